@@ -1,0 +1,1 @@
+"""Makers of views: one table of names, one module for each kind."""

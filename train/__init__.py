@@ -1,0 +1,1 @@
+"""Methods, strategies, the training loop and evaluation."""

@@ -1,0 +1,99 @@
+"""Every write, fsync, rename and link of the package: the seam that the fault tests replace.
+
+A file is written under a temporary name on the same file system, synced, and only then given
+its name, so that a crash at any instant leaves the old file or the new one.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from viewstore.errors import FormatError
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in the directory `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its missing parents, each durable in its own parent."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fsync_directory(path.parent)
+
+
+def write_temporary(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Create `path`, which must not exist, with `data`, and sync it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give `source` the name `target`, replacing what had it."""
+    source.rename(target)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give the file `source` the second name `target`; false if that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # NFS may report an error for a link that succeeded: two names mean it is ours.
+        return source.stat().st_nlink == 2 and source.samefile(target)
+    return True
+
+
+def unlink(path: Path) -> None:
+    """Remove the name `path` if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file `path` by `data`: a crash leaves the old file or the new one, synced."""
+    write_atomic_with(path, lambda temporary: write_temporary(temporary, data, mode=mode))
+
+
+def write_atomic_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace the file `path` by what `write` puts into the temporary path it is given.
+
+    For writers of other libraries, which take a path: the result is synced before it is named.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        rename(temporary, path)
+    except BaseException:
+        unlink(temporary)
+        raise
+    fsync_directory(path.parent)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the bytes of `path`. Raises FormatError if there are more than `limit`."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FormatError(f"{path.name} must be at most {limit} bytes", where=str(path))
+    return data

@@ -1,0 +1,95 @@
+"""What can go wrong, as one tree.
+
+ViewStoreError
+├── ConfigError       a setting contradicts another setting or the store (also a ValueError)
+├── FormatError       bytes do not follow docs/format.md or their recorded checksum
+│   └── CheckpointError   a file cannot be read as a network; nothing in it was executed
+├── UnavailableError  a device, a package or disk space that the work needs is not there
+├── StoppedError      the work stopped early, kept what was committed, and can be resumed
+└── RemoteError       a remote store did not answer within the retry limits
+"""
+
+from typing import ClassVar
+
+
+class ViewStoreError(Exception):
+    """An error for people: what happened, and where, why, and what to do about it.
+
+    Attributes:
+        code: Stable code of the docs/errors.md table, for example "VS203".
+        where: The file, setting or key it is about.
+        why: The rule that was broken.
+        fix: What to do next; a command to paste where one exists.
+        exit_code: What the command line exits with (spec: 2 settings, 3 cannot, 4 resumable).
+    """
+
+    code: str = "VS900"
+    exit_code: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        where: str | None = None,
+        why: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.where = where
+        self.why = why
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the keyword facts when the error crosses a process boundary."""
+        return (_rebuild, (type(self), str(self), self.code, self.where, self.why, self.fix))
+
+
+def _rebuild(
+    kind: type[ViewStoreError],
+    message: str,
+    code: str,
+    where: str | None,
+    why: str | None,
+    fix: str | None,
+) -> ViewStoreError:
+    return kind(message, code=code, where=where, why=why, fix=fix)
+
+
+class ConfigError(ViewStoreError, ValueError):
+    """A setting contradicts another setting or the store."""
+
+    code = "VS101"
+    exit_code = 2
+
+
+class FormatError(ViewStoreError):
+    """Bytes do not follow docs/format.md or their recorded checksum."""
+
+    code = "VS201"
+
+
+class CheckpointError(FormatError):
+    """A file cannot be read as a network; nothing in it was executed."""
+
+    code = "VS210"
+
+
+class UnavailableError(ViewStoreError):
+    """A device, a package or disk space that the work needs is not there."""
+
+    code = "VS301"
+
+
+class StoppedError(ViewStoreError):
+    """The work stopped early, kept what was committed, and can be resumed."""
+
+    code = "VS501"
+    exit_code = 4
+
+
+class RemoteError(ViewStoreError):
+    """A remote store did not answer within the retry limits."""
+
+    code = "VS401"
