@@ -1,0 +1,90 @@
+"""The command line: the tree of commands, and the exit code of whatever happens.
+
+Exit codes: 0 done; 1 done, the answer is no; 2 settings; 3 cannot; 4 stopped, resumable;
+70 our bug; 130 interrupted; 141 stdout closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from viewstore.cli_base import CONTEXT, Entry, LazyGroup, apply_common, common_options
+from viewstore.errors import ViewStoreError
+from viewstore.terminal import Terminal
+
+MAKE, LOOK, MEND, LEARN = "Make views", "Look at them", "Mend a store", "Learn from them"
+COMMANDS = {
+    "build": Entry("viewstore.cli_make:build", "Make a view set, or go on with one.", MAKE),
+    "status": Entry("viewstore.cli_make:status", "Say how far a build is.", MAKE),
+    "finalise": Entry("viewstore.cli_make:finalise", "Write the manifest after slices.", MAKE),
+    "gan": Entry("viewstore.cli_gan:gan", "Train, invert, sample and convert GANs.", MAKE),
+    "inspect": Entry("viewstore.cli_look:inspect", "Show what is in a store.", LOOK),
+    "stats": Entry("viewstore.cli_look:stats", "Show the columns of params.", LOOK),
+    "verify": Entry("viewstore.cli_mend:verify", "Prove a store whole; repair it.", MEND),
+    "gc": Entry("viewstore.cli_mend:gc", "Drop files that nothing names.", MEND),
+    "train": Entry("viewstore.cli_learn:train", "Train an encoder on views.", LEARN),
+    "eval": Entry("viewstore.cli_learn:evaluate", "Probe a trained encoder.", LEARN),
+}
+
+
+@click.group(
+    "viewstore",
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings=CONTEXT,
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 settings, 3 cannot, 4 stopped and resumable, "
+    "70 our bug, 130 interrupted, 141 stdout closed.",
+)
+@click.version_option(package_name="viewstore")
+@common_options
+@click.pass_context
+def root(context: click.Context, **options: Any) -> None:  # noqa: ANN401
+    """Make expensive views once, keep them with their params, stream them into training.
+
+    \b
+    Example:
+      viewstore build --generator w-search && viewstore inspect views
+    """
+    apply_common(context.ensure_object(Terminal), **options)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of what happened."""
+    terminal = Terminal()
+    sys.exit(_run(terminal, sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(terminal: Terminal, arguments: list[str]) -> int:
+    try:
+        code = root.main(arguments, standalone_mode=False, obj=terminal, prog_name="viewstore")
+    except ViewStoreError as error:
+        terminal.error(error)
+        if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
+            traceback.print_exc()
+        return error.exit_code
+    except click.UsageError as error:
+        hint = f"{error.ctx.command_path} --help" if error.ctx else "viewstore --help"
+        usage = ViewStoreError(error.format_message(), code="VS100", fix=hint)
+        terminal.error(usage)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        terminal.note("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:  # the one place where a bug of ours becomes exit 70
+        bug = ViewStoreError(
+            f"viewstore failed: {type(error).__name__}: {error}",
+            why="this is a bug in viewstore, not in what you did",
+            fix="run again with -vv and report the traceback",
+        )
+        terminal.error(bug)
+        if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
+            traceback.print_exc()
+        return 70
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,124 @@
+"""What every command shares: common options, lazy loading, and how failures end.
+
+Commands are looked up by name and imported only when they run, so that `viewstore --help`
+stays fast; a test compares the table with what the modules define.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import click
+
+from viewstore.terminal import Terminal
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Entry(NamedTuple):
+    """One row of a command table: where the command lives, and its line in the help."""
+
+    target: str  # "module:function"
+    help: str
+    section: str = ""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def __init__(self, *, table: Mapping[str, Entry], **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(**settings)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.table.get(cmd_name)
+        if entry is None:
+            return None
+        module, name = entry.target.split(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.table.items():
+            sections.setdefault(entry.section or "Commands", []).append((name, entry.help))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+_COMMON = (
+    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option(
+        "--progress",
+        "progress_form",
+        type=click.Choice(["auto", "bar", "plain", "json", "off"]),
+        default=None,
+        help="How progress is shown.  [default: auto]",
+    ),
+)
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every command takes, before and after its name."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_COMMON), function)
+
+
+def apply_common(
+    terminal: Terminal,
+    *,
+    verbose: int,
+    quiet: bool,
+    as_json: bool,
+    progress_form: Any,  # noqa: ANN401
+) -> None:
+    """Merge common options into the terminal: those after the command's name add to those before."""
+    terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
+    terminal.json = terminal.json or as_json
+    terminal.progress_form = progress_form or terminal.progress_form
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command; its first argument is the Terminal, its docstring the help.
+
+    Args:
+        name: The command's name.
+        example: One command line, shown at the end of the help.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @click.pass_context
+        @functools.wraps(function)
+        def run(
+            context: click.Context,
+            /,
+            *args: Any,  # noqa: ANN401
+            verbose: int,
+            quiet: bool,
+            as_json: bool,
+            progress_form: str | None,
+            **options: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401
+            terminal = context.ensure_object(Terminal)
+            terminal.command = context.command_path.partition(" ")[2]
+            apply_common(
+                terminal,
+                verbose=verbose,
+                quiet=quiet,
+                as_json=as_json,
+                progress_form=progress_form,
+            )
+            return function(terminal, *args, **options)
+
+        epilog = f"\b\nExample:\n  {example}"
+        return click.command(name, context_settings=CONTEXT, epilog=epilog)(common_options(run))
+
+    return decorate

@@ -1,0 +1,254 @@
+"""The plan of a view set: everything that decides its bytes, fixed before the first one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.records import canonical, digest_of, seal, unseal
+
+KIND = "viewstore-plan"
+VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
+MAX_VIEWS = 100
+
+# docs/format.md 3.2: what a row holds that was never written. Private columns take the default
+# of their dtype: NaN, the unsigned maximum or the signed minimum.
+FILLS: Mapping[str, int | float] = {
+    "status": 0,
+    "parent": -2,
+    "crop_local": -1,
+    "jitter_order": 254,
+    "ops": 254,
+    "ops_args": math.inf,
+    "mix_partner": -2,
+    "mix_box": -1,
+    "steps": -1,
+    "pair_loss": math.inf,
+    "model_step": -1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One params column.
+
+    Attributes:
+        name: `[a-z][a-z0-9_]{0,30}`; private columns start with "x_".
+        dtype: One of DTYPES, little-endian.
+        shape: Shape of one row, for example (V, 4).
+        pack: Whether the column lies in the shard's params pack, or in a file of its own.
+        views: The views it says something about; None means all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pack: bool = True
+    views: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not COLUMN_NAME.fullmatch(self.name):
+            raise FormatError(f"column name must match {COLUMN_NAME.pattern}, got {self.name!r}")
+        if self.dtype not in DTYPES:
+            raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
+        if len(self.shape) > 5 or any(not 1 <= extent <= 1 << 20 for extent in self.shape):
+            raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype("<" + self.dtype)
+
+    @property
+    def fill(self) -> int | float:
+        """The value of a row that was never written."""
+        if self.name in FILLS:
+            return FILLS[self.name]
+        if self.dtype.startswith("f"):
+            return math.nan
+        limits = np.iinfo(self.numpy_dtype)
+        return int(limits.min if self.dtype.startswith("i") else limits.max)
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    def empty(self, rows: int) -> NDArray[Any]:
+        """Return an array of `rows` rows that were never written."""
+        return np.full((rows, *self.shape), self.fill, dtype=self.numpy_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A file of weights that made the views: its content decides them, its name only helps."""
+
+    role: str
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be built. Two plans with the same `id` give the same shards.
+
+    Attributes:
+        view_set: Name of the view set.
+        sources_id: Digest of sources.json.
+        rows, shard_rows: Samples of the store; rows of each shard but the last.
+        views: Views per sample, V.
+        roles: Role of each view.
+        height, width, channels: Of the stored views, in pixels.
+        codec: {"name", "args", "encoder"}.
+        members: Extensions of the members of each sample, in byte order.
+        json_bytes: Size of each json member, a multiple of 512.
+        parent: {"view_set", "plan_id"} of the view set it starts from, or None.
+        generator: {"name", "version", "args"}.
+        weights: Files of weights by role.
+        resample: {"filter", "antialias", "library"}.
+        seed: Seed of every draw.
+        round: 1, or higher for a view set built against a newer checkpoint.
+        columns: Params columns by name.
+        ops: Names of the numbers in the column "ops".
+        libraries: Versions of the libraries that decide bytes.
+    """
+
+    view_set: str
+    sources_id: str
+    rows: int
+    shard_rows: int
+    views: int
+    roles: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    codec: Mapping[str, Any]
+    members: tuple[str, ...]
+    json_bytes: int
+    parent: Mapping[str, str] | None
+    generator: Mapping[str, Any]
+    weights: tuple[Weights, ...]
+    resample: Mapping[str, Any]
+    seed: int
+    round: int
+    columns: tuple[Column, ...]
+    ops: tuple[str, ...]
+    libraries: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        check_view_set_name(self.view_set)
+        if not 1 <= self.views <= MAX_VIEWS:
+            raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
+        if len(self.roles) != self.views:
+            raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
+        names = [column.name for column in self.columns]
+        if names != sorted(set(names)):
+            raise FormatError(f"plan columns must be sorted and distinct, got {names}")
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, K."""
+        return math.ceil(self.rows / self.shard_rows)
+
+    def shard_range(self, shard: int) -> range:
+        """Return the rows of `shard`."""
+        first = shard * self.shard_rows
+        return range(first, min(self.rows, first + self.shard_rows))
+
+    def column(self, name: str) -> Column:
+        """Return the column `name`. Raises KeyError."""
+        return next(column for column in self.columns if column.name == name)
+
+    @cached_property
+    def id(self) -> str:
+        """Digest of plan.json."""
+        return str(unseal(self.pack(), kind=KIND, keys=PLAN_KEYS)["digest"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of plan.json."""
+        return asdict(self)
+
+    def pack(self) -> bytes:
+        """Return the bytes of plan.json."""
+        return seal(KIND, self.to_json())
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Plan:
+        """Return the plan in plan.json. Raises FormatError."""
+        record = unseal(raw, kind=KIND, keys=PLAN_KEYS)
+        values = {name: record[name] for name in PLAN_KEYS}
+        try:
+            values["columns"] = tuple(
+                Column(
+                    **{
+                        **column,
+                        "shape": tuple(column["shape"]),
+                        "views": None if column["views"] is None else tuple(column["views"]),
+                    }
+                )
+                for column in values["columns"]
+            )
+            values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
+            for name in ("roles", "members", "ops"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (TypeError, KeyError) as error:
+            raise FormatError(f"plan has a field of another form: {error}") from error
+
+
+PLAN_KEYS = tuple(field.name for field in fields(Plan))
+
+
+def check_view_set_name(name: str) -> None:
+    """Raise ConfigError if `name` cannot name a view set."""
+    if not VIEW_SET_NAME.fullmatch(name) or name == "source":
+        raise ConfigError(
+            f"view set name must match {VIEW_SET_NAME.pattern} and not be 'source', got {name!r}"
+        )
+
+
+def differing_keys(first: Plan, second: Plan) -> list[str]:
+    """Return the keys in which two plans differ, dotted where they are nested."""
+    return _differing(first.to_json(), second.to_json(), "")
+
+
+def _differing(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = sorted(set(first) | set(second))
+        parts = [_differing(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in keys]
+        return [key for part in parts for key in part]
+    return [] if canonical(first) == canonical(second) else [path]
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return ", did you mean 'x'?" for the name nearest to `name`, or the names there are."""
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "there are " + (", ".join(sorted(names)) or "none")
+
+
+def settings_digest(value: Any) -> str:  # noqa: ANN401
+    """Return 16 hex digits that name a set of settings."""
+    return digest_of(value)[:16]
+
+
+def choose_shard_rows(rows: int, row_bytes: int) -> int:
+    """Return S for a store whose speed was not measured.
+
+    A power of two in 64..1024: at most 1 GiB a shard, and enough shards that a small store can
+    be built by several workers.
+    """
+    wanted = min(1024, max(64, rows // 16))
+    fits = max(1, (1 << 30) // max(1, row_bytes))
+    return max(1, 2 ** int(math.log2(min(wanted, max(fits, 1)))))

@@ -1,0 +1,121 @@
+"""JSON records of a store: one canonical form, sealed by its own digest, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from viewstore.disk import read_limited
+from viewstore.errors import FormatError
+
+FORMAT = 1
+SMALL_BYTES = 1 << 20
+LARGE_BYTES = 256 << 20  # sources, index and manifest
+COMMIT_BYTES = 64 << 10
+MAX_DEPTH = 32
+MAX_INTEGER = 2**53 - 1
+ENVELOPE = ("format", "kind", "digest")
+
+
+def canonical(value: Any) -> bytes:  # noqa: ANN401
+    """Return the canonical form of a JSON value, ASCII, without a newline."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return text.encode("ascii")
+
+
+def digest_of(value: Any) -> str:  # noqa: ANN401
+    """Return the sha256 of the canonical form of a JSON value, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a record: `fields` with format, kind and digest."""
+    value = {"format": FORMAT, "kind": kind, **fields}
+    return canonical({**value, "digest": digest_of(value)})
+
+
+def unseal(raw: bytes, *, kind: str, keys: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a record, its digest included.
+
+    Raises:
+        FormatError: Not canonical JSON within the limits, another kind or format, a key that is
+            missing or unknown (those starting with "x_" are free), or a digest that differs.
+    """
+    value = parse(raw)
+    if value.get("kind") != kind:
+        raise FormatError(f"record kind must be {kind!r}, got {value.get('kind')!r}")
+    if value.get("format") != FORMAT:
+        raise FormatError(
+            f"format version must be {FORMAT}, got {value.get('format')!r}",
+            code="VS204",
+            why="the store was written by another version of viewstore",
+            fix="open it with that version, or build the store again",
+        )
+    digest = value.pop("digest", None)
+    if digest_of(value) != digest:
+        raise FormatError(f"record of kind {kind} does not match its digest")
+    names = {key for key in value if not key.startswith("x_")} - set(ENVELOPE)
+    if names != set(keys):
+        raise FormatError(f"record of kind {kind} must have other keys: {names ^ set(keys)}")
+    return {**value, "digest": digest}
+
+
+def read_record(
+    path: Path, *, kind: str, keys: Collection[str], limit: int = SMALL_BYTES
+) -> dict[str, Any]:
+    """Return the fields of the record at `path`. Raises FormatError naming the file."""
+    try:
+        return unseal(read_limited(path, limit), kind=kind, keys=keys)
+    except FormatError as error:
+        raise FormatError(
+            str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
+        ) from error
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in `raw`. Raises FormatError: not one, duplicate keys, too deep."""
+    if _depth(raw) > MAX_DEPTH:
+        raise FormatError(f"JSON must be at most {MAX_DEPTH} levels deep")
+    try:
+        value = json.loads(
+            raw, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
+        )
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not a JSON record: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"record must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _depth(raw: bytes) -> int:
+    """Return an upper bound of the nesting: brackets inside strings count too."""
+    deepest = depth = 0
+    for byte in raw:
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise FormatError("JSON object has a key twice")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise FormatError(f"JSON must not hold {text}")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17 or abs(value := int(text)) > MAX_INTEGER:
+        raise FormatError(f"JSON integers must lie within +-(2^53-1), got {text[:24]}")
+    return value
