@@ -5,10 +5,12 @@ its name, so that a crash at any instant leaves the old file or the new one.
 """
 
 import contextlib
+import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from viewstore.errors import FormatError
 
@@ -43,6 +45,17 @@ def write_temporary(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def stream_temporary(path: Path, *, mode: int = 0o444) -> Iterator[BinaryIO]:
+    """Create `path`, which must not exist, for writing piece by piece; sync it at the end."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -97,3 +110,24 @@ def read_limited(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise FormatError(f"{path.name} must be at most {limit} bytes", where=str(path))
     return data
+
+
+def put_if_absent(path: Path, data: bytes, *, scratch: Path) -> bool:
+    """Give the new file `path` the content `data`; false if the name is taken already.
+
+    A crash leaves no file or the whole one, and what has the name is never replaced. `scratch`
+    is a directory on the same file system.
+    """
+    temporary = scratch / f"{uuid.uuid4().hex}.record"
+    write_temporary(temporary, data, mode=0o444)
+    won = link(temporary, path)
+    if won:
+        fsync_directory(path.parent)
+    unlink(temporary)
+    return won
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.records import canonical, digest_of, seal, unseal
+from viewstore.records import canonical, seal, unseal
 
 KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -58,7 +58,7 @@ class Column:
     views: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not COLUMN_NAME.fullmatch(self.name):
+        if not COLUMN_NAME.fullmatch(self.name) or self.name == "members":
             raise FormatError(f"column name must match {COLUMN_NAME.pattern}, got {self.name!r}")
         if self.dtype not in DTYPES:
             raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
@@ -236,11 +236,6 @@ def nearest(name: str, names: list[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return "there are " + (", ".join(sorted(names)) or "none")
-
-
-def settings_digest(value: Any) -> str:  # noqa: ANN401
-    """Return 16 hex digits that name a set of settings."""
-    return digest_of(value)[:16]
 
 
 def choose_shard_rows(rows: int, row_bytes: int) -> int:

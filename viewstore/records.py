@@ -18,6 +18,7 @@ COMMIT_BYTES = 64 << 10
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 ENVELOPE = ("format", "kind", "digest")
+NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def canonical(value: Any) -> bytes:  # noqa: ANN401
@@ -95,12 +96,9 @@ def parse(raw: bytes) -> dict[str, Any]:
 def _depth(raw: bytes) -> int:
     """Return an upper bound of the nesting: brackets inside strings count too."""
     deepest = depth = 0
-    for byte in raw:
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
+    for byte in raw.translate(None, delete=NOT_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
     return deepest
 
 

@@ -1,0 +1,215 @@
+"""From commits to a manifest: the derived files, and the generation that readers open.
+
+Single writer, idempotent, cheap; what it derives can be deleted and is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from viewstore import disk
+from viewstore.commit import read_commits, read_plan, view_sets
+from viewstore.errors import FormatError, ViewStoreError
+from viewstore.layout import StorePaths, ViewSetPaths
+from viewstore.manifest import Commit, Index, Manifest, ViewSetEntry
+from viewstore.params import (
+    Params,
+    chunk_key,
+    unpack_chunk,
+    unpack_params,
+    zarr_array,
+    zarr_group,
+)
+from viewstore.plan import Column, Plan
+from viewstore.records import LARGE_BYTES
+from viewstore.source_record import read_sources
+from viewstore.stats import pack_stats
+from viewstore.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
+
+Derived = dict[str, tuple[int, str]]
+
+
+def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
+    """Write the derived files of every view set whose shards are all there, and the manifest.
+
+    View sets that are not complete stay out of the manifest, unless `allow_partial`.
+
+    Raises:
+        ViewStoreError: No view set is complete, or a blob is missing or of another size.
+    """
+    paths = StorePaths(root)
+    with _single_writer(paths):
+        _, _, sources_id = read_sources(paths)
+        entries = {}
+        complete = True
+        for name in view_sets(paths):
+            plan = read_plan(paths.view_set(name))
+            commits = read_commits(paths.view_set(name))
+            if len(commits) < plan.shards and not allow_partial:
+                continue
+            complete = complete and len(commits) == plan.shards
+            entries[name] = derive(paths.view_set(name), plan, commits)
+        if not entries:
+            raise ViewStoreError(
+                "no view set is complete",
+                code="VS202",
+                where=str(root),
+                fix=f"viewstore status {root}",
+            )
+        return _publish(paths, sources_id, entries, complete)
+
+
+def read_manifest(paths: StorePaths) -> Manifest | None:
+    """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
+    try:
+        raw = disk.read_limited(paths.manifest, LARGE_BYTES)
+    except FileNotFoundError:
+        return None
+    try:
+        return Manifest.unpack(raw)
+    except FormatError as error:
+        raise FormatError(
+            str(error), code=error.code, where=str(paths.manifest), why=error.why, fix=error.fix
+        ) from error
+
+
+def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> ViewSetEntry:
+    """Write index, members, params and stats of a view set; return its entry in the manifest."""
+    for commit in commits.values():
+        for blob in commit.files:
+            _check_size(paths.root / blob.name, blob.bytes)
+    derived: Derived = {}
+    members = _derive_columns(paths, plan, commits, derived)
+    disk.make_directory(paths.members.parent)
+    _replace(paths, "index/members.npy", pack_npy(members), derived)
+    index = Index.of(plan, commits)
+    _replace(paths, "index.json", index.pack(), derived)
+    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows)
+    if index.complete:
+        _replace(paths, "stats.json", pack_stats(plan, params), derived)
+    return ViewSetEntry(plan_id=plan.id, root=index.root, derived=derived)
+
+
+def _derive_columns(
+    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], derived: Derived
+) -> np.ndarray:
+    """Unpack the columns of every shard into zarr chunks; return all members, [N, M]."""
+    members = np.zeros((plan.rows, len(plan.members)), MEMBER_DTYPE)
+    disk.make_directory(paths.params)
+    _replace(paths, "params.zarr/zarr.json", zarr_group(), derived)
+    for column in plan.columns:
+        disk.make_directory(paths.params / column.name)
+        meta = zarr_array(column, plan.rows, plan.shard_rows)
+        _replace(paths, f"params.zarr/{column.name}/zarr.json", meta, derived)
+    for shard, commit in commits.items():
+        pack = disk.read_limited(paths.root / commit.file("params").name, SHARD_BYTES)
+        packed = [column.name for column in plan.columns if column.pack]
+        places, chunks = unpack_params(pack, packed)
+        rows = plan.shard_range(shard)
+        members[rows.start : rows.stop] = places.reshape(len(rows), len(plan.members))
+        for column in plan.columns:
+            _place_chunk(paths, plan, column, commit, chunks.get(column.name))
+    for shard in range(plan.shards):
+        if shard not in commits:
+            _remove_chunks(paths, plan, shard)
+    return members
+
+
+def _place_chunk(
+    paths: ViewSetPaths, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
+) -> None:
+    target = paths.params / column.name / chunk_key(column, commit.shard)
+    disk.make_directory(target.parent)
+    if chunk is None:
+        blob = paths.root / commit.file(f"column:{column.name}").name
+        if not (target.exists() and target.samefile(blob)):
+            disk.unlink(target)
+            disk.link(blob, target)
+        return
+    if not target.is_file() or target.read_bytes() != chunk:
+        unpack_chunk(column, chunk, plan.shard_rows)
+        disk.write_atomic(target, bytes(chunk), mode=0o444)
+
+
+def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
+    """A shard that was withdrawn leaves no params behind."""
+    for column in plan.columns:
+        disk.unlink(paths.params / column.name / chunk_key(column, shard))
+
+
+def _replace(paths: ViewSetPaths, name: str, data: bytes, derived: Derived) -> None:
+    path = paths.root / name
+    if not path.is_file() or path.read_bytes() != data:
+        disk.write_atomic(path, data)
+    derived[name] = (len(data), hashlib.sha256(data).hexdigest())
+
+
+def _publish(
+    paths: StorePaths, sources_id: str, entries: Mapping[str, ViewSetEntry], complete: bool
+) -> Manifest:
+    """Put the next generation, unless the newest says the same already."""
+    newest = read_manifest(paths)
+    number = 1 if newest is None else newest.generation + 1
+    while True:
+        previous = paths.generation(number - 1)
+        manifest = Manifest(
+            generation=number,
+            previous=disk.sha256_of(previous) if previous.is_file() else None,
+            complete=complete,
+            sources_id=sources_id,
+            view_sets=entries,
+        )
+        if newest is not None and _same(newest, manifest):
+            return newest
+        if disk.put_if_absent(paths.generation(number), manifest.pack(), scratch=paths.tmp):
+            break
+        newest = Manifest.unpack(disk.read_limited(paths.generation(number), LARGE_BYTES))
+        if _same(newest, manifest):  # a crash after the generation, before manifest.json
+            manifest = newest
+            break
+        number += 1
+    disk.write_atomic(paths.manifest, manifest.pack())
+    return manifest
+
+
+def _same(first: Manifest, second: Manifest) -> bool:
+    return (first.sources_id, first.complete, first.view_sets) == (
+        second.sources_id,
+        second.complete,
+        second.view_sets,
+    )
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        size = -1
+    if size != expected:
+        found = "is missing" if size < 0 else f"has {size} bytes, expected {expected}"
+        view_set = path.parent.name
+        raise FormatError(
+            f"a shard file of {view_set} {found}",
+            code="VS203",
+            where=str(path),
+            why="its commit says otherwise",
+            fix=f"viewstore verify {path.parents[2]} --repair --view-set {view_set}",
+        )
+
+
+@contextlib.contextmanager
+def _single_writer(paths: StorePaths) -> Iterator[None]:
+    """Let one finalise run at a time here; the manifest is safe without it."""
+    descriptor = os.open(paths.tmp / "finalise.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

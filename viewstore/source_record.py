@@ -1,0 +1,161 @@
+"""sources.json and its columns: what fixes the rows of a store, and their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore import disk
+from viewstore.commit import make_folders
+from viewstore.errors import ConfigError, FormatError
+from viewstore.layout import StorePaths
+from viewstore.records import LARGE_BYTES, parse, read_record, seal
+from viewstore.sources import Part, SourceTable
+from viewstore.tar import pack_npy, unpack_npy
+
+KIND = "viewstore-sources"
+KEYS = ("rows", "shard_rows", "parts", "columns", "label_names")
+NUMBERS = {
+    "label": "<i4",
+    "part": "<u4",
+    "offset": "<u8",
+    "size": "<u4",
+    "crc32": "<u4",
+    "height": "<u4",
+    "width": "<u4",
+}
+
+
+def pack_columns(table: SourceTable) -> dict[str, NDArray[Any]]:
+    """Return the columns of a source as they are stored."""
+    keys = [key.encode() for key in table.keys]
+    offsets = np.zeros(len(keys) + 1, np.dtype("<u8"))
+    offsets[1:] = np.cumsum([len(key) for key in keys])
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return {
+        "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
+        "key_offset": offsets,
+        "key_order": np.array(order, np.dtype("<u8")),
+        **{name: getattr(table, name).astype(dtype) for name, dtype in NUMBERS.items()},
+    }
+
+
+def pack_sources(table: SourceTable, shard_rows: int) -> tuple[bytes, dict[str, bytes]]:
+    """Return sources.json, and its column files by name."""
+    files = {}
+    columns = {}
+    for name, values in pack_columns(table).items():
+        data = pack_npy(values)
+        sha256 = hashlib.sha256(data).hexdigest()
+        file = f"{name}-{sha256[:16]}.npy"
+        files[file] = data
+        columns[name] = [file, len(data), sha256]
+    record = {
+        "rows": len(table.keys),
+        "shard_rows": shard_rows,
+        "parts": [[part.uri, part.kind, part.bytes, part.sha256] for part in table.parts],
+        "columns": columns,
+        "label_names": list(table.label_names),
+    }
+    return seal(KIND, record), files
+
+
+def adopt_sources(
+    paths: StorePaths, table: SourceTable, choose_shard_rows: Callable[[int], int]
+) -> None:
+    """Fix the rows of a store, or check that they are the ones already fixed.
+
+    Raises:
+        ConfigError: The store was begun with another source.
+    """
+    make_folders(paths.folders)
+    if paths.sources_record.is_file():
+        shard_rows = int(_record(paths)["shard_rows"])
+    else:
+        shard_rows = choose_shard_rows(len(table.keys))
+    record, files = pack_sources(table, shard_rows)
+    for name, data in files.items():
+        path = paths.sources / name
+        if not path.is_file() or path.read_bytes() != data:
+            disk.write_atomic(path, data, mode=0o444)
+    if disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp):
+        return
+    stored = _record(paths)
+    wanted = parse(record)
+    keys = [key for key in KEYS if stored[key] != wanted[key]]
+    if keys:
+        raise ConfigError(
+            f"the store was begun with another source: {', '.join(keys)} differ",
+            code="VS103",
+            where=str(paths.sources_record),
+            why="all view sets of a store have the same rows",
+            fix="give the source of the first build, or another --out",
+        )
+
+
+def read_sources(paths: StorePaths) -> tuple[SourceTable, int, str]:
+    """Return the rows of a store, its shard_rows and its sources_id.
+
+    Raises:
+        FormatError: A file is damaged or missing; it is named.
+    """
+    record = _record(paths)
+    columns = {name: _read_column(paths, record, name) for name in record["columns"]}
+    table = unpack_columns(record, columns)
+    return table, int(record["shard_rows"]), str(record["digest"])
+
+
+def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> SourceTable:
+    """Return the rows that sources.json and its columns describe."""
+    offsets = columns["key_offset"]
+    joined = columns["key_bytes"].tobytes()
+    try:
+        keys = tuple(
+            joined[begin:end].decode()
+            for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        )
+        parts = tuple(
+            Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
+            for uri, kind, size, sha256 in record["parts"]
+        )
+    except (UnicodeDecodeError, TypeError, ValueError) as error:
+        raise FormatError(f"sources have a field of another form: {error}") from error
+    numbers = {name: columns[name] for name in NUMBERS}
+    return SourceTable(
+        keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers
+    )
+
+
+def _record(paths: StorePaths) -> dict[str, Any]:
+    return read_record(paths.sources_record, kind=KIND, keys=KEYS, limit=LARGE_BYTES)
+
+
+def _read_column(paths: StorePaths, record: dict[str, Any], name: str) -> NDArray[Any]:
+    file, size, sha256 = record["columns"][name]
+    if file != f"{name}-{sha256[:16]}.npy":  # no path comes from data
+        raise FormatError(f"source column {name} must not be named {file!r}")
+    path = Path(paths.sources / file)
+    rows = record["rows"]
+    dtype, count = _stored_form(name, rows, size)
+    try:
+        raw = disk.read_limited(path, size)
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise FormatError(f"source column {name} does not match its sha256")
+        return unpack_npy(raw, np.dtype(dtype), (count,))
+    except (FormatError, OSError) as error:
+        raise FormatError(str(error), where=str(path)) from error
+
+
+def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:
+    if name == "key_bytes":
+        return "|u1", size - 128
+    if name in ("key_offset", "key_order"):
+        return "<u8", rows + (name == "key_offset")
+    if name not in NUMBERS:
+        raise FormatError(f"sources have no column {name!r}")
+    return NUMBERS[name], rows
