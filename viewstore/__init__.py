@@ -1,1 +1,37 @@
 """Pay for a hard view once; train on it for ever. See docs/architecture.md."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
+    from viewstore.store import Store, ViewSet
+    from viewstore.store import open_store as open
+
+__all__ = [
+    "ConfigError",
+    "FormatError",
+    "RemoteError",
+    "Store",
+    "ViewSet",
+    "ViewStoreError",
+    "open",
+]
+
+_HOMES = {
+    "ConfigError": ("errors", "ConfigError"),
+    "FormatError": ("errors", "FormatError"),
+    "RemoteError": ("errors", "RemoteError"),
+    "ViewStoreError": ("errors", "ViewStoreError"),
+    "Store": ("store", "Store"),
+    "ViewSet": ("store", "ViewSet"),
+    "open": ("store", "open_store"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Load a public name on first use (PEP 562), so that the command line starts at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'viewstore' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"viewstore.{module}"), attribute)

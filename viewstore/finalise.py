@@ -91,9 +91,9 @@ def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> Vi
     _replace(paths, "index/members.npy", pack_npy(members), derived)
     index = Index.of(plan, commits)
     _replace(paths, "index.json", index.pack(), derived)
-    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows)
-    if index.complete:
-        _replace(paths, "stats.json", pack_stats(plan, params), derived)
+    absent = set(range(plan.shards)) - set(commits)
+    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
+    _replace(paths, "stats.json", pack_stats(plan, params), derived)
     return ViewSetEntry(plan_id=plan.id, root=index.root, derived=derived)
 
 

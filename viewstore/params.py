@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,18 @@ class Params(Mapping[str, NDArray[Any]]):
     and copies only what it is asked for.
     """
 
-    def __init__(self, root: Path, columns: Sequence[Column], rows: int, shard_rows: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        columns: Sequence[Column],
+        rows: int,
+        shard_rows: int,
+        *,
+        absent: Collection[int] = (),
+    ) -> None:
+        """Read the chunks below `root`; the rows of `absent` shards were never written."""
         self.root = root
+        self.absent = frozenset(absent)
         self.columns = {column.name: column for column in columns}
         self.num_rows = rows
         self.shard_rows = shard_rows
@@ -197,6 +207,8 @@ class Params(Mapping[str, NDArray[Any]]):
     def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
         """Map a chunk; its checksum is computed once, when it is first touched."""
         key = (column.name, shard)
+        if shard in self.absent:
+            return column.empty(self.shard_rows)
         if key not in self._chunks:
             path = self.root / column.name / chunk_key(column, shard)
             if not path.is_file():  # zarr would read fill here, without a word

@@ -1,0 +1,97 @@
+"""Statistics of params columns: what finalise writes to stats.json and `stats` shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+from viewstore.plan import Column, Plan
+from viewstore.records import seal, unseal
+
+KIND = "viewstore-stats"
+KEYS = ("plan_id", "columns")
+BINS = 64
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnStats:
+    """A summary of the values of one column, over all rows, views and components.
+
+    Attributes:
+        count: Values that were written.
+        fill: Values that were not: never written, or a sample that failed.
+        min, max, mean, std: Of the written values; None if there is none.
+        percentiles: Values below which 1, 5, 25, 50, 75, 95 and 99 % lie.
+        histogram: Counts of 64 equal bins between min and max.
+    """
+
+    count: int
+    fill: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    percentiles: tuple[float, ...]
+    histogram: tuple[int, ...]
+
+
+def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
+    """Return the summary of a column. `values`: [N, *column.shape]."""
+    flat = values.reshape(-1)
+    missing = np.isnan(flat) if isinstance(column.fill, float) else flat == column.fill
+    if column.fill == math.inf:
+        missing |= np.isinf(flat)
+    written = flat[~missing].astype(np.float64)
+    counts = {"count": len(written), "fill": int(missing.sum())}
+    if not len(written):
+        nothing = dict.fromkeys(("min", "max", "mean", "std"))
+        return ColumnStats(**counts, **nothing, percentiles=(), histogram=())
+    histogram, _ = np.histogram(written, BINS)
+    return ColumnStats(
+        **counts,
+        min=float(written.min()),
+        max=float(written.max()),
+        mean=float(written.mean()),
+        std=float(written.std()),
+        percentiles=tuple(np.percentile(written, PERCENTILES).tolist()),
+        histogram=tuple(histogram.tolist()),
+    )
+
+
+def pack_stats(plan: Plan, params: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the bytes of stats.json."""
+    summaries = {
+        column.name: asdict(column_stats(column, params[column.name]))
+        for column in plan.columns
+        if column.pack  # a latent has no histogram that anyone reads
+    }
+    return seal(KIND, {"plan_id": plan.id, "columns": summaries})
+
+
+def unpack_stats(raw: bytes) -> dict[str, ColumnStats]:
+    """Return the summaries in stats.json by column. Raises FormatError."""
+    columns = unseal(raw, kind=KIND, keys=KEYS)["columns"]
+    names = {field.name for field in fields(ColumnStats)}
+    try:
+        for summary in columns.values():
+            if set(summary) != names:
+                raise FormatError("stats of a column have other keys")
+        return {
+            name: ColumnStats(
+                **{
+                    **summary,
+                    "percentiles": tuple(summary["percentiles"]),
+                    "histogram": tuple(summary["histogram"]),
+                }
+            )
+            for name, summary in columns.items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise FormatError(f"stats have a field of another form: {error}") from error
