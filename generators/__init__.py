@@ -1,1 +1,73 @@
-"""Makers of views: one table of names, one module for each kind."""
+"""Makers of views: the one table of their names; each row is a settings class in its module."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from viewstore.errors import ConfigError
+from viewstore.plan import nearest
+
+if TYPE_CHECKING:
+    from viewstore.generators.base import Settings
+
+
+class Row(NamedTuple):
+    """Where a generator lives, and the settings that its name stands for."""
+
+    module: str
+    settings: str
+    values: Mapping[str, Any] = {}
+
+
+GENERATORS: Mapping[str, Row] = {
+    "simclr": Row("expert", "Expert", {"policy": "simclr"}),
+    "simsiam": Row("expert", "Expert", {"policy": "simsiam"}),
+    "moco": Row("expert", "Expert", {"policy": "moco"}),
+    "dino": Row("expert", "Expert", {"policy": "dino", "views": 2}),
+    "dino-local": Row("expert", "Expert", {"policy": "dino-local"}),
+    "digits": Row("expert", "Expert", {"policy": "digits"}),
+    "recon": Row("inversion", "Inversion"),
+    "w-search": Row("w_search", "WSearch"),
+    "w-perturb": Row("w_perturb", "WPerturb"),
+}
+
+
+def settings_class(name: str) -> type[Settings]:
+    """Return the settings class of a generator. Raises ConfigError naming the nearest name."""
+    if name not in GENERATORS:
+        raise ConfigError(
+            f"there is no generator {name!r}; {nearest(name, list(GENERATORS))}", code="VS102"
+        )
+    row = GENERATORS[name]
+    module = importlib.import_module(f"viewstore.generators.{row.module}")
+    found: type[Settings] = getattr(module, row.settings)
+    return found
+
+
+def make_settings(name: str, values: Mapping[str, Any]) -> Settings:
+    """Return the settings of generator `name` with `values` in place of its defaults.
+
+    Lists, as JSON and TOML give them, become tuples.
+
+    Raises:
+        ConfigError: An unknown generator or setting (the nearest is named), or a bad value.
+    """
+    kind = settings_class(name)
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"generator {name} has no setting {key!r}; {nearest(key, known)}", code="VS102"
+            )
+    merged = {**GENERATORS[name].values, **values}
+    try:
+        return kind(**{key: _tuples(value) for key, value in merged.items()})
+    except TypeError as error:
+        raise ConfigError(f"settings of generator {name}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -99,6 +99,15 @@ class StopRequest:
         """Signal handler; repeats are one request."""
         self.deadline = self.deadline or time.monotonic() + self.grace_seconds
 
+    def request_now(self) -> None:
+        """Take no new unit and drop the running ones."""
+        self.deadline = time.monotonic()
+
+    def check(self, outcomes: Sequence[Outcome]) -> None:
+        """Raise StoppedError if a signal stopped the work before an outcome says why."""
+        if self.requested and all(o.status not in ("failed", "stopped") for o in outcomes):
+            _check(-1.0)
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals while the block runs, if this is the main thread."""

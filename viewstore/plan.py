@@ -238,12 +238,9 @@ def nearest(name: str, names: list[str]) -> str:
     return "there are " + (", ".join(sorted(names)) or "none")
 
 
-def choose_shard_rows(rows: int, row_bytes: int) -> int:
-    """Return S for a store whose speed was not measured.
+def choose_shard_rows(rows: int) -> int:
+    """Return S for a store whose speed was not measured: a power of two in 64..1024.
 
-    A power of two in 64..1024: at most 1 GiB a shard, and enough shards that a small store can
-    be built by several workers.
+    A small store gets at least 16 shards, so that several workers can share it.
     """
-    wanted = min(1024, max(64, rows // 16))
-    fits = max(1, (1 << 30) // max(1, row_bytes))
-    return max(1, 2 ** int(math.log2(min(wanted, max(fits, 1)))))
+    return 2 ** int(math.log2(min(1024, max(64, rows // 16))))
