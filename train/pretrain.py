@@ -168,6 +168,7 @@ def pretrain(
                     device=device,
                     epoch=epoch,
                     step=state.step,
+                    seed=config.seed,
                     params=spec.params,
                 )
                 rate = config.optim.rate(
