@@ -184,7 +184,8 @@ class Params(Mapping[str, NDArray[Any]]):
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
         if name in self._whole:
-            return self._whole[name][rows]
+            whole: NDArray[Any] = self._whole[name][rows]
+            return whole
         column = self._column(name)
         rows = np.asarray(rows, dtype=np.int64)
         shards = rows // self.shard_rows
