@@ -68,7 +68,8 @@ def _twice(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     shape[axis] = -1
     share = (places - low).reshape(shape)
     doubled: NDArray[np.float64] = images.take(low, axis) * (1 - share)
-    return doubled + images.take(high, axis) * share
+    doubled += images.take(high, axis) * share
+    return doubled
 
 
 def _npz(path: Path) -> Arrays:
