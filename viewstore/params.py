@@ -173,6 +173,9 @@ class Params(Mapping[str, NDArray[Any]]):
     def __len__(self) -> int:
         return len(self.columns)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
         if name not in self._whole:

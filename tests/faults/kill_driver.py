@@ -21,13 +21,14 @@ GENERATOR = "simclr"
 
 
 def naive_name_blob(target: Path, blob: Blob) -> None:
-    """Copy the bytes to the final name, in pieces, unless something has that name."""
+    """Write under the final name, piece by piece as they come, unless something has it."""
     if not target.exists():
         data = blob.temporary.read_bytes()
         with target.open("wb") as file:
             for begin in range(0, len(data), 4096):
                 file.write(data[begin : begin + 4096])
                 file.flush()
+                os.fsync(file.fileno())
     disk.unlink(blob.temporary)
 
 
