@@ -78,7 +78,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Rows [first, first + num_samples) of one view set = one shard. A pure function of the plan."""
+    """Rows [first, first + num_samples) of one view set, which are one shard."""
 
     view_set: str
     shard: int

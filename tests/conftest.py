@@ -1,0 +1,14 @@
+"""What all tests share: the data beside the project, and quiet threads."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of fixtures and data beside the repository; skips where it is absent."""
+    folder = Path(__file__).parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared, which is not beside this checkout")
+    return folder
