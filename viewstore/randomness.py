@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 AUGMENT = b"viewstore/aug/1"
 BUILD = b"viewstore/build/1"
+
+Integers = int | NDArray[np.integer[Any]]
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -81,8 +84,8 @@ class Stream:
     def words(
         self,
         op: Op,
-        index: ArrayLike,
-        view: ArrayLike,
+        index: Integers,
+        view: Integers,
         *,
         blocks: int = 1,
         first_block: int = 0,
@@ -104,23 +107,23 @@ class Stream:
     def uniform(
         self,
         op: Op,
-        index: ArrayLike,
-        view: ArrayLike,
+        index: Integers,
+        view: Integers,
         *,
         blocks: int = 1,
         first_block: int = 0,
     ) -> NDArray[np.float64]:
         """Return the same words as numbers in [0, 1): word * 2^-32."""
         words = self.words(op, index, view, blocks=blocks, first_block=first_block)
-        return words * 2.0**-32
+        return words.astype(np.float64) * 2.0**-32
 
-    def seed_word(self, index: ArrayLike, view: ArrayLike) -> NDArray[np.uint64]:
+    def seed_word(self, index: Integers, view: Integers) -> NDArray[np.uint64]:
         """Return 64-bit seeds [...] for generators that are not counter based."""
         words = self.words(Op.SEQUENTIAL, index, view).astype(np.uint64)
         return np.asarray(words[..., 0] | words[..., 1] << _HALF)
 
 
-def integers(uniform: NDArray[np.float64], bound: ArrayLike) -> NDArray[np.int64]:
+def integers(uniform: NDArray[np.float64], bound: Integers) -> NDArray[np.int64]:
     """Return floor(u * bound): integers in [0, bound) from numbers in [0, 1)."""
     return np.floor(uniform * bound).astype(np.int64)
 
