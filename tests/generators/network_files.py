@@ -132,7 +132,7 @@ def network(
 
 
 def modules(
-    tensors: Mapping[str, np.ndarray | torch.Tensor], kwargs: Mapping[str, Any] = KWARGS
+    tensors: Mapping[str, np.ndarray | torch.Tensor | Call], kwargs: Mapping[str, Any] = KWARGS
 ) -> Module:
     """Return the tree of modules that holds `tensors` under their dotted names."""
     root = Module("Generator")
@@ -142,6 +142,9 @@ def modules(
         module = root
         for part in path:
             module = module.state["_modules"].setdefault(part, Module(part))
+        if isinstance(value, Call):
+            module.state["_buffers"][last] = value
+            continue
         tensor = torch.as_tensor(value)
         if last in ("resample_filter", "noise_const", "w_avg"):
             module.state["_buffers"][last] = tensor

@@ -51,8 +51,8 @@ def text(value: str) -> bytes:
 
 
 def storage_header(*, kind: bytes = b"ctorch\nFloatStorage\n", numel: int = 4) -> bytes:
-    identity = b"(" + STORAGE + kind + b"X\x01\0\0\0aX\x03\0\0\0cpuM"
-    identity += struct.pack("<H", numel) + b"NtQ."
+    identity = b"(" + STORAGE + kind + b"X\x01\0\0\0aX\x03\0\0\0cpuJ"
+    identity += struct.pack("<i", numel) + b"NtQ."
     system = pickle.dumps({"little_endian": True}, 2)
     return (
         pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + system

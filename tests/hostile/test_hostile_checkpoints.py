@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from tests.generators.network_files import (
+    KWARGS,
+    Call,
     Module,
     ada_file,
     dump,
@@ -23,7 +25,15 @@ from tests.generators.network_files import (
     snapshot,
     torch_file,
 )
-from tests.hostile.hostile_files import Touch, refusal, tensor, text, with_const
+from tests.hostile.hostile_files import (
+    REBUILD,
+    Touch,
+    refusal,
+    storage_header,
+    tensor,
+    text,
+    with_const,
+)
 from viewstore.errors import CheckpointError
 from viewstore.generators.checkpoint import read_checkpoint
 from viewstore.generators.pickle_scan import Limits
@@ -320,15 +330,21 @@ def peak_bytes(path: Path) -> int:
         tracemalloc.stop()
 
 
-def listed_tensors() -> bytes:
-    """Return a network whose modules list one storage of 400 kB a thousand times."""
-    generator = modules(network())
-    shared = torch.zeros(100, 1000)
-    weights = {f"synthesis.b8.x{i}": shared for i in range(1000)}
-    generator.state["_modules"]["synthesis"].state["_modules"]["b8"].state["_buffers"] |= {
-        name.rpartition(".")[2]: value for name, value in weights.items()
-    }
-    return dump(snapshot(generator))
+def shared_storage() -> bytes:
+    """Return a well-formed network whose tensors all lie in the same 150 kB."""
+    numel = 64 * 64 * 9
+    data = storage_header(numel=numel) + struct.pack("<q", numel) + bytes(4 * numel)
+    storage = Call(torch.storage._load_from_bytes, data)
+    tensors = {}
+    for name, value in network(channels=(64,) * 5).items():
+        stride = tuple(step // 4 for step in value.strides)
+        tensors[name] = Call(REBUILD, storage, 0, value.shape, stride, False, {})
+    return dump(snapshot(modules(tensors, KWARGS | {"img_resolution": 64})))
+
+
+def test_copies_of_one_storage_are_counted(tmp_path: Path) -> None:
+    reason = refusal(tmp_path, shared_storage())
+    assert reason.endswith("its tensors hold more than twice the bytes of the file")
 
 
 def encoded_again() -> bytes:
@@ -343,7 +359,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "memo": lambda: STREAMS["memo"][0],
     "text length": lambda: STREAMS["text length"][0],
     "stride 0": lambda: with_const(tensor((1 << 20, 1 << 20), (0, 0))),
-    "listed tensors": listed_tensors,
+    "shared storage": shared_storage,
     "encoded again": encoded_again,
     "nested tuples": nested_tuples,
     "nested lists": lambda: b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
