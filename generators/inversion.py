@@ -65,7 +65,6 @@ class Inversion:
     VERSION: ClassVar[int] = 1
     PARENT: ClassVar[str | None] = None
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("encoder", "inverter")
 
     views: int = 1
     height: int | None = None

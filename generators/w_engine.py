@@ -94,10 +94,7 @@ class WSearchGenerator:
         while True:
             with self._repeatable():
                 search.fill(starts)
-                if search.busy:
-                    done = search.step()
-                else:
-                    done = []
+                done = search.step() if search.busy else []
                 ended = self._settle(done, refused)
                 last = not search.busy and not done
                 while last or len(refused) > refine.free:

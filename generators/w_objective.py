@@ -41,7 +41,7 @@ class Goal:
         eps2: Mean pairwise distance below which views are pushed apart.
         eps_min: Distance below which a view is pushed from its nearest one; 0 is off.
         lam: Weight of both pushes.
-        delta: How a distance other than eps1 is punished.
+        delta: How a distance other than eps1 is punished; "hinge" only one below it.
         spread: Whether eps2 is asked of each view's mean distance, or of the sample's.
         stop: Whether a sample is a candidate by its distances, or by its loss alone.
         loss_stop: The loss of a candidate, for stop "loss".
@@ -117,7 +117,7 @@ def is_candidate(goal: Goal, measured: NDArray[np.float32], *, tol_search: float
     anchor, mean_pair, least_pair, loss = measured.T
     if goal.stop == "loss":
         return bool(loss.mean() <= goal.loss_stop)
-    near = bool(np.abs(anchor - goal.eps1).max() <= tol_search)
+    near = bool(_off(goal, anchor) <= tol_search)
     if not goal.has_pairs:
         return near
     return (
@@ -133,10 +133,16 @@ def is_accepted(goal: Goal, measured: NDArray[np.float32]) -> bool:
     A search that stops by its loss promises nothing about pairs.
     """
     anchor, mean_pair, _, _ = measured.T
-    near = bool(np.abs(anchor - goal.eps1).max() <= goal.tol)
+    near = bool(_off(goal, anchor) <= goal.tol)
     if goal.stop == "loss":
         return near
     return near and bool(mean_pair.mean() >= PAIRS_KEPT * goal.mean_pair_target)
+
+
+def _off(goal: Goal, anchor: NDArray[np.float32]) -> float:
+    """Return how far the worst view is from eps1; a hinge asks for eps1 or more."""
+    short = goal.eps1 - anchor
+    return float((short if goal.delta == "hinge" else np.abs(short)).max())
 
 
 def _length(difference: Tensor) -> Tensor:

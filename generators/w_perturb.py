@@ -59,7 +59,6 @@ class WPerturb:
     VERSION: ClassVar[int] = 1
     PARENT: ClassVar[str | None] = "recon"
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("encoder",)
 
     views: int = 8
     height: int | None = None

@@ -88,7 +88,7 @@ class WSearch:
         eps2: Mean distance of each view to the others; `fast`: .95 of what geometry allows.
         eps_min: Least distance between two views, 0 = off; `fast`: half of eps1.
         lam: Weight of the pairwise terms; 0 searches by the distance to the anchor alone.
-        delta: How a distance other than eps1 is punished.
+        delta: How a distance other than eps1 is punished; "hinge" only one below it.
         spread: eps2 holds for each view's mean distance, or for the sample's.
         anchor: Distances are to the features of the reconstruction, or of the source image.
         units: What `lr` and `start` are multiples of: the spread of the generator's codes, or 1.
@@ -156,8 +156,10 @@ class WSearch:
         check_positive(
             "w-search",
             self,
-            ("views", "eps2", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps")
-            + ("slots", "threads"),
+            (
+                *("views", "eps2", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps"),
+                *("slots", "threads"),
+            ),
         )
         if self.eps1 is not None and not 0 < self.eps1 < 2:
             raise ConfigError(f"w-search.eps1 must be in (0, 2), got {self.eps1}")
@@ -176,7 +178,7 @@ class WSearch:
         Warns if eps2 is out of reach, or if reconstructions lie far from their source images.
 
         Raises:
-            ConfigError: the networks or the parent do not fit, or `strict` and eps2 is out of reach.
+            ConfigError: networks or parent do not fit, or `strict` and eps2 is out of reach.
         """
         gan, encoder = gan_of(context), context.models["encoder"]
         check_size(gan, self.height, self.width)
