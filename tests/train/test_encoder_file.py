@@ -1,0 +1,208 @@
+"""Encoders keep their numbers in a file, and a file that is not one says so."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from viewstore.errors import CheckpointError, ConfigError
+from viewstore.train.encoder_file import Encoder, EncoderSettings, load_encoder, save_encoder
+from viewstore.train.networks import (
+    BACKBONES,
+    Network,
+    NetworkSettings,
+    quiet_statistics,
+    seeded_network,
+)
+from viewstore.train.tensors import pack_tensors
+
+SETTINGS = EncoderSettings(
+    backbone="conv3",
+    in_channels=1,
+    projector=(128, 64),
+    size=16,
+    mean=(0.5,),
+    std=(0.25,),
+    policy="digits",
+    provenance={"command": "by hand"},
+)
+
+
+@pytest.fixture
+def network() -> Network:
+    network = seeded_network(SETTINGS.network(), 0)
+    network.train()
+    network(torch.rand(32, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    return network
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_networks_have_the_sizes_of_the_papers() -> None:
+    assert count(seeded_network(SETTINGS.network(), 0)) == 117_728
+    assert count(BACKBONES["resnet18"].make(3)) == 11_168_832
+    assert 0.5e6 < count(BACKBONES["conv6"].make(3)) < 0.6e6
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_a_backbone_ends_in_its_width_for_any_size(name: str) -> None:
+    row = BACKBONES[name]
+    backbone = row.make(3).eval()
+    for size in (16, 32, 40):
+        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, row.width)
+
+
+def test_zero_init_starts_residual_blocks_as_their_shortcut() -> None:
+    settings = NetworkSettings(zero_init=True, projector=(8,))
+    block = seeded_network(settings, 0).backbone[1].eval()
+    x = torch.rand(2, 64, 8, 8)
+    torch.testing.assert_close(block(x), x)
+
+
+def test_a_seed_draws_one_network_and_leaves_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = (seeded_network(SETTINGS.network(), 5).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(before, torch.get_rng_state())
+    other = seeded_network(SETTINGS.network(), 6).state_dict()
+    assert not torch.equal(other["backbone.0.0.weight"], first["backbone.0.0.weight"])
+
+
+def test_quiet_statistics_use_the_batch_and_keep_no_trace() -> None:
+    norm = nn.BatchNorm1d(3)
+    x = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)) * 5
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with quiet_statistics(norm):
+        quiet = norm(x)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    torch.testing.assert_close(quiet, norm(x))
+    assert not torch.equal(norm.running_mean, before["running_mean"])
+    norm.eval()
+    with quiet_statistics(norm):
+        torch.testing.assert_close(
+            norm(x), (x - norm.running_mean) / (norm.running_var + 1e-5) ** 0.5
+        )
+
+
+def test_an_encoder_comes_back_from_its_file(
+    tmp_path: Path, network: Network, images: torch.Tensor
+) -> None:
+    save_encoder(tmp_path / "e.safetensors", SETTINGS, network)
+    encoder = load_encoder(tmp_path / "e.safetensors")
+    assert asdict(encoder.settings) == asdict(SETTINGS)
+    assert (encoder.size, encoder.in_channels, encoder.policy) == (16, 1, "digits")
+    assert torch.equal(encoder(images), Encoder(SETTINGS, network)(images))
+    torch.testing.assert_close(encoder(images).norm(dim=1), torch.ones(4))
+    assert encoder.features(images).shape == (4, 128)
+    assert len(encoder.digest) == 64
+    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_equal_encoders_are_equal_bytes(tmp_path: Path, network: Network) -> None:
+    for name in ("a", "b"):
+        save_encoder(tmp_path / name, SETTINGS, network)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert load_encoder(tmp_path / "a").digest == load_encoder(tmp_path / "b").digest
+
+
+def test_half_weights_are_rounded_once(
+    tmp_path: Path, network: Network, images: torch.Tensor
+) -> None:
+    save_encoder(tmp_path / "half", SETTINGS, network, half=True)
+    half = load_encoder(tmp_path / "half")
+    save_encoder(tmp_path / "again", SETTINGS, half.network, half=True)
+    assert (tmp_path / "half").read_bytes() == (tmp_path / "again").read_bytes()
+    assert half(images).dtype == torch.float32
+    assert (half(images) - Encoder(SETTINGS, network)(images)).abs().max() < 0.01
+    assert (tmp_path / "half").stat().st_size < 245_000
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path: Path, network: Network) -> None:
+    with torch.no_grad():
+        network.projector[0].weight[0, 0] = 1e6
+    with pytest.raises(ConfigError, match=r"weight projector\.0\.weight must be finite"):
+        save_encoder(tmp_path / "half", SETTINGS, network, half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_reads_gray_and_colour_and_other_sizes(network: Network) -> None:
+    encoder = Encoder(SETTINGS, network)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(encoder(images), encoder(images[:, :1]))
+    assert encoder(torch.rand(2, 1, 40, 24)).shape == (2, 64)
+    with pytest.raises(ConfigError, match=r"images must be \[N, 1 or 3, H, W\], got \[2, 2"):
+        encoder(images[:, :2])
+
+
+def test_distances_have_gradients_with_respect_to_pixels(network: Network) -> None:
+    images = torch.rand(2, 1, 16, 16, requires_grad=True)
+    Encoder(SETTINGS, network)(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def damaged(network: Network, **changes: object) -> bytes:
+    tensors = {
+        name: value for name, value in network.state_dict().items() if value.is_floating_point()
+    }
+    return pack_tensors("encoder", tensors, json.loads(json.dumps(asdict(SETTINGS))) | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "conv4"}, "backbone must be one of .* did you mean"),
+        ({"backbone": "conv6"}, "weights must be those of the network"),
+        ({"projector": [128, 32]}, r"weight projector\..* must have shape"),
+        ({"projector": "128"}, "setting projector must be list"),
+        ({"size": 0}, "size must be in"),
+        ({"size": True}, "setting size must be int, got True"),
+        ({"std": [0.0]}, "std above 0"),
+        ({"mean": [0.5, 0.5]}, "mean and std must have 1 values"),
+        ({"colour": "red"}, "they differ in colour"),
+    ],
+)
+def test_other_settings_than_the_weights_are_refused(
+    tmp_path: Path, network: Network, changes: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(damaged(network, **changes))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_encoder(path)
+    assert caught.value.where == str(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, network: Network) -> None:
+    with torch.no_grad():
+        network.projector[0].weight[0, 0] = float("nan")
+    (tmp_path / "e").write_bytes(damaged(network))
+    with pytest.raises(CheckpointError, match="must be finite"):
+        load_encoder(tmp_path / "e")
+
+
+def test_a_file_that_is_not_an_encoder_says_what_it_lacks(tmp_path: Path, network: Network) -> None:
+    path = tmp_path / "e"
+    whole = damaged(network)
+    for cut in (0, 4, 8, 200, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            load_encoder(path)
+    path.write_bytes(pack_tensors("inverter", {}, {}))
+    with pytest.raises(CheckpointError, match="its metadata lacks viewstore_encoder"):
+        load_encoder(path)
+    path.write_bytes(whole.replace(b'"viewstore_encoder":"1"', b'"viewstore_encoder":"2"'))
+    with pytest.raises(CheckpointError, match="version of a encoder file must be 1, got '2'"):
+        load_encoder(path)
+    with pytest.raises(CheckpointError, match="cannot read the encoder file"):
+        load_encoder(tmp_path / "absent")

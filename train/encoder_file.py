@@ -1,0 +1,212 @@
+"""The frozen encoder: a trained network with its preprocessing, and its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from viewstore.disk import write_atomic
+from viewstore.errors import CheckpointError, ConfigError
+from viewstore.train.networks import Network, NetworkSettings
+from viewstore.train.tensors import pack_tensors, read_tensors
+
+KIND = "encoder"
+MAX_SIZE = 4096
+# JSON types of the settings in a file.
+SCALARS: Mapping[str, type] = {
+    "backbone": str,
+    "in_channels": int,
+    "size": int,
+    "policy": str,
+    "provenance": dict,
+}
+LISTS: Mapping[str, type] = {"projector": int, "mean": float, "std": float}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """What a network needs besides its weights.
+
+    Attributes:
+        backbone, in_channels, projector: As in NetworkSettings.
+        size: Side of the square input, in pixels; other inputs are resized.
+        mean, std: Per channel, of values in [0, 1].
+        policy: The expert policy that it was trained with.
+        provenance: Who made it, from what, how; for people.
+    """
+
+    backbone: str
+    in_channels: int
+    projector: tuple[int, ...]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    policy: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MAX_SIZE:
+            raise ConfigError(f"size must be in [1, {MAX_SIZE}], got {self.size}")
+        if not len(self.mean) == len(self.std) == self.in_channels:
+            raise ConfigError(
+                f"mean and std must have {self.in_channels} values, one per channel, "
+                f"got {self.mean} and {self.std}"
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(
+            0 < std < math.inf for std in self.std
+        ):
+            raise ConfigError(
+                f"mean must be finite and std above 0, got {self.mean} and {self.std}"
+            )
+        self.network()
+
+    def network(self) -> NetworkSettings:
+        """Return the settings of the network. Raises ConfigError."""
+        return NetworkSettings(
+            backbone=self.backbone, in_channels=self.in_channels, projector=self.projector
+        )
+
+
+class Encoder(nn.Module):
+    """A frozen network with its preprocessing: what features and distances are measured with.
+
+    Attributes:
+        settings: Its preprocessing and shape.
+        digest: sha256 of its file, in hex; "" if it was never in one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: EncoderSettings, network: Network, *, digest: str = "") -> None:
+        super().__init__()
+        self.settings = settings
+        self.digest = digest
+        self.network = network
+        self.register_buffer("mean", torch.tensor(settings.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).view(-1, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @property
+    def in_channels(self) -> int:
+        return self.settings.in_channels
+
+    @property
+    def size(self) -> int:
+        return self.settings.size
+
+    @property
+    def policy(self) -> str:
+        return self.settings.policy
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return unit embeddings [N, D] of images [N, C, H, W], float32 in [0, 1].
+
+        C is 1 or 3: a network of one channel reads the first, one of three sees a gray image in
+        all three. Differentiable with respect to `x`.
+        """
+        return F.normalize(self.network(self.prepare(x)), dim=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the backbone's features [N, F] of images as in `forward`, not normalised."""
+        out: Tensor = self.network.backbone(self.prepare(x))
+        return out
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return the network's input for images as in `forward`."""
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ConfigError(f"images must be [N, 1 or 3, H, W], got {list(x.shape)}")
+        channels = self.settings.in_channels
+        x = x[:, :channels] if x.shape[1] >= channels else x.expand(-1, channels, -1, -1)
+        side = (self.size, self.size)
+        if x.shape[2:] != side:
+            x = F.interpolate(x, side, mode="bilinear", align_corners=False, antialias=True)
+        return (x - self.mean) / self.std
+
+
+def save_encoder(
+    path: Path, settings: EncoderSettings, network: Network, *, half: bool = False
+) -> None:
+    """Write an encoder's file, atomically. With `half` the weights are rounded to float16 once.
+
+    Raises:
+        ConfigError: A weight is not finite, or too large for float16.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: tensor.detach().to(dtype) for name, tensor in _weights(network).items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(f"weight {name} must be finite in {dtype}", where=str(path))
+    write_atomic(path, pack_tensors(KIND, tensors, asdict(settings)))
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """Return the encoder in the file at `path`, frozen, in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: It is not an encoder's file, or its settings and weights do not agree.
+    """
+    path = Path(path)
+    file = read_tensors(path, KIND)
+    try:
+        settings = _settings(file.config)
+        network = Network(settings.network())
+        weights = _weights(network)
+        _check_weights(weights, file.tensors)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"encoder file is damaged: {error}",
+            where=str(path),
+            fix="train it again with viewstore train, or copy it again",
+        ) from error
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(file.tensors[name])
+    return Encoder(settings, network, digest=file.digest)
+
+
+def _weights(network: Network) -> dict[str, Tensor]:
+    """Return what a frozen network computes with: its state without the counters of batches."""
+    state = network.state_dict()
+    return {name: value for name, value in state.items() if value.is_floating_point()}
+
+
+def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    if odd := sorted(set(expected) ^ set(found)):
+        raise ConfigError(f"weights must be those of the network, they differ in {odd[0]}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            want, got = list(expected[name].shape), list(tensor.shape)
+            raise ConfigError(f"weight {name} must have shape {want}, got {got}")
+        if tensor.dtype not in (torch.float16, torch.float32):
+            raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ConfigError(f"weight {name} must be finite")
+
+
+def _settings(config: Mapping[str, Any]) -> EncoderSettings:
+    """Return the settings in a file's record. Raises ConfigError: another key or type."""
+    names = {item.name for item in fields(EncoderSettings)}
+    if odd := sorted(names ^ set(config)):
+        raise ConfigError(f"settings must have the keys {sorted(names)}, they differ in {odd[0]}")
+    values = dict(config)
+    for name, kind in SCALARS.items():
+        _check_type(name, config[name], kind)
+    for name, kind in LISTS.items():
+        _check_type(name, config[name], list)
+        for item in config[name]:
+            _check_type(name, item, kind)
+        values[name] = tuple(config[name])
+    return EncoderSettings(**values)
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if type(value) is not kind:
+        raise ConfigError(f"setting {name} must be {kind.__name__}, got {value!r}")

@@ -1,0 +1,29 @@
+"""The standard strategy: the two views of a sample are a pair, in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from viewstore.train.losses import Negatives
+from viewstore.train.method import Method, Traits
+from viewstore.train.objective import Plan
+from viewstore.train.strategy import make_plan
+from viewstore.train.views import ViewBatch, ViewSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """Two views of whatever role, each the other's target at weight 1/2."""
+
+    NAME: ClassVar[str] = "standard"
+    NEGATIVES: ClassVar[Negatives] = "both"
+
+    def check(self, traits: Traits) -> None:
+        """Every method can do this."""
+
+    def request(self, traits: Traits, step: int) -> ViewSpec:
+        return ViewSpec(least=2, most=2)
+
+    def plan(self, vb: ViewBatch, method: Method) -> Plan:
+        return make_plan(vb, [0, 1], [(0, 1, 0.5, "total"), (1, 0, 0.5, "total")])

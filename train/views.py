@@ -1,0 +1,183 @@
+"""The views of a batch as methods and strategies see them: on the device, normalised, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from viewstore.errors import ConfigError
+
+ROLES = ("expert", "heavy", "generated", "adversarial", "cutmix", "global", "local")
+
+
+class SlotView(Protocol):
+    """One view of each sample, as a loader hands it over."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 [B, C, H, W]."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Recorded draws by name, [B, ...]."""
+
+
+class LoaderBatch(Protocol):
+    """One step of samples, as a loader hands it over."""
+
+    @property
+    def views(self) -> Sequence[SlotView]: ...
+
+    @property
+    def index(self) -> Any:  # noqa: ANN401
+        """Row of each sample, int64 [B], array or tensor."""
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """The V views of B samples.
+
+    Attributes:
+        x: Side r of a view -> float32 [V_r, B, C, r, r], normalised.
+        slot: int64 [V, 2]: view v is x[slot[v, 0]][slot[v, 1]].
+        role: Role of each view.
+        parent: int64 [V]: the view it was derived from, -1 for the sample.
+        params: Columns of params that the strategy asked for, [V, B, ...].
+        index: int64 [B], row of each sample in the store.
+        epoch: Counted from 0.
+        step: Counted from 0 over all epochs.
+    """
+
+    x: dict[int, Tensor]
+    slot: Tensor
+    role: tuple[str, ...]
+    parent: Tensor
+    params: dict[str, Tensor]
+    index: Tensor
+    epoch: int
+    step: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def num_views(self) -> int:
+        return len(self.role)
+
+    def rows(self, *roles: str) -> list[int]:
+        """Return the views of these roles, in order."""
+        return [view for view, role in enumerate(self.role) if role in roles]
+
+    def select(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield (size, images [B, C, r, r]) of each wanted view.
+
+        `rows`: int64 [V'], or [V', B] where the views are chosen per sample; the views of one
+        row must then have one size.
+        """
+        for wanted in rows:
+            if wanted.ndim == 0:
+                size, place = self.slot[wanted].tolist()
+                yield size, self.x[size][place]
+                continue
+            sizes = sorted(set(self.slot[wanted, 0].tolist()))
+            if len(sizes) != 1:
+                raise ConfigError(f"views chosen for one row must have one size, got {sizes}")
+            samples = torch.arange(len(self), device=self.index.device)
+            places = self.slot[wanted, 1].to(samples.device)
+            yield sizes[0], self.x[sizes[0]][places, samples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """The views that a strategy wants.
+
+    Attributes:
+        least, most: How many views, of whatever role; `most` None means any number.
+        roles: Least number of views of a role.
+        params: Names of the columns of params it reads.
+    """
+
+    least: int
+    most: int | None = None
+    roles: Mapping[str, int] = field(default_factory=dict)
+    params: tuple[str, ...] = ()
+
+    def check(self, roles: tuple[str, ...], *, strategy: str) -> None:
+        """Raise ConfigError unless views of these roles are what the strategy wants."""
+        wanted = str(self.least) if self.most == self.least else f"at least {self.least}"
+        if len(roles) < self.least or (self.most is not None and len(roles) > self.most):
+            self._refuse(f"strategy {strategy} trains on {wanted} views, got {len(roles)}", roles)
+        for role, least in self.roles.items():
+            if roles.count(role) < least:
+                self._refuse(
+                    f"strategy {strategy} needs {least} views of role {role}, "
+                    f"got {roles.count(role)}",
+                    roles,
+                )
+
+    def _refuse(self, message: str, roles: tuple[str, ...]) -> None:
+        names = {"expert": "simclr", "generated": "w-search"}
+        example = [names.get(role, role) for role, n in self.roles.items() for _ in range(n)]
+        example += ["w-search" if example else "simclr"] * (self.least - len(example))
+        raise ConfigError(
+            message,
+            where=f"--views, of roles {','.join(roles)}",
+            fix=f"name other views, for example --views {','.join(example)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pixels become the network's input: channels of a view, then (x / 255 - mean) / std."""
+
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return float32 [..., in_channels, H, W] of uint8 [..., C, H, W], on its device."""
+        x = pixels[..., : self.in_channels, :, :].float()
+        shape = (-1, 1, 1)
+        mean = torch.tensor(self.mean, device=x.device).view(shape)
+        std = torch.tensor(self.std, device=x.device).view(shape)
+        return (x / 255 - mean) / std
+
+
+def view_batch(
+    batch: LoaderBatch,
+    *,
+    roles: tuple[str, ...],
+    prepare: Preprocessing,
+    device: torch.device,
+    epoch: int,
+    step: int,
+    params: tuple[str, ...] = (),
+) -> ViewBatch:
+    """Return a loader's batch as a ViewBatch on `device`; pixels cross over as uint8."""
+    by_size: dict[int, list[Tensor]] = {}
+    slot = []
+    for view in batch.views:
+        size = view.pixels.shape[-1]
+        images = by_size.setdefault(size, [])
+        slot.append((size, len(images)))
+        images.append(view.pixels)
+    return ViewBatch(
+        x={
+            size: prepare(torch.stack([image.to(device, non_blocking=True) for image in images]))
+            for size, images in by_size.items()
+        },
+        slot=torch.tensor(slot),
+        role=roles,
+        parent=torch.full((len(roles),), -1),
+        params={
+            name: torch.stack([torch.as_tensor(view.params[name]) for view in batch.views])
+            for name in params
+        },
+        index=torch.as_tensor(batch.index).to(device),
+        epoch=epoch,
+        step=step,
+    )
