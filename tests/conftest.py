@@ -1,14 +1,14 @@
-"""What all tests share."""
+"""What all tests share: the data beside the project, and quiet threads."""
 
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of fixtures beside the repository; a test that wants it skips without it."""
+    """The folder of fixtures and data beside the repository; skips where it is absent."""
     folder = Path(__file__).parents[1].parent / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder of shared fixtures beside the repository")
+        pytest.skip("needs ../shared, which is not beside this checkout")
     return folder

@@ -78,7 +78,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Rows [first, first + num_samples) of one view set = one shard. A pure function of the plan."""
+    """Rows [first, first + num_samples) of one view set, which are one shard."""
 
     view_set: str
     shard: int
@@ -252,9 +252,7 @@ class _ShardWriter:
                 f"got {rendered.pixels.dtype} {rendered.pixels.shape}"
             )
         for extension in self.plan.members:
-            tar.add(
-                member_name(rendered.index, extension), self._payload(extension, rendered)
-            )
+            tar.add(member_name(rendered.index, extension), self._payload(extension, rendered))
         for name, column in self.columns.items():
             column[rendered.index - self.unit.first] = rendered.params[name]
 
@@ -302,9 +300,7 @@ def json_bytes(view_set: str, num_rows: int, rows: Rows) -> int:
     return padded(longest + 1)
 
 
-def check_views(
-    path: Path, plan: Plan, codec: Codec, unit: Unit, members: NDArray[Any]
-) -> None:
+def check_views(path: Path, plan: Plan, codec: Codec, unit: Unit, members: NDArray[Any]) -> None:
     """Read a written shard back: strict tar, every CRC, and three rows decoded.
 
     Raises:

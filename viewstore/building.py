@@ -55,7 +55,7 @@ class BuildRequest:
     seed: int | None = None
     codec: str | None = None
     shard_rows: int | None = None
-    files: WeightFiles = WeightFiles()
+    files: WeightFiles = field(default_factory=WeightFiles)
     workers: int = 0
     device: str = "cpu"
     slice_of: tuple[int, int] | None = None

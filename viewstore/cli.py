@@ -44,7 +44,7 @@ COMMANDS = {
 @common_options
 @click.pass_context
 def root(context: click.Context, **options: Any) -> None:  # noqa: ANN401
-    """Make expensive views once, keep them with their params, stream them into training.
+    r"""Make expensive views once, keep them with their params, stream them into training.
 
     \b
     Example:

@@ -80,7 +80,7 @@ def apply_common(
     as_json: bool,
     progress_form: Any,  # noqa: ANN401
 ) -> None:
-    """Merge common options into the terminal: those after the command's name add to those before."""
+    """Merge common options: those after the name of the command add to those before it."""
     terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
     terminal.json = terminal.json or as_json
     terminal.progress_form = progress_form or terminal.progress_form

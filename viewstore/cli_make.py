@@ -60,7 +60,7 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
     request = _request(options)
     with ExitStack() as stack:
-        built = run(request, _Shown(terminal, stack))
+        built = run(request, Shown(terminal, stack))
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
     facts = _facts(built, request)
@@ -113,7 +113,7 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
     )
 
 
-class _Shown:
+class Shown:
     """Shows a build on the terminal."""
 
     def __init__(self, terminal: Terminal, stack: ExitStack) -> None:

@@ -126,9 +126,7 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
     except (UnicodeDecodeError, TypeError, ValueError) as error:
         raise FormatError(f"sources have a field of another form: {error}") from error
     numbers = {name: columns[name] for name in NUMBERS}
-    return SourceTable(
-        keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers
-    )
+    return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
 
 
 def _record(paths: StorePaths) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Progress(Protocol):
 
 
 def escape(text: str) -> str:
-    """Return `text` with control characters as \\x escapes, so that stored text stays text."""
+    """Return `text` with its control characters escaped, so that stored text stays text."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 

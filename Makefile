@@ -1,0 +1,53 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+VENV := .venv
+BIN := $(VENV)/bin
+LINKS := build/typing/viewstore
+STAMP := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: demo test test-slow check lint types format bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet -e . --group dev -c constraints.txt
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/viewstore build --generator w-search --limit 256 --out $(DEMO)/views
+	$(BIN)/viewstore verify $(DEMO)/views
+	$(BIN)/viewstore train $(DEMO)/views --method simclr --views simclr,simclr,w-search \
+	  --strategy a2 --backbone conv6 --epochs 5 --batch-size 64 --out $(DEMO)/run
+	$(BIN)/viewstore inspect $(DEMO)/views --sheet $(DEMO)/sheet.png
+	$(BIN)/viewstore inspect $(DEMO)/views --html $(DEMO)/report.html
+	@echo "look at $(DEMO)/sheet.png and $(DEMO)/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+check: lint types test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) $(LINKS)
+	$(BIN)/mypy
+
+$(LINKS):
+	mkdir -p $@
+	ln -sfn $(addprefix ../../../,viewstore/__init__.py generators loaders train) $@/
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/w_search.py
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(DEMO)

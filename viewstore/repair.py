@@ -1,0 +1,143 @@
+"""Mending a store: rebuild exactly the damaged shards from their recorded plan, drop garbage.
+
+Nothing bad vanishes: withdrawn commits and bad files move to quarantine/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viewstore import disk
+from viewstore.building import BuildRequest, Listener, build_shards
+from viewstore.commit import committed_shards, read_commit, read_commits, read_plan, view_sets
+from viewstore.compose import OnError, WeightFiles
+from viewstore.engine import check_outcomes
+from viewstore.errors import FormatError
+from viewstore.finalise import finalise
+from viewstore.layout import StorePaths, ViewSetPaths
+from viewstore.manifest import Manifest
+from viewstore.verify import Fault, orphans
+
+REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit")
+DAY_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did: the shards it rebuilt by view set, and the manifest after it."""
+
+    shards: dict[str, list[int]]
+    manifest: Manifest
+
+
+def repair(
+    root: Path,
+    faults: Sequence[Fault],
+    *,
+    files: WeightFiles | None = None,
+    on_error: OnError = "fail",
+    workers: int = 0,
+    listener: Listener | None = None,
+) -> Repaired:
+    """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
+
+    Raises:
+        FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
+    """
+    for fault in faults:
+        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+            raise FormatError(
+                f"cannot be repaired: {fault.what}",
+                where=fault.path,
+                why="shards are rebuilt from this record",
+                fix="build the store again",
+            )
+    paths = StorePaths(root)
+    rebuilt: dict[str, list[int]] = {}
+    for name in view_sets(paths):
+        shards = sorted(
+            {f.shard for f in faults if f.view_set == name and f.kind in REBUILT_KINDS} - {None}
+        )
+        if not shards:
+            continue
+        plan = read_plan(paths.view_set(name))
+        for shard in shards:
+            withdraw(paths.view_set(name), shard)
+        request = BuildRequest(
+            generator=plan.generator["name"],
+            out=root,
+            view_set=name,
+            files=files or WeightFiles(),
+            only=tuple(shards),
+            on_error=on_error,
+            workers=workers,
+        )
+        check_outcomes(build_shards(request, paths, plan, listener or Listener()))
+        rebuilt[name] = shards
+    for fault in faults:
+        if fault.kind == "derived":
+            disk.unlink(Path(fault.path))
+    if any(fault.view_set == "manifest" for fault in faults):
+        disk.unlink(paths.manifest)
+    return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def withdraw(paths: ViewSetPaths, shard: int) -> None:
+    """Take back the commit of a shard; the record and its bad files go to quarantine."""
+    path = paths.commit(shard)
+    if not path.exists():
+        return
+    try:
+        commit = read_commit(paths, shard)
+    except FormatError:
+        commit = None
+    attempt = commit.attempt if commit is not None else f"damaged-{time.time_ns()}"
+    disk.make_directory(paths.quarantine)
+    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json")
+    disk.fsync_directory(paths.quarantine)
+    disk.unlink(path)
+    disk.fsync_directory(paths.commits)
+    for blob in commit.files if commit is not None else ():
+        file = paths.root / blob.name
+        if file.is_file() and (
+            file.stat().st_size != blob.bytes or disk.sha256_of(file) != blob.sha256
+        ):
+            disk.rename(file, paths.quarantine / f"{blob.name}.{attempt}")
+    disk.fsync_directory(paths.root)
+
+
+def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: bool) -> list[Path]:
+    """Remove files that no commit or quarantine entry names, and return them.
+
+    Only those older than `older_seconds`: a builder may be about to commit the younger ones.
+    Ages are measured on the store's clock.
+    """
+    paths = StorePaths(root)
+    probe = paths.tmp / "clock"
+    disk.write_atomic(probe, b"")
+    now = probe.stat().st_mtime
+    disk.unlink(probe)
+    removed = []
+    for name in view_sets(paths):
+        view_set = paths.view_set(name)
+        for path in orphans(view_set, read_commits(view_set)):
+            if now - path.stat().st_mtime >= older_seconds:
+                removed.append(path)
+                if not dry_run:
+                    disk.unlink(path)
+    return removed
+
+
+def failed_shards(paths: ViewSetPaths) -> list[int]:
+    """Return the shards that hold rows of status 3 or 4: a repair may now read their sources."""
+    from viewstore.params import Params
+
+    plan = read_plan(paths)
+    there = set(committed_shards(paths))
+    absent = set(range(plan.shards)) - there
+    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
+    bad = (params["status"] >= 3).any(axis=1).nonzero()[0]
+    return sorted({int(row) // plan.shard_rows for row in bad} & there)

@@ -1,0 +1,271 @@
+"""Proving a store whole: what each level checks, and the faults it names."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import re
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from viewstore import disk
+from viewstore.build import check_member, member_names
+from viewstore.commit import committed_shards, read_commit, read_plan, view_sets
+from viewstore.errors import FormatError, ViewStoreError
+from viewstore.finalise import read_manifest
+from viewstore.image import Codec
+from viewstore.layout import StorePaths, ViewSetPaths
+from viewstore.manifest import BlobRecord, Commit, Manifest, ViewSetEntry
+from viewstore.params import chunk_key, unpack_chunk, unpack_params
+from viewstore.plan import Plan
+from viewstore.source_record import read_sources
+from viewstore.tar import parse
+
+Level = Literal["quick", "deep", "content"]
+BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
+NEVER_WRITTEN = 0
+WRITTEN = (1, 2)  # values of the column "status" whose params must all be there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is not as it was written.
+
+    Attributes:
+        shard: The shard to rebuild; None for a file that finalise makes again.
+        kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
+            "record", "orphan".
+    """
+
+    view_set: str
+    shard: int | None
+    kind: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        where = self.view_set if self.shard is None else f"{self.view_set} shard {self.shard}"
+        return f"{where}: {self.kind}: {self.what} ({self.path})"
+
+
+def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Iterator[Fault]:
+    """Yield every fault of a store; none means it is whole.
+
+    Args:
+        root: The store.
+        level: "quick" looks at sizes and records; "deep" (also) at every hash, tar, member and
+            params row; "content" also decodes every view.
+        only: A view set, or None for all.
+    """
+    paths = StorePaths(root)
+    manifest = yield from _records(paths)
+    for name in view_sets(paths):
+        if only in (None, name):
+            entry = None if manifest is None else manifest.view_sets.get(name)
+            yield from _view_set(paths.view_set(name), name, entry, level)
+    if manifest is not None:
+        for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
+            path = paths.view_set(name).plan
+            yield _fault(name, None, "missing", path, "the manifest names it, it has no plan")
+
+
+def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
+    """Check sources and manifest; return the manifest."""
+    try:
+        read_sources(paths)
+    except (ViewStoreError, OSError) as error:
+        yield _fault("source", None, "record", paths.sources_record, str(error))
+    try:
+        manifest = read_manifest(paths)
+    except ViewStoreError as error:
+        yield _fault("manifest", None, "record", paths.manifest, str(error))
+        return None
+    if manifest is None:
+        yield _fault("manifest", None, "missing", paths.manifest, "no build has ended")
+        return None
+    generation = paths.generation(manifest.generation)
+    if not generation.is_file() or generation.read_bytes() != manifest.pack():
+        yield _fault("manifest", None, "record", generation, "its generation is missing or differs")
+    return manifest
+
+
+def _view_set(
+    paths: ViewSetPaths, name: str, entry: ViewSetEntry | None, level: Level
+) -> Iterator[Fault]:
+    try:
+        plan = read_plan(paths)
+    except ViewStoreError as error:
+        yield _fault(name, None, "plan", paths.plan, str(error))
+        return
+    if entry is not None and plan.id != entry.plan_id:
+        yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
+    commits = yield from _commits(paths, plan)
+    codec = Codec.from_plan(plan.codec)
+    for shard in range(plan.shards):
+        commit = commits.get(shard)
+        if commit is not None:
+            yield from shard_faults(paths, plan, codec, commit, level)
+        elif entry is not None and not paths.commit(shard).exists():
+            yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
+    yield from _orphans(paths, name, commits)
+    if entry is not None:
+        yield from _derived(paths, name, entry)
+        yield from _chunks(paths, plan, commits)
+
+
+def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int, Commit]]:
+    """Check the commit records; return the good ones by shard."""
+    commits: dict[int, Commit] = {}
+    for shard in committed_shards(paths):
+        path = paths.commit(shard)
+        try:
+            commit = read_commit(paths, shard)
+        except ViewStoreError as error:
+            yield _fault(plan.view_set, shard, "commit", path, str(error))
+            continue
+        if commit is None or shard >= plan.shards or commit.plan_id != plan.id:
+            yield _fault(plan.view_set, shard, "commit", path, "it belongs to another plan")
+        else:
+            commits[shard] = commit
+    return commits
+
+
+def shard_faults(
+    paths: ViewSetPaths, plan: Plan, codec: Codec, commit: Commit, level: Level
+) -> Iterator[Fault]:
+    """Yield the faults of one committed shard."""
+    whole = True
+    for blob in commit.files:
+        for fault in _blob_faults(paths, commit, blob, level):
+            whole = False
+            yield fault
+    if not whole or level == "quick":
+        return
+    views = paths.root / commit.file("views").name
+    try:
+        yield from _content(paths, plan, codec, commit, level)
+    except FormatError as error:
+        yield _fault(plan.view_set, commit.shard, "member", views, str(error))
+
+
+def _blob_faults(
+    paths: ViewSetPaths, commit: Commit, blob: BlobRecord, level: Level
+) -> Iterator[Fault]:
+    path = paths.root / blob.name
+    if not path.is_file():
+        yield _fault(commit.view_set, commit.shard, "missing", path, f"its {blob.role} are missing")
+        return
+    size = path.stat().st_size
+    if size != blob.bytes:
+        what = f"{size} bytes, its commit says {blob.bytes}"
+        yield _fault(commit.view_set, commit.shard, "size", path, what)
+    elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
+        what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
+        yield _fault(commit.view_set, commit.shard, "hash", path, what)
+
+
+def _content(
+    paths: ViewSetPaths, plan: Plan, codec: Codec, commit: Commit, level: Level
+) -> Iterator[Fault]:
+    """Compare members and columns of a shard with its pack; decode them if asked."""
+    rows = plan.shard_range(commit.shard)
+    pack = (paths.root / commit.file("params").name).read_bytes()
+    places, chunks = unpack_params(pack, [c.name for c in plan.columns if c.pack])
+    views = paths.root / commit.file("views").name
+    with views.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        members = parse(memoryview(data).toreadonly(), member_names(plan, rows))
+        if not np.array_equal(members, places):
+            yield _fault(plan.view_set, commit.shard, "member", views, "members differ from pack")
+        if level == "content":
+            grid = members.reshape(len(rows), len(plan.members))
+            for row_places in grid:
+                for place, extension in zip(row_places, plan.members, strict=True):
+                    begin = int(place["offset"])
+                    payload = data[begin : begin + int(place["size"])]
+                    check_member(plan, codec, extension, payload)
+    values = {}
+    for column in plan.columns:
+        raw = chunks.get(column.name)
+        if raw is None:
+            raw = memoryview((paths.root / commit.file(f"column:{column.name}").name).read_bytes())
+        elif hashlib.sha256(raw).hexdigest() != commit.columns[column.name][2]:
+            what = f"column {column.name} differs from its sha256"
+            yield _fault(plan.view_set, commit.shard, "params", views, what)
+        values[column.name] = unpack_chunk(column, raw, plan.shard_rows)[: len(rows)]
+    yield from _unwritten(plan, commit, values, views)
+
+
+def _unwritten(
+    plan: Plan, commit: Commit, values: Mapping[str, np.ndarray], path: Path
+) -> Iterator[Fault]:
+    """A row with status 1 or 2 has every column; fill there means it was lost."""
+    status = values["status"]
+    if (status == NEVER_WRITTEN).any():
+        yield _fault(plan.view_set, commit.shard, "params", path, "rows were never written")
+    good = np.isin(status, WRITTEN).all(axis=1)
+    for column in plan.columns:
+        if column.name.startswith("x_") or column.name == "status":
+            continue
+        array = values[column.name]
+        if column.views is not None:
+            array = array[:, list(column.views)]
+        flat = array[good].reshape(int(good.sum()), -1)
+        fill = np.isnan(flat) if column.fill != column.fill else flat == column.fill
+        if flat.size and fill.all(axis=1).any():
+            what = f"column {column.name} has rows that were never written"
+            yield _fault(plan.view_set, commit.shard, "params", path, what)
+
+
+def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
+    for path in orphans(paths, commits):
+        yield _fault(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
+
+
+def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
+    """Return blobs that no commit names and left-over temporary files."""
+    named = {blob.name for commit in commits.values() for blob in commit.files}
+    blobs = [
+        path
+        for path in paths.root.iterdir()
+        if BLOB_FILE.fullmatch(path.name) and path.name not in named
+    ]
+    scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
+    return sorted([*blobs, *scratch])
+
+
+def _derived(paths: ViewSetPaths, name: str, entry: ViewSetEntry) -> Iterator[Fault]:
+    for file, (size, sha256) in entry.derived.items():
+        path = paths.root / file
+        if not path.is_file():
+            yield _fault(name, None, "derived", path, f"{file} is missing")
+        elif path.stat().st_size != size or disk.sha256_of(path) != sha256:
+            yield _fault(name, None, "derived", path, f"{file} differs from the manifest")
+
+
+def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> Iterator[Fault]:
+    """Every params row of every committed shard is in the zarr arrays as it is in its pack."""
+    for shard, commit in commits.items():
+        for column in plan.columns:
+            path = paths.params / column.name / chunk_key(column, shard)
+            expected = _chunk_sha256(commit, column.name)
+            if not path.is_file():
+                what = f"chunk {shard} of {column.name} is missing"
+            elif disk.sha256_of(path) != expected:
+                what = f"chunk {shard} of {column.name} differs from its commit"
+            else:
+                continue
+            yield _fault(plan.view_set, None, "derived", path, what)
+
+
+def _chunk_sha256(commit: Commit, column: str) -> str:
+    if column in commit.columns:
+        return commit.columns[column][2]
+    return commit.file(f"column:{column}").sha256
+
+
+def _fault(view_set: str, shard: int | None, kind: str, path: Path, what: str) -> Fault:
+    return Fault(view_set=view_set, shard=shard, kind=kind, path=str(path), what=what)
