@@ -208,14 +208,19 @@ class InversionGenerator:
         return Start(job=job, latents=latents, target=(target[0], features))
 
     def _objective(self, latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Return the loss [P] and, [P, 3], mean squared error, feature distance, loss."""
+        """Return the loss [P] and, [P, 3], mean squared error, feature distance, loss.
+
+        The loss sees images that are not clamped, or values out of range had no gradient; the
+        error that is judged is that of the clamped ones.
+        """
         images, features = targets
         decoded = self._decode(latents.flatten(0, 1))
-        mse = (decoded - images).square().mean((1, 2, 3))
+        loss = (decoded - images).square().mean((1, 2, 3))
+        mse = (decoded.detach().clamp(-1, 1) - images).square().mean((1, 2, 3))
         square = torch.zeros_like(mse)
         if self._encoder is not None:
             square = (self._encoder(unit_images(decoded)) - features).square().sum(1)
-        loss = mse + self._settings.lam_f * square
+            loss = loss + self._settings.lam_f * square
         return loss, torch.stack([mse, square.detach().sqrt(), loss], dim=1)
 
     def _is_near(self, job: _Job, measured: NDArray[np.float32]) -> bool:

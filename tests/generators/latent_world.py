@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from viewstore.generators.architecture import Architecture
 from viewstore.generators.base import Context, Rendered, Sample
@@ -17,35 +17,30 @@ from viewstore.generators.inversion import Inversion
 from viewstore.generators.stylegan2 import StyleGAN2
 from viewstore.image import Codec
 from viewstore.plan import Column
+from viewstore.train.encoder_file import Encoder, EncoderSettings
+from viewstore.train.networks import seeded_network
 
 
-class SmallEncoder(nn.Module):
-    """Two convolutions with batch norm in eval mode: reads channel 0, or all three."""
-
-    policy = "digits"
-    size = 16
-
-    def __init__(self, *, in_channels: int = 1, seed: int = 1) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        torch.manual_seed(seed)
-        self.body = nn.Sequential(
-            nn.Conv2d(in_channels, 16, 3, stride=2),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2),
-            nn.Tanh(),
-            nn.Flatten(),
-            nn.LazyLinear(24),
-        )
-        self.body(torch.zeros(2, in_channels, 16, 16))
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.in_channels:
-            x = x[:, :1] if self.in_channels == 1 else x.expand(-1, 3, -1, -1)
-        h: Tensor = self.body((x - 0.4) / 0.25)
-        return nn.functional.normalize(h)
+def small_encoder(images: NDArray[np.uint8], *, in_channels: int = 1) -> Encoder:
+    """Return a random encoder whose batch norms have seen `images`, uint8 [N, H, W, 3]."""
+    settings = EncoderSettings(
+        backbone="conv3",
+        in_channels=in_channels,
+        projector=(32, 24),
+        size=images.shape[1],
+        mean=(0.4,) * in_channels,
+        std=(0.25,) * in_channels,
+        policy="digits",
+    )
+    network = seeded_network(settings.network(), seed=1)
+    encoder = Encoder(settings, network)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    network.train()
+    encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    network.eval()
+    return encoder
 
 
 def small_gan(*, channels: int = 1, seed: int = 0) -> StyleGAN2:
@@ -148,8 +143,9 @@ def source_images(gan: StyleGAN2, num: int, seed: int = 5) -> NDArray[np.uint8]:
 
 def make_world(*, num: int, channels: int = 1, max_steps: int = 40) -> World:
     """Return a world whose parent was inverted with few steps."""
-    gan, encoder = small_gan(channels=channels), SmallEncoder(in_channels=channels)
+    gan = small_gan(channels=channels)
     images = source_images(gan, num)
+    encoder = small_encoder(source_images(gan, 64), in_channels=channels)
     context = Context(
         seed=3,
         num_samples=num,
