@@ -67,7 +67,9 @@ def _twice(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     shape = [1, 1, 1]
     shape[axis] = -1
     share = (places - low).reshape(shape)
-    return images.take(low, axis) * (1 - share) + images.take(high, axis) * share
+    doubled: NDArray[np.float64] = images.take(low, axis) * (1 - share)
+    doubled += images.take(high, axis) * share
+    return doubled
 
 
 def _npz(path: Path) -> Arrays:

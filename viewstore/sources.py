@@ -179,7 +179,7 @@ class SourceReader:
         part = table.parts[table.part[row]]
         try:
             if part.kind == "array":
-                data = load_arrays(part.uri).images[int(table.offset[row])].tobytes()
+                data: bytes = load_arrays(part.uri).images[int(table.offset[row])].tobytes()
             elif part.kind == "dir":
                 data = _below(part.uri, table.keys[row]).read_bytes()
             else:

@@ -1,0 +1,107 @@
+"""What the settings of latent views share: checks against the networks, and defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from viewstore.errors import ConfigError
+from viewstore.generators.calibration import calibrate
+from viewstore.generators.stylegan2 import StyleGAN2
+
+if TYPE_CHECKING:
+    from viewstore.generators.base import Context
+
+SLOTS_CPU, SLOTS_CUDA = 16, 128
+
+
+def gan_of(context: Context) -> StyleGAN2:
+    """Return the context's generator. Raises ConfigError if there is none."""
+    if "gan" not in context.models:
+        raise ConfigError("latent views need a generator", fix="give one with --gan")
+    return cast(StyleGAN2, context.models["gan"])
+
+
+def device_class(device: str) -> str:
+    """Return "cpu" or "cuda": what rounds in the same way."""
+    return device.partition(":")[0]
+
+
+def default_slots(device: str) -> int:
+    """Return the number of samples that are worked on at a time."""
+    return SLOTS_CUDA if device_class(device) == "cuda" else SLOTS_CPU
+
+
+def check_positive(kind: str, settings: object, names: tuple[str, ...]) -> None:
+    """Raise ConfigError if a setting that is given is not above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{kind}.{name} must be above 0, got {value}")
+
+
+def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
+    """Raise ConfigError if a view set's size, where it is given, is not the generator's."""
+    if {height, width} - {None, gan.res}:
+        raise ConfigError(
+            f"view size must be the generator's, {gan.res}x{gan.res}, got {height}x{width}",
+            code="VS103",
+        )
+
+
+def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401
+    """Raise ConfigError if an encoder cannot see what the generator makes."""
+    if gan.channels == 3 and encoder.in_channels == 1:
+        raise ConfigError(
+            "the generator makes images of 3 channels, the encoder reads 1 channel",
+            code="VS103",
+            fix="give an encoder that was trained on colour images",
+        )
+
+
+def check_inverter(gan: StyleGAN2, inverter: Any) -> None:  # noqa: ANN401
+    """Raise ConfigError if an inverter was trained for a generator of another shape."""
+    wanted = {"res": gan.res, "channels": gan.channels, "num_codes": gan.num_codes}
+    wanted["w_dim"] = gan.w_dim
+    for name, value in wanted.items():
+        if getattr(inverter, name) != value:
+            raise ConfigError(
+                f"{name} of the generator is {value}, of the inverter {getattr(inverter, name)}",
+                code="VS103",
+                fix="give the inverter that was trained for this generator",
+            )
+
+
+def check_parent(context: Context, psi: float) -> None:
+    """Raise ConfigError if the parent view set holds no latents of this generator and psi."""
+    gan = gan_of(context)
+    if context.parent is None:
+        raise ConfigError("latent views start from the view set 'recon', which is not there")
+    shape = tuple(context.parent.plan.column("latent").shape)
+    if shape != (1, gan.num_codes, gan.w_dim):
+        raise ConfigError(
+            f"latents of {context.parent.name} have shape {shape[1:]}, "
+            f"the generator's have {(gan.num_codes, gan.w_dim)}",
+            code="VS103",
+            fix=f"build {context.parent.name} again with this generator",
+        )
+    inverted = context.parent.plan.generator["args"]["psi"]
+    if inverted != psi:
+        raise ConfigError(
+            f"psi must be that of the inversion, {inverted:g}, got {psi:g}",
+            code="VS103",
+            fix=f"pass psi={inverted:g}, or build {context.parent.name} with psi={psi:g}",
+        )
+
+
+def calibrate_for(context: Context) -> dict[str, float]:
+    """Measure the expert views that the context's encoder was trained with."""
+    encoder = context.models["encoder"].to(context.device)
+    return calibrate(
+        encoder=encoder,
+        policy=encoder.policy,
+        source_image=context.source_image,
+        num_samples=context.num_samples,
+        seed=context.seed,
+        size=gan_of(context).res,
+        device=context.device,
+    ).to_json()

@@ -1,0 +1,161 @@
+"""A small random world for the tests of latent views: generator, encoder, sources, parent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from viewstore.generators.architecture import Architecture
+from viewstore.generators.base import Context, Rendered, Sample
+from viewstore.generators.inversion import Inversion
+from viewstore.generators.stylegan2 import StyleGAN2
+from viewstore.image import Codec
+from viewstore.plan import Column
+from viewstore.train.encoder_file import Encoder, EncoderSettings
+from viewstore.train.networks import seeded_network
+
+
+def small_encoder(images: NDArray[np.uint8], *, in_channels: int = 1) -> Encoder:
+    """Return a random encoder whose batch norms have seen `images`, uint8 [N, H, W, 3]."""
+    settings = EncoderSettings(
+        backbone="conv3",
+        in_channels=in_channels,
+        projector=(32, 24),
+        size=images.shape[1],
+        mean=(0.4,) * in_channels,
+        std=(0.25,) * in_channels,
+        policy="digits",
+    )
+    network = seeded_network(settings.network(), seed=1)
+    encoder = Encoder(settings, network)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    network.train()
+    encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    network.eval()
+    return encoder
+
+
+def small_gan(*, channels: int = 1, seed: int = 0) -> StyleGAN2:
+    """Return a 16 px generator with random weights whose images fill [-1, 1] and a little more."""
+    shape = Architecture(
+        z_dim=8, mapping_widths=(8, 8), channels=(12, 12, 12), image_channels=channels
+    )
+    tensors = StyleGAN2(shape).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in tensors.items():
+        if name.endswith("resample_filter"):
+            row = torch.tensor([1.0, 3.0, 3.0, 1.0])
+            value.copy_(torch.outer(row, row) / 64)
+        elif name.endswith("affine.bias"):
+            value.fill_(1)
+        elif name.startswith("mapping.fc") and name.endswith("weight"):
+            value.copy_(100 * torch.randn(value.shape, generator=generator))
+        elif name.endswith("noise_strength"):
+            value.fill_(0.1)
+        elif name.endswith(("weight", "const")):
+            value.copy_(torch.randn(value.shape, generator=generator))
+    return StyleGAN2.from_tensors({name: tensors[name] * 1 for name in tensors}, shape.kwargs())
+
+
+@dataclass(frozen=True)
+class FixedParams(Mapping[str, Any]):
+    """The params of a view set, in memory."""
+
+    columns: Mapping[str, NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        return self.columns[name][rows]
+
+
+@dataclass(frozen=True)
+class FixedPlan:
+    columns: tuple[Column, ...]
+    generator: Mapping[str, Any]
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+
+@dataclass(frozen=True)
+class FixedViewSet:
+    """As much of a ViewSet as generators read of their parent."""
+
+    name: str
+    plan: FixedPlan
+    params: FixedParams
+    pixels: NDArray[np.uint8]
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        return self.pixels[row]
+
+
+def as_view_set(settings: Inversion, rendered: Iterable[Rendered]) -> FixedViewSet:
+    """Return rendered rows 0..N-1 as a view set `recon`."""
+    rows = sorted(rendered, key=lambda one: one.index)
+    names = [column.name for column in settings.columns()]
+    return FixedViewSet(
+        name="recon",
+        plan=FixedPlan(settings.columns(), {"args": {"psi": settings.psi}}),
+        params=FixedParams({n: np.stack([one.params[n] for one in rows]) for n in names}),
+        pixels=np.stack([one.pixels for one in rows]),
+    )
+
+
+@dataclass(frozen=True)
+class World:
+    """Sources that lie near the generator's images, and their inversion."""
+
+    context: Context
+    samples: tuple[Sample, ...]
+
+    def with_codec(self, name: str) -> World:
+        return replace(self, context=replace(self.context, codec=Codec(name=name)))
+
+    def with_models(self, **models: object) -> World:
+        merged = {**self.context.models, **models}
+        return replace(self, context=replace(self.context, models=merged))
+
+
+def source_images(gan: StyleGAN2, num: int, seed: int = 5) -> NDArray[np.uint8]:
+    """Return `num` keyed images of `gan` with a little noise, uint8 [num, 16, 16, 3]."""
+    images = gan.synthesis(gan.sample(num, seed)).clamp(-1, 1)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    levels = ((images + 0.02 * noise + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def make_world(*, num: int, channels: int = 1, max_steps: int = 40) -> World:
+    """Return a world whose parent was inverted with few steps."""
+    gan = small_gan(channels=channels)
+    images = source_images(gan, num)
+    encoder = small_encoder(source_images(gan, 64), in_channels=channels)
+    context = Context(
+        seed=3,
+        num_samples=num,
+        source_height=16,
+        source_width=16,
+        source_image=lambda row: images[row],
+        codec=Codec(name="raw"),
+        models={"gan": gan, "encoder": encoder},
+    )
+    samples = tuple(Sample(row, images[row]) for row in range(num))
+    settings = Inversion(max_steps=max_steps, shift_stop=0.05, slots=4).resolve(context)
+    parent = as_view_set(settings, settings.make(context).render(samples))
+    return World(replace(context, parent=parent), samples)  # type: ignore[arg-type]

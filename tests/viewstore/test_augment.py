@@ -1,0 +1,258 @@
+"""Crop boxes and colour operations against their goldens, their laws and Pillow."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from viewstore import augment
+from viewstore.augment import Filter
+from viewstore.errors import ConfigError
+from viewstore.randomness import Stream
+
+RATIO = (3 / 4, 4 / 3)
+MILLION_BOXES = "5c67ee84e879a49370d55437661fd9774e5647335f30a8d760dac1cc2d787047"
+MILLION_SUMS = (52480193, 109112107, 270009815, 281641700)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Any:  # noqa: ANN401
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def recoloured(pixels: Any, **changes: Any) -> Any:  # noqa: ANN401
+    """Return what `recolour` makes of `pixels` where all but `changes` is off."""
+    off = {
+        "jitter": (1, 1, 1, 0),
+        "jitter_order": (255,) * 4,
+        "gray": False,
+        "blur": 0,
+        "solarize": 256,
+    }
+    copy = pixels.copy()
+    augment.recolour(copy, **{**off, **changes})
+    return copy
+
+
+def test_crop_boxes_are_frozen() -> None:
+    boxes = augment.draw_crop(Stream(0), np.arange(3), 0, 375, 500, scale=(0.2, 1), ratio=RATIO)
+    assert boxes.tolist() == [[0, 37, 375, 377], [25, 15, 335, 444], [7, 21, 346, 448]]
+    assert boxes.dtype == np.float32
+
+
+def test_a_million_crop_boxes_are_frozen() -> None:
+    """A change here changes every view set that will be built."""
+    boxes = augment.draw_crop(
+        Stream(0), np.arange(1_000_000), 1, 375, 500, scale=(0.08, 1), ratio=RATIO
+    )
+    # libm may differ in the last bit, so a hash of everything could fail on another machine
+    # without fault; the sums below move by at most a few pixels then.
+    digest = hashlib.sha256(boxes.astype("<i2").tobytes()).hexdigest()
+    if digest != MILLION_BOXES:
+        assert boxes.sum(axis=0, dtype=np.float64) == pytest.approx(MILLION_SUMS, abs=1000)
+
+
+@given(
+    height=st.integers(1, 600),
+    width=st.integers(1, 600),
+    low=st.floats(0.01, 1),
+    epoch=st.integers(0, 5),
+)
+def test_crop_boxes_lie_in_the_image(height: int, width: int, low: float, epoch: int) -> None:
+    boxes = augment.draw_crop(
+        Stream(5, epoch), np.arange(40), 3, height, width, scale=(low, 1), ratio=RATIO
+    )
+    top, left, tall, wide = boxes.T
+    assert (tall >= 1).all()
+    assert (wide >= 1).all()
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + tall <= height).all()
+    assert (left + wide <= width).all()
+
+
+def test_crop_boxes_cover_the_range_of_areas_and_aspects() -> None:
+    """FFCV-SSL multiplies for both sides, so that every box is square."""
+    boxes = augment.draw_crop(
+        Stream(1), np.arange(20_000), 0, 1000, 1000, scale=(0.08, 0.5), ratio=RATIO
+    )
+    area = boxes[:, 2] * boxes[:, 3] / 1e6
+    aspect = boxes[:, 3] / boxes[:, 2]
+    assert area.min() == pytest.approx(0.08, abs=0.002)
+    assert area.max() == pytest.approx(0.5, abs=0.002)
+    assert aspect.min() == pytest.approx(3 / 4, abs=0.005)
+    assert aspect.max() == pytest.approx(4 / 3, abs=0.005)
+    assert np.log(aspect).mean() == pytest.approx(0, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (50, 50, (0, 0, 50, 50))],
+)
+def test_a_box_that_never_fits_is_the_centred_one(
+    height: int, width: int, expected: tuple[int, ...]
+) -> None:
+    """Areas above the whole image fit in no attempt."""
+    boxes = augment.draw_crop(
+        Stream(0), np.arange(4), 0, height, width, scale=(1.5, 2), ratio=RATIO
+    )
+    assert boxes.tolist() == [list(expected)] * 4
+
+
+def test_crop_statistics_are_those_of_the_specification() -> None:
+    """Monte-Carlo figures of CIFAR crops: mean IoU .495 for scale .2-1."""
+    index = np.arange(20_000)
+    first, second = (
+        augment.draw_crop(Stream(2), index, view, 32, 32, scale=(0.2, 1), ratio=RATIO)
+        for view in (0, 1)
+    )
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    common = np.maximum(high - low, 0).prod(axis=1)
+    areas = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1)
+    assert (common / (areas - common)).mean() == pytest.approx(0.495, abs=0.005)
+
+
+def test_jitter_is_the_identity_where_it_is_off() -> None:
+    factors, order = augment.draw_jitter(
+        Stream(3), np.arange(4000), 0, strength=(0.8, 0.8, 0.8, 0.2), probability=0.8
+    )
+    off = (order == 255).all(axis=1)
+    assert off.mean() == pytest.approx(0.2, abs=0.02)
+    assert (factors[off] == (1, 1, 1, 0)).all()
+    assert (np.sort(order[~off], axis=1) == np.arange(4)).all()
+    counts = np.unique(order[~off], axis=0, return_counts=True)[1]
+    assert len(counts) == 24
+    assert counts.min() > 80
+    assert factors[:, :3].min() == pytest.approx(0.2, abs=0.01)
+    assert np.abs(factors[:, 3]).max() == pytest.approx(0.2, abs=0.01)
+
+
+def test_blur_draws_sigma_in_its_range_or_nothing() -> None:
+    sigma = augment.draw_blur(Stream(3), np.arange(4000), 0, sigma=(0.1, 2), probability=0.5)
+    assert (sigma == 0).mean() == pytest.approx(0.5, abs=0.03)
+    assert sigma[sigma > 0].min() == pytest.approx(0.1, abs=0.01)
+    assert sigma.max() == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7])
+@pytest.mark.parametrize("op", [0, 1, 2])
+def test_jitter_equals_the_enhancers_of_pillow(op: int, factor: float) -> None:
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    pixels = picture(17, 23)
+    jitter = [1.0, 1.0, 1.0, 0.0]
+    jitter[op] = factor
+    ours = recoloured(pixels, jitter=jitter, jitter_order=(op, 255, 255, 255))
+    theirs = np.asarray(enhancers[op](Image.fromarray(pixels)).enhance(factor))
+    assert np.array_equal(ours, theirs)
+
+
+def test_jitter_applies_its_ops_in_the_drawn_order() -> None:
+    pixels = picture(9, 9)
+    jitter = (1.6, 0.4, 1.5, 0.1)
+    forward = recoloured(pixels, jitter=jitter, jitter_order=(0, 1, 2, 3))
+    backward = recoloured(pixels, jitter=jitter, jitter_order=(3, 2, 1, 0))
+    assert not np.array_equal(forward, backward)
+    step = pixels
+    for op in (3, 2, 1, 0):
+        step = recoloured(step, jitter=jitter, jitter_order=(op, 255, 255, 255))
+    assert np.array_equal(backward, step)
+
+
+@pytest.mark.parametrize(("turns", "step"), [(0.1, 25), (-0.1, 231), (0.5, 127), (0.0, 0)])
+def test_hue_moves_the_hue_channel_of_pillow(turns: float, step: int) -> None:
+    pixels = picture(17, 23)
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).copy()
+    hsv[..., 0] += np.uint8(step)
+    theirs = np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"))
+    ours = recoloured(pixels, jitter=(1, 1, 1, turns), jitter_order=(3, 255, 255, 255))
+    assert np.array_equal(ours, theirs)
+
+
+def test_gray_blur_and_solarize_equal_pillow() -> None:
+    pixels = picture(17, 23)
+    image = Image.fromarray(pixels)
+    gray = np.asarray(image.convert("L").convert("RGB"))
+    assert np.array_equal(recoloured(pixels, gray=True), gray)
+    blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(1.3)))
+    assert np.array_equal(recoloured(pixels, blur=1.3), blurred)
+    solarized = np.asarray(ImageOps.solarize(image, 128))
+    assert np.array_equal(recoloured(pixels, solarize=128), solarized)
+    assert solarized[pixels >= 128].max() == 127
+
+
+def test_everything_off_changes_nothing() -> None:
+    pixels = picture(8, 8)
+    assert np.array_equal(recoloured(pixels), pixels)
+
+
+def test_whole_boxes_cut_first_as_torchvision_does() -> None:
+    pixels = picture(60, 80)
+    ours = augment.crop_resize(pixels, (10, 20, 30, 40), (15, 24), "pil")
+    part = Image.fromarray(pixels[10:40, 20:60])
+    theirs = np.asarray(part.resize((24, 15), Image.Resampling.BILINEAR))
+    assert np.array_equal(ours, theirs)
+
+
+def test_area_averages_where_it_shrinks_and_interpolates_where_it_grows() -> None:
+    pixels = picture(8, 8)
+    small = augment.crop_resize(pixels, (0, 0, 8, 8), (4, 4), "area").astype(float)
+    means = pixels.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(small - means).max() <= 0.5
+    large = augment.crop_resize(pixels, (0, 0, 4, 4), (8, 8), "area")
+    linear = augment.crop_resize(pixels, (0, 0, 4, 4), (8, 8), "linear")
+    assert np.array_equal(large, linear)
+
+
+@pytest.mark.parametrize("resize_filter", ["area", "linear", "pil"])
+def test_a_crop_of_the_wanted_size_is_not_resampled(resize_filter: Filter) -> None:
+    pixels = picture(20, 20)
+    view = augment.crop_resize(pixels, (3, 4, 10, 12), (10, 12), resize_filter)
+    assert np.array_equal(view, pixels[3:13, 4:16])
+
+
+def test_pil_takes_boxes_with_fractions_and_the_others_refuse_them() -> None:
+    pixels = picture(20, 20)
+    box = np.array([0.5, 0.25, 19.5, 19.75], np.float32)
+    assert augment.crop_resize(pixels, box, (8, 8), "pil").shape == (8, 8, 3)
+    with pytest.raises(ConfigError, match=r"needs boxes of whole pixels.*use filter pil"):
+        augment.crop_resize(pixels, box, (8, 8), "area")
+
+
+def test_a_box_ending_past_the_image_by_rounding_is_still_cut() -> None:
+    pixels = picture(10, 10)
+    box = np.array([0.7, 2.3, 9.3, 7.7], np.float32)
+    assert float(box[0]) + float(box[2]) > 10
+    assert augment.crop_resize(pixels, box, (5, 5), "pil").shape == (5, 5, 3)
+
+
+def test_a_view_can_be_rendered_into_a_buffer() -> None:
+    pixels = picture(20, 20)
+    buffer = np.zeros((2, 8, 8, 3), np.uint8)
+    view = augment.crop_resize(pixels, (2, 2, 16, 16), (8, 8), "area", buffer[1])
+    assert np.shares_memory(view, buffer)
+    assert np.array_equal(buffer[1], augment.crop_resize(pixels, (2, 2, 16, 16), (8, 8), "area"))
+    assert not buffer[0].any()
+
+
+def test_warp_without_a_turn_is_a_linear_resize() -> None:
+    pixels = picture(8, 8)
+    out = np.empty((16, 16, 3), np.uint8)
+    augment.warp(pixels, (0, 0, 8, 8), 0.0, (16, 16), out)
+    resized = augment.crop_resize(pixels, (0, 0, 8, 8), (16, 16), "linear")
+    assert np.abs(out.astype(int) - resized).max() <= 2
+
+
+def test_warp_by_a_quarter_turn_turns_the_image() -> None:
+    pixels = picture(6, 6)
+    out = np.empty_like(pixels)
+    augment.warp(pixels, (0, 0, 6, 6), np.pi / 2, (6, 6), out)
+    assert np.array_equal(out, np.rot90(pixels))
+
+
+def test_an_unknown_filter_is_refused() -> None:
+    with pytest.raises(ConfigError, match="filter must be one of area, linear, pil, got 'cubic'"):
+        augment.check_filter("cubic")

@@ -1,0 +1,247 @@
+"""What augmentation policies are made of: draws of params, and the rendering of drawn params.
+
+Draws are vectorised over samples and views and return params in the dtypes that a store keeps,
+so that a view rebuilt from its stored params is the same view bit for bit. Rendering is pure.
+Source: arXiv:2002.05709, appendix A; semantics of Pillow (colours) and of torchvision's
+RandomResizedCrop (boxes).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from viewstore.errors import ConfigError
+from viewstore.randomness import Integers, Op, Stream, integers
+
+Pixels = NDArray[np.uint8]
+Filter = Literal["area", "linear", "pil"]
+Range = tuple[float, float]
+
+FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")
+CROP_ATTEMPTS = 10
+NOT_APPLIED = 255  # in "jitter_order"
+SOLARIZE_OFF = 256
+_ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
+_NO_JITTER = np.array([1, 1, 1, 0], np.float32)
+
+
+def draw_crop(
+    stream: Stream,
+    index: Integers,
+    view: Integers,
+    height: Integers,
+    width: Integers,
+    *,
+    scale: Range,
+    ratio: Range,
+) -> NDArray[np.float32]:
+    """Return crop boxes (top, left, height, width) in source pixels, float32 [..., 4].
+
+    Ten attempts at an area in `scale` and a log-uniform aspect ratio (width / height) in
+    `ratio`; where none fits, the largest centred box with the ratio clamped.
+    """
+    given = (np.asarray(each, np.int64) for each in (index, view, height, width))
+    rows, views, heights, widths = np.broadcast_arrays(*given)
+    shape = rows.shape
+    rows, views, heights, widths = (a.reshape(-1) for a in (rows, views, heights, widths))
+    boxes = _centred_boxes(heights, widths, ratio)
+    left_over = np.arange(len(rows))
+    for attempt in range(CROP_ATTEMPTS):
+        u = stream.uniform(Op.CROP, rows[left_over], views[left_over], first_block=attempt)
+        drawn, fits = _attempt(u, heights[left_over], widths[left_over], scale, ratio)
+        boxes[left_over[fits]] = drawn[fits]
+        left_over = left_over[~fits]
+        if not len(left_over):
+            break
+    return boxes.reshape(*shape, 4).astype(np.float32)
+
+
+def _attempt(
+    u: NDArray[np.float64],
+    height: NDArray[Any],
+    width: NDArray[Any],
+    scale: Range,
+    ratio: Range,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    area = height * width * (scale[0] + u[:, 0] * (scale[1] - scale[0]))
+    low, high = np.log(ratio)
+    aspect = np.exp(low + u[:, 1] * (high - low))
+    wide = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    tall = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
+    top = integers(u[:, 2], height - tall + 1)
+    left = integers(u[:, 3], width - wide + 1)
+    return np.stack([top, left, tall, wide], axis=1), fits
+
+
+def _centred_boxes(height: NDArray[Any], width: NDArray[Any], ratio: Range) -> NDArray[np.int64]:
+    narrow = width / height < ratio[0]
+    broad = width / height > ratio[1]
+    tall = np.where(narrow, np.rint(width / ratio[0]), height).astype(np.int64)
+    wide = np.where(broad, np.rint(height * ratio[1]), width).astype(np.int64)
+    return np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], axis=1)
+
+
+def draw_switch(
+    stream: Stream, op: Op, index: Integers, view: Integers, probability: float
+) -> NDArray[np.bool_]:
+    """Return where word 0 of `op` says yes, bool [...]."""
+    return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
+
+
+def draw_jitter(
+    stream: Stream,
+    index: Integers,
+    view: Integers,
+    *,
+    strength: tuple[float, float, float, float],
+    probability: float,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return colour factors, float32 [..., 4], and the order of the four ops, uint8 [..., 4].
+
+    Brightness, contrast and saturation lie in [1 - x, 1 + x], the hue shift in [-x, x] turns.
+    Where the jitter is off they are 1, 1, 1, 0 and the order is 255.
+    """
+    u = stream.uniform(Op.JITTER, index, view, blocks=2)
+    factors = _NO_JITTER + (2 * u[..., 4:] - 1) * strength
+    factors[..., :3] = np.maximum(factors[..., :3], 0)
+    order = _ORDERS[integers(stream.uniform(Op.JITTER_ORDER, index, view)[..., 0], len(_ORDERS))]
+    off = u[..., 0] >= probability
+    factors[off] = _NO_JITTER
+    order[off] = NOT_APPLIED
+    return factors.astype(np.float32), order
+
+
+def draw_blur(
+    stream: Stream, index: Integers, view: Integers, *, sigma: Range, probability: float
+) -> NDArray[np.float32]:
+    """Return the sigma of a Gaussian blur in output pixels, float32 [...]; 0 is off."""
+    u = stream.uniform(Op.BLUR, index, view)
+    drawn = sigma[0] + u[..., 1] * (sigma[1] - sigma[0])
+    return np.where(u[..., 0] < probability, drawn, 0).astype(np.float32)
+
+
+def check_filter(name: str) -> Filter:
+    """Return `name` as a resize filter. Raises ConfigError."""
+    for known in FILTERS:
+        if name == known:
+            return known
+    raise ConfigError(f"filter must be one of {', '.join(FILTERS)}, got {name!r}")
+
+
+def crop_resize(
+    image: Pixels,
+    box: ArrayLike,
+    size: tuple[int, int],
+    resize_filter: Filter,
+    out: Pixels | None = None,
+) -> Pixels:
+    """Return the part of `image` in `box`, resized to `size` (height, width).
+
+    Args:
+        image: uint8 [H, W, 3].
+        box: (top, left, height, width) in pixels; whole pixels unless the filter is "pil".
+        size: Height and width of the result.
+        resize_filter: "area" averages where both sides shrink and is "linear" elsewhere,
+            "linear" interpolates without antialiasing (both OpenCV), "pil" is Pillow's
+            antialiased bilinear. No two are equal.
+        out: Where to write the result, C-contiguous; a new array if None.
+    """
+    top, left, tall, wide = np.asarray(box, np.float64).tolist()
+    first_row, first_column = int(top), int(left)
+    part = image[first_row : int(-(-(top + tall) // 1)), first_column : int(-(-(left + wide) // 1))]
+    if out is None:
+        out = np.empty((*size, image.shape[2]), np.uint8)
+    if resize_filter == "pil":
+        corner = (left - first_column, top - first_row)
+        # A box stored as float32 may end past the last pixel by its rounding.
+        end = min(corner[0] + wide, part.shape[1]), min(corner[1] + tall, part.shape[0])
+        picture = Image.fromarray(np.ascontiguousarray(part))
+        resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(*corner, *end))
+        out[...] = np.asarray(resized)
+        return out
+    if part.shape[:2] != (tall, wide):
+        raise ConfigError(
+            f"filter {resize_filter} needs boxes of whole pixels, got {[top, left, tall, wide]}; "
+            "use filter pil"
+        )
+    if part.shape[:2] == size:
+        out[...] = part
+        return out
+    shrinks = tall >= size[0] and wide >= size[1]
+    method = cv2.INTER_AREA if resize_filter == "area" and shrinks else cv2.INTER_LINEAR
+    cv2.resize(part, (size[1], size[0]), dst=out, interpolation=method)
+    return out
+
+
+def warp(image: Pixels, box: ArrayLike, turn: float, size: tuple[int, int], out: Pixels) -> Pixels:
+    """Write into `out` the box of `image` turned about its centre by `turn` radians.
+
+    Linear interpolation; what lies outside repeats the border.
+    """
+    top, left, tall, wide = np.asarray(box, np.float64).tolist()
+    cos, sin = np.cos(turn), np.sin(turn)
+    step_y, step_x = tall / size[0], wide / size[1]
+    linear = np.array([[step_x * cos, -step_y * sin], [step_x * sin, step_y * cos]])
+    centre = np.array([left + wide / 2, top + tall / 2]) - 0.5
+    middle = np.array([size[1] - 1, size[0] - 1]) / 2
+    matrix = np.column_stack([linear, centre - linear @ middle])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out[...] = cv2.warpAffine(
+        image, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return out
+
+
+def brighten(pixels: Pixels, factor: float) -> None:
+    """Multiply uint8 pixels by `factor` in place: rounded, and clamped to 255."""
+    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
+    pixels[...] = table[pixels]
+
+
+def recolour(
+    pixels: Pixels,
+    *,
+    jitter: ArrayLike,
+    jitter_order: ArrayLike,
+    gray: bool,
+    blur: float,
+    solarize: int,
+) -> None:
+    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
+    order = [op for op in np.asarray(jitter_order).tolist() if op != NOT_APPLIED]
+    if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
+        return
+    picture = Image.fromarray(pixels)
+    factors = np.asarray(jitter, np.float64).tolist()
+    for op in order:
+        picture = _JITTERS[op](picture, factors[op])
+    if gray:
+        picture = picture.convert("L").convert("RGB")
+    if blur > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(blur))
+    if solarize < SOLARIZE_OFF:
+        picture = ImageOps.solarize(picture, solarize)
+    pixels[...] = np.asarray(picture)
+
+
+def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
+    """Return an RGB picture with its hue turned; steps of 1/255 turn, cut towards zero."""
+    hue, saturation, value = picture.convert("HSV").split()
+    step = int(turns * 255) % 256
+    turned = Image.fromarray(np.asarray(hue) + np.uint8(step))
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+_JITTERS = (
+    lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    shift_hue,
+)

@@ -1,0 +1,136 @@
+"""Keyed randomness: a draw is a function of (seed, epoch, sample, view, op), never of its company.
+
+Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views. The
+layout of keys, counters and words is docs/format.md's: changing it changes every view.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AUGMENT = b"viewstore/aug/1"
+BUILD = b"viewstore/build/1"
+
+Integers = int | NDArray[np.integer[Any]]
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_ROUNDS = 10
+
+
+class Op(IntEnum):
+    """What a word is drawn for. Words of different ops never meet."""
+
+    CROP = 0
+    FLIP = 1
+    JITTER = 2
+    JITTER_ORDER = 3
+    GRAY = 4
+    BLUR = 5
+    SOLARIZE = 6
+    OP_LIST = 7
+    JIGSAW = 8
+    MIX = 9
+    MASK = 10
+    SCHEDULE = 16
+    SET_CHOICE = 17
+    SEQUENTIAL = 255
+
+
+def philox(key: tuple[int, int], counter: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the Philox4x32-10 words of counters, uint32 [..., 4], under one key."""
+    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    low, high = key
+    for _ in range(_ROUNDS):
+        first = c0 * _MULTIPLIERS[0]
+        second = c2 * _MULTIPLIERS[1]
+        c0 = (second >> _HALF) ^ c1 ^ np.uint64(low)
+        c2 = (first >> _HALF) ^ c3 ^ np.uint64(high)
+        c1 = second & _LOW
+        c3 = first & _LOW
+        low, high = (low + _WEYL[0]) & 0xFFFFFFFF, (high + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The words of one (seed, epoch) in one domain.
+
+    Attributes:
+        seed: Seed of the loader or plan, in [0, 2^53).
+        epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
+        domain: AUGMENT while training, BUILD for cached views.
+    """
+
+    seed: int
+    epoch: int = 0
+    domain: bytes = AUGMENT
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The two words of the Philox key."""
+        text = self.domain + self.seed.to_bytes(8, "little") + self.epoch.to_bytes(8, "little")
+        digest = hashlib.sha256(text).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+    def words(
+        self,
+        op: Op,
+        index: Integers,
+        view: Integers,
+        *,
+        blocks: int = 1,
+        first_block: int = 0,
+    ) -> NDArray[np.uint32]:
+        """Return the words of blocks [first_block, first_block + blocks), [..., 4 * blocks].
+
+        `index` (rows of the store) and `view` (slots, below 65536) are broadcast together.
+        """
+        rows, views = np.broadcast_arrays(
+            np.asarray(index, dtype=np.uint64), np.asarray(view, dtype=np.uint64)
+        )
+        counter = np.empty((*rows.shape, blocks, 4), np.uint32)
+        counter[..., 0] = np.arange(first_block, first_block + blocks, dtype=np.uint32)
+        counter[..., 1] = (views << np.uint64(16) | np.uint64(op))[..., None]
+        counter[..., 2] = (rows & _LOW)[..., None]
+        counter[..., 3] = (rows >> _HALF)[..., None]
+        return philox(self.key, counter).reshape(*rows.shape, 4 * blocks)
+
+    def uniform(
+        self,
+        op: Op,
+        index: Integers,
+        view: Integers,
+        *,
+        blocks: int = 1,
+        first_block: int = 0,
+    ) -> NDArray[np.float64]:
+        """Return the same words as numbers in [0, 1): word * 2^-32."""
+        words = self.words(op, index, view, blocks=blocks, first_block=first_block)
+        return words.astype(np.float64) * 2.0**-32
+
+    def seed_word(self, index: Integers, view: Integers) -> NDArray[np.uint64]:
+        """Return 64-bit seeds [...] for generators that are not counter based."""
+        words = self.words(Op.SEQUENTIAL, index, view).astype(np.uint64)
+        return np.asarray(words[..., 0] | words[..., 1] << _HALF)
+
+
+def integers(uniform: NDArray[np.float64], bound: Integers) -> NDArray[np.int64]:
+    """Return floor(u * bound): integers in [0, bound) from numbers in [0, 1)."""
+    return np.floor(uniform * bound).astype(np.int64)
+
+
+def normal(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return standard normal numbers from two uniform ones, by Box and Muller.
+
+    1 - u lies in (0, 1], where the logarithm is finite.
+    """
+    return np.asarray(np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second))
