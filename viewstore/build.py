@@ -206,12 +206,12 @@ class ShardBuilder:
             if self.watch is not None:
                 self.watch.rendered()
             while following in waiting or following in unreadable:
-                yield waiting.pop(following, None) or self._black(following)
+                yield waiting.pop(following) if following in waiting else self._black(following)
                 following += 1
         for row in range(following, unit.first + unit.num_samples):
             if row not in waiting and row not in unreadable:
                 raise ViewStoreError(f"generator gave no views for row {row}")
-            yield waiting.pop(row, None) or self._black(row)
+            yield waiting.pop(row) if row in waiting else self._black(row)
 
     def _samples(self, unit: Unit, unreadable: set[int]) -> Iterator[Sample]:
         for row in range(unit.first, unit.first + unit.num_samples):

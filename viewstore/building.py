@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from viewstore import compose
 from viewstore.build import Outcome, check_room, units
@@ -91,8 +91,8 @@ class Built:
         return sum(outcome.failures for outcome in self.outcomes)
 
 
-class Listener:
-    """Told how a build goes; the default says nothing."""
+class Listener(Protocol):
+    """Told how a build goes."""
 
     def warn(self, message: str) -> None:
         """Take a warning."""
@@ -102,10 +102,26 @@ class Listener:
 
     def begin(self, plan: Plan, total: int) -> Progressed:
         """Take the plan and the samples to render; return what counts rendered samples."""
-        return lambda count: None
 
     def end(self) -> None:
         """The rendering begun last has ended."""
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing."""
+
+    def begin(self, plan: Plan, total: int) -> Progressed:
+        """Count nothing."""
+        return lambda count: None
+
+    def end(self) -> None:
+        """Say nothing."""
 
 
 def build(request: BuildRequest, listener: Listener | None = None) -> Built:
@@ -116,7 +132,7 @@ def build(request: BuildRequest, listener: Listener | None = None) -> Built:
         StoppedError: The disk is full, or a signal asked for a stop; commits are kept.
         ViewStoreError: A shard failed; the others were built.
     """
-    listener = listener or Listener()
+    listener = listener or Silent()
     paths = StorePaths(request.out)
     check_out(request.out)
     table, skipped = _rows(request, paths, listener)

@@ -43,7 +43,7 @@ COMMANDS = {
 @click.version_option(package_name="viewstore")
 @common_options
 @click.pass_context
-def root(context: click.Context, **options: Any) -> None:  # noqa: ANN401
+def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
     r"""Make expensive views once, keep them with their params, stream them into training.
 
     \b

@@ -118,8 +118,12 @@ class Shown:
 
     def __init__(self, terminal: Terminal, stack: ExitStack) -> None:
         self.terminal, self.stack = terminal, stack
-        self.warn = terminal.warn
-        self.note = terminal.note
+
+    def warn(self, message: str) -> None:
+        self.terminal.warn(message)
+
+    def note(self, message: str) -> None:
+        self.terminal.note(message)
 
     def begin(self, plan: Any, total: int) -> Any:  # noqa: ANN401
         bar: Progress = self.stack.enter_context(

@@ -173,6 +173,9 @@ class Params(Mapping[str, NDArray[Any]]):
     def __len__(self) -> int:
         return len(self.columns)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
         if name not in self._whole:
@@ -184,7 +187,8 @@ class Params(Mapping[str, NDArray[Any]]):
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
         if name in self._whole:
-            return self._whole[name][rows]
+            whole: NDArray[Any] = self._whole[name][rows]
+            return whole
         column = self._column(name)
         rows = np.asarray(rows, dtype=np.int64)
         shards = rows // self.shard_rows

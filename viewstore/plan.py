@@ -243,4 +243,4 @@ def choose_shard_rows(rows: int) -> int:
 
     A small store gets at least 16 shards, so that several workers can share it.
     """
-    return 2 ** int(math.log2(min(1024, max(64, rows // 16))))
+    return 1 << (min(1024, max(64, rows // 16)).bit_length() - 1)

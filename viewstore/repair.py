@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from viewstore import disk
-from viewstore.building import BuildRequest, Listener, build_shards
+from viewstore.building import BuildRequest, Listener, Silent, build_shards
 from viewstore.commit import committed_shards, read_commit, read_commits, read_plan, view_sets
 from viewstore.compose import OnError, WeightFiles
 from viewstore.engine import check_outcomes
@@ -58,9 +60,8 @@ def repair(
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     for name in view_sets(paths):
-        shards = sorted(
-            {f.shard for f in faults if f.view_set == name and f.kind in REBUILT_KINDS} - {None}
-        )
+        here = [f for f in faults if f.view_set == name and f.kind in REBUILT_KINDS]
+        shards = sorted({fault.shard for fault in here if fault.shard is not None})
         if not shards:
             continue
         plan = read_plan(paths.view_set(name))
@@ -75,7 +76,7 @@ def repair(
             on_error=on_error,
             workers=workers,
         )
-        check_outcomes(build_shards(request, paths, plan, listener or Listener()))
+        check_outcomes(build_shards(request, paths, plan, listener or Silent()))
         rebuilt[name] = shards
     for fault in faults:
         if fault.kind == "derived":
@@ -139,5 +140,5 @@ def failed_shards(paths: ViewSetPaths) -> list[int]:
     there = set(committed_shards(paths))
     absent = set(range(plan.shards)) - there
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
-    bad = (params["status"] >= 3).any(axis=1).nonzero()[0]
+    bad = np.flatnonzero((params["status"] >= 3).any(axis=1))
     return sorted({int(row) // plan.shard_rows for row in bad} & there)

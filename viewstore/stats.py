@@ -49,13 +49,22 @@ def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
     if column.fill == math.inf:
         missing |= np.isinf(flat)
     written = flat[~missing].astype(np.float64)
-    counts = {"count": len(written), "fill": int(missing.sum())}
-    if not len(written):
-        nothing = dict.fromkeys(("min", "max", "mean", "std"))
-        return ColumnStats(**counts, **nothing, percentiles=(), histogram=())
+    count, fill = len(written), int(missing.sum())
+    if not count:
+        return ColumnStats(
+            count=count,
+            fill=fill,
+            min=None,
+            max=None,
+            mean=None,
+            std=None,
+            percentiles=(),
+            histogram=(),
+        )
     histogram, _ = np.histogram(written, BINS)
     return ColumnStats(
-        **counts,
+        count=count,
+        fill=fill,
         min=float(written.min()),
         max=float(written.max()),
         mean=float(written.mean()),

@@ -71,7 +71,7 @@ class Shard:
         )
 
 
-class ViewSet(Sequence[NDArray[np.uint8]]):
+class ViewSet:
     """The cached views of one generator configuration.
 
     `views[17]` is uint8 [V, H, W, C] of row 17, CRC checked; `views.params["distance"]` is the
@@ -169,7 +169,7 @@ class ViewSet(Sequence[NDArray[np.uint8]]):
         return unpack_stats(self._derived("stats.json"))
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         """Size of all blobs."""
         return sum(blob.bytes for entry in self.index.shards for blob in entry.files)
 
@@ -179,7 +179,7 @@ class ViewSet(Sequence[NDArray[np.uint8]]):
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:  # type: ignore[override]
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
         """Return the views of a row, uint8 [V, H, W, C].
 
         Raises:

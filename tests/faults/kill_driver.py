@@ -1,0 +1,85 @@
+"""Builds one store over and over in children that are killed at random moments.
+
+Usage: kill_driver.py STORE SOURCE KILLS BUILDERS WRITER SEED. Forks from a process that has
+imported everything, so that a kill lands in the work and not in an import. WRITER "naive" is the
+negative control: it writes a shard under its final name, and skips a shard that has one.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import viewstore.building as building
+from viewstore import commit, disk
+from viewstore.commit import Blob
+
+GENERATOR = "simclr"
+
+
+def naive_name_blob(target: Path, blob: Blob) -> None:
+    """Write under the final name, piece by piece as they come, unless something has it."""
+    if not target.exists():
+        data = blob.temporary.read_bytes()
+        with target.open("wb") as file:
+            for begin in range(0, len(data), 4096):
+                file.write(data[begin : begin + 4096])
+                file.flush()
+                os.fsync(file.fileno())
+    disk.unlink(blob.temporary)
+
+
+def build(store: Path, source: str) -> None:
+    request = building.BuildRequest(
+        generator=GENERATOR,
+        out=store,
+        source=source,
+        settings={"views": 4, "height": 32, "width": 32},
+        shard_rows=8,
+        workers=1,
+    )
+    building.build(request)
+
+
+def kill_loop(run: Callable[[], None], kills: int, builders: int, rng: random.Random) -> int:
+    """Run `run` in children; kill them until `kills` were killed, then let one end."""
+    done = 0
+    while done < kills:
+        children = [fork(run) for _ in range(builders)]
+        time.sleep(rng.uniform(0.0, 0.06))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        done += sum(os.WIFSIGNALED(status) for status in statuses)
+        if not any(os.WIFSIGNALED(status) for status in statuses):
+            return done  # the build is complete: nothing is left to kill
+    return done
+
+
+def fork(run: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def main() -> None:
+    store, source, kills, builders, writer, seed = sys.argv[1:]
+    if writer == "naive":
+        commit._name_blob = naive_name_blob
+    rng = random.Random(int(seed))
+    done = kill_loop(lambda: build(Path(store), source), int(kills), int(builders), rng)
+    build(Path(store), source)
+    print(done)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Sources: image datasets in. What their rows are, and reading one, checked.
+
+A source is opened once, to fix its rows; afterwards its table is enough to read it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.arrays import DIGITS, load_arrays
+from viewstore.errors import ConfigError, FormatError
+from viewstore.image import decode
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Where source bytes lie.
+
+    Attributes:
+        uri: Absolute path, or "digits".
+        kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key) or
+            "array" (rows are entries of an array).
+        bytes, sha256: Of the file; None for a folder.
+    """
+
+    uri: str
+    kind: str
+    bytes: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTable:
+    """The rows of a source, N of them, in their fixed order.
+
+    Attributes:
+        keys: Distinct names of the samples.
+        label: int32 [N], -1 where there is none.
+        part: Entry of `parts` that holds the row.
+        offset, size: Byte range in the part; of an array, row number and bytes of its pixels.
+        crc32: zlib CRC-32 of those bytes.
+        height, width: Of the image in pixels, EXIF orientation not applied.
+        parts: Where the bytes lie.
+        label_names: Name of each label; empty if they have none.
+    """
+
+    keys: Sequence[str]
+    label: NDArray[np.int32]
+    part: NDArray[np.uint32]
+    offset: NDArray[np.uint64]
+    size: NDArray[np.uint32]
+    crc32: NDArray[np.uint32]
+    height: NDArray[np.uint32]
+    width: NDArray[np.uint32]
+    parts: tuple[Part, ...]
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source: its rows, and the images that were left out with the reason."""
+
+    table: SourceTable
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return the image of a row, uint8 [H, W, 3]."""
+        return SourceReader(self.table).image(row)
+
+
+def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fail") -> Source:
+    """Open a source and fix its rows, ordered by key bytes.
+
+    Args:
+        spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, or "digits".
+        limit: Keep the first rows only.
+        on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
+
+    Raises:
+        ConfigError: There is nothing at `spec`, or no image in it, or a key twice.
+        FormatError: An image or archive cannot be read; it is named.
+    """
+    from viewstore.source_scan import scan_folder, scan_tars
+
+    path = Path(spec)
+    if spec == DIGITS or path.suffix == ".npz":
+        source = Source(first_rows(_array_source(spec).table, limit))
+    elif "{" in spec or path.suffix == ".tar":
+        source = scan_tars(spec, on_error=on_error, limit=limit)
+    elif path.is_dir():
+        source = scan_folder(path, on_error=on_error, limit=limit)
+    else:
+        raise no_source(
+            spec, "it is no folder, tar or npz" if path.exists() else "nothing is there"
+        )
+    if not source.table.keys:
+        raise no_source(spec, "it holds no image that can be read")
+    return source
+
+
+def no_source(spec: str, why: str) -> ConfigError:
+    """Return the error for a source that is not one."""
+    return ConfigError(
+        f"source {spec} cannot be used",
+        code="VS104",
+        where=spec,
+        why=why,
+        fix="give a folder of class folders, a WebDataset tar, an .npz with images, or digits",
+    )
+
+
+def _array_source(spec: str) -> Source:
+    uri = spec if spec == DIGITS else str(Path(spec).absolute())
+    if spec != DIGITS and not Path(spec).is_file():
+        raise no_source(spec, "nothing is there")
+    arrays = load_arrays(uri)
+    count, height, width = arrays.images.shape[:3]
+    digits = max(4, len(str(count - 1)))
+    crcs = [zlib.crc32(image.tobytes()) for image in arrays.images]
+    table = SourceTable(
+        keys=tuple(f"{row:0{digits}d}" for row in range(count)),
+        label=arrays.labels,
+        part=np.zeros(count, np.uint32),
+        offset=np.arange(count, dtype=np.uint64),
+        size=np.full(count, arrays.images[0].nbytes if count else 0, np.uint32),
+        crc32=np.array(crcs, np.uint32),
+        height=np.full(count, height, np.uint32),
+        width=np.full(count, width, np.uint32),
+        parts=(Part(uri=uri, kind="array", bytes=arrays.bytes, sha256=arrays.sha256),),
+        label_names=arrays.label_names,
+    )
+    return Source(table)
+
+
+def first_rows(table: SourceTable, limit: int | None) -> SourceTable:
+    """Return the first `limit` rows of a table."""
+    if limit is None or limit >= len(table.keys):
+        return table
+    names = ("label", "part", "offset", "size", "crc32", "height", "width")
+    columns: dict[str, Any] = {name: getattr(table, name)[:limit] for name in names}
+    return SourceTable(
+        keys=table.keys[:limit], parts=table.parts, label_names=table.label_names, **columns
+    )
+
+
+class SourceReader:
+    """Reads the rows of a table; safe to share between threads, cheap to send to a process."""
+
+    def __init__(self, table: SourceTable) -> None:
+        self.table = table
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SourceReader, (self.table,))
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of a row: an image file, or the raw pixels of an array.
+
+        Raises:
+            FormatError: They cannot be reached, or are not the ones the row was fixed with.
+        """
+        table = self.table
+        part = table.parts[table.part[row]]
+        try:
+            if part.kind == "array":
+                data: bytes = load_arrays(part.uri).images[int(table.offset[row])].tobytes()
+            elif part.kind == "dir":
+                data = _below(part.uri, table.keys[row]).read_bytes()
+            else:
+                descriptor = self._open(int(table.part[row]))
+                data = os.pread(descriptor, int(table.size[row]), int(table.offset[row]))
+        except OSError as error:
+            raise self._unreadable(row, f"{error.strerror}") from error
+        if zlib.crc32(data) != table.crc32[row]:
+            raise self._unreadable(row, "its bytes changed since the store was begun")
+        return data
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
+        data = self.read(row)
+        table = self.table
+        if table.parts[table.part[row]].kind == "array":
+            height, width = int(table.height[row]), int(table.width[row])
+            pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
+            return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+        try:
+            return decode(data)
+        except FormatError as error:
+            raise self._unreadable(row, str(error)) from error
+
+    def _open(self, part: int) -> int:
+        with self._lock:
+            if part not in self._descriptors:
+                self._descriptors[part] = os.open(self.table.parts[part].uri, os.O_RDONLY)
+            return self._descriptors[part]
+
+    def _unreadable(self, row: int, why: str) -> FormatError:
+        part = self.table.parts[self.table.part[row]]
+        key = self.table.keys[row]
+        return FormatError(
+            f"source image {key} cannot be read",
+            code="VS205",
+            where=f"{part.uri}/{key}" if part.kind == "dir" else f"{part.uri}: {key}",
+            why=why,
+            fix="mend or remove the file, or leave such images out with --on-error skip",
+        )
+
+
+def _below(folder: str, key: str) -> Path:
+    """Return folder/key. Raises FormatError: the key leads out of the folder."""
+    path = Path(folder, key)
+    if ".." in path.parts or not path.is_relative_to(folder):
+        raise FormatError(f"key {key!r} leads out of its folder", where=folder)
+    return path
