@@ -121,9 +121,10 @@ def _read(path: Path, limits: Limits) -> NetworkTensors:
 def _bytes(path: Path, limits: Limits) -> bytes:
     if path.exists() and not path.is_file():  # a pipe or a device may never end
         raise Malformed("it is not a regular file", fix=EXPECTED)
-    if path.stat().st_size > limits.file_bytes:
+    size = path.stat().st_size
+    if size > limits.file_bytes:
         raise over_limit("file_bytes", limits.file_bytes)
-    return read_limited(path, limits.file_bytes)
+    return read_limited(path, size)  # it allocates what it is allowed to read
 
 
 def _stranger(data: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from viewstore.errors import ConfigError
 from viewstore.plan import nearest
+from viewstore.train.a1 import A1
 from viewstore.train.a2 import A2
 from viewstore.train.method import MethodSettings
 from viewstore.train.simclr import SimCLRSettings
@@ -15,7 +16,7 @@ from viewstore.train.standard import Standard
 from viewstore.train.strategy import Strategy
 
 METHODS: Mapping[str, type[MethodSettings]] = {"simclr": SimCLRSettings}
-STRATEGIES: Mapping[str, type[Strategy]] = {"standard": Standard, "a2": A2}
+STRATEGIES: Mapping[str, type[Strategy]] = {"standard": Standard, "a1": A1, "a2": A2}
 
 
 def method_settings(name: str, given: Mapping[str, Any]) -> MethodSettings:

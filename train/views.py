@@ -50,6 +50,7 @@ class ViewBatch:
         index: int64 [B], row of each sample in the store.
         epoch: Counted from 0.
         step: Counted from 0 over all epochs.
+        seed: Of all keyed draws.
     """
 
     x: dict[int, Tensor]
@@ -60,6 +61,7 @@ class ViewBatch:
     index: Tensor
     epoch: int
     step: int
+    seed: int
 
     def __len__(self) -> int:
         return len(self.index)
@@ -155,6 +157,7 @@ def view_batch(
     device: torch.device,
     epoch: int,
     step: int,
+    seed: int,
     params: tuple[str, ...] = (),
 ) -> ViewBatch:
     """Return a loader's batch as a ViewBatch on `device`; pixels cross over as uint8."""
@@ -180,4 +183,5 @@ def view_batch(
         index=torch.as_tensor(batch.index).to(device),
         epoch=epoch,
         step=step,
+        seed=seed,
     )

@@ -106,7 +106,8 @@ def write_atomic_with(path: Path, write: Callable[[Path], None]) -> None:
 def read_limited(path: Path, limit: int) -> bytes:
     """Return the bytes of `path`. Raises FormatError if there are more than `limit`."""
     with path.open("rb") as file:
-        data = file.read(limit + 1)
+        # A read of `limit` bytes would allocate them all, however short the file is.
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit:
         raise FormatError(f"{path.name} must be at most {limit} bytes", where=str(path))
     return data

@@ -1,0 +1,140 @@
+"""Checkpoints of a training run: everything that the next step depends on, in one file.
+
+Written atomically, so that a crash leaves the last whole one; a run resumed from it gives the
+weights, bit for bit, of a run that never stopped (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewstore.disk import write_atomic
+from viewstore.errors import CheckpointError, ConfigError
+from viewstore.records import canonical
+from viewstore.train.tensors import pack_tensors, read_tensors
+
+KIND = "checkpoint"
+NAME = "checkpoint.safetensors"
+KEYS = ("settings", "step", "loader", "history", "partial")
+
+
+@dataclass
+class TrainState:
+    """How far a run is.
+
+    Attributes:
+        step: Steps that are done.
+        loader: The loader's state after them; None before the first.
+        history: Mean loss of each whole epoch.
+        partial: Losses of the present epoch.
+    """
+
+    step: int = 0
+    loader: dict[str, Any] | None = None
+    history: list[float] = field(default_factory=list)
+    partial: list[float] = field(default_factory=list)
+
+
+def save_checkpoint(
+    path: Path,
+    state: TrainState,
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write a run to `path`, replacing what is there."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+    tensors["random.torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    config = {
+        "settings": settings,
+        "step": state.step,
+        "loader": state.loader,
+        "history": state.history,
+        "partial": state.partial,
+    }
+    write_atomic(path, pack_tensors(KIND, tensors, config))
+
+
+def load_checkpoint(
+    path: Path,
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> TrainState:
+    """Put a run back where it was and return how far it is.
+
+    Raises:
+        ConfigError: The run had other settings; nothing was changed.
+        CheckpointError: The file is damaged, or not a checkpoint.
+    """
+    file = read_tensors(path, KIND)
+    if odd := sorted(set(KEYS) ^ set(file.config)):
+        raise CheckpointError(f"checkpoint must have the keys {KEYS}, they differ in {odd[0]}")
+    check_settings(file.config["settings"], settings, path)
+    try:
+        model.load_state_dict(_part(file.tensors, "model."))
+        optimizer.load_state_dict(
+            {
+                "state": _optimizer_state(_part(file.tensors, "optimizer.")),
+                "param_groups": optimizer.state_dict()["param_groups"],
+            }
+        )
+        torch.set_rng_state(file.tensors["random.torch"])
+        if torch.cuda.is_available() and "random.cuda" in file.tensors:
+            torch.cuda.set_rng_state(file.tensors["random.cuda"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint does not fit its own settings: {error}",
+            where=str(path),
+            fix="train into another --out, or remove this file to begin again",
+        ) from error
+    return TrainState(**{key: file.config[key] for key in KEYS if key != "settings"})
+
+
+def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError naming the settings in which two runs differ."""
+    if odd := list(_differing(before, now, "")):
+        told = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in odd)
+        raise ConfigError(
+            "the run in this folder had other settings",
+            code="VS103",
+            where=str(path),
+            why=told,
+            fix="train into another --out, or give the settings of before to go on",
+        )
+
+
+def _differing(before: Any, now: Any, key: str) -> Any:  # noqa: ANN401
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*before, *now}):
+            yield from _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif canonical(before) != canonical(now):
+        yield key, before, now
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    return state

@@ -1,0 +1,90 @@
+"""The settings of one training run: all that decides its result, besides the store."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from viewstore.errors import ConfigError
+from viewstore.train.method import MethodSettings
+from viewstore.train.networks import NetworkSettings
+from viewstore.train.optim import OptimSettings
+from viewstore.train.strategy import Strategy
+from viewstore.train.views import Preprocessing
+
+# Of values in [0, 1]: ImageNet's for colour, the middle of the range for gray.
+STATISTICS = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.5,), (0.5,))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What is trained on what. Two runs with equal settings and stores give equal encoders.
+
+    Attributes:
+        views: Names of view sets or policies, one per view.
+        method, strategy: Their settings.
+        network, optim: Settings of the network and the optimizer.
+        epochs, steps: Length of the run, exactly one of them.
+        batch_size: Samples per step.
+        size: Side of the views in pixels; None means that of the view sets or source images.
+        seed: Seed of the weights, the order and all draws.
+        holdout: Leave out every `holdout`-th row (0, holdout, ...); None means none.
+        precision: "bf16" computes the forward in bfloat16 where that is safe.
+        mean, std: Normalisation of values in [0, 1] per channel; None means STATISTICS.
+    """
+
+    views: tuple[str, ...]
+    method: MethodSettings
+    strategy: Strategy
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 256
+    size: int | None = None
+    seed: int = 0
+    holdout: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError(
+                "the length of the run must be given once",
+                why=f"epochs are {self.epochs}, steps are {self.steps}",
+                fix="give --epochs E or --steps N",
+            )
+        for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 2), ("holdout", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
+        if not 0 <= self.seed < 2**53:
+            raise ConfigError(f"seed must be in [0, 2^53), got {self.seed}")
+        self.strategy.check(self.method.TRAITS)
+
+    @property
+    def prepare(self) -> Preprocessing:
+        """How pixels become the network's input."""
+        channels = self.network.in_channels
+        mean, std = STATISTICS[channels]
+        return Preprocessing(in_channels=channels, mean=self.mean or mean, std=self.std or std)
+
+    def total_steps(self, epoch_steps: int) -> int:
+        """Return the length of the run in steps."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * epoch_steps
+
+    def total_epochs(self, epoch_steps: int) -> int:
+        """Return the number of epochs that are begun."""
+        return math.ceil(self.total_steps(epoch_steps) / epoch_steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values, names of method and strategy included."""
+        values = asdict(self)
+        values["method"] = {"name": self.method.TRAITS.name, **values["method"]}
+        values["strategy"] = {"name": self.strategy.NAME, **values["strategy"]}
+        return values
