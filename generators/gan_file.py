@@ -90,8 +90,8 @@ def write_generator(path: Path, network: StyleGAN2, origin: Origin, *, half: boo
     Raises:
         CheckpointError: a weight is too large for float16, or the file reads back differently.
     """
-    tensors = contiguous(network.state_dict(), half=half)
-    written = StyleGAN2.from_tensors(tensors, network.kwargs)
+    written = rounded(network, half=half)
+    tensors = contiguous(written.state_dict(), half=half)
     about = {
         KIND: "1",
         "kwargs": json.dumps(network.kwargs, sort_keys=True),
@@ -105,6 +105,11 @@ def write_generator(path: Path, network: StyleGAN2, origin: Origin, *, half: boo
     write_tensors(path, tensors, about)
     _compare(path, written)
     return written
+
+
+def rounded(network: StyleGAN2, *, half: bool) -> StyleGAN2:
+    """Return the network that a file of `network` holds: rounded to float16 if `half`."""
+    return StyleGAN2.from_tensors(contiguous(network.state_dict(), half=half), network.kwargs)
 
 
 def compared_images(network: StyleGAN2) -> torch.Tensor:

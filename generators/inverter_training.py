@@ -13,6 +13,7 @@ from viewstore.generators.keyed_rows import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2 import StyleGAN2
 
 REPORT_EVERY = 25
+QUALITY_BATCH = 256
 
 Encoder = Callable[[Tensor], Tensor]
 Report = Callable[[int, dict[str, float]], None]
@@ -83,6 +84,27 @@ def train_inverter(
                 raise ConfigError(f"training left the finite numbers at step {step}: {losses}")
             report(step + 1, losses)
     return inverter.requires_grad_(False).eval().cpu()
+
+
+@torch.no_grad()
+def quality(
+    images: Tensor, inverter: Inverter, generator: StyleGAN2, encoder: Encoder
+) -> dict[str, float]:
+    """Return how far decoded guesses are from images: mean squared pixels, distance of features.
+
+    Everything on the CPU; values of pixels in [-1, 1], decoded ones clamped.
+    """
+    errors, shifts = [], []
+    for real in torch.split(images, QUALITY_BATCH):
+        decoded = generator.synthesis(inverter(real)).clamp(-1, 1)
+        errors.append((decoded - real).square().mean((1, 2, 3)))
+        shifts.append((encoder((decoded + 1) / 2) - encoder((real + 1) / 2)).norm(dim=1))
+    shift = torch.cat(shifts)
+    return {
+        "pixel_mse": torch.cat(errors).mean().item(),
+        "shift_mean": shift.mean().item(),
+        "shift_p95": shift.quantile(0.95).item(),
+    }
 
 
 def _untrained(generator: StyleGAN2, seed: int) -> Inverter:
