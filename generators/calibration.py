@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.errors import ConfigError
+from viewstore.generators.base import Sample
+from viewstore.generators.expert import Expert, ExpertGenerator
 from viewstore.generators.latent_views import from_pixels
 from viewstore.image import resize
-from viewstore.policies import POLICIES, Policy
 from viewstore.randomness import BUILD, Op, Stream
 
 SAMPLES = 2048
@@ -62,20 +61,15 @@ def calibrate(
 
     `policy`: name of the expert policy that the encoder was trained with.
     """
-    if policy not in POLICIES:
-        raise ConfigError(
-            f"the encoder was trained with views of the unknown policy {policy!r}", code="VS102"
-        )
+    settings = Expert(policy=policy, views=DRAWS, height=size, width=size)
+    experts = ExpertGenerator(settings, seed)
     rows = keyed_rows(num_samples, seed)
-    stream = Stream(seed, 0, BUILD)
-    chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-    features = torch.cat(
-        [
-            _features(encoder, POLICIES[policy], stream, source_image, chunk, size, device)
-            for chunk in chunks
-        ]
-    )
-    return summarise(features[:, 0], features[:, 1:])
+    features = []
+    for first in range(0, len(rows), CHUNK):
+        chunk = [Sample(int(row), source_image(int(row))) for row in rows[first : first + CHUNK]]
+        features.append(_features(encoder, experts, chunk, size, device))
+    all_features = torch.cat(features)
+    return summarise(all_features[:, 0], all_features[:, 1:])
 
 
 def keyed_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
@@ -109,30 +103,16 @@ def summarise(anchors: Tensor, views: Tensor) -> Calibration:
 
 def _features(
     encoder: Callable[[Tensor], Tensor],
-    policies: Sequence[Policy],
-    stream: Stream,
-    source_image: Callable[[int], NDArray[np.uint8]],
-    rows: NDArray[np.int64],
+    experts: ExpertGenerator,
+    samples: list[Sample],
     size: int,
     device: str,
 ) -> Tensor:
     """Return the features of each source image and of its views, [B, 1 + DRAWS, E]."""
-    images = [source_image(int(row)) for row in rows]
-    height = np.array([len(image) for image in images])
-    width = np.array([image.shape[1] for image in images])
-    pixels = np.empty((len(images), 1 + DRAWS, size, size, 3), np.uint8)
-    for view in range(DRAWS):
-        policy = policies[view % len(policies)]
-        params = policy.draw(stream, rows.astype(np.uint64), view, height, width)
-        for number, image in enumerate(images):
-            pixels[number, 0] = resize(image, size, size, filter="area")
-            pixels[number, 1 + view] = policy.render(
-                image, _row(params, number), size=(size, size), filter="area"
-            )
+    pixels = np.empty((len(samples), 1 + DRAWS, size, size, 3), np.uint8)
+    for number, views in enumerate(experts.render(samples)):
+        pixels[number, 0] = resize(samples[number].image, size, size, filter="area")
+        pixels[number, 1:] = views.pixels
     seen = from_pixels(pixels, device)
     with torch.no_grad():
-        return encoder(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).cpu()
-
-
-def _row(params: dict[str, NDArray[Any]], row: int) -> dict[str, Any]:
-    return {name: values[row] for name, values in params.items()}
+        return encoder(seen.flatten(0, 1)).reshape(*seen.shape[:2], -1).cpu()

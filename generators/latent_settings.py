@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from viewstore.errors import ConfigError
 from viewstore.generators.calibration import calibrate
+from viewstore.generators.inverter import Inverter, InverterShape
 from viewstore.generators.stylegan2 import StyleGAN2
 
 if TYPE_CHECKING:
@@ -58,14 +60,13 @@ def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401
         )
 
 
-def check_inverter(gan: StyleGAN2, inverter: Any) -> None:  # noqa: ANN401
-    """Raise ConfigError if an inverter was trained for a generator of another shape."""
-    wanted = {"res": gan.res, "channels": gan.channels, "num_codes": gan.num_codes}
-    wanted["w_dim"] = gan.w_dim
+def check_inverter(gan: StyleGAN2, inverter: Inverter) -> None:
+    """Raise ConfigError if an inverter was trained for another generator."""
+    wanted, found = asdict(InverterShape.of(gan)), asdict(inverter.shape)
     for name, value in wanted.items():
-        if getattr(inverter, name) != value:
+        if found[name] != value:
             raise ConfigError(
-                f"{name} of the generator is {value}, of the inverter {getattr(inverter, name)}",
+                f"the inverter was trained for {name} {found[name]}, not {value}",
                 code="VS103",
                 fix="give the inverter that was trained for this generator",
             )

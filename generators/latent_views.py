@@ -44,7 +44,8 @@ class Decoder:
         """Return float32 images [N, C, H, W] of `latents` [N, L, D], not clamped."""
         if self.psi != 1:
             latents = torch.lerp(self.gan.w_avg, latents, self.psi)
-        return self.gan.synthesis(latents, noise="const").float()
+        images: Tensor = self.gan.synthesis(latents, noise="const")
+        return images.float()
 
 
 def decoder_of(context: Context, psi: float) -> Decoder:
@@ -80,17 +81,17 @@ def decoded_features(
     """Return the features of views [B, V, H, W, 3] as a reader of the store will see them."""
     stored = np.stack([codec.roundtrip(views) for views in pixels])
     seen = from_pixels(stored, device)
-    return encoder(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    return encoder(seen.flatten(0, 1)).reshape(*seen.shape[:2], -1)
 
 
 def start_noise(
     seed: int, index: int, views: int, code_shape: tuple[int, int]
 ) -> tuple[Tensor, NDArray[np.uint64]]:
     """Return N(0, 1) noise [views, L, D] of a sample, and the words that seeded each view."""
-    words = Stream(seed, 0, BUILD).seed_word(np.uint64(index), np.arange(views)).reshape(views)
+    words = Stream(seed, 0, BUILD).seed_word(index, np.arange(views))
     codes, width = code_shape
     drawn = [keyed_normal(codes, width, int(word)) for word in words]
-    return torch.stack(drawn), words.astype(np.uint64)
+    return torch.stack(drawn), words
 
 
 def fit_source(image: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:

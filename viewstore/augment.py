@@ -9,11 +9,12 @@ RandomResizedCrop (boxes).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from viewstore.errors import ConfigError
@@ -22,6 +23,7 @@ from viewstore.randomness import Integers, Op, Stream, integers
 Pixels = NDArray[np.uint8]
 Filter = Literal["area", "linear", "pil"]
 Range = tuple[float, float]
+Numbers = Sequence[float] | NDArray[Any]
 
 FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")
 CROP_ATTEMPTS = 10
@@ -137,9 +139,9 @@ def check_filter(name: str) -> Filter:
 
 def crop_resize(
     image: Pixels,
-    box: ArrayLike,
+    box: Numbers,
     size: tuple[int, int],
-    resize_filter: Filter,
+    filter: Filter,
     out: Pixels | None = None,
 ) -> Pixels:
     """Return the part of `image` in `box`, resized to `size` (height, width).
@@ -148,17 +150,17 @@ def crop_resize(
         image: uint8 [H, W, 3].
         box: (top, left, height, width) in pixels; whole pixels unless the filter is "pil".
         size: Height and width of the result.
-        resize_filter: "area" averages where both sides shrink and is "linear" elsewhere,
+        filter: "area" averages where both sides shrink and is "linear" elsewhere,
             "linear" interpolates without antialiasing (both OpenCV), "pil" is Pillow's
             antialiased bilinear. No two are equal.
         out: Where to write the result, C-contiguous; a new array if None.
     """
-    top, left, tall, wide = np.asarray(box, np.float64).tolist()
+    top, left, tall, wide = map(float, box)
     first_row, first_column = int(top), int(left)
     part = image[first_row : int(-(-(top + tall) // 1)), first_column : int(-(-(left + wide) // 1))]
     if out is None:
         out = np.empty((*size, image.shape[2]), np.uint8)
-    if resize_filter == "pil":
+    if filter == "pil":
         corner = (left - first_column, top - first_row)
         # A box stored as float32 may end past the last pixel by its rounding.
         end = min(corner[0] + wide, part.shape[1]), min(corner[1] + tall, part.shape[0])
@@ -168,24 +170,24 @@ def crop_resize(
         return out
     if part.shape[:2] != (tall, wide):
         raise ConfigError(
-            f"filter {resize_filter} needs boxes of whole pixels, got {[top, left, tall, wide]}; "
+            f"filter {filter} needs boxes of whole pixels, got {[top, left, tall, wide]}; "
             "use filter pil"
         )
     if part.shape[:2] == size:
         out[...] = part
         return out
     shrinks = tall >= size[0] and wide >= size[1]
-    method = cv2.INTER_AREA if resize_filter == "area" and shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if filter == "area" and shrinks else cv2.INTER_LINEAR
     cv2.resize(part, (size[1], size[0]), dst=out, interpolation=method)
     return out
 
 
-def warp(image: Pixels, box: ArrayLike, turn: float, size: tuple[int, int], out: Pixels) -> Pixels:
+def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: Pixels) -> Pixels:
     """Write into `out` the box of `image` turned about its centre by `turn` radians.
 
     Linear interpolation; what lies outside repeats the border.
     """
-    top, left, tall, wide = np.asarray(box, np.float64).tolist()
+    top, left, tall, wide = map(float, box)
     cos, sin = np.cos(turn), np.sin(turn)
     step_y, step_x = tall / size[0], wide / size[1]
     linear = np.array([[step_x * cos, -step_y * sin], [step_x * sin, step_y * cos]])
@@ -208,20 +210,19 @@ def brighten(pixels: Pixels, factor: float) -> None:
 def recolour(
     pixels: Pixels,
     *,
-    jitter: ArrayLike,
-    jitter_order: ArrayLike,
+    jitter: Numbers,
+    jitter_order: Sequence[int] | NDArray[Any],
     gray: bool,
     blur: float,
     solarize: int,
 ) -> None:
     """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
-    order = [op for op in np.asarray(jitter_order).tolist() if op != NOT_APPLIED]
+    order = [op for op in jitter_order if op != NOT_APPLIED]
     if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
         return
     picture = Image.fromarray(pixels)
-    factors = np.asarray(jitter, np.float64).tolist()
     for op in order:
-        picture = _JITTERS[op](picture, factors[op])
+        picture = _JITTERS[op](picture, float(jitter[op]))
     if gray:
         picture = picture.convert("L").convert("RGB")
     if blur > 0:

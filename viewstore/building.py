@@ -132,9 +132,12 @@ def build(request: BuildRequest, listener: Listener | None = None) -> Built:
         StoppedError: The disk is full, or a signal asked for a stop; commits are kept.
         ViewStoreError: A shard failed; the others were built.
     """
+    from viewstore.generators import make_settings
+
     listener = listener or Silent()
     paths = StorePaths(request.out)
     check_out(request.out)
+    make_settings(request.generator, request.settings)  # refused before anything is read
     table, skipped = _rows(request, paths, listener)
     plan, parent = _plan(request, paths, table, listener)
     started = time.monotonic()
@@ -229,7 +232,7 @@ def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
 def _rows(
     request: BuildRequest, paths: StorePaths, listener: Listener
 ) -> tuple[SourceTable, tuple[tuple[str, str], ...]]:
-    """Fix the rows of the store, or read those that are fixed."""
+    """Open the source, or read the rows that the store has fixed."""
     if paths.sources_record.is_file() and request.source is None and request.limit is None:
         return read_sources(paths)[0], ()
     spec = request.source or DEFAULT_SOURCE
@@ -238,11 +241,6 @@ def _rows(
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
         listener.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
-
-    def shard_rows(rows: int) -> int:
-        return request.shard_rows or choose_shard_rows(rows)
-
-    adopt_sources(paths, source.table, shard_rows)
     return source.table, tuple(source.skipped)
 
 
@@ -262,7 +260,6 @@ def _plan(
     before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
     settings = make_settings(request.generator, {**before, **request.settings})
     models, weights = compose.load_models(kind.NEEDS, request.files)
-    _, shard_rows, sources_id = read_sources(paths)
     parent = None if kind.PARENT is None else compose.parent_view_set(paths, kind.PARENT)
     context = compose.make_context(
         table=table,
@@ -274,6 +271,8 @@ def _plan(
         warn=listener.warn,
     )
     resolved = settings.resolve(context)
+    adopt_sources(paths, table, lambda rows: request.shard_rows or choose_shard_rows(rows))
+    _, shard_rows, sources_id = read_sources(paths)
     plan = compose.make_plan(
         resolved,
         context,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "train": Entry("viewstore.cli_gan_train:train", "Train a generator, or its inverter."),
+    "invert": Entry("viewstore.cli_make:invert", "Find the latents of a source's images."),
     "sample": Entry("viewstore.cli_gan:sample", "Make images of latents."),
     "convert": Entry("viewstore.cli_gan:convert", "Write any StyleGAN2 file as our own."),
 }
@@ -33,7 +34,7 @@ FILE = click.Path(path_type=Path)
 @common_options
 @click.pass_context
 def gan(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
-    """Train, sample and convert StyleGAN2 generators."""
+    """Train StyleGAN2 generators, invert images, sample and convert."""
     apply_common(context.ensure_object(Terminal), **options)
 
 

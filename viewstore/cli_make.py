@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,10 @@ from viewstore.errors import ConfigError
 from viewstore.terminal import Progress, Terminal, duration
 
 DEFAULT_OUT = Path("views")
+FILE = click.Path(path_type=Path)
 
 
-@command("build", example="viewstore build --generator w-search --out views")
-@click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
-@click.option(
-    "--source",
-    metavar="SRC",
-    help="Folder of class folders, WebDataset tar or brace pattern, .npz, or digits."
-    "  [default: the store's, or digits]",
-)
-@click.option(
+STORE = click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
@@ -33,29 +28,83 @@ DEFAULT_OUT = Path("views")
     metavar="STORE",
     help="The store.",
 )
-@click.option("--view-set", metavar="NAME", help="Name of the view set.  [default: generator's]")
+_OPTIONS = (
+    click.option(
+        "--source",
+        metavar="SRC",
+        help="Folder of class folders, WebDataset tar or brace pattern, .npz, or digits."
+        "  [default: the store's, or digits]",
+    ),
+    STORE,
+    click.option("--view-set", metavar="NAME", help="Its name.  [default: generator's]"),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N samples only."),
+    click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]"),
+    click.option("--gan", type=FILE, metavar="FILE", help="StyleGAN2 weights."),
+    click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder."),
+    click.option("--inverter", type=FILE, metavar="FILE", help="GAN inverter."),
+    click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another setting."),
+    click.option("--shard-rows", type=click.IntRange(1, 8192), metavar="S", help="Rows a shard."),
+    click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes."),
+    click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device."),
+    click.option("--shard", metavar="I/N", help="Build slice I of N; finalise afterwards."),
+    click.option("--only", metavar="K,K-K", help="Build these shards only."),
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="At an image that cannot be read.",
+    ),
+    click.option(
+        "--max-failures",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Exit 1 above this many failed samples.",
+    ),
+    click.option(
+        "--grace",
+        type=float,
+        default=25.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds for the running shards after SIGTERM.",
+    ),
+)
+
+
+def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that builds a view set."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), function)
+
+
+@command("build", example="viewstore build --generator w-search --out views")
+@click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
 @click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
 @click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N samples only.")
-@click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]")
 @click.option("--codec", type=click.Choice(["raw", "jpg", "png", "webp"]), help="How to store.")
-@click.option("--gan", type=click.Path(path_type=Path), metavar="FILE", help="StyleGAN2 weights.")
-@click.option("--encoder", type=click.Path(path_type=Path), metavar="FILE", help="SSL encoder.")
-@click.option("--inverter", type=click.Path(path_type=Path), metavar="FILE", help="GAN inverter.")
-@click.option("--set", "assignments", multiple=True, metavar="K=V", help="A generator setting.")
-@click.option("--shard-rows", type=click.IntRange(1, 8192), metavar="S", help="Rows per shard.")
-@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--shard", metavar="I/N", help="Build slice I of N; finalise afterwards.")
-@click.option("--only", metavar="K,K-K", help="Build these shards only.")
-@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True)
-@click.option("--max-failures", type=click.IntRange(min=0), default=0, metavar="N")
-@click.option("--grace", type=float, default=25.0, show_default=True, metavar="S")
+@build_options
 def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Make a view set, or go on with one: what is committed is kept, the rest is built.
 
     Stopped at any moment, it goes on where it was when the same command runs again.
     """
+    return _build(terminal, options)
+
+
+@command("invert", example="viewstore gan invert --source digits --out views")
+@build_options
+def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
+    """Find the latents whose images are nearest to the source's: the view set "recon".
+
+    It is what w-search and w-perturb start from; they build it themselves where it is missing.
+    """
+    fixed = {"generator": "recon", "views": None, "size": None, "codec": None}
+    return _build(terminal, options | fixed)
+
+
+def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     from viewstore.building import build as run
 
     request = _request(options)

@@ -78,17 +78,29 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace the file `path` by `data`: a crash leaves the old file or the new one, synced."""
-    write_atomic_with(path, lambda temporary: write_temporary(temporary, data, mode=mode))
+def write_atomic(
+    path: Path, data: bytes, *, mode: int = 0o644, scratch: Path | None = None
+) -> None:
+    """Replace the file `path` by `data`: a crash leaves the old file or the new one, synced.
+
+    A crash may also leave a temporary file: in `scratch`, a directory on the same file system,
+    or beside `path` if there is none.
+    """
+
+    def write(temporary: Path) -> None:
+        write_temporary(temporary, data, mode=mode)
+
+    write_atomic_with(path, write, scratch=scratch)
 
 
-def write_atomic_with(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic_with(
+    path: Path, write: Callable[[Path], None], *, scratch: Path | None = None
+) -> None:
     """Replace the file `path` by what `write` puts into the temporary path it is given.
 
     For writers of other libraries, which take a path: the result is synced before it is named.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = (scratch or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         write(temporary)
         descriptor = os.open(temporary, os.O_RDONLY)

@@ -34,6 +34,7 @@ from viewstore.stats import pack_stats
 from viewstore.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
 
 Derived = dict[str, tuple[int, str]]
+LOCK = "finalise.lock"
 
 
 def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
@@ -135,7 +136,7 @@ def _place_chunk(
         return
     if not target.is_file() or target.read_bytes() != chunk:
         unpack_chunk(column, chunk, plan.shard_rows)
-        disk.write_atomic(target, bytes(chunk), mode=0o444)
+        disk.write_atomic(target, bytes(chunk), mode=0o444, scratch=paths.tmp)
 
 
 def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
@@ -147,7 +148,7 @@ def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
 def _replace(paths: ViewSetPaths, name: str, data: bytes, derived: Derived) -> None:
     path = paths.root / name
     if not path.is_file() or path.read_bytes() != data:
-        disk.write_atomic(path, data)
+        disk.write_atomic(path, data, scratch=paths.tmp)
     derived[name] = (len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -175,7 +176,7 @@ def _publish(
             manifest = newest
             break
         number += 1
-    disk.write_atomic(paths.manifest, manifest.pack())
+    disk.write_atomic(paths.manifest, manifest.pack(), scratch=paths.tmp)
     return manifest
 
 
@@ -207,7 +208,7 @@ def _check_size(path: Path, expected: int) -> None:
 @contextlib.contextmanager
 def _single_writer(paths: StorePaths) -> Iterator[None]:
     """Let one finalise run at a time here; the manifest is safe without it."""
-    descriptor = os.open(paths.tmp / "finalise.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(paths.tmp / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

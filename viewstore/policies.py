@@ -57,7 +57,7 @@ class ViewPolicy(Protocol):
         image: Pixels,
         params: Mapping[str, Any],
         size: tuple[int, int],
-        resize_filter: Filter,
+        filter: Filter,
         out: Pixels | None = None,
     ) -> Pixels:
         """Return the view with these params, uint8 [height, width, 3]. Pure: it replays too."""
@@ -150,11 +150,11 @@ class Policy:
         image: Pixels,
         params: Mapping[str, Any],
         size: tuple[int, int],
-        resize_filter: Filter,
+        filter: Filter,
         out: Pixels | None = None,
     ) -> Pixels:
         """Return the view with these params, uint8 [height, width, 3]."""
-        view = augment.crop_resize(image, params["crop_box"], size, resize_filter, out)
+        view = augment.crop_resize(image, params["crop_box"], size, filter, out)
         if params["flip"]:
             view[...] = view[:, ::-1].copy()
         augment.recolour(
@@ -235,7 +235,7 @@ class Digits:
         image: Pixels,
         params: Mapping[str, Any],
         size: tuple[int, int],
-        resize_filter: Filter,
+        filter: Filter,
         out: Pixels | None = None,
     ) -> Pixels:
         """Return the view with these params; always interpolated linearly, as warps are."""

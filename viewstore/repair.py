@@ -18,7 +18,7 @@ from viewstore.commit import committed_shards, read_commit, read_commits, read_p
 from viewstore.compose import OnError, WeightFiles
 from viewstore.engine import check_outcomes
 from viewstore.errors import FormatError
-from viewstore.finalise import finalise
+from viewstore.finalise import LOCK, finalise
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import Manifest
 from viewstore.verify import Fault, orphans
@@ -121,15 +121,14 @@ def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: 
     disk.write_atomic(probe, b"")
     now = probe.stat().st_mtime
     disk.unlink(probe)
-    removed = []
+    garbage = [path for path in paths.tmp.iterdir() if path.name != LOCK]
     for name in view_sets(paths):
         view_set = paths.view_set(name)
-        for path in orphans(view_set, read_commits(view_set)):
-            if now - path.stat().st_mtime >= older_seconds:
-                removed.append(path)
-                if not dry_run:
-                    disk.unlink(path)
-    return removed
+        garbage += orphans(view_set, read_commits(view_set))
+    old = [path for path in garbage if now - path.stat().st_mtime >= older_seconds]
+    for path in [] if dry_run else old:
+        disk.unlink(path)
+    return old
 
 
 def failed_shards(paths: ViewSetPaths) -> list[int]:

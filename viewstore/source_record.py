@@ -82,7 +82,7 @@ def adopt_sources(
     for name, data in files.items():
         path = paths.sources / name
         if not path.is_file() or path.read_bytes() != data:
-            disk.write_atomic(path, data, mode=0o444)
+            disk.write_atomic(path, data, mode=0o444, scratch=paths.tmp)
     if disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp):
         return
     stored = _record(paths)

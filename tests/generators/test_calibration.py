@@ -47,7 +47,7 @@ def test_the_seed_decides_the_figures(world: World) -> None:
 
 
 def test_an_unknown_policy_is_named(world: World) -> None:
-    with pytest.raises(ConfigError, match="unknown policy 'mirror'"):
+    with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
         calibrate(
             encoder=world.context.models["encoder"],
             policy="mirror",

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.generators.latent_world import World, make_world, small_encoder, small_gan
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Rendered, Sample
 from viewstore.generators.inversion import Inversion
+from viewstore.generators.inverter import Inverter, InverterShape
+from viewstore.generators.stylegan2 import StyleGAN2
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +91,12 @@ def test_without_an_encoder_features_are_left_out(world: World) -> None:
         Inversion().resolve(alone.context)
 
 
-class Recalling(nn.Module):
-    """An inverter that always answers the same latents."""
-
-    res, channels, num_codes, w_dim = 16, 1, 6, 8
-
-    def __init__(self, latents: Tensor) -> None:
-        super().__init__()
-        self.latents = latents
-
-    def forward(self, images: Tensor) -> Tensor:
-        assert images.shape[1:] == (1, 16, 16)
-        return self.latents.expand(len(images), -1, -1)
+def recalling(gan: StyleGAN2, latents: Tensor) -> Inverter:
+    """Return an inverter that always answers `latents`."""
+    inverter = Inverter(InverterShape.of(gan)).requires_grad_(False).eval()
+    inverter.out.weight.zero_()
+    inverter.out.bias.copy_(latents.flatten())
+    return inverter
 
 
 def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(world: World) -> None:
@@ -108,7 +104,7 @@ def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(world: World)
     latents = gan.sample(1, 99)
     pixels = ((gan.synthesis(latents) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     image = pixels[0].permute(1, 2, 0).repeat(1, 1, 3).numpy()
-    there = world.with_models(inverter=Recalling(latents))
+    there = world.with_models(inverter=recalling(gan, latents[0]))
     settings = Inversion(slots=2, shift_stop=0.05).resolve(there.context)
     assert (settings.inverter, settings.max_steps) == (True, 50)
     (one,) = settings.make(there.context).render([Sample(0, image)])
@@ -117,9 +113,8 @@ def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(world: World)
 
 
 def test_an_inverter_of_another_generator_is_refused(world: World) -> None:
-    other = Recalling(torch.zeros(1, 6, 8))
-    other.w_dim = 32
-    with pytest.raises(ConfigError, match="w_dim of the generator is 8, of the inverter 32"):
+    other = recalling(small_gan(seed=1), torch.zeros(6, 8))
+    with pytest.raises(ConfigError, match="the inverter was trained for generator"):
         Inversion(shift_stop=0.05).resolve(world.with_models(inverter=other).context)
 
 

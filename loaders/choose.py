@@ -1,0 +1,101 @@
+"""Which of the cached views a slot shows, over samples and epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.randomness import Op, Stream
+
+Pick = Literal["schedule", "random"]
+Missing = Literal["raise", "fallback", "resample"]
+
+USABLE = (1, 2)  # values of "status": made, or made without meeting the goal
+
+
+def check_count(name: str, wanted: int, cached: int) -> None:
+    """Raise ConfigError if more views are wanted than a sample has."""
+    if wanted > cached:
+        raise ConfigError(
+            f"view set {name} has {cached} views a sample, got {wanted} slots for it; "
+            f"ask for at most {cached}, or build a view set with more views"
+        )
+
+
+def choose_views(
+    seed: int, epoch: int, index: NDArray[np.int64], *, cached: int, wanted: int, pick: Pick
+) -> NDArray[np.int64]:
+    """Return `wanted` distinct view numbers below `cached` of each sample, [B, wanted].
+
+    They are the first columns of `preference`.
+    """
+    return preference(seed, epoch, index, cached=cached, wanted=wanted, pick=pick)[:, :wanted]
+
+
+def preference(
+    seed: int, epoch: int, index: NDArray[np.int64], *, cached: int, wanted: int, pick: Pick
+) -> NDArray[np.int64]:
+    """Return all view numbers of each sample, those shown in this epoch first, [B, cached].
+
+    "schedule" goes round a permutation of the sample's views, `wanted` an epoch, and draws
+    another one when every view was shown equally often. "random" draws one each epoch. The
+    permutation depends on the sample alone, so slots of two view sets show views of the same
+    numbers.
+    """
+    period = cached // math.gcd(cached, wanted) if pick == "schedule" else 1
+    cycle, turn = divmod(epoch, period)
+    words = Stream(seed, cycle).words(Op.SCHEDULE, index, 0, blocks=-(-cached // 4))
+    order = np.argsort(words[:, :cached], axis=1, kind="stable")
+    return np.roll(order, -turn * wanted, axis=1)
+
+
+def replace_missing(
+    views: NDArray[np.int64],
+    order: NDArray[np.int64],
+    status: NDArray[np.uint8],
+    index: NDArray[np.int64],
+    *,
+    name: str,
+    missing: Missing,
+) -> NDArray[np.int64]:
+    """Return the views to show in place of `views` where some were not made.
+
+    Args:
+        views: Chosen view numbers, [B, n].
+        order: All view numbers of each sample by preference, [B, V].
+        status: Status of all views of each sample, [B, V].
+        index: Rows, for messages.
+        name: View set, for messages.
+        missing: "raise", "fallback" (show what is stored), or "resample" (the next usable view
+            of the sample that no slot shows; else the first usable one).
+
+    Raises:
+        FormatError: A view was not made and `missing` is "raise", or no view of a sample was.
+    """
+    usable = np.isin(status, USABLE)
+    bad = ~np.take_along_axis(usable, views, axis=1)
+    if missing == "fallback" or not bad.any():
+        return views
+    first = int(np.flatnonzero(bad.any(axis=1))[0])
+    if missing == "raise":
+        view = int(views[first][bad[first]][0])
+        raise FormatError(
+            f"view {view} of row {index[first]} of {name} was not made: "
+            f"its status is {status[first, view]}",
+            why="0 never written, 3 failed, 4 source unreadable",
+            fix="pass missing='resample' or missing='fallback', or build the view set again",
+        )
+    replaced = views.copy()
+    for row in np.flatnonzero(bad.any(axis=1)).tolist():
+        spare = [view for view in order[row].tolist() if usable[row, view]]
+        if not spare:
+            raise FormatError(f"no view of row {index[row]} of {name} was made")
+        shown = set(views[row][~bad[row]].tolist())
+        unused = iter([view for view in spare if view not in shown])
+        for slot in np.flatnonzero(bad[row]).tolist():
+            replaced[row, slot] = next(unused, spare[0])
+    return replaced

@@ -1,0 +1,241 @@
+"""The order of an epoch, and its cut into steps and ranks: functions of seed and epoch alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+
+VERSION = 1
+SHARDS_STREAM = 1  # stream 0 orders rows; from 2 on, the windows of a block shuffle
+WINDOW_STREAM = 2
+
+Tail = Literal["drop", "pad", "keep"]
+Positions = NDArray[np.int64]
+Rounds = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A keyed permutation of range(size) that needs no memory: Feistel rounds, cycle walking.
+
+    Attributes:
+        size: Number of elements.
+        seed, epoch, stream: The key. Seed and epoch are hashed, never added.
+    """
+
+    size: int
+    seed: int
+    epoch: int
+    stream: int = 0
+    _keys: tuple[np.uint32, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # 8 rounds on 8 elements or fewer are visibly biased.
+        rounds = 24 if self.size <= 256 else 8
+        number = b"".join(n.to_bytes(8, "little") for n in (self.seed, self.epoch, self.stream))
+        digest = hashlib.shake_256(b"viewstore/order/1" + number).digest(4 * rounds)
+        object.__setattr__(self, "_keys", tuple(np.frombuffer(digest, "<u4")))
+
+    def __call__(self, positions: Positions) -> Positions:
+        """Return the element at each position."""
+        return self._walk(positions, self._forward)
+
+    def inverse(self, elements: Positions) -> Positions:
+        """Return the position of each element."""
+        return self._walk(elements, self._backward)
+
+    @property
+    def _bits(self) -> tuple[int, int]:
+        """Return the bits of the low and of the high half."""
+        bits = (self.size - 1).bit_length()
+        return bits // 2, bits - bits // 2
+
+    def _walk(self, numbers: Positions, rounds: Rounds) -> Positions:
+        x = np.asarray(numbers, dtype=np.uint64)
+        if self.size <= 1:
+            return np.zeros(x.shape, np.int64)
+        x = rounds(x)
+        while (outside := x >= self.size).any():
+            x[outside] = rounds(x[outside])
+        return x.astype(np.int64)
+
+    def _forward(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        high, low = self._split(x)
+        for i, key in enumerate(self._keys):
+            high, low = self._round(i, key, high, low)
+        return self._join(high, low)
+
+    def _backward(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        high, low = self._split(x)
+        for i, key in reversed(list(enumerate(self._keys))):
+            high, low = self._round(i, key, high, low)
+        return self._join(high, low)
+
+    def _round(
+        self, i: int, key: np.uint32, high: NDArray[np.uint32], low: NDArray[np.uint32]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        low_bits, high_bits = self._bits
+        if i % 2 == 0:
+            return high ^ (_mix(low, key) & np.uint32((1 << high_bits) - 1)), low
+        return high, low ^ (_mix(high, key) & np.uint32((1 << low_bits) - 1))
+
+    def _split(self, x: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        low_bits, _ = self._bits
+        low = x & np.uint64((1 << low_bits) - 1)
+        return (x >> np.uint64(low_bits)).astype(np.uint32), low.astype(np.uint32)
+
+    def _join(self, high: NDArray[np.uint32], low: NDArray[np.uint32]) -> NDArray[np.uint64]:
+        return high.astype(np.uint64) << np.uint64(self._bits[0]) | low
+
+
+def _mix(x: NDArray[np.uint32], key: np.uint32) -> NDArray[np.uint32]:
+    x = x ^ key
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x85EBCA6B)
+    x ^= x >> np.uint32(13)
+    x *= np.uint32(0xC2B2AE35)
+    x ^= x >> np.uint32(16)
+    return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Which row stands at which position of an epoch.
+
+    Attributes:
+        shuffle: "global"; "block:B" shuffles shards, then the rows within windows of B shards;
+            "none" keeps the rows as they are.
+        num_rows: Rows of an epoch.
+        seed: Seed of every epoch's order.
+        shard_rows: Rows per shard; used by "block:B" alone.
+    """
+
+    shuffle: str
+    num_rows: int
+    seed: int
+    shard_rows: int
+
+    def __post_init__(self) -> None:
+        name, _, window = self.shuffle.partition(":")
+        block = name == "block" and window.isdecimal() and int(window) > 0
+        if self.shuffle not in ("global", "none") and not block:
+            raise ConfigError(
+                "shuffle must be global, none or block:B with B shards a window, "
+                f"got {self.shuffle!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Version and shuffle: states of another name are refused."""
+        return f"{VERSION}:{self.shuffle}"
+
+    def rows(self, positions: Positions, epoch: int) -> Positions:
+        """Return the row at each position of an epoch."""
+        if self.shuffle == "none":
+            return positions
+        if self.shuffle == "global":
+            return Permutation(self.num_rows, self.seed, epoch)(positions)
+        return self._block_rows(positions, epoch)
+
+    @property
+    def _window(self) -> int:
+        return int(self.shuffle.partition(":")[2])
+
+    @cached_property
+    def _shards(self) -> int:
+        return -(-self.num_rows // self.shard_rows)
+
+    def _block_rows(self, positions: Positions, epoch: int) -> Positions:
+        shards = Permutation(self._shards, self.seed, epoch, SHARDS_STREAM)(np.arange(self._shards))
+        sizes = np.minimum(self.shard_rows, self.num_rows - shards * self.shard_rows)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        bounds = np.append(starts[: -1 : self._window], self.num_rows)
+        windows = np.searchsorted(bounds, positions, side="right") - 1
+        places = np.empty(positions.shape, np.int64)
+        for window in np.unique(windows).tolist():
+            here = windows == window
+            size = int(bounds[window + 1] - bounds[window])
+            inside = Permutation(size, self.seed, epoch, WINDOW_STREAM + window)
+            places[here] = bounds[window] + inside(positions[here] - bounds[window])
+        turn = np.searchsorted(starts, places, side="right") - 1
+        return np.asarray(shards[turn] * self.shard_rows + places - starts[turn])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The steps of an epoch, and the part of each that one rank reads.
+
+    Attributes:
+        num_rows: Rows of an epoch, n.
+        global_batch: Samples per step over all ranks, G.
+        tail: What becomes of the last, short step: "drop" it, "pad" it from the start of the
+            epoch with valid = False, or "keep" it short, for evaluation.
+        rank, world_size: Ranks cut a step in rank order.
+        uneven: Whether the first ranks may take one sample more than the others.
+    """
+
+    num_rows: int
+    global_batch: int
+    tail: Tail = "drop"
+    rank: int = 0
+    world_size: int = 1
+    uneven: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tail not in ("drop", "pad", "keep"):
+            raise ConfigError(f"tail must be drop, pad or keep, got {self.tail!r}")
+        if self.global_batch < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.global_batch}")
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank must be in [0, {self.world_size}), got {self.rank}")
+        if self.global_batch % self.world_size and not self.uneven:
+            raise ConfigError(self._uneven_message())
+        if self.steps == 0:
+            raise ConfigError(
+                f"batch_size must be at most the {self.num_rows} rows of an epoch where the "
+                f"tail is dropped, got {self.global_batch}; or pass tail='pad'"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, T, the same on every rank."""
+        if self.tail == "drop":
+            return self.num_rows // self.global_batch
+        return -(-self.num_rows // self.global_batch)
+
+    def step_size(self, step: int) -> int:
+        """Return the samples of a step over all ranks, g."""
+        if self.tail == "keep":
+            return min(self.global_batch, self.num_rows - step * self.global_batch)
+        return self.global_batch
+
+    def positions(self, step: int) -> tuple[Positions, NDArray[np.bool_]]:
+        """Return the positions of a step that this rank reads, and which are no padding."""
+        share, extra = divmod(self.step_size(step), self.world_size)
+        first = step * self.global_batch + self.rank * share + min(self.rank, extra)
+        raw = np.arange(first, first + share + (self.rank < extra), dtype=np.int64)
+        return raw % max(1, self.num_rows), raw < self.num_rows
+
+    def weight(self, step: int) -> float:
+        """Return this rank's weight in the mean of the ranks' gradients; 1 in an even cut."""
+        mine = len(self.positions(step)[0])
+        return mine * self.world_size / self.step_size(step)
+
+    def _uneven_message(self) -> str:
+        batch, world = self.global_batch, self.world_size
+        worlds = [n for n in range(1, min(batch, 64) + 1) if batch % n == 0]
+        below = batch - batch % world
+        batches = [str(n) for n in (below, below + world) if n]
+        return (
+            f"batch_size is over all ranks and must be a multiple of world_size {world}, "
+            f"got {batch}; use batch_size {' or '.join(batches)}, or one of the world sizes "
+            f"{', '.join(map(str, worlds))}, or pass uneven=True"
+        )

@@ -1,0 +1,313 @@
+"""The loop: resumable to the bit, refusing before it reads, stopping where losses break."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from viewstore.errors import CheckpointError, ConfigError, StoppedError
+from viewstore.train.a2 import A2
+from viewstore.train.config import PretrainConfig
+from viewstore.train.encoder_file import load_encoder
+from viewstore.train.networks import NetworkSettings
+from viewstore.train.optim import OptimSettings
+from viewstore.train.pretrain import Feed, RunOptions, TrainResult, pretrain
+from viewstore.train.simclr import SimCLRSettings
+from viewstore.train.standard import Standard
+
+ROLES = ("expert", "expert", "generated")
+EPOCH_STEPS = 3
+BATCH = 8
+
+
+@dataclass
+class View:
+    pixels: Tensor
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    views: list[View]
+    index: Tensor
+    state: dict[str, Any]
+
+
+class MemoryLoader:
+    """Noisy copies of random images, drawn by (epoch, step): what a loader does, in memory."""
+
+    def __init__(self, views: int = 3, *, brightness: int = 255) -> None:
+        self.views = views
+        self.brightness = brightness
+        self.epoch = self.step = 0
+        self.reads = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.step < EPOCH_STEPS:
+            self.reads += 1
+            yield self.batch()
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def batch(self) -> Batch:
+        generator = torch.Generator().manual_seed(100 * self.epoch + self.step)
+        shape = (self.views, BATCH, 3, 16, 16)
+        pixels = torch.randint(self.brightness, shape, generator=generator, dtype=torch.uint8)
+        index = torch.arange(BATCH) + BATCH * self.step
+        self.step += 1
+        state = {"epoch": self.epoch, "step": self.step}
+        return Batch([View(view) for view in pixels], index, state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        if self.step == EPOCH_STEPS:
+            self.epoch, self.step = self.epoch + 1, 0
+
+
+@dataclass
+class Report:
+    views: int = 0
+    facts: dict[str, float | int | str] = field(default_factory=dict)
+
+    def advance(self, count: int = 1, **facts: float | int | str) -> None:
+        self.views += count
+        self.facts |= facts
+
+
+CONFIG = PretrainConfig(
+    views=("simclr", "simclr", "w-search"),
+    method=SimCLRSettings(negatives="other"),
+    strategy=A2(),
+    network=NetworkSettings(backbone="conv3", in_channels=1, projector=(16, 8)),
+    optim=OptimSettings(name="sgd", lr=0.1, warmup_epochs=1),
+    epochs=2,
+    batch_size=BATCH,
+)
+
+
+def feed(loader: MemoryLoader | None = None, roles: tuple[str, ...] = ROLES) -> Feed:
+    return Feed(
+        loader=loader or MemoryLoader(),
+        roles=roles,
+        epoch_steps=EPOCH_STEPS,
+        size=16,
+        policy="simclr",
+        store_id="ab" * 32,
+    )
+
+
+def run(
+    out: Path, config: PretrainConfig = CONFIG, *, report: Report | None = None, **options: object
+) -> TrainResult:
+    values: dict[str, Any] = {"out": out, "checkpoint_seconds": 1e9} | options
+    return pretrain(config, feed(), RunOptions(**values), report or Report())
+
+
+def stopping_after(steps: int) -> Callable[[], bool]:
+    """A request to stop that comes while the given step of this process runs."""
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) == steps
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_run_stopped_at_any_step_ends_as_if_it_never_had(tmp_path: Path, optimizer: str) -> None:
+    config = replace(CONFIG, optim=replace(CONFIG.optim, name=optimizer, lr=0.01))
+    whole = run(tmp_path / "whole", config)
+    for steps in range(1, 6):
+        out = tmp_path / f"stopped-{steps}"
+        with pytest.raises(StoppedError, match=f"training stopped after step {steps} of 6"):
+            run(out, config, stop=stopping_after(steps))
+        torch.manual_seed(steps)  # a new process starts from another generator
+        resumed = run(out, config)
+        assert (resumed.resumed_at, resumed.steps) == (steps, 6)
+        assert files(out) == files(tmp_path / "whole")
+        assert resumed.history == whole.history
+
+
+def test_a_run_stopped_every_step_ends_as_if_it_never_had(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    for _ in range(5):
+        with pytest.raises(StoppedError):
+            run(tmp_path / "out", stop=lambda: True)
+    run(tmp_path / "out", stop=lambda: True)  # the last step is done: nothing is left to stop
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_run_killed_between_checkpoints_goes_on_from_the_last(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill() -> bool:
+        raise Killed
+
+    run(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        run(tmp_path / "out", stop=stopping_after(2))
+    with pytest.raises(Killed):
+        run(tmp_path / "out", stop=kill)
+    assert run(tmp_path / "out").resumed_at == 2
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_finished_run_reads_nothing_more(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    (tmp_path / "encoder.safetensors").unlink()
+    loader = MemoryLoader()
+    again = pretrain(CONFIG, feed(loader), RunOptions(out=tmp_path), Report())
+    assert loader.reads == 0
+    assert again.history == first.history
+    assert load_encoder(again.encoder).size == 16
+
+
+def test_a_run_is_checkpointed_while_it_goes(tmp_path: Path) -> None:
+    seen = []
+
+    def look() -> bool:
+        seen.append((tmp_path / "checkpoint.safetensors").exists())
+        return False
+
+    run(tmp_path, checkpoint_seconds=0.0, stop=look)
+    assert seen == [False, *[True] * 5]
+
+
+def test_other_settings_are_refused_naming_them(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path, stop=lambda: True)
+    before = files(tmp_path)
+    other = replace(CONFIG, strategy=A2(alpha=0.25), epochs=3)
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        run(tmp_path, other)
+    assert caught.value.code == "VS103"
+    assert caught.value.why == "epochs was 2, is 3; strategy.alpha was 0.5, is 0.25"
+    assert files(tmp_path) == before
+
+
+def test_another_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path, stop=lambda: True)
+    other = replace(feed(), store_id="cd" * 32)
+    with pytest.raises(ConfigError) as caught:
+        pretrain(CONFIG, other, RunOptions(out=tmp_path), Report())
+    assert (caught.value.why or "").startswith("store was 'abab")
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path, stop=lambda: True)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        run(tmp_path)
+
+
+def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
+    loader = MemoryLoader(2)
+    with pytest.raises(ConfigError, match="strategy a2 trains on at least 3 views"):
+        pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Report())
+    short = replace(feed(loader), epoch_steps=0)
+    with pytest.raises(ConfigError, match="batch size must be at most the number of samples"):
+        pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Report())
+    assert loader.reads == 0
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) -> None:
+    poisoned = replace(CONFIG, mean=(float("nan"),))
+    with pytest.raises(ConfigError, match="the loss must be finite, got nan at step 0") as caught:
+        run(tmp_path, poisoned)
+    assert "lower --lr" in (caught.value.fix or "")
+    assert files(tmp_path) == {}
+
+
+def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
+    report = Report()
+    result = run(tmp_path, replace(CONFIG, epochs=None, steps=4), report=report)
+    assert (result.steps, len(result.history)) == (4, 1)
+    assert report.views == 4 * BATCH * 3
+    assert report.facts["epoch"] == 2
+
+
+def test_progress_counts_the_views_of_before(tmp_path: Path) -> None:
+    report = Report()
+    with pytest.raises(StoppedError):
+        run(tmp_path, stop=stopping_after(4))
+    run(tmp_path, report=report)
+    assert report.views == 6 * BATCH * 3
+    assert set(report.facts) == {"epoch", "loss", "lr"}
+
+
+def test_the_encoder_carries_what_its_reader_needs(tmp_path: Path) -> None:
+    encoder = load_encoder(run(tmp_path, command="viewstore train x", half=True).encoder)
+    settings = encoder.settings
+    assert (settings.backbone, settings.projector, settings.size) == ("conv3", (16, 8), 16)
+    assert (settings.mean, settings.std, settings.policy) == ((0.5,), (0.5,), "simclr")
+    assert settings.provenance["command"] == "viewstore train x"
+    assert settings.provenance["settings"]["optim"]["name"] == "sgd"
+
+
+def test_training_makes_the_two_views_of_a_sample_agree(tmp_path: Path) -> None:
+    class Copies(MemoryLoader):
+        def batch(self) -> Batch:
+            batch = super().batch()
+            base = torch.randint(
+                255, (BATCH, 3, 16, 16), generator=torch.Generator().manual_seed(9)
+            )
+            for view in batch.views:
+                view.pixels = ((base * 3 + view.pixels) // 4).to(torch.uint8)
+            return batch
+
+    config = replace(CONFIG, strategy=Standard(), epochs=8, views=("simclr", "simclr"))
+    copies = feed(Copies(2), ROLES[:2])
+    result = pretrain(config, copies, RunOptions(out=tmp_path), Report())
+    assert result.history[-1] < 0.6 * result.history[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": None}, "the length of the run must be given once"),
+        ({"steps": 5}, "the length of the run must be given once"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch size must be at least 2"),
+        ({"holdout": 1}, "holdout must be at least 2"),
+        ({"seed": -1}, "seed must be in"),
+    ],
+)
+def test_settings_that_make_no_run_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "sdg"}, "optimizer must be one of sgd, adam, adamw"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"weight_decay": -1.0}, "weight decay must be at least 0"),
+        ({"momentum": 1.0}, "momentum must be in"),
+        ({"schedule": "linear"}, "schedule must be cosine or constant"),
+        ({"warmup_epochs": -1}, "warm-up must be at least 0"),
+    ],
+)
+def test_settings_of_no_optimizer_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OptimSettings(**change)
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+    optim = OptimSettings(lr=0.5, warmup_epochs=2)
+    run_length = {"total_steps": 20, "epoch_steps": 5, "batch_size": 512}
+    rates = [optim.rate(step, **run_length) for step in range(21)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[15] == pytest.approx(0.5)
+    assert rates[20] == pytest.approx(0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    constant = replace(optim, schedule="constant", warmup_epochs=0)
+    assert {constant.rate(step, **run_length) for step in range(20)} == {1.0}
