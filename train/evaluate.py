@@ -198,8 +198,8 @@ def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
     train = bank.take(~validation)
     check = bank.take(validation)
     scores = [_fit(train, l2).score(check.features, check.labels) for l2 in L2_GRID]
-    # Of equals the strongest penalty: the grid ends at it.
-    l2 = float(L2_GRID[len(scores) - 1 - int(np.argmax(scores[::-1]))])
+    best = np.flatnonzero(np.asarray(scores) == max(scores))
+    l2 = float(L2_GRID[best[len(best) // 2]])  # the middle of a plateau, not its edge
     return float(_fit(bank, l2).score(queries.features, queries.labels)), l2
 
 
