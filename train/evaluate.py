@@ -206,9 +206,11 @@ def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
 def _fit(samples: Samples, l2: float) -> Any:  # noqa: ANN401
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=1 / l2, max_iter=500)
-    with warnings.catch_warnings():
+    # On a busy machine the threads of small matrix products wait for each other.
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
         # With a very weak penalty there is no end to reach; validation passes it over.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(samples.features, samples.labels)
