@@ -198,17 +198,19 @@ def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
     train = bank.take(~validation)
     check = bank.take(validation)
     scores = [_fit(train, l2).score(check.features, check.labels) for l2 in L2_GRID]
-    # Of equals the strongest penalty: the grid ends at it.
-    l2 = float(L2_GRID[len(scores) - 1 - int(np.argmax(scores[::-1]))])
+    best = np.flatnonzero(np.asarray(scores) == max(scores))
+    l2 = float(L2_GRID[best[len(best) // 2]])  # the middle of a plateau, not its edge
     return float(_fit(bank, l2).score(queries.features, queries.labels)), l2
 
 
 def _fit(samples: Samples, l2: float) -> Any:  # noqa: ANN401
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=1 / l2, max_iter=500)
-    with warnings.catch_warnings():
+    # On a busy machine the threads of small matrix products wait for each other.
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
         # With a very weak penalty there is no end to reach; validation passes it over.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(samples.features, samples.labels)

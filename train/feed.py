@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,64 +20,65 @@ from viewstore.train.config import PretrainConfig
 from viewstore.train.pretrain import Feed, check_feed
 
 
-@dataclass(frozen=True)
 class SourceOnly:
-    """A source in the place of a store: no view sets, all views are drawn online."""
+    """The rows of a source where a loader wants a store: no view sets, all views are online."""
 
-    table: SourceTable
-    view_sets: dict[str, ViewSet] = field(default_factory=dict)
-
-    @property
-    def store_id(self) -> str:
-        """Digest of the rows and their bytes."""
-        table = self.table
-        rows = [list(table.keys), table.crc32.tolist(), table.label.tolist()]
-        return digest_of({"source": rows})
-
-    @property
-    def source(self) -> SourceReader:
-        return SourceReader(self.table)
+    def __init__(self, table: SourceTable) -> None:
+        self.table = table
+        self.num_samples = len(table.keys)
+        self.shard_rows = max(1, self.num_samples)
+        self.labels = table.label
+        self.view_sets: dict[str, ViewSet] = {}
+        self.source = SourceReader(table)
+        self.store_id = digest_of(
+            {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
+        )
 
 
-def kept_rows(count: int, holdout: int | None) -> NDArray[np.int64] | None:
-    """Return the rows that are trained on, without every `holdout`-th; None means all."""
-    if holdout is None:
-        return None
-    rows = np.arange(count)
-    return rows[rows % holdout != 0]
+def store_of_source(table: SourceTable) -> Store:
+    """Return what a loader needs of a store, for a source that no store was built from."""
+    return cast(Store, SourceOnly(table))
 
 
+def kept_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
+    """Return the rows that are trained on, without every `holdout`-th, from 0 on."""
+    rows = np.arange(count, dtype=np.int64)
+    return rows if holdout is None else rows[rows % holdout != 0]
+
+
+@contextmanager
 def open_feed(
-    store: Store | SourceOnly, config: PretrainConfig, *, num_threads: int | None = None
-) -> Feed:
-    """Return the views of a run; nothing is read until the loader is asked.
+    store: Store, config: PretrainConfig, *, num_threads: int | None = None
+) -> Iterator[Feed]:
+    """Give the views of a run to a block; nothing is read until the loader is asked.
 
     Raises:
         ConfigError: A view is unknown, or the views are not what the strategy wants.
     """
     views = _sized(parse_views(",".join(config.views), list(store.view_sets)), config.size)
     cached, online = resolve(views, store)
-    rows = kept_rows(len(store.table.keys), config.holdout)
-    count = len(store.table.keys) if rows is None else len(rows)
+    rows = kept_rows(store.num_samples, config.holdout)
     loader = ViewLoader(
         store,
         views=views,
         batch_size=config.batch_size,
         seed=config.seed,
-        rows=rows,
+        # A filter is part of the loader's state: without holdout there is none.
+        rows=None if config.holdout is None else rows,
         num_threads=num_threads,
-        tail="drop",
     )
-    feed = Feed(
-        loader=loader,
-        roles=_roles(cached, online),
-        epoch_steps=count // config.batch_size,
-        size=_size(cached, online),
-        policy=_policy(cached, online),
-        store_id=store.store_id,
-    )
-    check_feed(config, feed)
-    return feed
+    _check_roles(cached)
+    with loader:
+        feed = Feed(
+            loader=loader,
+            roles=loader.roles,
+            epoch_steps=len(loader),
+            size=_size(cached, online),
+            policy=_policy(cached, online),
+            store_id=store.store_id,
+        )
+        check_feed(config, feed)
+        yield feed
 
 
 def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Online]:
@@ -84,18 +88,16 @@ def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Onli
     return [replace(view, size=size) if isinstance(view, Online) else view for view in views]
 
 
-def _roles(cached: list[CachedSlots], online: list[OnlineSlot]) -> tuple[str, ...]:
-    roles = {each.slot: each.policy.role for each in online}
+def _check_roles(cached: list[CachedSlots]) -> None:
+    """Raise ConfigError if a view set has views of several roles: a slot must have one."""
     for each in cached:
-        kinds = set(each.view_set.roles)
-        if len(kinds) != 1:
+        roles = sorted(set(each.view_set.roles))
+        if len(roles) > 1:
             raise ConfigError(
-                f"views of {each.view_set.name} must be of one role to be trained on, "
-                f"got {', '.join(sorted(kinds))}",
+                f"views of {each.view_set.name} must have one role, they are {', '.join(roles)}",
+                where=f"--views {each.view_set.name}",
                 fix="name a view set whose views have one role",
             )
-        roles |= dict.fromkeys(each.slots, kinds.pop())
-    return tuple(roles[slot] for slot in sorted(roles))
 
 
 def _size(cached: list[CachedSlots], online: list[OnlineSlot]) -> int:
@@ -106,7 +108,7 @@ def _size(cached: list[CachedSlots], online: list[OnlineSlot]) -> int:
             raise ConfigError(
                 f"views must be square to be trained on, got {height}x{width}", fix="give --size"
             )
-    return max(height for height, _ in sizes)
+    return max(side for side, _ in sizes)
 
 
 def _policy(cached: list[CachedSlots], online: list[OnlineSlot]) -> str:

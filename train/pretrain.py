@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +51,9 @@ class Reporter(Protocol):
     """Told about finished views."""
 
     def advance(self, count: int = 1, **facts: float | int | str) -> None: ...
+
+
+Progress = Callable[[int], AbstractContextManager[Reporter]]  # given the views still to come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,7 @@ def check_feed(config: PretrainConfig, feed: Feed) -> None:
 
 
 def pretrain(
-    config: PretrainConfig, feed: Feed, options: RunOptions, progress: Reporter
+    config: PretrainConfig, feed: Feed, options: RunOptions, progress: Progress
 ) -> TrainResult:
     """Train until the end and write the encoder; go on with the run in `options.out`.
 
@@ -155,9 +159,12 @@ def pretrain(
     spec = config.strategy.request(method.traits, 0)
     resumed_at, begun = state.step, time.monotonic()
     saved = begun
-    progress.advance(state.step * config.batch_size * len(feed.roles))
+    views_left = (total - state.step) * config.batch_size * len(feed.roles)
     pending: list[Tensor] = []
-    with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+    with (
+        torch.backends.cudnn.flags(deterministic=True, benchmark=False),
+        progress(views_left) as shown,
+    ):
         while state.step < total:
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
@@ -198,7 +205,7 @@ def pretrain(
                     state.history.append(statistics.fmean(state.partial))
                     state.partial.clear()
                 loss_now = state.partial[-1] if state.partial else state.history[-1]
-                progress.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=loss_now, lr=rate)
+                shown.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=loss_now, lr=rate)
                 if last or stop or time.monotonic() - saved > options.checkpoint_seconds:
                     _look_at(pending, state)
                     save_checkpoint(path, state, settings, method, optimizer)

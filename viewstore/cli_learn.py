@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import viewstore
     from viewstore.engine import StopRequest
     from viewstore.sources import open_source
-    from viewstore.train.feed import SourceOnly, open_feed
+    from viewstore.train.feed import open_feed, store_of_source
     from viewstore.train.pretrain import RunOptions, pretrain
 
     if (options["store"] is None) == (options["source"] is None):
@@ -129,12 +130,11 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     check_device(options["device"])
     config = config_of(options)
     store = (
-        SourceOnly(open_source(options["source"]).table)
+        store_of_source(open_source(options["source"]).table)
         if options["store"] is None
         else viewstore.open(options["store"])
     )
     terminal.store_id = store.store_id
-    feed = open_feed(store, config, num_threads=options["threads"])
     stop = StopRequest(grace_seconds=0.0)
     run = RunOptions(
         out=options["out"],
@@ -143,10 +143,10 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         stop=lambda: stop.requested,
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
-    total = config.total_steps(feed.epoch_steps) * config.batch_size * len(feed.roles)
-    with stop.listening(), terminal.progress(total, unit="views", label="train") as bar:
-        result = pretrain(config, feed, run, bar)
-    facts = _facts(config, result, total)
+    progress = partial(terminal.progress, unit="views", label="train")
+    with stop.listening(), open_feed(store, config, num_threads=options["threads"]) as feed:
+        result = pretrain(config, feed, run, progress)
+    facts = _facts(config, result)
     terminal.result(facts, _told(facts))
     return 0
 
@@ -223,8 +223,9 @@ def _widths(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _facts(config: PretrainConfig, result: TrainResult, views: int) -> dict[str, Any]:
-    trained = views * (result.steps - result.resumed_at) / result.steps
+def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
+    steps = result.steps - result.resumed_at
+    trained = steps * config.batch_size * len(config.views)
     return {
         "encoder": str(result.encoder),
         "method": config.method.TRAITS.name,

@@ -1,6 +1,7 @@
 """The loop: resumable to the bit, refusing before it reads, stopping where losses break."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,14 @@ class MemoryLoader:
 
 @dataclass
 class Report:
+    total: int = 0
     views: int = 0
     facts: dict[str, float | int | str] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, total: int) -> Iterator["Report"]:
+        self.total = total
+        yield self
 
     def advance(self, count: int = 1, **facts: float | int | str) -> None:
         self.views += count
@@ -230,16 +237,16 @@ def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
     report = Report()
     result = run(tmp_path, replace(CONFIG, epochs=None, steps=4), report=report)
     assert (result.steps, len(result.history)) == (4, 1)
-    assert report.views == 4 * BATCH * 3
+    assert report.views == report.total == 4 * BATCH * 3
     assert report.facts["epoch"] == 2
 
 
-def test_progress_counts_the_views_of_before(tmp_path: Path) -> None:
+def test_progress_is_of_what_is_left(tmp_path: Path) -> None:
     report = Report()
     with pytest.raises(StoppedError):
         run(tmp_path, stop=stopping_after(4))
     run(tmp_path, report=report)
-    assert report.views == 6 * BATCH * 3
+    assert report.views == report.total == 2 * BATCH * 3
     assert set(report.facts) == {"epoch", "loss", "lr"}
 
 
