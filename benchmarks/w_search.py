@@ -125,18 +125,22 @@ def measure(*, samples: int, repeats: int, slots: int) -> dict[str, Any]:
         for run in runs.values():
             run(settings, context, images[:2])
         # In turns, so that a busy machine slows both.
-        turns = [{name: run(settings, context, images) for name, run in runs.items()}
-                 for _ in range(repeats)]  # fmt: skip
-    results = {name: [turn[name] for turn in turns] for name in runs}
-    speed = {name: statistics.median(r.view_steps_per_second for r in of)
-             for name, of in results.items()}  # fmt: skip
+        results: dict[str, list[Repeat]] = {name: [] for name in runs}
+        for _ in range(repeats):
+            for name, run in runs.items():
+                results[name].append(run(settings, context, images))
+    speed = {
+        name: statistics.median(repeat.view_steps_per_second for repeat in of)
+        for name, of in results.items()
+    }
     return {
         "settings": asdict(settings),
         "samples": samples,
         "repeats": {name: [asdict(repeat) for repeat in of] for name, of in results.items()},
         "view_steps_per_second": speed,
         "views_per_second": {
-            name: statistics.median(r.views_per_second for r in of) for name, of in results.items()
+            name: statistics.median(repeat.views_per_second for repeat in of)
+            for name, of in results.items()
         },
         "steps_per_view": {name: of[0].view_steps / of[0].views for name, of in results.items()},
         "ratio": speed["pool"] / speed["textbook"],
