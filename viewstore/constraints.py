@@ -148,4 +148,4 @@ def tally(view_set: ViewSet, wanted: Constraints) -> Tally:
 
 
 def _column(view_set: ViewSet, name: str) -> NDArray[Any] | None:
-    return view_set.params[name] if name in view_set.params else None
+    return view_set.params.get(name)
