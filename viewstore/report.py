@@ -27,6 +27,7 @@ from viewstore.terminal import jsonable
 
 MAX_BYTES = 5_000_000
 LOSSLESS_SIDE = 64  # up to it views are shown as PNG, enlarged without smoothing
+ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 128, 260  # at most, in CSS pixels
 HISTOGRAM_BINS, SCATTER_POINTS = 48, 1500
 
 
@@ -57,6 +58,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "labels": label_counts(store),
         "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),
+        "is_dark": is_dark,
     }
     # Read once at the largest size: a store's originals may not fit into memory together.
     read = [_shrunk(read_row(store, row, view_sets), DETAILS[0]) for row in rows]
@@ -94,8 +96,11 @@ def _fitted(pixels: Pixels, side: int) -> Pixels:
 
 def _shown(row: Row, detail: Detail) -> dict[str, Any]:
     """Return what the template needs of a sample."""
+    scale = min(ORIGINAL_HEIGHT / row.height, ORIGINAL_WIDTH / row.width)
     return {
         "row": row,
+        "width": max(1, round(row.width * scale)),
+        "height": max(1, round(row.height * scale)),
         "original": _picture(row.original, detail.original, detail.quality),
         "blocks": [
             {
@@ -105,7 +110,6 @@ def _shown(row: Row, detail: Detail) -> dict[str, Any]:
                     {
                         "cell": cell,
                         "src": _picture(cell.pixels, detail.view, detail.quality),
-                        "dark": is_dark(cell.colour),
                     }
                     for cell in cells
                 ],
