@@ -135,26 +135,24 @@ def scatter(
     return _svg(title, parts)
 
 
-def bars_of(
-    low: float | None, high: float | None, counts: Sequence[int], *, whole: bool = False
-) -> list[Bar]:
+def bars_of(low: float | None, high: float | None, counts: Sequence[int]) -> list[Bar]:
     """Return bars of the counts of equal bins between `low` and `high`, both None if empty.
 
-    Bins are merged while most of them are empty. `whole` numbers of few values get one bar each.
+    Whole numbers of few values get one bar each; otherwise bins are merged while most are empty.
     """
     if low is None or high is None or not counts:
         return []
     span = high - low
-    if whole and span < len(counts):
-        last = len(counts) - 1
-        places = [min(last, int(v * len(counts) / (span or 1))) for v in range(int(span) + 1)]
-        if not span:
-            return [Bar(low - 0.5, low + 0.5, sum(counts))]
-        return [Bar(low + v - 0.5, low + v + 0.5, counts[at]) for v, at in enumerate(places)]
+    if span == 0:
+        return [Bar(low - 0.5, low + 0.5, sum(counts))]
+    if float(low).is_integer() and float(span).is_integer() and span < len(counts):
+        bins = [min(len(counts) - 1, int(v * len(counts) / span)) for v in range(int(span) + 1)]
+        if sum(counts[place] for place in bins) == sum(counts):
+            return [Bar(low + v - 0.5, low + v + 0.5, counts[at]) for v, at in enumerate(bins)]
     merged = list(counts)
     while len(merged) > 8 and sum(count == 0 for count in merged) > len(merged) // 2:
         merged = [merged[i] + merged[i + 1] for i in range(0, len(merged), 2)]
-    step = (span or 1.0) / len(merged)
+    step = span / len(merged)
     return [Bar(low + i * step, low + (i + 1) * step, n) for i, n in enumerate(merged)]
 
 

@@ -284,4 +284,5 @@ def _draw_number(draw: ImageDraw.ImageDraw, cell: Cell, at: tuple[int, int]) -> 
 def is_dark(colour: str) -> bool:
     """Whether white text reads better than black on a colour of six hex digits."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18
+    luminance: float = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return luminance < 0.18
