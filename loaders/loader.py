@@ -165,7 +165,8 @@ class ViewLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
-        return self._state_after(self._epoch, self._step)
+        state = self._state().at(self._epoch, self._step, steps=self._cut.steps)
+        return state.to_json()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, of any number of ranks and threads; its seed is taken over.
@@ -174,7 +175,7 @@ class ViewLoader:
             ConfigError: It is of another store, order, batch_size, tail or row filter.
         """
         saved = State.from_json(state)
-        self._state(0, 0).check_resumes(saved)
+        self._state().check_resumes(saved)
         if saved.step >= self._cut.steps:
             raise ConfigError(
                 f"loader state is at step {saved.step}, an epoch has {self._cut.steps}"
@@ -249,7 +250,7 @@ class ViewLoader:
             labels=self._store.labels,
             missing=self._missing,
             pin=self._pin,
-            state=self._state_after,
+            state=self._state(),
         )
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
@@ -261,18 +262,14 @@ class ViewLoader:
         if self._step >= self._cut.steps:
             self._epoch, self._step = self._epoch + 1, 0
 
-    def _state_after(self, epoch: int, step: int) -> dict[str, Any]:
-        if step >= self._cut.steps:
-            epoch, step = epoch + 1, 0
-        return self._state(epoch, step).to_json()
-
-    def _state(self, epoch: int, step: int) -> State:
+    def _state(self) -> State:
+        """Return the state at the start of epoch 0."""
         return State(
             store=self._store.store_id[:STORE_DIGITS],
             order=self._order.name,
             seed=self._order.seed,
-            epoch=epoch,
-            step=step,
+            epoch=0,
+            step=0,
             G=self._cut.global_batch,
             tail=self._cut.tail,
             rows=rows_digest(self._kept),
