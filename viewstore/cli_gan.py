@@ -163,7 +163,8 @@ def _floats(flag: str, path: Path) -> NDArray[np.float32]:
     array = _array(flag, path)
     if array.dtype.kind != "f":
         raise ConfigError(f"{flag} must hold floats, got {array.dtype}", where=str(path))
-    floats = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # too large is not finite, which is refused next
+        floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         raise ConfigError(f"{flag} must hold finite numbers", where=str(path))
     return floats
@@ -187,8 +188,7 @@ def _array(flag: str, path: Path) -> NDArray[Any]:
 
 
 def _wrong_shape(flag: str, path: Path, wanted: str, found: NDArray[Any]) -> ConfigError:
-    got = f"{list(found.shape)} {found.dtype}"
-    return ConfigError(f"{flag} must be {wanted}, got {got}", where=str(path))
+    return ConfigError(f"{flag} must be {wanted}, got {list(found.shape)}", where=str(path))
 
 
 @command("convert", example="viewstore gan convert network-snapshot.pkl --out gan.safetensors")

@@ -66,7 +66,7 @@ def test_float16_values_are_the_weights(tmp_path: Path, network: StyleGAN2) -> N
 def test_stock_safetensors_reads_the_file(tmp_path: Path, network: StyleGAN2) -> None:
     path = tmp_path / "gan"
     write_generator(path, network, ORIGIN, half=False)
-    with safetensors.safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(path, "pt") as file:
         assert file.metadata()["viewstore_gan"] == "1"
         assert set(file.keys()) == set(SHAPE.shapes())
         assert torch.equal(file.get_tensor("mapping.w_avg"), network.w_avg)

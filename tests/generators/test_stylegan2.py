@@ -76,7 +76,9 @@ class Reference:
 
     def dense(self, name: str, x: Array, lr: float = 1.0) -> Array:
         weight = self.t[f"{name}.weight"]
-        return x @ weight.T * (lr / math.sqrt(weight.shape[1])) + self.t[f"{name}.bias"] * lr
+        out: Array = x @ weight.T * (lr / math.sqrt(weight.shape[1]))
+        out += self.t[f"{name}.bias"] * lr
+        return out
 
     def mapping(self, z: Array, c: Array) -> Array:
         def norm(v: Array) -> Array:
