@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, EpochRows
@@ -82,6 +82,7 @@ class ViewLoader:
 
         Raises:
             ConfigError: Settings that contradict each other or the store.
+            UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
         if not 0 <= seed < SEEDS:
@@ -109,7 +110,7 @@ class ViewLoader:
         self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
         self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
-        self._device = torch.device(device)
+        self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self._most_ahead = prefetch
         self._pid = os.getpid()
@@ -327,6 +328,19 @@ def _kept_rows(rows: ArrayLike | None, num_samples: int) -> NDArray[np.int64] | 
     if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
         raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
     return kept
+
+
+def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, got {name!r}") from error
+    if (pin or device.type == "cuda") and not torch.cuda.is_available():
+        wanted = "pin=True" if pin else f"device {name}"
+        raise UnavailableError(
+            f"{wanted} needs a CUDA device, torch finds none", fix="pass device='cpu', pin=False"
+        )
+    return device
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

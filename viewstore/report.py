@@ -27,7 +27,7 @@ from viewstore.terminal import jsonable
 
 MAX_BYTES = 5_000_000
 LOSSLESS_SIDE = 64  # up to it views are shown as PNG, enlarged without smoothing
-ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 128, 260  # at most, in CSS pixels
+ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 112, 240  # at most, in CSS pixels
 HISTOGRAM_BINS, SCATTER_POINTS = 48, 1500
 
 

@@ -166,7 +166,8 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
     for block, left in layout.lefts():
         view_set = block.view_set
         wanted = constraints_of(view_set)
-        facts = f"{view_set.num_views} views, {view_set.height} x {view_set.width} px"
+        views = "1 view" if view_set.num_views == 1 else f"{view_set.num_views} views"
+        facts = f"{views}, {view_set.height} x {view_set.width} px"
         lines = [view_set.name, facts]
         if wanted is not None:
             lines[1] += f"; ! = not within {wanted.eps1:.3f} +- {wanted.tolerance:g}"

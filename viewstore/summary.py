@@ -163,14 +163,14 @@ def stats_table(summaries: Mapping[str, ColumnStats]) -> list[str]:
 def text_histogram(stats: ColumnStats) -> list[str]:
     """Return a histogram as lines of bars: one per whole number, or 16."""
     bars = bars_of(stats.min, stats.max, stats.histogram)
-    whole = bool(bars) and bars[0].low < (stats.min or 0)
-    if not whole:
+    if not all(bar.label for bar in bars):
         bars = bars_of(stats.min, stats.max, _merged(stats.histogram, 16))
     most = max((bar.count for bar in bars), default=1)
     lines = []
     for bar in bars:
-        low = _number(bar.low + 0.5 if whole else bar.low)
-        line = f"{low:>12}  {bar.count:>10}  " + "█" * round(BAR_WIDTH * bar.count / most)
+        line = f"{bar.label or _number(bar.low):>12}  {bar.count:>10}  " + "█" * round(
+            BAR_WIDTH * bar.count / most
+        )
         lines.append(line.rstrip())
     return lines
 

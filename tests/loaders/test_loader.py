@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.loaders.stores import NUM_DIGITS, as_array
 from viewstore.augment import FILTERS, Filter
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders import Batch, Cached, Online, ViewLoader
 from viewstore.policies import policies
 from viewstore.store import Store
@@ -296,6 +296,29 @@ def test_batches_are_moved_to_the_device_that_is_asked_for(digits: Store) -> Non
     batch = next(iter(make(digits, device="meta")))
     assert {view.pixels.device.type for view in batch.views} == {"meta"}
     assert batch.index.device.type == "meta"
+
+
+def test_an_unknown_device_is_refused(digits: Store) -> None:
+    with pytest.raises(ConfigError, match="device must be one that torch knows, got 'gpu7'"):
+        make(digits, device="gpu7")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("changes", [{"pin": True}, {"device": "cuda:0"}])
+def test_a_device_that_is_not_there_is_refused_at_once(
+    digits: Store, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(UnavailableError, match="needs a CUDA device, torch finds none"):
+        make(digits, **changes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_on_the_device_are_the_same(digits: Store) -> None:
+    whole = traces(make(digits))
+    loader = make(digits, device="cuda:0", pin=True, num_threads=2)
+    moved = [batch.to("cpu") for batch in loader if batch.index.is_cuda]
+    assert [trace(batch) for batch in moved] == whole
+    loader.close()
 
 
 def test_stats_tell_where_the_time_went(digits: Store) -> None:

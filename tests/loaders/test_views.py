@@ -97,10 +97,8 @@ def test_online_views_are_as_large_as_the_cached_ones_beside_them(
 def test_the_newest_complete_round_of_a_view_set_is_read(tmp_path: Path, digits: Store) -> None:
     out = tmp_path / "rounds"
     shutil.copytree(digits.root, out)
-    request = BuildRequest(
-        generator="simclr", out=out, view_set="hard-r2", settings={"height": 12, "width": 12}
-    )
-    build(request)
+    small = {"height": 12, "width": 12}
+    build(BuildRequest(generator="simclr", out=out, view_set="hard-r2", settings=small, workers=1))
     store = viewstore.open(out)
     cached, _ = resolve([Cached("hard"), Cached("digits")], store)
     assert [group.view_set.name for group in cached] == ["hard-r2", "digits"]

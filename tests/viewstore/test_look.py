@@ -23,6 +23,7 @@ from viewstore.cli import root
 from viewstore.compose import WeightFiles
 from viewstore.constraints import Constraints, constraints_of, pair_bound, tally
 from viewstore.errors import ConfigError
+from viewstore.finalise import finalise
 from viewstore.generators.gan_file import Origin, write_generator
 from viewstore.report import MAX_BYTES, write_report
 from viewstore.rows import choose_rows, choose_view_sets, read_row
@@ -120,16 +121,17 @@ def test_a_histogram_is_drawn_as_these_bytes() -> None:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 130" width="300" height="130" '
         'role="img" aria-label="a &lt; b" font-size="10"><title>a &lt; b</title>'
         '<rect x="119.3" y="26.0" width="85.3" height="86.0" fill="#009E73" fill-opacity="0.18"/>'
-        '<rect x="34.0" y="69.0" width="84.8" height="43.0" fill="#0072B2"/>'
-        '<rect x="204.7" y="26.0" width="84.8" height="86.0" fill="#0072B2"/>'
+        '<rect x="46.4" y="69.0" width="60.0" height="43.0" fill="#0072B2"/>'
+        '<rect x="217.1" y="26.0" width="60.0" height="86.0" fill="#0072B2"/>'
         '<line x1="34.0" y1="112.0" x2="290.0" y2="112.0" stroke="#9A9A9A" stroke-width="1"/>'
-        '<text x="34.0" y="125.0" text-anchor="start" fill="#444444">0</text>'
-        '<text x="290.0" y="125.0" text-anchor="end" fill="#444444">3</text>'
         '<text x="30.0" y="33.0" text-anchor="end" fill="#444444">4</text>'
         '<text x="30.0" y="112.0" text-anchor="end" fill="#444444">0</text>'
+        '<text x="34.0" y="125.0" text-anchor="start" fill="#444444">0</text>'
+        '<text x="290.0" y="125.0" text-anchor="end" fill="#444444">3</text>'
         '<line x1="162.0" y1="1.0" x2="162.0" y2="112.0" stroke="#A32800" stroke-width="1" '
         'stroke-dasharray="3 2"/>'
-        '<text x="165.0" y="9.0" text-anchor="start" fill="#A32800">eps1</text></svg>'
+        '<text x="165.0" y="9.0" text-anchor="start" fill="#A32800" stroke="#ffffff" '
+        'stroke-width="3" paint-order="stroke">eps1</text></svg>'
     )
 
 
@@ -155,10 +157,10 @@ def test_a_point_without_a_number_is_not_drawn() -> None:
 def test_few_whole_numbers_get_a_bar_each_and_real_numbers_do_not() -> None:
     counts, _ = np.histogram([0, 0, 1, 3], 64)
     assert bars_of(0, 3, counts.tolist()) == [
-        Bar(-0.5, 0.5, 2),
-        Bar(0.5, 1.5, 1),
-        Bar(1.5, 2.5, 0),
-        Bar(2.5, 3.5, 1),
+        Bar(-0.5, 0.5, 2, "0"),
+        Bar(0.5, 1.5, 1, "1"),
+        Bar(1.5, 2.5, 0, "2"),
+        Bar(2.5, 3.5, 1, "3"),
     ]
     counts, _ = np.histogram(np.linspace(0, 3, 1000), 64)
     bars = bars_of(0, 3, counts.tolist())
@@ -188,6 +190,30 @@ def test_a_crop_box_is_the_one_the_view_was_rendered_from(digits: Path) -> None:
         assert cell.area == pytest.approx(np.prod(stored[cell.view, 2:]) / 256)
     assert [cell.dashed for cell in cells] == [False, True, False, True]
     assert len({cell.colour for cell in cells}) == 4
+
+
+def test_views_that_are_not_built_or_damaged_say_so_and_the_rest_is_shown(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    build(BuildRequest(generator="simclr", out=out, limit=130, shard_rows=64, only=(0, 2)))
+    finalise(out, allow_partial=True)
+    view_set = open_store(out).view_set("simclr")
+    shard = view_set.shards[2].path
+    data = bytearray(shard.read_bytes())
+    place = view_set.members[129][0]
+    data[int(place["offset"]) + int(place["size"]) - 1] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    store = open_store(out)
+    sets = choose_view_sets(store, None)
+    notes = {
+        row: [cell.note for cell in read_row(store, row, sets).cells["simclr"]]
+        for row in (0, 64, 128, 129)
+    }
+    assert notes == {0: [""] * 2, 64: ["not built"] * 2, 128: [""] * 2, 129: ["cannot be read"] * 2}
+    assert "2 of 3 shards" in run("inspect", out).output
+    page = Page(write_report(store, [0, 64, 129], sets))
+    assert page.text.count("not built") == 4, "in the picture's place and below it, of two views"
+    assert draw_sheet(store, [0, 64, 129], sets)
 
 
 # Contact sheet
@@ -339,7 +365,7 @@ def test_a_report_shows_every_view_and_box_of_its_rows(digits: Path) -> None:
     page = Page(report_of(digits, count=3))
     assert len(page.images()) == 3 * (1 + 4 + 1 + 12)
     boxes = [a for tag, a in page.tags if tag == "g" and str(a.get("class")).startswith("box")]
-    assert len(boxes) == 3 * (4 + 12)
+    assert len(boxes) == 2 * 3 * (4 + 12)  # a frame and a number each
     for row in range(3):
         store = open_store(digits)
         top, left, height, width = store.view_set("simclr").params["crop_box"][row, 2].tolist()
