@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, EpochRows
@@ -82,6 +82,7 @@ class ViewLoader:
 
         Raises:
             ConfigError: Settings that contradict each other or the store.
+            UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
         if not 0 <= seed < SEEDS:
@@ -109,7 +110,7 @@ class ViewLoader:
         self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
         self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
-        self._device = torch.device(device)
+        self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self._most_ahead = prefetch
         self._pid = os.getpid()
@@ -165,7 +166,8 @@ class ViewLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
-        return self._state_after(self._epoch, self._step)
+        state = self._state().at(self._epoch, self._step, steps=self._cut.steps)
+        return state.to_json()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, of any number of ranks and threads; its seed is taken over.
@@ -174,7 +176,7 @@ class ViewLoader:
             ConfigError: It is of another store, order, batch_size, tail or row filter.
         """
         saved = State.from_json(state)
-        self._state(0, 0).check_resumes(saved)
+        self._state().check_resumes(saved)
         if saved.step >= self._cut.steps:
             raise ConfigError(
                 f"loader state is at step {saved.step}, an epoch has {self._cut.steps}"
@@ -249,7 +251,7 @@ class ViewLoader:
             labels=self._store.labels,
             missing=self._missing,
             pin=self._pin,
-            state=self._state_after,
+            state=self._state(),
         )
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
@@ -261,18 +263,14 @@ class ViewLoader:
         if self._step >= self._cut.steps:
             self._epoch, self._step = self._epoch + 1, 0
 
-    def _state_after(self, epoch: int, step: int) -> dict[str, Any]:
-        if step >= self._cut.steps:
-            epoch, step = epoch + 1, 0
-        return self._state(epoch, step).to_json()
-
-    def _state(self, epoch: int, step: int) -> State:
+    def _state(self) -> State:
+        """Return the state at the start of epoch 0."""
         return State(
             store=self._store.store_id[:STORE_DIGITS],
             order=self._order.name,
             seed=self._order.seed,
-            epoch=epoch,
-            step=step,
+            epoch=0,
+            step=0,
             G=self._cut.global_batch,
             tail=self._cut.tail,
             rows=rows_digest(self._kept),
@@ -330,6 +328,19 @@ def _kept_rows(rows: ArrayLike | None, num_samples: int) -> NDArray[np.int64] | 
     if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
         raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
     return kept
+
+
+def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, got {name!r}") from error
+    if (pin or device.type == "cuda") and not torch.cuda.is_available():
+        wanted = "pin=True" if pin else f"device {name}"
+        raise UnavailableError(
+            f"{wanted} needs a CUDA device, torch finds none", fix="pass device='cpu', pin=False"
+        )
+    return device
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.choose import Missing, preference, replace_missing
 from viewstore.loaders.order import Cut, Order
 from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
@@ -104,7 +103,7 @@ class BatchMaker:
         labels: Label of each row.
         missing: What to do about views that were not made.
         pin: Whether pixels lie in pinned memory.
-        state: Returns the state after a step.
+        state: The loader's state, at whatever step.
     """
 
     rows: EpochRows
@@ -115,7 +114,7 @@ class BatchMaker:
     labels: NDArray[np.int32]
     missing: Missing
     pin: bool
-    state: Callable[[int, int], dict[str, Any]]
+    state: State
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -194,7 +193,7 @@ class BatchMaker:
             weight=self.cut.weight(draft.step),
             epoch=draft.epoch,
             step=draft.step,
-            state=self.state(draft.epoch, draft.step + 1),
+            state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
 
     def _shown(

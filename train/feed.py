@@ -17,7 +17,7 @@ from viewstore.records import digest_of
 from viewstore.sources import SourceReader, SourceTable
 from viewstore.store import Store, ViewSet
 from viewstore.train.config import PretrainConfig
-from viewstore.train.pretrain import Feed, check_feed
+from viewstore.train.pretrain import Feed, check_views
 
 
 class SourceOnly:
@@ -57,7 +57,9 @@ def open_feed(
     """
     views = _sized(parse_views(",".join(config.views), list(store.view_sets)), config.size)
     cached, online = resolve(views, store)
+    roles = _roles(cached, online)
     rows = kept_rows(store.num_samples, config.holdout)
+    check_views(config, roles, len(rows))
     loader = ViewLoader(
         store,
         views=views,
@@ -67,18 +69,15 @@ def open_feed(
         rows=None if config.holdout is None else rows,
         num_threads=num_threads,
     )
-    _check_roles(cached)
     with loader:
-        feed = Feed(
+        yield Feed(
             loader=loader,
-            roles=loader.roles,
+            roles=roles,
             epoch_steps=len(loader),
             size=_size(cached, online),
             policy=_policy(cached, online),
             store_id=store.store_id,
         )
-        check_feed(config, feed)
-        yield feed
 
 
 def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Online]:
@@ -88,16 +87,19 @@ def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Onli
     return [replace(view, size=size) if isinstance(view, Online) else view for view in views]
 
 
-def _check_roles(cached: list[CachedSlots]) -> None:
-    """Raise ConfigError if a view set has views of several roles: a slot must have one."""
+def _roles(cached: list[CachedSlots], online: list[OnlineSlot]) -> tuple[str, ...]:
+    """Return the role of each slot. Raises ConfigError: a view set has views of several roles."""
+    roles = {each.slot: each.policy.role for each in online}
     for each in cached:
-        roles = sorted(set(each.view_set.roles))
-        if len(roles) > 1:
+        name, (role, *others) = each.view_set.name, sorted(set(each.view_set.roles))
+        if others:
             raise ConfigError(
-                f"views of {each.view_set.name} must have one role, they are {', '.join(roles)}",
-                where=f"--views {each.view_set.name}",
+                f"views of {name} must have one role, they are {', '.join([role, *others])}",
+                where=f"--views {name}",
                 fix="name a view set whose views have one role",
             )
+        roles |= dict.fromkeys(each.slots, role)
+    return tuple(role for _, role in sorted(roles.items()))
 
 
 def _size(cached: list[CachedSlots], online: list[OnlineSlot]) -> int:

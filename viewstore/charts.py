@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 300, 130
 LEFT, RIGHT, TOP, BOTTOM = 34, 10, 26, 18
+WIDEST, MOST_LABELS = 60, 10  # of a bar, in pixels; of bars with a label
 BAR, BAND, MARK, AXIS, TEXT = "#0072B2", "#009E73", "#A32800", "#9A9A9A", "#444444"
 
 
@@ -22,11 +23,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Bar:
-    """How many values lie in [low, high)."""
+    """How many values lie in [low, high); `label` names the one value of a bar that has one."""
 
     low: float
     high: float
     count: int
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,15 @@ def histogram(
     for bar in bars:
         if bar.count:
             x, y = across(bar.low), down(bar.count)
-            width = max(across(bar.high) - x - 0.5, 0.8)
-            parts.append(_rect(x, y, width, HEIGHT - BOTTOM - y, BAR))
-    parts += [_axes(across, f"{top:,}", "0"), _marks_across(across, marks)]
+            room = across(bar.high) - x
+            width = min(max(room - 0.5, 0.8), WIDEST)
+            parts.append(_rect(x + (room - 0.5 - width) / 2, y, width, HEIGHT - BOTTOM - y, BAR))
+    labelled = [bar for bar in bars if bar.label]
+    every = -(-len(labelled) // MOST_LABELS) or 1
+    for bar in labelled[::every]:
+        parts.append(_text(across((bar.low + bar.high) / 2), HEIGHT - 5, bar.label, "middle"))
+    parts.append(_axes(across, f"{top:,}", "0", ends=not labelled))
+    parts.append(_marks_across(across, marks))
     return _svg(title, parts)
 
 
@@ -135,26 +143,27 @@ def scatter(
     return _svg(title, parts)
 
 
-def bars_of(
-    low: float | None, high: float | None, counts: Sequence[int], *, whole: bool = False
-) -> list[Bar]:
+def bars_of(low: float | None, high: float | None, counts: Sequence[int]) -> list[Bar]:
     """Return bars of the counts of equal bins between `low` and `high`, both None if empty.
 
-    Bins are merged while most of them are empty. `whole` numbers of few values get one bar each.
+    Whole numbers of few values get one bar each; otherwise bins are merged while most are empty.
     """
     if low is None or high is None or not counts:
         return []
     span = high - low
-    if whole and span < len(counts):
-        last = len(counts) - 1
-        places = [min(last, int(v * len(counts) / (span or 1))) for v in range(int(span) + 1)]
-        if not span:
-            return [Bar(low - 0.5, low + 0.5, sum(counts))]
-        return [Bar(low + v - 0.5, low + v + 0.5, counts[at]) for v, at in enumerate(places)]
+    if span == 0:
+        return [Bar(low - 0.5, low + 0.5, sum(counts), _number(low))]
+    if float(low).is_integer() and float(span).is_integer() and span < len(counts):
+        bins = [min(len(counts) - 1, int(v * len(counts) / span)) for v in range(int(span) + 1)]
+        if sum(counts[place] for place in bins) == sum(counts):
+            return [
+                Bar(low + v - 0.5, low + v + 0.5, counts[at], _number(low + v))
+                for v, at in enumerate(bins)
+            ]
     merged = list(counts)
     while len(merged) > 8 and sum(count == 0 for count in merged) > len(merged) // 2:
         merged = [merged[i] + merged[i + 1] for i in range(0, len(merged), 2)]
-    step = (span or 1.0) / len(merged)
+    step = span / len(merged)
     return [Bar(low + i * step, low + (i + 1) * step, n) for i, n in enumerate(merged)]
 
 
@@ -183,15 +192,18 @@ def _svg(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def _axes(across: _Scale, top: str, bottom: str) -> str:
+def _axes(across: _Scale, top: str, bottom: str, *, ends: bool = True) -> str:
+    """Draw the floor and the ends of the vertical and, if `ends`, the horizontal axis."""
     floor = HEIGHT - BOTTOM
-    return (
-        _line(LEFT, floor, WIDTH - RIGHT, floor, AXIS)
-        + _text(LEFT, HEIGHT - 5, _number(across.low), "start")
-        + _text(WIDTH - RIGHT, HEIGHT - 5, _number(across.high), "end")
-        + _text(LEFT - 4, TOP + 7, top, "end")
-        + _text(LEFT - 4, floor, bottom, "end")
-    )
+    parts = [
+        _line(LEFT, floor, WIDTH - RIGHT, floor, AXIS),
+        _text(LEFT - 4, TOP + 7, top, "end"),
+        _text(LEFT - 4, floor, bottom, "end"),
+    ]
+    if ends:
+        parts.append(_text(LEFT, HEIGHT - 5, _number(across.low), "start"))
+        parts.append(_text(WIDTH - RIGHT, HEIGHT - 5, _number(across.high), "end"))
+    return "".join(parts)
 
 
 def _band_across(across: _Scale, band: tuple[float, float] | None) -> str:
@@ -239,9 +251,10 @@ def _line(
 
 
 def _text(x: float, y: float, text: str, anchor: str, fill: str = TEXT) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}">{escape(text)}</text>'
-    )
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    # The label of a mark lies over data: a seam around its letters keeps it legible.
+    seam = ' stroke="#ffffff" stroke-width="3" paint-order="stroke"' if fill == MARK else ""
+    return f'<text {place} fill="{fill}"{seam}>{escape(text)}</text>'
 
 
 def _number(value: float) -> str:

@@ -70,7 +70,6 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
     from viewstore.summary import (
         choose_column,
         column_summaries,
-        is_whole,
         stats_table,
         text_histogram,
     )
@@ -87,7 +86,7 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
         facts[each.name] = {name: asdict(summary) for name, summary in found.items()}
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
-            lines += ["", name, *text_histogram(summary, whole=is_whole(each, name))]
+            lines += ["", name, *text_histogram(summary)]
         lines.append("")
     terminal.result({"view_sets": facts}, "\n".join(lines).rstrip())
 

@@ -148,7 +148,4 @@ def tally(view_set: ViewSet, wanted: Constraints) -> Tally:
 
 
 def _column(view_set: ViewSet, name: str) -> NDArray[Any] | None:
-    params = view_set.params
-    if name not in params:
-        return None
-    return params[name]
+    return view_set.params.get(name)

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
-STATUS = {0: "not built", 2: "goal not met", 3: "failed", 4: "fallback"}
+STATUS = {0: "not built", 2: "off goal", 3: "failed", 4: "fallback"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +144,8 @@ def _cell(
     box = _box(view_set, row, view)
     distance = _value(view_set, "distance", row, view)
     status = _value(view_set, "status", row, view)
-    notes = [broken] if broken else [STATUS.get(int(status or 0), "")]
-    if wanted is not None and distance is not None:
-        notes.append(wanted.verdict(distance))
+    missed = wanted.verdict(distance) if wanted is not None and distance is not None else ""
+    note = broken or missed or STATUS.get(int(status or 0), "")
     area = None if box is None else box.height * box.width / source_area
     return Cell(
         view_set=view_set.name,
@@ -156,7 +155,7 @@ def _cell(
         box=box,
         area=area,
         distance=distance,
-        note=", ".join(note for note in notes if note),
+        note=note,
     )
 
 

@@ -166,7 +166,8 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
     for block, left in layout.lefts():
         view_set = block.view_set
         wanted = constraints_of(view_set)
-        facts = f"{view_set.num_views} views, {view_set.height} x {view_set.width} px"
+        views = "1 view" if view_set.num_views == 1 else f"{view_set.num_views} views"
+        facts = f"{views}, {view_set.height} x {view_set.width} px"
         lines = [view_set.name, facts]
         if wanted is not None:
             lines[1] += f"; ! = not within {wanted.eps1:.3f} +- {wanted.tolerance:g}"
@@ -284,4 +285,5 @@ def _draw_number(draw: ImageDraw.ImageDraw, cell: Cell, at: tuple[int, int]) -> 
 def is_dark(colour: str) -> bool:
     """Whether white text reads better than black on a colour of six hex digits."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18
+    luminance: float = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return luminance < 0.18

@@ -39,11 +39,6 @@ def column_summaries(view_set: ViewSet) -> dict[str, ColumnStats]:
     return summaries
 
 
-def is_whole(view_set: ViewSet, name: str) -> bool:
-    """Whether the column behind a summary holds whole numbers."""
-    return not view_set.params.columns[name.partition(".")[0]].dtype.startswith("f")
-
-
 def view_set_facts(view_set: ViewSet) -> dict[str, Any]:
     """Return what a view set is and how it keeps its constraints."""
     plan = view_set.plan
@@ -165,19 +160,19 @@ def stats_table(summaries: Mapping[str, ColumnStats]) -> list[str]:
     return table(head, rows)
 
 
-def text_histogram(stats: ColumnStats, *, whole: bool) -> list[str]:
-    """Return a histogram as lines of bars, 16 at most unless the values are few whole numbers."""
-    bars = bars_of(stats.min, stats.max, stats.histogram, whole=whole)
-    if (len(bars) > 16 and not whole) or len(bars) == len(stats.histogram):
+def text_histogram(stats: ColumnStats) -> list[str]:
+    """Return a histogram as lines of bars: one per whole number, or 16."""
+    bars = bars_of(stats.min, stats.max, stats.histogram)
+    if not all(bar.label for bar in bars):
         bars = bars_of(stats.min, stats.max, _merged(stats.histogram, 16))
-    most = max((bar.count for bar in bars), default=0)
-    rows = []
+    most = max((bar.count for bar in bars), default=1)
+    lines = []
     for bar in bars:
-        low = (bar.low + bar.high) / 2 if whole and bar.high - bar.low == 1 else bar.low
-        rows.append(
-            [_number(low), str(bar.count), "█" * round(BAR_WIDTH * bar.count / (most or 1))]
+        line = f"{bar.label or _number(bar.low):>12}  {bar.count:>10}  " + "█" * round(
+            BAR_WIDTH * bar.count / most
         )
-    return [f"{low:>12}  {count:>10}  {bar}".rstrip() for low, count, bar in rows]
+        lines.append(line.rstrip())
+    return lines
 
 
 def spark(counts: Sequence[int]) -> str:

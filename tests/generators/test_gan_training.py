@@ -17,6 +17,7 @@ from viewstore.generators.frechet import PixelFrechet
 from viewstore.generators.gan_training import GanSettings, GanTrainer, train_generator
 from viewstore.generators.keyed_rows import epoch_rows
 from viewstore.generators.stylegan2 import StyleGAN2
+from viewstore.image_array import read_images, signed
 
 CONST = "synthesis.b4.const"
 TINY = GanSettings(
@@ -182,3 +183,16 @@ def test_frechet_distance_of_shifted_gaussians_is_known() -> None:
     assert distance(real) == pytest.approx(0, abs=1e-9)
     assert distance(real + 0.5) == pytest.approx(4 * 0.25, rel=1e-6)
     assert distance(real * 2) == pytest.approx(sum(s**2 for s in (1, 2, 3, 4)), rel=0.05)
+
+
+@pytest.mark.slow
+def test_twenty_kimg_halve_the_distance_of_one() -> None:
+    real = torch.from_numpy(signed(read_images("digits")))
+    distance = PixelFrechet(real.numpy())
+    found = []
+    for kimg in (1.0, 20.0):
+        network = train_generator(real, GanSettings(kimg=kimg))
+        codes = torch.split(network.sample(1000, 0), 100)
+        images = torch.cat([network.synthesis(part) for part in codes]).clamp(-1, 1)
+        found.append(distance(images.numpy()))
+    assert found[1] < found[0] / 2

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from viewstore.errors import CheckpointError, ConfigError, StoppedError
 from viewstore.train.a2 import A2
+from viewstore.train.checkpoint import TrainState
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import load_encoder
 from viewstore.train.networks import NetworkSettings
 from viewstore.train.optim import OptimSettings
-from viewstore.train.pretrain import Feed, RunOptions, TrainResult, pretrain
+from viewstore.train.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
 from viewstore.train.simclr import SimCLRSettings
 from viewstore.train.standard import Standard
 
@@ -131,7 +132,7 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_never_had(tmp_path: Path, optim
         out = tmp_path / f"stopped-{steps}"
         with pytest.raises(StoppedError, match=f"training stopped after step {steps} of 6"):
             run(out, config, stop=stopping_after(steps))
-        torch.manual_seed(steps)  # a new process starts from another generator
+        torch.manual_seed(steps)  # each process starts from another generator
         resumed = run(out, config)
         assert (resumed.resumed_at, resumed.steps) == (steps, 6)
         assert files(out) == files(tmp_path / "whole")
@@ -219,7 +220,7 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="strategy a2 trains on at least 3 views"):
         pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Report())
     short = replace(feed(loader), epoch_steps=0)
-    with pytest.raises(ConfigError, match="batch size must be at most the number of samples"):
+    with pytest.raises(ConfigError, match="batch size must be at most the 0 samples, got 8"):
         pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Report())
     assert loader.reads == 0
     assert not (tmp_path / "o").exists()
@@ -318,3 +319,30 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     constant = replace(optim, schedule="constant", warmup_epochs=0)
     assert {constant.rate(step, **run_length) for step in range(20)} == {1.0}
+
+
+def test_a_run_borrows_the_generator_of_the_process(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run(tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    run(tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_losses_are_looked_at_late_where_looking_waits() -> None:
+    state = TrainState()
+    losses = Losses(state, every=3)
+    for step, ended in enumerate([False, False, False, True, False]):
+        state.step = step + 1
+        losses.add(torch.tensor(float(step)), epoch_ended=ended)
+    assert (state.history, state.partial, losses.last) == ([1.5], [], 3.0)
+    losses.settle()
+    assert (state.partial, losses.last) == ([4.0], 4.0)
+    state.step = 7
+    losses.add(torch.tensor(1.0), epoch_ended=False)
+    state.step = 8
+    losses.add(torch.tensor(float("inf")), epoch_ended=False)
+    with pytest.raises(ConfigError, match="got inf at step 7"):
+        losses.settle()
