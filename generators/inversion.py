@@ -203,7 +203,7 @@ class InversionGenerator:
         if self._inverter is None:
             latents = gan.w_avg.expand(1, gan.num_codes, gan.w_dim)
         else:
-            latents = self._inverter(target)
+            latents = self._decode.untruncated(self._inverter(target))
         job = _Job(index=sample.index, image=image, features=features)
         return Start(job=job, latents=latents, target=(target[0], features))
 

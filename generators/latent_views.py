@@ -40,6 +40,11 @@ class Decoder:
         """Codes per image and their width, (L, D)."""
         return self.gan.num_codes, self.gan.w_dim
 
+    def untruncated(self, latents: Tensor) -> Tensor:
+        """Return latents whose image is the one that `latents` have without truncation."""
+        average = self.gan.w_avg
+        return latents if self.psi == 1 else average + (latents - average) / self.psi
+
     def __call__(self, latents: Tensor) -> Tensor:
         """Return float32 images [N, C, H, W] of `latents` [N, L, D], not clamped."""
         if self.psi != 1:

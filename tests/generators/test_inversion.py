@@ -99,13 +99,16 @@ def recalling(gan: StyleGAN2, latents: Tensor) -> Inverter:
     return inverter
 
 
-def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(world: World) -> None:
+@pytest.mark.parametrize("psi", [1.0, 0.5])
+def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(
+    world: World, psi: float
+) -> None:
     gan = small_gan()
     latents = gan.sample(1, 99)
     pixels = ((gan.synthesis(latents) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     image = pixels[0].permute(1, 2, 0).repeat(1, 1, 3).numpy()
     there = world.with_models(inverter=recalling(gan, latents[0]))
-    settings = Inversion(slots=2, shift_stop=0.05).resolve(there.context)
+    settings = Inversion(slots=2, shift_stop=0.05, psi=psi).resolve(there.context)
     assert (settings.inverter, settings.max_steps) == (True, 50)
     (one,) = settings.make(there.context).render([Sample(0, image)])
     assert one.params["steps"].item() == 0

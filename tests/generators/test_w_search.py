@@ -190,6 +190,25 @@ def test_the_image_anchor_measures_to_the_source(world: World) -> None:
     assert np.allclose(one.params["distance"], expected, atol=1e-4)
 
 
+def test_a_search_in_bf16_is_accepted_in_fp32(world: World) -> None:
+    for one in search(world, [0, 1], precision="bf16", max_steps=200).values():
+        for name, expected in stored_distances(world, one).items():
+            assert np.allclose(one.params[name], expected, atol=1e-4), name
+        if one.params["converged"].all():
+            assert np.abs(one.params["distance"] - 0.3).max() <= 0.02
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_order_changes_no_byte_on_cuda(precision: str) -> None:
+    there = make_world(num=6)
+    there = replace(there, context=replace(there.context, device="cuda"))
+    first = search(there, precision=precision)
+    assert np.mean([one.params["converged"] for one in first.values()]) > 0.5
+    for row, one in search(there, [5, 3, 1, 0, 2, 4], precision=precision).items():
+        assert_equal(one, first[row])
+
+
 def test_stored_latents_give_the_pixels_again(world: World) -> None:
     gan = world.context.models["gan"]
     for one in search(world, [0, 1], keep_latents=True).values():
