@@ -89,7 +89,7 @@ class WSearchGenerator:
         slots = cast(int, self._settings.slots)
         search = self._pool(slots, cast(Precision, self._settings.precision))
         refine = self._pool(max(1, slots // REFINE_SHARE), "fp32")
-        starts = (self._start(sample) for sample in samples)
+        starts = (self.start(sample) for sample in samples)
         refused: deque[Start[_Job]] = deque()
         while True:
             with self._repeatable():
@@ -135,7 +135,8 @@ class WSearchGenerator:
         return is_candidate(self._goal, measured, tol_search=tol)
 
     @torch.no_grad()
-    def _start(self, sample: Sample) -> Start[_Job]:
+    def start(self, sample: Sample) -> Start[_Job]:
+        """Return a sample on its way into the pool: its noised latents and its anchor."""
         gan, device, row = self._decode.gan, self._context.device, sample.index
         parent, settings = self._context.parent, self._settings
         assert parent is not None, "checked when this generator was made"

@@ -1,1 +1,7 @@
 """Batches of cached and online views, in an order keyed by seed and epoch alone."""
+
+from viewstore.loaders.batch import Batch, View
+from viewstore.loaders.loader import ViewLoader
+from viewstore.loaders.views import Cached, Online
+
+__all__ = ["Batch", "Cached", "Online", "View", "ViewLoader"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class State:
     rows: str | None
     views: str
     v: int = VERSION
+
+    def at(self, epoch: int, step: int, *, steps: int) -> State:
+        """Return this state at another place; after the last of `steps` the next epoch begins."""
+        if step >= steps:
+            epoch, step = epoch + 1, 0
+        return replace(self, epoch=epoch, step=step)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for json.dumps: less than 200 bytes."""

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from viewstore.train import checkpoint
 from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
-from viewstore.train.method import StepInfo
+from viewstore.train.method import Method, StepInfo
 from viewstore.train.networks import Network, seeded_network
 from viewstore.train.objective import objective
 from viewstore.train.views import LoaderBatch, view_batch
@@ -50,6 +51,9 @@ class Reporter(Protocol):
     """Told about finished views."""
 
     def advance(self, count: int = 1, **facts: float | int | str) -> None: ...
+
+
+Progress = Callable[[int], AbstractContextManager[Reporter]]  # given the views still to come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,20 +119,19 @@ class TrainResult:
     seconds: float
 
 
-def check_feed(config: PretrainConfig, feed: Feed) -> None:
-    """Raise ConfigError if the views are not what the strategy wants; no data is read."""
-    traits = config.method.TRAITS
-    spec = config.strategy.request(traits, 0)
-    spec.check(feed.roles, strategy=config.strategy.NAME)
-    if feed.epoch_steps < 1:
+def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) -> None:
+    """Raise ConfigError if views of these roles and so many samples cannot be trained on."""
+    spec = config.strategy.request(config.method.TRAITS, 0)
+    spec.check(roles, strategy=config.strategy.NAME)
+    if config.batch_size > samples:
         raise ConfigError(
-            f"batch size must be at most the number of samples, got {config.batch_size}",
+            f"batch size must be at most the {samples} samples, got {config.batch_size}",
             fix="give a smaller --batch-size",
         )
 
 
 def pretrain(
-    config: PretrainConfig, feed: Feed, options: RunOptions, progress: Reporter
+    config: PretrainConfig, feed: Feed, options: RunOptions, progress: Progress
 ) -> TrainResult:
     """Train until the end and write the encoder; go on with the run in `options.out`.
 
@@ -137,27 +140,39 @@ def pretrain(
             the loss is not finite.
         StoppedError: `options.stop` said so; the checkpoint is written.
     """
-    check_feed(config, feed)
+    check_views(config, feed.roles, feed.epoch_steps * config.batch_size)
+    make_directory(options.out)
     device = torch.device(options.device)
-    network = seeded_network(config.network, config.seed)
-    method = config.method.make(network, amp=config.precision == "bf16").to(device).train()
+    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
+    # The process's generator is lent to the run: seeded for it, and given back as it was.
+    with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(deterministic=True):
+        torch.manual_seed(config.seed)
+        network = seeded_network(config.network, config.seed)
+        method = config.method.make(network, amp=config.precision == "bf16").to(device).train()
+        result = _train(config, feed, options, method, progress)
+    _write_results(config, feed, options, network, result)
+    return result
+
+
+def _train(
+    config: PretrainConfig, feed: Feed, options: RunOptions, method: Method, progress: Progress
+) -> TrainResult:
     optimizer = config.optim.make(method.parameters())
     settings = {**config.to_json(), "store": feed.store_id}
-    make_directory(options.out)
     path = options.out / checkpoint.NAME
     state = TrainState()
     if path.exists():
         state = load_checkpoint(path, settings, method, optimizer)
     if state.loader is not None:
         feed.loader.load_state_dict(state.loader)
-
+    device = torch.device(options.device)
+    losses = Losses(state, every=1 if device.type == "cpu" else CHECK_STEPS)
     total = config.total_steps(feed.epoch_steps)
     spec = config.strategy.request(method.traits, 0)
     resumed_at, begun = state.step, time.monotonic()
     saved = begun
-    progress.advance(state.step * config.batch_size * len(feed.roles))
-    pending: list[Tensor] = []
-    with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+
+    with progress((total - state.step) * config.batch_size * len(feed.roles)) as shown:
         while state.step < total:
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
@@ -186,21 +201,13 @@ def pretrain(
                 optimizer.step()
                 method.commit(student, target, StepInfo(epoch, state.step, total))
 
-                pending.append(loss.detach())
                 state.step += 1
                 state.loader = batch.state
-                last = state.step == total
-                ended = state.step % feed.epoch_steps == 0
-                stop = options.stop()
-                if last or ended or stop or device.type == "cpu" or len(pending) >= CHECK_STEPS:
-                    _look_at(pending, state)
-                if ended:
-                    state.history.append(statistics.fmean(state.partial))
-                    state.partial.clear()
-                loss_now = state.partial[-1] if state.partial else state.history[-1]
-                progress.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=loss_now, lr=rate)
+                losses.add(loss, epoch_ended=state.step % feed.epoch_steps == 0)
+                shown.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=losses.last, lr=rate)
+                last, stop = state.step == total, options.stop()
                 if last or stop or time.monotonic() - saved > options.checkpoint_seconds:
-                    _look_at(pending, state)
+                    losses.settle()
                     save_checkpoint(path, state, settings, method, optimizer)
                     saved = time.monotonic()
                 if last:
@@ -211,31 +218,48 @@ def pretrain(
                         where=str(path),
                         fix="run the same command again to go on",
                     )
-    result = TrainResult(
+    return TrainResult(
         encoder=options.out / ENCODER,
         steps=total,
         resumed_at=resumed_at,
         history=state.history,
-        loss=statistics.fmean(state.partial) if state.partial else state.history[-1],
+        loss=statistics.fmean(state.partial or state.history[-1:]),
         seconds=time.monotonic() - begun,
     )
-    _write_results(config, feed, options, network, result)
-    return result
 
 
-def _look_at(pending: list[Tensor], state: TrainState) -> None:
-    """Move losses into the state. Raises ConfigError: one is not finite."""
-    losses = torch.stack(pending).tolist() if pending else []
-    first = state.step - len(losses)
-    for number, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise ConfigError(
-                f"the loss must be finite, got {loss} at step {first + number}",
-                why="the last checkpoint is from before it",
-                fix="lower --lr, or give --warmup-epochs",
-            )
-    state.partial += losses
-    pending.clear()
+class Losses:
+    """The losses of a run, looked at now and then: looking waits for a GPU."""
+
+    def __init__(self, state: TrainState, *, every: int) -> None:
+        """Write into `state`, at most `every` steps late."""
+        self.state = state
+        self.every = every
+        self.last = math.nan
+        self._pending: list[Tensor] = []
+
+    def add(self, loss: Tensor, *, epoch_ended: bool) -> None:
+        """Take the loss of the step that `state.step` has just counted."""
+        self._pending.append(loss.detach())
+        if epoch_ended or len(self._pending) >= self.every:
+            self.settle()
+        if epoch_ended:
+            self.state.history.append(statistics.fmean(self.state.partial))
+            self.state.partial.clear()
+
+    def settle(self) -> None:
+        """Look at what was added. Raises ConfigError: a loss is not finite."""
+        losses = torch.stack(self._pending).tolist() if self._pending else []
+        self._pending.clear()
+        for step, loss in enumerate(losses, self.state.step - len(losses)):
+            if not math.isfinite(loss):
+                raise ConfigError(
+                    f"the loss must be finite, got {loss} at step {step}",
+                    why="the last checkpoint is from before it",
+                    fix="lower --lr, or give --warmup-epochs",
+                )
+            self.state.partial.append(loss)
+            self.last = loss
 
 
 def _write_results(

@@ -38,7 +38,7 @@ class _Found:
 
 def scan_folder(folder: Path, *, on_error: OnError, limit: int | None) -> Source:
     """Return the images below `folder`; the first folder of a path is its class."""
-    folder = folder.absolute()
+    folder = folder.resolve()
     files = sorted(
         (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES),
         key=lambda path: path.relative_to(folder).as_posix().encode(),
@@ -72,7 +72,7 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     for number, path in enumerate(expand_braces(spec)):
         if not path.is_file():
             raise no_source(str(path), "nothing is there")
-        path = path.absolute()
+        path = path.resolve()
         parts.append(
             Part(
                 uri=str(path),

@@ -121,7 +121,7 @@ def no_source(spec: str, why: str) -> ConfigError:
 
 
 def _array_source(spec: str) -> Source:
-    uri = spec if spec == DIGITS else str(Path(spec).absolute())
+    uri = spec if spec == DIGITS else str(Path(spec).resolve())
     if spec != DIGITS and not Path(spec).is_file():
         raise no_source(spec, "nothing is there")
     arrays = load_arrays(uri)
@@ -225,6 +225,6 @@ class SourceReader:
 def _below(folder: str, key: str) -> Path:
     """Return folder/key. Raises FormatError: the key leads out of the folder."""
     path = Path(folder, key)
-    if ".." in path.parts or not path.is_relative_to(folder):
+    if ".." in Path(key).parts or not path.is_relative_to(folder):
         raise FormatError(f"key {key!r} leads out of its folder", where=folder)
     return path

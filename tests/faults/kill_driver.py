@@ -20,6 +20,7 @@ from viewstore.commit import Blob
 from viewstore.errors import FormatError
 
 GENERATOR = "simclr"
+SPAN = 0.4  # of an undisturbed build: several kills before a store is complete
 
 
 def naive_name_blob(target: Path, blob: Blob) -> None:
@@ -46,12 +47,21 @@ def build(store: Path, source: str) -> None:
     building.build(request)
 
 
-def kill_loop(run: Callable[[], None], kills: int, builders: int, rng: random.Random) -> int:
-    """Run `run` in children; kill them until `kills` were killed, then let one end."""
+def seconds_of(run: Callable[[], None]) -> float:
+    """Return how long `run` takes in a child, undisturbed, on the machine as busy as it is."""
+    started = time.monotonic()
+    os.waitpid(fork(run), 0)
+    return time.monotonic() - started
+
+
+def kill_loop(
+    run: Callable[[], None], kills: int, builders: int, rng: random.Random, span: float
+) -> int:
+    """Run `run` in children and kill them within `span` seconds, until `kills` were killed."""
     done = 0
     while done < kills:
         children = [fork(run) for _ in range(builders)]
-        time.sleep(rng.uniform(0.0, 0.06))
+        time.sleep(rng.uniform(0.0, span))
         for child in children:
             os.kill(child, signal.SIGKILL)
         statuses = [os.waitpid(child, 0)[1] for child in children]
@@ -78,7 +88,8 @@ def main() -> None:
     if writer == "naive":
         commit._name_blob = naive_name_blob
     rng = random.Random(int(seed))
-    done = kill_loop(lambda: build(Path(store), source), int(kills), int(builders), rng)
+    span = SPAN * seconds_of(lambda: build(Path(f"{store}-undisturbed"), source))
+    done = kill_loop(lambda: build(Path(store), source), int(kills), int(builders), rng, span)
     with contextlib.suppress(FormatError):  # of a naive writer's torn shard; verify names it
         build(Path(store), source)
     print(done)

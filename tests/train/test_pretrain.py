@@ -1,6 +1,7 @@
 """The loop: resumable to the bit, refusing before it reads, stopping where losses break."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from viewstore.errors import CheckpointError, ConfigError, StoppedError
 from viewstore.train.a2 import A2
+from viewstore.train.checkpoint import TrainState
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import load_encoder
 from viewstore.train.networks import NetworkSettings
 from viewstore.train.optim import OptimSettings
-from viewstore.train.pretrain import Feed, RunOptions, TrainResult, pretrain
+from viewstore.train.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
 from viewstore.train.simclr import SimCLRSettings
 from viewstore.train.standard import Standard
 
@@ -69,8 +71,14 @@ class MemoryLoader:
 
 @dataclass
 class Report:
+    total: int = 0
     views: int = 0
     facts: dict[str, float | int | str] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, total: int) -> Iterator["Report"]:
+        self.total = total
+        yield self
 
     def advance(self, count: int = 1, **facts: float | int | str) -> None:
         self.views += count
@@ -124,7 +132,7 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_never_had(tmp_path: Path, optim
         out = tmp_path / f"stopped-{steps}"
         with pytest.raises(StoppedError, match=f"training stopped after step {steps} of 6"):
             run(out, config, stop=stopping_after(steps))
-        torch.manual_seed(steps)  # a new process starts from another generator
+        torch.manual_seed(steps)  # each process starts from another generator
         resumed = run(out, config)
         assert (resumed.resumed_at, resumed.steps) == (steps, 6)
         assert files(out) == files(tmp_path / "whole")
@@ -212,7 +220,7 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="strategy a2 trains on at least 3 views"):
         pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Report())
     short = replace(feed(loader), epoch_steps=0)
-    with pytest.raises(ConfigError, match="batch size must be at most the number of samples"):
+    with pytest.raises(ConfigError, match="batch size must be at most the 0 samples, got 8"):
         pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Report())
     assert loader.reads == 0
     assert not (tmp_path / "o").exists()
@@ -230,16 +238,16 @@ def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
     report = Report()
     result = run(tmp_path, replace(CONFIG, epochs=None, steps=4), report=report)
     assert (result.steps, len(result.history)) == (4, 1)
-    assert report.views == 4 * BATCH * 3
+    assert report.views == report.total == 4 * BATCH * 3
     assert report.facts["epoch"] == 2
 
 
-def test_progress_counts_the_views_of_before(tmp_path: Path) -> None:
+def test_progress_is_of_what_is_left(tmp_path: Path) -> None:
     report = Report()
     with pytest.raises(StoppedError):
         run(tmp_path, stop=stopping_after(4))
     run(tmp_path, report=report)
-    assert report.views == 6 * BATCH * 3
+    assert report.views == report.total == 2 * BATCH * 3
     assert set(report.facts) == {"epoch", "loss", "lr"}
 
 
@@ -311,3 +319,30 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     constant = replace(optim, schedule="constant", warmup_epochs=0)
     assert {constant.rate(step, **run_length) for step in range(20)} == {1.0}
+
+
+def test_a_run_borrows_the_generator_of_the_process(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run(tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    run(tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_losses_are_looked_at_late_where_looking_waits() -> None:
+    state = TrainState()
+    losses = Losses(state, every=3)
+    for step, ended in enumerate([False, False, False, True, False]):
+        state.step = step + 1
+        losses.add(torch.tensor(float(step)), epoch_ended=ended)
+    assert (state.history, state.partial, losses.last) == ([1.5], [], 3.0)
+    losses.settle()
+    assert (state.partial, losses.last) == ([4.0], 4.0)
+    state.step = 7
+    losses.add(torch.tensor(1.0), epoch_ended=False)
+    state.step = 8
+    losses.add(torch.tensor(float("inf")), epoch_ended=False)
+    with pytest.raises(ConfigError, match="got inf at step 7"):
+        losses.settle()

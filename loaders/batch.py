@@ -1,0 +1,72 @@
+"""What a loader hands over: views with their params, and where the loader stands after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of each sample of a batch.
+
+    Attributes:
+        pixels: uint8 [B, C, H, W], channels last in memory, owned by the caller.
+        params: What made the views, by column name, [B, ...]; on the CPU.
+        status: uint8 [B]: 1 ok, 2 goal not met, 3 failed, 4 source unreadable, 0 never written.
+        role: "expert", "generated", "global", ...; "mixed" where it varies by view.
+        parent: int64 [B]: the view it was derived from, -1 for the source image.
+        view: int64 [B]: number of the cached view, or of the slot that was rendered.
+        source: "cached:NAME" or "online:NAME".
+    """
+
+    pixels: Tensor
+    params: dict[str, Tensor]
+    status: Tensor
+    role: str
+    parent: Tensor
+    view: Tensor
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This rank's samples of one step.
+
+    Attributes:
+        views: A view for each slot, in the order they were asked for.
+        index: int64 [B], row of each sample in the store.
+        label: int64 [B], -1 where a sample has none.
+        valid: bool [B], false where a sample only pads the last step.
+        weight: This rank's weight in the mean of the ranks' gradients.
+        epoch, step: Which step of which epoch this is.
+        state: Resumes after this batch.
+    """
+
+    views: tuple[View, ...]
+    index: Tensor
+    label: Tensor
+    valid: Tensor
+    weight: float
+    epoch: int
+    step: int
+    state: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch with pixels, index, label and valid on `device`."""
+        views = (
+            replace(view, pixels=view.pixels.to(device, non_blocking=True)) for view in self.views
+        )
+        return replace(
+            self,
+            views=tuple(views),
+            index=self.index.to(device, non_blocking=True),
+            label=self.label.to(device, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+        )

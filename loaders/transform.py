@@ -1,0 +1,64 @@
+"""Online views: params drawn for a whole batch, every source image decoded once for all slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.loaders.views import OnlineSlot
+from viewstore.policies import Drawn
+from viewstore.randomness import Stream
+
+ReadImage = Callable[[int], NDArray[np.uint8]]
+
+
+class OnlineViews:
+    """Draws and renders the online slots of a batch."""
+
+    def __init__(
+        self,
+        slots: Sequence[OnlineSlot],
+        read_image: ReadImage,
+        heights: NDArray[Any],
+        widths: NDArray[Any],
+    ) -> None:
+        """Render from `read_image`(row); `heights` and `widths` are the sizes it gives, [N]."""
+        self.slots = slots
+        self._read_image = read_image
+        self._heights = heights
+        self._widths = widths
+
+    def draw(self, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
+        """Return the params of each slot, [B, ...]; slots of one policy are drawn together."""
+        alike: dict[Any, list[int]] = {}
+        for place, slot in enumerate(self.slots):
+            alike.setdefault(slot.policy, []).append(place)
+        height, width = self._heights[rows], self._widths[rows]
+        drawn: list[Drawn] = [{} for _ in self.slots]
+        for policy, places in alike.items():
+            views = np.array([[self.slots[place].slot] for place in places])
+            params = policy.draw(stream, rows, views, height, width)
+            for number, place in enumerate(places):
+                drawn[place] = {name: column[number] for name, column in params.items()}
+        return drawn
+
+    def render(
+        self,
+        rows: NDArray[np.int64],
+        drawn: Sequence[Drawn],
+        out: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        """Render every slot of `rows` into its buffer, uint8 [B, h, w, 3].
+
+        Raises:
+            FormatError: A source image cannot be read.
+        """
+        plain = [{name: column.tolist() for name, column in params.items()} for params in drawn]
+        for place, row in enumerate(rows.tolist()):
+            image = self._read_image(row)
+            for slot, params, buffer in zip(self.slots, plain, out, strict=True):
+                mine = {name: column[place] for name, column in params.items()}
+                slot.policy.render(image, mine, slot.size, slot.filter, buffer[place])

@@ -1,0 +1,220 @@
+"""What a loader is asked to show: cached and online views, named or in short form."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
+
+from viewstore.augment import Filter, check_filter
+from viewstore.errors import ConfigError
+from viewstore.loaders.choose import Pick, check_count
+from viewstore.plan import nearest
+from viewstore.policies import POLICIES, ViewPolicy, output_size, policies
+from viewstore.records import canonical
+from viewstore.store import Store, ViewSet
+
+SMALL_PIXELS = 64  # up to this side, online views are as large as their source
+LARGE_VIEW = 224
+DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Views read from a view set, each in a slot of its own.
+
+    Attributes:
+        name: The view set; its newest complete round is read.
+        n: Slots. The views of a sample in them differ.
+        pick: "schedule" shows every cached view equally often over the epochs; "random" draws
+            them anew each epoch.
+        params: Columns to deliver; None: all that lie in the shards' packs, which leaves out
+            latents.
+    """
+
+    name: str
+    _: KW_ONLY
+    n: int = 1
+    pick: Pick = "schedule"
+    params: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"Cached n must be at least 1, got {self.n}")
+        if self.pick not in ("schedule", "random"):
+            raise ConfigError(f"Cached pick must be schedule or random, got {self.pick!r}")
+
+
+@dataclass(frozen=True)
+class Online:
+    """Views rendered from the source image as they are asked for.
+
+    Attributes:
+        policy: Name of the augmentation policy.
+        n: Slots.
+        size: Side of the views in pixels. None: that of the first cached view set, else of the
+            source where its images are alike and small, else 224; local views 96/224 of it.
+        filter: Resize filter: "area", "linear" (OpenCV) or "pil" (antialiased).
+    """
+
+    policy: str
+    _: KW_ONLY
+    n: int = 1
+    size: int | None = None
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        policies(self.policy)
+        check_filter(self.filter)
+        if self.n < 1:
+            raise ConfigError(f"Online n must be at least 1, got {self.n}")
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"Online size must be at least 1, got {self.size}")
+
+
+Views = Sequence[Cached | Online]
+
+
+@dataclass(frozen=True)
+class CachedSlots:
+    """The slots that show one view set."""
+
+    view_set: ViewSet
+    slots: tuple[int, ...]
+    pick: Pick
+    params: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OnlineSlot:
+    """One slot that is rendered. Its number keys the draws."""
+
+    slot: int
+    policy: ViewPolicy
+    size: tuple[int, int]
+    filter: Filter
+
+
+def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:
+    """Return the views of a short form such as "simclr,simclr,w-search".
+
+    A name is a view set if the store has it, else an online policy.
+
+    Raises:
+        ConfigError: It is both, or neither (the nearest is named). "cached:NAME" and
+            "online:NAME" choose.
+    """
+    return [_parse_view(name.strip(), view_sets) for name in text.split(",")]
+
+
+def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
+    kind, colon, name = text.partition(":")
+    if colon and kind == "cached":
+        return Cached(name)
+    if colon and kind == "online":
+        return Online(name)
+    if text in view_sets and text in POLICIES:
+        raise ConfigError(
+            f"{text!r} is a view set of this store and an online policy; "
+            f"write cached:{text} or online:{text}"
+        )
+    if text in view_sets:
+        return Cached(text)
+    if text in POLICIES:
+        return Online(text)
+    hint = nearest(text, sorted({*view_sets, *POLICIES}))
+    raise ConfigError(
+        f"there is no view set and no online policy {text!r}; {hint}",
+        code="VS102",
+        why=f"view sets here: {', '.join(view_sets) or 'none'}; policies: {', '.join(POLICIES)}",
+    )
+
+
+def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineSlot]]:
+    """Return the slots of `views` against a store, cached ones by view set.
+
+    Raises:
+        ConfigError: No views, an unknown view set, or more slots than a view set has views.
+    """
+    if not views:
+        raise ConfigError("views must name at least one view")
+    slots = list(_slots(views))
+    cached = _cached_slots(slots, store)
+    base = _base_size(cached, store)
+    online = []
+    seen: dict[str, int] = {}
+    for slot, view in slots:
+        if isinstance(view, Online):
+            pair = policies(view.policy)
+            place = seen.get(view.policy, 0)
+            seen[view.policy] = place + 1
+            size = (view.size, view.size) if view.size else output_size(view.policy, *base)
+            policy = pair[place % len(pair)].for_size(*size)
+            online.append(OnlineSlot(slot, policy, size, view.filter))
+    return cached, online
+
+
+def _slots(views: Views) -> Iterator[tuple[int, Cached | Online]]:
+    slot = 0
+    for view in views:
+        for _ in range(view.n):
+            yield slot, view
+            slot += 1
+
+
+def _cached_slots(slots: Sequence[tuple[int, Cached | Online]], store: Store) -> list[CachedSlots]:
+    groups: dict[Cached, list[int]] = {}
+    for slot, view in slots:
+        if isinstance(view, Cached):
+            # Two mentions of a view set share its views: they must not show the same one.
+            key = Cached(view.name, pick=view.pick, params=view.params)
+            groups.setdefault(key, []).append(slot)
+    found = []
+    for view, numbers in groups.items():
+        view_set = newest_round(store, view.name)
+        check_count(view.name, len(numbers), view_set.num_views)
+        columns = view_set.plan.columns
+        names = tuple(c.name for c in columns if c.pack) if view.params is None else view.params
+        for name in names:
+            if name not in view_set.params:
+                hint = nearest(name, list(view_set.params))
+                raise ConfigError(
+                    f"view set {view.name} has no column {name!r}; {hint}", code="VS102"
+                )
+        found.append(CachedSlots(view_set, tuple(numbers), view.pick, names))
+    return found
+
+
+def newest_round(store: Store, name: str) -> ViewSet:
+    """Return view set `name`, or its newest complete round `name`-r2, `name`-r3, ...
+
+    Raises:
+        ConfigError: There is no such view set; the nearest one is named.
+    """
+    rounds: Mapping[int, str] = {
+        int(match[1]): other
+        for other in store.view_sets
+        if (match := re.fullmatch(re.escape(name) + r"-r(\d+)", other))
+    }
+    for number in sorted(rounds, reverse=True):
+        if store.view_sets[rounds[number]].complete:
+            return store.view_sets[rounds[number]]
+    return store.view_set(name)
+
+
+def _base_size(cached: Sequence[CachedSlots], store: Store) -> tuple[int, int]:
+    if cached:
+        return cached[0].view_set.height, cached[0].view_set.width
+    height, width = store.table.height, store.table.width
+    small = max(height.max(), width.max()) <= SMALL_PIXELS
+    if small and (height == height[0]).all() and (width == width[0]).all():
+        return int(height[0]), int(width[0])
+    return LARGE_VIEW, LARGE_VIEW
+
+
+def views_digest(cached: Sequence[CachedSlots], online: Sequence[OnlineSlot]) -> str:
+    """Return what the views are known by in loader states."""
+    parts = [[each.view_set.plan.id, list(each.slots), each.pick] for each in cached]
+    drawn = [asdict(each) for each in online]
+    return hashlib.sha256(canonical([parts, drawn])).hexdigest()[:DIGEST_DIGITS]

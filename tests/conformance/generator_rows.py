@@ -1,0 +1,85 @@
+"""Every generator on a small world. As a program it prints the views it makes in its own process.
+
+python -m tests.conformance.generator_rows NAME
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tests.generators.latent_world import World, make_world
+from viewstore.generators import GENERATORS, make_settings
+from viewstore.generators.base import Context, Rendered, Sample, Settings
+from viewstore.image import Codec
+
+NUM = 5
+# What makes a generator quick on this world; everything else is its default.
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "recon": {"max_steps": 20, "slots": 4},
+    "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
+    "w-perturb": {"views": 3},
+}
+
+
+def picture(row: int) -> Any:  # noqa: ANN401
+    """Return a source image whose size depends on its row."""
+    height, width = 40 + row, 50 - row
+    rows, columns = np.mgrid[:height, :width]
+    return (np.stack([rows * 5 + row, columns * 3, rows * columns // 4], -1) % 256).astype("u1")
+
+
+@cache
+def world_of(name: str) -> World:
+    """Return what generator `name` works on."""
+    if GENERATORS[name].settings != "Expert":
+        return make_world(num=NUM)
+    context = Context(
+        seed=3,
+        num_samples=NUM,
+        source_height=None,
+        source_width=None,
+        source_image=picture,
+        codec=Codec(name="raw"),
+    )
+    return World(context, tuple(Sample(row, picture(row)) for row in range(NUM)))
+
+
+def settings_of(name: str) -> Settings:
+    """Return the resolved settings of generator `name`, as a plan gives them back."""
+    small = {"height": 32, "width": 32} if GENERATORS[name].settings == "Expert" else {}
+    settings = make_settings(name, {**small, **QUICK.get(name, {})})
+    resolved = settings.resolve(world_of(name).context)
+    stored = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
+    return make_settings(name, stored)
+
+
+def render(name: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Rendered]:
+    """Return the views of `rows`, rendered in this order."""
+    world = world_of(name)
+    generator = settings_of(name).make(replace(world.context, seed=seed))
+    found = generator.render(world.samples[row] for row in rows)
+    return {rendered.index: rendered for rendered in found}
+
+
+def digest(rendered: Rendered) -> str:
+    """Return the sha256 of pixels and params."""
+    found = hashlib.sha256(rendered.pixels.tobytes())
+    for name in sorted(rendered.params):
+        found.update(name.encode() + np.ascontiguousarray(rendered.params[name]).tobytes())
+    return found.hexdigest()
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
+    made = render(sys.argv[1], range(NUM))
+    print(json.dumps([digest(made[row]) for row in range(NUM)]))

@@ -1,0 +1,91 @@
+"""Small real stores for the tests of loading, built by the build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import viewstore
+from viewstore.building import BuildRequest, build
+from viewstore.errors import ViewStoreError
+from viewstore.loaders import ViewLoader
+from viewstore.store import Store
+
+NUM_DIGITS = 70
+SHARD_ROWS = 16
+
+
+def digits_store(out: Path) -> Store:
+    """Return 70 digits in 5 shards, the last ragged; raw view sets of 3 and of 4 views."""
+    small = {"height": 12, "width": 12}
+    request = BuildRequest(
+        generator="digits",
+        out=out,
+        source="digits",
+        limit=NUM_DIGITS,
+        shard_rows=SHARD_ROWS,
+        settings={**small, "views": 3},
+        workers=1,
+    )
+    build(request)
+    build(
+        BuildRequest(
+            generator="simclr",
+            out=out,
+            view_set="hard",
+            settings={**small, "views": 4},
+            workers=1,
+            seed=5,
+        )
+    )
+    return viewstore.open(out)
+
+
+def photographs(folder: Path, count: int = 22) -> Path:
+    """Write JPEG files of several sizes into two class folders."""
+    for number in range(count):
+        height, width = 60 + number, 90 - number
+        rows, columns = np.mgrid[:height, :width]
+        waves = np.stack([rows * 2 + number * 9, columns * 3, rows + columns], axis=-1)
+        path = folder / ("cats", "dogs")[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((waves % 256).astype(np.uint8)).save(path, quality=90)
+    return folder
+
+
+def photograph_store(out: Path, source: Path) -> Store:
+    """Return views of photographs as jpg and as png."""
+    settings = {"views": 2, "height": 48, "width": 40}
+    for codec in ("jpg", "png"):
+        build(
+            BuildRequest(
+                generator="moco",
+                out=out,
+                view_set=codec,
+                source=str(source),
+                codec=codec,
+                shard_rows=8,
+                settings=settings,
+                workers=1,
+            )
+        )
+    return viewstore.open(out)
+
+
+def batches_before_error(loader: ViewLoader) -> tuple[int, ViewStoreError]:
+    """Return how many batches an epoch gave before one raised, and what it raised."""
+    count = 0
+    try:
+        for _ in loader:
+            count += 1
+    except ViewStoreError as error:
+        return count, error
+    raise AssertionError("no batch raised")
+
+
+def as_array(pixels: Any) -> Any:  # noqa: ANN401
+    """Return delivered pixels [B, C, H, W] as an array [B, H, W, C]."""
+    return pixels.permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,235 @@
+"""`viewstore train` and `viewstore eval` on a small real store, as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import viewstore
+from viewstore.cli import main
+from viewstore.compose import packaged_weights
+from viewstore.train.checkpoint import NAME
+from viewstore.train.encoder_file import load_encoder
+
+VIEWSTORE = [sys.executable, "-c", "from viewstore.cli import main; main()"]
+SMALL = ["--backbone", "conv3", "--projector", "16,8", "--batch-size", "8", "--threads", "1"]
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of two classes: bright left or bright right."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 120, (40, 16, 16, 3), np.uint8)
+    labels = np.arange(40) % 3 % 2
+    images[labels == 0, :, :8] += 120
+    images[labels == 1, :, 8:] += 120
+    path = tmp_path_factory.mktemp("source") / "halves.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four cached views of each image."""
+    out = tmp_path_factory.mktemp("store") / "views"
+    build = ["build", "--generator", "simclr", "--view-set", "cached", "--views", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main([*build, "--source", str(source), "--out", str(out), "-j", "1", "-q"])
+    assert ended.value.code == 0
+    return out
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    """Run a command in this process; return its exit code and its JSON."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--json", "--progress", "off", *map(str, arguments)])
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def train(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    code, answer = run(capsys, "train", *arguments, *SMALL)
+    assert code == 0, answer
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("strategy", "views", "policy"),
+    [
+        ("standard", "cifar,cifar", "cifar"),
+        ("standard", "cached,cached", "simclr"),
+        ("a2", "cifar,cifar,cached", "cifar"),
+    ],
+)
+def test_an_encoder_is_trained_on_online_and_cached_views(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    strategy: str,
+    views: str,
+    policy: str,
+) -> None:
+    result = train(
+        capsys, store, "--views", views, "--strategy", strategy, "--epochs", 2, "--out", tmp_path
+    )
+    assert result["steps"] == 10
+    assert len(result["history"]) == 2
+    encoder = load_encoder(result["encoder"])
+    assert (encoder.size, encoder.policy) == (16, policy)
+    settings = encoder.settings.provenance["settings"]
+    assert settings["method"]["negatives"] == ("other" if strategy == "a2" else "both")
+    assert encoder.settings.provenance["store"] == viewstore.open(store).store_id
+
+
+def test_a_source_is_enough_for_online_views(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--source", source, "--views", "cifar,cifar", "--steps", 6)
+    first = train(capsys, *where, "--out", tmp_path / "a", "--holdout", 4, "--half")
+    assert first["steps"] == 6
+    again = train(capsys, *where, "--out", tmp_path / "a", "--holdout", 4, "--half")
+    assert again["resumed_at"] == 6
+    code, answer = run(
+        capsys, "train", *where, *SMALL, "--out", tmp_path / "a", "--holdout", 5, "--lr", 0.1
+    )
+    assert code == 2
+    assert answer["error"]["code"] == "VS103"
+    assert answer["error"]["why"] == "holdout was 4, is 5; optim.lr was 0.03, is 0.1"
+
+
+def test_held_out_rows_are_not_trained_on(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--views", "cifar,cifar", "--epochs", 1, "--holdout", 2)
+    train(capsys, "--source", source, *where, "--out", tmp_path / "a")
+    with np.load(source) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    images[::2] = 255 - images[::2]
+    np.savez(tmp_path / "other.npz", images=images, labels=labels)
+    train(capsys, "--source", tmp_path / "other.npz", *where, "--out", tmp_path / "b")
+    first, second = (load_encoder(tmp_path / out / "encoder.safetensors") for out in "ab")
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert (one == other).all()
+
+
+def test_a_run_ended_by_a_signal_goes_on_to_the_same_end(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(store), "--views", "cifar,cached", "--epochs", "40"]
+    train(capsys, *arguments, "--out", tmp_path / "whole")
+    out = tmp_path / "stopped"
+    command = [*VIEWSTORE, "--progress", "json", "train", *arguments, *SMALL, "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert '"done"' in process.stderr.readline()
+        os.kill(process.pid, signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 4, said
+    assert "error[VS501]: training stopped after step" in said
+    assert "run the same command again" in said
+    assert not (out / "encoder.safetensors").exists()
+    assert 0 < train(capsys, *arguments, "--out", out)["resumed_at"] < 200
+    assert (out / NAME).read_bytes() == (tmp_path / "whole" / NAME).read_bytes()
+
+
+@pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])
+def test_a_trained_encoder_is_probed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], probe: str
+) -> None:
+    train(capsys, "--source", source, "--views", "digits,digits", "--epochs", 8, "--out", tmp_path)
+    for where in (["--holdout", 4], ["--test", source]):
+        code, answer = run(
+            capsys, "eval", tmp_path, "--source", source, "--probe", probe, "--knn", "ca", *where
+        )
+        assert code == 0
+        assert answer["result"]["queries"] == (10 if "--holdout" in where else 40)
+        assert answer["result"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--views", "cifar", "--epochs", "1"], "VS101", "trains on 2 views, got 1"),
+        (["--views", "cifar,cifr", "--epochs", "1"], "VS102", "did you mean 'cifar'"),
+        (["--views", "cifar,cifar"], "VS101", "the length of the run must be given once"),
+        (
+            ["--views", "cifar,cifar", "--epochs", "1", "--strategy", "a2"],
+            "VS101",
+            "strategy a2 trains on at least 3 views",
+        ),
+        (
+            ["--views", "cifar,cifar", "--epochs", "1", "--alpha", "1"],
+            "VS102",
+            "strategy standard has no setting 'alpha'",
+        ),
+        (["--views", "cifar,cifar", "--epochs", "1", "--method", "byol"], "VS102", "no method"),
+        (
+            ["--views", "cifar,cifar", "--epochs", "1", "--projector", "wide"],
+            "VS101",
+            "projector must be widths",
+        ),
+        (
+            ["--views", "cifar,cifar", "--epochs", "1", "--batch-size", "64"],
+            "VS101",
+            "batch size must be at most the 40 samples, got 64",
+        ),
+        (
+            ["--views", "cifar,cifar", "--epochs", "1", "--device", "cuda:99"],
+            "VS301",
+            "device cuda:99 cannot be used",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: str,
+    message: str,
+) -> None:
+    exit_code, answer = run(
+        capsys, "train", store, "--backbone", "conv3", *arguments, "--out", tmp_path / "run"
+    )
+    assert exit_code == (3 if code == "VS301" else 2)
+    assert answer["error"]["code"] == code
+    assert message in answer["error"]["message"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_probing_what_is_not_an_encoder_says_what_to_do(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = ("--source", source, "--holdout", 4)
+    code, answer = run(capsys, "eval", tmp_path, *probe)
+    assert (code, answer["error"]["why"]) == (2, "nothing is there")
+    (tmp_path / NAME).touch()
+    code, answer = run(capsys, "eval", tmp_path, *probe)
+    assert answer["error"]["fix"] == "run the same train command again"
+    code, answer = run(capsys, "eval", source, *probe)
+    assert (code, answer["error"]["code"]) == (3, "VS210")
+    code, answer = run(capsys, "eval", tmp_path, "--source", source)
+    assert (code, answer["error"]["why"]) == (
+        2,
+        "a probe must not be asked about what it learnt from",
+    )
+
+
+def test_the_packaged_encoder_knows_digits_it_was_not_trained_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoder = packaged_weights("encoder")
+    probe = ("--source", "digits", "--holdout", 4, "--probe", "linear", "--threads", 1)
+    code, answer = run(capsys, "eval", encoder, *probe)
+    assert code == 0
+    assert answer["result"]["accuracy"] > 0.985
+    settings = load_encoder(encoder).settings
+    assert (settings.policy, settings.size, settings.in_channels) == ("digits", 16, 1)

@@ -1,0 +1,239 @@
+"""How good frozen features are: weighted kNN, a linear probe, logistic regression.
+
+Features are the backbone's, of the evaluation transform: short side to the encoder's size, centre
+crop. No probe here augments its training images, so the linear one is called `lin_frozen`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from viewstore.errors import ConfigError
+from viewstore.image import Pixels, resize
+from viewstore.sources import SourceReader, SourceTable
+from viewstore.train.encoder_file import Encoder
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+ProbeName = Literal["knn", "linear", "logreg"]
+BATCH = 256
+
+
+class KnnPreset(NamedTuple):
+    """Numbers of neighbours, the reported one first, and the temperature of their votes."""
+
+    neighbours: tuple[int, ...]
+    temperature: float
+
+
+# gs: the paper does not give its temperature.
+KNN_PRESETS = {
+    "monitor": KnnPreset((200,), 0.1),
+    "ca": KnnPreset((5,), 0.1),
+    "gs": KnnPreset((201,), 0.1),
+    "dino": KnnPreset((20, 10, 100, 200), 0.07),
+}
+L2_GRID = np.logspace(-6, 5, 45)
+VALIDATION = 5  # every fifth row of the bank chooses l2
+LINEAR_EPOCHS = 100
+LINEAR_LR = 0.1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Features [N, F] and labels [N] of the rows of a source."""
+
+    features: Floats
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        if not len(self.labels):
+            raise ConfigError("there must be at least one labelled sample, got none", code="VS104")
+        if self.labels.min() < 0:
+            raise ConfigError(
+                "every sample must have a label",
+                code="VS104",
+                why=f"{int((self.labels < 0).sum())} of {len(self.labels)} have none",
+                fix="give a --source with labels, for example a folder of class folders",
+            )
+
+    def take(self, chosen: NDArray[np.bool_]) -> Samples:
+        """Return the chosen samples."""
+        return Samples(self.features[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The answer of a probe.
+
+    Attributes:
+        metric: What was measured; `lin_frozen` is a linear probe on features without augmentation.
+        accuracy: Share of the queries that were right.
+        queries: How many there were.
+        bank: How many samples it learnt from.
+        details: Settings and secondary results.
+    """
+
+    metric: str
+    accuracy: float
+    queries: int
+    bank: int
+    details: dict[str, Any]
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, by the number of queries alone."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.queries)
+
+
+def centre_crop(image: Pixels, size: int) -> Pixels:
+    """Return the middle [size, size, 3] of an image whose short side was resized to `size`."""
+    height, width = image.shape[:2]
+    scale = size / min(height, width)
+    tall, wide = max(size, round(height * scale)), max(size, round(width * scale))
+    if (tall, wide) != (height, width):
+        image = resize(image, tall, wide)
+    top, left = (tall - size) // 2, (wide - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def images_of(table: SourceTable, rows: NDArray[np.int64], size: int) -> Iterator[Tensor]:
+    """Yield the images of rows as batches, float32 [B, 3, size, size] in [0, 1]."""
+    reader = SourceReader(table)
+    for start in range(0, len(rows), BATCH):
+        batch = [centre_crop(reader.image(int(row)), size) for row in rows[start : start + BATCH]]
+        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255
+
+
+def features_of(
+    encoder: Encoder, table: SourceTable, rows: NDArray[np.int64], *, device: str = "cpu"
+) -> Samples:
+    """Return the backbone's features of rows. Raises ConfigError: a row has no label."""
+    labels = np.asarray(table.label, np.int64)[rows]
+    with torch.inference_mode():
+        batches = [
+            encoder.features(images.to(device)).cpu()
+            for images in images_of(table, rows, encoder.size)
+        ]
+    features = torch.cat(batches).numpy() if batches else np.empty((0, 0), np.float32)
+    return Samples(features, labels)
+
+
+def split_rows(count: int, holdout: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (bank, query) rows: every `holdout`-th row, from 0 on, is a query."""
+    if holdout < 2:
+        raise ConfigError(f"holdout must be at least 2, got {holdout}")
+    rows = np.arange(count)
+    return rows[rows % holdout != 0], rows[rows % holdout == 0]
+
+
+def knn(
+    bank: Samples,
+    queries: Samples,
+    *,
+    neighbours: int,
+    temperature: float,
+    weighting: Literal["exp", "uniform"] = "exp",
+) -> float:
+    """Return the accuracy of votes of the nearest neighbours by cosine; ties to the lower label."""
+    keys = F.normalize(torch.from_numpy(bank.features), dim=1)
+    classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+    labels = torch.from_numpy(bank.labels)
+    k = min(neighbours, len(labels))
+    right = 0
+    for start in range(0, len(queries.labels), BATCH):
+        batch = F.normalize(torch.from_numpy(queries.features[start : start + BATCH]), dim=1)
+        similarity, nearest = (batch @ keys.T).topk(k)
+        weight = (similarity / temperature).exp()
+        if weighting == "uniform":
+            weight = torch.ones_like(similarity)
+        votes = torch.zeros(len(batch), classes).scatter_add_(1, labels[nearest], weight)
+        guesses = votes.numpy().argmax(1)  # the first of equals
+        right += int((guesses == queries.labels[start : start + BATCH]).sum())
+    return right / len(queries.labels)
+
+
+def linear(bank: Samples, queries: Samples, *, seed: int = 0) -> float:
+    """Return the accuracy of a linear layer trained by SGD on standardised features."""
+    mean, std = bank.features.mean(0), bank.features.std(0) + 1e-6
+    x = torch.from_numpy((bank.features - mean) / std)
+    y = torch.from_numpy(bank.labels)
+    classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+    layer = nn.Linear(x.shape[1], classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), LINEAR_LR, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, LINEAR_EPOCHS)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(LINEAR_EPOCHS):
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x), BATCH):
+            rows = order[start : start + BATCH]
+            loss = F.cross_entropy(layer(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+    with torch.inference_mode():
+        guesses = layer(torch.from_numpy((queries.features - mean) / std)).numpy().argmax(1)
+    return float((guesses == queries.labels).mean())
+
+
+def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
+    """Return (accuracy, l2): L-BFGS, l2 chosen on every fifth row of the bank, then fitted anew.
+
+    The penalty is l2 / 2 * |w|^2 beside the SUM of the losses: scikit-learn's C = 1 / l2.
+    """
+    validation = np.arange(len(bank.labels)) % VALIDATION == 0
+    train = bank.take(~validation)
+    check = bank.take(validation)
+    scores = [_fit(train, l2).score(check.features, check.labels) for l2 in L2_GRID]
+    best = np.flatnonzero(np.asarray(scores) == max(scores))
+    l2 = float(L2_GRID[best[len(best) // 2]])  # the middle of a plateau, not its edge
+    return float(_fit(bank, l2).score(queries.features, queries.labels)), l2
+
+
+def _fit(samples: Samples, l2: float) -> Any:  # noqa: ANN401
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    model = LogisticRegression(C=1 / l2, max_iter=500)
+    # On a busy machine the threads of small matrix products wait for each other.
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        # With a very weak penalty there is no end to reach; validation passes it over.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(samples.features, samples.labels)
+
+
+def evaluate(
+    bank: Samples, queries: Samples, probe: ProbeName, *, preset: str = "monitor", seed: int = 0
+) -> Score:
+    """Return the score of a probe that learns from `bank` and is asked about `queries`."""
+    sizes = {"queries": len(queries.labels), "bank": len(bank.labels)}
+    if probe == "knn":
+        if preset not in KNN_PRESETS:
+            raise ConfigError(
+                f"kNN preset must be one of {', '.join(KNN_PRESETS)}, got {preset!r}", code="VS102"
+            )
+        neighbours, temperature = KNN_PRESETS[preset]
+        by_k = {k: knn(bank, queries, neighbours=k, temperature=temperature) for k in neighbours}
+        details: dict[str, Any] = {"preset": preset, "temperature": temperature, "by_k": by_k}
+        return Score(metric="knn", accuracy=by_k[neighbours[0]], details=details, **sizes)
+    if probe == "linear":
+        accuracy = linear(bank, queries, seed=seed)
+        details = {"epochs": LINEAR_EPOCHS, "lr": LINEAR_LR, "seed": seed}
+        return Score(metric="lin_frozen", accuracy=accuracy, details=details, **sizes)
+    accuracy, l2 = logistic_regression(bank, queries)
+    details = {"l2": l2, "convention": "sum"}
+    return Score(metric="logreg", accuracy=accuracy, details=details, **sizes)
