@@ -186,7 +186,8 @@ def test_frechet_distance_of_shifted_gaussians_is_known() -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kimg_halve_the_distance_of_one() -> None:
+def test_twenty_kimg_reach_the_specified_distance() -> None:
+    """14.3 is the specification's figure at 20 kimg; one kimg gives 19.9 here."""
     real = torch.from_numpy(signed(read_images("digits")))
     distance = PixelFrechet(real.numpy())
     found = []
@@ -195,4 +196,4 @@ def test_twenty_kimg_halve_the_distance_of_one() -> None:
         codes = torch.split(network.sample(1000, 0), 100)
         images = torch.cat([network.synthesis(part) for part in codes]).clamp(-1, 1)
         found.append(distance(images.numpy()))
-    assert found[1] < found[0] / 2
+    assert found[1] <= 14.3 < found[0]
