@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -77,10 +76,6 @@ class PretrainConfig:
             return self.steps
         assert self.epochs is not None
         return self.epochs * epoch_steps
-
-    def total_epochs(self, epoch_steps: int) -> int:
-        """Return the number of epochs that are begun."""
-        return math.ceil(self.total_steps(epoch_steps) / epoch_steps)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values, names of method and strategy included."""

@@ -155,11 +155,6 @@ class Network(nn.Module):
             if settings.zero_init and isinstance(module, Residual):
                 nn.init.zeros_(module.norm.weight)
 
-    @property
-    def width(self) -> int:
-        """Width of the backbone's features."""
-        return BACKBONES[self.settings.backbone].width
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the projector's output [N, D], not normalised."""
         out: Tensor = self.projector(self.backbone(x))

@@ -6,8 +6,8 @@ L = 1/B * sum over samples b and pairs p of weight[p, b] * term_p[p, b]
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,6 @@ class Plan:
         pool: Rows in the in-batch denominators.
         batch: The views that `views` and `targets` number: the loader's, or what the strategy
             made of them.
-        log: Facts for the log of this step.
     """
 
     views: Tensor
@@ -46,7 +45,6 @@ class Plan:
     term: tuple[Term, ...]
     batch: ViewBatch
     pool: Pool = "pair"
-    log: dict[str, Any] = field(default_factory=dict)
 
 
 class Objective(NamedTuple):

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 
-ROLES = ("expert", "heavy", "generated", "adversarial", "cutmix", "global", "local")
-
 
 class SlotView(Protocol):
     """One view of each sample, as a loader hands it over."""

@@ -240,3 +240,14 @@ def test_other_views_than_a_strategy_wants_are_refused(
 def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@methods
+def test_embeddings_of_a_bfloat16_forward_are_float32_and_close(method_row: str) -> None:
+    plain = make_method(METHOD_ROWS[method_row]).eval()
+    mixed = METHOD_ROWS[method_row].make(plain.network, amp=True).eval()
+    vb, rows = make_batch(("expert", "expert")), torch.tensor([0, 1])
+    exact, rounded = plain.encode(vb, rows)["z"], mixed.encode(vb, rows)["z"]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=2).min() > 0.99
