@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from viewstore import errors
 from viewstore.build import BuilderFactory, Outcome, ShardBuilder, Unit, error_facts
-from viewstore.errors import StoppedError, ViewStoreError
+from viewstore.errors import ConfigError, StoppedError, ViewStoreError
 
 POLL_SECONDS = 0.25
 Report = Callable[[Outcome], None]
@@ -180,6 +180,12 @@ class LocalPool:
     workers: int
 
     def run(self, queue: Queue, report: Report, progressed: Progressed) -> None:
+        if multiprocessing.parent_process() is not None:
+            raise ConfigError(
+                "a build with several workers cannot start inside a worker process",
+                why="each worker runs the calling script again, which would build again",
+                fix="put the build under `if __name__ == '__main__':`, or use workers=1",
+            )
         context = multiprocessing.get_context("spawn")
         shared = _Shared(context)
         pools = {number: self._pool(context, shared) for number in range(self.workers)}

@@ -1,0 +1,32 @@
+"""Small real stores for tests."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viewstore.building import BuildRequest, Built, build
+
+ROWS = 20
+SHARD_ROWS = 8
+
+
+def write_npz(path: Path, *, rows: int = ROWS, side: int = 20) -> str:
+    """Write a source of smooth random pictures."""
+    rng = np.random.Generator(np.random.Philox(3))
+    coarse = rng.integers(0, 256, (rows, side // 4, side // 4, 3), dtype=np.uint8)
+    np.savez(path, images=coarse.repeat(4, axis=1).repeat(4, axis=2), labels=np.arange(rows) % 3)
+    return str(path)
+
+
+def build_small(out: Path, source: str, **changes: Any) -> Built:  # noqa: ANN401
+    """Build three shards of two simclr views of each sample."""
+    request: dict[str, Any] = {
+        "generator": "simclr",
+        "out": out,
+        "source": source,
+        "settings": {"views": 2, "height": 16, "width": 16},
+        "shard_rows": SHARD_ROWS,
+        "workers": 1,
+    }
+    return build(BuildRequest(**(request | changes)))
