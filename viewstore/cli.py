@@ -88,3 +88,7 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
             traceback.print_exc()
         return 70
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()
