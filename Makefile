@@ -5,7 +5,7 @@ LINKS := build/typing/viewstore
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test test-slow check lint types format bench clean
+.PHONY: demo test test-slow check lint types format bench demo-weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -48,6 +48,20 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/w_search.py
+
+# Retrain what the package ships, with the commands of weights/PROVENANCE.json (6 CPU minutes).
+demo-weights: $(STAMP)
+	mkdir -p $(DEMO)
+	$(BIN)/viewstore gan train --source digits --holdout 4 --threads 1 --part generator \
+	  --kimg 120 --out $(DEMO)/digits-gan.safetensors
+	$(BIN)/viewstore train --source digits --views digits,digits --holdout 4 --negatives other \
+	  --temperature 0.5 --backbone conv3 --in-channels 1 --projector 128,64 --optimizer adam \
+	  --lr 1e-3 --weight-decay 1e-5 --schedule constant --batch-size 256 --steps 300 --seed 0 \
+	  --threads 1 --half --out $(DEMO)/digits-encoder
+	$(BIN)/viewstore gan train --source digits --holdout 4 --threads 1 --part inverter \
+	  --gan $(DEMO)/digits-gan.safetensors --encoder $(DEMO)/digits-encoder/encoder.safetensors \
+	  --out $(DEMO)/digits-inverter.safetensors
+	$(BIN)/viewstore eval $(DEMO)/digits-encoder --source digits --holdout 4 --probe linear
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(DEMO)

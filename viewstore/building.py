@@ -260,7 +260,7 @@ def _plan(
     resumed = stored is not None and stored.generator["name"] == request.generator
     before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
     settings = make_settings(request.generator, {**before, **request.settings})
-    models, weights = compose.load_models(kind.NEEDS, request.files)
+    models, weights = compose.load_models(kind.NEEDS, request.files, listener.note)
     parent = None if kind.PARENT is None else compose.parent_view_set(paths, kind.PARENT)
     context = compose.make_context(
         table=table,

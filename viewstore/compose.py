@@ -77,17 +77,31 @@ def packaged_weights(role: str) -> Path:
     return Path(str(importlib.resources.files("viewstore"))) / "weights" / PACKAGED[role]
 
 
-def load_model(role: str, path: Path) -> Any:  # noqa: ANN401
-    """Load the frozen network of a role. Raises CheckpointError: the file is not one."""
+Note = Callable[[str], None]
+
+
+def say_nothing(line: str) -> None:
+    """Take a line for the user, and drop it."""
+
+
+def load_model(role: str, path: Path, note: Note = say_nothing) -> Any:  # noqa: ANN401
+    """Load the frozen network of a role; `note` is told its licence and what its reader saw.
+
+    Raises:
+        CheckpointError: The file is not one.
+    """
     if not path.is_file():
         raise ConfigError(
             f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
         )
     try:
         if role == "gan":
-            from viewstore.generators.gan_file import open_generator
+            from viewstore.generators.gan_file import read_generator
 
-            return open_generator(path)
+            opened = read_generator(path)
+            for line in filter(None, (*opened.notes, opened.origin.licence_note)):
+                note(f"{path.name}: {line}")
+            return opened.network
         if role == "inverter":
             from viewstore.generators.inverter import load_inverter
 
@@ -99,7 +113,9 @@ def load_model(role: str, path: Path) -> Any:  # noqa: ANN401
         raise UnavailableError(f"{role} needs a package that is missing: {error}") from error
 
 
-def load_models(needs: tuple[str, ...], files: WeightFiles) -> tuple[dict[str, Any], list[Weights]]:
+def load_models(
+    needs: tuple[str, ...], files: WeightFiles, note: Note = say_nothing
+) -> tuple[dict[str, Any], list[Weights]]:
     """Load the networks a generator needs, and say which files they are."""
     models = {}
     weights = []
@@ -107,7 +123,7 @@ def load_models(needs: tuple[str, ...], files: WeightFiles) -> tuple[dict[str, A
         path = files.path(role)
         if path is None:
             continue
-        models[role] = load_model(role, path)
+        models[role] = load_model(role, path, note)
         data = path.read_bytes()
         weights.append(
             Weights(
