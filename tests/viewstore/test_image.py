@@ -1,13 +1,19 @@
 """Images: decoders that agree, limits before decoding, codecs that give the same bytes."""
 
 import io
+import struct
+import threading
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.image import Codec, decode, probe, resize, restart_interval
+from viewstore.image_header import Limits
 
 RNG = np.random.Generator(np.random.Philox(11))
 COARSE = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -48,6 +54,125 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
     assert caught.value.code == "VS205"
 
 
+def encoded(form: str, mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+FORMS = {
+    "jpg": jpg(),
+    "progressive": jpg(progressive=True),
+    "cmyk": encoded("JPEG", "CMYK"),
+    "png": encoded("PNG"),
+    "palette": encoded("PNG", "P", transparency=bytes([0, 128])),
+    "webp": encoded("WEBP"),
+    "bmp": encoded("BMP"),
+    "tif": encoded("TIFF", compression="tiff_lzw"),
+    "ppm": encoded("PPM"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_probe_sees_the_size_that_decoding_gives(form: str) -> None:
+    height, width, _ = probe(FORMS[form])
+    assert decode(FORMS[form]).shape == (height, width, 3) == PIXELS.shape
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damage_gives_an_error_or_an_image_of_the_size_it_claims(
+    form: str, data: st.DataObject
+) -> None:
+    raw = bytearray(FORMS[form])
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, min(len(raw), 700) - 1))] = data.draw(st.integers(0, 255))
+    raw = raw[: data.draw(st.sampled_from([len(raw), len(raw) // 2]))]
+    limits = Limits(pixels=100_000)
+    code = "VS205"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            height, width, _ = probe(bytes(raw), limits=limits)
+            image = decode(bytes(raw), limits=limits)
+        except FormatError as error:
+            code = error.code
+        else:
+            assert image.shape == (height, width, 3)
+    assert (code, said) == ("VS205", [])
+
+
+def test_warnings_are_as_before_after_threads_decoded() -> None:
+    before = list(warnings.filters)
+    images: list[np.ndarray] = []
+    workers = [
+        threading.Thread(target=lambda: images.extend(decode(data) for data in FORMS.values()))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(images) == 4 * len(FORMS)
+    assert list(warnings.filters) == before
+
+
+def test_alpha_is_dropped_and_not_blended() -> None:
+    alpha = np.full((*PIXELS.shape[:2], 1), 7, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([PIXELS, alpha], axis=2)).save(buffer, "PNG")
+    assert np.array_equal(decode(buffer.getvalue()), PIXELS)
+
+
+def test_sixteen_bits_become_the_upper_eight() -> None:
+    buffer = io.BytesIO()
+    deep = PIXELS[..., 0].astype(np.uint16) * 256 + 255
+    Image.fromarray(deep).save(buffer, "PNG")
+    assert np.array_equal(decode(buffer.getvalue()), np.repeat(PIXELS[..., :1], 3, axis=2))
+
+
+def test_an_image_with_several_pictures_is_refused() -> None:
+    frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS[::-1].copy())]
+    for form in ("WEBP", "PNG", "TIFF"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, form, save_all=True, append_images=frames[1:])
+        with pytest.raises(FormatError, match="one picture"):
+            decode(buffer.getvalue())
+
+
+def test_a_progressive_jpeg_of_many_scans_is_refused() -> None:
+    data = jpg(progressive=True)
+    scans = data.count(b"\xff\xda")
+    assert probe(data, limits=Limits(scans=scans))
+    with pytest.raises(FormatError, match="scans"):
+        probe(data, limits=Limits(scans=scans - 1))
+
+
+def test_a_flat_image_is_no_bomb_until_it_is_large() -> None:
+    flat = encoded("PNG", "1")
+    assert decode(flat).shape == PIXELS.shape
+    with pytest.raises(FormatError, match="bytes per byte"):
+        decode(flat, limits=Limits(ratio=2, ratio_pixels=1))
+
+
+def test_a_png_view_holds_nothing_but_its_pixels() -> None:
+    data = Codec(name="png").encode(PIXELS)
+    kinds, at = [], 8
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        kinds.append(kind)
+        at += length + 12
+    assert (kinds[0], {*kinds[1:-1]}, kinds[-1]) == (b"IHDR", {b"IDAT"}, b"IEND")
+
+
+def test_a_view_of_another_format_is_refused() -> None:
+    with pytest.raises(FormatError, match="must be a jpg, got a png"):
+        Codec(name="jpg").decode(FORMS["png"])
+    with pytest.raises(FormatError, match="grayscale or YCbCr"):
+        Codec(name="jpg").decode(FORMS["cmyk"])
+
+
 @pytest.mark.parametrize("name", ["png", "webp"])
 def test_lossless_codecs_keep_every_pixel(name: str) -> None:
     codec = Codec(name=name)
@@ -70,8 +195,8 @@ def test_restart_intervals_divide_the_row(width: int, interval: int) -> None:
 
 
 def test_settings_that_contradict_are_refused() -> None:
-    for settings in ({"name": "gif"}, {"name": "png", "quality": 3}, {"name": "jpg", "quality": 0}):
+    for wrong in ({"name": "gif"}, {"name": "png", "quality": 3}, {"name": "jpg", "quality": 0}):
         with pytest.raises(ConfigError):
-            Codec(**settings)  # type: ignore[arg-type]
+            Codec(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="filter"):
         resize(PIXELS, 4, 4, "cubic")  # type: ignore[arg-type]
