@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore import disk
 from viewstore.errors import FormatError
+from viewstore.image_header import LIMITS
 
 DIGITS = "digits"
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
 LABEL_NAMES = ("labels", "y", "y_train", "arr_1")
+NPZ_ARRAY_BYTES = 16 << 30
+# Encrypted members and unknown compression are RuntimeError and NotImplementedError.
+_UNREADABLE_ZIP = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,14 @@ def _twice(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 
 def _npz(path: Path) -> Arrays:
-    data = path.read_bytes()
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            images = archive[_named(names, IMAGE_NAMES, "images")]
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            images = _read_npy(archive, _named(names, IMAGE_NAMES, "images"))
             label_name = next((name for name in LABEL_NAMES if name in names), None)
-            labels: Any = -np.ones(len(images)) if label_name is None else archive[label_name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+            labels = None if label_name is None else _read_npy(archive, label_name)
+        sha256, size = disk.sha256_of(path), path.stat().st_size
+    except _UNREADABLE_ZIP as error:
         raise FormatError(f"npz cannot be read: {error}") from error
     if (
         images.dtype != np.uint8
@@ -91,11 +98,49 @@ def _npz(path: Path) -> Arrays:
             f"npz images must be uint8 [N, H, W] or [N, H, W, 1 or 3], "
             f"got {images.dtype} {list(images.shape)}"
         )
-    if labels.shape not in ((len(images),), (len(images), 1)):
-        raise FormatError(f"npz labels must be [{len(images)}], got {list(labels.shape)}")
+    if len(images):
+        height, width = images.shape[1:3]
+        LIMITS.check(height, width, encoded_bytes=height * width)
     images = images if images.ndim == 4 else images[..., None]
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Arrays(images, labels.reshape(-1).astype(np.int32), (), len(data), sha256)
+    return Arrays(images, _npz_labels(labels, len(images)), (), size, sha256)
+
+
+def _npz_labels(labels: NDArray[Any] | None, count: int) -> NDArray[np.int32]:
+    if labels is None:
+        return np.full(count, -1, np.int32)
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":
+        raise FormatError(
+            f"npz labels must be integers [{count}], got {labels.dtype} {list(labels.shape)}"
+        )
+    if count and not -1 <= int(labels.min()) <= int(labels.max()) < 2**31:
+        raise FormatError("npz labels must be in [-1, 2^31)")
+    return labels.reshape(-1).astype(np.int32)
+
+
+def _read_npy(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """Return an array of an npz; what its header claims is checked before it is read."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise FormatError(f"npz array {name} has npy version {version}")
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(file)
+        if dtype.kind not in "biuf":
+            raise FormatError(f"npz array {name} must hold numbers, got {dtype}")
+        claimed = math.prod(shape) * dtype.itemsize
+        if claimed > NPZ_ARRAY_BYTES or claimed != info.file_size - file.tell():
+            raise FormatError(
+                f"npz array {name} claims {claimed} bytes, its member holds "
+                f"{info.file_size - file.tell()}, and at most {NPZ_ARRAY_BYTES} are read"
+            )
+        data = file.read(claimed)
+        file.read(1)  # the end of a member is where zipfile checks its CRC
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
 
 
 def _named(names: Sequence[str], wanted: Sequence[str], what: str) -> str:

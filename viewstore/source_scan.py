@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,11 +17,15 @@ import numpy as np
 from viewstore import disk
 from viewstore.errors import ConfigError, FormatError
 from viewstore.image import probe
+from viewstore.source_tar import Member, tar_members
 from viewstore.sources import OnError, Part, Source, SourceTable, first_rows, no_source
-from viewstore.tar import BLOCK, padded
+from viewstore.tar import BLOCK
 
 SUFFIXES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm"}
 TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+LABEL_BYTES = 64
+JSON_BYTES = 1 << 20
+INTEGER = re.compile(rb"\s*-?[0-9]{1,10}\s*")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -39,22 +44,20 @@ class _Found:
 def scan_folder(folder: Path, *, on_error: OnError, limit: int | None) -> Source:
     """Return the images below `folder`; the first folder of a path is its class."""
     folder = folder.resolve()
-    files = sorted(
-        (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES),
-        key=lambda path: path.relative_to(folder).as_posix().encode(),
-    )
-    names = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
+    keys = sorted(_image_keys(folder, "", frozenset()), key=os.fsencode)
+    names = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = {name: label for label, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
 
     def found() -> Iterator[_Found]:
-        for path in files:
-            key = path.relative_to(folder).as_posix()
-            label = labels.get(key.split("/")[0], -1) if "/" in key else -1
+        for key in keys:
+            label = labels[key.split("/")[0]] if "/" in key else -1
+            path = folder / key
             try:
+                key.encode()
                 data = path.read_bytes()
                 height, width, _ = probe(data)
-            except (FormatError, OSError) as error:
+            except (FormatError, OSError, UnicodeEncodeError) as error:
                 _refuse(str(path), key, error, on_error, skipped)
                 continue
             yield _Found(key, label, 0, 0, len(data), zlib.crc32(data), height, width)
@@ -62,6 +65,21 @@ def scan_folder(folder: Path, *, on_error: OnError, limit: int | None) -> Source
     rows = list(itertools.islice(found(), limit))
     part = Part(uri=str(folder), kind="dir", bytes=None, sha256=None)
     return Source(_table(rows, (part,), tuple(names)), skipped)
+
+
+def _image_keys(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Yield the images below `folder`, through links, but never round in a circle of them."""
+    status = folder.stat()
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):  # what systems leave behind, "._a.jpg" among it
+            continue
+        if entry.is_dir():
+            yield from _image_keys(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
+        elif entry.is_file() and entry.name.rpartition(".")[2].lower() in SUFFIXES:
+            yield prefix + entry.name
 
 
 def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
@@ -131,88 +149,53 @@ def _scan_tar(
         if path.stat().st_size < BLOCK:
             raise FormatError("tar is shorter than one header")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            members = tar_members(data)
-            for key, group in itertools.groupby(members, key=lambda member: member[0]):
-                places = {suffix: (offset, size) for _, suffix, offset, size in group}
-                suffix = next((s for s in TAR_SUFFIXES if s in places), None)
-                if suffix is None:
+            for key, members in _samples(data).items():
+                image = next((members[s] for s in TAR_SUFFIXES if s in members), None)
+                if image is None:
                     continue
-                offset, size = places[suffix]
-                payload = data[offset : offset + size]
+                payload = data[image.offset : image.offset + image.size]
                 try:
                     height, width, _ = probe(payload)
                 except FormatError as error:
-                    _refuse(f"{path}: {key}.{suffix}", key, error, on_error, skipped)
+                    _refuse(f"{path}: {key}.{image.suffix}", key, error, on_error, skipped)
                     continue
-                label = _label(data, places)
-                crc32 = zlib.crc32(payload)
-                rows.append(_Found(key, label, part, offset, size, crc32, height, width))
+                place = part, image.offset, image.size
+                label = _label(data, members)
+                rows.append(_Found(key, label, *place, zlib.crc32(payload), height, width))
     return rows
 
 
-def tar_members(data: mmap.mmap | bytes) -> Iterator[tuple[str, str, int, int]]:
-    """Yield key, suffix, offset and size of the files of somebody else's ustar.
-
-    Raises:
-        FormatError: Links, pax or GNU headers, compression, a bad checksum, or a cut file.
-    """
-    offset = 0
-    while offset + BLOCK <= len(data):
-        header = data[offset : offset + BLOCK]
-        if not any(header):
-            return
-        size = _check_header(header, offset)
-        if offset + BLOCK + size > len(data):
-            raise FormatError(f"tar is cut short in the member at offset {offset}")
-        name = _name(header)
-        if header[156:157] in (b"0", b"\0") and not name.endswith("/"):
-            folder, _, base = name.rpartition("/")
-            stem, _, suffix = base.partition(".")
-            yield (f"{folder}/{stem}" if folder else stem), suffix.lower(), offset + BLOCK, size
-        offset += BLOCK + padded(size)
-    raise FormatError("tar is cut short: it has no end block")
+def _samples(data: mmap.mmap) -> dict[str, dict[str, Member]]:
+    """Return the members of each sample by suffix, samples in the order of the tar."""
+    samples: dict[str, dict[str, Member]] = {}
+    for member in tar_members(data):
+        members = samples.setdefault(member.key, {})
+        if member.suffix in members:
+            raise FormatError(f"tar member {member.key}.{member.suffix} stands twice")
+        members[member.suffix] = member
+    return samples
 
 
-def _check_header(header: bytes, offset: int) -> int:
-    if header[156:157] not in (b"0", b"\0", b"5"):
-        raise FormatError(
-            f"tar member at offset {offset} must be a plain file",
-            why="links, pax and GNU headers are refused",
-        )
+def _label(data: mmap.mmap, members: dict[str, Member]) -> int:
+    """Return the label beside an image, -1 if there is none or it is no number."""
+    if "cls" in members:
+        cls = members["cls"]
+        number = INTEGER.fullmatch(data[cls.offset : cls.offset + min(cls.size, LABEL_BYTES)])
+        return _in_range(int(number[0])) if number else -1
+    if "json" not in members:
+        return -1
+    record = members["json"]
     try:
-        size = int(header[124:136].strip(b"\0 ") or b"0", 8)
-        stored = int(header[148:156].strip(b"\0 "), 8)
-    except ValueError as error:
-        raise FormatError(f"tar header at offset {offset} is damaged") from error
-    if sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) != stored:
-        raise FormatError(f"tar header at offset {offset} does not match its checksum")
-    return size
+        value = json.loads(data[record.offset : record.offset + min(record.size, JSON_BYTES)])
+    except (ValueError, RecursionError):
+        return -1
+    if isinstance(value, dict):
+        value = value.get("label", value.get("cls"))
+    return _in_range(value) if type(value) is int else -1
 
 
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0")[0]
-    prefix = header[345:500].split(b"\0")[0] if header[257:262] == b"ustar" else b""
-    try:
-        return (prefix + b"/" + name if prefix else name).decode().removeprefix("./")
-    except UnicodeDecodeError as error:
-        raise FormatError("tar member name must be UTF-8") from error
-
-
-def _label(data: mmap.mmap, places: dict[str, tuple[int, int]]) -> int:
-    for suffix in ("cls", "json"):
-        if suffix not in places:
-            continue
-        offset, size = places[suffix]
-        text = data[offset : offset + min(size, 1 << 20)]
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            value = value.get("label", value.get("cls"))
-        if isinstance(value, int) and -1 <= value < 2**31:
-            return value
-    return -1
+def _in_range(label: int) -> int:
+    return label if -1 <= label < 2**31 else -1
 
 
 def _refuse(

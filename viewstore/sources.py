@@ -88,11 +88,14 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
         on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
 
     Raises:
-        ConfigError: There is nothing at `spec`, or no image in it, or a key twice.
+        ConfigError: There is nothing at `spec`, or no image in it, or a key twice; or the limit
+            is below 1.
         FormatError: An image or archive cannot be read; it is named.
     """
     from viewstore.source_scan import scan_folder, scan_tars
 
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}")
     path = Path(spec)
     if spec == DIGITS or path.suffix == ".npz":
         source = Source(first_rows(_array_source(spec).table, limit))
