@@ -31,6 +31,7 @@ from viewstore.generators.latent_views import (
     decoder_of,
     fit_source,
     from_pixels,
+    keep_freed_memory,
     repeatable,
     to_pixels,
     unit_images,
@@ -163,6 +164,7 @@ class InversionGenerator:
     """Finds latents in a slot pool, one view per slot."""
 
     def __init__(self, settings: Inversion, context: Context) -> None:
+        keep_freed_memory()
         self._settings = settings
         self._context = context
         self._decode = decoder_of(context, settings.psi)

@@ -26,6 +26,7 @@ from viewstore.generators.latent_views import (
     decoder_of,
     fit_source,
     from_pixels,
+    keep_freed_memory,
     repeatable,
     start_noise,
     to_pixels,
@@ -71,6 +72,7 @@ class WSearchGenerator:
     def __init__(self, settings: WSearch, context: Context) -> None:
         check_parent(context, settings.resolved_psi)
         assert settings.slots is not None
+        keep_freed_memory()
         self._settings = settings
         self._context = context
         self._goal = settings.goal()
