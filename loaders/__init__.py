@@ -2,6 +2,6 @@
 
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.views import Cached, Online
+from viewstore.loaders.views import Cached, Mix, Online
 
-__all__ = ["Batch", "Cached", "Online", "View", "ViewLoader"]
+__all__ = ["Batch", "Cached", "Mix", "Online", "View", "ViewLoader"]

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.compose import mirrored_views
 from viewstore.loaders.maker import BatchMaker, EpochRows
+from viewstore.loaders.mix import mirrored_by_view, reader_of
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import Verify
 from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
 from viewstore.loaders.transform import OnlineViews
@@ -100,7 +100,7 @@ class ViewLoader:
         rank, world_size = find_rank(rank, world_size)
         self._store = store
         self._cached, self._online = resolve(views, store)
-        shown = [group.view_set.name for group in self._cached]
+        shown = [each.name for group in self._cached for each in group.view_sets]
         self._kept = kept_rows(store, rows, where, shown)
         num_rows = store.num_samples if self._kept is None else len(self._kept)
         self._order = Order(
@@ -114,9 +114,9 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._readers = [reader_of(group.view_set, verify=verify) for group in self._cached]
         self._mirrored = [
-            mirrored_views(store, group.view_set) if any(group.then) else None
+            mirrored_by_view(store, group.view_set) if any(group.then) else None
             for group in self._cached
         ]
         self._views_digest = views_digest(self._cached, self._online)

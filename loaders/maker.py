@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.loaders.batch import Batch, View
-from viewstore.loaders.choose import Missing, preference, replace_missing
+from viewstore.loaders.choose import Missing
+from viewstore.loaders.mix import AnyReader, by_set, numbers_within, shown_views
 from viewstore.loaders.order import Cut, Order
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.state import State
@@ -113,7 +114,7 @@ class BatchMaker:
     rows: EpochRows
     cut: Cut
     seed: int
-    cached: list[tuple[CachedSlots, CachedReader]]
+    cached: list[tuple[CachedSlots, AnyReader]]
     mirrored: list[NDArray[np.bool_] | None]
     online: OnlineViews
     labels: NDArray[np.int32]
@@ -150,7 +151,18 @@ class BatchMaker:
             step=step,
             rows=rows,
             valid=self.cut.positions(step)[1],
-            shown=[self._shown(group, reader, rows, epoch) for group, reader in self.cached],
+            shown=[
+                shown_views(
+                    reader,
+                    rows,
+                    seed=self.seed,
+                    epoch=epoch,
+                    slots=group.slots,
+                    pick=group.pick,
+                    missing=self.missing,
+                )
+                for group, reader in self.cached
+            ],
             drawn=self.online.draw(stream, rows),
             then=[self._then(group, stream, rows) for group, _ in self.cached],
             pixels=pixels,
@@ -216,24 +228,10 @@ class BatchMaker:
         drawn = iter(draw_slots(slots, stream, rows, group.view_set.height, group.view_set.width))
         return [{} if then is None else next(drawn) for then in group.then]
 
-    def _shown(
-        self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int
-    ) -> NDArray[np.int64]:
-        cached, wanted = group.view_set.num_views, len(group.slots)
-        order = preference(self.seed, epoch, rows, cached=cached, wanted=wanted, pick=group.pick)
-        every = np.broadcast_to(np.arange(cached), (len(rows), cached))
-        return replace_missing(
-            order[:, :wanted],
-            order,
-            reader.params("status", rows, every),
-            rows,
-            name=group.view_set.name,
-            missing=self.missing,
-        )
-
     def _cached_views(self, place: int, draft: Draft) -> dict[int, View]:
         group, reader = self.cached[place]
         shown = draft.shown[place]
+        numbers = numbers_within(reader, shown)
         columns = {name: reader.params(name, draft.rows, shown) for name in group.params}
         status = reader.params("status", draft.rows, shown)
         parent = columns.get("parent", np.full(shown.shape, -1))
@@ -254,24 +252,30 @@ class BatchMaker:
                 status=torch.from_numpy(np.ascontiguousarray(status[:, number])),
                 role=group.roles[number],
                 parent=torch.from_numpy(parent[:, number].astype(np.int64)),
-                view=torch.from_numpy(np.ascontiguousarray(shown[:, number])),
+                view=torch.from_numpy(np.ascontiguousarray(numbers[:, number])),
                 source=source,
             )
         return views
 
     def _composed(self, place: int, number: int, then: OnlineSlot, draft: Draft) -> Drawn:
         group, reader = self.cached[place]
-        shown = draft.shown[place][:, number : number + 1]
-        if "crop_box" in group.view_set.params:
-            box = reader.params("crop_box", draft.rows, shown)[:, 0]
-        else:  # such views show the whole source image
-            box = np.zeros((len(shown), 4))
-            box[:, 2], box[:, 3] = self.online.sizes(draft.rows)
+        shown = draft.shown[place][:, number]
+
+        def stored_box(
+            one: CachedReader, places: NDArray[np.int64], views: NDArray[np.int64]
+        ) -> NDArray[np.float64]:
+            rows = draft.rows[places]
+            box = np.zeros((len(rows), 4))
+            if "crop_box" in one.view_set.params:
+                box[:] = one.params("crop_box", rows, views[:, None])[:, 0]
+            else:  # such views show the whole source image
+                box[:, 2], box[:, 3] = self.online.sizes(rows)
+            return box
+
+        box = by_set(reader, shown, stored_box)
         mirrored = self.mirrored[place]
         flipped = (
-            np.zeros(len(shown), np.bool_)
-            if mirrored is None
-            else mirrored[draft.rows, shown[:, 0]]
+            np.zeros(len(shown), np.bool_) if mirrored is None else mirrored[draft.rows, shown]
         )
         size = group.view_set.height, group.view_set.width
         return delivered_params(then, draft.then[place][number], box, flipped, size)
