@@ -96,7 +96,8 @@ def draw_switch(
     """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
     if probability in (0, 1):
         return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
-    return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
+    words = stream.words(op, index, view)[..., 0]
+    return np.asarray(words * 2.0**-32 < probability)
 
 
 def draw_jitter(
@@ -131,6 +132,53 @@ def draw_blur(
     u = stream.uniform(Op.BLUR, index, view)
     drawn = sigma[0] + u[..., 1] * (sigma[1] - sigma[0])
     return np.where(u[..., 0] < probability, drawn, 0).astype(np.float32)
+
+
+def reductions(
+    boxes: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
+) -> NDArray[np.int64]:
+    """Return how far each image may be decoded smaller: 8, 4, 2 or 1, int64 [B].
+
+    The largest at which no crop has fewer pixels than its view on either side, so that a view
+    is never enlarged from what was thrown away.
+
+    Args:
+        boxes: Crop boxes [B, 4] of each slot that shares the decoded images.
+        sizes: Height and width of each slot's views.
+    """
+    fits = [
+        (box[:, 2:] / np.asarray(size)).min(axis=1) for box, size in zip(boxes, sizes, strict=True)
+    ]
+    least = np.min(fits, axis=0)
+    return np.select([least >= 8, least >= 4, least >= 2], [8, 4, 2], 1)
+
+
+def reduced_boxes(
+    boxes: NDArray[np.float32],
+    reduction: Integers,
+    height: Integers,
+    width: Integers,
+    *,
+    whole: bool,
+) -> NDArray[np.float32]:
+    """Return crop boxes in pixels of images decoded at 1/`reduction`, float32 [B, 4].
+
+    Args:
+        boxes: In source pixels, [B, 4].
+        reduction: Of each image, [B].
+        height: Of each source image, [B].
+        width: Likewise.
+        whole: Move the edges to the nearest pixels, as the OpenCV filters need; a side never
+            gets shorter than the whole pixels it had room for.
+    """
+    scale = np.asarray(reduction)[:, None]
+    sides = -(-np.stack([height, width], axis=-1) // scale)
+    start, end = boxes[:, :2] / scale, (boxes[:, :2] + boxes[:, 2:]) / scale
+    if whole:
+        # Halves go up on both edges; rounding them to even could take a pixel off.
+        start, end = np.floor(start + 0.5), np.floor(end + 0.5)
+    end = np.minimum(end, sides)
+    return np.concatenate([start, end - start], axis=1).astype(np.float32)
 
 
 def check_filter(name: str) -> Filter:
