@@ -11,21 +11,27 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, EpochRows
-from viewstore.loaders.mix import mirrored_by_view, reader_of
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import Verify
-from viewstore.loaders.selection import kept_rows
-from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
-from viewstore.loaders.transform import OnlineViews
-from viewstore.loaders.views import Views, parse_views, resolve, views_digest
+from viewstore.loaders.several import (
+    SeveralMaker,
+    SeveralRows,
+    check_rates,
+    per_epoch,
+    store_seed,
+)
+from viewstore.loaders.share import StoreShare, shares_of
+from viewstore.loaders.state import State, rows_digest, stores_digest
+from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
 
 PREFETCH_BYTES = 1 << 30
@@ -43,13 +49,14 @@ class ViewLoader:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | Sequence[Store],
         views: str | Views,
         *,
         batch_size: int,
         seed: int = 0,
         shuffle: str = "global",
-        rows: ArrayLike | None = None,
+        rates: Sequence[float] | None = None,
+        rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
         where: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -65,12 +72,15 @@ class ViewLoader:
         """Prepare to read `store`; no pixel is touched yet.
 
         Args:
-            store: The store, of viewstore.open.
-            views: Cached and Online views, or their short form, "simclr,simclr,w-search".
+            store: The store, of viewstore.open, or several: batch.index counts through their
+                rows, `store_rows` turns it into stores and rows.
+            views: Cached, Online and Mix views, or their short form, "simclr,simclr,w-search".
             batch_size: Samples per step over ALL ranks.
             seed: Seed of order, draws and view schedule, below 2^53.
             shuffle: "global", "block:B" (windows of B shards) or "none".
-            rows: Only these rows, ascending; None means all.
+            rates: Share of the rows of each of several stores that an epoch has; 1 where it is
+                None. What an epoch leaves out, the next ones have.
+            rows: Only these rows, ascending; None means all. One of each for several stores.
             where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
                 the grammar is that of viewstore.where. With `rows`, those that are in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
@@ -95,16 +105,22 @@ class ViewLoader:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
             raise ConfigError(f"prefetch must be at least 1, got {prefetch}")
-        if isinstance(views, str):
-            views = parse_views(views, list(store.view_sets))
+        several = isinstance(store, Sequence)
+        stores: Sequence[Store] = store if isinstance(store, Sequence) else [store]
+        self._rates = check_rates(rates, len(stores), shuffle) if several else None
+        if rates is not None and not several:
+            raise ConfigError(f"rates are for several stores, got {list(rates)} for one")
+        self._shares = shares_of(
+            stores, views, rows=rows if several else [rows], where=where, verify=verify
+        )
         rank, world_size = find_rank(rank, world_size)
-        self._store = store
-        self._cached, self._online = resolve(views, store)
-        shown = [each.name for group in self._cached for each in group.view_sets]
-        self._kept = kept_rows(store, rows, where, shown)
-        num_rows = store.num_samples if self._kept is None else len(self._kept)
+        sizes = [share.num_rows for share in self._shares]
+        num_rows = sum(sizes if self._rates is None else map(per_epoch, sizes, self._rates))
         self._order = Order(
-            shuffle=shuffle, num_rows=num_rows, seed=seed, shard_rows=store.shard_rows
+            shuffle=shuffle,
+            num_rows=num_rows,
+            seed=seed,
+            shard_rows=self._shares[0].store.shard_rows,
         )
         self._cut = Cut(
             num_rows=num_rows,
@@ -114,12 +130,6 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._readers = [reader_of(group.view_set, verify=verify) for group in self._cached]
-        self._mirrored = [
-            mirrored_by_view(store, group.view_set) if any(group.then) else None
-            for group in self._cached
-        ]
-        self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
         self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
@@ -143,10 +153,17 @@ class ViewLoader:
     @property
     def roles(self) -> tuple[str, ...]:
         """Role of each slot's views."""
-        roles = {slot.slot: slot.policy.role for slot in self._online}
-        for group in self._cached:
-            roles |= dict(zip(group.slots, group.roles, strict=True))
-        return tuple(roles[slot] for slot in range(len(roles)))
+        by_store = [share.roles for share in self._shares]
+        return tuple(
+            roles[0] if len(set(roles)) == 1 else "mixed" for roles in zip(*by_store, strict=True)
+        )
+
+    def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each entry of batch.index the number of its store and its row there."""
+        counts = [share.store.num_samples for share in self._shares]
+        starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
+        store = torch.searchsorted(starts, index.cpu(), right=True) - 1
+        return store, index.cpu() - starts[store]
 
     def __len__(self) -> int:
         """Return the steps of an epoch, the same on every rank."""
@@ -239,8 +256,8 @@ class ViewLoader:
         self._closed = True
         self._moves += 1
         self._pipeline.close()
-        for reader in self._readers:
-            reader.close()
+        for share in self._shares:
+            share.close()
 
     def __enter__(self) -> Self:
         return self
@@ -256,25 +273,38 @@ class ViewLoader:
     def _restart(self, seed: int) -> None:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
-        table = self._store.table
-        self._maker = BatchMaker(
-            rows=EpochRows(self._order, self._cut, self._kept),
-            cut=self._cut,
-            seed=seed,
-            cached=list(zip(self._cached, self._readers, strict=True)),
-            mirrored=self._mirrored,
-            online=OnlineViews(
-                self._online, partial(_read_source, self._store), table.height, table.width
-            ),
-            labels=self._store.labels,
-            missing=self._missing,
-            pin=self._pin,
-            state=self._state(),
-        )
+        self._maker = self._make_maker(seed)
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
+
+    def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
+        state = self._state()
+        makers = partial(
+            StoreShare.maker, cut=self._cut, missing=self._missing, pin=self._pin, state=state
+        )
+        if self._rates is None:
+            (share,) = self._shares
+            return makers(share, rows=EpochRows(self._order, self._cut, share.kept), seed=seed)
+        several = SeveralRows(
+            order=self._order,
+            rates=self._rates,
+            kept=tuple(share.kept for share in self._shares),
+            counts=tuple(share.store.num_samples for share in self._shares),
+        )
+        rows = EpochRows(several, self._cut, None)
+        return SeveralMaker(
+            rows=rows,
+            cut=self._cut,
+            makers=[
+                makers(share, rows=rows, seed=store_seed(seed, number))
+                for number, share in enumerate(self._shares)
+            ],
+            counts=several.counts,
+            state=state,
+            pin=self._pin,
+        )
 
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
@@ -284,15 +314,15 @@ class ViewLoader:
     def _state(self) -> State:
         """Return the state at the start of epoch 0."""
         return State(
-            store=self._store.store_id[:STORE_DIGITS],
+            store=stores_digest([share.store.store_id for share in self._shares]),
             order=self._order.name,
             seed=self._order.seed,
             epoch=0,
             step=0,
             G=self._cut.global_batch,
             tail=self._cut.tail,
-            rows=rows_digest(self._kept),
-            views=self._views_digest,
+            rows=rows_digest([share.kept for share in self._shares], self._rates),
+            views=views_digest([(share.cached, share.online) for share in self._shares]),
         )
 
     def _check_place(self, epoch: int, step: int, last: int) -> None:
@@ -309,10 +339,6 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
-
-
-def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
-    return store.source.image(row)
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

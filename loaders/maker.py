@@ -14,7 +14,7 @@ from torch import Tensor
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.mix import AnyReader, by_set, numbers_within, shown_views
-from viewstore.loaders.order import Cut, Order
+from viewstore.loaders.order import Cut, RowOrder
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews, delivered_params, draw_slots, render_cached
@@ -67,7 +67,7 @@ class Clock:
 class EpochRows:
     """The rows of each step of this rank, computed for many steps at once."""
 
-    def __init__(self, order: Order, cut: Cut, kept: NDArray[np.int64] | None) -> None:
+    def __init__(self, order: RowOrder, cut: Cut, kept: NDArray[np.int64] | None) -> None:
         """Take the order and its cut; `kept` are the sorted rows of a filter, or None."""
         self._order, self._cut, self._kept = order, cut, kept
         share = max(1, cut.global_batch // cut.world_size)
@@ -139,8 +139,13 @@ class BatchMaker:
 
     def plan(self, epoch: int, step: int) -> Draft:
         """Return the draft of a step: all that is decided before pixels are touched."""
+        return self.draft(epoch, step, self.rows.step(epoch, step), self.cut.positions(step)[1])
+
+    def draft(
+        self, epoch: int, step: int, rows: NDArray[np.int64], valid: NDArray[np.bool_]
+    ) -> Draft:
+        """Return the draft of a batch of these rows; `valid`: which are no padding."""
         began = time.perf_counter()
-        rows = self.rows.step(epoch, step)
         stream = Stream(self.seed, epoch, AUGMENT)
         pixels = [
             torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self.pin)
@@ -150,7 +155,7 @@ class BatchMaker:
             epoch=epoch,
             step=step,
             rows=rows,
-            valid=self.cut.positions(step)[1],
+            valid=valid,
             shown=[
                 shown_views(
                     reader,

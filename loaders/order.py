@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,13 @@ def _mix(x: NDArray[np.uint32], key: np.uint32) -> NDArray[np.uint32]:
     x *= np.uint32(0xC2B2AE35)
     x ^= x >> np.uint32(16)
     return x
+
+
+class RowOrder(Protocol):
+    """Says which row stands where in an epoch."""
+
+    def rows(self, positions: Positions, epoch: int) -> Positions:
+        """Return the row at each position of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)

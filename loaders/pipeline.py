@@ -7,20 +7,36 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import cv2
 
 from viewstore.loaders.batch import Batch
-from viewstore.loaders.maker import BatchMaker, Draft
+from viewstore.loaders.maker import Clock
 
 # Below this, handing a slice to another thread costs more than it saves.
 LEAST_SLICE = 16
 
 
+class Maker(Protocol):
+    """Plans batches, fills them in slices, and hands them over."""
+
+    clock: Clock
+
+    def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
+        """Return the draft of a step; its `rows` are as many as its samples."""
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        """Read and render samples [begin, end) of a draft."""
+
+    def finish(self, draft: Any) -> Batch:  # noqa: ANN401
+        """Return the batch of a filled draft."""
+
+
 class Pipeline:
     """Runs a maker on a pool of threads, at most `prefetch` batches ahead."""
 
-    def __init__(self, maker: BatchMaker, *, threads: int, prefetch: int) -> None:
+    def __init__(self, maker: Maker, *, threads: int, prefetch: int) -> None:
         """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
         self._maker = maker
         self._threads = threads
@@ -85,7 +101,7 @@ class _Job:
     """One batch under way. No thread ever waits for another: the last slice finishes it."""
 
     def __init__(
-        self, maker: BatchMaker, pool: ThreadPoolExecutor, threads: int, epoch: int, step: int
+        self, maker: Maker, pool: ThreadPoolExecutor, threads: int, epoch: int, step: int
     ) -> None:
         self.done: Future[Batch] = Future()
         self.dropped = False
@@ -108,7 +124,7 @@ class _Job:
         except BaseException as error:
             self._fail(error)
 
-    def _fill(self, draft: Draft, begin: int, end: int) -> None:
+    def _fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         if self.dropped:
             return
         try:

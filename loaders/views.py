@@ -368,12 +368,17 @@ def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int,
     return LARGE_VIEW, LARGE_VIEW
 
 
-def views_digest(cached: Sequence[CachedSlots], online: Sequence[OnlineSlot]) -> str:
-    """Return what the views are known by in loader states."""
-    parts = [[_identity(each.view_set), list(each.slots), each.pick] for each in cached]
-    then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
-    drawn = [asdict(each) for each in online]
-    return hashlib.sha256(canonical([parts, then, drawn])).hexdigest()[:DIGEST_DIGITS]
+def views_digest(
+    by_store: Sequence[tuple[Sequence[CachedSlots], Sequence[OnlineSlot]]],
+) -> str:
+    """Return what the views of one or several stores are known by in loader states."""
+    found = []
+    for cached, online in by_store:
+        parts = [[_identity(each.view_set), list(each.slots), each.pick] for each in cached]
+        then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
+        found.append([parts, then, [asdict(each) for each in online]])
+    value = found[0] if len(found) == 1 else found
+    return hashlib.sha256(canonical(value)).hexdigest()[:DIGEST_DIGITS]
 
 
 def _identity(view_set: ViewSet | MixedViews) -> str | list[Any]:
