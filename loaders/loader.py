@@ -195,6 +195,10 @@ class ViewLoader:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
 
+    def positions(self, step: int) -> range:
+        """Return the positions of a step that this rank reads; those from n on are padding."""
+        return self._cut.span(step)
+
     def batch(self, epoch: int, step: int) -> Batch:
         """Make one batch, whatever its place; the loader stays where it stands."""
         self._check_usable()

@@ -226,10 +226,15 @@ class Cut:
 
     def positions(self, step: int) -> tuple[Positions, NDArray[np.bool_]]:
         """Return the positions of a step that this rank reads, and which are no padding."""
+        span = self.span(step)
+        raw = np.arange(span.start, span.stop, dtype=np.int64)
+        return raw % max(1, self.num_rows), raw < self.num_rows
+
+    def span(self, step: int) -> range:
+        """Return the positions of a step that this rank reads, not yet wrapped to the start."""
         share, extra = divmod(self.step_size(step), self.world_size)
         first = step * self.global_batch + self.rank * share + min(self.rank, extra)
-        raw = np.arange(first, first + share + (self.rank < extra), dtype=np.int64)
-        return raw % max(1, self.num_rows), raw < self.num_rows
+        return range(first, first + share + (self.rank < extra))
 
     def weight(self, step: int) -> float:
         """Return this rank's weight in the mean of the ranks' gradients; 1 in an even cut."""
