@@ -39,17 +39,36 @@ class ViewDataModule(LightningDataModule):
             raise ConfigError("rank and world_size of a data module are those of its trainer")
         self._recipe = Recipe(store, views, {**settings, "rank": 0, "world_size": 1})
         self._loader: ViewLoader | None = None
+        self._state: dict[str, Any] | None = None
 
     def train_dataloader(self) -> ViewLoader:
-        """Return the loader of the trainer's rank."""
-        self.teardown("fit")
+        """Return the loader of the trainer's rank; it goes on where the last one stood."""
+        state = self.state_dict()
+        self._close()
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         self._loader = self._recipe.make(rank=rank, world_size=world)
+        if state:
+            self._loader.load_state_dict(state)
         return self._loader
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resumes after the last batch that was trained on."""
+        return self._state or {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there in the next train_dataloader().
+
+        Lightning restores a loader's own state only where a run was stopped in mid epoch.
+        """
+        self._state = state_dict
+
     def teardown(self, stage: str) -> None:
-        """Join the threads of the loader."""
+        """Join the threads of the loader; its place is kept."""
+        self._state = self.state_dict()
+        self._close()
+
+    def _close(self) -> None:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
