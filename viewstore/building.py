@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from viewstore import compose
 from viewstore.build import Outcome, check_room, units
@@ -24,7 +24,7 @@ from viewstore.source_record import adopt_sources, read_sources
 from viewstore.sources import SourceTable, open_source
 
 if TYPE_CHECKING:
-    from viewstore.generators.base import Settings
+    from viewstore.generators.base import FromParent, Settings
 
 DEFAULT_SOURCE = "digits"
 
@@ -249,19 +249,19 @@ def _plan(
     request: BuildRequest, paths: StorePaths, table: SourceTable, listener: Listener
 ) -> tuple[Plan, Built | None]:
     """Adopt the plan of the request, its parent view set built before."""
-    from viewstore.generators import make_settings, settings_class
+    from viewstore.generators import make_settings
 
-    kind = settings_class(request.generator)
-    parent_built = None
-    if kind.PARENT is not None and compose.parent_view_set(paths, kind.PARENT) is None:
-        parent_built = _build_parent(request, kind.PARENT, listener)
     view_set_paths = paths.view_set(request.name)
     stored = read_plan(view_set_paths) if view_set_paths.plan.is_file() else None
     resumed = stored is not None and stored.generator["name"] == request.generator
     before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
     settings = make_settings(request.generator, {**before, **request.settings})
-    models, weights = compose.load_models(kind.NEEDS, request.files, listener.note)
-    parent = None if kind.PARENT is None else compose.parent_view_set(paths, kind.PARENT)
+    parent_built = None
+    if settings.PARENT is not None and compose.parent_view_set(paths, settings.PARENT) is None:
+        starting = cast("FromParent", settings)
+        parent_built = _build_parent(request, settings.PARENT, starting, listener)
+    models, weights = compose.load_models(settings.NEEDS, request.files, listener.note)
+    parent = None if settings.PARENT is None else compose.parent_view_set(paths, settings.PARENT)
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
@@ -288,22 +288,25 @@ def _plan(
     return plan, parent_built
 
 
-def _build_parent(request: BuildRequest, name: str, listener: Listener) -> Built:
-    """Build the view set that a generator starts from, with the settings both have."""
-    from viewstore.generators import settings_class
-
+def _build_parent(
+    request: BuildRequest, name: str, settings: FromParent, listener: Listener
+) -> Built:
+    """Build the view set `name` that a generator starts from, as its settings need it."""
     if request.slice_of is not None:
         raise ConfigError(
             f"view set {name!r} must be complete before slices of {request.name} are built",
             fix=f"viewstore build --generator {name} --out {request.out}",
         )
-    shared = {f.name for f in fields(settings_class(name))} - {"views"}  # type: ignore[arg-type]
     listener.note(f"{request.generator} starts from the view set {name!r}: building it first")
-    settings = {key: value for key, value in request.settings.items() if key in shared}
-    return build(
-        replace(request, generator=name, view_set=None, settings=settings, codec=None, only=None),
-        listener,
+    parent = replace(
+        request,
+        generator=name,
+        view_set=None,
+        settings=settings.parent_settings(),
+        codec=None,
+        only=None,
     )
+    return build(parent, listener)
 
 
 def _seed(request: BuildRequest, stored: Plan | None) -> int:
