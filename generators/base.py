@@ -18,7 +18,7 @@ from viewstore.image import Codec
 from viewstore.plan import Column
 from viewstore.store import ViewSet
 
-__all__ = ["Context", "FromParent", "Generator", "Rendered", "Sample", "Settings"]
+__all__ = ["Context", "Generator", "Rendered", "Sample", "Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,5 @@ class Settings(Protocol):
     def make(self, context: Context) -> Generator:
         """Return the generator of resolved settings."""
 
-
-class FromParent(Settings, Protocol):
-    """Settings with a PARENT, which is built first where it is missing."""
-
     def parent_settings(self) -> Mapping[str, Any]:
-        """Return the settings that the view set PARENT needs so that these views can start."""
+        """Return what PARENT must be built with for these views to start from it."""

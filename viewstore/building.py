@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from viewstore import compose
 from viewstore.build import Outcome, check_room, units
@@ -24,7 +24,7 @@ from viewstore.source_record import adopt_sources, read_sources
 from viewstore.sources import SourceTable, open_source
 
 if TYPE_CHECKING:
-    from viewstore.generators.base import FromParent, Settings
+    from viewstore.generators.base import Settings
 
 DEFAULT_SOURCE = "digits"
 
@@ -258,8 +258,8 @@ def _plan(
     settings = make_settings(request.generator, {**before, **request.settings})
     parent_built = None
     if settings.PARENT is not None and compose.parent_view_set(paths, settings.PARENT) is None:
-        starting = cast("FromParent", settings)
-        parent_built = _build_parent(request, settings.PARENT, starting, listener)
+        wanted = settings.parent_settings()
+        parent_built = _build_parent(request, settings.PARENT, wanted, listener)
     models, weights = compose.load_models(settings.NEEDS, request.files, listener.note)
     parent = None if settings.PARENT is None else compose.parent_view_set(paths, settings.PARENT)
     context = compose.make_context(
@@ -289,9 +289,9 @@ def _plan(
 
 
 def _build_parent(
-    request: BuildRequest, name: str, settings: FromParent, listener: Listener
+    request: BuildRequest, name: str, settings: Mapping[str, Any], listener: Listener
 ) -> Built:
-    """Build the view set `name` that a generator starts from, as its settings need it."""
+    """Build the view set `name` that a generator starts from; only `settings` are not automatic."""
     if request.slice_of is not None:
         raise ConfigError(
             f"view set {name!r} must be complete before slices of {request.name} are built",
@@ -302,7 +302,7 @@ def _build_parent(
         request,
         generator=name,
         view_set=None,
-        settings=settings.parent_settings(),
+        settings=settings,
         codec=None,
         only=None,
     )
