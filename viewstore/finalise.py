@@ -28,7 +28,7 @@ from viewstore.params import (
     zarr_group,
 )
 from viewstore.plan import Column, Plan
-from viewstore.records import LARGE_BYTES
+from viewstore.records import LARGE_BYTES, read_record
 from viewstore.source_record import read_sources
 from viewstore.stats import pack_stats
 from viewstore.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
@@ -69,16 +69,9 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
 
 def read_manifest(paths: StorePaths) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
-    try:
-        raw = disk.read_limited(paths.manifest, LARGE_BYTES)
-    except FileNotFoundError:
+    if not paths.manifest.is_file():
         return None
-    try:
-        return Manifest.unpack(raw)
-    except FormatError as error:
-        raise FormatError(
-            str(error), code=error.code, where=str(paths.manifest), why=error.why, fix=error.fix
-        ) from error
+    return read_record(paths.manifest, Manifest.unpack, limit=LARGE_BYTES)
 
 
 def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> ViewSetEntry:
