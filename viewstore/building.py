@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from viewstore import compose
-from viewstore.build import Outcome, check_room, units
+from viewstore import compose, disk
+from viewstore.build import Outcome, check_room, check_size, units
 from viewstore.commit import adopt_plan, committed_shards, read_plan
 from viewstore.compose import OnError, WeightFiles
 from viewstore.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
@@ -130,11 +130,16 @@ def build(request: BuildRequest, listener: Listener | None = None) -> Built:
     Raises:
         ConfigError: The settings contradict each other, the source or the store.
         StoppedError: The disk is full, or a signal asked for a stop; commits are kept.
+        UnavailableError: The disk is too full to begin, or cannot be written.
         ViewStoreError: A shard failed; the others were built.
     """
+    with disk.explained(request.out):
+        return _build(request, listener or Silent())
+
+
+def _build(request: BuildRequest, listener: Listener) -> Built:
     from viewstore.generators import make_settings
 
-    listener = listener or Silent()
     paths = StorePaths(request.out)
     check_out(request.out)
     make_settings(request.generator, request.settings)  # refused before anything is read
@@ -236,13 +241,21 @@ def _rows(
     """Open the source, or read the rows that the store has fixed."""
     if paths.sources_record.is_file() and request.source is None and request.limit is None:
         return read_sources(paths)[0], ()
-    spec = request.source or DEFAULT_SOURCE
+    spec = request.source or _source_before(paths)
     listener.note(f"reading the source {spec}")
     source = open_source(spec, limit=request.limit, on_error=request.on_error)
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
         listener.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
     return source.table, tuple(source.skipped)
+
+
+def _source_before(paths: StorePaths) -> str:
+    """Return the source of a store, as it would be given; the digits for a new one."""
+    if not paths.sources_record.is_file():
+        return DEFAULT_SOURCE
+    uris = [part.uri for part in read_sources(paths)[0].parts]
+    return uris[0] if len(uris) == 1 else "{" + ",".join(uris) + "}"
 
 
 def _plan(
@@ -272,7 +285,12 @@ def _plan(
         warn=listener.warn,
     )
     resolved = settings.resolve(context)
-    adopt_sources(paths, table, lambda rows: request.shard_rows or choose_shard_rows(rows))
+    row_bytes = resolved.views * (resolved.height or 1) * (resolved.width or 1) * 3
+
+    def shard_rows_of(rows: int) -> int:
+        return request.shard_rows or choose_shard_rows(rows, row_bytes)
+
+    adopt_sources(paths, table, shard_rows_of)
     _, shard_rows, sources_id = read_sources(paths)
     plan = compose.make_plan(
         resolved,
@@ -284,6 +302,7 @@ def _plan(
         shard_rows=shard_rows,
         weights=weights,
     )
+    check_size(plan)
     adopt_plan(view_set_paths, plan)
     return plan, parent_built
 
