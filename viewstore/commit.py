@@ -129,6 +129,7 @@ def _name_blob(target: Path, blob: Blob) -> None:
         and target.stat().st_size == blob.record.bytes
         and disk.sha256_of(target) == blob.record.sha256
     ):
+        disk.touch(target)  # it may be an old orphan that gc is about to drop
         disk.unlink(blob.temporary)
     else:
         disk.rename(blob.temporary, target)
