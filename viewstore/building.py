@@ -20,6 +20,7 @@ from viewstore.image import Codec
 from viewstore.layout import StorePaths
 from viewstore.manifest import Manifest
 from viewstore.plan import Plan, choose_shard_rows
+from viewstore.signals import heard_by
 from viewstore.source_record import adopt_sources, read_sources
 from viewstore.sources import SourceTable, open_source
 
@@ -212,7 +213,7 @@ def build_shards(
 
     progressed = listener.begin(plan, sum(unit.num_samples for unit in todo))
     try:
-        with stop.listening():
+        with heard_by(stop.request):
             policy = Policy(grace_seconds=request.grace_seconds)
             executor(make, stop, workers).run(Queue(policy, todo), report, progressed)
     finally:
