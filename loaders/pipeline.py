@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import cv2
 
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.maker import BatchMaker, Draft
-
-# Below this, handing a slice to another thread costs more than it saves.
-LEAST_SLICE = 16
 
 
 class Pipeline:
@@ -27,6 +26,7 @@ class Pipeline:
         self._prefetch = prefetch
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
+        self._begun = False
 
     def run(self, steps: Iterable[tuple[int, int]]) -> Iterator[Batch]:
         """Yield the batch of each (epoch, step). An error surfaces at its batch.
@@ -34,6 +34,9 @@ class Pipeline:
         Closing the iterator drops the batches that are under way.
         """
         if self._threads == 0:
+            for copy in self._copies():
+                while copy():
+                    pass
             for epoch, step in steps:
                 yield self._make(epoch, step)
             return
@@ -42,8 +45,12 @@ class Pipeline:
         try:
             for epoch, step in steps:
                 ahead.append(_Job(self._maker, pool, self._threads, epoch, step))
+                for chore in self._maker.chores(epoch, step):
+                    pool.submit(_do, weakref.ref(self), chore)
                 if len(ahead) >= self._prefetch:
                     yield self._wait(ahead.popleft())
+                    for copy in self._copies():  # after the first batch: it must not wait
+                        pool.submit(_do, weakref.ref(self), copy)
             while ahead:
                 yield self._wait(ahead.popleft())
         finally:
@@ -56,6 +63,18 @@ class Pipeline:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+    def _copies(self) -> list[Callable[[], bool]]:
+        """Return the copying that was not begun yet."""
+        begun, self._begun = self._begun, True
+        return [] if begun else self._maker.copies()
+
+    def go_on(self, chore: Callable[[], bool]) -> None:
+        """Put a chore behind the work that waits, unless the pipeline was closed."""
+        pool = self._pool
+        if pool is not None and not self._closed:
+            with suppress(RuntimeError):  # closed just now
+                pool.submit(_do, weakref.ref(self), chore)
 
     def _started(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -78,7 +97,15 @@ class Pipeline:
         try:
             return job.done.result()
         finally:
-            self._maker.clock.add("wait_seconds", time.perf_counter() - began)
+            self._maker.clock.add(wait_seconds=time.perf_counter() - began)
+
+
+def _do(owner: weakref.ref[Pipeline], chore: Callable[[], bool]) -> None:
+    """Do a part of a chore, and put the rest behind what waits; a dropped pipeline ends it."""
+    more = chore()
+    pipeline = owner()
+    if more and pipeline is not None:
+        pipeline.go_on(chore)
 
 
 class _Job:
@@ -99,12 +126,11 @@ class _Job:
             return
         try:
             draft = self._maker.plan(epoch, step)
-            size = len(draft.rows)
-            count = max(1, min(self._threads, size // LEAST_SLICE))
-            self._left = count
-            for part in range(count):
-                begin, end = size * part // count, size * (part + 1) // count
+            first, *others = self._maker.slices(draft, self._threads)
+            self._left = 1 + len(others)
+            for begin, end in others:
                 self._pool.submit(self._fill, draft, begin, end)
+            self._fill(draft, *first)
         except BaseException as error:
             self._fail(error)
 
