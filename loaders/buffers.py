@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+import threading
+import weakref
 from collections import defaultdict, deque
 from typing import Any
 
@@ -45,48 +47,61 @@ class BufferPool:
         self._keep = keep
         self._ring = ring
         self._pin = pin
-        self._spare: defaultdict[Shape, deque[Buffer]] = defaultdict(deque)
+        self._spare: defaultdict[Shape, list[Buffer]] = defaultdict(list)
         self._turns: defaultdict[int, itertools.count[int]] = defaultdict(itertools.count)
         self._rings: dict[tuple[int, int, Shape], Buffer] = {}
+        self._lent: dict[int, tuple[weakref.ref[_Lease], Buffer]] = {}
+        self._ended: deque[weakref.ref[_Lease]] = deque()
+        self._lock = threading.Lock()
 
     def take(self, shape: Shape, slot: int) -> Buffer:
         """Return uint8 `shape` for the views of a slot; what it holds is left over."""
         if self._pin:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-        if self._ring:
-            key = (slot, next(self._turns[slot]) % self._ring, shape)
-            if key not in self._rings:
-                self._rings[key] = pages(math.prod(shape)).reshape(shape)
-            return self._rings[key]
-        spare = self._spare[shape]
-        try:
-            memory = spare.popleft()
-        except IndexError:
-            memory = pages(math.prod(shape)).reshape(shape)
-        return np.asarray(_Lease(memory, self))
+        with self._lock:
+            if self._ring:
+                key = (slot, next(self._turns[slot]) % self._ring, shape)
+                if key not in self._rings:
+                    self._rings[key] = pages(math.prod(shape)).reshape(shape)
+                return self._rings[key]
+            self._collect()
+            spare = self._spare[shape]
+            memory = spare.pop() if spare else pages(math.prod(shape)).reshape(shape)
+            lease = _Lease(memory)
+            # No Python runs at the end of a lease: it may end anywhere in the caller's program,
+            # and an interrupt that arrives in our code there would be lost.
+            end = weakref.ref(lease, self._ended.append)
+            self._lent[id(end)] = end, memory
+        return np.asarray(lease)
 
-    def give(self, memory: Buffer) -> None:
-        """Take memory back that nobody holds."""
-        spare = self._spare[memory.shape]
-        if len(spare) < self._keep:
-            spare.append(memory)
+    @property
+    def num_spare(self) -> int:
+        """Buffers that nobody holds."""
+        with self._lock:
+            self._collect()
+            return sum(len(spare) for spare in self._spare.values())
 
     def close(self) -> None:
-        """Give spare memory back to the system; what is lent follows when it comes back."""
-        self._keep = 0
-        self._spare.clear()
-        self._rings.clear()
+        """Give memory back to the system; what is lent follows with the end of its lease."""
+        with self._lock:
+            self._keep = 0
+            self._spare.clear()
+            self._rings.clear()
+            self._lent.clear()
+
+    def _collect(self) -> None:
+        """Take memory back whose lease has ended."""
+        while self._ended:
+            _, memory = self._lent.pop(id(self._ended.popleft()), (None, None))
+            if memory is not None and len(spare := self._spare[memory.shape]) < self._keep:
+                spare.append(memory)
 
 
 class _Lease:
     """Held by the arrays on a buffer: its end is the end of the last of them."""
 
-    __slots__ = ("__array_interface__", "_memory", "_pool")
+    __slots__ = ("__array_interface__", "__weakref__", "_memory")
 
-    def __init__(self, memory: Buffer, pool: BufferPool) -> None:
+    def __init__(self, memory: Buffer) -> None:
         self.__array_interface__: dict[str, Any] = memory.__array_interface__
         self._memory = memory
-        self._pool = pool
-
-    def __del__(self) -> None:
-        self._pool.give(self._memory)

@@ -7,25 +7,23 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-
-import cv2
+from functools import partial
+from queue import SimpleQueue
 
 from viewstore.loaders.batch import Batch
+from viewstore.loaders.crew import Crew
 from viewstore.loaders.maker import BatchMaker, Draft
 
 
 class Pipeline:
-    """Runs a maker on a pool of threads, at most `prefetch` batches ahead."""
+    """Runs a maker on a crew of threads, at most `prefetch` batches ahead."""
 
     def __init__(self, maker: BatchMaker, *, threads: int, prefetch: int) -> None:
         """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
         self._maker = maker
         self._threads = threads
         self._prefetch = prefetch
-        self._pool: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._crew: Crew | None = None
         self._begun = False
 
     def run(self, steps: Iterable[tuple[int, int]]) -> Iterator[Batch]:
@@ -40,17 +38,17 @@ class Pipeline:
             for epoch, step in steps:
                 yield self._make(epoch, step)
             return
-        pool = self._started()
+        crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
         ahead: deque[_Job] = deque()
         try:
             for epoch, step in steps:
-                ahead.append(_Job(self._maker, pool, self._threads, epoch, step))
+                ahead.append(_Job(self._maker, crew, self._threads, epoch, step))
                 for chore in self._maker.chores(epoch, step):
-                    pool.submit(_do, weakref.ref(self), chore)
+                    crew.do(partial(_do_some, weakref.ref(crew), chore))
                 if len(ahead) >= self._prefetch:
                     yield self._wait(ahead.popleft())
                     for copy in self._copies():  # after the first batch: it must not wait
-                        pool.submit(_do, weakref.ref(self), copy)
+                        crew.do(partial(_do_some, weakref.ref(crew), copy))
             while ahead:
                 yield self._wait(ahead.popleft())
         finally:
@@ -59,33 +57,14 @@ class Pipeline:
 
     def close(self) -> None:
         """Drop what is under way and join the threads."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
 
     def _copies(self) -> list[Callable[[], bool]]:
         """Return the copying that was not begun yet."""
         begun, self._begun = self._begun, True
         return [] if begun else self._maker.copies()
-
-    def go_on(self, chore: Callable[[], bool]) -> None:
-        """Put a chore behind the work that waits, unless the pipeline was closed."""
-        pool = self._pool
-        if pool is not None and not self._closed:
-            with suppress(RuntimeError):  # closed just now
-                pool.submit(_do, weakref.ref(self), chore)
-
-    def _started(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self._threads,
-                thread_name_prefix="viewstore-loader",
-                # Our threads are the parallelism; OpenCV's own would only contend with them.
-                initializer=cv2.setNumThreads,
-                initargs=(1,),
-            )
-        return self._pool
 
     def _make(self, epoch: int, step: int) -> Batch:
         draft = self._maker.plan(epoch, step)
@@ -95,44 +74,51 @@ class Pipeline:
     def _wait(self, job: _Job) -> Batch:
         began = time.perf_counter()
         try:
-            return job.done.result()
+            found = job.done.get()
         finally:
             self._maker.clock.add(wait_seconds=time.perf_counter() - began)
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
-def _do(owner: weakref.ref[Pipeline], chore: Callable[[], bool]) -> None:
-    """Do a part of a chore, and put the rest behind what waits; a dropped pipeline ends it."""
-    more = chore()
-    pipeline = owner()
-    if more and pipeline is not None:
-        pipeline.go_on(chore)
+def _do_some(owner: weakref.ref[Crew], chore: Callable[[], bool]) -> None:
+    """Do a part of a chore, and put the rest behind what waits."""
+    try:
+        more = chore()
+    except Exception:  # the batch that needs what was not done will raise the same
+        return
+    crew = owner()
+    if more and crew is not None:
+        crew.do(partial(_do_some, owner, chore))
 
 
 class _Job:
     """One batch under way. No thread ever waits for another: the last slice finishes it."""
 
-    def __init__(
-        self, maker: BatchMaker, pool: ThreadPoolExecutor, threads: int, epoch: int, step: int
-    ) -> None:
-        self.done: Future[Batch] = Future()
+    def __init__(self, maker: BatchMaker, crew: Crew, threads: int, epoch: int, step: int) -> None:
+        self.done: SimpleQueue[Batch | BaseException] = SimpleQueue()
         self.dropped = False
-        self._maker, self._pool, self._threads = maker, pool, threads
+        self._maker, self._threads = maker, threads
+        self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
         self._left = 0
-        pool.submit(self._plan, epoch, step)
+        crew.do(partial(self._plan, epoch, step))
 
     def _plan(self, epoch: int, step: int) -> None:
-        if self.dropped:
+        crew = self._crew()
+        if self.dropped or crew is None:
             return
         try:
             draft = self._maker.plan(epoch, step)
             first, *others = self._maker.slices(draft, self._threads)
             self._left = 1 + len(others)
-            for begin, end in others:
-                self._pool.submit(self._fill, draft, begin, end)
-            self._fill(draft, *first)
+            for part in others:
+                crew.do(partial(self._fill, draft, *part))
         except BaseException as error:
             self._fail(error)
+            return
+        self._fill(draft, *first)
 
     def _fill(self, draft: Draft, begin: int, end: int) -> None:
         if self.dropped:
@@ -143,12 +129,12 @@ class _Job:
                 self._left -= 1
                 last = self._left == 0
             if last:
-                self.done.set_result(self._maker.finish(draft))
+                self.done.put(self._maker.finish(draft))
         except BaseException as error:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            self.dropped = True
-            if not self.done.done():
-                self.done.set_exception(error)
+            failed, self.dropped = self.dropped, True
+        if not failed:
+            self.done.put(error)

@@ -364,7 +364,7 @@ class _File:
     def read_into(self, target: Buffer, begin: int) -> None:
         """Fill an array with the bytes from `begin` on."""
         assert self._descriptor is not None
-        if os.preadv(self._descriptor, [memoryview(target).cast("B")], begin) != target.size:
+        if os.preadv(self._descriptor, [target.reshape(-1).data], begin) != target.size:
             raise FormatError("a shard became shorter while it was read", code="VS203")
 
     def announce(self, begin: int, size: int) -> None:
