@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +13,11 @@ from torch import Tensor
 class ViewParams(Mapping[str, Tensor]):
     """Params by column name, each gathered when it is first asked for."""
 
-    def __init__(self, columns: Mapping[str, Callable[[], Tensor]]) -> None:
-        self._columns = columns
+    def __init__(self, names: Collection[str], gather: Callable[[str], Tensor]) -> None:
+        """Gather `names` by `gather`(name)."""
+        self._columns = names
+        self._gather = gather
         self._found: dict[str, Tensor] = {}
-
-    def __repr__(self) -> str:
-        return f"ViewParams({', '.join(self._columns)})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -32,7 +31,9 @@ class ViewParams(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         """Return a column, [B, ...]. Raises KeyError."""
         if name not in self._found:
-            self._found[name] = self._columns[name]()
+            if name not in self._columns:
+                raise KeyError(name)
+            self._found[name] = self._gather(name)
         return self._found[name]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,29 +7,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View, ViewParams
+from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
-from viewstore.loaders.choose import Missing, preference, replace_missing
+from viewstore.loaders.choose import Missing, Schedule, preference, replace_missing
+from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.order import Cut, Order
 from viewstore.loaders.reader import CachedReader, Damage
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import (
     OnlineViews,
     Scratch,
-    delivered_params,
     draw_slots,
     only_flips,
     render_cached,
 )
-from viewstore.loaders.views import CachedSlots, OnlineSlot
+from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
@@ -115,6 +114,23 @@ class BatchMaker:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
         self._ahead = Ahead(self.order, self.cut, self.kept, self._decide, weight=len(drawn))
         self._scratch = Scratch()
+        self._schedules = [
+            Schedule(
+                self.seed,
+                len(group.view_set),
+                cached=group.view_set.num_views,
+                wanted=len(group.slots),
+                pick=group.pick,
+            )
+            for group, _ in self.cached
+        ]
+        self._deliveries = [
+            [
+                CachedDelivery(group, number, reader, mirrored, self.online.sizes)
+                for number in range(len(group.slots))
+            ]
+            for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
+        ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
         self._copies = not self.online.slots and all(
@@ -178,7 +194,7 @@ class BatchMaker:
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft."""
         damaged: Damage | None = None if self.on_corrupt == "raise" else {}
-        part = draft.decided.part(begin, end)
+        part = draft.decided if end - begin == len(draft.rows) else draft.decided.part(begin, end)
         out = [buffer[begin:end] for buffer in draft.buffers]
         began = time.perf_counter()
         for number in range(len(self.cached)):
@@ -201,19 +217,12 @@ class BatchMaker:
         decided = draft.decided
         pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
         views: dict[int, View] = {}
-        for number in range(len(self.cached)):
-            views |= self._cached_views(number, decided, pixels)
-        for slot, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            size = len(decided.rows)
-            views[slot.slot] = View(
-                pixels=pixels[slot.slot],
-                params=ViewParams({name: partial(_copied, drawn[name]) for name in drawn}),
-                status=torch.ones(size, dtype=torch.uint8),
-                role=slot.policy.role,
-                parent=torch.full((size,), -1),
-                view=torch.full((size,), slot.slot),
-                source=f"online:{slot.policy.name}",
-            )
+        for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
+            for number, slot in enumerate(group):
+                mine = shown[:, number].copy()
+                views[slot.slot] = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+        for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
+            views[online.slot] = online_view(online, pixels[online.slot], drawn)
         self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
         return Batch(
             views=tuple(views[slot] for slot in range(self.num_slots)),
@@ -234,7 +243,7 @@ class BatchMaker:
         stream = Stream(self.seed, epoch, AUGMENT)
         return Decided(
             rows=rows,
-            shown=[self._shown(group, reader, rows, epoch) for group, reader in self.cached],
+            shown=[self._shown(number, rows, epoch) for number in range(len(self.cached))],
             drawn=self.online.draw(stream, rows),
             then=[self._then(group, stream, rows) for group, _ in self.cached],
         )
@@ -244,13 +253,12 @@ class BatchMaker:
         drawn = iter(draw_slots(slots, stream, rows, group.view_set.height, group.view_set.width))
         return [{} if then is None else next(drawn) for then in group.then]
 
-    def _shown(
-        self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int
-    ) -> NDArray[np.int64]:
+    def _shown(self, number: int, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        group, reader = self.cached[number]
+        if reader.all_usable:
+            return self._schedules[number].views(epoch, rows)
         cached, wanted = group.view_set.num_views, len(group.slots)
         order = preference(self.seed, epoch, rows, cached=cached, wanted=wanted, pick=group.pick)
-        if reader.all_usable:
-            return order[:, :wanted]
         every = np.broadcast_to(np.arange(cached), (len(rows), cached))
         return replace_missing(
             order[:, :wanted],
@@ -279,97 +287,3 @@ class BatchMaker:
         if places:
             views = shown if len(places) == len(group.slots) else shown[:, places]
             reader.read(part.rows, views, stored, flips, damaged)
-
-    def _cached_views(self, place: int, decided: Decided, pixels: list[Tensor]) -> dict[int, View]:
-        group, reader = self.cached[place]
-        rows, shown = decided.rows, decided.shown[place]
-        views = {}
-        for number, slot in enumerate(group.slots):
-            mine = shown[:, number].copy()
-            columns: dict[str, Callable[[], Tensor]] = {
-                name: self._column(reader, name, rows, mine) for name in group.params
-            }
-            source = f"cached:{group.view_set.name}"
-            then = group.then[number]
-            if then is not None:
-                drawn = decided.then[place][number]
-                columns |= {name: partial(_copied, drawn[name]) for name in drawn}
-                composed = partial(self._composed, place, then, rows, mine, drawn)
-                columns |= {n: partial(_entry, composed, n) for n in ("crop_box", "crop_local")}
-                source += f"+{then.policy.name}"
-            views[slot] = View(
-                pixels=pixels[slot],
-                params=ViewParams(columns),
-                status=self._per_view(reader, "status", rows, mine, 1, torch.uint8),
-                role=group.roles[number],
-                parent=self._per_view(reader, "parent", rows, mine, -1, torch.int64),
-                view=torch.from_numpy(mine),
-                source=source,
-            )
-        return views
-
-    def _column(
-        self,
-        reader: CachedReader,
-        name: str,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-    ) -> Callable[[], Tensor]:
-        """Return what gathers a column of one slot; what would touch a disk is gathered now."""
-        gather = partial(_gathered, reader, name, rows, views)
-        if reader.in_memory(name):
-            return gather
-        return partial(_same, gather())
-
-    def _per_view(
-        self,
-        reader: CachedReader,
-        name: str,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-        default: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        if reader.constant(name, default):
-            return torch.full((len(rows),), default, dtype=dtype)
-        return _gathered(reader, name, rows, views).to(dtype)
-
-    def _composed(
-        self,
-        place: int,
-        then: OnlineSlot,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-        drawn: Drawn,
-    ) -> Drawn:
-        group, reader = self.cached[place]
-        if "crop_box" in group.view_set.params:
-            box = reader.params("crop_box", rows, views[:, None])[:, 0]
-        else:  # such views show the whole source image
-            box = np.zeros((len(rows), 4))
-            box[:, 2], box[:, 3] = self.online.sizes(rows)
-        mirrored = self.mirrored[place]
-        flipped = np.zeros(len(rows), np.bool_) if mirrored is None else mirrored[rows, views]
-        size = group.view_set.height, group.view_set.width
-        return delivered_params(then, drawn, box, flipped, size)
-
-
-def _copied(column: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(column.copy())
-
-
-def _entry(drawn: Callable[[], Drawn], name: str) -> Tensor:
-    return torch.from_numpy(drawn()[name])
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _gathered(
-    reader: CachedReader, name: str, rows: NDArray[np.int64], views: NDArray[np.int64]
-) -> Tensor:
-    if not reader.per_view(name):
-        return torch.from_numpy(reader.params(name, rows, views[:, None]))
-    column = reader.params(name, rows, views[:, None])[:, 0]
-    return torch.from_numpy(np.ascontiguousarray(column))
