@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
+from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.maker import BatchMaker, EpochRows
+from viewstore.loaders.maker import BatchMaker, OnCorrupt
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import Verify
+from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.several import (
     SeveralMaker,
     SeveralRows,
@@ -29,7 +31,7 @@ from viewstore.loaders.several import (
     per_epoch,
     store_seed,
 )
-from viewstore.loaders.share import StoreShare, shares_of
+from viewstore.loaders.share import Common, StoreShare, shares_of
 from viewstore.loaders.state import State, rows_digest, stores_digest
 from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
@@ -66,6 +68,10 @@ class ViewLoader:
         verify: Verify = "first",
         missing: Missing = "raise",
         tail: Tail = "drop",
+        on_corrupt: OnCorrupt = "raise",
+        resident: bool | Literal["auto"] = "auto",
+        reuse: bool = False,
+        scaled_decode: bool = False,
         pin: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -93,6 +99,14 @@ class ViewLoader:
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
+            on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
+                are black, it is not valid, and stats() counts it.
+            resident: Copy raw view sets into memory: "auto" does, in the background, while they
+                take no more than a quarter of it.
+            reuse: Fill the same few buffers again and again: pixels hold until the next batch
+                is asked for. Else they belong to the caller for as long as he wants.
+            scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
+                is that much larger than its view; it changes pixels.
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
 
@@ -101,6 +115,7 @@ class ViewLoader:
             UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
+        _check_choice("on_corrupt", on_corrupt, ("raise", "quarantine"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
@@ -110,10 +125,15 @@ class ViewLoader:
         self._rates = check_rates(rates, len(stores), shuffle) if several else None
         if rates is not None and not several:
             raise ConfigError(f"rates are for several stores, got {list(rates)} for one")
-        self._shares = shares_of(
-            stores, views, rows=rows if several else [rows], where=where, verify=verify
-        )
         rank, world_size = find_rank(rank, world_size)
+        memory = machine_bytes()
+        self._shares = shares_of(
+            stores,
+            views,
+            rows=rows if several else [rows],
+            where=where,
+            make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
+        )
         sizes = [share.num_rows for share in self._shares]
         num_rows = sum(sizes if self._rates is None else map(per_epoch, sizes, self._rates))
         self._order = Order(
@@ -130,9 +150,18 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._missing, self._pin = missing, pin
-        self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+        readers = [pair for share in self._shares for pair in share.flipped_readers()]
+        if resident != "auto" or self._threads:  # without threads the caller would wait for it
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+            keep_resident(readers, resident, ranks=ranks)
+        self._announces = any(
+            reader.resident is None and reader.view_set.num_bytes > memory * MEMORY_SHARE
+            for reader, _ in readers
+        )
+        self._missing, self._on_corrupt = missing, on_corrupt
+        self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
+        self._device = _check_device(device, pin=pin)
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -284,30 +313,35 @@ class ViewLoader:
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
 
     def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
-        state = self._state()
-        makers = partial(
-            StoreShare.maker, cut=self._cut, missing=self._missing, pin=self._pin, state=state
-        )
+        common: Common = {
+            "cut": self._cut,
+            "missing": self._missing,
+            "on_corrupt": self._on_corrupt,
+            "announces": self._announces,
+            "pool": BufferPool(
+                keep=self._most_ahead + 2,
+                ring=2 * self._most_ahead + 2 if self._reuse else 0,
+                pin=self._pin,
+            ),
+            "state": self._state(),
+        }
+        make = partial(StoreShare.maker, order=self._order, scaled=self._scaled, common=common)
         if self._rates is None:
-            (share,) = self._shares
-            return makers(share, rows=EpochRows(self._order, self._cut, share.kept), seed=seed)
-        several = SeveralRows(
-            order=self._order,
-            rates=self._rates,
-            kept=tuple(share.kept for share in self._shares),
-            counts=tuple(share.store.num_samples for share in self._shares),
-        )
-        rows = EpochRows(several, self._cut, None)
+            return make(self._shares[0], seed=seed)
         return SeveralMaker(
-            rows=rows,
+            several=SeveralRows(
+                order=self._order,
+                rates=self._rates,
+                kept=tuple(share.kept for share in self._shares),
+                counts=tuple(share.store.num_samples for share in self._shares),
+            ),
             cut=self._cut,
             makers=[
-                makers(share, rows=rows, seed=store_seed(seed, number))
+                make(share, seed=store_seed(seed, number))
                 for number, share in enumerate(self._shares)
             ],
-            counts=several.counts,
-            state=state,
-            pin=self._pin,
+            state=common["state"],
+            pool=common["pool"],
         )
 
     def _settle(self) -> None:
@@ -326,7 +360,9 @@ class ViewLoader:
             G=self._cut.global_batch,
             tail=self._cut.tail,
             rows=rows_digest([share.kept for share in self._shares], self._rates),
-            views=views_digest([(share.cached, share.online) for share in self._shares]),
+            views=views_digest(
+                [(share.cached, share.online) for share in self._shares], scaled=self._scaled
+            ),
         )
 
     def _check_place(self, epoch: int, step: int, last: int) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.choose import Missing, Pick, preference, replace_missing
+from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.choose import Missing, Pick, Schedule, preference, replace_missing
 from viewstore.loaders.compose import mirrored_views
-from viewstore.loaders.reader import Buffer, CachedReader, Verify
+from viewstore.loaders.reader import CachedReader, Damage, Rows
 from viewstore.plan import Column, nearest
 from viewstore.randomness import Op, Stream
 from viewstore.store import Store, ViewSet
@@ -88,7 +89,7 @@ class MixedViews:
         return tuple(role for each in self.view_sets for role in each.roles)
 
     @cached_property
-    def starts(self) -> NDArray[np.int64]:
+    def starts(self) -> Rows:
         """Number of each set's first view."""
         counts = [each.num_views for each in self.view_sets]
         return np.cumsum([0, *counts[:-1]], dtype=np.int64)
@@ -130,9 +131,7 @@ class MixedViews:
                 forms.add((column.dtype, shape))
         return forms
 
-    def chosen(
-        self, seed: int, epoch: int, rows: NDArray[np.int64], slots: Sequence[int]
-    ) -> NDArray[np.int64]:
+    def chosen(self, seed: int, epoch: int, rows: Rows, slots: Sequence[int]) -> Rows:
         """Return the number of the set that each row shows in each slot, [B, n]."""
         stream = Stream(seed, 0 if self.balanced else epoch)
         u = stream.uniform(Op.SET_CHOICE, rows[:, None], np.array(slots))[..., 0]
@@ -145,22 +144,45 @@ class MixedViews:
 class MixedReader:
     """Reads mixed view sets as CachedReader reads one."""
 
-    def __init__(self, views: MixedViews, *, verify: Verify = "first") -> None:
+    strided = None  # what is gathered row by row from one array, these are not
+
+    def __init__(self, views: MixedViews, readers: Sequence[CachedReader]) -> None:
+        """Read each set with its reader."""
         self.view_set = views
-        self.readers = [CachedReader(each, verify=verify) for each in views.view_sets]
+        self.readers = list(readers)
         self.shape = self.readers[0].shape
 
-    def read(self, rows: NDArray[np.int64], views: NDArray[np.int64], out: list[Buffer]) -> None:
+    def read(
+        self,
+        rows: Rows,
+        views: Rows,
+        out: Sequence[Buffer],
+        flips: Sequence[NDArray[np.bool_] | None] | None = None,
+        damaged: Damage | None = None,
+    ) -> None:
         """Fill the buffers of some slots, as CachedReader.read."""
+        mirrored = np.zeros(views.shape, np.bool_)
+        for slot, flip in enumerate(flips or ()):
+            if flip is not None:
+                mirrored[:, slot] = flip
         for number, places, slots, local in self.by_set(views):
             reader = self.readers[number]
             pixels = np.empty((len(places), *reader.shape), np.uint8)
-            reader.read(rows[places], local, [pixels])
+            found: Damage | None = None if damaged is None else {}
+            flip = mirrored[places, slots] if flips else None
+            reader.read(rows[places], local, [pixels], [flip], found)
             for slot, buffer in enumerate(out):
                 here = slots == slot
                 buffer[places[here]] = pixels[here]
+            if damaged is not None and found:
+                damaged.update({int(places[place]): error for place, error in found.items()})
 
-    def params(self, name: str, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
+    def announce(self, rows: Rows, views: Rows) -> None:
+        """Have the system fetch what `read` will touch."""
+        for number, places, _, local in self.by_set(views):
+            self.readers[number].announce(rows[places], local)
+
+    def params(self, name: str, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return a column for each row and slot, [B, n, ...]; what a set has not is its fill."""
         if name == SET_COLUMN:
             return self.numbers(views).astype(np.uint8)
@@ -173,23 +195,30 @@ class MixedReader:
                 values[places, slots] = found[:, 0] if reader.per_view(name) else found
         return values
 
+    def in_memory(self, name: str) -> bool:
+        """Whether a column is small enough to be read whole, in every set that has it."""
+        having = (each for each in self.readers if name in each.view_set.params)
+        return all(each.in_memory(name) for each in having)
+
     def per_view(self, name: str) -> bool:
         """Return True: the rows of a batch are of several sets, so no column is per sample."""
         return True
 
-    def numbers(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+    def constant(self, name: str, value: int) -> bool:
+        """Whether a small column of integers has one value everywhere, or is not there."""
+        return all(each.constant(name, value) for each in self.readers)
+
+    @property
+    def all_usable(self) -> bool:
+        """Whether every view was made, so that none has to be replaced."""
+        return all(each.all_usable for each in self.readers)
+
+    def numbers(self, views: Rows) -> Rows:
         """Return the number of the set that each view belongs to."""
         return np.asarray(np.searchsorted(self.view_set.starts, views, side="right") - 1)
 
-    def close(self) -> None:
-        """Forget the maps."""
-        for reader in self.readers:
-            reader.close()
-
-    def by_set(
-        self, views: NDArray[np.int64]
-    ) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Return for each set that is shown its number, places, slots and views there, [k, 1]."""
+    def by_set(self, views: Rows) -> list[tuple[int, Rows, Rows, Rows]]:
+        """Return for each set its number, and the places, slots and views of it, [k, 1]."""
         numbers = self.numbers(views)
         found = []
         for number in range(len(self.readers)):
@@ -198,27 +227,77 @@ class MixedReader:
             found.append((number, places, slots, local[:, None]))
         return found
 
+    def close(self) -> None:
+        """Forget the maps."""
+        for reader in self.readers:
+            reader.close()
+
 
 AnyReader = CachedReader | MixedReader
 
 
-def reader_of(view_set: ViewSet | MixedViews, *, verify: Verify) -> AnyReader:
-    """Return what reads a view set, or several as one."""
+def reader_of(view_set: ViewSet | MixedViews, make: Callable[[ViewSet], CachedReader]) -> AnyReader:
+    """Return what reads a view set, or several as one, each with the reader that `make` gives."""
     if isinstance(view_set, MixedViews):
-        return MixedReader(view_set, verify=verify)
-    return CachedReader(view_set, verify=verify)
+        return MixedReader(view_set, [make(each) for each in view_set.view_sets])
+    return make(view_set)
+
+
+def parts_of(reader: AnyReader) -> list[CachedReader]:
+    """Return the readers of single view sets."""
+    return reader.readers if isinstance(reader, MixedReader) else [reader]
+
+
+class MixedSchedule:
+    """The views to show of each sample where none of any set is missing."""
+
+    def __init__(
+        self, views: MixedViews, schedules: Sequence[Schedule], seed: int, slots: Sequence[int]
+    ) -> None:
+        """Show in `slots` the set that is chosen, and of it what its schedule says."""
+        self._views, self._schedules, self._seed, self._slots = views, schedules, seed, slots
+
+    def views(self, epoch: int, index: Rows) -> Rows:
+        """Return the view numbers of each slot, [B, n]."""
+        chosen = self._views.chosen(self._seed, epoch, index, self._slots)
+        shown = np.empty(chosen.shape, np.int64)
+        for number, (schedule, start) in enumerate(
+            zip(self._schedules, self._views.starts.tolist(), strict=True)
+        ):
+            asked = chosen == number
+            shown[asked] = start + schedule.views(epoch, index)[asked]
+        return shown
+
+
+def schedule_of(
+    reader: AnyReader, *, seed: int, slots: Sequence[int], pick: Pick
+) -> Schedule | MixedSchedule:
+    """Return the schedule of what a reader reads."""
+    schedules = [
+        Schedule(
+            seed,
+            len(one.view_set),
+            cached=one.view_set.num_views,
+            wanted=len(slots),
+            pick=pick,
+        )
+        for one in parts_of(reader)
+    ]
+    if isinstance(reader, MixedReader):
+        return MixedSchedule(reader.view_set, schedules, seed, slots)
+    return schedules[0]
 
 
 def shown_views(
     reader: AnyReader,
-    rows: NDArray[np.int64],
+    rows: Rows,
     *,
     seed: int,
     epoch: int,
     slots: Sequence[int],
     pick: Pick,
     missing: Missing,
-) -> NDArray[np.int64]:
+) -> Rows:
     """Return the view that each row shows in each slot, [B, n].
 
     Raises:
@@ -226,7 +305,7 @@ def shown_views(
             view of its sample was.
     """
 
-    def of(one: CachedReader, asked: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    def of(one: CachedReader, asked: NDArray[np.bool_] | None) -> Rows:
         cached = one.view_set.num_views
         order = preference(seed, epoch, rows, cached=cached, wanted=len(slots), pick=pick)
         every = np.broadcast_to(np.arange(cached), (len(rows), cached))
@@ -254,8 +333,8 @@ def shown_views(
 
 def by_set(
     reader: AnyReader,
-    views: NDArray[np.int64],
-    values: Callable[[CachedReader, NDArray[np.int64], NDArray[np.int64]], NDArray[Any]],
+    views: Rows,
+    values: Callable[[CachedReader, Rows, Rows], NDArray[Any]],
 ) -> NDArray[Any]:
     """Return values [B, ...] of views [B], of `values`(reader, places, views) for each set."""
     if isinstance(reader, CachedReader):
@@ -270,7 +349,7 @@ def by_set(
     return found
 
 
-def numbers_within(reader: AnyReader, views: NDArray[np.int64]) -> NDArray[np.int64]:
+def numbers_within(reader: AnyReader, views: Rows) -> Rows:
     """Return views as their own set numbers them."""
     if isinstance(reader, CachedReader):
         return views

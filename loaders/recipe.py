@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from viewstore.errors import ConfigError
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.loader import ViewLoader
+from viewstore.loaders.maker import OnCorrupt
 from viewstore.loaders.order import Tail
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import Verify
@@ -37,6 +38,10 @@ class Settings(TypedDict, total=False):
     verify: Verify
     missing: Missing
     tail: Tail
+    on_corrupt: OnCorrupt
+    resident: bool | Literal["auto"]
+    reuse: bool
+    scaled_decode: bool
     pin: bool
     device: str | torch.device
 

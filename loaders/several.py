@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.batch import Batch, View
-from viewstore.loaders.maker import BatchMaker, Clock, Draft, EpochRows
+from viewstore.loaders.ahead import Ahead, Decided
+from viewstore.loaders.batch import Batch, View, ViewParams
+from viewstore.loaders.buffers import Buffer, BufferPool
+from viewstore.loaders.maker import BatchMaker, Clock, Draft
 from viewstore.loaders.order import Cut, Order, Permutation
 from viewstore.loaders.state import State
 from viewstore.plan import Column
@@ -121,13 +125,17 @@ class JoinedDraft:
 
     Attributes:
         rows: Rows counted through, [B].
-        parts: For each store and turn that the batch meets its number, places and draft.
+        places: Where each sample belongs, by the order of the parts, [B].
+        parts: For each store and turn that the batch meets its number and draft.
+        buffers: Memory of each slot, uint8 [B, H, W, C], one part after another.
     """
 
     epoch: int
     step: int
     rows: NDArray[np.int64]
-    parts: list[tuple[int, NDArray[np.int64], Draft]]
+    places: NDArray[np.int64]
+    parts: list[tuple[int, Draft]]
+    buffers: list[Buffer]
 
 
 @dataclass(kw_only=True)
@@ -138,106 +146,138 @@ class SeveralMaker:
     place of the epoch: it looks different each time, however often an epoch takes it.
     """
 
-    rows: EpochRows
+    several: SeveralRows
     cut: Cut
     makers: list[BatchMaker]
-    counts: tuple[int, ...]
     state: State
-    pin: bool
+    pool: BufferPool
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        shapes = [maker.slot_shapes() for maker in self.makers]
-        for number, found in enumerate(shapes):
-            if found != shapes[0]:
+        self._shapes = self.makers[0].slot_shapes()
+        for number, maker in enumerate(self.makers):
+            if maker.slot_shapes() != self._shapes:
                 raise ConfigError(
-                    f"the stores must show views of the same sizes, store 0 has {shapes[0]}, "
-                    f"store {number} has {found}",
+                    f"the stores must show views of the same sizes, store 0 has {self._shapes}, "
+                    f"store {number} has {maker.slot_shapes()}",
                     fix="give Online views a size, or cached ones a then=... and a size",
                 )
-            self.makers[number].clock = self.clock
+            maker.clock = self.clock
+        self._ahead = Ahead(self.several, self.cut, None, _rows_alone, weight=1)
 
     def slot_shapes(self) -> list[tuple[int, int, int]]:
         """Return height, width and channels of each slot's views."""
-        return self.makers[0].slot_shapes()
+        return self._shapes
+
+    def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
+        """Return the parts of `size` samples that `threads` threads fill."""
+        return self.makers[0].slices(size, threads)
+
+    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
+        """Return nothing: what is decided depends on turns, and is decided for each batch."""
+        return []
+
+    def copies(self) -> list[Callable[[], bool]]:
+        """Return the chores that bring view sets into memory."""
+        return [copy for maker in self.makers for copy in maker.copies()]
 
     def plan(self, epoch: int, step: int) -> JoinedDraft:
         """Return the draft of a step."""
-        turns, rows = np.divmod(self.rows.step(epoch, step), sum(self.counts))
+        began = time.perf_counter()
+        counts = self.several.counts
+        turns, rows = np.divmod(self._ahead.step(epoch, step).rows, sum(counts))
         valid = self.cut.positions(step)[1]
-        bounds = np.cumsum([0, *self.counts])
+        bounds = np.cumsum([0, *counts])
         stores = np.searchsorted(bounds, rows, side="right") - 1
-        parts = []
-        met = sorted({*zip(stores.tolist(), turns.tolist(), strict=True)}) or [(0, epoch)]
-        for number, turn in met:
-            places = np.flatnonzero((stores == number) & (turns == turn))
-            mine = rows[places] - bounds[number]
-            draft = self.makers[number].draft(turn, step, mine, valid[places])
-            parts.append((number, places, draft))
-        return JoinedDraft(epoch=epoch, step=step, rows=rows, parts=parts)
+        places = np.lexsort([turns, stores])
+        draft = JoinedDraft(
+            epoch=epoch,
+            step=step,
+            rows=rows,
+            places=places,
+            parts=[],
+            buffers=self._take(len(rows), len(self._shapes)),
+        )
+        met = np.stack([stores[places], turns[places]])
+        ends = [*np.flatnonzero(np.diff(met).any(axis=0)) + 1, len(rows)]
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+            number, turn = met[:, begin].tolist() if len(rows) else (0, epoch)
+            mine = places[begin:end]
+            decided = self.makers[number].decide(rows[mine] - bounds[number], turn)
+            buffers = [buffer[begin:end] for buffer in draft.buffers]
+            part = self.makers[number].draft(turn, step, decided, valid[mine], buffers)
+            draft.parts.append((number, part))
+        self.clock.add(plan_seconds=time.perf_counter() - began)
+        return draft
 
     def fill(self, draft: JoinedDraft, begin: int, end: int) -> None:
-        """Read and render samples [begin, end), counted through the parts."""
+        """Read and render samples [begin, end), by the order of the parts."""
         first = 0
-        for number, places, part in draft.parts:
-            low, high = max(begin - first, 0), min(end - first, len(places))
+        for number, part in draft.parts:
+            low, high = max(begin - first, 0), min(end - first, len(part.rows))
             if low < high:
                 self.makers[number].fill(part, low, high)
-            first += len(places)
+            first += len(part.rows)
 
     def finish(self, draft: JoinedDraft) -> Batch:
-        """Return the batch of a filled draft."""
-        parts = [(places, self.makers[number].finish(part)) for number, places, part in draft.parts]
+        """Return the batch of a filled draft, its samples back in their places."""
+        batches = [self.makers[number].finish(part) for number, part in draft.parts]
+        order = np.argsort(draft.places)
+        buffers = self._take(len(draft.rows), 0)
+        for buffer, stored in zip(buffers, draft.buffers, strict=True):
+            np.take(stored, order, axis=0, out=buffer, mode="clip")
+        back = torch.from_numpy(order)
         views = tuple(
-            self._joined([(places, batch.views[slot]) for places, batch in parts], len(draft.rows))
-            for slot in range(len(self.slot_shapes()))
+            _joined([batch.views[slot] for batch in batches], back, buffer)
+            for slot, buffer in enumerate(buffers)
         )
         return replace(
-            parts[0][1],
+            batches[0],
             views=views,
             index=torch.from_numpy(draft.rows.copy()),
-            label=_gathered([(places, batch.label) for places, batch in parts]),
-            valid=_gathered([(places, batch.valid) for places, batch in parts]),
+            label=torch.cat([batch.label for batch in batches])[back],
+            valid=torch.cat([batch.valid for batch in batches])[back],
             weight=self.cut.weight(draft.step),
             epoch=draft.epoch,
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
 
-    def _joined(self, parts: list[tuple[NDArray[np.int64], View]], size: int) -> View:
-        first = parts[0][1]
-        names = sorted({name for _, view in parts for name in view.params})
-        roles = sorted({view.role for _, view in parts})
-        pixels = torch.empty(
-            (size, *first.pixels.permute(0, 2, 3, 1).shape[1:]),
-            dtype=torch.uint8,
-            pin_memory=self.pin,
-        )
-        for places, view in parts:
-            pixels[torch.from_numpy(places)] = view.pixels.permute(0, 2, 3, 1)
-        return View(
-            pixels=pixels.permute(0, 3, 1, 2),
-            params={name: _column(name, parts, size) for name in names},
-            status=_gathered([(places, view.status) for places, view in parts]),
-            role=roles[0] if len(roles) == 1 else "mixed",
-            parent=_gathered([(places, view.parent) for places, view in parts]),
-            view=_gathered([(places, view.view) for places, view in parts]),
-            source="|".join(sorted({view.source for _, view in parts})),
-        )
+    def _take(self, size: int, first_slot: int) -> list[Buffer]:
+        numbered = enumerate(self._shapes, first_slot)
+        return [self.pool.take((size, *shape), slot) for slot, shape in numbered]
 
 
-def _gathered(parts: list[tuple[NDArray[np.int64], Tensor]]) -> Tensor:
-    joined = torch.cat([values for _, values in parts])
-    order = np.argsort(np.concatenate([places for places, _ in parts]))
-    return joined[torch.from_numpy(order)]
+def _rows_alone(rows: NDArray[np.int64], epoch: int) -> Decided:
+    return Decided(rows=rows, shown=[], drawn=[], then=[])
 
 
-def _column(name: str, parts: list[tuple[NDArray[np.int64], View]], size: int) -> Tensor:
+def _joined(views: list[View], back: Tensor, pixels: Buffer) -> View:
+    """Return the views of a slot; `back` [B] says where each sample is among the parts."""
+    names = sorted({name for view in views for name in view.params})
+    roles = sorted({view.role for view in views})
+    sizes = [len(view.status) for view in views]
+    params = [view.params for view in views]
+    return View(
+        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        params=ViewParams(tuple(names), partial(_column, params, sizes, back.numpy())),
+        status=torch.cat([view.status for view in views])[back],
+        role=roles[0] if len(roles) == 1 else "mixed",
+        parent=torch.cat([view.parent for view in views])[back],
+        view=torch.cat([view.view for view in views])[back],
+        source="|".join(sorted({view.source for view in views})),
+    )
+
+
+def _column(
+    params: list[Mapping[str, Tensor]], sizes: list[int], back: NDArray[np.int64], name: str
+) -> Tensor:
     """Return a column of the whole batch; rows of a store that has it not read as its fill."""
-    having = [(p, view.params[name].numpy()) for p, view in parts if name in view.params]
-    like = having[0][1]
+    found = [mine[name].numpy() if name in mine else None for mine in params]
+    like = next(values for values in found if values is not None)
     form = Column(name=name, dtype=like.dtype.str[1:], shape=like.shape[1:])
-    column = form.empty(size)
-    for places, values in having:
-        column[places] = values
-    return torch.from_numpy(column)
+    filled = [
+        form.empty(size) if values is None else values
+        for values, size in zip(found, sizes, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(filled)[back])

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.maker import BatchMaker, EpochRows
-from viewstore.loaders.mix import AnyReader, mirrored_by_view, reader_of
-from viewstore.loaders.order import Cut
-from viewstore.loaders.reader import Verify
+from viewstore.loaders.maker import BatchMaker, OnCorrupt
+from viewstore.loaders.mix import AnyReader, mirrored_by_view, parts_of, reader_of
+from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import CachedSlots, OnlineSlot, Views, parse_views, resolve
-from viewstore.store import Store
+from viewstore.store import Store, ViewSet
+
+MakeReader = Callable[[ViewSet], CachedReader]
+
+
+class Common(TypedDict):
+    """What the makers of all stores share; the meaning is that of BatchMaker."""
+
+    cut: Cut
+    missing: Missing
+    on_corrupt: OnCorrupt
+    announces: bool
+    pool: BufferPool
+    state: State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +64,7 @@ class StoreShare:
         *,
         rows: ArrayLike | None,
         where: str | None,
-        verify: Verify,
+        make: MakeReader,
     ) -> StoreShare:
         """Return the share of `store` for `views`. Raises ConfigError: they do not fit it."""
         if isinstance(views, str):
@@ -62,7 +76,7 @@ class StoreShare:
             kept=kept_rows(store, rows, where, shown),
             cached=cached,
             online=online,
-            readers=[reader_of(group.view_set, verify=verify) for group in cached],
+            readers=[reader_of(group.view_set, make) for group in cached],
             mirrored=[
                 mirrored_by_view(store, group.view_set) if any(group.then) else None
                 for group in cached
@@ -74,6 +88,11 @@ class StoreShare:
         """Rows it goes through."""
         return self.store.num_samples if self.kept is None else len(self.kept)
 
+    def flipped_readers(self) -> list[tuple[CachedReader, bool]]:
+        """Return the readers of single view sets, and whether flips of their views are asked."""
+        pairs = zip(self.cached, self.readers, strict=True)
+        return [(one, any(group.then)) for group, reader in pairs for one in parts_of(reader)]
+
     @property
     def roles(self) -> tuple[str, ...]:
         """Role of each slot's views."""
@@ -82,24 +101,24 @@ class StoreShare:
             roles |= dict(zip(group.slots, group.roles, strict=True))
         return tuple(roles[slot] for slot in range(len(roles)))
 
-    def maker(
-        self, *, rows: EpochRows, cut: Cut, seed: int, missing: Missing, pin: bool, state: State
-    ) -> BatchMaker:
+    def maker(self, *, seed: int, order: RowOrder, scaled: bool, common: Common) -> BatchMaker:
         """Return what makes its batches."""
         table = self.store.table
         return BatchMaker(
-            rows=rows,
-            cut=cut,
+            order=order,
+            kept=self.kept,
             seed=seed,
             cached=list(zip(self.cached, self.readers, strict=True)),
             mirrored=list(self.mirrored),
             online=OnlineViews(
-                self.online, partial(_read_source, self.store), table.height, table.width
+                self.online,
+                partial(_read_source, self.store),
+                table.height,
+                table.width,
+                scaled=scaled,
             ),
             labels=self.store.labels,
-            missing=missing,
-            pin=pin,
-            state=state,
+            **common,
         )
 
     def close(self) -> None:
@@ -114,7 +133,7 @@ def shares_of(
     *,
     rows: Any,  # noqa: ANN401
     where: str | None,
-    verify: Verify,
+    make: MakeReader,
 ) -> list[StoreShare]:
     """Return the share of each store; `rows` are those of each, or None.
 
@@ -128,10 +147,10 @@ def shares_of(
     if len(rows) != len(stores):
         raise ConfigError(f"rows must be one for each of {len(stores)} stores, got {len(rows)}")
     return [
-        StoreShare.of(store, views, rows=mine, where=where, verify=verify)
+        StoreShare.of(store, views, rows=mine, where=where, make=make)
         for store, mine in zip(stores, rows, strict=True)
     ]
 
 
-def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
-    return store.source.image(row)
+def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
+    return store.source.scaled_image(row, reduction)

@@ -369,16 +369,15 @@ def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int,
 
 
 def views_digest(
-    by_store: Sequence[tuple[Sequence[CachedSlots], Sequence[OnlineSlot]]],
+    by_store: Sequence[tuple[Sequence[CachedSlots], Sequence[OnlineSlot]]], *, scaled: bool
 ) -> str:
     """Return what the views of one or several stores are known by in loader states."""
-    found = []
+    found: list[Any] = [scaled]
     for cached, online in by_store:
         parts = [[_identity(each.view_set), list(each.slots), each.pick] for each in cached]
         then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
         found.append([parts, then, [asdict(each) for each in online]])
-    value = found[0] if len(found) == 1 else found
-    return hashlib.sha256(canonical(value)).hexdigest()[:DIGEST_DIGITS]
+    return hashlib.sha256(canonical(found)).hexdigest()[:DIGEST_DIGITS]
 
 
 def _identity(view_set: ViewSet | MixedViews) -> str | list[Any]:
