@@ -151,8 +151,10 @@ def test_columns_too_large_to_load_are_gathered_from_their_chunks(
     reader = CachedReader(digits.view_sets["hard"])
     rows, views = np.array([3, 60, 61]), np.array([[1], [0], [3]])
     loaded = reader.params("crop_box", rows, views)
-    monkeypatch.setattr("viewstore.loaders.reader.COLUMN_BYTES", 0)
-    assert np.array_equal(reader.params("crop_box", rows, views), loaded)
+    monkeypatch.setattr("viewstore.params.WHOLE_BYTES", 0)
+    again = CachedReader(viewstore.open(digits.root).view_sets["hard"])
+    assert np.array_equal(again.params("crop_box", rows, views), loaded)
+    assert not again.in_memory("crop_box")
 
 
 @pytest.fixture
