@@ -90,6 +90,16 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--rows", type=int, required=True)
+def make(root: Path, rows: int) -> None:
+    """Simulate a store of ROWS rows at ROOT."""
+    from simulated import simulate
+
+    simulate(root, rows)
+
+
+@main.command()
 @click.argument("root", type=click.Path(path_type=Path, exists=True))
 @click.option("--codec", default="raw")
 @click.option("--shuffle", default="global")
