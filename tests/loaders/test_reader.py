@@ -97,6 +97,18 @@ def test_a_missing_shard_is_named(copy: Store) -> None:
         list(loader(copy, "hard", tail="keep"))
 
 
+def test_views_that_were_seen_do_not_vouch_for_others(photo_copy: Store) -> None:
+    reader = CachedReader(photo_copy.view_sets["jpg"])
+    out = [np.empty((21, 48, 40, 3), np.uint8)]
+    others = np.delete(np.arange(22), 13)
+    for view in (0, 1):
+        reader.read(others, np.full((21, 1), view), out)
+    damage(photo_copy, "jpg", 13)
+    reader.read(others, np.ones((21, 1), np.int64), out)
+    with pytest.raises(FormatError, match="row 13 of jpg"):
+        reader.read(np.array([13]), np.array([[1]]), [out[0][:1]])
+
+
 def test_slices_of_views_are_gathered_from_all_shards_in_any_order(digits: Store) -> None:
     views = digits.view_sets["hard"]
     rows = np.random.default_rng(0).permutation(NUM_DIGITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.loaders.stores import as_array, digits_store
 from viewstore.building import BuildRequest, build
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Online, ViewLoader
-from viewstore.loaders.compose import compose_boxes, mirrored_views
+from viewstore.loaders.compose import _flips, _through, compose_boxes, mirrored_views
 from viewstore.loaders.views import parse_views
 from viewstore.plan import Column
 from viewstore.policies import POLICIES, Policy, policies
@@ -195,6 +196,23 @@ def test_flips_are_followed_through_all_parents(tmp_path: Path) -> None:
     rows = np.arange(len(own))[::-1]
     assert np.array_equal(found(rows), expected[::-1])
     assert (expected != own).any()
+
+
+def test_a_flip_of_a_mirrored_parent_is_seen_the_right_way_round(tmp_path: Path) -> None:
+    """A view set with flips of its own, made from views of another one, which are mirrored."""
+    store = digits_store(tmp_path / "digits")
+    views = store.view_sets["hard"]
+    views.params.columns["parent"] = Column(name="parent", dtype="i4", shape=(4,))
+    views.params._whole["parent"] = np.array([[0, 1, 1, -1]] * len(views), np.int32)
+    above = np.array([True, False])
+    found = _through(
+        views.params,
+        partial(_flips, views.params),
+        lambda rows: np.tile(above, (len(rows), 1)),
+        np.arange(len(views)),
+    )
+    own = views.params["flip"] == 1
+    assert np.array_equal(found, own ^ [True, False, False, False])
 
 
 def test_every_policy_can_be_rendered_on_cached_views(digits: Store) -> None:
