@@ -45,9 +45,14 @@ def fields_of(view_set: ViewSet, columns: Sequence[Column]) -> tuple[Field, ...]
     for column in columns:
         shape = column.shape or (1,)
         name = SHORT_NAMES.get(column.name, column.name)
-        fields.append(Field(name, Kind.NDARRAY, column.numpy_dtype.str, shape))
+        fields.append(Field(name, Kind.NDARRAY, _dtype_of(column).str, shape))
     beton.check_names(fields)
     return tuple(fields)
+
+
+def _dtype_of(column: Column) -> np.dtype[Any]:
+    """Return the dtype of a column's field: float16 is widened, on it stock ffcv hangs."""
+    return np.dtype("<f4") if column.dtype == "f2" else column.numpy_dtype
 
 
 def export_beton(
@@ -187,7 +192,9 @@ def _samples(selection: Selection, listener: Listener | None) -> Iterator[list[V
     store, params = selection.store, selection.view_set.params
     for begin in range(0, len(selection.rows), CHUNK_ROWS):
         rows = selection.rows[begin : begin + CHUNK_ROWS]
-        columns = [params.rows(column.name, rows) for column in selection.columns]
+        columns = [
+            params.rows(column.name, rows).astype(_dtype_of(column)) for column in selection.columns
+        ]
         for place, row in enumerate(rows.tolist()):
             # The NUL ends the key: ffcv's decoder leaves the end of a longer one behind it.
             key = store.keys[row].encode() + b"\0"

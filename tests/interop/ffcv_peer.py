@@ -1,0 +1,88 @@
+"""Runs under a Python that has stock ffcv, without viewstore: reads and writes `.beton` files.
+
+Usage:
+  ffcv_peer.py read FILE OUT.npz OS_CACHE      every field of every sample, default pipelines
+  ffcv_peer.py train FILE OUT.npz OS_CACHE     crop, flip and label pipelines of training
+  ffcv_peer.py write IN.npz FILE MODE          IN: images [N, H, W, 3] and labels [N]
+  ffcv_peer.py write-all IN.npz FILE           a field of every kind
+"""
+
+import sys
+import warnings
+
+warnings.simplefilter("ignore")  # stock ffcv warns of what numba and torch have become since
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from ffcv import fields  # noqa: E402
+from ffcv.fields.basics import IntDecoder  # noqa: E402
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder  # noqa: E402
+from ffcv.loader import Loader, OrderOption  # noqa: E402
+from ffcv.reader import Reader  # noqa: E402
+from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage  # noqa: E402
+from ffcv.writer import DatasetWriter  # noqa: E402
+
+BATCH = 64
+
+
+def load(path: str, out: str, os_cache: str, pipelines: dict) -> None:
+    """Save what a loader delivers, by field, samples in the order of the file."""
+    names = [name for name in Reader(path).handlers if pipelines.get(name, ()) is not None]
+    loader = Loader(
+        path,
+        batch_size=BATCH,
+        num_workers=1,
+        os_cache=os_cache == "1",
+        order=OrderOption.SEQUENTIAL,
+        pipelines=pipelines,
+        drop_last=False,
+    )
+    batches = [[np.array(value) for value in values] for values in loader]
+    columns = zip(*batches, strict=True)
+    np.savez(out, **{n: np.concatenate(c) for n, c in zip(names, columns, strict=True)})
+
+
+def read(path: str, out: str, os_cache: str) -> None:
+    load(path, out, os_cache, {})
+
+
+def train(path: str, out: str, os_cache: str) -> None:
+    crop = CenterCropRGBImageDecoder((8, 8), 0.5)
+    keep = {
+        "v0": [crop, RandomHorizontalFlip(1.0), ToTensor(), ToTorchImage()],
+        "v1": [SimpleRGBImageDecoder(), ToTensor(), ToTorchImage()],
+        "label": [IntDecoder(), ToTensor(), Squeeze()],
+    }
+    others = {name: None for name in Reader(path).handlers if name not in keep}
+    load(path, out, os_cache, keep | others)
+
+
+def write(source: str, path: str, mode: str) -> None:
+    np.random.seed(0)  # noqa: NPY002: "proportion" draws from the global generator
+    arrays = np.load(source)
+    samples = list(zip(arrays["images"], arrays["labels"].tolist(), strict=True))
+    columns = {"image": fields.RGBImageField(write_mode=mode), "label": fields.IntField()}
+    DatasetWriter(path, columns, num_workers=1).from_indexed_dataset(samples)
+
+
+def write_all(source: str, path: str) -> None:
+    arrays = np.load(source)
+    samples = [
+        (image, label, label / 3, {"n": label}, arrays["texts"][label], image[0], torch.ones(2, 3))
+        for image, label in zip(arrays["images"], arrays["labels"].tolist(), strict=True)
+    ]
+    columns = {
+        "image": fields.RGBImageField(),
+        "label": fields.IntField(),
+        "third": fields.FloatField(),
+        "facts": fields.JSONField(),
+        "text": fields.BytesField(),
+        "row": fields.NDArrayField(np.dtype("uint8"), arrays["images"].shape[2:]),
+        "ones": fields.TorchTensorField(torch.float32, (2, 3)),
+    }
+    DatasetWriter(path, columns, num_workers=2).from_indexed_dataset(samples)
+
+
+if __name__ == "__main__":
+    commands = {"read": read, "train": train, "write": write, "write-all": write_all}
+    commands[sys.argv[1]](*sys.argv[2:])
