@@ -1,4 +1,4 @@
-"""Array sources: `.npz` files of images, and the handwritten digits of scikit-learn."""
+"""Array sources: `.npz` files of images, the handwritten digits of scikit-learn, raw `.beton`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def load_arrays(uri: str) -> Arrays:
         return _npz(Path(uri))
     except FormatError as error:
         raise FormatError(str(error), code="VS205", where=uri, fix=_NPZ_FIX) from error
+
+
+def read_pixels(uri: str, row: int) -> bytes:
+    """Return the pixels of a row of an array source. Raises FormatError or OSError."""
+    if uri.endswith(".beton"):
+        from viewstore.source_beton import beton_pixels
+
+        return beton_pixels(uri, row)
+    pixels: bytes = load_arrays(uri).images[row].tobytes()
+    return pixels
 
 
 _NPZ_FIX = "save it with numpy.savez(file, images=uint8 [N, H, W, 3], labels=int [N])"

@@ -1,10 +1,11 @@
 """Runs under a Python that has stock ffcv, without viewstore: reads and writes `.beton` files.
 
 Usage:
-  ffcv_peer.py read FILE OUT.npz OS_CACHE      every field of every sample, default pipelines
-  ffcv_peer.py train FILE OUT.npz OS_CACHE     crop, flip and label pipelines of training
-  ffcv_peer.py write IN.npz FILE MODE          IN: images [N, H, W, 3] and labels [N]
-  ffcv_peer.py write-all IN.npz FILE           a field of every kind
+  ffcv_peer.py read FILE OUT.npz          every field of every sample, default pipelines
+  ffcv_peer.py train FILE OUT.npz         crop, flip and label pipelines of training
+  ffcv_peer.py write IN.npz FILE MODE     IN: images [N, H, W, 3] and labels [N]
+  ffcv_peer.py write-all IN.npz FILE      a field of every kind, two workers
+`read` and `train` do so with the page cache and without: arrays 1/FIELD and 0/FIELD.
 """
 
 import sys
@@ -25,28 +26,31 @@ from ffcv.writer import DatasetWriter  # noqa: E402
 BATCH = 64
 
 
-def load(path: str, out: str, os_cache: str, pipelines: dict) -> None:
+def load(path: str, out: str, pipelines: dict) -> None:
     """Save what a loader delivers, by field, samples in the order of the file."""
     names = [name for name in Reader(path).handlers if pipelines.get(name, ()) is not None]
-    loader = Loader(
-        path,
-        batch_size=BATCH,
-        num_workers=1,
-        os_cache=os_cache == "1",
-        order=OrderOption.SEQUENTIAL,
-        pipelines=pipelines,
-        drop_last=False,
-    )
-    batches = [[np.array(value) for value in values] for values in loader]
-    columns = zip(*batches, strict=True)
-    np.savez(out, **{n: np.concatenate(c) for n, c in zip(names, columns, strict=True)})
+    arrays = {}
+    for os_cache in (True, False):
+        loader = Loader(
+            path,
+            batch_size=BATCH,
+            num_workers=1,
+            os_cache=os_cache,
+            order=OrderOption.SEQUENTIAL,
+            pipelines=pipelines,
+            drop_last=False,
+        )
+        batches = [[np.array(value) for value in values] for values in loader]
+        for name, column in zip(names, zip(*batches, strict=True), strict=True):
+            arrays[f"{int(os_cache)}/{name}"] = np.concatenate(column)
+    np.savez(out, **arrays)
 
 
-def read(path: str, out: str, os_cache: str) -> None:
-    load(path, out, os_cache, {})
+def read(path: str, out: str) -> None:
+    load(path, out, {})
 
 
-def train(path: str, out: str, os_cache: str) -> None:
+def train(path: str, out: str) -> None:
     crop = CenterCropRGBImageDecoder((8, 8), 0.5)
     keep = {
         "v0": [crop, RandomHorizontalFlip(1.0), ToTensor(), ToTorchImage()],
@@ -54,11 +58,11 @@ def train(path: str, out: str, os_cache: str) -> None:
         "label": [IntDecoder(), ToTensor(), Squeeze()],
     }
     others = {name: None for name in Reader(path).handlers if name not in keep}
-    load(path, out, os_cache, keep | others)
+    load(path, out, keep | others)
 
 
 def write(source: str, path: str, mode: str) -> None:
-    np.random.seed(0)  # noqa: NPY002: "proportion" draws from the global generator
+    np.random.seed(0)  # noqa: NPY002 ("proportion" draws from the global generator)
     arrays = np.load(source)
     samples = list(zip(arrays["images"], arrays["labels"].tolist(), strict=True))
     columns = {"image": fields.RGBImageField(write_mode=mode), "label": fields.IntField()}
