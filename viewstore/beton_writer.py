@@ -140,6 +140,11 @@ class BetonWriter:
         self._records[:] = 0
 
 
+def table_of(path: Path) -> Path:
+    """Return where the allocation table lies while `path` is written."""
+    return path.with_name(f"{path.name}.table")
+
+
 def write_beton(
     path: Path,
     fields: Sequence[Field],
@@ -151,7 +156,7 @@ def write_beton(
 
     The table lies in a file beside it meanwhile, so that it needs no memory.
     """
-    table = path.with_name(f"{path.name}.table")
+    table = table_of(path)
     try:
         with disk.stream_temporary(path, mode=0o644) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)  # tells it from what a killed writer left

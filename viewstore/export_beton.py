@@ -13,7 +13,7 @@ import numpy as np
 
 from viewstore import beton, disk
 from viewstore.beton import JPG, RAW, Field, Kind
-from viewstore.beton_writer import Picture, Value, write_beton
+from viewstore.beton_writer import Picture, Value, table_of, write_beton
 from viewstore.errors import ConfigError, FormatError
 from viewstore.export import Exported, Listener, Selection, check_room
 from viewstore.image_header import LIMITS, read_size
@@ -158,12 +158,13 @@ def _is_done(out: Path, facts: dict[str, Any]) -> bool:
 
 def _drop_left_behind(out: Path) -> None:
     """Remove what killed exports to `out` left; a running one holds a lock on its file."""
-    for path in out.absolute().parent.glob(f".{glob.escape(out.name)}.*.tmp*"):
+    for path in out.absolute().parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
+            disk.unlink(table_of(path))
             disk.unlink(path)
 
 

@@ -10,6 +10,7 @@ Usage:
 
 import sys
 import warnings
+from collections.abc import Callable
 
 warnings.simplefilter("ignore")  # stock ffcv warns of what numba and torch have become since
 
@@ -26,11 +27,13 @@ from ffcv.writer import DatasetWriter  # noqa: E402
 BATCH = 64
 
 
-def load(path: str, out: str, pipelines: dict) -> None:
+def load(path: str, out: str, pipelines_of: Callable[[Reader], dict]) -> None:
     """Save what a loader delivers, by field, samples in the order of the file."""
-    names = [name for name in Reader(path).handlers if pipelines.get(name, ()) is not None]
+    reader = Reader(path)
     arrays = {}
     for os_cache in (True, False):
+        pipelines = pipelines_of(reader)
+        names = [name for name in reader.handlers if pipelines.get(name, ()) is not None]
         loader = Loader(
             path,
             batch_size=BATCH,
@@ -47,18 +50,21 @@ def load(path: str, out: str, pipelines: dict) -> None:
 
 
 def read(path: str, out: str) -> None:
-    load(path, out, {})
+    load(path, out, lambda reader: {})
 
 
 def train(path: str, out: str) -> None:
+    load(path, out, training_pipelines)
+
+
+def training_pipelines(reader: Reader) -> dict:
     crop = CenterCropRGBImageDecoder((8, 8), 0.5)
     keep = {
         "v0": [crop, RandomHorizontalFlip(1.0), ToTensor(), ToTorchImage()],
         "v1": [SimpleRGBImageDecoder(), ToTensor(), ToTorchImage()],
         "label": [IntDecoder(), ToTensor(), Squeeze()],
     }
-    others = {name: None for name in Reader(path).handlers if name not in keep}
-    load(path, out, keep | others)
+    return {name: keep.get(name) for name in reader.handlers}
 
 
 def write(source: str, path: str, mode: str) -> None:
