@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ import numpy as np
 from viewstore import beton, disk
 from viewstore.beton import JPG, MAX_SIDE, RAW, TABLE_DTYPE, Field, Header, Kind
 from viewstore.errors import ConfigError
+from viewstore.leftovers import claimed_stream
 
 CHUNK_ROWS = 4096
 COPY_BYTES = 1 << 20
+TABLE_SUFFIX = ".table"  # of where the allocation table lies while a file is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,6 @@ class BetonWriter:
         self._records[:] = 0
 
 
-def table_of(path: Path) -> Path:
-    """Return where the allocation table lies while `path` is written."""
-    return path.with_name(f"{path.name}.table")
-
-
 def write_beton(
     path: Path,
     fields: Sequence[Field],
@@ -156,10 +152,9 @@ def write_beton(
 
     The table lies in a file beside it meanwhile, so that it needs no memory.
     """
-    table = table_of(path)
+    table = path.with_name(path.name + TABLE_SUFFIX)
     try:
-        with disk.stream_temporary(path, mode=0o644) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # tells it from what a killed writer left
+        with claimed_stream(path) as stream:
             with disk.stream_temporary(table) as spool:
                 writer = BetonWriter(stream, spool, fields, num_samples, page_bytes)
                 for values in samples:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from viewstore.cli_base import command
-from viewstore.errors import ConfigError, StoppedError, UnavailableError
+from viewstore.errors import StoppedError, UnavailableError
 from viewstore.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -88,4 +88,6 @@ def _write(form: str, selection: Selection, out: Path, listener: Listener) -> Ex
         from viewstore.export_beton import export_beton
 
         return export_beton(selection, out, listener=listener)
-    raise ConfigError("--format webdataset is not there yet")
+    from viewstore.export_tar import export_tar
+
+    return export_tar(selection, out, listener=listener)

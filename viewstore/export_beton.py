@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,11 @@ import numpy as np
 
 from viewstore import beton, disk
 from viewstore.beton import JPG, RAW, Field, Kind
-from viewstore.beton_writer import Picture, Value, table_of, write_beton
+from viewstore.beton_writer import TABLE_SUFFIX, Picture, Value, write_beton
 from viewstore.errors import ConfigError, FormatError
 from viewstore.export import Exported, Listener, Selection, check_room
 from viewstore.image_header import LIMITS, read_size
+from viewstore.leftovers import drop_leftovers
 from viewstore.plan import Column
 from viewstore.records import read_record, seal
 from viewstore.store import ViewSet
@@ -87,7 +85,7 @@ def export_beton(
     if _is_done(out, facts):
         return Exported(paths=(out,), num_samples=count, bytes=out.stat().st_size, already=True)
     disk.make_directory(out.absolute().parent)
-    _drop_left_behind(out)
+    drop_leftovers(out, companions=(TABLE_SUFFIX,))
     # Two pages in a row hold more than one page of data; the table exists twice for a while.
     regions = count * len(fields) * beton.TABLE_DTYPE.itemsize
     records = count * beton.record_dtype(fields).itemsize
@@ -154,18 +152,6 @@ def _is_done(out: Path, facts: dict[str, Any]) -> bool:
         )
     same = all(record.get(name) == value for name, value in facts.items())
     return same and disk.sha256_of(out) == record["sha256"]
-
-
-def _drop_left_behind(out: Path) -> None:
-    """Remove what killed exports to `out` left; a running one holds a lock on its file."""
-    for path in out.absolute().parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            disk.unlink(table_of(path))
-            disk.unlink(path)
 
 
 def _page_for(largest: int) -> int:
