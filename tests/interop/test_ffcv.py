@@ -27,6 +27,7 @@ from viewstore.plan import DTYPES
 from viewstore.sources import open_source
 
 PEER = Path(__file__).parent / "ffcv_peer.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_ffcv.py"
 SECONDS = 240  # ffcv waits for ever once its own thread has failed
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,9 +40,14 @@ class Peer:
     folder: Path
 
     def run(self, command: str, *arguments: Path | str) -> None:
-        line = [self.python, str(PEER), command, *map(str, arguments)]
+        self.script(PEER, command, *arguments)
+
+    def script(self, script: Path, *arguments: Path | str) -> str:
+        """Return what a script prints."""
+        line = [self.python, str(script), *map(str, arguments)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def load(self, command: str, path: Path) -> tuple[Arrays, Arrays]:
         """Return what ffcv delivers by field, through the page cache and without it."""
@@ -129,6 +135,8 @@ def test_stock_ffcv_crops_flips_and_labels(ffcv: Peer, tmp_path: Path) -> None:
         assert np.array_equal(found["v0"], crops.transpose(0, 3, 1, 2))
         assert np.array_equal(found["v1"], views[:, 1].transpose(0, 3, 1, 2))
         assert np.array_equal(found["label"], store.labels)
+    said = ffcv.script(EXAMPLE, tmp_path / "e.beton")
+    assert said == "150 samples, 2 views of (3, 16, 16), 10 labels\n"
 
 
 def test_stock_ffcv_reads_every_dtype_that_an_export_has(ffcv: Peer, tmp_path: Path) -> None:
