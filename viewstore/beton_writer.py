@@ -138,7 +138,6 @@ class BetonWriter:
         self._stream.seek(self._records_offset + first * self._dtype.itemsize)
         self._stream.write(self._records[:count].tobytes())
         self._stream.seek(self._next)
-        self._records[:] = 0
 
 
 def write_beton(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore import beton, disk
 from viewstore.beton import JPG, RAW, Field, Kind
@@ -77,8 +78,8 @@ def export_beton(
         UnavailableError: The disk is too small.
     """
     fields = fields_of(selection.view_set, selection.columns)
-    largest, total = _data_bytes(selection, fields)
-    page_bytes = page_bytes or _page_for(largest)
+    sizes = _data_sizes(selection, fields)
+    page_bytes = page_bytes or _page_for(int(sizes.max()))
     beton.check_page_bytes(page_bytes)
     facts = {"x_selection": selection.digest, "x_page_bytes": page_bytes}
     count = len(selection.rows)
@@ -86,10 +87,7 @@ def export_beton(
         return Exported(paths=(out,), num_samples=count, bytes=out.stat().st_size, already=True)
     disk.make_directory(out.absolute().parent)
     drop_leftovers(out, companions=(TABLE_SUFFIX,))
-    # Two pages in a row hold more than one page of data; the table exists twice for a while.
-    regions = count * len(fields) * beton.TABLE_DTYPE.itemsize
-    records = count * beton.record_dtype(fields).itemsize
-    check_room(out.absolute().parent, 2 * total + records + 2 * regions + 2 * page_bytes)
+    check_room(out.absolute().parent, _file_bytes(fields, sizes, page_bytes))
 
     def write(temporary: Path) -> None:
         write_beton(temporary, fields, _samples(selection, listener), count, page_bytes)
@@ -159,8 +157,25 @@ def _page_for(largest: int) -> int:
     return max(beton.DEFAULT_PAGE_BYTES, 1 << (largest - 1).bit_length())
 
 
-def _data_bytes(selection: Selection, fields: Sequence[Field]) -> tuple[int, int]:
-    """Return the bytes of the largest sample's data, and of all together."""
+def _file_bytes(fields: Sequence[Field], sizes: NDArray[np.int64], page_bytes: int) -> int:
+    """Return the size of the file whose samples have data of `sizes` bytes."""
+    ends = np.cumsum(sizes)
+    pages = done = 0
+    while done < len(sizes):
+        begin = int(ends[done - 1]) if done else 0
+        done = int(np.searchsorted(ends, begin + page_bytes, side="right"))
+        pages += 1
+    records = len(sizes) * beton.record_dtype(fields).itemsize
+    regions = sum(field.kind in (Kind.RGB, Kind.BYTES, Kind.NDARRAY) for field in fields)
+    return (
+        beton.first_page(len(fields), records, page_bytes)
+        + pages * page_bytes
+        + len(sizes) * regions * beton.TABLE_DTYPE.itemsize
+    )
+
+
+def _data_sizes(selection: Selection, fields: Sequence[Field]) -> NDArray[np.int64]:
+    """Return the bytes of each sample's data."""
     views, rows = selection.view_set, selection.rows
     if views.codec.name == "jpg":
         first = len(views.plan.members) - views.num_views  # `cls` and `json` come first
@@ -170,8 +185,8 @@ def _data_bytes(selection: Selection, fields: Sequence[Field]) -> tuple[int, int
     keys = selection.store.keys
     names = np.array([len(keys[row].encode()) + 1 for row in rows.tolist()])
     arrays = sum(field.array_bytes for field in fields if field.kind is Kind.NDARRAY)
-    sizes = pictures + names + arrays
-    return int(sizes.max()), int(sizes.sum())
+    sizes: NDArray[np.int64] = pictures + names + arrays
+    return sizes
 
 
 def _samples(selection: Selection, listener: Listener | None) -> Iterator[list[Value]]:

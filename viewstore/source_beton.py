@@ -69,8 +69,9 @@ def scan_beton(path: Path, *, on_error: OnError, limit: int | None) -> Source:
         Part(uri=str(path), kind=kind, bytes=path.stat().st_size, sha256=sha256)
         for kind in ("file", "array")
     )
-    names = () if record is None else tuple(map(str, record.get("x_label_names", ())))
-    return Source(first_rows(table_of(rows, parts, names), limit), skipped)
+    names = record.get("x_label_names", []) if record else []
+    table = table_of(rows, parts, tuple(map(str, names)) if isinstance(names, list) else ())
+    return Source(first_rows(table, limit), skipped)
 
 
 def beton_pixels(uri: str, row: int) -> bytes:

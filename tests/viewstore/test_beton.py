@@ -113,16 +113,26 @@ def test_what_is_written_is_read(small: Path) -> None:
 
 def test_the_data_of_a_sample_lies_in_one_page(tmp_path: Path) -> None:
     """Also of one that fills a page to its last byte."""
-    sizes = [PAGE, 1, PAGE - 2, 1, 1, PAGE // 2, PAGE // 2 + 1, 7]
+    sizes = [PAGE, PAGE - 2, PAGE // 2, PAGE // 2 + 1, 7]  # pages 1, 2, 3, 4, 4
     fields = [Field("a", Kind.BYTES), Field("b", Kind.BYTES)]
-    halves = [(b"x" * (size // 2), b"y" * (size - size // 2)) for size in sizes if size > 1]
+    halves = [(b"x" * (size // 2), b"y" * (size - size // 2)) for size in sizes]
     write_beton(tmp_path / "p.beton", fields, halves, len(halves), PAGE)
     opened = Beton(tmp_path / "p.beton")
     for row, (first, second) in enumerate(halves):
         assert (opened.read("a", row), opened.read("b", row)) == (first, second)
         begin, end = int(opened.column("a")["ptr"][row]), int(opened.column("b")["ptr"][row])
         assert begin // PAGE == (end + len(second) - 1) // PAGE
-    assert (tmp_path / "p.beton").stat().st_size % PAGE == 24 * 2 * len(halves)
+    assert (tmp_path / "p.beton").stat().st_size == 5 * PAGE + 24 * 2 * len(halves)
+
+
+def test_data_across_two_pages_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.beton"
+    write_beton(path, [Field("a", Kind.BYTES)], [[bytes(PAGE - 8)], [bytes(16)]], 2, PAGE)
+    patch(path, 3 * PAGE + 24 + 8, u8(2 * PAGE - 8))
+    with pytest.raises(
+        FormatError, match=f"lie in one data page, got 16 bytes at byte {2 * PAGE - 8}"
+    ):
+        Beton(path)
 
 
 def test_memory_does_not_grow_with_the_samples(

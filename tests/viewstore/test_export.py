@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import numpy as np
 import pytest
 import webdataset
 
+import viewstore.export_beton as export_beton_module
 from tests.viewstore.small_stores import ROWS, build_small, write_npz
-from viewstore import cli, disk
-from viewstore.beton import JPG, RAW, Kind, check_page_bytes
+from viewstore import beton, cli, disk
+from viewstore.beton import JPG, RAW, Field, Kind, check_page_bytes
 from viewstore.beton_reader import Beton
-from viewstore.beton_writer import Picture
+from viewstore.beton_writer import Picture, write_beton
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.export import check_room, select
 from viewstore.export_beton import (
@@ -35,8 +37,9 @@ from viewstore.export_beton import (
     sidecar_of,
 )
 from viewstore.export_tar import export_tar
+from viewstore.image import Codec
 from viewstore.plan import Column
-from viewstore.sources import open_source
+from viewstore.sources import SourceReader, open_source
 from viewstore.store import Store, open_store
 
 PAGE = 2 << 20
@@ -86,6 +89,18 @@ def test_a_beton_holds_the_views_and_what_is_known_of_them(store: Store, tmp_pat
             found, wanted = opened.read(name, row), views.params[name][row]
             assert isinstance(found, np.ndarray)
             assert (found.tobytes(), found.dtype) == (wanted.tobytes(), wanted.dtype)
+
+
+def test_the_size_of_the_file_is_known_before_it_is_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data of 2 to 3 small pages; what room is asked for is what is taken."""
+    asked: list[int] = []
+    monkeypatch.setattr(export_beton_module, "check_room", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(beton, "MIN_PAGE_BYTES", 1 << 14)
+    done = export_beton(select(store), tmp_path / "e.beton", page_bytes=1 << 14)
+    assert asked == [done.bytes]
+    assert Beton(tmp_path / "e.beton").header.table_offset >= 3 << 14
 
 
 def test_the_same_store_gives_the_same_bytes(raw_store: Store, tmp_path: Path) -> None:
@@ -265,6 +280,71 @@ def test_a_beton_with_several_pictures_is_no_source(raw_store: Store, tmp_path: 
         open_source(str(tmp_path / "nothing.beton"))
 
 
+def test_pictures_that_are_damaged_are_named_or_left_out(tmp_path: Path) -> None:
+    """Written by nobody's export: there is no sha256 to tell."""
+    path = tmp_path / "s.beton"
+    jpg = Codec(name="jpg").encode(np.zeros((16, 16, 3), np.uint8))
+    rows = [
+        [Picture(JPG, 16, 16, jpg), 4],
+        [Picture(JPG, 16, 24, jpg), 5],
+        [Picture(RAW, 16, 16, bytes(768)), 6],
+    ]
+    write_beton(path, [Field("image", Kind.RGB), Field("target", Kind.INT)], rows, 3, PAGE)
+    with pytest.raises(FormatError, match="source image 0001 cannot be read") as caught:
+        open_source(str(path))
+    assert caught.value.why == "picture 1 must be a jpg of 16 x 24"
+    source = open_source(str(path), on_error="skip")
+    assert source.skipped == [("0001", "picture 1 must be a jpg of 16 x 24")]
+    assert list(source.table.keys) == ["0000", "0002"]
+    assert source.table.label.tolist() == [4, 6]
+    assert [source.image(row).sum() for row in range(2)] == [0, 0]
+    assert pickle.loads(pickle.dumps(SourceReader(source.table))).image(1).sum() == 0
+    with path.open("r+b") as file:
+        file.write(b"\x03")
+    with pytest.raises(FormatError, match="version must be 2") as caught:
+        open_source(str(path))
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "message"),
+    [
+        (["label"], [2**31], r"labels must be in \[-1, 2\^31\), got 2147483648 for sample 0"),
+        (["label"], [-2], "got -2"),
+        (["key"], [b"\xff"], "key of sample 0 must be UTF-8"),
+        (["key"], [b"a\0b"], "no NUL"),
+        (["key"], [b"k" * 4097], "1 to 4096 bytes"),
+    ],
+)
+def test_labels_and_keys_of_a_beton_are_checked(
+    tmp_path: Path, fields: list[str], row: list[int | bytes], message: str
+) -> None:
+    kinds = {"label": Kind.INT, "key": Kind.BYTES}
+    image, path = Picture(RAW, 1, 1, bytes(3)), tmp_path / "s.beton"
+    all_fields = [Field("image", Kind.RGB), *(Field(name, kinds[name]) for name in fields)]
+    write_beton(path, all_fields, [[image, *row]], 1, PAGE)
+    with pytest.raises(FormatError, match=message):
+        open_source(str(path))
+
+
+def test_rows_of_a_beton_stand_by_key_and_no_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "s.beton"
+    names = ["image", "key", "label", "second"]
+    kinds = [Kind.RGB, Kind.BYTES, Kind.INT, Kind.INT]
+    fields = [Field(*pair) for pair in zip(names, kinds, strict=True)]
+    image = Picture(RAW, 1, 1, bytes(3))
+    rows = [[image, key, label, 9] for label, key in enumerate((b"c", b"a\0", b"b"))]
+    write_beton(path, fields, rows, 3, PAGE)
+    source = open_source(str(path), limit=2)
+    assert (list(source.table.keys), source.table.label.tolist()) == (["a", "b"], [1, 2])
+    write_beton(tmp_path / "t.beton", fields, [rows[0], rows[0]], 2, PAGE)
+    with pytest.raises(ConfigError, match="key 'c' stands twice"):
+        open_source(str(tmp_path / "t.beton"))
+    two = [Field("image", Kind.RGB), Field("a", Kind.INT), Field("b", Kind.INT)]
+    write_beton(tmp_path / "u.beton", two, [[image, 1, 2]], 1, PAGE)
+    assert open_source(str(tmp_path / "u.beton")).table.label.tolist() == [-1]
+
+
 def test_room_is_checked_before_the_start(tmp_path: Path) -> None:
     check_room(tmp_path, 1)
     with pytest.raises(UnavailableError, match="the export needs"):
@@ -343,6 +423,10 @@ def test_tars_are_whole_or_begun_again(raw_store: Store, tmp_path: Path) -> None
         assert (out / entry["url"]).stat().st_size == entry["filesize"]
     assert export_tar(select(raw_store), out).already
     (out / "000001.tar").write_bytes(b"damage")
+    calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        export_tar(select(raw_store), out, listener=Stopper())
+    assert not (out / "index.json").exists()  # it would promise tars that are not there
     assert not export_tar(select(raw_store), out).already
     assert export_tar(select(raw_store), out).already
     again = export_tar(select(raw_store), tmp_path / "again")
