@@ -133,7 +133,8 @@ def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     place = (6 * hue + shifts).remainder_(_CIRCLE)
     missing = torch.minimum(place, 4 * _LEVELS - place).clamp_(0, _LEVELS)
     share = _LEVELS**2 - saturation * missing
-    return _cut((value * share / _LEVELS**2).add_(0.5))
+    # A tensor, as CUDA divides by a number by multiplying with its inverse, which is not exact.
+    return _cut((value * share / share.new_full((1,), _LEVELS**2)).add_(0.5))
 
 
 def _gray(x: Tensor, amount: Tensor) -> Tensor:
