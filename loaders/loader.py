@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.compose import mirrored_views
 from viewstore.loaders.maker import BatchMaker, EpochRows
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
@@ -108,6 +109,10 @@ class ViewLoader:
         )
         self._cached, self._online = resolve(views, store)
         self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._mirrored = [
+            mirrored_views(store, group.view_set) if any(group.then) else None
+            for group in self._cached
+        ]
         self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
         self._device = _check_device(device, pin=pin)
@@ -129,9 +134,7 @@ class ViewLoader:
         """Role of each slot's views."""
         roles = {slot.slot: slot.policy.role for slot in self._online}
         for group in self._cached:
-            common = set(group.view_set.roles)
-            role = common.pop() if len(common) == 1 else "mixed"
-            roles |= dict.fromkeys(group.slots, role)
+            roles |= dict(zip(group.slots, group.roles, strict=True))
         return tuple(roles[slot] for slot in range(len(roles)))
 
     def __len__(self) -> int:
@@ -245,6 +248,7 @@ class ViewLoader:
             cut=self._cut,
             seed=seed,
             cached=list(zip(self._cached, self._readers, strict=True)),
+            mirrored=self._mirrored,
             online=OnlineViews(
                 self._online, partial(_read_source, self._store), table.height, table.width
             ),

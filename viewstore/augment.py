@@ -93,7 +93,9 @@ def _centred_boxes(height: NDArray[Any], width: NDArray[Any], ratio: Range) -> N
 def draw_switch(
     stream: Stream, op: Op, index: Integers, view: Integers, probability: float
 ) -> NDArray[np.bool_]:
-    """Return where word 0 of `op` says yes, bool [...]."""
+    """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
+    if probability in (0, 1):
+        return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
     return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
 
 
@@ -124,6 +126,8 @@ def draw_blur(
     stream: Stream, index: Integers, view: Integers, *, sigma: Range, probability: float
 ) -> NDArray[np.float32]:
     """Return the sigma of a Gaussian blur in output pixels, float32 [...]; 0 is off."""
+    if probability == 0:
+        return np.zeros(np.broadcast_shapes(np.shape(index), np.shape(view)), np.float32)
     u = stream.uniform(Op.BLUR, index, view)
     drawn = sigma[0] + u[..., 1] * (sigma[1] - sigma[0])
     return np.where(u[..., 0] < probability, drawn, 0).astype(np.float32)
@@ -246,6 +250,11 @@ def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: P
         image, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return out
+
+
+def mirror(pixels: Pixels) -> None:
+    """Flip uint8 [H, W, C] from left to right in place."""
+    cv2.flip(pixels, 1, dst=pixels)
 
 
 def brighten(pixels: Pixels, factor: float) -> None:
