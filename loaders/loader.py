@@ -17,7 +17,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import mirrored_views
-from viewstore.loaders.maker import BatchMaker, EpochRows
+from viewstore.loaders.maker import BatchMaker, EpochRows, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.reader import CachedReader, Verify
@@ -58,6 +58,7 @@ class ViewLoader:
         tail: Tail = "drop",
         pin: bool = False,
         device: str | torch.device = "cpu",
+        photometric: Photometric = "cpu",
     ) -> None:
         """Prepare to read `store`; no pixel is touched yet.
 
@@ -80,12 +81,15 @@ class ViewLoader:
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
+            photometric: Where colours of online views are made: on the "cpu" with Pillow, or for
+                whole batches on the "device" from the same params. Both give the same pixels.
 
         Raises:
             ConfigError: Settings that contradict each other or the store.
             UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
+        _check_choice("photometric", photometric, ("cpu", "device"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
@@ -114,7 +118,7 @@ class ViewLoader:
             for group in self._cached
         ]
         self._views_digest = views_digest(self._cached, self._online)
-        self._missing, self._pin = missing, pin
+        self._missing, self._pin, self._photometric = missing, pin, photometric
         self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self._most_ahead = prefetch
@@ -162,7 +166,8 @@ class ViewLoader:
                 if move != self._moves:
                     raise ConfigError("loader was moved while it was iterated; begin a new loop")
                 self._step = batch.step + 1
-                yield batch if self._device.type == "cpu" else batch.to(self._device)
+                done = self._device.type == "cpu" and self._photometric == "cpu"
+                yield batch if done else batch.to(self._device)
         finally:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
@@ -255,6 +260,7 @@ class ViewLoader:
             labels=self._store.labels,
             missing=self._missing,
             pin=self._pin,
+            photometric=self._photometric,
             state=self._state(),
         )
         share = -(-self._cut.global_batch // self._cut.world_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.choose import Missing, preference, replace_missing
 from viewstore.loaders.order import Cut, Order
+from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews, delivered_params, draw_slots, render_cached
@@ -23,6 +25,8 @@ from viewstore.randomness import AUGMENT, Stream
 
 # Evaluating the order costs the same for few positions as for many.
 POSITIONS_AT_ONCE = 16_384
+
+Photometric = Literal["cpu", "device"]
 
 
 @dataclass(kw_only=True)
@@ -107,6 +111,7 @@ class BatchMaker:
         labels: Label of each row.
         missing: What to do about views that were not made.
         pin: Whether pixels lie in pinned memory.
+        photometric: Whether colours are made here, on the "cpu", or are left to `Batch.to`.
         state: The loader's state, at whatever step.
     """
 
@@ -119,6 +124,7 @@ class BatchMaker:
     labels: NDArray[np.int32]
     missing: Missing
     pin: bool
+    photometric: Photometric
     state: State
     clock: Clock = field(default_factory=Clock)
 
@@ -172,15 +178,23 @@ class BatchMaker:
             reader.read(draft.rows[part], draft.shown[number][part], stored)
             for place, then in enumerate(group.then):
                 if then is not None:
-                    params = {n: each[part] for n, each in draft.then[number][place].items()}
+                    params = self._rendered(draft.then[number][place], part)
                     render_cached(then, stored[place], params, out[place])
         read = time.perf_counter()
         self.clock.add("read_seconds", read - began)
         if self.online.slots:
-            drawn = [{n: column[part] for n, column in each.items()} for each in draft.drawn]
+            drawn = [self._rendered(each, part) for each in draft.drawn]
             out = [draft.buffers[slot.slot][part] for slot in self.online.slots]
             self.online.render(draft.rows[part], drawn, out)
             self.clock.add("render_seconds", time.perf_counter() - read)
+
+    def _rendered(self, drawn: Drawn, part: slice) -> Drawn:
+        """Return the params that are rendered here, of the samples in `part`."""
+        left = COLOUR_COLUMNS if self._colourless(drawn) else ()
+        return {name: column[part] for name, column in drawn.items() if name not in left}
+
+    def _colourless(self, drawn: Drawn) -> bool:
+        return self.photometric == "device" and set(COLOUR_COLUMNS) <= drawn.keys()
 
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
@@ -197,6 +211,7 @@ class BatchMaker:
                 parent=torch.full((size,), -1),
                 view=torch.full((size,), slot.slot),
                 source=f"online:{slot.policy.name}",
+                colourless=self._colourless(drawn),
             )
         self.clock.add("samples", len(draft.rows))
         self.clock.add("bytes", sum(tensor.numel() for tensor in draft.pixels))
@@ -256,6 +271,7 @@ class BatchMaker:
                 parent=torch.from_numpy(parent[:, number].astype(np.int64)),
                 view=torch.from_numpy(np.ascontiguousarray(shown[:, number])),
                 source=source,
+                colourless=self._colourless(draft.then[place][number]),
             )
         return views
 

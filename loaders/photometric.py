@@ -18,7 +18,7 @@ from torch import Tensor
 
 from viewstore.augment import SOLARIZE_OFF
 
-COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")
+COLOUR_COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")
 BLUR_PASSES = 3  # of a box, as in Pillow
 _LEVELS = 255
 _HALF = 1 << 12  # half the bits of a weight of the blur
@@ -32,7 +32,7 @@ def recolour(
 
     Args:
         pixels: Views without colours, uint8 [B, 3, H, W] each; they are left as they are.
-        params: COLUMNS of each view, [B, ...], on the CPU.
+        params: COLOUR_COLUMNS of each view, [B, ...], on the CPU.
         device: Where the colours are made. The pixels cross over as they are.
     """
     alike: dict[torch.Size, list[int]] = {}
@@ -45,7 +45,9 @@ def recolour(
         joined = torch.empty(shape, dtype=torch.uint8, device=device)
         for part, place in zip(joined, places, strict=True):
             part.copy_(pixels[place].permute(0, 2, 3, 1), non_blocking=True)
-        columns = {name: torch.cat([params[place][name] for place in places]) for name in COLUMNS}
+        columns = {
+            name: torch.cat([params[place][name] for place in places]) for name in COLOUR_COLUMNS
+        }
         with torch.autocast(device.type, enabled=False):
             _recolour(joined.flatten(0, 1), columns)
         made |= zip(places, joined.permute(0, 1, 4, 2, 3), strict=True)
