@@ -48,8 +48,7 @@ def recolour(
         columns = {
             name: torch.cat([params[place][name] for place in places]) for name in COLOUR_COLUMNS
         }
-        with torch.autocast(device.type, enabled=False):
-            _recolour(joined.flatten(0, 1), columns)
+        _recolour(joined.flatten(0, 1), columns)
         made |= zip(places, joined.permute(0, 1, 4, 2, 3), strict=True)
     return [made[place] for place in range(len(pixels))]
 
@@ -181,11 +180,14 @@ def _blur(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _boxes(lines: Tensor, matrix: Tensor) -> Tensor:
+    """Apply a box three times to `lines`, float32 [n, size, M], in place."""
+    sums = lines.new_empty(*matrix.shape[:2], lines.shape[2])
+    upper, lower = sums.chunk(2, dim=1)
     for _ in range(BLUR_PASSES):
-        upper, lower = (matrix @ lines).chunk(2, dim=1)
+        torch.bmm(matrix, lines, out=sums)  # autocast leaves what has an `out` alone
         # (upper * 2^12 + lower) / 2^24, rounded, in numbers that float32 holds.
-        lower = (lower / _HALF).floor_()
-        lines = (upper.add_(lower).add_(_HALF / 2) / _HALF).floor_()
+        lower.div_(_HALF).floor_()
+        torch.add(upper, lower, out=lines).add_(_HALF / 2).div_(_HALF).floor_()
     return lines
 
 
