@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,35 @@ from viewstore.loaders.photometric import recolour
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LEVELS = 255
+
+
+class ViewParams(Mapping[str, Tensor]):
+    """Params by column name, each gathered when it is first asked for."""
+
+    def __init__(self, columns: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._columns = columns
+        self._found: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"ViewParams({', '.join(self._columns)})"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a column, [B, ...]. Raises KeyError."""
+        if name not in self._found:
+            self._found[name] = self._columns[name]()
+        return self._found[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (dict, (dict(self),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +64,7 @@ class View:
     """
 
     pixels: Tensor
-    params: dict[str, Tensor]
+    params: Mapping[str, Tensor]
     status: Tensor
     role: str
     parent: Tensor

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,12 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
+from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import mirrored_views
-from viewstore.loaders.maker import BatchMaker, EpochRows, Photometric
+from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
+from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import Views, parse_views, resolve, views_digest
@@ -48,6 +52,7 @@ class ViewLoader:
         seed: int = 0,
         shuffle: str = "global",
         rows: ArrayLike | None = None,
+        where: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         uneven: bool = False,
@@ -56,6 +61,10 @@ class ViewLoader:
         verify: Verify = "first",
         missing: Missing = "raise",
         tail: Tail = "drop",
+        on_corrupt: OnCorrupt = "raise",
+        resident: bool | Literal["auto"] = "auto",
+        reuse: bool = False,
+        scaled_decode: bool = False,
         pin: bool = False,
         device: str | torch.device = "cpu",
         photometric: Photometric = "cpu",
@@ -69,6 +78,8 @@ class ViewLoader:
             seed: Seed of order, draws and view schedule, below 2^53.
             shuffle: "global", "block:B" (windows of B shards) or "none".
             rows: Only these rows, ascending; None means all.
+            where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
+                the grammar is that of viewstore.where. With `rows`, those that are in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
             world_size: Ranks; None as for `rank`. Giving one of the two is an error.
             uneven: Let the first ranks take one sample more; batch.weight makes up for it.
@@ -79,6 +90,14 @@ class ViewLoader:
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
+            on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
+                are black, it is not valid, and stats() counts it.
+            resident: Copy raw view sets into memory: "auto" does, in the background, while they
+                take no more than a quarter of it.
+            reuse: Fill the same few buffers again and again: pixels hold until the next batch
+                is asked for. Else they belong to the caller for as long as he wants.
+            scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
+                is that much larger than its view; it changes pixels.
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
             photometric: Where colours of online views are made: on the "cpu" with Pillow, or for
@@ -90,6 +109,7 @@ class ViewLoader:
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
         _check_choice("photometric", photometric, ("cpu", "device"))
+        _check_choice("on_corrupt", on_corrupt, ("raise", "quarantine"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
@@ -98,7 +118,9 @@ class ViewLoader:
             views = parse_views(views, list(store.view_sets))
         rank, world_size = find_rank(rank, world_size)
         self._store = store
-        self._kept = _kept_rows(rows, store.num_samples)
+        self._cached, self._online = resolve(views, store)
+        shown = [group.view_set.name for group in self._cached]
+        self._kept = kept_rows(store, rows, where, shown)
         num_rows = store.num_samples if self._kept is None else len(self._kept)
         self._order = Order(
             shuffle=shuffle, num_rows=num_rows, seed=seed, shard_rows=store.shard_rows
@@ -111,16 +133,29 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._cached, self._online = resolve(views, store)
-        self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+        memory = machine_bytes()
+        self._readers = [
+            CachedReader(group.view_set, verify=verify, mapped=group.view_set.num_bytes < memory)
+            for group in self._cached
+        ]
+        if resident != "auto" or self._threads:  # without threads the caller would wait for it
+            flips = (any(group.then) for group in self._cached)
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+            keep_resident(list(zip(self._readers, flips, strict=True)), resident, ranks=ranks)
+        self._announces = any(
+            reader.resident is None and reader.view_set.num_bytes > memory * MEMORY_SHARE
+            for reader in self._readers
+        )
         self._mirrored = [
             mirrored_views(store, group.view_set) if any(group.then) else None
             for group in self._cached
         ]
-        self._views_digest = views_digest(self._cached, self._online)
-        self._missing, self._pin, self._photometric = missing, pin, photometric
+        self._views_digest = views_digest(self._cached, self._online, scaled=scaled_decode)
+        self._missing, self._on_corrupt = missing, on_corrupt
+        self._photometric = photometric
+        self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
         self._device = _check_device(device, pin=pin)
-        self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -132,6 +167,11 @@ class ViewLoader:
     def epoch(self) -> int:
         """The epoch that the next batch belongs to, or that is being iterated."""
         return self._epoch
+
+    @property
+    def step(self) -> int:
+        """The next step of that epoch."""
+        return self._step
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -166,11 +206,21 @@ class ViewLoader:
                 if move != self._moves:
                     raise ConfigError("loader was moved while it was iterated; begin a new loop")
                 self._step = batch.step + 1
-                done = self._device.type == "cpu" and self._photometric == "cpu"
-                yield batch if done else batch.to(self._device)
+                yield self._delivered(batch)
         finally:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Make one batch, whatever its place; the loader stays where it stands."""
+        self._check_usable()
+        self._check_place(epoch, step, self._cut.steps - 1)
+        (batch,) = self._pipeline.run([(epoch, step)])
+        return self._delivered(batch)
+
+    def _delivered(self, batch: Batch) -> Batch:
+        done = self._device.type == "cpu" and self._photometric == "cpu"
+        return batch if done else batch.to(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
@@ -196,11 +246,7 @@ class ViewLoader:
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
-        if epoch < 0 or not 0 <= step <= self._cut.steps:
-            raise ConfigError(
-                f"seek must go to an epoch >= 0 and a step in [0, {self._cut.steps}], "
-                f"got ({epoch}, {step})"
-            )
+        self._check_place(epoch, step, self._cut.steps)
         self._moves += 1
         self._epoch, self._step = epoch, step
         self._settle()
@@ -248,19 +294,31 @@ class ViewLoader:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
         table = self._store.table
+        online = OnlineViews(
+            self._online,
+            partial(_read_source, self._store),
+            table.height,
+            table.width,
+            scaled=self._scaled,
+        )
         self._maker = BatchMaker(
-            rows=EpochRows(self._order, self._cut, self._kept),
+            order=self._order,
             cut=self._cut,
+            kept=self._kept,
             seed=seed,
             cached=list(zip(self._cached, self._readers, strict=True)),
             mirrored=self._mirrored,
-            online=OnlineViews(
-                self._online, partial(_read_source, self._store), table.height, table.width
-            ),
+            online=online,
             labels=self._store.labels,
             missing=self._missing,
-            pin=self._pin,
+            on_corrupt=self._on_corrupt,
+            announces=self._announces,
             photometric=self._photometric,
+            pool=BufferPool(
+                keep=self._most_ahead + 2,
+                ring=2 * self._most_ahead + 2 if self._reuse else 0,
+                pin=self._pin,
+            ),
             state=self._state(),
         )
         share = -(-self._cut.global_batch // self._cut.world_size)
@@ -287,6 +345,12 @@ class ViewLoader:
             views=self._views_digest,
         )
 
+    def _check_place(self, epoch: int, step: int, last: int) -> None:
+        if epoch < 0 or not 0 <= step <= last:
+            raise ConfigError(
+                f"a place must be an epoch >= 0 and a step in [0, {last}], got ({epoch}, {step})"
+            )
+
     def _check_usable(self) -> None:
         if self._closed:
             raise ConfigError("loader was closed; make a new one")
@@ -297,47 +361,8 @@ class ViewLoader:
             )
 
 
-def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
-
-    Raises:
-        ConfigError: One of the two is there without the other, or is no number.
-    """
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if rank is not None or world_size is not None:
-        raise ConfigError(
-            "rank and world_size must be given together, "
-            f"got rank {rank} and world_size {world_size}"
-        )
-    given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
-    if given == [None, None]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
-    values = [int(text) for text in given if text is not None and text.isdecimal()]
-    if len(values) != 2:
-        raise ConfigError(
-            "the environment must have RANK and WORLD_SIZE as numbers, or neither, "
-            f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
-        )
-    return values[0], values[1]
-
-
-def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
-    return store.source.image(row)
-
-
-def _kept_rows(rows: ArrayLike | None, num_samples: int) -> NDArray[np.int64] | None:
-    if rows is None:
-        return None
-    kept = np.asarray(rows)
-    if kept.ndim != 1 or not len(kept) or kept.dtype.kind not in "iu":
-        raise ConfigError("rows must be a non-empty, one-dimensional array of row numbers")
-    kept = kept.astype(np.int64)
-    if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
-        raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
-    return kept
+def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
+    return store.source.scaled_image(row, reduction)
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

@@ -96,7 +96,8 @@ def draw_switch(
     """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
     if probability in (0, 1):
         return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
-    return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
+    words = stream.words(op, index, view)[..., 0]
+    return np.asarray(words * 2.0**-32 < probability)
 
 
 def draw_jitter(
