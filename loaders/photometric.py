@@ -1,6 +1,6 @@
 """Colour jitter, grayscale, blur and solarize of whole batches, on the device they lie on.
 
-The same ops from the same recorded params as `augment.recolour` renders one view at a time with
+The same ops from the same recorded params as `colours.recolour` renders one view at a time with
 Pillow, and within 2/255 of it: they repeat its arithmetic, whole numbers below 2^24, which
 float32 holds exactly, and its cut to whole levels after every op. Samples are chosen
 by params that lie on the CPU, so that nothing here waits for the device.
@@ -11,18 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from viewstore.augment import SOLARIZE_OFF
+from viewstore.colours import CIRCLE, DIFFERENCES, LEVELS, SOLARIZE_OFF, hues
 
 COLOUR_COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")
 BLUR_PASSES = 3  # of a box, as in Pillow
-_LEVELS = 255
 _HALF = 1 << 12  # half the bits of a weight of the blur
-_CIRCLE = 6 * _LEVELS  # of hues: six sectors
 
 
 def recolour(
@@ -56,8 +52,8 @@ def recolour(
 def _recolour(x: Tensor, params: Mapping[str, Tensor]) -> None:
     """Apply the ops to uint8 [B, H, W, 3] in place, in the order in which views are rendered."""
     *factors, turns = params["jitter"].unbind(1)
-    # Pillow has 256 hues; cut in the precision of `augment.shift_hue`, lest a step differ.
-    amounts = (*factors, (turns.double() * _LEVELS).trunc().remainder(256))
+    # Pillow has 256 hues; cut in the precision of `colours.recolour`, lest a step differ.
+    amounts = (*factors, (turns.double() * LEVELS).trunc().remainder(256))
     for ops in params["jitter_order"].unbind(1):
         for op, (amount, apply) in enumerate(zip(amounts, _JITTERS, strict=True)):
             _on_some(x, ops == op, amount, apply)
@@ -101,41 +97,27 @@ def _hue(x: Tensor, steps: Tensor) -> Tensor:
     red, green, blue = (plane.int() for plane in x.chunk(3, dim=3))
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    from_green = torch.where(green == value, 2 * chroma + blue - red, 4 * chroma + red - green)
-    corner = torch.where(red == value, green - blue, from_green)
-    corner += 6 * chroma * (corner < 0)
-    table = _hues(x.device)
-    hue = table.index_select(0, (_CIRCLE * chroma + corner).view(-1)).view(value.shape)
+    place = DIFFERENCES * (red - green + LEVELS) + green - blue + LEVELS
+    hue = _hues(x.device).index_select(0, place.view(-1)).view(place.shape)
     # One division of whole numbers below 2^24, so that its floor is exact.
-    saturation = (_LEVELS * chroma / value.clamp(min=1)).floor_()
+    saturation = (LEVELS * chroma / value.clamp(min=1)).floor_()
     return _from_hsv((hue + _each(steps)).remainder_(256), saturation, value)
 
 
 @lru_cache(maxsize=16)
 def _hues(device: torch.device) -> Tensor:
-    """Return Pillow's hue of each chroma and place on its circle, uint8 [256 * _CIRCLE].
-
-    The place is a whole number below 6 * chroma. A table, as Pillow cuts what float32 and
-    float64 in turn have made of a fraction: where that is whole, it may come out one lower.
-    """
-    chroma = np.arange(_LEVELS + 1)[:, None, None]
-    place = np.arange(_CIRCLE)[:, None] + chroma * (5, 3, 1)
-    place %= np.maximum(6 * chroma, 1)
-    colours = _LEVELS - np.clip(np.minimum(place, 4 * chroma - place), 0, chroma)
-    picture = Image.fromarray(colours.astype(np.uint8)).convert("HSV")
-    hues = np.asarray(picture)[..., 0].reshape(-1)
-    return torch.from_numpy(hues.copy()).to(device, non_blocking=True)
+    return torch.from_numpy(hues()).to(device, non_blocking=True)
 
 
 def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Return RGB levels of hue, saturation and value 0..255, [n, H, W, 1] each."""
     # Red, green and blue are one function of the hue, a third of the circle apart.
-    shifts = torch.arange(5 * _LEVELS, 0, -2 * _LEVELS, device=hue.device)
-    place = (6 * hue + shifts).remainder_(_CIRCLE)
-    missing = torch.minimum(place, 4 * _LEVELS - place).clamp_(0, _LEVELS)
-    share = _LEVELS**2 - saturation * missing
+    shifts = torch.arange(5 * LEVELS, 0, -2 * LEVELS, device=hue.device)
+    place = (6 * hue + shifts).remainder_(CIRCLE)
+    missing = torch.minimum(place, 4 * LEVELS - place).clamp_(0, LEVELS)
+    share = LEVELS**2 - saturation * missing
     # A tensor, as CUDA divides by a number by multiplying with its inverse, which is not exact.
-    return _cut((value * share / share.new_full((1,), _LEVELS**2)).add_(0.5))
+    return _cut((value * share / share.new_full((1,), LEVELS**2)).add_(0.5))
 
 
 def _gray(x: Tensor, amount: Tensor) -> Tensor:
@@ -144,7 +126,7 @@ def _gray(x: Tensor, amount: Tensor) -> Tensor:
 
 
 def _solarize(x: Tensor, threshold: Tensor) -> Tensor:
-    return torch.where(x < _each(threshold), x, _LEVELS - x)
+    return torch.where(x < _each(threshold), x, LEVELS - x)
 
 
 def _luma(x: Tensor) -> Tensor:
@@ -159,7 +141,7 @@ def _blend(low: Tensor, x: Tensor, factor: Tensor) -> Tensor:
 
 def _cut(x: Tensor) -> Tensor:
     """Return levels as uint8, cut towards zero."""
-    return x.clamp_(0, _LEVELS).to(torch.uint8)
+    return x.clamp_(0, LEVELS).to(torch.uint8)
 
 
 def _each(amount: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loaders.stores import as_array
-from viewstore import augment
+from viewstore import augment, colours
 from viewstore.errors import ConfigError
 from viewstore.image import decode
 from viewstore.loaders import Batch, Cached, Online, ViewLoader
@@ -55,7 +55,7 @@ def with_pillow(images: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401
     made = images.copy()
     for place, view in enumerate(made):
         mine = {name: params[name][place] for name in COLOUR_COLUMNS}
-        augment.recolour(
+        colours.recolour(
             view,
             jitter=mine["jitter"],
             jitter_order=mine["jitter_order"],
