@@ -18,7 +18,8 @@ from viewstore.colours import CIRCLE, DIFFERENCES, LEVELS, SOLARIZE_OFF, hues
 
 COLOUR_COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")
 BLUR_PASSES = 3  # of a box, as in Pillow
-_HALF = 1 << 12  # half the bits of a weight of the blur
+PIECE_BYTES = 32 << 20  # of pixels at a time: float32 makes much of them
+_BYTE = 256
 
 
 def recolour(
@@ -44,7 +45,10 @@ def recolour(
         columns = {
             name: torch.cat([params[place][name] for place in places]) for name in COLOUR_COLUMNS
         }
-        _recolour(joined.flatten(0, 1), columns)
+        size = max(1, PIECE_BYTES // (height * width * channels))
+        for begin in range(0, len(places) * count, size):
+            piece = {name: column[begin : begin + size] for name, column in columns.items()}
+            _recolour(joined.flatten(0, 1)[begin : begin + size], piece)
         made |= zip(places, joined.permute(0, 1, 4, 2, 3), strict=True)
     return [made[place] for place in range(len(pixels))]
 
@@ -163,13 +167,13 @@ def _blur(x: Tensor, kernel: Tensor) -> Tensor:
 
 def _boxes(lines: Tensor, matrix: Tensor) -> Tensor:
     """Apply a box three times to `lines`, float32 [n, size, M], in place."""
-    sums = lines.new_empty(*matrix.shape[:2], lines.shape[2])
-    upper, lower = sums.chunk(2, dim=1)
+    sums = lines.new_empty(len(lines), matrix.shape[1], lines.shape[2])
+    upper, middle, lower = sums.chunk(3, dim=1)
     for _ in range(BLUR_PASSES):
         torch.bmm(matrix, lines, out=sums)  # autocast leaves what has an `out` alone
-        # (upper * 2^12 + lower) / 2^24, rounded, in numbers that float32 holds.
-        lower.div_(_HALF).floor_()
-        torch.add(upper, lower, out=lines).add_(_HALF / 2).div_(_HALF).floor_()
+        # ((upper * 256 + middle) * 256 + lower) / 2^24, rounded: no number exceeds 2^24.
+        middle.add_(lower.div_(_BYTE).floor_()).div_(_BYTE).floor_()
+        torch.add(upper, middle, out=lines).add_(_BYTE / 2).div_(_BYTE).floor_()
     return lines
 
 
@@ -185,28 +189,25 @@ def _box_kernel(sigma: Tensor) -> Tensor:
     whole = ((length - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     part /= 6 * (variance - (whole + 1).square())
-    inner = (_HALF**2 / (2 * (whole + part) + 1)).floor()
-    outer = ((_HALF**2 - (2 * whole + 1) * inner) / 2).floor()
+    inner = (_BYTE**3 / (2 * (whole + part) + 1)).floor()
+    outer = ((_BYTE**3 - (2 * whole + 1) * inner) / 2).floor()
     return torch.stack([whole, inner, outer], dim=1)
 
 
 def _box_matrix(kernel: Tensor, size: int) -> Tensor:
-    """Return the box blur of a line of `size` pixels, the ends repeated, [n, 2 * size, size].
+    """Return the box blur of a line of `size` pixels, the ends repeated, [n, 3 * size, size].
 
-    The upper half has the upper 12 bits of each weight and the lower half the lower 12: the
-    sums stay below 2^24, so that float32 is exact in whatever order they are added.
+    Its thirds have the upper, the middle and the lower 8 bits of each weight. Such products and
+    their sums are exact in whatever order and in TF32 too, which keeps 11 bits of a factor.
     """
     whole, *weights = (each.view(-1, 1, 1) for each in kernel.unbind(1))
-    upper = [(weight / _HALF).floor() for weight in weights]
-    lower = [weight - _HALF * high for weight, high in zip(weights, upper, strict=True)]
-    inner, outer = (torch.cat(pair, dim=1) for pair in zip(upper, lower, strict=True))
+    inner, outer = (_in_bytes(weight).repeat_interleave(size, 1) for weight in weights)
     line = torch.arange(size, device=kernel.device)
-    place = torch.cat([line, line])[:, None]
+    place = line.repeat(3)[:, None]
 
     def beyond(far: Tensor) -> Tensor:
         """Return the weight of all pixels that lie `far` or farther to one side."""
-        parts = inner.repeat_interleave(size, 1), outer.repeat_interleave(size, 1)
-        return parts[0] * (whole - far + 1).clamp(min=0) + parts[1] * (far <= whole + 1)
+        return inner * (whole - far + 1).clamp(min=0) + outer * (far <= whole + 1)
 
     far = (line - place).abs()
     box = beyond(far) - beyond(far + 1)
@@ -214,6 +215,14 @@ def _box_matrix(kernel: Tensor, size: int) -> Tensor:
     box[:, :, :1] += beyond(place + 1)
     box[:, :, -1:] += beyond(size - place)
     return box
+
+
+def _in_bytes(weight: Tensor) -> Tensor:
+    """Return the upper, the middle and the lower 8 bits of weights [n, 1, 1], [n, 3, 1]."""
+    upper = (weight / _BYTE**2).floor()
+    rest = weight - _BYTE**2 * upper
+    middle = (rest / _BYTE).floor()
+    return torch.cat([upper, middle, rest - _BYTE * middle], dim=1)
 
 
 _JITTERS = (_brightness, _contrast, _saturation, _hue)
