@@ -38,11 +38,18 @@ class Arrays:
     sha256: str | None
 
 
-@functools.lru_cache(maxsize=4)
 def load_arrays(uri: str) -> Arrays:
     """Return the arrays of "digits" or of an `.npz`. Raises FormatError naming the file."""
     if uri == DIGITS:
         return _digits()
+    found = Path(uri).stat()
+    return _load_npz(uri, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_npz(uri: str, *version: int) -> Arrays:
+    """Return the arrays of a file; another `version` of it is another file."""
+    del version
     try:
         return _npz(Path(uri))
     except FormatError as error:
@@ -50,18 +57,27 @@ def load_arrays(uri: str) -> Arrays:
 
 
 def read_pixels(uri: str, row: int) -> bytes:
-    """Return the pixels of a row of an array source. Raises FormatError or OSError."""
+    """Return the pixels of a row of an array source.
+
+    Raises:
+        FormatError: The array is damaged, or has no such row any more.
+        OSError: It cannot be read.
+    """
     if uri.endswith(".beton"):
         from viewstore.source_beton import beton_pixels
 
         return beton_pixels(uri, row)
-    pixels: bytes = load_arrays(uri).images[row].tobytes()
+    images = load_arrays(uri).images
+    if row >= len(images):
+        raise FormatError(f"the array has {len(images)} images now")
+    pixels: bytes = images[row].tobytes()
     return pixels
 
 
 _NPZ_FIX = "save it with numpy.savez(file, images=uint8 [N, H, W, 3], labels=int [N])"
 
 
+@functools.cache
 def _digits() -> Arrays:
     """Real handwritten digits (UCI, Alpaydin and Kaynak), 8 px, enlarged to 16 px."""
     from sklearn.datasets import load_digits

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from viewstore.cli_base import command
-from viewstore.errors import StoppedError, UnavailableError
 from viewstore.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     metavar="A,B|none",
     help="Params columns to write.  [default: all but latents and other large ones]",
 )
-@click.option("-n", "limit", type=int, metavar="N", help="The first N samples only.")
+@click.option("--where", metavar="Q", help="Only samples like these, say 'distance < 0.35'.")
+@click.option("-n", "limit", type=int, metavar="N", help="The first N of them only.")
 def export(
     terminal: Terminal,
     store: Path,
@@ -41,6 +41,7 @@ def export(
     out: Path,
     view_set: str | None,
     columns: str | None,
+    where: str | None,
     limit: int | None,
 ) -> None:
     """Write a view set in a form that other loaders read.
@@ -48,30 +49,17 @@ def export(
     The same store gives the same bytes. What is at PATH already and is this very export is left
     alone; an export that was stopped is begun again.
     """
-    from viewstore.export import DISK_FULL, select
+    from viewstore import disk
+    from viewstore.export import select
     from viewstore.store import open_store
 
     opened = open_store(store)
     terminal.store_id = opened.store_id
     names = None if columns is None else [] if columns == "none" else columns.split(",")
-    selection = select(opened, view_set, columns=names, limit=limit)
-    try:
-        with terminal.progress(len(selection.rows), unit="samples", label="export") as bar:
-            done = _write(form, selection, out, bar)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise StoppedError(
-                f"the disk is full: {error.strerror}",
-                code="VS302",
-                where=str(out),
-                fix="free some space and run the same command again",
-            ) from error
-        raise UnavailableError(
-            f"{out} cannot be written: {error.strerror}",
-            code="VS302",
-            where=str(error.filename or out),
-            fix="name another --out, or mend its permissions",
-        ) from error
+    selection = select(opened, view_set, columns=names, where=where, limit=limit)
+    total = len(selection.rows)
+    with disk.explained(out), terminal.progress(total, unit="samples", label="export") as bar:
+        done = _write(form, selection, out, bar)
     facts = {
         "paths": [str(path) for path in done.paths],
         "num_samples": done.num_samples,

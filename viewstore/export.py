@@ -5,7 +5,6 @@ What the formats share. The files themselves: export_beton.py, export_tar.py.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.plan import Column, nearest
 from viewstore.records import digest_of
 from viewstore.store import Store, ViewSet
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Listener(Protocol):
@@ -76,6 +73,7 @@ def select(
     view_set: str | None = None,
     *,
     columns: Sequence[str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
 ) -> Selection:
     """Choose what to export.
@@ -84,11 +82,12 @@ def select(
         store: An open store.
         view_set: Name of a view set; None if the store has only one.
         columns: Names of params columns; None takes all but those that are large.
-        limit: The first rows only.
+        where: Only rows that match, in the words of where.py.
+        limit: The first of these rows only.
 
     Raises:
-        ConfigError: There is no such view set or column, the view set is not complete, or the
-            limit is below 1.
+        ConfigError: There is no such view set or column, the view set is not complete, no row
+            matches, or the limit is below 1.
     """
     chosen = store.view_set(view_set) if view_set is not None else _only(store)
     if not chosen.complete:
@@ -107,13 +106,19 @@ def select(
         if name not in by_name:
             hint = nearest(name, list(by_name))
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
-    count = store.num_samples if limit is None else min(limit, store.num_samples)
+    rows = np.arange(store.num_samples) if where is None else _matching(store, where, chosen)
     return Selection(
         store=store,
         view_set=chosen,
-        rows=np.arange(count),
+        rows=rows[:limit],
         columns=tuple(by_name[name] for name in sorted(set(wanted))),
     )
+
+
+def _matching(store: Store, where: str, view_set: ViewSet) -> NDArray[np.int64]:
+    from viewstore.matching import matching_rows
+
+    return matching_rows(store, where, [view_set.name])
 
 
 def _only(store: Store) -> ViewSet:

@@ -17,11 +17,19 @@ from viewstore.export import Exported, Listener, Selection, check_room
 from viewstore.image_header import LIMITS, read_size
 from viewstore.leftovers import drop_leftovers
 from viewstore.plan import Column
-from viewstore.records import read_record, seal
+from viewstore.records import read_record, seal, unseal
 from viewstore.store import ViewSet
 
 KIND = "viewstore-beton"
-KEYS = ("store_id", "rows", "sha256")
+FORM = {
+    "store_id": str,
+    "view_set": str,
+    "rows": int,
+    "label_names": [str],
+    "selection": str,  # digest of what was chosen
+    "page_bytes": int,
+    "sha256": str,
+}
 CHUNK_ROWS = 1024
 
 # ffcv has 16 letters for a name, and two standard columns have more.
@@ -81,7 +89,7 @@ def export_beton(
     sizes = _data_sizes(selection, fields)
     page_bytes = page_bytes or _page_for(int(sizes.max()))
     beton.check_page_bytes(page_bytes)
-    facts = {"x_selection": selection.digest, "x_page_bytes": page_bytes}
+    facts = {"selection": selection.digest, "page_bytes": page_bytes}
     count = len(selection.rows)
     if _is_done(out, facts):
         return Exported(paths=(out,), num_samples=count, bytes=out.stat().st_size, already=True)
@@ -95,8 +103,8 @@ def export_beton(
             "store_id": selection.store.store_id,
             "rows": count,
             "sha256": disk.sha256_of(temporary),
-            "x_view_set": selection.view_set.name,
-            "x_label_names": list(selection.store.label_names),
+            "view_set": selection.view_set.name,
+            "label_names": list(selection.store.label_names),
             **facts,
         }
         # First, so that no crash leaves a file that seems to be nobody's: until the file has
@@ -114,7 +122,9 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         FormatError: The record is damaged, or is not one of a `.beton`.
     """
     sidecar = sidecar_of(path)
-    return read_record(sidecar, kind=KIND, keys=KEYS) if sidecar.is_file() else None
+    if not sidecar.is_file():
+        return None
+    return read_record(sidecar, lambda raw: unseal(raw, kind=KIND, form=FORM))
 
 
 def check_sidecar(path: Path) -> dict[str, Any] | None:
@@ -148,7 +158,7 @@ def _is_done(out: Path, facts: dict[str, Any]) -> bool:
             why=f"an export has its record beside it, {sidecar_of(out).name}",
             fix="remove it, or name another --out",
         )
-    same = all(record.get(name) == value for name, value in facts.items())
+    same = all(record[name] == value for name, value in facts.items())
     return same and disk.sha256_of(out) == record["sha256"]
 
 

@@ -17,11 +17,12 @@ from viewstore import disk
 from viewstore.errors import ConfigError
 from viewstore.export import Exported, Listener, Selection, check_room
 from viewstore.leftovers import claimed_stream, drop_leftovers
-from viewstore.records import LARGE_BYTES, canonical, parse
+from viewstore.records import LARGE_BYTES, canonical, check_form, parse, read_record
 from viewstore.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
 
 INDEX = "index.json"
 KIND = "viewstore-webdataset"
+SHARDS = [{"url": str, "nsamples": int, "filesize": int, "hash": str}]
 LABEL_DIGITS = 7  # webdataset decodes `cls` as a number
 
 
@@ -33,6 +34,7 @@ def export_tar(selection: Selection, out: Path, *, listener: Listener | None = N
 
     Raises:
         ConfigError: `out` is a file, or a folder that holds something else.
+        FormatError: The index of an export that is there is damaged.
         UnavailableError: The disk is too small.
     """
     shards = dict(_shards(selection))
@@ -84,16 +86,14 @@ def _done(selection: Selection, out: Path, names: list[str]) -> Exported | None:
         if found - unfinished:
             raise _other(out, f"it holds {min(found - unfinished)}")
         return None
-    index = parse(disk.read_limited(out / INDEX, LARGE_BYTES))
+    index = read_record(out / INDEX, parse, limit=LARGE_BYTES)
     facts = index.get("viewstore")
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         raise _other(out, f"its {INDEX} is not that of an export")
     if facts != _facts(selection):
         raise _other(out, "it holds another export")
-    try:
-        hashes = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
-    except (KeyError, TypeError) as error:
-        raise _other(out, f"its {INDEX} is damaged") from error
+    check_form(index.get("shardlist"), SHARDS, INDEX)
+    hashes = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
     whole = list(hashes) == names and all(
         name in found and disk.sha256_of(out / name) == hashes[name] for name in names
     )

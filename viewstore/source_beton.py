@@ -69,17 +69,18 @@ def scan_beton(path: Path, *, on_error: OnError, limit: int | None) -> Source:
         Part(uri=str(path), kind=kind, bytes=path.stat().st_size, sha256=sha256)
         for kind in ("file", "array")
     )
-    names = record.get("x_label_names", []) if record else []
-    table = table_of(rows, parts, tuple(map(str, names)) if isinstance(names, list) else ())
-    return Source(first_rows(table, limit), skipped)
+    names = () if record is None else tuple(record["label_names"])
+    return Source(first_rows(table_of(rows, parts, names), limit), skipped)
 
 
 def beton_pixels(uri: str, row: int) -> bytes:
-    """Return the raw pixels of a row. Raises FormatError: it is not raw any more."""
+    """Return the raw pixels of a row. Raises FormatError: the file was changed."""
     opened = _open(uri)
+    if row >= len(opened):
+        raise FormatError(f"the beton has {len(opened)} samples now")
     picture = _picture(opened, picture_field(opened, Path(uri)).name, row)
     if picture.mode != RAW:
-        raise FormatError(f"sample {row} of {uri} must hold raw pixels")
+        raise FormatError(f"sample {row} must hold raw pixels")
     return picture.data
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from viewstore.arrays import DIGITS, load_arrays, read_pixels
 from viewstore.errors import ConfigError, FormatError
-from viewstore.image import decode
+from viewstore.image import scaled_decode
 
 OnError = Literal["fail", "skip"]
 
@@ -187,7 +187,7 @@ class SourceReader:
         part = table.parts[table.part[row]]
         try:
             if part.kind == "array":
-                data = read_pixels(part.uri, int(table.offset[row]))
+                data = self._pixels(part.uri, row)
             elif part.kind == "dir":
                 data = _below(part.uri, table.keys[row]).read_bytes()
             else:
@@ -201,14 +201,26 @@ class SourceReader:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
+        return self.scaled_image(row, 1)[0]
+
+    def scaled_image(self, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
+        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`."""
         data = self.read(row)
         table = self.table
         if table.parts[table.part[row]].kind == "array":
             height, width = int(table.height[row]), int(table.width[row])
+            if len(data) not in (height * width, height * width * 3):
+                raise self._unreadable(row, f"{len(data)} bytes are no {height} x {width} pixels")
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
-            return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+            return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
-            return decode(data)
+            return scaled_decode(data, reduction)
+        except FormatError as error:
+            raise self._unreadable(row, str(error)) from error
+
+    def _pixels(self, uri: str, row: int) -> bytes:
+        try:
+            return read_pixels(uri, int(self.table.offset[row]))
         except FormatError as error:
             raise self._unreadable(row, str(error)) from error
 
@@ -233,6 +245,6 @@ class SourceReader:
 def _below(folder: str, key: str) -> Path:
     """Return folder/key. Raises FormatError: the key leads out of the folder."""
     path = Path(folder, key)
-    if ".." in Path(key).parts or not path.is_relative_to(folder):
+    if ".." in Path(key).parts or "\0" in key or not path.is_relative_to(folder):
         raise FormatError(f"key {key!r} leads out of its folder", where=folder)
     return path
