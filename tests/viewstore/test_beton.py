@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import random
 import struct
 import tracemalloc
 from collections.abc import Iterator
@@ -317,6 +318,31 @@ def test_no_flipped_byte_gets_past_the_reader_as_another_error(small: Path) -> N
         patch(small, at, data[at : at + 1])
     assert refused > 600
     read_everything(small)
+
+
+@pytest.mark.slow
+def test_nothing_that_is_written_into_a_file_gets_past_the_reader(small: Path) -> None:
+    """A million files with 1 to 8 numbers in wrong places: read whole, or refused, at once."""
+    data = small.read_bytes()
+    index = [*range(RECORDS + ROWS * RECORD_BYTES), *range(TABLE, len(data))]
+    likely = [at for at in index if data[at] or at < 24 or at >= RECORDS]
+    numbers = [0, 1, 23, 60, 255, PAGE - 1, PAGE, TABLE - 1, TABLE, 2**31, 2**32, 2**63, 2**64 - 1]
+    rng = random.Random(5)
+    outcomes = {True: 0, False: 0}
+    for _ in range(1_000_000):
+        places = [rng.choice(likely) for _ in range(rng.randint(1, 8))]
+        for at in places:
+            wrong = u8(rng.choice(numbers) ^ rng.choice((0, rng.getrandbits(64))))
+            patch(small, at, wrong[: min(rng.choice((1, 2, 4, 8)), len(data) - at)])
+        try:
+            read_everything(small)
+            outcomes[True] += 1
+        except FormatError:
+            outcomes[False] += 1
+        for at in places:
+            patch(small, at, data[at : at + 8])
+    assert min(outcomes.values()) > 100
+    assert small.read_bytes() == data
 
 
 def test_samples_may_share_their_data(small: Path) -> None:
