@@ -190,6 +190,16 @@ def test_a_killed_export_leaves_the_old_file_and_the_next_one_clears_up(
     assert len(Beton(out)) == ROWS
 
 
+def test_a_stopped_export_leaves_nothing(raw_store: Store, tmp_path: Path) -> None:
+    class Stop:
+        def advance(self, count: int = 1) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_beton(select(raw_store), tmp_path / "e.beton", listener=Stop())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_running_export_is_not_cleared_up(raw_store: Store, tmp_path: Path) -> None:
     out = tmp_path / "e.beton"
 
