@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
-import tarfile
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-import webdataset
 
 import viewstore.export_beton as export_beton_module
 from tests.viewstore.small_stores import ROWS, build_small, write_npz
-from viewstore import beton, cli, disk, source_beton
-from viewstore.beton import JPG, RAW, Field, Kind, check_page_bytes
+from viewstore import beton, cli, disk
+from viewstore.beton import JPG, RAW, Kind, check_page_bytes
 from viewstore.beton_reader import Beton
-from viewstore.beton_writer import Picture, write_beton
+from viewstore.beton_writer import Picture
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.export import check_room, select
 from viewstore.export_beton import (
@@ -36,10 +31,7 @@ from viewstore.export_beton import (
     read_sidecar,
     sidecar_of,
 )
-from viewstore.export_tar import export_tar
-from viewstore.image import Codec
 from viewstore.plan import Column
-from viewstore.sources import SourceReader, open_source
 from viewstore.store import Store, open_store
 
 PAGE = 2 << 20
@@ -261,111 +253,6 @@ def test_names_too_long_for_ffcv_are_shortened_or_refused(raw_store: Store) -> N
     assert (half.kind, half.dtype, half.shape) == (Kind.NDARRAY, "<f4", (1,))
 
 
-def test_an_export_of_one_view_is_a_source(tmp_path: Path) -> None:
-    build_small(
-        tmp_path / "s",
-        write_npz(tmp_path / "images.npz"),
-        settings={"views": 1, "height": 16, "width": 16},
-    )
-    store = open_store(tmp_path / "s")
-    export_beton(select(store), tmp_path / "e.beton", page_bytes=PAGE)
-    source = open_source(str(tmp_path / "e.beton"), limit=18)
-    assert list(source.table.keys) == list(store.keys)[:18]
-    assert source.table.label.tolist() == store.labels[:18].tolist()
-    assert np.array_equal(source.image(17), store.view_sets["simclr"][17][0])
-    with (tmp_path / "e.beton").open("r+b") as file:
-        file.seek(PAGE + 5)
-        file.write(b"\xee")
-    with pytest.raises(FormatError, match="source image 0000 cannot be read"):
-        source.image(0)
-    with pytest.raises(FormatError, match="does not match the sha256"):
-        open_source(str(tmp_path / "e.beton"))
-
-
-def test_a_beton_with_several_pictures_is_no_source(raw_store: Store, tmp_path: Path) -> None:
-    export_beton(select(raw_store), tmp_path / "e.beton", page_bytes=PAGE)
-    with pytest.raises(ConfigError, match="one picture field to be a source, it has v0, v1"):
-        open_source(str(tmp_path / "e.beton"))
-    with pytest.raises(ConfigError, match="cannot be used"):
-        open_source(str(tmp_path / "nothing.beton"))
-
-
-def test_pictures_that_are_damaged_are_named_or_left_out(tmp_path: Path) -> None:
-    """Written by nobody's export: there is no sha256 to tell."""
-    path = tmp_path / "s.beton"
-    jpg = Codec(name="jpg").encode(np.zeros((16, 16, 3), np.uint8))
-    rows = [
-        [Picture(JPG, 16, 16, jpg), 4],
-        [Picture(JPG, 16, 24, jpg), 5],
-        [Picture(RAW, 16, 16, bytes(768)), 6],
-    ]
-    write_beton(path, [Field("image", Kind.RGB), Field("target", Kind.INT)], rows, 3, PAGE)
-    with pytest.raises(FormatError, match="source image 0001 cannot be read") as caught:
-        open_source(str(path))
-    assert caught.value.why == "picture 1 must be a jpg of 16 x 24"
-    source = open_source(str(path), on_error="skip")
-    assert source.skipped == [("0001", "picture 1 must be a jpg of 16 x 24")]
-    assert list(source.table.keys) == ["0000", "0002"]
-    assert source.table.label.tolist() == [4, 6]
-    assert [source.image(row).sum() for row in range(2)] == [0, 0]
-    read = SourceReader(source.table)
-    assert pickle.loads(pickle.dumps(read)).image(1).sum() == 0
-    source_beton._open.cache_clear()
-    write_beton(tmp_path / "t.beton", [Field("image", Kind.RGB)], [[rows[2][0]]], 1, PAGE)
-    (tmp_path / "t.beton").rename(path)
-    with pytest.raises(FormatError, match="source image 0002 cannot be read") as caught:
-        read.image(1)
-    assert caught.value.why == "the beton has 1 samples now"
-    with path.open("r+b") as file:
-        file.write(b"\x03")
-    source_beton._open.cache_clear()
-    with pytest.raises(FormatError, match="source image 0002 cannot be read") as caught:
-        read.image(1)
-    assert caught.value.why == "beton version must be 2, got 3"
-    with pytest.raises(FormatError, match="version must be 2") as caught:
-        open_source(str(path))
-    assert caught.value.where == str(path)
-
-
-@pytest.mark.parametrize(
-    ("fields", "row", "message"),
-    [
-        (["label"], [2**31], r"labels must be in \[-1, 2\^31\), got 2147483648 for sample 0"),
-        (["label"], [-2], "got -2"),
-        (["key"], [b"\xff"], "key of sample 0 must be UTF-8"),
-        (["key"], [b"a\0b"], "no NUL"),
-        (["key"], [b"k" * 4097], "1 to 4096 bytes"),
-    ],
-)
-def test_labels_and_keys_of_a_beton_are_checked(
-    tmp_path: Path, fields: list[str], row: list[int | bytes], message: str
-) -> None:
-    kinds = {"label": Kind.INT, "key": Kind.BYTES}
-    image, path = Picture(RAW, 1, 1, bytes(3)), tmp_path / "s.beton"
-    all_fields = [Field("image", Kind.RGB), *(Field(name, kinds[name]) for name in fields)]
-    write_beton(path, all_fields, [[image, *row]], 1, PAGE)
-    with pytest.raises(FormatError, match=message):
-        open_source(str(path))
-
-
-def test_rows_of_a_beton_stand_by_key_and_no_key_twice(tmp_path: Path) -> None:
-    path = tmp_path / "s.beton"
-    names = ["image", "key", "label", "second"]
-    kinds = [Kind.RGB, Kind.BYTES, Kind.INT, Kind.INT]
-    fields = [Field(*pair) for pair in zip(names, kinds, strict=True)]
-    image = Picture(RAW, 1, 1, bytes(3))
-    rows = [[image, key, label, 9] for label, key in enumerate((b"c", b"a\0", b"b"))]
-    write_beton(path, fields, rows, 3, PAGE)
-    source = open_source(str(path), limit=2)
-    assert (list(source.table.keys), source.table.label.tolist()) == (["a", "b"], [1, 2])
-    write_beton(tmp_path / "t.beton", fields, [rows[0], rows[0]], 2, PAGE)
-    with pytest.raises(ConfigError, match="key 'c' stands twice"):
-        open_source(str(tmp_path / "t.beton"))
-    two = [Field("image", Kind.RGB), Field("a", Kind.INT), Field("b", Kind.INT)]
-    write_beton(tmp_path / "u.beton", two, [[image, 1, 2]], 1, PAGE)
-    assert open_source(str(tmp_path / "u.beton")).table.label.tolist() == [-1]
-
-
 def test_room_is_checked_before_the_start(tmp_path: Path) -> None:
     check_room(tmp_path, 1)
     with pytest.raises(UnavailableError, match="the export needs"):
@@ -394,103 +281,6 @@ def test_the_command_says_what_it_wrote(
     assert (code, said) == (0, f"{out}: 3 samples, 16.8 MB in 1 file\n")
     twos = np.flatnonzero(raw_store.labels == 2)[:3]
     assert Beton(out).column("index").tolist() == twos.tolist()
-
-
-def test_tars_hold_views_labels_and_params(store: Store, tmp_path: Path) -> None:
-    """Read by webdataset itself, through a brace pattern."""
-    done = export_tar(select(store), tmp_path / "wds")
-    assert [path.name for path in done.paths] == ["000000.tar", "000001.tar", "000002.tar"]
-    views = store.view_sets["simclr"]
-    pattern = str(tmp_path / "wds" / "{000000..000002}.tar")
-    count = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
-        for row, sample in enumerate(
-            webdataset.WebDataset(pattern, shardshuffle=False).decode("rgb8")
-        ):
-            codec = views.codec.suffix
-            names = ["views.npy"] if codec == "npy" else [f"v0.{codec}", f"v1.{codec}"]
-            pixels = np.concatenate([sample[name].reshape(-1, 16, 16, 3) for name in names])
-            assert np.array_equal(pixels, views[row])
-            assert sample["cls"] == store.labels[row]
-            assert sample["json"]["key"] == store.keys[row]
-            for name in views.params:
-                found, wanted = sample[f"{name}.npy"], views.params[name][row]
-                assert found.dtype == wanted.dtype
-                assert np.array_equal(found, wanted, equal_nan=True)
-            count += 1
-        gc.collect()
-    assert count == ROWS
-
-
-def test_tars_are_whole_or_begun_again(raw_store: Store, tmp_path: Path) -> None:
-    out = tmp_path / "wds"
-    calls = 0
-
-    class Stopper:
-        def advance(self, count: int = 1) -> None:
-            nonlocal calls
-            calls += count
-            if calls == 12:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        export_tar(select(raw_store), out, listener=Stopper())
-    assert [path.name for path in out.iterdir()] == ["000000.tar"]
-    (out / ".000001.tar.0.tmp").write_bytes(b"left by a kill")
-    assert not export_tar(select(raw_store), out).already
-    names = ["000000.tar", "000001.tar", "000002.tar", "index.json"]
-    assert sorted(path.name for path in out.iterdir()) == names
-    index = json.loads((out / "index.json").read_bytes())
-    assert [entry["nsamples"] for entry in index["shardlist"]] == [8, 8, 4]
-    for entry in index["shardlist"]:
-        assert disk.sha256_of(out / entry["url"]) == entry["hash"]
-        assert (out / entry["url"]).stat().st_size == entry["filesize"]
-    assert export_tar(select(raw_store), out).already
-    (out / "000001.tar").write_bytes(b"damage")
-    calls = 0
-    with pytest.raises(KeyboardInterrupt):
-        export_tar(select(raw_store), out, listener=Stopper())
-    assert not (out / "index.json").exists()  # it would promise tars that are not there
-    assert not export_tar(select(raw_store), out).already
-    assert export_tar(select(raw_store), out).already
-    again = export_tar(select(raw_store), tmp_path / "again")
-    for path in again.paths:
-        assert path.read_bytes() == (out / path.name).read_bytes()
-
-
-def test_a_folder_that_holds_something_else_is_refused(raw_store: Store, tmp_path: Path) -> None:
-    out = tmp_path / "wds"
-    export_tar(select(raw_store), out)
-    with pytest.raises(ConfigError, match="cannot take this export") as caught:
-        export_tar(select(raw_store, limit=3), out)
-    assert caught.value.why == "it holds another export"
-    index = json.loads((out / "index.json").read_bytes())
-    for damage in (None, [None], [{"url": "000000.tar"}]):
-        (out / "index.json").write_text(json.dumps(index | {"shardlist": damage}))
-        with pytest.raises(FormatError, match=r"index\.json"):
-            export_tar(select(raw_store), out)
-    (out / "index.json").write_text("{}")
-    with pytest.raises(ConfigError) as caught:
-        export_tar(select(raw_store), out)
-    assert caught.value.why == "its index.json is not that of an export"
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError) as caught:
-        export_tar(select(raw_store), other)
-    assert caught.value.why == "it holds thesis.txt"
-    with pytest.raises(ConfigError, match="must name a folder"):
-        export_tar(select(raw_store), other / "thesis.txt")
-
-
-def test_unlabelled_samples_have_no_cls(tmp_path: Path) -> None:
-    np.savez(tmp_path / "i.npz", images=np.zeros((4, 16, 16, 3), np.uint8))
-    build_small(tmp_path / "s", str(tmp_path / "i.npz"))
-    export_tar(select(open_store(tmp_path / "s"), columns=["flip"]), tmp_path / "wds")
-    with tarfile.open(tmp_path / "wds" / "000000.tar") as tar:
-        names = tar.getnames()[:3]
-    assert names == ["0000000000.flip.npy", "0000000000.json", "0000000000.views.npy"]
 
 
 @pytest.mark.parametrize(
