@@ -1,0 +1,369 @@
+"""Our loader against FFCV, DALI, WebDataset, torch's DataLoader and what the machine gives.
+
+    python benchmarks/loaders.py --out benchmarks/results/loaders.json
+
+Peers that this Python lacks are looked for in the one that VIEWSTORE_PEERS_PYTHON names. How it
+is measured and how a peer is added: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from contest import data, results, usage
+from contest.pixels import compare
+from contest.process import ContenderFailedError, Order, Process
+from contest.results import Entry
+from contest.workloads import WORKLOADS, Workload, checked
+from viewstore.disk import write_atomic
+from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TUNED = Path(__file__).parent / "results" / "loaders_tuned.json"
+PEERS = "VIEWSTORE_PEERS_PYTHON"
+CHECK_SECONDS = 240.0
+
+# Which packages a contender needs, and in which workloads it has nothing to show.
+CONTENDERS: dict[str, tuple[str, ...]] = {
+    "limit": ("torch", "cv2", "simplejpeg"),
+    "viewstore": ("viewstore",),
+    "viewstore verify=off": ("viewstore",),
+    "ffcv": ("ffcv",),
+    "dali": ("nvidia.dali",),
+    "torch": ("torch", "cv2"),
+    "webdataset": ("webdataset", "torch", "cv2"),
+}
+VARIANTS = {"viewstore verify=off": {"verify": "off"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a run measures.
+
+    Attributes:
+        rounds: Fresh processes of each contender.
+        epochs: Measured epochs in each process, in turns with the others.
+        tuned: Best settings by workload and contender; others take their default.
+    """
+
+    folder: Path
+    cores: int
+    rounds: int
+    epochs: int
+    least_seconds: float
+    warm_up_seconds: float
+    tuned: dict[str, dict[str, dict[str, Any]]]
+    say: Callable[[str], None]
+
+    def order(self, workload: Workload, name: str, settings: dict[str, Any]) -> Order:
+        """Return what a contender's process is started with."""
+        return Order(
+            contender=module_of(name),
+            workload=workload,
+            data=self.folder,
+            settings=settings,
+            cores=self.cores,
+            least_seconds=self.least_seconds,
+            warm_up_seconds=self.warm_up_seconds,
+        )
+
+
+def module_of(name: str) -> str:
+    """Return the contender that a line of the table is of."""
+    return name.partition(" ")[0]
+
+
+def pythons(names: list[str]) -> dict[str, str | None]:
+    """Return the Python that has what each contender needs: this one, the peers', or None."""
+    candidates = [sys.executable]
+    if os.environ.get(PEERS):
+        candidates.append(os.environ[PEERS])
+    found: dict[str, str | None] = {}
+    for name in names:
+        wanted = "; ".join(f"import {package}" for package in CONTENDERS[name])
+        has = (
+            python
+            for python in candidates
+            if subprocess.run([python, "-c", wanted], capture_output=True, check=False).returncode
+            == 0
+        )
+        found[name] = next(has, None)
+    return found
+
+
+def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[str, Entry]:
+    """Return an entry for each contender: compared, then measured in turns."""
+    entries = {name: Entry() for name in found}
+    for name, python in found.items():
+        entry = entries[name]
+        if python is None:
+            entry.status = "absent"
+            entry.why = f"no Python here has {', '.join(CONTENDERS[name])}; see {PEERS}"
+            continue
+        entry.settings = settings_of(run, workload, name, python)
+        if name != "limit":
+            check(run, workload, name, python, entry)
+    for number in range(run.rounds):
+        measure_round(run, workload, found, entries, number)
+    return entries
+
+
+def settings_of(run: Run, workload: Workload, name: str, python: str) -> dict[str, Any]:
+    """Return the best settings known of a contender, else its default."""
+    known = run.tuned.get(workload.name, {}).get(module_of(name))
+    return (known or variants(workload, name, python)[0]) | VARIANTS.get(name, {})
+
+
+def variants(workload: Workload, name: str, python: str) -> list[dict[str, Any]]:
+    """Return the settings that a contender's own module thinks worth trying."""
+    code = (
+        "import importlib, json, sys; from contest.worker import MODULES, workload_of; "
+        "module = importlib.import_module(MODULES[sys.argv[1]]); "
+        "print('\\n' + json.dumps(module.variants(workload_of({'name': sys.argv[2]}))))"
+    )
+    ran = subprocess.run(
+        [python, "-c", code, module_of(name), workload.name],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer: list[dict[str, Any]] = json.loads(ran.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def check(run: Run, workload: Workload, name: str, python: str, entry: Entry) -> None:
+    """Compare the pixels of a contender; it is not measured if they are wrong."""
+    shown = checked(workload)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pixels.npz"
+        order = replace(run.order(workload, name, entry.settings), check=path)
+        try:
+            with Process(python, order) as process:
+                entry.versions = process.hear(CHECK_SECONDS)["versions"]
+            compared = compare(path, run.folder / shown.data, shown, module_of(name))
+        except (ContenderFailedError, ValueError) as error:
+            entry.failed(f"pixels: {error}")
+        else:
+            entry.pixels = asdict(compared)
+            if not compared.passed:
+                entry.failed("its pixels differ from the reference by more than the tolerance")
+    run.say(f"{workload.name} {name}: {entry.why or entry.pixels}")
+
+
+def measure_round(
+    run: Run,
+    workload: Workload,
+    found: dict[str, str | None],
+    entries: dict[str, Entry],
+    number: int,
+) -> None:
+    """Start a fresh process for each contender, then measure epochs in turns."""
+    with ExitStack() as stack:
+        running = {}
+        for name, python in found.items():
+            entry = entries[name]
+            if entry.status != "measured" or python is None:
+                continue
+            process = stack.enter_context(
+                Process(python, run.order(workload, name, entry.settings))
+            )
+            try:
+                entry.first_batch_seconds.append(process.first_batch())
+                entry.versions = process.hear(CHECK_SECONDS)["versions"]
+                running[name] = process
+            except ContenderFailedError as error:
+                entry.failed(str(error))
+        for epoch in range(run.epochs):
+            for name, process in list(running.items()):
+                try:
+                    repeat = process.measure()
+                except ContenderFailedError as error:
+                    entries[name].failed(str(error))
+                    del running[name]
+                    continue
+                peak = repeat.pop("peak_bytes")
+                entries[name].repeats.append({"round": number, "epoch": epoch, **repeat})
+                if epoch == run.epochs - 1:
+                    entries[name].peak_bytes.append(peak)
+    for name, entry in entries.items():
+        if entry.repeats:
+            rate = results.summary(entry.repeats)["views_per_second"]["median"]
+            run.say(f"{workload.name} {name}: {rate:.0f} views/s, round {number + 1}")
+        else:
+            run.say(f"{workload.name} {name}: {entry.status}, {entry.why}")
+
+
+def tune(
+    run: Run, workload: Workload, found: dict[str, str | None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rate of each variant of each contender, the best first."""
+    rates: dict[str, list[dict[str, Any]]] = {}
+    for name, python in found.items():
+        if python is None or name in VARIANTS:
+            continue
+        for settings in variants(workload, name, python):
+            repeats = []
+            try:
+                with Process(python, run.order(workload, name, settings)) as process:
+                    process.first_batch()
+                    process.hear(CHECK_SECONDS)
+                    repeats = [process.measure() for _ in range(run.epochs)]
+            except ContenderFailedError as error:
+                run.say(f"{workload.name} {name} {settings}: {error}")
+                continue
+            rate = results.summary(repeats)["views_per_second"]["median"]
+            run.say(f"{workload.name} {name} {settings}: {rate:.0f} views/s")
+            tried = {"settings": settings, "views_per_second": rate}
+            rates.setdefault(name, []).append(tried)
+    for tried in rates.values():
+        tried.sort(key=lambda each: -each["views_per_second"])
+    return rates
+
+
+def best_settings(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the winners that `--tune` wrote, by workload and contender."""
+    if not path.is_file():
+        return {}
+    tuned = json.loads(path.read_text())["workloads"]
+    return {
+        workload: {name: tried[0]["settings"] for name, tried in contenders.items()}
+        for workload, contenders in tuned.items()
+    }
+
+
+def check_quiet(*, allow_load: bool) -> float:
+    """Return the load. Raises UnavailableError: this machine is busy with something else."""
+    load = usage.load()
+    if load >= results.QUIET_LOAD and not allow_load:
+        raise UnavailableError(
+            f"the load must be below {results.QUIET_LOAD} to measure, it is {load:.2f}",
+            why="other processes take cores from whoever is measured while they run",
+            fix="wait a minute, or pass --allow-load: the results then say so",
+        )
+    return load
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="for example A,C")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--data", type=Path, help="keep the data here  [default: a temporary one]")
+    parser.add_argument("--small", default=str(SHARED / "cifar10" / "train.tar"), metavar="SRC")
+    parser.add_argument("--photos", type=Path, default=SHARED / "imagenet-sample", metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=2, help="fresh processes of each contender")
+    parser.add_argument("--epochs", type=int, default=3, help="measured epochs in each process")
+    parser.add_argument("--seconds", type=float, default=1.0, help="least length of an epoch")
+    parser.add_argument("--warm-up", type=float, default=2.0, metavar="SECONDS")
+    parser.add_argument("--samples", type=int, help="another number of samples, to try things out")
+    parser.add_argument("--cores", type=int, default=2, help="CPUs for each contender")
+    parser.add_argument("--allow-load", action="store_true", help="measure on a busy machine")
+    parser.add_argument("--tune", action="store_true", help=f"try all settings; write {TUNED.name}")
+    return parser.parse_args(arguments)
+
+
+def chosen(text: str, table: dict[str, Any], what: str) -> list[str]:
+    """Return the names in a list. Raises ConfigError: one is not in the table."""
+    names = text.split(",")
+    unknown = set(names) - set(table)
+    if unknown:
+        raise ConfigError(f"--{what} must name some of {', '.join(table)}; got {sorted(unknown)}")
+    return names
+
+
+def sized(workload: Workload, samples: int | None) -> Workload:
+    """Return a workload of another size, with at least four batches."""
+    if samples is None:
+        return workload
+    return replace(workload, samples=samples, batch_size=min(workload.batch_size, samples // 4))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        execute(options)
+    except ViewStoreError as error:
+        fix = f"; {error.fix}" if error.fix else ""
+        sys.exit(f"{error}{fix}")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Make the data, compare, measure, and write the figures."""
+    load = check_quiet(allow_load=options.allow_load)
+    names = chosen(options.contenders, CONTENDERS, "contenders")
+    workloads = [
+        sized(WORKLOADS[name], options.samples)
+        for name in chosen(options.workloads, WORKLOADS, "workloads")
+    ]
+    found = pythons(names)
+    with ExitStack() as stack:
+        folder = options.data
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run = Run(
+            folder=folder.absolute(),
+            cores=min(options.cores, len(os.sched_getaffinity(0))),
+            rounds=options.rounds,
+            epochs=options.epochs,
+            least_seconds=options.seconds,
+            warm_up_seconds=options.warm_up,
+            tuned={} if options.tune else best_settings(TUNED),
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        origins = data.Origins(small=options.small, photos=options.photos)
+        data.prepare(run.folder, workloads, origins, found.get("ffcv"))
+        record = results.provenance(ROOT)
+        record |= {"schema": results.SCHEMA, "load_before": load}
+        record |= {"quiet": load < results.QUIET_LOAD, "cores": run.cores}
+        if options.tune:
+            tried = {each.name: tune(run, each, found) for each in workloads}
+            write(TUNED, record | {"workloads": merged(TUNED, tried)})
+            return
+        record["protocol"] = {
+            name: getattr(run, name)
+            for name in ("rounds", "epochs", "least_seconds", "warm_up_seconds")
+        }
+        record["workloads"] = {
+            each.name: {
+                **asdict(each),
+                "slots": each.slots,
+                "contenders": {
+                    name: entry.to_json() for name, entry in contest(run, each, found).items()
+                },
+            }
+            for each in workloads
+        }
+        if options.out is not None:
+            write(options.out, record)
+
+
+def merged(path: Path, tried: dict[str, Any]) -> dict[str, Any]:
+    """Return what was tried, beside what an earlier run tried of other contenders."""
+    before = json.loads(path.read_text())["workloads"] if path.is_file() else {}
+    return {
+        name: before.get(name, {}) | tried.get(name, {}) for name in WORKLOADS if name in before | tried
+    }
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write figures as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path.absolute(), json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
