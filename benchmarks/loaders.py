@@ -160,7 +160,10 @@ def check(run: Run, workload: Workload, name: str, python: str, entry: Entry) ->
         else:
             entry.pixels = asdict(compared)
             if not compared.passed:
-                entry.failed("its pixels differ from the reference by more than the tolerance")
+                entry.failed(
+                    f"its pixels differ from the reference: {compared.mean:.2f} on average, "
+                    f"{compared.tolerance} at most; {compared.same} samples show a view twice"
+                )
     run.say(f"{workload.name} {name}: {entry.why or entry.pixels}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,9 @@ def _raw(workload: Workload, stored: Any) -> Iterator[Any]:  # noqa: ANN401
     """Yield two of the cached views, another two for each sample."""
     side, cached = workload.side, workload.cached
     views = fn.reinterpret(stored[128:], shape=[cached, side, side, 3], layout="FHWC")
-    first = fn.random.uniform(range=[0, cached - 1e-3])
-    step = fn.random.uniform(range=[1, cached - 1e-3])
-    first = fn.cast(first, dtype=types.INT32)
-    second = (first + fn.cast(step, dtype=types.INT32)) % cached
+    first = fn.random.uniform(values=list(range(cached)), dtype=types.INT32)
+    step = fn.random.uniform(values=list(range(1, cached)), dtype=types.INT32)
+    second = (first + step) % cached
     for number in (first, second):
         yield fn.reshape(views[number], layout="HWC")
 
@@ -138,8 +138,6 @@ def _crops(job: Job, encoded: Any) -> Iterator[Any]:  # noqa: ANN401
 
 def _indexes(paths: list[str], folder: Path) -> Iterator[Path]:
     """Yield an index of each tar, as DALI's wds2idx writes them."""
-    import tarfile
-
     folder.mkdir(exist_ok=True)
     for path in paths:
         index = folder / f"{Path(path).stem}.idx"

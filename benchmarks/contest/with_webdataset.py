@@ -38,9 +38,8 @@ class WebLoader:
         torch.set_num_threads(1)
         workload, workers = job.workload, job.settings["num_workers"]
         urls = tars(job)
-        dataset = webdataset.WebDataset(urls, shardshuffle=len(urls)).shuffle(
-            job.settings["shuffle"]
-        )
+        dataset = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
+        dataset = dataset.shuffle(job.settings["shuffle"])
         self.loader = webdataset.WebLoader(
             dataset.batched(workload.batch_size, collation_fn=Collate(workload), partial=True),
             batch_size=None,
