@@ -16,10 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.compose import mirrored_views
 from viewstore.loaders.maker import BatchMaker, EpochRows
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import Views, parse_views, resolve, views_digest
@@ -47,6 +50,7 @@ class ViewLoader:
         seed: int = 0,
         shuffle: str = "global",
         rows: ArrayLike | None = None,
+        where: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         uneven: bool = False,
@@ -67,6 +71,8 @@ class ViewLoader:
             seed: Seed of order, draws and view schedule, below 2^53.
             shuffle: "global", "block:B" (windows of B shards) or "none".
             rows: Only these rows, ascending; None means all.
+            where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
+                the grammar is that of viewstore.where. With `rows`, those that are in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
             world_size: Ranks; None as for `rank`. Giving one of the two is an error.
             uneven: Let the first ranks take one sample more; batch.weight makes up for it.
@@ -93,7 +99,9 @@ class ViewLoader:
             views = parse_views(views, list(store.view_sets))
         rank, world_size = find_rank(rank, world_size)
         self._store = store
-        self._kept = _kept_rows(rows, store.num_samples)
+        self._cached, self._online = resolve(views, store)
+        shown = [group.view_set.name for group in self._cached]
+        self._kept = kept_rows(store, rows, where, shown)
         num_rows = store.num_samples if self._kept is None else len(self._kept)
         self._order = Order(
             shuffle=shuffle, num_rows=num_rows, seed=seed, shard_rows=store.shard_rows
@@ -106,8 +114,11 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._cached, self._online = resolve(views, store)
         self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._mirrored = [
+            mirrored_views(store, group.view_set) if any(group.then) else None
+            for group in self._cached
+        ]
         self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
         self._device = _check_device(device, pin=pin)
@@ -125,13 +136,16 @@ class ViewLoader:
         return self._epoch
 
     @property
+    def step(self) -> int:
+        """The next step of that epoch."""
+        return self._step
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Role of each slot's views."""
         roles = {slot.slot: slot.policy.role for slot in self._online}
         for group in self._cached:
-            common = set(group.view_set.roles)
-            role = common.pop() if len(common) == 1 else "mixed"
-            roles |= dict.fromkeys(group.slots, role)
+            roles |= dict(zip(group.slots, group.roles, strict=True))
         return tuple(roles[slot] for slot in range(len(roles)))
 
     def __len__(self) -> int:
@@ -164,6 +178,13 @@ class ViewLoader:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
 
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Make one batch, whatever its place; the loader stays where it stands."""
+        self._check_usable()
+        self._check_place(epoch, step, self._cut.steps - 1)
+        (batch,) = self._pipeline.run([(epoch, step)])
+        return batch if self._device.type == "cpu" else batch.to(self._device)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
         state = self._state().at(self._epoch, self._step, steps=self._cut.steps)
@@ -188,11 +209,7 @@ class ViewLoader:
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
-        if epoch < 0 or not 0 <= step <= self._cut.steps:
-            raise ConfigError(
-                f"seek must go to an epoch >= 0 and a step in [0, {self._cut.steps}], "
-                f"got ({epoch}, {step})"
-            )
+        self._check_place(epoch, step, self._cut.steps)
         self._moves += 1
         self._epoch, self._step = epoch, step
         self._settle()
@@ -245,6 +262,7 @@ class ViewLoader:
             cut=self._cut,
             seed=seed,
             cached=list(zip(self._cached, self._readers, strict=True)),
+            mirrored=self._mirrored,
             online=OnlineViews(
                 self._online, partial(_read_source, self._store), table.height, table.width
             ),
@@ -277,6 +295,12 @@ class ViewLoader:
             views=self._views_digest,
         )
 
+    def _check_place(self, epoch: int, step: int, last: int) -> None:
+        if epoch < 0 or not 0 <= step <= last:
+            raise ConfigError(
+                f"a place must be an epoch >= 0 and a step in [0, {last}], got ({epoch}, {step})"
+            )
+
     def _check_usable(self) -> None:
         if self._closed:
             raise ConfigError("loader was closed; make a new one")
@@ -287,47 +311,8 @@ class ViewLoader:
             )
 
 
-def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
-
-    Raises:
-        ConfigError: One of the two is there without the other, or is no number.
-    """
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if rank is not None or world_size is not None:
-        raise ConfigError(
-            "rank and world_size must be given together, "
-            f"got rank {rank} and world_size {world_size}"
-        )
-    given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
-    if given == [None, None]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
-    values = [int(text) for text in given if text is not None and text.isdecimal()]
-    if len(values) != 2:
-        raise ConfigError(
-            "the environment must have RANK and WORLD_SIZE as numbers, or neither, "
-            f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
-        )
-    return values[0], values[1]
-
-
 def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
     return store.source.image(row)
-
-
-def _kept_rows(rows: ArrayLike | None, num_samples: int) -> NDArray[np.int64] | None:
-    if rows is None:
-        return None
-    kept = np.asarray(rows)
-    if kept.ndim != 1 or not len(kept) or kept.dtype.kind not in "iu":
-        raise ConfigError("rows must be a non-empty, one-dimensional array of row numbers")
-    kept = kept.astype(np.int64)
-    if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
-        raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
-    return kept
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

@@ -16,8 +16,8 @@ from viewstore.loaders.choose import Missing, preference, replace_missing
 from viewstore.loaders.order import Cut, Order
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.state import State
-from viewstore.loaders.transform import OnlineViews
-from viewstore.loaders.views import CachedSlots
+from viewstore.loaders.transform import OnlineViews, delivered_params, draw_slots, render_cached
+from viewstore.loaders.views import CachedSlots, OnlineSlot
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
@@ -33,6 +33,8 @@ class Draft:
         rows, valid: Rows of the store, and which are no padding, [B].
         shown: View numbers for each cached group, [B, n].
         drawn: Params of each online slot.
+        then: For each cached group, params of each slot; none where its views are shown as
+            they are stored.
         pixels: A tensor for each slot, uint8 [B, H, W, C].
         buffers: The same memory, as arrays.
     """
@@ -43,6 +45,7 @@ class Draft:
     valid: NDArray[np.bool_]
     shown: list[NDArray[np.int64]]
     drawn: list[Drawn]
+    then: list[list[Drawn]]
     pixels: list[Tensor]
     buffers: list[NDArray[np.uint8]]
 
@@ -99,6 +102,7 @@ class BatchMaker:
         cut: The cut of the steps.
         seed: Seed of draws and of the view schedule.
         cached: Slots of each view set, with their reader.
+        mirrored: For each of them which views show their box from right to left, [N, V], if any.
         online: The slots that are rendered.
         labels: Label of each row.
         missing: What to do about views that were not made.
@@ -110,6 +114,7 @@ class BatchMaker:
     cut: Cut
     seed: int
     cached: list[tuple[CachedSlots, CachedReader]]
+    mirrored: list[NDArray[np.bool_] | None]
     online: OnlineViews
     labels: NDArray[np.int32]
     missing: Missing
@@ -125,8 +130,8 @@ class BatchMaker:
     def slot_shapes(self) -> list[tuple[int, int, int]]:
         """Return height, width and channels of each slot's views."""
         shapes: dict[int, tuple[int, int, int]] = {}
-        for group, reader in self.cached:
-            shapes |= dict.fromkeys(group.slots, reader.shape)
+        for group, _ in self.cached:
+            shapes |= dict(zip(group.slots, group.shapes, strict=True))
         for slot in self.online.slots:
             shapes[slot.slot] = (*slot.size, 3)
         return [shapes[slot] for slot in range(self.num_slots)]
@@ -135,6 +140,7 @@ class BatchMaker:
         """Return the draft of a step: all that is decided before pixels are touched."""
         began = time.perf_counter()
         rows = self.rows.step(epoch, step)
+        stream = Stream(self.seed, epoch, AUGMENT)
         pixels = [
             torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self.pin)
             for shape in self.slot_shapes()
@@ -145,7 +151,8 @@ class BatchMaker:
             rows=rows,
             valid=self.cut.positions(step)[1],
             shown=[self._shown(group, reader, rows, epoch) for group, reader in self.cached],
-            drawn=self.online.draw(Stream(self.seed, epoch, AUGMENT), rows),
+            drawn=self.online.draw(stream, rows),
+            then=[self._then(group, stream, rows) for group, _ in self.cached],
             pixels=pixels,
             buffers=[tensor.numpy() for tensor in pixels],
         )
@@ -156,9 +163,17 @@ class BatchMaker:
         """Read and render samples [begin, end) of a draft."""
         part = slice(begin, end)
         began = time.perf_counter()
-        for (group, reader), shown in zip(self.cached, draft.shown, strict=True):
+        for number, (group, reader) in enumerate(self.cached):
             out = [draft.buffers[slot][part] for slot in group.slots]
-            reader.read(draft.rows[part], shown[part], out)
+            stored = [
+                buffer if then is None else np.empty((end - begin, *reader.shape), np.uint8)
+                for buffer, then in zip(out, group.then, strict=True)
+            ]
+            reader.read(draft.rows[part], draft.shown[number][part], stored)
+            for place, then in enumerate(group.then):
+                if then is not None:
+                    params = {n: each[part] for n, each in draft.then[number][place].items()}
+                    render_cached(then, stored[place], params, out[place])
         read = time.perf_counter()
         self.clock.add("read_seconds", read - began)
         if self.online.slots:
@@ -170,8 +185,8 @@ class BatchMaker:
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         views: dict[int, View] = {}
-        for (group, reader), shown in zip(self.cached, draft.shown, strict=True):
-            views |= self._cached_views(group, reader, shown, draft)
+        for number in range(len(self.cached)):
+            views |= self._cached_views(number, draft)
         for slot, drawn in zip(self.online.slots, draft.drawn, strict=True):
             size = len(draft.rows)
             views[slot.slot] = View(
@@ -196,6 +211,11 @@ class BatchMaker:
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
 
+    def _then(self, group: CachedSlots, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
+        slots = [then for then in group.then if then is not None]
+        drawn = iter(draw_slots(slots, stream, rows, group.view_set.height, group.view_set.width))
+        return [{} if then is None else next(drawn) for then in group.then]
+
     def _shown(
         self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int
     ) -> NDArray[np.int64]:
@@ -211,28 +231,47 @@ class BatchMaker:
             missing=self.missing,
         )
 
-    def _cached_views(
-        self, group: CachedSlots, reader: CachedReader, shown: NDArray[np.int64], draft: Draft
-    ) -> dict[int, View]:
+    def _cached_views(self, place: int, draft: Draft) -> dict[int, View]:
+        group, reader = self.cached[place]
+        shown = draft.shown[place]
         columns = {name: reader.params(name, draft.rows, shown) for name in group.params}
         status = reader.params("status", draft.rows, shown)
         parent = columns.get("parent", np.full(shown.shape, -1))
-        roles = set(group.view_set.roles)
         views = {}
         for number, slot in enumerate(group.slots):
             params = {
-                name: torch.from_numpy(
-                    np.ascontiguousarray(column[:, number]) if reader.per_view(name) else column
-                )
+                name: np.ascontiguousarray(column[:, number]) if reader.per_view(name) else column
                 for name, column in columns.items()
             }
+            source = f"cached:{group.view_set.name}"
+            then = group.then[number]
+            if then is not None:
+                params |= self._composed(place, number, then, draft)
+                source += f"+{then.policy.name}"
             views[slot] = View(
                 pixels=draft.pixels[slot].permute(0, 3, 1, 2),
-                params=params,
+                params={name: torch.from_numpy(column) for name, column in params.items()},
                 status=torch.from_numpy(np.ascontiguousarray(status[:, number])),
-                role=roles.copy().pop() if len(roles) == 1 else "mixed",
+                role=group.roles[number],
                 parent=torch.from_numpy(parent[:, number].astype(np.int64)),
                 view=torch.from_numpy(np.ascontiguousarray(shown[:, number])),
-                source=f"cached:{group.view_set.name}",
+                source=source,
             )
         return views
+
+    def _composed(self, place: int, number: int, then: OnlineSlot, draft: Draft) -> Drawn:
+        group, reader = self.cached[place]
+        shown = draft.shown[place][:, number : number + 1]
+        if "crop_box" in group.view_set.params:
+            box = reader.params("crop_box", draft.rows, shown)[:, 0]
+        else:  # such views show the whole source image
+            box = np.zeros((len(shown), 4))
+            box[:, 2], box[:, 3] = self.online.sizes(draft.rows)
+        mirrored = self.mirrored[place]
+        flipped = (
+            np.zeros(len(shown), np.bool_)
+            if mirrored is None
+            else mirrored[draft.rows, shown[:, 0]]
+        )
+        size = group.view_set.height, group.view_set.width
+        return delivered_params(then, draft.then[place][number], box, flipped, size)

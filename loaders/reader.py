@@ -21,7 +21,6 @@ Buffer = NDArray[np.uint8]
 
 # One map takes whole columns up to here; larger ones are gathered from their chunks.
 COLUMN_BYTES = 256 << 20
-PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
 
 
 class CachedReader:
@@ -84,8 +83,7 @@ class CachedReader:
 
     def per_view(self, name: str) -> bool:
         """Whether a column has an entry for each view, or one for the sample."""
-        shape = self.view_set.plan.column(name).shape
-        return name not in PER_SAMPLE and shape[:1] == (self.view_set.num_views,)
+        return self.view_set.plan.per_view(name)
 
     def close(self) -> None:
         """Forget the maps; they end when the last array on them does."""

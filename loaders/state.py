@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class State:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for json.dumps: less than 200 bytes."""
-        return asdict(self)
+        return dict(vars(self))  # asdict would copy each value
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> State:

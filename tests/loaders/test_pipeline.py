@@ -18,9 +18,9 @@ import viewstore
 from tests.loaders.stores import batches_before_error
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.loaders import Online, ViewLoader
-from viewstore.loaders.loader import find_rank
 from viewstore.loaders.maker import Clock
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import resolve
 from viewstore.randomness import Stream
