@@ -46,8 +46,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# On a quiet machine, 20 minutes; peers that .venv lacks: VIEWSTORE_PEERS_PYTHON (docs/benchmarks.md).
 bench: $(STAMP)
+	$(BIN)/python benchmarks/loaders.py --out benchmarks/results/loaders.json
 	$(BIN)/python benchmarks/w_search.py
+	$(BIN)/python benchmarks/table.py
 
 # Retrain what the package ships, with the commands of weights/PROVENANCE.json (6 CPU minutes).
 demo-weights: $(STAMP)

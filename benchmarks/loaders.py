@@ -20,13 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from contest import data, results, usage
 from contest.pixels import compare
 from contest.process import ContenderFailedError, Order, Process
 from contest.results import Entry
 from contest.workloads import WORKLOADS, Workload, checked
+
 from viewstore.disk import write_atomic
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 
@@ -46,7 +45,7 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "cv2"),
     "webdataset": ("webdataset", "torch", "cv2"),
 }
-VARIANTS = {"viewstore verify=off": {"verify": "off"}}
+OVERRIDES = {"viewstore verify=off": {"verify": "off"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +90,30 @@ def pythons(names: list[str]) -> dict[str, str | None]:
     candidates = [sys.executable]
     if os.environ.get(PEERS):
         candidates.append(os.environ[PEERS])
-    found: dict[str, str | None] = {}
-    for name in names:
-        wanted = "; ".join(f"import {package}" for package in CONTENDERS[name])
-        has = (
-            python
-            for python in candidates
-            if subprocess.run([python, "-c", wanted], capture_output=True, check=False).returncode
-            == 0
+    wanted = sorted({package for name in names for package in CONTENDERS[name]})
+    has = {python: installed(python, wanted) for python in candidates}
+    return {
+        name: next((each for each in candidates if has[each].issuperset(CONTENDERS[name])), None)
+        for name in names
+    }
+
+
+def installed(python: str, packages: list[str]) -> set[str]:
+    """Return those of some packages that a Python has. Raises UnavailableError: it is none."""
+    code = (
+        "import importlib.util as u, sys; "
+        "found = [n for n in sys.argv[1:] if u.find_spec(n.partition('.')[0]) and u.find_spec(n)]; "
+        "print(*found)"
+    )
+    try:
+        ran = subprocess.run(
+            [python, "-c", code, *packages], capture_output=True, text=True, check=True
         )
-        found[name] = next(has, None)
-    return found
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UnavailableError(
+            f"{python} does not run as a Python: {error}", where=PEERS, fix=f"unset {PEERS}"
+        ) from error
+    return set(ran.stdout.split())
 
 
 def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[str, Entry]:
@@ -113,7 +125,7 @@ def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[
             entry.status = "absent"
             entry.why = f"no Python here has {', '.join(CONTENDERS[name])}; see {PEERS}"
             continue
-        entry.settings = settings_of(run, workload, name, python)
+        entry.settings = settings_of(run, workload, name)
         if name != "limit":
             check(run, workload, name, python, entry)
     for number in range(run.rounds):
@@ -121,28 +133,15 @@ def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[
     return entries
 
 
-def settings_of(run: Run, workload: Workload, name: str, python: str) -> dict[str, Any]:
-    """Return the best settings known of a contender, else its default."""
-    known = run.tuned.get(workload.name, {}).get(module_of(name))
-    return (known or variants(workload, name, python)[0]) | VARIANTS.get(name, {})
+def settings_of(run: Run, workload: Workload, name: str) -> dict[str, Any]:
+    """Return the settings that beat the others when they were tried; what lacks is default."""
+    known = run.tuned.get(workload.name, {}).get(module_of(name), {})
+    return known | OVERRIDES.get(name, {})
 
 
-def variants(workload: Workload, name: str, python: str) -> list[dict[str, Any]]:
-    """Return the settings that a contender's own module thinks worth trying."""
-    code = (
-        "import importlib, json, sys; from contest.worker import MODULES, workload_of; "
-        "module = importlib.import_module(MODULES[sys.argv[1]]); "
-        "print('\\n' + json.dumps(module.variants(workload_of({'name': sys.argv[2]}))))"
-    )
-    ran = subprocess.run(
-        [python, "-c", code, module_of(name), workload.name],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answer: list[dict[str, Any]] = json.loads(ran.stdout.strip().splitlines()[-1])
-    return answer
+def told(entry: Entry, answer: dict[str, Any]) -> None:
+    """Keep what a process says of itself."""
+    entry.versions, entry.settings = answer["versions"], answer["settings"]
 
 
 def check(run: Run, workload: Workload, name: str, python: str, entry: Entry) -> None:
@@ -153,7 +152,7 @@ def check(run: Run, workload: Workload, name: str, python: str, entry: Entry) ->
         order = replace(run.order(workload, name, entry.settings), check=path)
         try:
             with Process(python, order) as process:
-                entry.versions = process.hear(CHECK_SECONDS)["versions"]
+                told(entry, process.hear(CHECK_SECONDS))
             compared = compare(path, run.folder / shown.data, shown, module_of(name))
         except (ContenderFailedError, ValueError) as error:
             entry.failed(f"pixels: {error}")
@@ -186,7 +185,7 @@ def measure_round(
             )
             try:
                 entry.first_batch_seconds.append(process.first_batch())
-                entry.versions = process.hear(CHECK_SECONDS)["versions"]
+                told(entry, process.hear(CHECK_SECONDS))
                 running[name] = process
             except ContenderFailedError as error:
                 entry.failed(str(error))
@@ -216,9 +215,12 @@ def tune(
     """Return the rate of each variant of each contender, the best first."""
     rates: dict[str, list[dict[str, Any]]] = {}
     for name, python in found.items():
-        if python is None or name in VARIANTS:
+        if python is None or name in OVERRIDES:
             continue
-        for settings in variants(workload, name, python):
+        listing = replace(run.order(workload, name, {}), list_variants=True)
+        with Process(python, listing) as process:
+            every = process.hear(CHECK_SECONDS)["variants"]
+        for settings in every:
             repeats = []
             try:
                 with Process(python, run.order(workload, name, settings)) as process:
@@ -358,7 +360,9 @@ def merged(path: Path, tried: dict[str, Any]) -> dict[str, Any]:
     """Return what was tried, beside what an earlier run tried of other contenders."""
     before = json.loads(path.read_text())["workloads"] if path.is_file() else {}
     return {
-        name: before.get(name, {}) | tried.get(name, {}) for name in WORKLOADS if name in before | tried
+        name: before.get(name, {}) | tried.get(name, {})
+        for name in WORKLOADS
+        if name in before | tried
     }
 
 

@@ -56,8 +56,9 @@ def _prepare(folder: Path, workload: Workload, origins: Origins) -> None:
     stamp = target / "made.json"
     if stamp.is_file():
         made = json.loads(stamp.read_text())
-        if made == facts or (made | {"samples": 0} == facts | {"samples": 0} and
-                             made["samples"] > facts["samples"]):
+        if made == facts or (
+            made | {"samples": 0} == facts | {"samples": 0} and made["samples"] > facts["samples"]
+        ):
             return
         shutil.rmtree(target)
     elif target.exists():  # its making was cut short

@@ -27,7 +27,9 @@ AHEAD = 4
 
 def variants(workload: Workload) -> list[dict[str, Any]]:
     """Return the settings worth trying; the first is the default."""
-    return [{"gather": "numpy.take"}, {"gather": "index_select"}] if workload.kind == "raw" else [{}]
+    return (
+        [{"gather": "numpy.take"}, {"gather": "index_select"}] if workload.kind == "raw" else [{}]
+    )
 
 
 def open_contender(job: Job) -> Limit:
@@ -115,9 +117,7 @@ def _fill_images(job: Job) -> Fill:
             (begin, size), *_ = spans[row]
             image = simplejpeg.decode_jpeg(data[begin : begin + size])
             for out, (top, left, height, width) in zip(views, boxes[row], strict=True):
-                part = image[top : top + height, left : left + width]
-                side = out.shape[1]
-                cv2.resize(part, (side, side), dst=out[place], interpolation=cv2.INTER_AREA)
+                resized(image[top : top + height, left : left + width], out.shape[1], out[place])
 
     return render
 
@@ -137,6 +137,13 @@ def _boxes(job: Job) -> list[list[tuple[int, ...]]]:
             ]
         )
     return found
+
+
+def resized(part: NDArray[Any], side: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return a part of an image resized by OpenCV: by area where it shrinks, else linear."""
+    shrinks = min(part.shape[:2]) >= side
+    filter = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(part, (side, side), dst=out, interpolation=filter)
 
 
 def crop_box(

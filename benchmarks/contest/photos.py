@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.image import Codec, decode, resize
+from viewstore.image import Codec, decode, probe, resize
 from viewstore.randomness import Stream
 
 MOST_PIXELS = 512
+LEAST_PIXELS = 320  # of a photograph whose square part is compared: it must shrink to 224
 PER_TAR = 256
 SUFFIXES = (".jpg", ".jpeg")
 
@@ -48,6 +50,8 @@ def cut(image: NDArray[np.uint8], number: int, *, square: bool) -> NDArray[np.ui
 def jpegs(sources: list[Path], count: int, *, square: bool) -> Iterator[bytes]:
     """Yield `count` JPEGs of quality 90; photographs come round again with other parts."""
     codec = Codec(name="jpg")
+    if square:
+        sources = [path for path in sources if min(probe(path.read_bytes())[:2]) >= LEAST_PIXELS]
     for number in range(count):
         image = decode(sources[number % len(sources)].read_bytes())
         yield codec.encode(cut(image, number, square=square))
@@ -56,15 +60,14 @@ def jpegs(sources: list[Path], count: int, *, square: bool) -> Iterator[bytes]:
 def write_tars(folder: Path, images: Iterator[bytes]) -> None:
     """Write images as WebDataset tars of 256, each with its number as class."""
     folder.mkdir(parents=True)
-    tar = None
-    for number, image in enumerate(images):
-        if number % PER_TAR == 0:
-            if tar is not None:
-                tar.close()
-            tar = tarfile.open(folder / f"{number // PER_TAR:04d}.tar", "w", format=tarfile.USTAR_FORMAT)
-        for suffix, data in (("jpg", image), ("cls", str(number).encode())):
-            entry = tarfile.TarInfo(f"{number:05d}.{suffix}")
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    if tar is not None:
-        tar.close()
+    for first in itertools.count(step=PER_TAR):
+        part = list(itertools.islice(images, PER_TAR))
+        if not part:
+            return
+        path = folder / f"{first // PER_TAR:04d}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, image in enumerate(part, first):
+                for suffix, data in (("jpg", image), ("cls", str(number).encode())):
+                    entry = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))

@@ -29,9 +29,11 @@ class Order:
     """What a process is started with.
 
     Attributes:
+        settings: What differs from the contender's default.
         data: Folder of all data.
         check: File for the pixels that are compared; None measures.
         warm_up_seconds: Whole epochs before anything counts.
+        list_variants: Only say which settings are worth trying.
         least_seconds: A measured epoch is whole epochs for at least so long.
     """
 
@@ -43,6 +45,7 @@ class Order:
     warm_up_seconds: float = 2.0
     least_seconds: float = 1.0
     check: Path | None = None
+    list_variants: bool = False
 
     def to_json(self) -> str:
         crops = ("crops",)  # of the table: a test changes sizes, not crops
@@ -57,7 +60,7 @@ class Process:
 
     def __init__(self, python: str, order: Order) -> None:
         """Start it. The clock of the first batch runs from here."""
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             [python, "-m", "contest.worker"],

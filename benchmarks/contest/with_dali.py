@@ -12,7 +12,7 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 
 from contest.loop import Batches, Job, tars
-from contest.workloads import Crops, Workload, ratio_of
+from contest.workloads import Workload, ratio_of
 
 NAME = "dali"
 PACKAGES = ("nvidia.dali", "numpy")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from contest.limit import crop_box
+from contest.limit import crop_box, resized
 from contest.loop import Batches, Job
 from contest.workloads import Workload, ratio_of
 
@@ -126,7 +126,5 @@ class Images(Dataset[Any]):
         for crop in self.workload.crops:
             for _ in range(crop.n):
                 top, left, h, w = crop_box(self.rng, *image.shape[:2], crop.scale, ratio_of(crop))
-                part = image[top : top + h, left : left + w]
-                size = (crop.side, crop.side)
-                views.append(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
+                views.append(resized(image[top : top + h, left : left + w], crop.side))
         return views

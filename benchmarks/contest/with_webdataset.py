@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import webdataset
 
-from contest.limit import crop_box
+from contest.limit import crop_box, resized
 from contest.loop import Batches, Job, tars
 from contest.with_torch import quiet
 from contest.workloads import Workload, ratio_of
@@ -98,9 +98,8 @@ class Collate:
             image = decoded(sample["jpg"])
             for crop, out in zip(crops, views, strict=True):
                 top, left, h, w = crop_box(self.rng, *image.shape[:2], crop.scale, ratio_of(crop))
-                part = image[top : top + h, left : left + w]
-                size = (crop.side, crop.side)
-                out[place] = self._flip(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
+                part = resized(image[top : top + h, left : left + w], crop.side)
+                out[place] = self._flip(part)
         return views
 
     def _flip(self, view: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

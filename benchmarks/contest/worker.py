@@ -1,7 +1,7 @@
 """One contender in a process of its own, told over stdin what to measure, answering on stdout.
 
-The first line of stdin is the job. Without `check`, the process iterates a warm-up epoch and then
-one measured epoch for each line it reads; with it, it writes the pixels of the first samples.
+The first line of stdin is the order. The process iterates a warm-up epoch, then one measured epoch
+for each further line; or, if the order says so, writes the pixels of the first samples.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,22 +48,28 @@ def main() -> None:
     if order["check"]:
         workload = checked(workload)
     module = importlib.import_module(MODULES[order["contender"]])
+    variants = module.variants(workload)
+    if order["list_variants"]:
+        answer(answers, variants=variants)
+        return
+    settings = variants[0] | order["settings"]
+    facts = {"settings": settings, "versions": versions(module.PACKAGES)}
     job = Job(
         workload=workload,
         folder=Path(order["data"]) / workload.data,
         cores=len(cores),
-        settings=order["settings"],
+        settings=settings,
     )
     if order["check"]:
         write_pixels(module.open_contender(job), Path(order["check"]))
-        answer(answers, checked=True, versions=versions(module.PACKAGES))
+        answer(answers, **facts)
         return
     paths = [path for path in job.folder.rglob("*") if path.is_file()] if workload.from_disk else []
     if paths:
         empty_cache(paths)
     contender = module.open_contender(job)
     warm_up(contender, order["warm_up_seconds"], lambda: answer(answers, first_batch=True))
-    answer(answers, warm=True, versions=versions(module.PACKAGES), peak_bytes=peak_bytes(os.getpid()))
+    answer(answers, **facts)
     for _ in sys.stdin:
         if paths:
             empty_cache(paths)
@@ -72,8 +79,6 @@ def main() -> None:
 
 def workload_of(fields: dict[str, Any]) -> Workload:
     """Return a workload of the table, with the sizes that a test may have changed."""
-    from dataclasses import replace
-
     return replace(WORKLOADS[fields["name"]], **fields)
 
 

@@ -141,9 +141,7 @@ def checked(workload: Workload) -> Workload:
     if workload.kind != "online":
         return replace(workload, from_disk=False)
     crops = tuple(replace(crop, scale=(1.0, 1.0)) for crop in workload.crops)
-    return replace(
-        workload, data=CHECK_DATA, samples=CHECKED, batch_size=CHECKED // 4, crops=crops
-    )
+    return replace(workload, data=CHECK_DATA, samples=CHECKED, batch_size=CHECKED // 4, crops=crops)
 
 
 def ratio_of(crop: Crops) -> tuple[float, float]:
