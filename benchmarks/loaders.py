@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,39 +175,54 @@ def measure_round(
     number: int,
 ) -> None:
     """Start a fresh process for each contender, then measure epochs in turns."""
-    with ExitStack() as stack:
-        running = {}
-        for name, python in found.items():
-            entry = entries[name]
-            if entry.status != "measured" or python is None:
-                continue
-            process = stack.enter_context(
-                Process(python, run.order(workload, name, entry.settings))
-            )
-            try:
-                entry.first_batch_seconds.append(process.first_batch())
-                told(entry, process.hear(CHECK_SECONDS))
-                running[name] = process
-            except ContenderFailedError as error:
-                entry.failed(str(error))
-        for epoch in range(run.epochs):
-            for name, process in list(running.items()):
-                try:
-                    repeat = process.measure()
-                except ContenderFailedError as error:
-                    entries[name].failed(str(error))
-                    del running[name]
-                    continue
-                peak = repeat.pop("peak_bytes")
-                entries[name].repeats.append({"round": number, "epoch": epoch, **repeat})
-                if epoch == run.epochs - 1:
-                    entries[name].peak_bytes.append(peak)
+    ready = {
+        name: python
+        for name, python in found.items()
+        if python is not None and entries[name].status == "measured"
+    }
+    # What other processes map stays in the page cache: from disk each is measured alone.
+    groups = [[name] for name in ready] if workload.from_disk else [list(ready)]
+    for group in groups:
+        with ExitStack() as stack:
+            running: dict[str, Process] = {}
+            for name in group:
+                order = run.order(workload, name, entries[name].settings)
+                running[name] = stack.enter_context(Process(ready[name], order))
+                attempt(entries, running, name, start)
+            for epoch in range(run.epochs):
+                for name in list(running):
+                    attempt(entries, running, name, partial(measure, number=number, epoch=epoch))
     for name, entry in entries.items():
         if entry.repeats:
             rate = results.summary(entry.repeats)["views_per_second"]["median"]
             run.say(f"{workload.name} {name}: {rate:.0f} views/s, round {number + 1}")
         else:
             run.say(f"{workload.name} {name}: {entry.status}, {entry.why}")
+
+
+Step = Callable[[Entry, Process], None]
+
+
+def attempt(entries: dict[str, Entry], running: dict[str, Process], name: str, step: Step) -> None:
+    """Take a step with a process; one that fails is out."""
+    try:
+        step(entries[name], running[name])
+    except ContenderFailedError as error:
+        entries[name].failed(str(error))
+        del running[name]
+
+
+def start(entry: Entry, process: Process) -> None:
+    """Wait for the first batch and the warm-up."""
+    entry.first_batch_seconds.append(process.first_batch())
+    told(entry, process.hear(CHECK_SECONDS))
+
+
+def measure(entry: Entry, process: Process, *, number: int, epoch: int) -> None:
+    """Measure one more epoch, of round `number`."""
+    repeat = process.measure()
+    entry.peak_bytes = [*entry.peak_bytes[:number], repeat.pop("peak_bytes")]
+    entry.repeats.append({"round": number, "epoch": epoch, **repeat})
 
 
 def tune(
