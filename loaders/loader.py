@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
+from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import mirrored_views
-from viewstore.loaders.maker import BatchMaker, EpochRows
+from viewstore.loaders.maker import BatchMaker, OnCorrupt
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
 from viewstore.loaders.transform import OnlineViews
@@ -59,6 +61,10 @@ class ViewLoader:
         verify: Verify = "first",
         missing: Missing = "raise",
         tail: Tail = "drop",
+        on_corrupt: OnCorrupt = "raise",
+        resident: bool | Literal["auto"] = "auto",
+        reuse: bool = False,
+        scaled_decode: bool = False,
         pin: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -83,6 +89,14 @@ class ViewLoader:
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
+            on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
+                are black, it is not valid, and stats() counts it.
+            resident: Copy raw view sets into memory: "auto" does, in the background, while they
+                take no more than a quarter of it.
+            reuse: Fill the same few buffers again and again: pixels hold until the next batch
+                is asked for. Else they belong to the caller for as long as he wants.
+            scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
+                is that much larger than its view; it changes pixels.
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
 
@@ -91,6 +105,7 @@ class ViewLoader:
             UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
+        _check_choice("on_corrupt", on_corrupt, ("raise", "quarantine"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
@@ -114,15 +129,28 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+        memory = machine_bytes()
+        self._readers = [
+            CachedReader(group.view_set, verify=verify, mapped=group.view_set.num_bytes < memory)
+            for group in self._cached
+        ]
+        if resident != "auto" or self._threads:  # without threads the caller would wait for it
+            flips = (any(group.then) for group in self._cached)
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+            keep_resident(list(zip(self._readers, flips, strict=True)), resident, ranks=ranks)
+        self._announces = any(
+            reader.resident is None and reader.view_set.num_bytes > memory * MEMORY_SHARE
+            for reader in self._readers
+        )
         self._mirrored = [
             mirrored_views(store, group.view_set) if any(group.then) else None
             for group in self._cached
         ]
-        self._views_digest = views_digest(self._cached, self._online)
-        self._missing, self._pin = missing, pin
+        self._views_digest = views_digest(self._cached, self._online, scaled=scaled_decode)
+        self._missing, self._on_corrupt = missing, on_corrupt
+        self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
         self._device = _check_device(device, pin=pin)
-        self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -257,18 +285,30 @@ class ViewLoader:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
         table = self._store.table
+        online = OnlineViews(
+            self._online,
+            partial(_read_source, self._store),
+            table.height,
+            table.width,
+            scaled=self._scaled,
+        )
         self._maker = BatchMaker(
-            rows=EpochRows(self._order, self._cut, self._kept),
+            order=self._order,
             cut=self._cut,
+            kept=self._kept,
             seed=seed,
             cached=list(zip(self._cached, self._readers, strict=True)),
             mirrored=self._mirrored,
-            online=OnlineViews(
-                self._online, partial(_read_source, self._store), table.height, table.width
-            ),
+            online=online,
             labels=self._store.labels,
             missing=self._missing,
-            pin=self._pin,
+            on_corrupt=self._on_corrupt,
+            announces=self._announces,
+            pool=BufferPool(
+                keep=self._most_ahead + 2,
+                ring=2 * self._most_ahead + 2 if self._reuse else 0,
+                pin=self._pin,
+            ),
             state=self._state(),
         )
         share = -(-self._cut.global_batch // self._cut.world_size)
@@ -311,8 +351,8 @@ class ViewLoader:
             )
 
 
-def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
-    return store.source.image(row)
+def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
+    return store.source.scaled_image(row, reduction)
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

@@ -289,9 +289,11 @@ def _base_size(slots: Sequence[tuple[int, Cached | Online]], store: Store) -> tu
     return LARGE_VIEW, LARGE_VIEW
 
 
-def views_digest(cached: Sequence[CachedSlots], online: Sequence[OnlineSlot]) -> str:
+def views_digest(
+    cached: Sequence[CachedSlots], online: Sequence[OnlineSlot], *, scaled: bool
+) -> str:
     """Return what the views are known by in loader states."""
     parts = [[each.view_set.plan.id, list(each.slots), each.pick] for each in cached]
     then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
     drawn = [asdict(each) for each in online]
-    return hashlib.sha256(canonical([parts, then, drawn])).hexdigest()[:DIGEST_DIGITS]
+    return hashlib.sha256(canonical([parts, then, drawn, scaled])).hexdigest()[:DIGEST_DIGITS]

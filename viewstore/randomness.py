@@ -116,12 +116,19 @@ class Stream:
         rows, views = np.broadcast_arrays(
             np.asarray(index, dtype=np.uint64), np.asarray(view, dtype=np.uint64)
         )
-        counter = np.empty((*rows.shape, blocks, 4), np.uint32)
-        counter[..., 0] = np.arange(first_block, first_block + blocks, dtype=np.uint32)
-        counter[..., 1] = (views << np.uint64(16) | np.uint64(op))[..., None]
-        counter[..., 2] = (rows & _LOW)[..., None]
-        counter[..., 3] = (rows >> _HALF)[..., None]
-        return philox(self.key, counter).reshape(*rows.shape, 4 * blocks)
+        flat = rows.reshape(-1), views.reshape(-1)
+        words = np.empty((len(flat[0]), 4 * blocks), np.uint32)
+        for begin in range(0, len(words), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            samples = flat[0][part]
+            middle = flat[1][part] << np.uint64(16) | np.uint64(op)
+            for block in range(blocks):
+                first = np.full(len(samples), first_block + block, np.uint64)
+                columns = [first, middle.copy(), samples & _LOW, samples >> _HALF]
+                _rounds(self.key, columns)
+                for number, column in enumerate(columns):
+                    words[part, 4 * block + number] = column
+        return words.reshape(*rows.shape, 4 * blocks)
 
     def uniform(
         self,
