@@ -19,7 +19,10 @@ PACKAGES = ("viewstore", "torch", "numpy")
 
 def variants(workload: Workload) -> list[dict[str, Any]]:
     """Return the settings worth trying; the first is the default."""
-    return [{"verify": "first", "prefetch": 3}, {"verify": "first", "prefetch": 2}]
+    base: dict[str, Any] = {"verify": "first", "prefetch": 3}
+    if workload.from_disk:
+        return [{**base, "resident": False}]
+    return [base, {**base, "prefetch": 2}, {**base, "reuse": True}]
 
 
 def open_contender(job: Job) -> Ours:
