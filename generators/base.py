@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build import Rendered, Sample
+from viewstore.build import Sample
 from viewstore.image import Codec
 from viewstore.plan import Column
+from viewstore.shard import Rendered
 from viewstore.store import ViewSet
 
 __all__ = ["Context", "Generator", "Rendered", "Sample", "Settings"]
@@ -84,3 +85,6 @@ class Settings(Protocol):
 
     def make(self, context: Context) -> Generator:
         """Return the generator of resolved settings."""
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        """Return what PARENT must be built with for these views to start from it."""

@@ -6,7 +6,7 @@ deviation sigma; sigma .2 in units "abs" with psi .7 is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Context, Rendered, Sample
-from viewstore.generators.inversion import Inversion
 from viewstore.generators.latent_settings import (
     check_encoder,
     check_parent,
@@ -24,6 +23,7 @@ from viewstore.generators.latent_settings import (
     check_size,
     device_class,
     gan_of,
+    latent_columns,
 )
 from viewstore.generators.latent_views import (
     OK,
@@ -99,9 +99,8 @@ class WPerturb:
             code_shape=(gan.num_codes, gan.w_dim),
         )
 
-    def parent_settings(self) -> Inversion:
-        """Return settings of a view set `recon` that these views can start from."""
-        return Inversion(psi=self.psi)
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {"psi": self.psi}
 
     def roles(self) -> tuple[str, ...]:
         return ("generated",) * self.views
@@ -110,16 +109,7 @@ class WPerturb:
         per_view = {"status": "u1", "parent": "i4", "seed": "u8", "clipped": "f4"}
         if self.measured:
             per_view["distance"] = "f4"
-        if self.measured and self.views > 1:
-            per_view |= {"mean_pair_distance": "f4", "min_pair_distance": "f4"}
-        columns = [Column(name=n, dtype=d, shape=(self.views,)) for n, d in per_view.items()]
-        if self.keep_latents:
-            assert self.code_shape is not None, "resolved settings know the shape of the latents"
-            shape = tuple(self.code_shape)
-            views = (self.views, *shape)
-            columns.append(Column(name="latent", dtype="f2", shape=views, pack=False))
-            columns.append(Column(name="latent0", dtype="f2", shape=shape, pack=False))
-        return tuple(sorted(columns, key=lambda column: column.name))
+        return latent_columns(self, per_view)
 
     def make(self, context: Context) -> WPerturbGenerator:
         return WPerturbGenerator(self, context)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ViewStoreError
-from viewstore.loaders.order import Cut, Order
+from viewstore.loaders.order import Cut, RowOrder
 from viewstore.policies import Drawn
 
 # The order, the schedule and the draws cost the same for few samples as for many.
@@ -57,7 +57,13 @@ class Ahead:
     """What is decided of each step of this rank, a block of steps at a time."""
 
     def __init__(
-        self, order: Order, cut: Cut, kept: NDArray[np.int64] | None, decide: Decide, *, weight: int
+        self,
+        order: RowOrder,
+        cut: Cut,
+        kept: NDArray[np.int64] | None,
+        decide: Decide,
+        *,
+        weight: int,
     ) -> None:
         """Plan the steps of `cut`.
 

@@ -113,6 +113,7 @@ def replace_missing(
     *,
     name: str,
     missing: Missing,
+    asked: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the views to show in place of `views` where some were not made.
 
@@ -124,12 +125,15 @@ def replace_missing(
         name: View set, for messages.
         missing: "raise", "fallback" (show what is stored), or "resample" (the next usable view
             of the sample that no slot shows; else the first usable one).
+        asked: Which of `views` will be shown, [B, n]; None: all.
 
     Raises:
         FormatError: A view was not made and `missing` is "raise", or no view of a sample was.
     """
     usable = np.isin(status, USABLE)
     bad = ~np.take_along_axis(usable, views, axis=1)
+    if asked is not None:
+        bad &= asked
     if missing == "fallback" or not bad.any():
         return views
     first = int(np.flatnonzero(bad.any(axis=1))[0])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.loaders.batch import View, ViewParams
+from viewstore.loaders.mix import AnyReader, by_set, numbers_within
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.transform import delivered_params
 from viewstore.loaders.views import CachedSlots, OnlineSlot
@@ -27,7 +28,7 @@ class CachedDelivery:
         self,
         group: CachedSlots,
         number: int,
-        reader: CachedReader,
+        reader: AnyReader,
         mirrored: NDArray[np.bool_] | None,
         sizes: Sizes,
     ) -> None:
@@ -57,7 +58,6 @@ class CachedDelivery:
         # What would touch a disk is gathered at once, by a thread of the loader.
         large = {name for name in group.params if not reader.in_memory(name)}
         self._eager = tuple(sorted(large - set(self._drawn)))
-        self._boxed = "crop_box" in group.view_set.params
 
     def view(
         self, pixels: Tensor, rows: NDArray[np.int64], views: NDArray[np.int64], drawn: Drawn
@@ -72,7 +72,7 @@ class CachedDelivery:
             status=self._column("status", 1, rows, views).to(torch.uint8),
             role=self._role,
             parent=self._column("parent", -1, rows, views).to(torch.int64),
-            view=torch.from_numpy(views),
+            view=torch.from_numpy(numbers_within(self._reader, views)),
             source=self._source,
         )
 
@@ -92,22 +92,42 @@ class CachedDelivery:
         if name not in ("crop_box", "crop_local"):
             return drawn[name].copy()
         assert self.then is not None
-        if self._boxed:
-            box = self._reader.params("crop_box", rows, views[:, None])[:, 0]
-        else:  # such views show the whole source image
-            box = np.zeros((len(rows), 4))
-            box[:, 2], box[:, 3] = self._sizes(rows)
+        box = by_set(self._reader, views, partial(self._stored_box, rows))
         flipped = np.zeros(len(rows), np.bool_)
         if self._mirrored is not None:
             flipped = self._mirrored[rows, views]
         return delivered_params(self.then, drawn, box, flipped, self._size)[name]
 
+    def _stored_box(
+        self,
+        rows: NDArray[np.int64],
+        reader: CachedReader,
+        places: NDArray[np.int64],
+        views: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        box = np.zeros((len(places), 4))
+        if "crop_box" in reader.view_set.params:
+            box[:] = reader.params("crop_box", rows[places], views[:, None])[:, 0]
+        else:  # such views show the whole source image
+            box[:, 2], box[:, 3] = self._sizes(rows[places])
+        return box
+
     def _column(
         self, name: str, usual: int, rows: NDArray[np.int64], views: NDArray[np.int64]
     ) -> Tensor:
+        """Return a column of integers, `usual` for the views of a set that has it not."""
         if self._reader.constant(name, usual):
             return torch.full((len(rows),), usual)
-        return self._gather(rows, views, {}, name)
+
+        def stored(
+            reader: CachedReader, places: NDArray[np.int64], views: NDArray[np.int64]
+        ) -> NDArray[np.int64]:
+            if reader.constant(name, usual):
+                return np.full(len(places), usual)
+            found = reader.params(name, rows[places], views[:, None])
+            return found[:, 0].astype(np.int64)
+
+        return torch.from_numpy(by_set(self._reader, views, stored))
 
 
 def online_view(slot: OnlineSlot, pixels: Tensor, drawn: Drawn) -> View:

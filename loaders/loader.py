@@ -11,23 +11,29 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.compose import mirrored_views
 from viewstore.loaders.maker import BatchMaker, OnCorrupt
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader, Verify
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
-from viewstore.loaders.selection import kept_rows
-from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
-from viewstore.loaders.transform import OnlineViews
-from viewstore.loaders.views import Views, parse_views, resolve, views_digest
+from viewstore.loaders.several import (
+    SeveralMaker,
+    SeveralRows,
+    check_rates,
+    per_epoch,
+    store_seed,
+)
+from viewstore.loaders.share import Common, StoreShare, shares_of
+from viewstore.loaders.state import State, rows_digest, stores_digest
+from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
 
 PREFETCH_BYTES = 1 << 30
@@ -45,13 +51,14 @@ class ViewLoader:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | Sequence[Store],
         views: str | Views,
         *,
         batch_size: int,
         seed: int = 0,
         shuffle: str = "global",
-        rows: ArrayLike | None = None,
+        rates: Sequence[float] | None = None,
+        rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
         where: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -71,12 +78,15 @@ class ViewLoader:
         """Prepare to read `store`; no pixel is touched yet.
 
         Args:
-            store: The store, of viewstore.open.
-            views: Cached and Online views, or their short form, "simclr,simclr,w-search".
+            store: The store, of viewstore.open, or several: batch.index counts through their
+                rows, `store_rows` turns it into stores and rows.
+            views: Cached, Online and Mix views, or their short form, "simclr,simclr,w-search".
             batch_size: Samples per step over ALL ranks.
             seed: Seed of order, draws and view schedule, below 2^53.
             shuffle: "global", "block:B" (windows of B shards) or "none".
-            rows: Only these rows, ascending; None means all.
+            rates: Share of the rows of each of several stores that an epoch has; 1 where it is
+                None. What an epoch leaves out, the next ones have.
+            rows: Only these rows, ascending; None means all. One of each for several stores.
             where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
                 the grammar is that of viewstore.where. With `rows`, those that are in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
@@ -110,16 +120,27 @@ class ViewLoader:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
             raise ConfigError(f"prefetch must be at least 1, got {prefetch}")
-        if isinstance(views, str):
-            views = parse_views(views, list(store.view_sets))
+        several = isinstance(store, Sequence)
+        stores: Sequence[Store] = store if isinstance(store, Sequence) else [store]
+        self._rates = check_rates(rates, len(stores), shuffle) if several else None
+        if rates is not None and not several:
+            raise ConfigError(f"rates are for several stores, got {list(rates)} for one")
         rank, world_size = find_rank(rank, world_size)
-        self._store = store
-        self._cached, self._online = resolve(views, store)
-        shown = [group.view_set.name for group in self._cached]
-        self._kept = kept_rows(store, rows, where, shown)
-        num_rows = store.num_samples if self._kept is None else len(self._kept)
+        memory = machine_bytes()
+        self._shares = shares_of(
+            stores,
+            views,
+            rows=rows if several else [rows],
+            where=where,
+            make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
+        )
+        sizes = [share.num_rows for share in self._shares]
+        num_rows = sum(sizes if self._rates is None else map(per_epoch, sizes, self._rates))
         self._order = Order(
-            shuffle=shuffle, num_rows=num_rows, seed=seed, shard_rows=store.shard_rows
+            shuffle=shuffle,
+            num_rows=num_rows,
+            seed=seed,
+            shard_rows=self._shares[0].store.shard_rows,
         )
         self._cut = Cut(
             num_rows=num_rows,
@@ -130,24 +151,14 @@ class ViewLoader:
             uneven=uneven,
         )
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
-        memory = machine_bytes()
-        self._readers = [
-            CachedReader(group.view_set, verify=verify, mapped=group.view_set.num_bytes < memory)
-            for group in self._cached
-        ]
+        readers = [pair for share in self._shares for pair in share.flipped_readers()]
         if resident != "auto" or self._threads:  # without threads the caller would wait for it
-            flips = (any(group.then) for group in self._cached)
             ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-            keep_resident(list(zip(self._readers, flips, strict=True)), resident, ranks=ranks)
+            keep_resident(readers, resident, ranks=ranks)
         self._announces = any(
             reader.resident is None and reader.view_set.num_bytes > memory * MEMORY_SHARE
-            for reader in self._readers
+            for reader, _ in readers
         )
-        self._mirrored = [
-            mirrored_views(store, group.view_set) if any(group.then) else None
-            for group in self._cached
-        ]
-        self._views_digest = views_digest(self._cached, self._online, scaled=scaled_decode)
         self._missing, self._on_corrupt = missing, on_corrupt
         self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
         self._device = _check_device(device, pin=pin)
@@ -171,10 +182,17 @@ class ViewLoader:
     @property
     def roles(self) -> tuple[str, ...]:
         """Role of each slot's views."""
-        roles = {slot.slot: slot.policy.role for slot in self._online}
-        for group in self._cached:
-            roles |= dict(zip(group.slots, group.roles, strict=True))
-        return tuple(roles[slot] for slot in range(len(roles)))
+        by_store = [share.roles for share in self._shares]
+        return tuple(
+            roles[0] if len(set(roles)) == 1 else "mixed" for roles in zip(*by_store, strict=True)
+        )
+
+    def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each entry of batch.index the number of its store and its row there."""
+        counts = [share.store.num_samples for share in self._shares]
+        starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
+        store = torch.searchsorted(starts, index.cpu(), right=True) - 1
+        return store, index.cpu() - starts[store]
 
     def __len__(self) -> int:
         """Return the steps of an epoch, the same on every rank."""
@@ -205,6 +223,10 @@ class ViewLoader:
         finally:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
+
+    def positions(self, step: int) -> range:
+        """Return the positions of a step that this rank reads; those from n on are padding."""
+        return self._cut.span(step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Make one batch, whatever its place; the loader stays where it stands."""
@@ -267,8 +289,8 @@ class ViewLoader:
         self._closed = True
         self._moves += 1
         self._pipeline.close()
-        for reader in self._readers:
-            reader.close()
+        for share in self._shares:
+            share.close()
 
     def __enter__(self) -> Self:
         return self
@@ -284,37 +306,43 @@ class ViewLoader:
     def _restart(self, seed: int) -> None:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
-        table = self._store.table
-        online = OnlineViews(
-            self._online,
-            partial(_read_source, self._store),
-            table.height,
-            table.width,
-            scaled=self._scaled,
-        )
-        self._maker = BatchMaker(
-            order=self._order,
-            cut=self._cut,
-            kept=self._kept,
-            seed=seed,
-            cached=list(zip(self._cached, self._readers, strict=True)),
-            mirrored=self._mirrored,
-            online=online,
-            labels=self._store.labels,
-            missing=self._missing,
-            on_corrupt=self._on_corrupt,
-            announces=self._announces,
-            pool=BufferPool(
-                keep=self._most_ahead + 2,
-                ring=2 * self._most_ahead + 2 if self._reuse else 0,
-                pin=self._pin,
-            ),
-            state=self._state(),
-        )
+        self._maker = self._make_maker(seed)
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
+
+    def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
+        common: Common = {
+            "cut": self._cut,
+            "missing": self._missing,
+            "on_corrupt": self._on_corrupt,
+            "announces": self._announces,
+            "pool": BufferPool(
+                keep=self._most_ahead + 2,
+                ring=2 * self._most_ahead + 2 if self._reuse else 0,
+                pin=self._pin,
+            ),
+            "state": self._state(),
+        }
+        make = partial(StoreShare.maker, order=self._order, scaled=self._scaled, common=common)
+        if self._rates is None:
+            return make(self._shares[0], seed=seed)
+        return SeveralMaker(
+            several=SeveralRows(
+                order=self._order,
+                rates=self._rates,
+                kept=tuple(share.kept for share in self._shares),
+                counts=tuple(share.store.num_samples for share in self._shares),
+            ),
+            cut=self._cut,
+            makers=[
+                make(share, seed=store_seed(seed, number))
+                for number, share in enumerate(self._shares)
+            ],
+            state=common["state"],
+            pool=common["pool"],
+        )
 
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
@@ -324,15 +352,17 @@ class ViewLoader:
     def _state(self) -> State:
         """Return the state at the start of epoch 0."""
         return State(
-            store=self._store.store_id[:STORE_DIGITS],
+            store=stores_digest([share.store.store_id for share in self._shares]),
             order=self._order.name,
             seed=self._order.seed,
             epoch=0,
             step=0,
             G=self._cut.global_batch,
             tail=self._cut.tail,
-            rows=rows_digest(self._kept),
-            views=self._views_digest,
+            rows=rows_digest([share.kept for share in self._shares], self._rates),
+            views=views_digest(
+                [(share.cached, share.online) for share in self._shares], scaled=self._scaled
+            ),
         )
 
     def _check_place(self, epoch: int, step: int, last: int) -> None:
@@ -349,10 +379,6 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
-
-
-def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
-    return store.source.scaled_image(row, reduction)
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

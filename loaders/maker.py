@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
-from viewstore.loaders.choose import Missing, Schedule, preference, replace_missing
+from viewstore.loaders.choose import Missing
 from viewstore.loaders.deliver import CachedDelivery, online_view
-from viewstore.loaders.order import Cut, Order
-from viewstore.loaders.reader import CachedReader, Damage
+from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
+from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import (
     OnlineViews,
@@ -95,11 +96,11 @@ class BatchMaker:
         state: The loader's state, at whatever step.
     """
 
-    order: Order
+    order: RowOrder
     cut: Cut
     kept: NDArray[np.int64] | None
     seed: int
-    cached: list[tuple[CachedSlots, CachedReader]]
+    cached: list[tuple[CachedSlots, AnyReader]]
     mirrored: list[NDArray[np.bool_] | None]
     online: OnlineViews
     labels: NDArray[np.int32]
@@ -112,17 +113,11 @@ class BatchMaker:
 
     def __post_init__(self) -> None:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
-        self._ahead = Ahead(self.order, self.cut, self.kept, self._decide, weight=len(drawn))
+        self._ahead = Ahead(self.order, self.cut, self.kept, self.decide, weight=len(drawn))
         self._scratch = Scratch()
         self._schedules = [
-            Schedule(
-                self.seed,
-                len(group.view_set),
-                cached=group.view_set.num_views,
-                wanted=len(group.slots),
-                pick=group.pick,
-            )
-            for group, _ in self.cached
+            schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
+            for group, reader in self.cached
         ]
         self._deliveries = [
             [
@@ -152,9 +147,8 @@ class BatchMaker:
             shapes[slot.slot] = (*slot.size, 3)
         return [shapes[slot] for slot in range(self.num_slots)]
 
-    def slices(self, draft: Draft, threads: int) -> list[tuple[int, int]]:
-        """Return the parts of a draft that `threads` threads fill: as few as keep them busy."""
-        size = len(draft.rows)
+    def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
+        """Return the parts of `size` samples that threads fill: as few as keep them busy."""
         least = LEAST_SAMPLES
         if self._copies:
             least = max(1, LEAST_COPIED_BYTES // self._sample_bytes)
@@ -168,7 +162,7 @@ class BatchMaker:
 
     def copies(self) -> list[Callable[[], bool]]:
         """Return the chores that bring view sets into memory."""
-        residents = (reader.resident for _, reader in self.cached)
+        residents = (one.resident for _, reader in self.cached for one in parts_of(reader))
         return [resident.copy_some for resident in residents if resident is not None]
 
     def plan(self, epoch: int, step: int) -> Draft:
@@ -176,20 +170,24 @@ class BatchMaker:
         began = time.perf_counter()
         decided = self._ahead.step(epoch, step)
         size = len(decided.rows)
-        draft = Draft(
-            epoch=epoch,
-            step=step,
-            decided=decided,
-            valid=self.cut.positions(step)[1],
-            buffers=[
-                self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)
-            ],
-        )
+        buffers = [self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)]
+        draft = self.draft(epoch, step, decided, self.cut.positions(step)[1], buffers)
+        self.clock.add(plan_seconds=time.perf_counter() - began)
+        return draft
+
+    def draft(
+        self,
+        epoch: int,
+        step: int,
+        decided: Decided,
+        valid: NDArray[np.bool_],
+        buffers: list[Buffer],
+    ) -> Draft:
+        """Return the draft of samples that were decided, which are to fill `buffers`."""
         if self.announces:
             for (_, reader), shown in zip(self.cached, decided.shown, strict=True):
                 reader.announce(decided.rows, shown)
-        self.clock.add(plan_seconds=time.perf_counter() - began)
-        return draft
+        return Draft(epoch=epoch, step=step, decided=decided, valid=valid, buffers=buffers)
 
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft."""
@@ -239,7 +237,8 @@ class BatchMaker:
         self._ahead.prepare(epoch, step)
         return False
 
-    def _decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
+    def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
+        """Return the views and draws of rows."""
         stream = Stream(self.seed, epoch, AUGMENT)
         return Decided(
             rows=rows,
@@ -257,15 +256,13 @@ class BatchMaker:
         group, reader = self.cached[number]
         if reader.all_usable:
             return self._schedules[number].views(epoch, rows)
-        cached, wanted = group.view_set.num_views, len(group.slots)
-        order = preference(self.seed, epoch, rows, cached=cached, wanted=wanted, pick=group.pick)
-        every = np.broadcast_to(np.arange(cached), (len(rows), cached))
-        return replace_missing(
-            order[:, :wanted],
-            order,
-            reader.params("status", rows, every),
+        return shown_views(
+            reader,
             rows,
-            name=group.view_set.name,
+            seed=self.seed,
+            epoch=epoch,
+            slots=group.slots,
+            pick=group.pick,
             missing=self.missing,
         )
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,13 @@ def _mix(x: NDArray[np.uint32], key: np.uint32) -> NDArray[np.uint32]:
     np.right_shift(x, np.uint32(16), out=shifted)
     x ^= shifted
     return x
+
+
+class RowOrder(Protocol):
+    """Says which row stands where in an epoch."""
+
+    def rows(self, positions: Positions, epoch: int) -> Positions:
+        """Return the row at each position of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +235,15 @@ class Cut:
 
     def positions(self, step: int) -> tuple[Positions, NDArray[np.bool_]]:
         """Return the positions of a step that this rank reads, and which are no padding."""
+        span = self.span(step)
+        raw = np.arange(span.start, span.stop, dtype=np.int64)
+        return raw % max(1, self.num_rows), raw < self.num_rows
+
+    def span(self, step: int) -> range:
+        """Return the positions of a step that this rank reads, not yet wrapped to the start."""
         share, extra = divmod(self.step_size(step), self.world_size)
         first = step * self.global_batch + self.rank * share + min(self.rank, extra)
-        raw = np.arange(first, first + share + (self.rank < extra), dtype=np.int64)
-        return raw % max(1, self.num_rows), raw < self.num_rows
+        return range(first, first + share + (self.rank < extra))
 
     def weight(self, step: int) -> float:
         """Return this rank's weight in the mean of the ranks' gradients; 1 in an even cut."""

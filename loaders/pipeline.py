@@ -9,16 +9,41 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from queue import SimpleQueue
+from typing import Any, Protocol
 
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
-from viewstore.loaders.maker import BatchMaker, Draft
+from viewstore.loaders.maker import Clock
+
+
+class Maker(Protocol):
+    """Plans batches, fills them in slices, and hands them over."""
+
+    clock: Clock
+
+    def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
+        """Return the parts of `size` samples that threads fill."""
+
+    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
+        """Return what may be done beside a step; each is called again while it returns True."""
+
+    def copies(self) -> list[Callable[[], bool]]:
+        """Return the chores that bring view sets into memory."""
+
+    def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
+        """Return the draft of a step; its `rows` are as many as its samples."""
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        """Read and render samples [begin, end) of a draft."""
+
+    def finish(self, draft: Any) -> Batch:  # noqa: ANN401
+        """Return the batch of a filled draft."""
 
 
 class Pipeline:
     """Runs a maker on a crew of threads, at most `prefetch` batches ahead."""
 
-    def __init__(self, maker: BatchMaker, *, threads: int, prefetch: int) -> None:
+    def __init__(self, maker: Maker, *, threads: int, prefetch: int) -> None:
         """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
         self._maker = maker
         self._threads = threads
@@ -96,7 +121,7 @@ def _do_some(owner: weakref.ref[Crew], chore: Callable[[], bool]) -> None:
 class _Job:
     """One batch under way. No thread ever waits for another: the last slice finishes it."""
 
-    def __init__(self, maker: BatchMaker, crew: Crew, threads: int, epoch: int, step: int) -> None:
+    def __init__(self, maker: Maker, crew: Crew, threads: int, epoch: int, step: int) -> None:
         self.done: SimpleQueue[Batch | BaseException] = SimpleQueue()
         self.dropped = False
         self._maker, self._threads = maker, threads
@@ -111,7 +136,7 @@ class _Job:
             return
         try:
             draft = self._maker.plan(epoch, step)
-            first, *others = self._maker.slices(draft, self._threads)
+            first, *others = self._maker.slices(len(draft.rows), self._threads)
             self._left = 1 + len(others)
             for part in others:
                 crew.do(partial(self._fill, draft, *part))
@@ -120,7 +145,7 @@ class _Job:
             return
         self._fill(draft, *first)
 
-    def _fill(self, draft: Draft, begin: int, end: int) -> None:
+    def _fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         if self.dropped:
             return
         try:

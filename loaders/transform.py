@@ -13,7 +13,8 @@ from viewstore.augment import reduced_boxes, reductions
 from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.compose import compose_boxes
-from viewstore.loaders.reader import CachedReader, Damage
+from viewstore.loaders.mix import AnyReader
+from viewstore.loaders.reader import Damage
 from viewstore.loaders.views import OnlineSlot
 from viewstore.policies import Drawn, Policy
 from viewstore.randomness import Integers, Stream
@@ -158,7 +159,7 @@ class Scratch(threading.local):
 
 def render_cached(
     slot: OnlineSlot,
-    reader: CachedReader,
+    reader: AnyReader,
     rows: NDArray[np.int64],
     views: NDArray[np.int64],
     drawn: Drawn,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from typing import Any
 
 from viewstore.augment import Filter, check_filter
 from viewstore.errors import ConfigError
 from viewstore.loaders.choose import Pick, check_count
+from viewstore.loaders.mix import MixedViews, check_weights
 from viewstore.plan import nearest
 from viewstore.policies import POLICIES, ViewPolicy, as_policies, output_size
 from viewstore.records import canonical
@@ -48,20 +50,7 @@ class Cached:
     filter: Filter = "area"
 
     def __post_init__(self) -> None:
-        if self.then is not None:
-            as_policies(self.then)
-        elif self.size is not None:
-            raise ConfigError(
-                "Cached size is that of the views that `then` renders, got no `then`; "
-                "views without it are as large as they were stored"
-            )
-        check_filter(self.filter)
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"Cached size must be at least 1, got {self.size}")
-        if self.n < 1:
-            raise ConfigError(f"Cached n must be at least 1, got {self.n}")
-        if self.pick not in ("schedule", "random"):
-            raise ConfigError(f"Cached pick must be schedule or random, got {self.pick!r}")
+        _check_cached(self)
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,48 @@ class Online:
             raise ConfigError(f"Online size must be at least 1, got {self.size}")
 
 
-Views = Sequence[Cached | Online]
+@dataclass(frozen=True)
+class Mix:
+    """Views read from several view sets; the set is drawn for each sample and slot.
+
+    Attributes:
+        weights: How often each view set is shown beside the others, by name.
+        n: Slots.
+        balanced: Let every sample go through its sets evenly over the epochs: after E epochs a
+            set of share w was shown within a few of w * E times. Else they are drawn anew.
+        pick: Which view of the set, as in `Cached`.
+        params: Columns to deliver, and "x_set", the number of the set in the order of their
+            names. None: that and all packed columns which the sets store in one form; what a set
+            has not reads as never written.
+        then, size, filter: As in `Cached`.
+    """
+
+    weights: Mapping[str, float]
+    _: KW_ONLY
+    n: int = 1
+    balanced: bool = False
+    pick: Pick = "schedule"
+    params: tuple[str, ...] | None = None
+    then: str | ViewPolicy | None = None
+    size: int | None = None
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+        _check_cached(self)
+
+    def view_sets(self, store: Store) -> MixedViews:
+        """Return the view sets in `store`, the newest round of each."""
+        names = sorted(self.weights)
+        return MixedViews(
+            tuple(newest_round(store, name) for name in names),
+            tuple(self.weights[name] / sum(self.weights.values()) for name in names),
+            self.balanced,
+        )
+
+
+AnyView = Cached | Online | Mix
+Views = Sequence[AnyView]
 
 
 @dataclass(frozen=True)
@@ -104,9 +134,27 @@ class OnlineSlot:
     filter: Filter
 
 
+def _check_cached(view: Cached | Mix) -> None:
+    kind = type(view).__name__
+    if view.then is not None:
+        as_policies(view.then)
+    elif view.size is not None:
+        raise ConfigError(
+            f"{kind} size is that of the views that `then` renders, got no `then`; "
+            "views without it are as large as they were stored"
+        )
+    check_filter(view.filter)
+    if view.size is not None and view.size < 1:
+        raise ConfigError(f"{kind} size must be at least 1, got {view.size}")
+    if view.n < 1:
+        raise ConfigError(f"{kind} n must be at least 1, got {view.n}")
+    if view.pick not in ("schedule", "random"):
+        raise ConfigError(f"{kind} pick must be schedule or random, got {view.pick!r}")
+
+
 @dataclass(frozen=True)
 class CachedSlots:
-    """The slots that show one view set.
+    """The slots that show one view set, or several that are mixed.
 
     Attributes:
         view_set: Where the views lie.
@@ -116,11 +164,18 @@ class CachedSlots:
         then: For each slot what is rendered on its cached view, or None.
     """
 
-    view_set: ViewSet
+    view_set: ViewSet | MixedViews
     slots: tuple[int, ...]
     pick: Pick
     params: tuple[str, ...]
     then: tuple[OnlineSlot | None, ...]
+
+    @property
+    def view_sets(self) -> tuple[ViewSet, ...]:
+        """The view set, or all that are mixed."""
+        if isinstance(self.view_set, MixedViews):
+            return self.view_set.view_sets
+        return (self.view_set,)
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -200,7 +255,7 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
             seen[policy] = place + 1
             within = base if isinstance(view, Online) else _stored_size(view, store)
             rendered[slot] = _rendered(slot, policy, place, view, within)
-    cached = _cached_slots(slots, rendered, store)
+    cached = _cached_slots(slots, rendered, store) + _mixed_slots(slots, rendered, store)
     online = [rendered[slot] for slot, view in slots if isinstance(view, Online)]
     return cached, online
 
@@ -209,7 +264,7 @@ def _rendered(
     slot: int,
     policy: str | ViewPolicy,
     place: int,
-    view: Cached | Online,
+    view: AnyView,
     within: tuple[int, int],
 ) -> OnlineSlot:
     size = (view.size, view.size) if view.size else output_size(policy, *within)
@@ -217,7 +272,7 @@ def _rendered(
     return OnlineSlot(slot, pair[place % len(pair)].for_size(*size), size, view.filter)
 
 
-def _slots(views: Views) -> Iterator[tuple[int, Cached | Online]]:
+def _slots(views: Views) -> Iterator[tuple[int, AnyView]]:
     slot = 0
     for view in views:
         for _ in range(view.n):
@@ -226,7 +281,7 @@ def _slots(views: Views) -> Iterator[tuple[int, Cached | Online]]:
 
 
 def _cached_slots(
-    slots: Sequence[tuple[int, Cached | Online]],
+    slots: Sequence[tuple[int, AnyView]],
     rendered: Mapping[int, OnlineSlot],
     store: Store,
 ) -> list[CachedSlots]:
@@ -243,6 +298,30 @@ def _cached_slots(
         names = _columns(view_set, view)
         then = tuple(rendered.get(number) for number in numbers)
         found.append(CachedSlots(view_set, tuple(numbers), view.pick, names, then))
+    return found
+
+
+def _mixed_slots(
+    slots: Sequence[tuple[int, AnyView]], rendered: Mapping[int, OnlineSlot], store: Store
+) -> list[CachedSlots]:
+    groups: list[tuple[Mix, list[int]]] = []
+    for slot, view in slots:
+        if isinstance(view, Mix):
+            # Equal mixes are one: their slots must not show the same view.
+            key = replace(view, n=1, then=None, size=None, filter="area")
+            numbers = next((numbers for other, numbers in groups if other == key), None)
+            if numbers is None:
+                groups.append((key, [slot]))
+            else:
+                numbers.append(slot)
+    found = []
+    for view, numbers in groups:
+        mixed = view.view_sets(store)
+        for view_set in mixed.view_sets:
+            check_count(view_set.name, len(numbers), view_set.num_views)
+        then = tuple(rendered.get(number) for number in numbers)
+        columns = mixed.columns(view.params)
+        found.append(CachedSlots(mixed, tuple(numbers), view.pick, columns, then))
     return found
 
 
@@ -273,14 +352,14 @@ def newest_round(store: Store, name: str) -> ViewSet:
     return store.view_set(name)
 
 
-def _stored_size(view: Cached, store: Store) -> tuple[int, int]:
-    view_set = newest_round(store, view.name)
+def _stored_size(view: Cached | Mix, store: Store) -> tuple[int, int]:
+    view_set = view.view_sets(store) if isinstance(view, Mix) else newest_round(store, view.name)
     return view_set.height, view_set.width
 
 
-def _base_size(slots: Sequence[tuple[int, Cached | Online]], store: Store) -> tuple[int, int]:
+def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int, int]:
     for _, view in slots:
-        if isinstance(view, Cached):
+        if not isinstance(view, Online):
             return _stored_size(view, store)
     height, width = store.table.height, store.table.width
     small = max(height.max(), width.max()) <= SMALL_PIXELS
@@ -290,10 +369,19 @@ def _base_size(slots: Sequence[tuple[int, Cached | Online]], store: Store) -> tu
 
 
 def views_digest(
-    cached: Sequence[CachedSlots], online: Sequence[OnlineSlot], *, scaled: bool
+    by_store: Sequence[tuple[Sequence[CachedSlots], Sequence[OnlineSlot]]], *, scaled: bool
 ) -> str:
-    """Return what the views are known by in loader states."""
-    parts = [[each.view_set.plan.id, list(each.slots), each.pick] for each in cached]
-    then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
-    drawn = [asdict(each) for each in online]
-    return hashlib.sha256(canonical([parts, then, drawn, scaled])).hexdigest()[:DIGEST_DIGITS]
+    """Return what the views of one or several stores are known by in loader states."""
+    found: list[Any] = [scaled]
+    for cached, online in by_store:
+        parts = [[_identity(each.view_set), list(each.slots), each.pick] for each in cached]
+        then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
+        found.append([parts, then, [asdict(each) for each in online]])
+    return hashlib.sha256(canonical(found)).hexdigest()[:DIGEST_DIGITS]
+
+
+def _identity(view_set: ViewSet | MixedViews) -> str | list[Any]:
+    if isinstance(view_set, MixedViews):
+        plans = [each.plan.id for each in view_set.view_sets]
+        return [plans, list(view_set.weights), view_set.balanced]
+    return view_set.plan.id

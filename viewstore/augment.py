@@ -172,7 +172,7 @@ def reduced_boxes(
             gets shorter than the whole pixels it had room for.
     """
     scale = np.asarray(reduction)[:, None]
-    sides = -(-np.stack([height, width], axis=-1) // scale)
+    sides = -(-np.stack([height, width], axis=-1).astype(np.int64) // scale)  # sizes are unsigned
     start, end = boxes[:, :2] / scale, (boxes[:, :2] + boxes[:, 2:]) / scale
     if whole:
         # Halves go up on both edges; rounding them to even could take a pixel off.

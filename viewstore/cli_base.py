@@ -6,14 +6,15 @@ stays fast; a test compares the table with what the modules define.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
 
-from viewstore.terminal import Terminal
+from viewstore.terminal import Terminal, write_stdout
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -36,10 +37,18 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            write_stdout(ctx.get_help() + "\n")
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.table.get(cmd_name)
         if entry is None:
-            return None
+            close = difflib.get_close_matches(cmd_name, self.table, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.table)}"
+            ctx.fail(f"No such command {cmd_name!r}; {hint}")
         module, name = entry.target.split(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
@@ -67,9 +76,15 @@ _COMMON = (
 )
 
 
-def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every command takes, before and after its name."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_COMMON), function)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options_of(options: Sequence[Decorator]) -> Decorator:
+    """Return what adds options that several commands share, in their order."""
+    return lambda function: functools.reduce(lambda f, add: add(f), reversed(options), function)
+
+
+common_options = options_of(_COMMON)  # what every command takes, before and after its name
 
 
 def apply_common(
@@ -81,7 +96,8 @@ def apply_common(
     progress_form: Any,  # noqa: ANN401
 ) -> None:
     """Merge common options: those after the name of the command add to those before it."""
-    terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
+    if quiet or verbose:
+        terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
     terminal.json = terminal.json or as_json
     terminal.progress_form = progress_form or terminal.progress_form
 

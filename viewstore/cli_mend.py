@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewstore.cli_base import command
-from viewstore.cli_make import Shown, parse_shards
+from viewstore.cli_base import command, options_of
+from viewstore.cli_make import WEIGHTS, Shown, parse_shards
 from viewstore.errors import ConfigError
 from viewstore.terminal import Terminal
 
@@ -30,9 +30,13 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
 @click.option("--only", metavar="K,K-K", help="With --repair: these shards only.")
 @click.option("--failed", is_flag=True, help="With --repair: also shards with failed samples.")
-@click.option("--gan", type=click.Path(path_type=Path), metavar="FILE", help="StyleGAN2 weights.")
-@click.option("--encoder", type=click.Path(path_type=Path), metavar="FILE", help="SSL encoder.")
-@click.option("--inverter", type=click.Path(path_type=Path), metavar="FILE", help="GAN inverter.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    help="With --repair: what to do with source images that cannot be read."
+    "  [default: fail; skip with --failed]",
+)
+@options_of(WEIGHTS)
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
 def verify(terminal: Terminal, store: Path, **options: Any) -> int:  # noqa: ANN401
     """Prove a store whole: every shard hash, member checksum and params row.
@@ -80,10 +84,11 @@ def _repair(
     chosen = [f for f in faults if only is None or f.shard is None or f.shard in only]
     if options["failed"]:
         paths = StorePaths(store)
-        for name in view_sets(paths):
+        for name in view_sets(paths) if options["view_set"] is None else [options["view_set"]]:
             chosen += [
                 Fault(view_set=name, shard=k, kind="member", path="", what="has failed samples")
                 for k in failed_shards(paths.view_set(name))
+                if only is None or k in only
             ]
     if not chosen:
         return ""
@@ -93,6 +98,7 @@ def _repair(
             store,
             chosen,
             files=WeightFiles(**{role: options[role] for role in roles}),
+            on_error=options["on_error"] or ("skip" if options["failed"] else "fail"),
             workers=options["workers"] or 0,
             listener=Shown(terminal, stack),
         )

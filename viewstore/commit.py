@@ -16,8 +16,8 @@ from viewstore import disk
 from viewstore.errors import ConfigError, FormatError
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import BlobRecord, Commit
-from viewstore.plan import KIND, PLAN_KEYS, Plan, differing_keys
-from viewstore.records import COMMIT_BYTES, SMALL_BYTES, read_record
+from viewstore.plan import Plan, differing_keys
+from viewstore.records import COMMIT_BYTES, read_record
 
 COMMIT_FILE = re.compile(r"(\d{6})\.json")
 
@@ -61,8 +61,10 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
 
 def read_plan(paths: ViewSetPaths) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    read_record(paths.plan, kind=KIND, keys=PLAN_KEYS)
-    return Plan.unpack(disk.read_limited(paths.plan, SMALL_BYTES))
+    plan = read_record(paths.plan, Plan.unpack)
+    if plan.view_set != paths.root.name:
+        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=str(paths.plan))
+    return plan
 
 
 def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
@@ -127,6 +129,7 @@ def _name_blob(target: Path, blob: Blob) -> None:
         and target.stat().st_size == blob.record.bytes
         and disk.sha256_of(target) == blob.record.sha256
     ):
+        disk.touch(target)  # it may be an old orphan that gc is about to drop
         disk.unlink(blob.temporary)
     else:
         disk.rename(blob.temporary, target)

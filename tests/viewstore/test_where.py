@@ -90,7 +90,7 @@ def test_what_was_understood_means_the_same() -> None:
         ("a in [3", "must have ']' here", "a in [3 >>>"),
         ("a is 3", "must have 'missing' here", "a is  >>> 3"),
         ("a < 1 & b < 2", "cannot be understood from '& b < 2' on, at character 7", ">>> & b"),
-        ("__import__('os').system('x')", "cannot be understood from '.system", ">>> .system"),
+        ("__import__('os').system('x')", "cannot be understood from .*system", ">>> .system"),
         ("a < 'open", "cannot be understood from", "a <  >>> 'open"),
         ("and < 3", "must have a column here", ">>> and < 3"),
         ("a < 1and b < 2", "cannot be understood from '1and b < 2'", "a <  >>> 1and"),
