@@ -41,12 +41,18 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
     "limit": ("torch", "cv2", "simplejpeg"),
     "viewstore": ("viewstore",),
     "viewstore verify=off": ("viewstore",),
+    "viewstore reuse=True": ("viewstore",),
     "ffcv": ("ffcv",),
     "dali": ("nvidia.dali",),
     "torch": ("torch", "cv2"),
     "webdataset": ("webdataset", "torch", "cv2"),
 }
-OVERRIDES = {"viewstore verify=off": {"verify": "off"}}
+OVERRIDES = {
+    "viewstore verify=off": {"verify": "off"},
+    "viewstore reuse=True": {"reuse": True},
+}
+RAW_ONLY = ("viewstore reuse=True",)  # elsewhere buffers cost nothing beside decoding
+TUNE_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +125,7 @@ def installed(python: str, packages: list[str]) -> set[str]:
 
 def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[str, Entry]:
     """Return an entry for each contender: compared, then measured in turns."""
+    found = {n: p for n, p in found.items() if workload.kind == "raw" or n not in RAW_ONLY}
     entries = {name: Entry() for name in found}
     for name, python in found.items():
         entry = entries[name]
@@ -194,8 +201,11 @@ def measure_round(
                     attempt(entries, running, name, partial(measure, number=number, epoch=epoch))
     for name, entry in entries.items():
         if entry.repeats:
-            rate = results.summary(entry.repeats)["views_per_second"]["median"]
-            run.say(f"{workload.name} {name}: {rate:.0f} views/s, round {number + 1}")
+            found_so_far = results.summary(entry.repeats)
+            run.say(
+                f"{workload.name} {name}: {found_so_far['views_per_second']['median']:.0f} views/s, "
+                f"{found_so_far['cpu_microseconds_per_view']:.2f} us of CPU each"
+            )
         else:
             run.say(f"{workload.name} {name}: {entry.status}, {entry.why}")
 
@@ -242,7 +252,7 @@ def tune(
                 with Process(python, run.order(workload, name, settings)) as process:
                     process.first_batch()
                     process.hear(CHECK_SECONDS)
-                    repeats = [process.measure() for _ in range(run.epochs)]
+                    repeats = [process.measure() for _ in range(TUNE_EPOCHS)]
             except ContenderFailedError as error:
                 run.say(f"{workload.name} {name} {settings}: {error}")
                 continue

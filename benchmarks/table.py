@@ -16,7 +16,11 @@ from viewstore.disk import write_atomic
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "loaders.json"
 BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
-OURS, LIMIT, OFF = "viewstore", "limit", "viewstore verify=off"
+OURS, LIMIT = "viewstore", "limit"
+SECOND_LINES = {
+    "viewstore verify=off": '`verify="off"`',
+    "viewstore reuse=True": "`reuse=True`: buffers hold until the next batch, as FFCV's",
+}
 NAMES = {
     LIMIT: "limit",
     OURS: "viewstore",
@@ -60,13 +64,14 @@ def _row(cells: list[str]) -> str:
 
 
 def _rates(key: str, workload: dict[str, Any], names: list[str]) -> list[list[str]]:
-    """Return the line of a workload, and a second one without checksums."""
+    """Return the line of a workload, and ours with other settings below it."""
     title = f"{workload['title']}, batch {workload['batch_size']}"
     found = [[key, title, *(_shown(rate(workload, name)) for name in names), *_shares(workload)]]
-    off = rate(workload, OFF)
-    if off is not None:
-        cells = [_shown(off) if name == OURS else "" for name in names]
-        found.append(["", '`verify="off"`', *cells, "", ""])
+    for line, words in SECOND_LINES.items():
+        value = rate(workload, line)
+        if value is not None:
+            cells = [_shown(value) if name == OURS else "" for name in names]
+            found.append(["", words, *cells, _of_limit(workload, value), ""])
     return found
 
 
@@ -81,13 +86,18 @@ def rate(workload: dict[str, Any], name: str) -> float | None:
 
 def _shares(workload: dict[str, Any]) -> list[str]:
     """Return our rate as a share of the limit and of the best peer's."""
-    ours, limit = rate(workload, OURS), rate(workload, LIMIT)
+    ours = rate(workload, OURS)
     peers = {n: r for n in NAMES if n not in (OURS, LIMIT) and (r := rate(workload, n)) is not None}
-    of_limit = f"{ours / limit:.2f}" if ours and limit else "-"
+    of_limit = _of_limit(workload, ours)
     if not ours or not peers:
         return [of_limit, "-"]
     best = max(peers, key=lambda name: peers[name])
     return [of_limit, f"{ours / peers[best]:.2f}x {NAMES[best]}"]
+
+
+def _of_limit(workload: dict[str, Any], value: float | None) -> str:
+    limit = rate(workload, LIMIT)
+    return f"{value / limit:.2f}" if value and limit else "-"
 
 
 def _shown(value: float | None) -> str:
@@ -109,10 +119,12 @@ def _notes(record: dict[str, Any]) -> list[str]:
     protocol, machine = record["protocol"], record["machine"]
     repeats = protocol["rounds"] * protocol["epochs"]
     versions: dict[str, str] = {}
+    noisy = 0
     missing: dict[str, list[str]] = {}
     for key, workload in record["workloads"].items():
         for name, entry in workload["contenders"].items():
             versions |= entry["versions"]
+            noisy += entry.get("noisy_repeats", 0)
             if entry["status"] != "measured":
                 why = f"{NAMES.get(name, name)} {entry['status']}: {entry['why']}"
                 missing.setdefault(why, []).append(key)
@@ -124,6 +136,8 @@ def _notes(record: dict[str, Any]) -> list[str]:
     ]
     if not record["quiet"]:
         lines.append("**The machine was busy with other work: trust neither rates nor ratios.**")
+    if noisy:
+        lines.append(f"Other processes took more than a quarter of a core in {noisy} epochs.")
     lines += [f"{', '.join(keys)}: {why}." for why, keys in missing.items()]
     return lines
 

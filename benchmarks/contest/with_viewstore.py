@@ -22,7 +22,7 @@ def variants(workload: Workload) -> list[dict[str, Any]]:
     base: dict[str, Any] = {"verify": "first", "prefetch": 3}
     if workload.from_disk:
         return [{**base, "resident": False}]
-    return [base, {**base, "prefetch": 2}, {**base, "reuse": True}]
+    return [base, {**base, "prefetch": 2}]
 
 
 def open_contender(job: Job) -> Ours:
