@@ -201,11 +201,9 @@ def measure_round(
                     attempt(entries, running, name, partial(measure, number=number, epoch=epoch))
     for name, entry in entries.items():
         if entry.repeats:
-            found_so_far = results.summary(entry.repeats)
-            run.say(
-                f"{workload.name} {name}: {found_so_far['views_per_second']['median']:.0f} views/s, "
-                f"{found_so_far['cpu_microseconds_per_view']:.2f} us of CPU each"
-            )
+            facts = results.summary(entry.repeats)
+            rate, cpu = facts["views_per_second"]["median"], facts["cpu_microseconds_per_view"]
+            run.say(f"{workload.name} {name}: {rate:.0f} views/s, {cpu:.2f} us of CPU each")
         else:
             run.say(f"{workload.name} {name}: {entry.status}, {entry.why}")
 
