@@ -18,8 +18,9 @@ RESULTS = Path(__file__).parent / "results" / "loaders.json"
 BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
 OURS, LIMIT = "viewstore", "limit"
 SECOND_LINES = {
-    "viewstore verify=off": '`verify="off"`',
-    "viewstore reuse=True": "`reuse=True`: buffers hold until the next batch, as FFCV's",
+    "viewstore verify=off": (OURS, '`verify="off"`'),
+    "viewstore reuse=True": (OURS, "`reuse=True`: buffers hold until the next batch, as FFCV's"),
+    "dali antialias=False": ("dali", "without antialiasing: other pictures"),
 }
 NAMES = {
     LIMIT: "limit",
@@ -64,13 +65,13 @@ def _row(cells: list[str]) -> str:
 
 
 def _rates(key: str, workload: dict[str, Any], names: list[str]) -> list[list[str]]:
-    """Return the line of a workload, and ours with other settings below it."""
+    """Return the line of a workload, and those of other settings below it."""
     title = f"{workload['title']}, batch {workload['batch_size']}"
     found = [[key, title, *(_shown(rate(workload, name)) for name in names), *_shares(workload)]]
-    for line, words in SECOND_LINES.items():
+    for line, (column, words) in SECOND_LINES.items():
         value = rate(workload, line)
         if value is not None:
-            cells = [_shown(value) if name == OURS else "" for name in names]
+            cells = [_shown(value) if name == column else "" for name in names]
             found.append(["", words, *cells, _of_limit(workload, value), ""])
     return found
 
