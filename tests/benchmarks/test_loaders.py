@@ -157,11 +157,11 @@ def test_a_busy_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_absent_contender_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaders = module("loaders")
-    monkeypatch.setitem(loaders.CONTENDERS, "ffcv", ("no_such_package",))
-    found = loaders.pythons(["ffcv"])
+    rounds = module("contest.rounds")
+    monkeypatch.setitem(rounds.CONTENDERS, "ffcv", ("no_such_package",))
+    found = rounds.pythons(["ffcv"])
     assert found == {"ffcv": None}
-    run = loaders.Run(
+    run = rounds.Run(
         folder=Path(),
         cores=1,
         rounds=1,
@@ -171,7 +171,7 @@ def test_an_absent_contender_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         tuned={},
         say=lambda line: None,
     )
-    entries = loaders.contest(run, loaders.WORKLOADS["A"], found)
+    entries = rounds.contest(run, module("contest.workloads").WORKLOADS["A"], found)
     assert entries["ffcv"].status == "absent"
     assert "no_such_package" in entries["ffcv"].why
 
