@@ -28,6 +28,7 @@ COMMANDS = {
     "gan": Entry("viewstore.cli_gan:gan", "Train, invert, sample and convert GANs.", MAKE),
     "inspect": Entry("viewstore.cli_look:inspect", "Show what is in a store.", LOOK),
     "stats": Entry("viewstore.cli_look:stats", "Show the columns of params.", LOOK),
+    "bench": Entry("viewstore.cli_bench:bench", "Measure how fast a store loads here.", LOOK),
     "verify": Entry("viewstore.cli_mend:verify", "Prove a store whole; repair it.", MEND),
     "gc": Entry("viewstore.cli_mend:gc", "Drop files that nothing names.", MEND),
     "export": Entry("viewstore.cli_move:export", "Write views for other loaders.", MOVE),

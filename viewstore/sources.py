@@ -155,11 +155,15 @@ def first_rows(table: SourceTable, limit: int | None) -> SourceTable:
     """Return the first `limit` rows of a table."""
     if limit is None or limit >= len(table.keys):
         return table
+    return take_rows(table, np.arange(limit))
+
+
+def take_rows(table: SourceTable, rows: NDArray[np.int64]) -> SourceTable:
+    """Return some rows of a table, ascending."""
     names = ("label", "part", "offset", "size", "crc32", "height", "width")
-    columns: dict[str, Any] = {name: getattr(table, name)[:limit] for name in names}
-    return SourceTable(
-        keys=table.keys[:limit], parts=table.parts, label_names=table.label_names, **columns
-    )
+    columns: dict[str, Any] = {name: getattr(table, name)[rows] for name in names}
+    keys = tuple(table.keys[row] for row in rows.tolist())
+    return SourceTable(keys=keys, parts=table.parts, label_names=table.label_names, **columns)
 
 
 class SourceReader:
