@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -21,6 +21,7 @@ from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import (
@@ -35,10 +36,12 @@ from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
 OnCorrupt = Literal["raise", "quarantine"]
+Photometric = Literal["cpu", "device"]
 
 # Below this, handing a slice to another thread costs more than it saves.
 LEAST_SAMPLES = 16
 LEAST_COPIED_BYTES = 4 << 20  # the same for samples that are copied as they are stored
+MOST_TOGETHER = 8  # batches that are smaller than that and made at once, by one thread
 
 
 @dataclass(kw_only=True)
@@ -94,6 +97,7 @@ class BatchMaker:
         on_corrupt: What to do about damaged samples.
         announces: Whether to have the system fetch what will be read.
         pool: Memory for pixels.
+        photometric: Whether colours are made here, on the "cpu", or are left to `Batch.to`.
         state: The loader's state, at whatever step.
     """
 
@@ -109,6 +113,7 @@ class BatchMaker:
     on_corrupt: OnCorrupt
     announces: bool
     pool: BufferPool
+    photometric: Photometric
     state: State
     clock: Clock = field(default_factory=Clock)
 
@@ -148,6 +153,13 @@ class BatchMaker:
             shapes[slot.slot] = (*slot.size, 3)
         return [shapes[slot] for slot in range(self.num_slots)]
 
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once: several where each is a short copy."""
+        share = -(-self.cut.global_batch // self.cut.world_size)
+        room = MOST_TOGETHER * LEAST_COPIED_BYTES // max(1, share * self._sample_bytes)
+        return max(1, min(MOST_TOGETHER, room)) if self._copies else 1
+
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that threads fill: as few as keep them busy."""
         least = LEAST_SAMPLES
@@ -156,13 +168,13 @@ class BatchMaker:
         count = max(1, min(threads, size // least))
         return [(size * part // count, size * (part + 1) // count) for part in range(count)]
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
-        """Return what may be done beside a step; each is called again while it returns True."""
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
+        """Return what may be done beside a step."""
         following = self._ahead.follows(epoch, step)
-        return [] if following is None else [partial(self._prepare, *following)]
+        return [] if following is None else [partial(self._ahead.prepare, *following)]
 
     def copies(self) -> list[Callable[[], bool]]:
-        """Return the chores that bring view sets into memory."""
+        """Return what brings view sets into memory; each is called again while it is True."""
         residents = (one.resident for _, reader in self.cached for one in parts_of(reader))
         return [resident.copy_some for resident in residents if resident is not None]
 
@@ -194,6 +206,7 @@ class BatchMaker:
         """Read and render samples [begin, end) of a draft."""
         damaged: Damage | None = None if self.on_corrupt == "raise" else {}
         part = draft.decided if end - begin == len(draft.rows) else draft.decided.part(begin, end)
+        part = self._rendered_here(part)
         out = [buffer[begin:end] for buffer in draft.buffers]
         began = time.perf_counter()
         for number in range(len(self.cached)):
@@ -211,6 +224,23 @@ class BatchMaker:
                 buffer[places] = 0
             self.clock.add(corrupt_samples=len(places))
 
+    def _rendered_here(self, part: Decided) -> Decided:
+        """Return a part without the params of colours that are left to the batch."""
+        drawn = [self._placed(params) for params in part.drawn]
+        then = [[self._placed(params) for params in group] for group in part.then]
+        return replace(part, drawn=drawn, then=then)
+
+    def _placed(self, drawn: Drawn) -> Drawn:
+        if not self._colourless(drawn):
+            return drawn
+        return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
+
+    def _marked(self, view: View, drawn: Drawn) -> View:
+        return replace(view, colourless=True) if self._colourless(drawn) else view
+
+    def _colourless(self, drawn: Drawn) -> bool:
+        return self.photometric == "device" and "jitter" in drawn
+
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         decided = draft.decided
@@ -219,9 +249,11 @@ class BatchMaker:
         for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
             for number, slot in enumerate(group):
                 mine = shown[:, number].copy()
-                views[slot.slot] = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+                views[slot.slot] = self._marked(view, then[number])
         for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            views[online.slot] = online_view(online, pixels[online.slot], drawn)
+            view = online_view(online, pixels[online.slot], drawn)
+            views[online.slot] = self._marked(view, drawn)
         self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
         return Batch(
             views=tuple(views[slot] for slot in range(self.num_slots)),
@@ -233,10 +265,6 @@ class BatchMaker:
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
-
-    def _prepare(self, epoch: int, step: int) -> bool:
-        self._ahead.prepare(epoch, step)
-        return False
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

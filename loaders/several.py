@@ -169,16 +169,21 @@ class SeveralMaker:
         """Return height, width and channels of each slot's views."""
         return self._shapes
 
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once."""
+        return self.makers[0].together
+
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that `threads` threads fill."""
         return self.makers[0].slices(size, threads)
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
         """Return nothing: what is decided depends on turns, and is decided for each batch."""
         return []
 
     def copies(self) -> list[Callable[[], bool]]:
-        """Return the chores that bring view sets into memory."""
+        """Return what brings view sets into memory; each is called again while it is True."""
         return [copy for maker in self.makers for copy in maker.copies()]
 
     def plan(self, epoch: int, step: int) -> JoinedDraft:
@@ -266,6 +271,7 @@ def _joined(views: list[View], back: Tensor, pixels: Buffer) -> View:
         parent=torch.cat([view.parent for view in views])[back],
         view=torch.cat([view.view for view in views])[back],
         source="|".join(sorted({view.source for view in views})),
+        colourless=any(view.colourless for view in views),
     )
 
 

@@ -14,7 +14,7 @@ from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import Mirrored
-from viewstore.loaders.maker import BatchMaker, OnCorrupt
+from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.mix import AnyReader, mirrored_by_view, parts_of, reader_of
 from viewstore.loaders.order import Cut, RowOrder
 from viewstore.loaders.reader import CachedReader
@@ -34,6 +34,7 @@ class Common(TypedDict):
     missing: Missing
     on_corrupt: OnCorrupt
     announces: bool
+    photometric: Photometric
     pool: BufferPool
     state: State
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ from viewstore.randomness import Stream
 from viewstore.store import Store
 
 REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_loader_of_another_test() -> None:
+    gc.collect()  # a trainer and its loader hold each other
 
 
 def loader_threads() -> list[str]:
@@ -52,7 +59,7 @@ def test_a_loader_that_nobody_holds_leaves_no_threads(digits: Store) -> None:
     waiting = [t for t in threading.enumerate() if t.name.startswith("viewstore-loader")]
     del loader
     for thread in waiting:
-        thread.join(timeout=20)
+        thread.join(timeout=120)
     assert loader_threads() == []
 
 
@@ -96,7 +103,7 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
 
@@ -104,14 +111,17 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
 class Counting:
     """Makes nothing, and counts how far it was planned ahead of what was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.clock = Clock()
+        self.together = together
         self.planned = 0
         self.taken = 0
         self.most_ahead = 0
+        self.done: list[tuple[str, int]] = []
 
     def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
         self.planned += 1
+        self.done.append(("plan", step))
         self.most_ahead = max(self.most_ahead, self.planned - self.taken)
         if step == 13:
             raise ViewStoreError("step 13")
@@ -121,13 +131,14 @@ class Counting:
         return [(0, 20), (20, 40)]
 
     def chores(self, epoch: int, step: int) -> list[Any]:
-        return []
+        return [partial(self.done.append, ("chore", step))] if step == 0 else []
 
     def copies(self) -> list[Any]:
-        return []
+        return [partial(self.done.append, ("copy", 0))]
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
+        self.done.append(("fill", draft.step))
 
     def finish(self, draft: Any) -> int:  # noqa: ANN401
         return int(draft.step)
@@ -135,20 +146,33 @@ class Counting:
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_no_more_than_prefetch_batches_are_made_ahead(threads: int, prefetch: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_no_more_than_prefetch_batches_are_made_ahead(
+    threads: int, prefetch: int, together: int
+) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=prefetch)  # type: ignore[arg-type]
     for expected, step in enumerate(pipeline.run((0, step) for step in range(13))):
         maker.taken += 1
         assert step == expected
     pipeline.close()
     assert maker.planned == 13
-    assert maker.most_ahead <= prefetch
+    assert maker.most_ahead <= prefetch * together
+
+
+def test_nothing_comes_before_the_first_batch() -> None:
+    maker = Counting()
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run((0, step) for step in range(6))) == list(range(6))
+    pipeline.close()
+    assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
+    assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, together: int) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=5)  # type: ignore[arg-type]
     batches = pipeline.run((0, step) for step in range(20))
     assert [next(batches) for _ in range(13)] == list(range(13))
