@@ -10,17 +10,17 @@ import os
 import signal
 import sys
 import traceback
-from types import FrameType
 from typing import Any
 
 import click
 
 from viewstore.cli_base import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.errors import StoppedError, ViewStoreError
-from viewstore.signals import heard_by
+from viewstore.signals import Stopped, heard_by, raise_stopped
 from viewstore.terminal import Terminal
 
-MAKE, LOOK, MEND, LEARN = "Make views", "Look at them", "Mend a store", "Learn from them"
+MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
+LEARN = "Learn from them"
 COMMANDS = {
     "build": Entry("viewstore.cli_make:build", "Make a view set, or go on with one.", MAKE),
     "status": Entry("viewstore.cli_make:status", "Say how far a build is.", MAKE),
@@ -28,8 +28,10 @@ COMMANDS = {
     "gan": Entry("viewstore.cli_gan:gan", "Train, invert, sample and convert GANs.", MAKE),
     "inspect": Entry("viewstore.cli_look:inspect", "Show what is in a store.", LOOK),
     "stats": Entry("viewstore.cli_look:stats", "Show the columns of params.", LOOK),
+    "bench": Entry("viewstore.cli_bench:bench", "Measure how fast a store loads here.", LOOK),
     "verify": Entry("viewstore.cli_mend:verify", "Prove a store whole; repair it.", MEND),
     "gc": Entry("viewstore.cli_mend:gc", "Drop files that nothing names.", MEND),
+    "export": Entry("viewstore.cli_move:export", "Write views for other loaders.", MOVE),
     "train": Entry("viewstore.cli_learn:train", "Train an encoder on views.", LEARN),
     "eval": Entry("viewstore.cli_learn:evaluate", "Probe a trained encoder.", LEARN),
 }
@@ -57,17 +59,25 @@ def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of what happened."""
+    """Run the command line and exit with the code of what happened.
+
+    A stop signal ends it with 4; engines listen for themselves. Without `arguments` the process
+    ends here, and a signal that comes later finds nothing left to stop.
+    """
     terminal = Terminal()
-    with heard_by(_stop):
-        code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    code: int | None = None
+    try:
+        with heard_by(raise_stopped, then=signal.SIG_IGN if arguments is None else None):
+            code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    except Stopped as stopped:
+        if code is None:
+            code = _failed(terminal, _stopped(stopped))
     sys.exit(code)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Let a signal end in exit 4; engines listen for themselves."""
-    raise StoppedError(
-        f"stopped by {signal.Signals(number).name}",
+def _stopped(stopped: Stopped) -> StoppedError:
+    return StoppedError(
+        f"stopped by {signal.Signals(stopped.number).name}",
         why="everything committed is kept",
         fix="run the same command again",
     )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -196,6 +197,20 @@ def test_a_scheduler_may_stop_any_command(
         assert signal.getsignal(number) is callers
     finally:
         signal.signal(number, before)
+
+
+def test_a_stop_is_no_fault_of_a_store(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """Verify names every error that a record raises; --repair would withdraw its shard."""
+
+    def signalled(*arguments: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal was not heard")
+
+    monkeypatch.setattr("viewstore.verify.read_commit", signalled)
+    code, _, err = run(capsys, "verify", str(store))
+    assert (code, "stopped by SIGTERM" in err) == (4, True)
 
 
 def test_ctrl_c_is_130(
