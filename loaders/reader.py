@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,14 +95,14 @@ class CachedReader:
             elif self.strided is not None:
                 self._gather(self.strided, number, rows, views, places, out, found)
             else:
-                self._decode(number, rows, views, places, out, found)
+                self._decode(number, rows, views, places, out, flips, found)
         if found and damaged is None:
             raise found[min(found)]
         if found and damaged is not None:
             _blacken(out, np.array(list(found)))
             damaged.update(found)
         for buffer, flip in zip(out, flips, strict=True):
-            if flip is not None:
+            if flip is not None and self.strided is not None:
                 mirror_some(buffer, flip)
 
     def announce(self, rows: Rows, views: Rows) -> None:
@@ -227,6 +228,7 @@ class CachedReader:
         views: Rows,
         places: Rows,
         out: Sequence[Buffer],
+        flips: Sequence[NDArray[np.bool_] | None],
         damaged: Damage,
     ) -> None:
         mine = rows[places]
@@ -255,6 +257,9 @@ class CachedReader:
                     view, what = int(views[place, slot]), f"has the size {pixels.shape}"
                     damaged[place] = self._corrupt(number, int(mine[i]), view, what)
                     break
+                flip = flips[slot]
+                if flip is not None and flip[place]:  # while the view is still in the cache
+                    cv2.flip(target, 1, dst=target)
 
     def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return the places of the views' members, MEMBER_DTYPE [B, n]; raw views share one."""
