@@ -35,7 +35,7 @@ _OPTIONS = (
     click.option(
         "--source",
         metavar="SRC",
-        help="Folder of class folders, WebDataset tar or brace pattern, .npz, or digits."
+        help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits."
         "  [default: the store's, or digits]",
     ),
     STORE,
