@@ -118,7 +118,6 @@ def _first(workload: dict[str, Any], name: str) -> str:
 def _notes(record: dict[str, Any]) -> list[str]:
     """Return where and how the figures were taken, and why some are missing."""
     protocol, machine = record["protocol"], record["machine"]
-    repeats = protocol["rounds"] * protocol["epochs"]
     versions: dict[str, str] = {}
     noisy = 0
     missing: dict[str, list[str]] = {}
@@ -131,9 +130,10 @@ def _notes(record: dict[str, Any]) -> list[str]:
                 missing.setdefault(why, []).append(key)
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     lines = [
-        f"{record['cores']} cores of {machine['processor']}; {repeats} epochs of each in "
-        f"{protocol['rounds']} fresh processes, in turns; commit {record['commit'][:10]}; "
-        f"{listed}. Limit: the copies, or the decoding and resizing, alone on all cores.",
+        f"{record['cores']} cores of {machine['processor']}; {protocol['epochs']} epochs of "
+        f"each in turns, in {protocol['rounds']} rounds of fresh processes; commit "
+        f"{record['commit'][:10]}; {listed}. Limit: the copies, or the decoding and resizing, "
+        "alone on all cores.",
     ]
     if not record["quiet"]:
         lines.append("**The machine was busy with other work: trust neither rates nor ratios.**")

@@ -36,25 +36,31 @@ def open_contender(job: Job) -> Dali:
 
 
 class Dali:
-    """A built pipeline; it goes on from epoch to epoch."""
+    """A built pipeline. Its runs are scheduled by hand: `run` would work ahead between epochs."""
 
     def __init__(self, job: Job) -> None:
         self.workload = job.workload
-        queue = job.settings["prefetch_queue_depth"]
+        self.ahead = job.settings["prefetch_queue_depth"]
         self.pipeline = _pipeline(
             job,
             batch_size=job.workload.batch_size,
             num_threads=job.cores,
             device_id=None,
-            prefetch_queue_depth=queue,
+            prefetch_queue_depth=self.ahead,
         )
         self.pipeline.build()
 
     def epoch(self) -> Batches:
-        for _ in range(self.workload.samples // self.workload.batch_size):
-            *views, names = self.pipeline.run()
+        batches = self.workload.samples // self.workload.batch_size
+        for _ in range(min(self.ahead, batches)):
+            self.pipeline.schedule_run()
+        for number in range(batches):
+            *views, names = self.pipeline.share_outputs()
             index = [_number(bytes(np.asarray(names.at(i)))) for i in range(len(names))]
             yield [_array(view) for view in views], np.array(index)
+            self.pipeline.release_outputs()
+            if number + self.ahead < batches:
+                self.pipeline.schedule_run()
 
 
 def _array(batch: Any) -> Any:  # noqa: ANN401
