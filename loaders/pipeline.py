@@ -4,111 +4,233 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-
-import cv2
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, Protocol
 
 from viewstore.loaders.batch import Batch
-from viewstore.loaders.maker import BatchMaker, Draft
+from viewstore.loaders.crew import Crew
+from viewstore.loaders.maker import Clock
 
-# Below this, handing a slice to another thread costs more than it saves.
-LEAST_SLICE = 16
+Step = tuple[int, int]  # epoch and step
+
+
+class Maker(Protocol):
+    """Plans batches, fills them in slices, and hands them over."""
+
+    clock: Clock
+
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once."""
+
+    def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
+        """Return the parts of `size` samples that threads fill."""
+
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
+        """Return what may be done beside a step."""
+
+    def copies(self) -> list[Callable[[], bool]]:
+        """Return what brings view sets into memory; each is called again while it is True."""
+
+    def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
+        """Return the draft of a step; its `rows` are as many as its samples."""
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        """Read and render samples [begin, end) of a draft."""
+
+    def finish(self, draft: Any) -> Batch:  # noqa: ANN401
+        """Return the batch of a filled draft."""
 
 
 class Pipeline:
-    """Runs a maker on a pool of threads, at most `prefetch` batches ahead."""
+    """Runs a maker on a crew of threads, at most `prefetch` batches ahead.
 
-    def __init__(self, maker: BatchMaker, *, threads: int, prefetch: int) -> None:
+    Steps that are made together count as one, after the first: nothing waits for it longer than
+    it takes.
+    """
+
+    def __init__(self, maker: Maker, *, threads: int, prefetch: int) -> None:
         """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
         self._maker = maker
         self._threads = threads
         self._prefetch = prefetch
-        self._pool: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._crew: Crew | None = None
+        self._begun = False
 
-    def run(self, steps: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    def run(self, steps: Iterable[Step]) -> Iterator[Batch]:
         """Yield the batch of each (epoch, step). An error surfaces at its batch.
 
         Closing the iterator drops the batches that are under way.
         """
         if self._threads == 0:
+            for copy in self._copies():
+                while copy():
+                    pass
             for epoch, step in steps:
                 yield self._make(epoch, step)
             return
-        pool = self._started()
+        crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
         ahead: deque[_Job] = deque()
+        chores: list[Callable[[], object]] = []
+        begun = False
         try:
-            for epoch, step in steps:
-                ahead.append(_Job(self._maker, pool, self._threads, epoch, step))
+            for group in _groups(steps, self._maker.together):
+                job = _Job(self._maker, crew, self._threads, group)
+                if begun:
+                    crew.do(job.begin)
+                else:  # all that the caller waits for stands before what follows it
+                    job.begin()
+                begun = True
+                ahead.append(job)
+                chores += [chore for step in group for chore in self._maker.chores(*step)]
                 if len(ahead) >= self._prefetch:
-                    yield self._wait(ahead.popleft())
+                    yield from self._wait(ahead.popleft())
+                    while chores:
+                        crew.do(partial(_try, chores.pop()))
+                    if copies := self._copies():
+                        crew.do(partial(_copy, weakref.ref(crew), copies))
             while ahead:
-                yield self._wait(ahead.popleft())
+                yield from self._wait(ahead.popleft())
         finally:
             for job in ahead:
                 job.dropped = True
 
     def close(self) -> None:
         """Drop what is under way and join the threads."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
 
-    def _started(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self._threads,
-                thread_name_prefix="viewstore-loader",
-                # Our threads are the parallelism; OpenCV's own would only contend with them.
-                initializer=cv2.setNumThreads,
-                initargs=(1,),
-            )
-        return self._pool
+    def _copies(self) -> list[Callable[[], bool]]:
+        """Return the copying that was not begun yet."""
+        begun, self._begun = self._begun, True
+        return [] if begun else self._maker.copies()
 
     def _make(self, epoch: int, step: int) -> Batch:
-        draft = self._maker.plan(epoch, step)
-        self._maker.fill(draft, 0, len(draft.rows))
-        return self._maker.finish(draft)
+        (batch,) = _make_all(self._maker, [(epoch, step)])
+        return batch
 
-    def _wait(self, job: _Job) -> Batch:
+    def _wait(self, job: _Job) -> Iterator[Batch]:
         began = time.perf_counter()
         try:
-            return job.done.result()
+            made, error = job.done.get()
         finally:
-            self._maker.clock.add("wait_seconds", time.perf_counter() - began)
+            self._maker.clock.add(wait_seconds=time.perf_counter() - began)
+        made.reverse()
+        while made:  # what was yielded belongs to the caller alone
+            yield made.pop()
+        if error is not None:
+            raise error
+
+
+def _groups(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
+    """Yield the first step alone, then `size` at a time."""
+    left = iter(steps)
+    group = list(islice(left, 1))
+    while group:
+        yield group
+        group = list(islice(left, size))
+
+
+def _make_all(maker: Maker, steps: list[Step]) -> list[Batch]:
+    """Return the batches of steps; each kind of work is done for all of them before the next.
+
+    Filling a batch drives the rest of the program out of the processor's caches, so that its
+    plan and its finish cost several times as much right after one as they do in a row.
+    """
+    drafts = [maker.plan(epoch, step) for epoch, step in steps]
+    for draft in drafts:
+        maker.fill(draft, 0, len(draft.rows))
+    return [maker.finish(draft) for draft in drafts]
+
+
+def _try(chore: Callable[[], object]) -> None:
+    with suppress(Exception):  # the batch that needs what was not done will raise the same
+        chore()
+
+
+def _copy(owner: weakref.ref[Crew], copies: list[Callable[[], bool]]) -> None:
+    """Bring view sets into memory, one after the other: one thread makes no batches meanwhile.
+
+    Where there is no other, copying goes on behind the batches that wait.
+    """
+    while copies:
+        more = False
+        with suppress(Exception):
+            more = copies[0]()
+        if not more:
+            del copies[0]
+        crew = owner()
+        if crew is None or not crew.close.alive:
+            return
+        if crew.size == 1:
+            crew.do(partial(_copy, owner, copies))
+            return
+        del crew
 
 
 class _Job:
-    """One batch under way. No thread ever waits for another: the last slice finishes it."""
+    """Some batches under way. No thread ever waits for another: the last slice finishes them."""
 
-    def __init__(
-        self, maker: BatchMaker, pool: ThreadPoolExecutor, threads: int, epoch: int, step: int
-    ) -> None:
-        self.done: Future[Batch] = Future()
+    def __init__(self, maker: Maker, crew: Crew, threads: int, steps: list[Step]) -> None:
+        self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
-        self._maker, self._pool, self._threads = maker, pool, threads
+        self._maker, self._threads = maker, threads
+        self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
         self._left = 0
-        pool.submit(self._plan, epoch, step)
+        self._steps = steps
 
-    def _plan(self, epoch: int, step: int) -> None:
+    def begin(self) -> None:
+        """Do what comes first, and leave the rest to the crew."""
+        if len(self._steps) == 1:
+            self._plan(*self._steps[0])
+        else:
+            self._make(self._steps)
+
+    def _make(self, steps: list[Step]) -> None:
         if self.dropped:
             return
         try:
+            self.done.put((_make_all(self._maker, steps), None))
+        except BaseException:
+            self._make_singly(steps)
+
+    def _make_singly(self, steps: list[Step]) -> None:
+        """Make batches until one fails: the error is its own."""
+        made: list[Batch] = []
+        try:
+            for step in steps:
+                made += _make_all(self._maker, [step])
+        except BaseException as error:
+            self.done.put((made, error))
+            return
+        self.done.put((made, None))
+
+    def _plan(self, epoch: int, step: int) -> None:
+        crew = self._crew()
+        if self.dropped or crew is None:
+            return
+        try:
             draft = self._maker.plan(epoch, step)
-            size = len(draft.rows)
-            count = max(1, min(self._threads, size // LEAST_SLICE))
-            self._left = count
-            for part in range(count):
-                begin, end = size * part // count, size * (part + 1) // count
-                self._pool.submit(self._fill, draft, begin, end)
+            parts = self._maker.slices(len(draft.rows), self._threads)
         except BaseException as error:
             self._fail(error)
+            return
+        self._left = len(parts)
+        if len(parts) == 1:
+            self._fill(draft, *parts[0])
+            return
+        for part in parts:  # its own too: a batch planned before this one may still wait
+            crew.do(partial(self._fill, draft, *part))
 
-    def _fill(self, draft: Draft, begin: int, end: int) -> None:
+    def _fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         if self.dropped:
             return
         try:
@@ -117,12 +239,12 @@ class _Job:
                 self._left -= 1
                 last = self._left == 0
             if last:
-                self.done.set_result(self._maker.finish(draft))
+                self.done.put(([self._maker.finish(draft)], None))
         except BaseException as error:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            self.dropped = True
-            if not self.done.done():
-                self.done.set_exception(error)
+            failed, self.dropped = self.dropped, True
+        if not failed:
+            self.done.put(([], error))

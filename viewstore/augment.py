@@ -1,9 +1,8 @@
-"""What augmentation policies are made of: draws of params, and the rendering of drawn params.
+"""What augmentation policies are made of: draws of params, and the cutting of drawn boxes.
 
 Draws are vectorised over samples and views and return params in the dtypes that a store keeps,
 so that a view rebuilt from its stored params is the same view bit for bit. Rendering is pure.
-Source: arXiv:2002.05709, appendix A; semantics of Pillow (colours) and of torchvision's
-RandomResizedCrop (boxes).
+Source: arXiv:2002.05709, appendix A; boxes as in torchvision's RandomResizedCrop.
 """
 
 from __future__ import annotations
@@ -15,20 +14,17 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image
 
+from viewstore.colours import NOT_APPLIED, Numbers, Pixels
 from viewstore.errors import ConfigError
 from viewstore.randomness import Integers, Op, Stream, integers
 
-Pixels = NDArray[np.uint8]
 Filter = Literal["area", "linear", "pil"]
 Range = tuple[float, float]
-Numbers = Sequence[float] | NDArray[Any]
 
 FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")
 CROP_ATTEMPTS = 10
-NOT_APPLIED = 255  # in "jitter_order"
-SOLARIZE_OFF = 256
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 
@@ -93,8 +89,11 @@ def _centred_boxes(height: NDArray[Any], width: NDArray[Any], ratio: Range) -> N
 def draw_switch(
     stream: Stream, op: Op, index: Integers, view: Integers, probability: float
 ) -> NDArray[np.bool_]:
-    """Return where word 0 of `op` says yes, bool [...]."""
-    return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
+    """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
+    if probability in (0, 1):
+        return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
+    words = stream.words(op, index, view)[..., 0]
+    return np.asarray(words * 2.0**-32 < probability)
 
 
 def draw_jitter(
@@ -124,9 +123,58 @@ def draw_blur(
     stream: Stream, index: Integers, view: Integers, *, sigma: Range, probability: float
 ) -> NDArray[np.float32]:
     """Return the sigma of a Gaussian blur in output pixels, float32 [...]; 0 is off."""
+    if probability == 0:
+        return np.zeros(np.broadcast_shapes(np.shape(index), np.shape(view)), np.float32)
     u = stream.uniform(Op.BLUR, index, view)
     drawn = sigma[0] + u[..., 1] * (sigma[1] - sigma[0])
     return np.where(u[..., 0] < probability, drawn, 0).astype(np.float32)
+
+
+def reductions(
+    boxes: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
+) -> NDArray[np.int64]:
+    """Return how far each image may be decoded smaller: 8, 4, 2 or 1, int64 [B].
+
+    The largest at which no crop has fewer pixels than its view on either side, so that a view
+    is never enlarged from what was thrown away.
+
+    Args:
+        boxes: Crop boxes [B, 4] of each slot that shares the decoded images.
+        sizes: Height and width of each slot's views.
+    """
+    fits = [
+        (box[:, 2:] / np.asarray(size)).min(axis=1) for box, size in zip(boxes, sizes, strict=True)
+    ]
+    least = np.min(fits, axis=0)
+    return np.select([least >= 8, least >= 4, least >= 2], [8, 4, 2], 1)
+
+
+def reduced_boxes(
+    boxes: NDArray[np.float32],
+    reduction: Integers,
+    height: Integers,
+    width: Integers,
+    *,
+    whole: bool,
+) -> NDArray[np.float32]:
+    """Return crop boxes in pixels of images decoded at 1/`reduction`, float32 [B, 4].
+
+    Args:
+        boxes: In source pixels, [B, 4].
+        reduction: Of each image, [B].
+        height: Of each source image, [B].
+        width: Likewise.
+        whole: Move the edges to the nearest pixels, as the OpenCV filters need; a side never
+            gets shorter than the whole pixels it had room for.
+    """
+    scale = np.asarray(reduction)[:, None]
+    sides = -(-np.stack([height, width], axis=-1).astype(np.int64) // scale)  # sizes are unsigned
+    start, end = boxes[:, :2] / scale, (boxes[:, :2] + boxes[:, 2:]) / scale
+    if whole:
+        # Halves go up on both edges; rounding them to even could take a pixel off.
+        start, end = np.floor(start + 0.5), np.floor(end + 0.5)
+    end = np.minimum(end, sides)
+    return np.concatenate([start, end - start], axis=1).astype(np.float32)
 
 
 def check_filter(name: str) -> Filter:
@@ -201,48 +249,6 @@ def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: P
     return out
 
 
-def brighten(pixels: Pixels, factor: float) -> None:
-    """Multiply uint8 pixels by `factor` in place: rounded, and clamped to 255."""
-    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
-    pixels[...] = table[pixels]
-
-
-def recolour(
-    pixels: Pixels,
-    *,
-    jitter: Numbers,
-    jitter_order: Sequence[int] | NDArray[Any],
-    gray: bool,
-    blur: float,
-    solarize: int,
-) -> None:
-    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
-    order = [op for op in jitter_order if op != NOT_APPLIED]
-    if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
-        return
-    picture = Image.fromarray(pixels)
-    for op in order:
-        picture = _JITTERS[op](picture, float(jitter[op]))
-    if gray:
-        picture = picture.convert("L").convert("RGB")
-    if blur > 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(blur))
-    if solarize < SOLARIZE_OFF:
-        picture = ImageOps.solarize(picture, solarize)
-    pixels[...] = np.asarray(picture)
-
-
-def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Return an RGB picture with its hue turned; steps of 1/255 turn, cut towards zero."""
-    hue, saturation, value = picture.convert("HSV").split()
-    step = int(turns * 255) % 256
-    turned = Image.fromarray(np.asarray(hue) + np.uint8(step))
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-
-
-_JITTERS = (
-    lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
-    lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
-    lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-    shift_hue,
-)
+def mirror(pixels: Pixels) -> None:
+    """Flip uint8 [H, W, C] from left to right in place."""
+    cv2.flip(pixels, 1, dst=pixels)

@@ -65,7 +65,8 @@ def inspect(terminal: Terminal, store: Path, key: str | None, **options: Any) ->
 @click.option("--column", metavar="C", help="One column, with its histogram.")
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
 def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | None) -> None:
-    """Show the columns of params: counts, percentiles and histograms."""
+    """Show the columns of params, and what the view sets cost on this machine."""
+    from viewstore.cli_plan import cost_lines, store_costs
     from viewstore.rows import choose_view_sets
     from viewstore.summary import (
         choose_column,
@@ -79,6 +80,7 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
     if column is not None and view_set is None:
         name = column.partition(".")[0]
         chosen = [each for each in chosen if name in each.stats] or chosen
+    machine, costs = ({}, {}) if column else store_costs(opened, chosen)
     facts = {}
     lines = []
     for each in chosen:
@@ -87,8 +89,11 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
             lines += ["", name, *text_histogram(summary)]
+        if each.name in costs:
+            lines += cost_lines(costs[each.name], machine)
         lines.append("")
-    terminal.result({"view_sets": facts}, "\n".join(lines).rstrip())
+    answer = {"view_sets": facts, "machine": machine, "costs": costs}
+    terminal.result(answer, "\n".join(lines).rstrip())
 
 
 def _opened(terminal: Terminal, path: Path) -> Store:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from viewstore.plan import Column, nearest
 from viewstore.tar import MEMBER_DTYPE, TarWriter, parse
 
 CRC_BYTES = 4
+WHOLE_BYTES = 256 << 20  # the columns of a view set that are kept whole take this much together
+MAPS_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
 ZARR_NAMES = {
     "u1": "uint8",
     "u2": "uint16",
@@ -62,11 +67,17 @@ def pack_chunk(column: Column, values: NDArray[Any], shard_rows: int) -> bytes:
     return with_checksum(chunk.tobytes())
 
 
-def unpack_chunk(column: Column, raw: bytes | memoryview, shard_rows: int) -> NDArray[Any]:
-    """Return the array of a chunk, [shard_rows, *column.shape]. Raises FormatError."""
+def unpack_chunk(
+    column: Column, raw: bytes | memoryview, shard_rows: int, *, checked: bool = False
+) -> NDArray[Any]:
+    """Return the array of a chunk, [shard_rows, *column.shape]. Raises FormatError.
+
+    `checked` says that its checksum was compared before.
+    """
     if len(raw) != shard_rows * column.row_bytes + CRC_BYTES:
         raise FormatError(f"chunk of column {column.name} has {len(raw)} bytes, another length")
-    payload = without_checksum(raw, f"chunk of column {column.name}")
+    what = f"chunk of column {column.name}"
+    payload = memoryview(raw)[:-CRC_BYTES] if checked else without_checksum(raw, what)
     return np.frombuffer(payload, column.numpy_dtype).reshape(shard_rows, *column.shape)
 
 
@@ -166,6 +177,8 @@ class Params(Mapping[str, NDArray[Any]]):
         self.shard_rows = shard_rows
         self._whole: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
+        self._checked: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
@@ -180,9 +193,28 @@ class Params(Mapping[str, NDArray[Any]]):
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
         if name not in self._whole:
             column = self._column(name)
-            chunks = [self._chunk(column, shard) for shard in range(self._shards)]
-            self._whole[name] = np.concatenate(chunks)[: self.num_rows]
+            whole = column.empty(self.num_rows)
+            for shard in range(self._shards):
+                mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+                mine[...] = self._chunk(column, shard, keep=False)[: len(mine)]
+            whole.flags.writeable = False
+            self._whole[name] = whole
         return self._whole[name]
+
+    @cached_property
+    def small(self) -> frozenset[str]:
+        """The columns that may be kept whole: the smallest ones, up to WHOLE_BYTES together."""
+        columns = sorted(self.columns.values(), key=lambda each: (each.row_bytes, each.name))
+        ends = itertools.accumulate(each.row_bytes * self.num_rows for each in columns)
+        pairs = zip(columns, ends, strict=True)
+        return frozenset(each.name for each, end in pairs if end <= WHOLE_BYTES)
+
+    def take(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of a column that `rows` [B] names, from memory where it is small."""
+        if name in self.small:
+            taken: NDArray[Any] = self[name][rows]
+            return taken
+        return self.rows(name, rows)
 
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
@@ -208,15 +240,23 @@ class Params(Mapping[str, NDArray[Any]]):
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
 
-    def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
+    def _chunk(self, column: Column, shard: int, *, keep: bool = True) -> NDArray[Any]:
         """Map a chunk; its checksum is computed once, when it is first touched."""
         key = (column.name, shard)
         if shard in self.absent:
             return column.empty(self.shard_rows)
-        if key not in self._chunks:
+        chunk = self._chunks.get(key)
+        if chunk is None:
             path = self.root / column.name / chunk_key(column, shard)
             if not path.is_file():  # zarr would read fill here, without a word
                 raise FormatError(f"chunk {shard} of column {column.name} is missing")
             raw = np.memmap(path, dtype="u1", mode="r")
-            self._chunks[key] = unpack_chunk(column, raw.data, self.shard_rows)
-        return self._chunks[key]
+            known = key in self._checked
+            chunk = unpack_chunk(column, raw.data, self.shard_rows, checked=known)
+            with self._lock:
+                self._checked.add(key)
+                while keep and len(self._chunks) >= MAPS_KEPT:
+                    del self._chunks[next(iter(self._chunks))]
+                if keep:
+                    self._chunks[key] = chunk
+        return chunk

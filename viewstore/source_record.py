@@ -15,10 +15,11 @@ from viewstore.commit import make_folders
 from viewstore.errors import ConfigError, FormatError
 from viewstore.layout import StorePaths
 from viewstore.manifest import SHA256
+from viewstore.mapped import StoredKeys, map_npy
 from viewstore.plan import check_rows
 from viewstore.records import LARGE_BYTES, parse, read_record, seal, unseal
 from viewstore.sources import Part, SourceTable
-from viewstore.tar import pack_npy, unpack_npy
+from viewstore.tar import pack_npy
 
 KIND = "viewstore-sources"
 NUMBERS = {
@@ -125,17 +126,7 @@ def read_sources(paths: StorePaths) -> tuple[SourceTable, int, str]:
 
 def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> SourceTable:
     """Return the rows that sources.json and its columns describe."""
-    offsets = columns["key_offset"]
-    joined = columns["key_bytes"].tobytes()
-    if offsets[0] != 0 or offsets[-1] != len(joined) or (offsets[1:] < offsets[:-1]).any():
-        raise FormatError("source keys must lie one after another and fill their column")
-    try:
-        keys = tuple(
-            joined[begin:end].decode()
-            for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        )
-    except UnicodeDecodeError as error:
-        raise FormatError(f"source keys must be UTF-8: {error}") from error
+    keys = StoredKeys(columns["key_bytes"], columns["key_offset"])
     parts = tuple(
         Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
         for uri, kind, size, sha256 in record["parts"]
@@ -167,12 +158,9 @@ def _read_column(paths: StorePaths, record: dict[str, Any], name: str) -> NDArra
     rows = record["rows"]
     dtype, count = _stored_form(name, rows, size)
     try:
-        raw = disk.read_limited(path, size)
-        if hashlib.sha256(raw).hexdigest() != sha256:
-            raise FormatError(f"source column {name} does not match its sha256")
-        return unpack_npy(raw, np.dtype(dtype), (count,))
+        return map_npy(path, np.dtype(dtype), (count,), size=size, sha256=sha256)
     except (FormatError, OSError) as error:
-        raise FormatError(str(error), where=str(path)) from error
+        raise FormatError(f"source column {name}: {error}", where=str(path)) from error
 
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:

@@ -22,13 +22,14 @@ from viewstore.finalise import read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import Index, IndexedShard, Manifest, ViewSetEntry
+from viewstore.mapped import map_npy
 from viewstore.params import Params
 from viewstore.plan import Plan, nearest
 from viewstore.records import LARGE_BYTES
 from viewstore.source_record import read_sources
 from viewstore.sources import SourceReader, SourceTable
 from viewstore.stats import ColumnStats, unpack_stats
-from viewstore.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header, unpack_npy
+from viewstore.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,12 @@ class ViewSet:
     def members(self) -> NDArray[Any]:
         """Places of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
         shape = (self.plan.rows, len(self.plan.members))
-        return unpack_npy(self._derived("index/members.npy"), MEMBER_DTYPE, shape)
+        name = "index/members.npy"
+        size, sha256 = self._entry.derived[name]
+        try:
+            return map_npy(self.paths.root / name, MEMBER_DTYPE, shape, size=size, sha256=sha256)
+        except (FormatError, OSError) as error:
+            raise self._changed(name) from error
 
     @cached_property
     def params(self) -> Params:
@@ -189,7 +195,7 @@ class ViewSet:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
-        payloads = self._payloads(row)
+        payloads = self.payloads(row)
         shape = (self.num_views, self.height, self.width, self.channels)
         if "views.npy" in payloads:
             payload = payloads["views.npy"]
@@ -203,7 +209,8 @@ class ViewSet:
         """Return the shard files, for stock readers of WebDataset."""
         return [str(shard.path) for shard in self.shards.values()]
 
-    def _payloads(self, row: int) -> dict[str, bytes]:
+    def payloads(self, row: int) -> dict[str, bytes]:
+        """Return the members of a row by extension, CRC checked, as they are stored."""
         number = row // self.plan.shard_rows
         if number not in self.shards:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
@@ -237,13 +244,16 @@ class ViewSet:
         path = self.paths.root / name
         size, sha256 = self._entry.derived[name]
         if not path.is_file() or path.stat().st_size != size or disk.sha256_of(path) != sha256:
-            raise FormatError(
-                f"{name} of {self.name} is missing or changed",
-                where=str(path),
-                why="the manifest holds another sha256",
-                fix=f"viewstore finalise {self.paths.root.parents[1]}",
-            )
+            raise self._changed(name)
         return disk.read_limited(path, max(size, LARGE_BYTES))
+
+    def _changed(self, name: str) -> FormatError:
+        return FormatError(
+            f"{name} of {self.name} is missing or changed",
+            where=str(self.paths.root / name),
+            why="the manifest holds another sha256",
+            fix=f"viewstore finalise {self.paths.root.parents[1]}",
+        )
 
 
 class Keys(Sequence[str]):
@@ -251,7 +261,10 @@ class Keys(Sequence[str]):
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = keys
-        self._order = sorted(range(len(keys)), key=lambda row: keys[row].encode())
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return sorted(range(len(self._keys)), key=lambda row: self._keys[row].encode())
 
     def __len__(self) -> int:
         return len(self._keys)

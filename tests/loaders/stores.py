@@ -18,14 +18,14 @@ NUM_DIGITS = 70
 SHARD_ROWS = 16
 
 
-def digits_store(out: Path) -> Store:
+def digits_store(out: Path, *, limit: int = NUM_DIGITS, seed: int = 5) -> Store:
     """Return 70 digits in 5 shards, the last ragged; raw view sets of 3 and of 4 views."""
     small = {"height": 12, "width": 12}
     request = BuildRequest(
         generator="digits",
         out=out,
         source="digits",
-        limit=NUM_DIGITS,
+        limit=limit,
         shard_rows=SHARD_ROWS,
         settings={**small, "views": 3},
         workers=1,
@@ -38,7 +38,7 @@ def digits_store(out: Path) -> Store:
             view_set="hard",
             settings={**small, "views": 4},
             workers=1,
-            seed=5,
+            seed=seed,
         )
     )
     return viewstore.open(out)
@@ -73,6 +73,19 @@ def photograph_store(out: Path, source: Path) -> Store:
             )
         )
     return viewstore.open(out)
+
+
+def damage(store: Store, name: str, row: int, *, at: int = 200) -> None:
+    """Flip one bit of a member of `row`."""
+    views = store.view_sets[name]
+    shard = views.shards[row // store.shard_rows]
+    offset = int(views.members[row, -1]["offset"]) + at
+    shard.path.chmod(0o644)
+    with shard.path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
 
 
 def batches_before_error(loader: ViewLoader) -> tuple[int, ViewStoreError]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,20 @@ import viewstore
 from tests.loaders.stores import batches_before_error
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.loaders import Online, ViewLoader
-from viewstore.loaders.loader import find_rank
 from viewstore.loaders.maker import Clock
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import resolve
 from viewstore.randomness import Stream
 from viewstore.store import Store
 
 REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_loader_of_another_test() -> None:
+    gc.collect()  # a trainer and its loader hold each other
 
 
 def loader_threads() -> list[str]:
@@ -104,21 +111,34 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
 class Counting:
     """Makes nothing, and counts how far it was planned ahead of what was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.clock = Clock()
+        self.together = together
         self.planned = 0
         self.taken = 0
         self.most_ahead = 0
+        self.done: list[tuple[str, int]] = []
 
     def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
         self.planned += 1
+        self.done.append(("plan", step))
         self.most_ahead = max(self.most_ahead, self.planned - self.taken)
         if step == 13:
             raise ViewStoreError("step 13")
         return type("Draft", (), {"rows": np.arange(40), "step": step})()
 
+    def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
+        return [(0, 20), (20, 40)]
+
+    def chores(self, epoch: int, step: int) -> list[Any]:
+        return [partial(self.done.append, ("chore", step))] if step == 0 else []
+
+    def copies(self) -> list[Any]:
+        return [partial(self.done.append, ("copy", 0))]
+
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
+        self.done.append(("fill", draft.step))
 
     def finish(self, draft: Any) -> int:  # noqa: ANN401
         return int(draft.step)
@@ -126,20 +146,33 @@ class Counting:
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_no_more_than_prefetch_batches_are_made_ahead(threads: int, prefetch: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_no_more_than_prefetch_batches_are_made_ahead(
+    threads: int, prefetch: int, together: int
+) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=prefetch)  # type: ignore[arg-type]
     for expected, step in enumerate(pipeline.run((0, step) for step in range(13))):
         maker.taken += 1
         assert step == expected
     pipeline.close()
     assert maker.planned == 13
-    assert maker.most_ahead <= prefetch
+    assert maker.most_ahead <= prefetch * together
+
+
+def test_nothing_comes_before_the_first_batch() -> None:
+    maker = Counting()
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run((0, step) for step in range(6))) == list(range(6))
+    pipeline.close()
+    assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
+    assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, together: int) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=5)  # type: ignore[arg-type]
     batches = pipeline.run((0, step) for step in range(20))
     assert [next(batches) for _ in range(13)] == list(range(13))
@@ -151,9 +184,9 @@ def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int) -> Non
 def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
     decoded: list[int] = []
 
-    def read(row: int) -> Any:  # noqa: ANN401
+    def read(row: int, reduction: int) -> Any:  # noqa: ANN401
         decoded.append(row)
-        return photos.source.image(row)
+        return photos.source.scaled_image(row, reduction)
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
     online = OnlineViews(slots, read, photos.table.height, photos.table.width)
