@@ -187,7 +187,10 @@ def build_shards(
     request: BuildRequest, paths: StorePaths, plan: Plan, listener: Listener
 ) -> list[Outcome]:
     """Render and commit the missing shards that the request names."""
-    there = set(committed_shards(paths.view_set(plan.view_set)))
+    view_set = paths.view_set(plan.view_set)
+    there = set(committed_shards(view_set))
+    if there:  # whoever committed them may have been killed before it synced their names
+        disk.fsync_directory(view_set.commits)
     wanted = [shard for shard in wanted_shards(request, plan) if shard not in there]
     if not wanted:
         return []

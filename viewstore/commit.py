@@ -34,8 +34,11 @@ class Blob:
 
 def make_folders(folders: Sequence[Path]) -> None:
     """Create the folders of a store or view set, durably."""
+    names = disk.Names()
     for folder in folders:
-        disk.make_directory(folder)
+        names.make_directory(folder)
+        names.keep(folder)
+    names.sync()
 
 
 def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
@@ -45,7 +48,8 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
         ConfigError: Another plan is fixed; it names the keys that differ.
     """
     make_folders(paths.folders)
-    if disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp):
+    # Its name is synced with those of the first blobs: before them it promises nothing.
+    if disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
         return
     stored = read_plan(paths)
     if stored.id != plan.id:

@@ -147,11 +147,9 @@ def write_atomic(
     A crash may also leave a temporary file: in `scratch`, a directory on the same file system,
     or beside `path` if there is none.
     """
-
-    def write(temporary: Path) -> None:
+    with _named(path, scratch) as temporary:
         write_temporary(temporary, data, mode=mode)
-
-    write_atomic_with(path, write, scratch=scratch)
+    fsync_directory(path.parent)
 
 
 def write_atomic_with(
@@ -161,19 +159,59 @@ def write_atomic_with(
 
     For writers of other libraries, which take a path: the result is synced before it is named.
     """
-    temporary = (scratch or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
+    with _named(path, scratch) as temporary:
         write(temporary)
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    fsync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _named(path: Path, scratch: Path | None) -> Iterator[Path]:
+    """Give the name `path` to what the block writes and syncs under a temporary one."""
+    temporary = (scratch or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
         rename(temporary, path)
     except BaseException:
         unlink(temporary)
         raise
-    fsync_directory(path.parent)
+
+
+class Names:
+    """New names that become durable together: many of them cost few syncs."""
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def make_directory(self, path: Path) -> None:
+        """Create `path` and its missing parents."""
+        if path.is_dir():
+            return
+        self.make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        self.keep(path)
+
+    def write(self, path: Path, data: bytes, *, mode: int = 0o644, scratch: Path) -> None:
+        """Replace the file `path` by `data`, synced; `scratch` is on the same file system."""
+        with _named(path, scratch) as temporary:
+            write_temporary(temporary, data, mode=mode)
+        self.keep(path)
+
+    def keep(self, path: Path) -> None:
+        """Take the name `path` too, whose giver may have been killed before it synced."""
+        self._folders.add(path.parent)
+
+    def sync(self) -> None:
+        """Make the names durable, but those in folders that are not ours to open."""
+        for folder in sorted(self._folders):
+            with contextlib.suppress(PermissionError):
+                fsync_directory(folder)
+        self._folders.clear()
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -186,18 +224,18 @@ def read_limited(path: Path, limit: int) -> bytes:
     return data
 
 
-def put_if_absent(path: Path, data: bytes, *, scratch: Path) -> bool:
+def put_if_absent(path: Path, data: bytes, *, scratch: Path, durable: bool = True) -> bool:
     """Give the new file `path` the content `data`; false if the name is taken already.
 
     A crash leaves no file or the whole one, and what has the name is never replaced. `scratch`
-    is a directory on the same file system.
+    is a directory on the same file system. A name that is not `durable` waits for another sync.
     """
     temporary = scratch / f"{uuid.uuid4().hex}.record"
     try:
         write_temporary(temporary, data, mode=0o444)
         won = link(temporary, path)
-        if won:
-            fsync_directory(path.parent)
+        if durable:
+            fsync_directory(path.parent)  # a winner may have been killed before it could
     finally:
         unlink(temporary)
     return won

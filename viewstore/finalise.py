@@ -50,6 +50,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     paths = StorePaths(root)
     with disk.explained(root), _single_writer(paths):
         _, _, sources_id = read_sources(paths)
+        newest = read_manifest(paths)
+        settled = {} if newest is None else newest.view_sets
         entries = {}
         complete = True
         for name in view_sets(paths):
@@ -59,7 +61,7 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
             if len(commits) < plan.shards and not allow_partial:
                 continue
             complete = complete and len(commits) == plan.shards
-            entries[name] = derive(paths.view_set(name), plan, commits)
+            entries[name] = derive(paths.view_set(name), plan, commits, settled.get(name))
         if not entries:
             raise ViewStoreError(
                 "no view set is complete",
@@ -67,7 +69,7 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 where=str(root),
                 fix=f"viewstore status {root}",
             )
-        return _publish(paths, sources_id, entries, complete)
+        return _publish(paths, newest, sources_id, entries, complete)
 
 
 def read_manifest(paths: StorePaths) -> Manifest | None:
@@ -77,34 +79,62 @@ def read_manifest(paths: StorePaths) -> Manifest | None:
     return read_record(paths.manifest, Manifest.unpack, limit=LARGE_BYTES)
 
 
-def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> ViewSetEntry:
-    """Write index, members, params and stats of a view set; return its entry in the manifest."""
+def derive(
+    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], settled: ViewSetEntry | None
+) -> ViewSetEntry:
+    """Write index, members, params and stats of a view set; return its entry in the manifest.
+
+    If that is the entry `settled` of the newest manifest, what is there is durable already.
+    """
     for commit in commits.values():
         for blob in commit.files:
             _check_size(paths.root / blob.name, blob.bytes)
-    derived: Derived = {}
-    members = _derive_columns(paths, plan, commits, derived)
-    disk.make_directory(paths.members.parent)
-    _replace(paths, "index/members.npy", pack_npy(members), derived)
     index = Index.of(plan, commits)
-    _replace(paths, "index.json", index.pack(), derived)
+    writer = _Writer(paths, is_new=settled is None or settled.root != index.root)
+    members = _derive_columns(writer, plan, commits)
+    writer.replace("index/members.npy", pack_npy(members))
+    writer.replace("index.json", index.pack())
     absent = set(range(plan.shards)) - set(commits)
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
-    _replace(paths, "stats.json", pack_stats(plan, params), derived)
-    return ViewSetEntry(plan_id=plan.id, root=index.root, derived=derived)
+    writer.replace("stats.json", pack_stats(plan, params))
+    writer.names.sync()
+    return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
 
 
-def _derive_columns(
-    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], derived: Derived
-) -> np.ndarray:
+class _Writer:
+    """Writes derived files where they differ, and keeps what the manifest says of them."""
+
+    def __init__(self, paths: ViewSetPaths, *, is_new: bool) -> None:
+        """Sync the names that are there already if they are those of a new entry."""
+        self.paths, self.is_new = paths, is_new
+        self.names = disk.Names()
+        self.derived: Derived = {}
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self.begin(name)
+        if not path.is_file() or path.read_bytes() != data:
+            self.names.write(path, data, scratch=self.paths.tmp)
+        self.derived[name] = (len(data), hashlib.sha256(data).hexdigest())
+
+    def begin(self, name: str) -> Path:
+        """Return the path of a file that is about to be named, its folders made."""
+        path = self.paths.root / name
+        self.names.make_directory(path.parent)
+        if self.is_new:
+            while path != self.paths.root:
+                self.names.keep(path)
+                path = path.parent
+        return self.paths.root / name
+
+
+def _derive_columns(writer: _Writer, plan: Plan, commits: Mapping[int, Commit]) -> np.ndarray:
     """Unpack the columns of every shard into zarr chunks; return all members, [N, M]."""
+    paths = writer.paths
     members = np.zeros((plan.rows, len(plan.members)), MEMBER_DTYPE)
-    disk.make_directory(paths.params)
-    _replace(paths, "params.zarr/zarr.json", zarr_group(), derived)
+    writer.replace("params.zarr/zarr.json", zarr_group())
     for column in plan.columns:
-        disk.make_directory(paths.params / column.name)
         meta = zarr_array(column, plan.rows, plan.shard_rows)
-        _replace(paths, f"params.zarr/{column.name}/zarr.json", meta, derived)
+        writer.replace(f"params.zarr/{column.name}/zarr.json", meta)
     for shard, commit in commits.items():
         pack = disk.read_limited(paths.root / commit.file("params").name, SHARD_BYTES)
         packed = [column.name for column in plan.columns if column.pack]
@@ -112,7 +142,7 @@ def _derive_columns(
         rows = plan.shard_range(shard)
         members[rows.start : rows.stop] = places.reshape(len(rows), len(plan.members))
         for column in plan.columns:
-            _place_chunk(paths, plan, column, commit, chunks.get(column.name))
+            _place_chunk(writer, plan, column, commit, chunks.get(column.name))
     for shard in range(plan.shards):
         if shard not in commits:
             _remove_chunks(paths, plan, shard)
@@ -120,19 +150,20 @@ def _derive_columns(
 
 
 def _place_chunk(
-    paths: ViewSetPaths, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
+    writer: _Writer, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
 ) -> None:
-    target = paths.params / column.name / chunk_key(column, commit.shard)
-    disk.make_directory(target.parent)
+    paths = writer.paths
+    target = writer.begin(f"params.zarr/{column.name}/{chunk_key(column, commit.shard)}")
     if chunk is None:
         blob = paths.root / commit.file(f"column:{column.name}").name
         if not (target.exists() and target.samefile(blob)):
             disk.unlink(target)
             disk.link(blob, target)
+            writer.names.keep(target)
         return
     if not target.is_file() or target.read_bytes() != chunk:
         unpack_chunk(column, chunk, plan.shard_rows)
-        disk.write_atomic(target, bytes(chunk), mode=0o444, scratch=paths.tmp)
+        writer.names.write(target, bytes(chunk), mode=0o444, scratch=paths.tmp)
 
 
 def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
@@ -141,18 +172,14 @@ def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
         disk.unlink(paths.params / column.name / chunk_key(column, shard))
 
 
-def _replace(paths: ViewSetPaths, name: str, data: bytes, derived: Derived) -> None:
-    path = paths.root / name
-    if not path.is_file() or path.read_bytes() != data:
-        disk.write_atomic(path, data, scratch=paths.tmp)
-    derived[name] = (len(data), hashlib.sha256(data).hexdigest())
-
-
 def _publish(
-    paths: StorePaths, sources_id: str, entries: Mapping[str, ViewSetEntry], complete: bool
+    paths: StorePaths,
+    newest: Manifest | None,
+    sources_id: str,
+    entries: Mapping[str, ViewSetEntry],
+    complete: bool,
 ) -> Manifest:
     """Put the next generation, unless the newest says the same already."""
-    newest = read_manifest(paths)
     if newest is not None and not paths.generation(newest.generation).is_file():
         disk.put_if_absent(paths.generation(newest.generation), newest.pack(), scratch=paths.tmp)
     while True:

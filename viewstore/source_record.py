@@ -90,10 +90,13 @@ def adopt_sources(
     check_rows(len(table.keys), shard_rows)
     make_folders(paths.folders)
     record, files = pack_sources(table, shard_rows)
+    names = disk.Names()
     for name, data in files.items():
         path = paths.sources / name
+        names.keep(path)
         if not path.is_file() or path.read_bytes() != data:
-            disk.write_atomic(path, data, mode=0o444, scratch=paths.tmp)
+            names.write(path, data, mode=0o444, scratch=paths.tmp)
+    names.sync()
     if disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp):
         return
     stored = _record(paths)
