@@ -14,10 +14,11 @@ from typing import Literal
 
 from viewstore import disk
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files import LOCAL, Files
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import BlobRecord, Commit
-from viewstore.plan import KIND, PLAN_KEYS, Plan, differing_keys
-from viewstore.records import COMMIT_BYTES, SMALL_BYTES, read_record
+from viewstore.plan import Plan, differing_keys
+from viewstore.records import COMMIT_BYTES, SMALL_BYTES
 
 COMMIT_FILE = re.compile(r"(\d{6})\.json")
 
@@ -59,10 +60,9 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
         )
 
 
-def read_plan(paths: ViewSetPaths) -> Plan:
+def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    read_record(paths.plan, kind=KIND, keys=PLAN_KEYS)
-    return Plan.unpack(disk.read_limited(paths.plan, SMALL_BYTES))
+    return files.record(paths.plan, SMALL_BYTES, Plan.unpack)
 
 
 def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:

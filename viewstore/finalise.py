@@ -17,6 +17,7 @@ import numpy as np
 from viewstore import disk
 from viewstore.commit import read_commits, read_plan, view_sets
 from viewstore.errors import FormatError, ViewStoreError
+from viewstore.files import LOCAL, Files
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import Commit, Index, Manifest, ViewSetEntry
 from viewstore.params import (
@@ -67,18 +68,12 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         return _publish(paths, sources_id, entries, complete)
 
 
-def read_manifest(paths: StorePaths) -> Manifest | None:
+def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
     try:
-        raw = disk.read_limited(paths.manifest, LARGE_BYTES)
+        return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
     except FileNotFoundError:
         return None
-    try:
-        return Manifest.unpack(raw)
-    except FormatError as error:
-        raise FormatError(
-            str(error), code=error.code, where=str(paths.manifest), why=error.why, fix=error.fix
-        ) from error
 
 
 def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> ViewSetEntry:

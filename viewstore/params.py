@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, FormatError
 from viewstore.plan import Column, nearest
 from viewstore.tar import MEMBER_DTYPE, TarWriter, parse
+
+ReadChunk = Callable[[Column, int], memoryview]
 
 CRC_BYTES = 4
 ZARR_NAMES = {
@@ -157,8 +159,13 @@ class Params(Mapping[str, NDArray[Any]]):
         shard_rows: int,
         *,
         absent: Collection[int] = (),
+        chunk: ReadChunk | None = None,
     ) -> None:
-        """Read the chunks below `root`; the rows of `absent` shards were never written."""
+        """Read the chunks below `root`; the rows of `absent` shards were never written.
+
+        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard).
+        """
+        self._read = chunk or self._mapped
         self.root = root
         self.absent = frozenset(absent)
         self.columns = {column.name: column for column in columns}
@@ -214,9 +221,12 @@ class Params(Mapping[str, NDArray[Any]]):
         if shard in self.absent:
             return column.empty(self.shard_rows)
         if key not in self._chunks:
-            path = self.root / column.name / chunk_key(column, shard)
-            if not path.is_file():  # zarr would read fill here, without a word
-                raise FormatError(f"chunk {shard} of column {column.name} is missing")
-            raw = np.memmap(path, dtype="u1", mode="r")
-            self._chunks[key] = unpack_chunk(column, raw.data, self.shard_rows)
+            raw = self._read(column, shard)
+            self._chunks[key] = unpack_chunk(column, raw, self.shard_rows)
         return self._chunks[key]
+
+    def _mapped(self, column: Column, shard: int) -> memoryview:
+        path = self.root / column.name / chunk_key(column, shard)
+        if not path.is_file():  # zarr would read fill here, without a word
+            raise FormatError(f"chunk {shard} of column {column.name} is missing")
+        return np.memmap(path, dtype="u1", mode="r").data

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
-from viewstore.disk import read_limited
 from viewstore.errors import FormatError
 
 FORMAT = 1
@@ -64,18 +62,6 @@ def unseal(raw: bytes, *, kind: str, keys: Collection[str]) -> dict[str, Any]:
     if names != set(keys):
         raise FormatError(f"record of kind {kind} must have other keys: {names ^ set(keys)}")
     return {**value, "digest": digest}
-
-
-def read_record(
-    path: Path, *, kind: str, keys: Collection[str], limit: int = SMALL_BYTES
-) -> dict[str, Any]:
-    """Return the fields of the record at `path`. Raises FormatError naming the file."""
-    try:
-        return unseal(read_limited(path, limit), kind=kind, keys=keys)
-    except FormatError as error:
-        raise FormatError(
-            str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
-        ) from error
 
 
 def parse(raw: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from viewstore import disk
 from viewstore.commit import make_folders
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files import LOCAL, Files, named
 from viewstore.layout import StorePaths
-from viewstore.records import LARGE_BYTES, parse, read_record, seal
+from viewstore.records import LARGE_BYTES, parse, seal, unseal
 from viewstore.sources import Part, SourceTable
 from viewstore.tar import pack_npy, unpack_npy
 
@@ -98,14 +99,14 @@ def adopt_sources(
         )
 
 
-def read_sources(paths: StorePaths) -> tuple[SourceTable, int, str]:
+def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, int, str]:
     """Return the rows of a store, its shard_rows and its sources_id.
 
     Raises:
         FormatError: A file is damaged or missing; it is named.
     """
-    record = _record(paths)
-    columns = {name: _read_column(paths, record, name) for name in record["columns"]}
+    record = _record(paths, files)
+    columns = {name: _read_column(paths, files, record, name) for name in record["columns"]}
     table = unpack_columns(record, columns)
     return table, int(record["shard_rows"]), str(record["digest"])
 
@@ -129,24 +130,23 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
     return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
 
 
-def _record(paths: StorePaths) -> dict[str, Any]:
-    return read_record(paths.sources_record, kind=KIND, keys=KEYS, limit=LARGE_BYTES)
+def _record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
+    check = partial(unseal, kind=KIND, keys=KEYS)
+    return files.record(paths.sources_record, LARGE_BYTES, check)
 
 
-def _read_column(paths: StorePaths, record: dict[str, Any], name: str) -> NDArray[Any]:
+def _read_column(
+    paths: StorePaths, files: Files, record: dict[str, Any], name: str
+) -> NDArray[Any]:
     file, size, sha256 = record["columns"][name]
     if file != f"{name}-{sha256[:16]}.npy":  # no path comes from data
         raise FormatError(f"source column {name} must not be named {file!r}")
-    path = Path(paths.sources / file)
-    rows = record["rows"]
-    dtype, count = _stored_form(name, rows, size)
+    path = paths.sources / file
+    dtype, count = _stored_form(name, record["rows"], size)
     try:
-        raw = disk.read_limited(path, size)
-        if hashlib.sha256(raw).hexdigest() != sha256:
-            raise FormatError(f"source column {name} does not match its sha256")
-        return unpack_npy(raw, np.dtype(dtype), (count,))
-    except (FormatError, OSError) as error:
-        raise FormatError(str(error), where=str(path)) from error
+        return unpack_npy(files.content(path, size, sha256), np.dtype(dtype), (count,))
+    except FormatError as error:
+        raise named(error, files.where(path)) from error
 
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore import disk
+from viewstore.cache import CacheSettings
 from viewstore.commit import read_plan, view_sets
 from viewstore.errors import ConfigError, FormatError
+from viewstore.fetch import Retry
+from viewstore.files import LOCAL, Download, Files, is_url, local_path
 from viewstore.finalise import read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths, ViewSetPaths
-from viewstore.manifest import Index, IndexedShard, Manifest, ViewSetEntry
+from viewstore.manifest import BlobRecord, Index, IndexedShard, Manifest, ViewSetEntry
 from viewstore.params import Params
-from viewstore.plan import Plan, nearest
-from viewstore.records import LARGE_BYTES
+from viewstore.plan import Column, Plan, nearest
 from viewstore.source_record import read_sources
 from viewstore.sources import SourceReader, SourceTable
 from viewstore.stats import ColumnStats, unpack_stats
@@ -33,42 +34,44 @@ from viewstore.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header, unpack_npy
 
 @dataclass(frozen=True)
 class Shard:
-    """A committed shard on this disk: its file, and its rows."""
+    """A committed shard: its file, and its rows."""
 
     path: Path
     rows: range
     entry: IndexedShard
+    files: Files = LOCAL
 
     def open(self) -> int:
-        """Return a descriptor of the file, whose size was checked.
+        """Return a descriptor of the file; a remote one is downloaded first, and checked.
 
         Raises:
             FormatError: The file is missing, or not as long as its commit says: reading a map
                 of it would end the process.
+            RemoteError: The remote store did not give it.
         """
         blob = self.entry.file("views")
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise self._damaged("is missing") from error
-        size = os.fstat(descriptor).st_size
-        if size != blob.bytes:
-            os.close(descriptor)
-            shorter = "shorter" if size < blob.bytes else "longer"
-            raise self._damaged(f"is {shorter} than its commit says")
-        return descriptor
+            return self.files.open(self.path, blob.bytes, blob.sha256)
+        except FormatError as error:
+            view_set, shard = self.path.parent.name, self.entry.shard
+            raise FormatError(
+                f"shard {shard} of {view_set} {error}",
+                code="VS203",
+                where=f"{self.where}: expected {blob.bytes} bytes",
+                why="the file was changed after it was written; its sha256 cannot match",
+                fix=self.files.repair(self.path, f"--view-set {view_set} --only {shard}"),
+            ) from error
 
-    def _damaged(self, what: str) -> FormatError:
-        view_set = self.path.parent.name
-        shard = self.entry.shard
-        return FormatError(
-            f"shard {shard} of {view_set} {what}",
-            code="VS203",
-            where=f"{self.path}: expected {self.entry.file('views').bytes} bytes",
-            why="the file was changed after it was written; its sha256 cannot match",
-            fix=f"viewstore verify {self.path.parents[2]} --repair --view-set {view_set} "
-            f"--only {shard}",
-        )
+    @property
+    def where(self) -> str:
+        """Path or URL of the file."""
+        return self.files.where(self.path)
+
+    @property
+    def download(self) -> Download:
+        """What to fetch before it is needed."""
+        blob = self.entry.file("views")
+        return Download(self.path, blob.bytes, blob.sha256)
 
 
 class ViewSet:
@@ -78,14 +81,15 @@ class ViewSet:
     column [N, V].
     """
 
-    def __init__(self, paths: ViewSetPaths, entry: ViewSetEntry) -> None:
+    def __init__(self, paths: ViewSetPaths, entry: ViewSetEntry, files: Files = LOCAL) -> None:
         self.paths = paths
+        self.files = files
         self._entry = entry
-        self.plan: Plan = read_plan(paths)
+        self.plan: Plan = read_plan(paths, files)
         if self.plan.id != entry.plan_id:
             raise FormatError(
                 f"plan of {self.plan.view_set} is not the one the manifest names",
-                where=str(paths.plan),
+                where=files.where(paths.plan),
             )
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -141,6 +145,7 @@ class ViewSet:
                 self.paths.root / entry.file("views").name,
                 self.plan.shard_range(entry.shard),
                 entry,
+                self.files,
             )
             for entry in self.index.shards
         }
@@ -161,6 +166,7 @@ class ViewSet:
             self.plan.rows,
             self.plan.shard_rows,
             absent=absent,
+            chunk=None if self.files is LOCAL else self._chunk,
         )
 
     @cached_property
@@ -201,7 +207,23 @@ class ViewSet:
 
     def urls(self) -> list[str]:
         """Return the shard files, for stock readers of WebDataset."""
-        return [str(shard.path) for shard in self.shards.values()]
+        return [shard.where for shard in self.shards.values()]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Say which shards are read next, in this order; remote ones begin to come.
+
+        Raises nothing: a shard that cannot be had raises where it is opened.
+        """
+        self.files.prefetch([self.shards[k].download for k in shards if k in self.shards])
+
+    def check_cache(self) -> None:
+        """Raise ConfigError if its shards are remote and the cache is too small for them."""
+        sizes = [shard.entry.file("views").bytes for shard in self.shards.values()]
+        self.files.check_cache(max(sizes, default=0))
+
+    def repair(self, shard: int) -> str:
+        """Return what mends a shard."""
+        return self.files.repair(self.paths.plan, f"--view-set {self.name} --only {shard}")
 
     def _payloads(self, row: int) -> dict[str, bytes]:
         number = row // self.plan.shard_rows
@@ -216,9 +238,8 @@ class ViewSet:
                 raise FormatError(
                     f"{extension} of row {row} of {self.name} does not match its CRC-32",
                     code="VS203",
-                    where=str(self.shards[number].path),
-                    fix=f"viewstore verify {self.paths.root.parents[1]} --repair "
-                    f"--view-set {self.name} --only {number}",
+                    where=self.shards[number].where,
+                    fix=self.repair(number),
                 )
             payloads[extension] = payload
         return payloads
@@ -232,18 +253,33 @@ class ViewSet:
                 os.close(descriptor)
         return self._maps[number]
 
+    def _chunk(self, column: Column, number: int) -> memoryview:
+        """Return the chunk of a column out of the blob that carries it."""
+        entry = self.shards[number].entry
+        if column.name not in entry.columns:
+            return self._blob(entry.file(f"column:{column.name}"))
+        begin, size, _ = entry.columns[column.name]
+        return self._blob(entry.file("params"))[begin : begin + size]
+
+    def _blob(self, blob: BlobRecord) -> memoryview:
+        descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
+        try:
+            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
+
     def _derived(self, name: str) -> bytes:
         """Return a derived file. Raises FormatError: it is not the one the manifest names."""
-        path = self.paths.root / name
         size, sha256 = self._entry.derived[name]
-        if not path.is_file() or path.stat().st_size != size or disk.sha256_of(path) != sha256:
+        try:
+            return self.files.content(self.paths.root / name, size, sha256)
+        except FormatError as error:
             raise FormatError(
                 f"{name} of {self.name} is missing or changed",
-                where=str(path),
-                why="the manifest holds another sha256",
-                fix=f"viewstore finalise {self.paths.root.parents[1]}",
-            )
-        return disk.read_limited(path, max(size, LARGE_BYTES))
+                where=error.where,
+                why=f"the manifest holds another sha256: {error}",
+                fix=self.files.finalise(self.paths.plan),
+            ) from error
 
 
 class Keys(Sequence[str]):
@@ -273,21 +309,31 @@ class Keys(Sequence[str]):
 class Store:
     """A store: its rows, and its view sets by name."""
 
-    def __init__(self, paths: StorePaths, manifest: Manifest) -> None:
+    def __init__(self, paths: StorePaths, manifest: Manifest, files: Files = LOCAL) -> None:
         self.paths = paths
+        self.files = files
         self.manifest = manifest
         self.table: SourceTable
-        self.table, self.shard_rows, sources_id = read_sources(paths)
+        self.table, self.shard_rows, sources_id = read_sources(paths, files)
         if sources_id != manifest.sources_id:
             raise FormatError(
-                "sources are not the ones the manifest names", where=str(paths.sources_record)
+                "sources are not the ones the manifest names",
+                where=files.where(paths.sources_record),
             )
 
     def __repr__(self) -> str:
-        return f"Store({str(self.root)!r}, {self.num_samples} samples, {list(self.view_sets)})"
+        return f"Store({self.location!r}, {self.num_samples} samples, {list(self.view_sets)})"
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the store."""
+        return self.files.where(self.paths.root)
 
     @property
     def root(self) -> Path:
+        """The folder of the store. Raises ConfigError: it is remote, and has none."""
+        if self.files is not LOCAL:
+            raise ConfigError(f"store {self.location} is remote: it has no folder here")
         return self.paths.root
 
     @property
@@ -322,7 +368,7 @@ class Store:
     def view_sets(self) -> Mapping[str, ViewSet]:
         """The view sets of the newest manifest by name."""
         return {
-            name: ViewSet(self.paths.view_set(name), entry)
+            name: ViewSet(self.paths.view_set(name), entry, self.files)
             for name, entry in self.manifest.view_sets.items()
         }
 
@@ -333,8 +379,8 @@ class Store:
                 f"there is no view set {name!r} in this store; "
                 f"{nearest(name, list(self.view_sets))}",
                 code="VS102",
-                where=str(self.root),
-                fix=f"viewstore inspect {self.root}",
+                where=self.location,
+                fix=f"viewstore inspect {self.location}",
             )
         return self.view_sets[name]
 
@@ -343,14 +389,25 @@ class Store:
         return self.view_set(view_set).urls()
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(
+    path: str | Path, *, cache: CacheSettings | None = None, retry: Retry | None = None
+) -> Store:
     """Return the store at `path`, its records checked.
+
+    Args:
+        path: A folder, or a URL: s3://, gs://, az://, http(s)://, or what fsspec knows.
+        cache: Where downloads are kept, and how many; None: as the environment says.
+        retry: How patient remote reads are.
 
     Raises:
         ConfigError: There is no store at `path`, or no build in it has ended yet.
         FormatError: A record is damaged or of another format version.
+        RemoteError: The remote store did not answer.
+        UnavailableError: The package that reads such URLs is not installed.
     """
-    paths = StorePaths(Path(path))
+    if is_url(path):
+        return _open_remote(str(path), cache or CacheSettings.from_environment(), retry or Retry())
+    paths = StorePaths(local_path(path))
     if not paths.root.is_dir():
         raise ConfigError(
             f"there is no store at {path}",
@@ -372,3 +429,35 @@ def open_store(path: str | Path) -> Store:
             else f"viewstore build --generator w-search --out {path}",
         )
     return Store(paths, manifest)
+
+
+def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
+    from viewstore.remote import RemoteFiles
+
+    files = RemoteFiles(url, cache=cache, retry=retry)
+    paths = StorePaths(Path())
+    manifest = _remote_manifest(paths, files)
+    while True:
+        try:
+            store = Store(paths, manifest, files)
+            for view_set in store.view_sets.values():
+                view_set.index  # noqa: B018  # a finalise that just ran shows here
+            return store
+        except FormatError:
+            newest = _remote_manifest(paths, files)
+            if newest == manifest:
+                raise
+            manifest = newest
+
+
+def _remote_manifest(paths: StorePaths, files: Files) -> Manifest:
+    manifest = read_manifest(paths, files)
+    if manifest is None:
+        raise ConfigError(
+            f"{files.where(paths.root)} has no manifest.json",
+            code="VS202",
+            where=files.where(paths.manifest),
+            why="it is not a store, or no build of it has ended",
+            fix="check the address; it is that of the folder that --out named",
+        )
+    return manifest

@@ -1,0 +1,145 @@
+"""Where the bytes of a store come from: the one seam between its readers and disk or network.
+
+`LOCAL` reads the files of this machine; `viewstore.remote` reads a URL through a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from viewstore import disk
+from viewstore.errors import FormatError
+
+Checked = TypeVar("Checked")
+
+
+@dataclass(frozen=True)
+class Download:
+    """A blob to have at hand soon."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class Files(Protocol):
+    """Reads the files that the paths of a store name."""
+
+    def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
+        """Return `check` of the bytes of a file, which raises FormatError unless they are right.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            FormatError: It is longer than `limit`, or not what it should be; it is named.
+        """
+
+    def content(self, path: Path, size: int, sha256: str) -> bytes:
+        """Return the bytes of a file, which have this sha256.
+
+        Raises:
+            FormatError: The file is missing, or has other bytes; it is named.
+        """
+
+    def open(self, path: Path, size: int, sha256: str) -> int:
+        """Return a descriptor of a blob of `size` bytes; the caller closes it.
+
+        Raises:
+            FormatError: The file is missing, or not what its commit says.
+        """
+
+    def where(self, path: Path) -> str:
+        """Return what people call the file at `path`."""
+
+    def prefetch(self, downloads: Sequence[Download]) -> None:
+        """Begin to fetch blobs that are needed next, in this order, if that takes time."""
+
+    def check_cache(self, largest: int) -> None:
+        """Raise ConfigError if blobs of up to `largest` bytes cannot be kept at hand."""
+
+    def repair(self, path: Path, options: str) -> str:
+        """Return what mends the store that `path`, a file of a view set, is of."""
+
+    def finalise(self, path: Path) -> str:
+        """Return what derives the files of the store anew that `path`, as above, is of."""
+
+
+class LocalFiles:
+    """The files of this machine. Blobs are opened by size: members have their own CRC."""
+
+    def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
+        try:
+            return check(disk.read_limited(path, limit))
+        except FormatError as error:
+            raise named(error, str(path)) from error
+
+    def content(self, path: Path, size: int, sha256: str) -> bytes:
+        try:
+            return self.record(path, size, partial(matching, size=size, sha256=sha256))
+        except FileNotFoundError as error:
+            raise FormatError("file is missing", where=str(path)) from error
+
+    def open(self, path: Path, size: int, sha256: str) -> int:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise FormatError("is missing") from error
+        found = os.fstat(descriptor).st_size
+        if found != size:
+            os.close(descriptor)
+            raise FormatError(f"is {'shorter' if found < size else 'longer'} than its commit says")
+        return descriptor
+
+    def where(self, path: Path) -> str:
+        return str(path)
+
+    def prefetch(self, downloads: Sequence[Download]) -> None:
+        """Nothing to do: the files are here."""
+
+    def check_cache(self, largest: int) -> None:
+        """Nothing to check: there is none."""
+
+    def repair(self, path: Path, options: str) -> str:
+        return f"viewstore verify {path.parents[2]} --repair {options}"
+
+    def finalise(self, path: Path) -> str:
+        return f"viewstore finalise {path.parents[2]}"
+
+
+LOCAL = LocalFiles()
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def matching(data: bytes, *, size: int, sha256: str) -> bytes:
+    """Return `data`. Raises FormatError unless it has this size and sha256."""
+    if len(data) != size:
+        raise FormatError(f"file must have {size} bytes, got {len(data)}")
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise FormatError(f"file does not match its sha256: expected {sha256}, got {found}")
+    return data
+
+
+def named(error: FormatError, where: str) -> FormatError:
+    """Return the error with the file it is about."""
+    return FormatError(
+        str(error), code=error.code, where=error.where or where, why=error.why, fix=error.fix
+    )
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether `path` names a store elsewhere; file:// is this machine."""
+    return SCHEME.match(str(path)) is not None and not str(path).startswith("file://")
+
+
+def local_path(path: str | Path) -> Path:
+    """Return the folder that a path or a file:// URL names."""
+    text = str(path)
+    return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(path)
