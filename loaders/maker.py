@@ -81,6 +81,16 @@ class EpochRows:
                 self._blocks[key] = self._block(*key)
             return self._blocks[key][step % self._span]
 
+    def shards_ahead(self, epoch: int, step: int, shard_rows: int) -> list[int]:
+        """Return the shards that are needed soon after a step, in the order of their first use."""
+        rows = self.step(epoch, step)
+        with self._lock:
+            block = self._blocks.get((epoch, step // self._span), [rows])
+        later = np.concatenate(block[step % self._span :]) // shard_rows
+        numbers, first = np.unique(later, return_index=True)
+        now = set((rows // shard_rows).tolist())
+        return [number for number in numbers[np.argsort(first)].tolist() if number not in now]
+
     def _block(self, epoch: int, block: int) -> list[NDArray[np.int64]]:
         steps = range(block * self._span, min(self._cut.steps, (block + 1) * self._span))
         positions = [self._cut.positions(step)[0] for step in steps]
@@ -135,6 +145,7 @@ class BatchMaker:
         """Return the draft of a step: all that is decided before pixels are touched."""
         began = time.perf_counter()
         rows = self.rows.step(epoch, step)
+        self._prefetch(epoch, step)
         pixels = [
             torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self.pin)
             for shape in self.slot_shapes()
@@ -195,6 +206,15 @@ class BatchMaker:
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
+
+    def _prefetch(self, epoch: int, step: int) -> None:
+        """Have the shards of the next steps fetched, where they are not on this machine."""
+        remote = [reader.view_set for _, reader in self.cached if reader.view_set.remote]
+        if remote:
+            shard_rows = remote[0].plan.shard_rows
+            shards = self.rows.shards_ahead(epoch, step, shard_rows)
+            for view_set in remote:
+                view_set.prefetch(shards)
 
     def _shown(
         self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int

@@ -40,6 +40,7 @@ class CachedReader:
         self._maps: dict[int, mmap.mmap] = {}
         self._grids: dict[int, Buffer] = {}
         self._lock = threading.Lock()
+        view_set.check_cache()
         if self._strided is not None:
             self._check_layout(self._strided)
 
@@ -171,7 +172,7 @@ class CachedReader:
             if not fits or (mine["offset"] != wanted).any() or (mine["size"] != size).any():
                 raise FormatError(
                     f"index of {plan.view_set} does not place shard {number} as its plan does",
-                    fix=f"viewstore finalise {self.view_set.paths.root.parents[1]}",
+                    fix=self.view_set.finalise,
                 )
 
     def _grid(self, number: int, strided: Strided) -> Buffer:
@@ -191,6 +192,7 @@ class CachedReader:
     def _map(self, number: int) -> mmap.mmap:
         with self._lock:
             if number not in self._maps:
+                self._make_room()
                 descriptor = self.view_set.shards[number].open()
                 try:
                     self._maps[number] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -198,13 +200,19 @@ class CachedReader:
                     os.close(descriptor)
             return self._maps[number]
 
+    def _make_room(self) -> None:
+        """Let go of the map that is here longest, if an evicted shard's bytes wait for it."""
+        if len(self._maps) >= self.view_set.most_open:
+            oldest = next(iter(self._maps))
+            del self._maps[oldest]
+            self._grids.pop(oldest, None)
+
     def _corrupt(self, number: int, row: int, member: int, what: str) -> FormatError:
         name = self.view_set.plan.members[self._columns[member]]
         return FormatError(
             f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
             code="VS203",
-            where=str(self.view_set.shards[number].path),
+            where=self.view_set.shards[number].where,
             why="the file was changed after it was written",
-            fix=f"viewstore verify {self.view_set.paths.root.parents[1]} --repair "
-            f"--view-set {self.view_set.name} --only {number}",
+            fix=self.view_set.repair(number),
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.argument("key", required=False)
 @click.option("--sheet", type=click.Path(path_type=Path), metavar="F.png", help="Pictures as PNG.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="A report to open.")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Samples to show.")
 @click.option("--random", "at_random", is_flag=True, help="Random samples, not the first ones.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of --random.")
-def inspect(terminal: Terminal, store: Path, key: str | None, **options: Any) -> None:  # noqa: ANN401
+def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
     """Show what is in a store, or what is known of the sample KEY.
 
     --sheet and --html draw originals with their crop boxes beside their views.
@@ -61,10 +61,10 @@ def inspect(terminal: Terminal, store: Path, key: str | None, **options: Any) ->
 
 
 @command("stats", example="viewstore stats views --column distance")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.option("--column", metavar="C", help="One column, with its histogram.")
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
-def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | None) -> None:
+def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
     """Show the columns of params: counts, percentiles and histograms."""
     from viewstore.rows import choose_view_sets
     from viewstore.summary import (
@@ -91,7 +91,7 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
     terminal.result({"view_sets": facts}, "\n".join(lines).rstrip())
 
 
-def _opened(terminal: Terminal, path: Path) -> Store:
+def _opened(terminal: Terminal, path: str) -> Store:
     from viewstore.store import open_store
 
     store = open_store(path)

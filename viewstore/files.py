@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +65,9 @@ class Files(Protocol):
     def check_cache(self, largest: int) -> None:
         """Raise ConfigError if blobs of up to `largest` bytes cannot be kept at hand."""
 
+    def most_open(self, largest: int) -> int:
+        """Return how many blobs of up to `largest` bytes to keep open or mapped."""
+
     def repair(self, path: Path, options: str) -> str:
         """Return what mends the store that `path`, a file of a view set, is of."""
 
@@ -106,6 +110,9 @@ class LocalFiles:
     def check_cache(self, largest: int) -> None:
         """Nothing to check: there is none."""
 
+    def most_open(self, largest: int) -> int:
+        return sys.maxsize
+
     def repair(self, path: Path, options: str) -> str:
         return f"viewstore verify {path.parents[2]} --repair {options}"
 
@@ -114,7 +121,7 @@ class LocalFiles:
 
 
 LOCAL = LocalFiles()
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+SCHEME = re.compile(r"[a-z][a-z0-9+.:-]+://", re.IGNORECASE)
 
 
 def matching(data: bytes, *, size: int, sha256: str) -> bytes:

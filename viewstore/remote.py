@@ -36,7 +36,7 @@ class RemoteFiles:
         return (_remote_files, (self.url, self.cache.settings, self._retry))
 
     def where(self, path: Path) -> str:
-        return self.fetcher.where(path.as_posix())
+        return self.url if path == Path() else self.fetcher.where(path.as_posix())
 
     def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
         """As `Files.record`; a file that is wrong is fetched again, in case the way was."""
@@ -63,6 +63,10 @@ class RemoteFiles:
         """Return bytes [start, stop) of a blob, unchecked."""
         with self._listed(path):
             return self.fetcher.read(path.as_posix(), start, stop)
+
+    def most_open(self, largest: int) -> int:
+        share = self.cache.settings.limit_bytes // self.cache.ranks
+        return max(AHEAD + 1, share // max(1, largest))
 
     def repair(self, path: Path, options: str) -> str:
         return f"mend the store where it was built: viewstore verify STORE --repair {options}"

@@ -54,7 +54,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
     template = _template()
     facts = {
         "store": store,
-        "name": store.root.resolve().name,
+        "name": store.name,
         "labels": label_counts(store),
         "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),

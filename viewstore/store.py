@@ -216,14 +216,33 @@ class ViewSet:
         """
         self.files.prefetch([self.shards[k].download for k in shards if k in self.shards])
 
+    @property
+    def remote(self) -> bool:
+        """Whether its shards are downloaded before they are read."""
+        return self.files is not LOCAL
+
     def check_cache(self) -> None:
         """Raise ConfigError if its shards are remote and the cache is too small for them."""
+        self.files.check_cache(self._largest)
+
+    @cached_property
+    def most_open(self) -> int:
+        """How many shards to keep open: an evicted one takes disk until it is closed."""
+        return self.files.most_open(self._largest)
+
+    @property
+    def _largest(self) -> int:
         sizes = [shard.entry.file("views").bytes for shard in self.shards.values()]
-        self.files.check_cache(max(sizes, default=0))
+        return max(sizes, default=0)
 
     def repair(self, shard: int) -> str:
         """Return what mends a shard."""
         return self.files.repair(self.paths.plan, f"--view-set {self.name} --only {shard}")
+
+    @property
+    def finalise(self) -> str:
+        """What derives its index, params and statistics anew."""
+        return self.files.finalise(self.paths.plan)
 
     def _payloads(self, row: int) -> dict[str, bytes]:
         number = row // self.plan.shard_rows
@@ -278,7 +297,7 @@ class ViewSet:
                 f"{name} of {self.name} is missing or changed",
                 where=error.where,
                 why=f"the manifest holds another sha256: {error}",
-                fix=self.files.finalise(self.paths.plan),
+                fix=self.finalise,
             ) from error
 
 
@@ -328,6 +347,12 @@ class Store:
     def location(self) -> str:
         """Path or URL of the store."""
         return self.files.where(self.paths.root)
+
+    @property
+    def name(self) -> str:
+        """Last part of the path or URL."""
+        path = self.paths.root.resolve() if self.files is LOCAL else Path(self.location)
+        return path.name
 
     @property
     def root(self) -> Path:
