@@ -143,6 +143,8 @@ class Fetcher:
             RemoteError: The server did not give it within the limits.
             FormatError: It is longer than `limit`, or it changed while it was read.
         """
+        if start == stop:
+            return
         place, etag = start, None
         failures = 0
         believed: Counter[int | None] = Counter()

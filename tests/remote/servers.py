@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import http.client
 import http.server
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -47,7 +49,12 @@ def s3_server() -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        port = int(process.stdout.readline())
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("PUT", f"/{BUCKET}")
+        connection.getresponse().read()
+        connection.close()
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.stdin.close()
         process.stdout.close()
@@ -64,13 +71,8 @@ def s3_environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def upload(folder: Path, prefix: str, endpoint: str) -> str:
-    """Copy a store into the S3 server, manifest last; return its URL."""
-    address, _, port = endpoint.removeprefix("http://").partition(":")
-    connection = http.client.HTTPConnection(address, int(port))
-    connection.request("PUT", f"/{BUCKET}")
-    connection.getresponse().read()
-    connection.close()
+def put(endpoint: str, name: str, data: bytes) -> None:
+    """Put an object into the S3 server's bucket."""
     store = S3Store(
         BUCKET,
         endpoint=endpoint,
@@ -79,9 +81,14 @@ def upload(folder: Path, prefix: str, endpoint: str) -> str:
         region="us-east-1",
         client_options={"allow_http": True},
     )
+    obstore.put(store, name, data)
+
+
+def upload(folder: Path, prefix: str, endpoint: str) -> str:
+    """Copy a store into the S3 server, manifest last; return its URL."""
     for path in sorted(folder.rglob("*"), key=lambda path: path.name == "manifest.json"):
         if path.is_file():
-            obstore.put(store, f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+            put(endpoint, f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
     return f"s3://{BUCKET}/{prefix}"
 
 
@@ -110,6 +117,40 @@ def _serving(
 def plain_server(folder: Path) -> Iterator[str]:
     """Serve a folder as `python -m http.server` does: no ranges, no ETag, no listing of stores."""
     with _serving(functools.partial(_Quiet, directory=str(folder))) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+class _Ranged(_Quiet):
+    """Answers as nginx does: one range, a strong ETag, If-Match."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        body = path.read_bytes()
+        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        if self.headers.get("If-Match", etag) != etag:
+            self.send_error(412)
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        size = len(body)
+        if wanted:
+            begin, end = int(wanted[1]), int(wanted[2] or size - 1)
+            body = body[begin : end + 1]
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{size}")
+        self.send_header("ETag", etag)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def ranged_server(folder: Path) -> Iterator[str]:
+    """Serve a folder with ranges and ETags."""
+    with _serving(functools.partial(_Ranged, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
@@ -190,6 +231,7 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
             self.wfile.flush()
             if fault == "stall":
                 time.sleep(faults.stall_seconds)
+                self.wfile.write(body[sent:])
             elif fault == "reset":
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
