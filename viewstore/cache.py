@@ -175,7 +175,7 @@ class Cache:
         path = self._object(sha256)
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             if os.fstat(descriptor).st_size != size or not self._trusted(sha256, descriptor):
