@@ -6,6 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def read_many(
             number = draw.randrange(blobs.COUNT)
             try:
                 found = "right" if read(number) == blobs.data(number) else "wrong"
-            except (ViewStoreError, OSError) as error:
+            except (ViewStoreError, OSError, HTTPException) as error:
                 found = type(error).__name__
             used = blobs.used_bytes(cache)
             with lock:
