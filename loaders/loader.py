@@ -19,6 +19,7 @@ from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, EpochRows
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranges import ranged_shards
 from viewstore.loaders.reader import CachedReader, Verify
 from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
 from viewstore.loaders.transform import OnlineViews
@@ -107,7 +108,20 @@ class ViewLoader:
             uneven=uneven,
         )
         self._cached, self._online = resolve(views, store)
-        self._readers = [CachedReader(group.view_set, verify=verify) for group in self._cached]
+        self._readers = [
+            CachedReader(
+                group.view_set,
+                verify=verify,
+                ranged=ranged_shards(
+                    group.view_set,
+                    self._order,
+                    self._kept,
+                    slots=len(group.slots),
+                    world_size=world_size,
+                ),
+            )
+            for group in self._cached
+        ]
         self._views_digest = views_digest(self._cached, self._online)
         self._missing, self._pin = missing, pin
         self._device = _check_device(device, pin=pin)

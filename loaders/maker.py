@@ -209,12 +209,12 @@ class BatchMaker:
 
     def _prefetch(self, epoch: int, step: int) -> None:
         """Have the shards of the next steps fetched, where they are not on this machine."""
-        remote = [reader.view_set for _, reader in self.cached if reader.view_set.remote]
+        remote = [reader for _, reader in self.cached if reader.view_set.remote]
         if remote:
-            shard_rows = remote[0].plan.shard_rows
+            shard_rows = remote[0].view_set.plan.shard_rows
             shards = self.rows.shards_ahead(epoch, step, shard_rows)
-            for view_set in remote:
-                view_set.prefetch(shards)
+            for reader in remote:
+                reader.prefetch(shards)
 
     def _shown(
         self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int

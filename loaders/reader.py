@@ -7,12 +7,14 @@ import mmap
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.loaders.ranges import RangeReader
 from viewstore.store import ViewSet
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
 
@@ -27,7 +29,14 @@ PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
 class CachedReader:
     """Reads views of one view set into buffers. Safe to call from several threads."""
 
-    def __init__(self, view_set: ViewSet, *, verify: Verify = "first") -> None:
+    def __init__(
+        self,
+        view_set: ViewSet,
+        *,
+        verify: Verify = "first",
+        ranged: frozenset[int] = frozenset(),
+    ) -> None:
+        """Read `view_set`; of remote ones the shards `ranged` by byte ranges."""
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify must be first, always or off, got {verify!r}")
         self.view_set = view_set
@@ -41,6 +50,8 @@ class CachedReader:
         self._grids: dict[int, Buffer] = {}
         self._lock = threading.Lock()
         view_set.check_cache()
+        self._ranged = ranged
+        self._ranges = RangeReader(view_set, ranged) if view_set.remote else None
         if self._strided is not None:
             self._check_layout(self._strided)
 
@@ -59,15 +70,24 @@ class CachedReader:
         order = np.argsort(rows, kind="stable")
         shards = rows[order] // self.view_set.plan.shard_rows
         bounds = np.flatnonzero(np.diff(shards)) + 1
+        ranged = []
         for places in np.split(order, bounds) if len(rows) else []:
             number = int(rows[places[0]] // self.view_set.plan.shard_rows)
             if number not in self.view_set.shards:
                 for buffer in out:
                     buffer[places] = 0
+            elif self._ranges is not None and self._ranges.takes(number):
+                ranged.append(places)
             elif self._strided is not None:
                 self._gather(self._grid(number, self._strided), number, rows, views, places, out)
             else:
                 self._decode(number, rows, views, places, out)
+        if ranged and self._ranges is not None:
+            self._read_ranges(self._ranges, rows, views, np.concatenate(ranged), out)
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Have the shards that are read next fetched, but for those read by ranges."""
+        self.view_set.prefetch([number for number in shards if number not in self._ranged])
 
     def params(self, name: str, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
         """Return a column for each row and slot, [B, n, ...]; [B, ...] if it is per sample."""
@@ -92,6 +112,40 @@ class CachedReader:
         """Forget the maps; they end when the last array on them does."""
         self._grids.clear()
         self._maps.clear()
+        if self._ranges is not None:
+            self._ranges.close()
+
+    def _read_ranges(
+        self,
+        ranges: RangeReader,
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        places: NDArray[np.int64],
+        out: list[Buffer],
+    ) -> None:
+        wanted = views[places] if self._strided is None else np.zeros((len(places), 1), np.int64)
+        numbers = np.array(self._columns)[wanted]
+        payloads = ranges.read(rows[places], numbers)
+        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
+            row = int(rows[place])
+            for slot, view in enumerate(views[place].tolist()):
+                if self._strided is None:
+                    payload = payloads[row, members[slot]]
+                    out[slot][place] = self._decoded(row, view, bytes(payload))
+                else:
+                    payload = payloads[row, members[0]][NPY_BYTES:]
+                    pixels = np.frombuffer(payload, np.uint8).reshape(self._strided.shape)
+                    out[slot][place] = pixels[view]
+
+    def _decoded(self, row: int, view: int, payload: bytes) -> Buffer:
+        number = row // self.view_set.plan.shard_rows
+        try:
+            pixels = self.view_set.codec.decode(payload)
+        except FormatError as error:
+            raise self._corrupt(number, row, view, str(error)) from error
+        if pixels.shape != self.shape:
+            raise self._corrupt(number, row, view, f"has the size {pixels.shape}")
+        return pixels
 
     def _gather(
         self,
@@ -126,13 +180,8 @@ class CachedReader:
             for slot, view in enumerate(views[place].tolist()):
                 member = self.view_set.members[row, self._columns[view]]
                 begin = int(member["offset"])
-                try:
-                    pixels = self.view_set.codec.decode(data[begin : begin + int(member["size"])])
-                except FormatError as error:
-                    raise self._corrupt(number, row, view, str(error)) from error
-                if pixels.shape != self.shape:
-                    raise self._corrupt(number, row, view, f"has the size {pixels.shape}")
-                out[slot][place] = pixels
+                payload = data[begin : begin + int(member["size"])]
+                out[slot][place] = self._decoded(row, view, payload)
 
     def _check(self, number: int, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         """Compare the CRC of members, [B, n] numbers for [B] rows, unless they were seen."""

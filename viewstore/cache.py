@@ -30,7 +30,7 @@ Download = Callable[[], Iterator[bytes]]
 DEFAULT_BYTES = 64 << 30
 AHEAD = 2  # shards that a rank downloads before it needs them
 STALE_SECONDS = 7 * 86_400  # a resident that nobody opened for so long is none
-HASH_BYTES = 1 << 20
+FULL_SECONDS = 60  # until a disk that was full is tried again
 OBJECT = re.compile(r"[0-9a-f]{64}")
 RESERVED = re.compile(r"([0-9a-f]{64})\.(\d+)\.")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -111,6 +111,7 @@ class Cache:
     hash_tries: int = 3
     _checked: set[str] = field(default_factory=set)
     _warned: bool = False
+    _full_until: float = 0.0
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Cache, (self.settings, self.ranks, self.hash_tries))
@@ -140,6 +141,11 @@ class Cache:
     def holds(self, sha256: str) -> bool:
         """Whether the file is here now."""
         return self._object(sha256).exists()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a download would have room, as far as is known without trying."""
+        return self.settings.limit_bytes > 0 and time.monotonic() >= self._full_until
 
     @property
     def used_bytes(self) -> int:
@@ -383,6 +389,7 @@ class Cache:
             os.close(descriptor)
 
     def _warn(self, why: str) -> None:
+        self._full_until = time.monotonic() + FULL_SECONDS
         if not self._warned:
             self._warned = True
             warnings.warn(

@@ -31,6 +31,14 @@ class Download:
     sha256: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes of this machine for blobs, and the ranks that share them."""
+
+    bytes: int
+    ranks: int
+
+
 class Files(Protocol):
     """Reads the files that the paths of a store name."""
 
@@ -49,6 +57,9 @@ class Files(Protocol):
             FormatError: The file is missing, or has other bytes; it is named.
         """
 
+    def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
+        """Return `check` of bytes [start, stop) of a blob. Raises as `record`."""
+
     def open(self, path: Path, size: int, sha256: str) -> int:
         """Return a descriptor of a blob of `size` bytes; the caller closes it.
 
@@ -61,6 +72,17 @@ class Files(Protocol):
 
     def prefetch(self, downloads: Sequence[Download]) -> None:
         """Begin to fetch blobs that are needed next, in this order, if that takes time."""
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a blob is on this machine now."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether blobs that are opened stay on this machine, as long as there is room."""
+
+    @property
+    def room(self) -> Room:
+        """What this machine gives to blobs."""
 
     def check_cache(self, largest: int) -> None:
         """Raise ConfigError if blobs of up to `largest` bytes cannot be kept at hand."""
@@ -90,6 +112,11 @@ class LocalFiles:
         except FileNotFoundError as error:
             raise FormatError("file is missing", where=str(path)) from error
 
+    def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
+        with path.open("rb") as file:
+            file.seek(start)
+            return check(file.read(stop - start))
+
     def open(self, path: Path, size: int, sha256: str) -> int:
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -106,6 +133,17 @@ class LocalFiles:
 
     def prefetch(self, downloads: Sequence[Download]) -> None:
         """Nothing to do: the files are here."""
+
+    def holds(self, sha256: str) -> bool:
+        return True
+
+    @property
+    def keeps(self) -> bool:
+        return True
+
+    @property
+    def room(self) -> Room:
+        return Room(bytes=sys.maxsize, ranks=1)
 
     def check_cache(self, largest: int) -> None:
         """Nothing to check: there is none."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from viewstore.cache import AHEAD, Cache, CacheSettings, needed_bytes
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.fetch import Fetcher, Retry
-from viewstore.files import Checked, Download, matching, named
+from viewstore.files import Checked, Download, Room, matching, named
 from viewstore.transport import connect
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
@@ -39,10 +39,21 @@ class RemoteFiles:
         return self.url if path == Path() else self.fetcher.where(path.as_posix())
 
     def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
-        """As `Files.record`; a file that is wrong is fetched again, in case the way was."""
+        name = path.as_posix()
+        return self._right(path, lambda: b"".join(self.fetcher.stream(name, limit=limit)), check)
+
+    def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
+        name = path.as_posix()
+        with self._listed(path):
+            return self._right(path, lambda: self.fetcher.read(name, start, stop), check)
+
+    def _right(
+        self, path: Path, fetch: Callable[[], bytes], check: Callable[[bytes], Checked]
+    ) -> Checked:
+        """Return `check` of what is fetched; what is wrong is fetched again: the way may be."""
         for left in reversed(range(self._retry.hash_tries)):
             try:
-                return check(b"".join(self.fetcher.stream(path.as_posix(), limit=limit)))
+                return check(fetch())
             except FormatError as error:
                 if not left:
                     raise named(error, self.where(path)) from error
@@ -59,10 +70,16 @@ class RemoteFiles:
     def open(self, path: Path, size: int, sha256: str) -> int:
         return self.cache.open(sha256, size, partial(self._download, path), self.where(path))
 
-    def read(self, path: Path, start: int, stop: int) -> bytes:
-        """Return bytes [start, stop) of a blob, unchecked."""
-        with self._listed(path):
-            return self.fetcher.read(path.as_posix(), start, stop)
+    def holds(self, sha256: str) -> bool:
+        return self.cache.holds(sha256)
+
+    @property
+    def keeps(self) -> bool:
+        return self.cache.keeps
+
+    @property
+    def room(self) -> Room:
+        return Room(bytes=self.cache.settings.limit_bytes, ranks=self.cache.ranks)
 
     def most_open(self, largest: int) -> int:
         share = self.cache.settings.limit_bytes // self.cache.ranks

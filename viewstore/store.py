@@ -225,6 +225,10 @@ class ViewSet:
         """Raise ConfigError if its shards are remote and the cache is too small for them."""
         self.files.check_cache(self._largest)
 
+    def at_hand(self, shard: int) -> bool:
+        """Whether a shard is on this machine now."""
+        return self.files.holds(self.shards[shard].download.sha256)
+
     @cached_property
     def most_open(self) -> int:
         """How many shards to keep open: an evicted one takes disk until it is closed."""
