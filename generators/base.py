@@ -84,3 +84,6 @@ class Settings(Protocol):
 
     def make(self, context: Context) -> Generator:
         """Return the generator of resolved settings."""
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        """Return what PARENT must be built with for these views to start from it."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,6 +73,10 @@ class Expert:
     def make(self, context: Context) -> ExpertGenerator:
         """Return the generator of resolved settings."""
         return ExpertGenerator(self, context.seed)
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        """Return nothing: these views are of the source images."""
+        return {}
 
     def _policies(self) -> list[ViewPolicy]:
         """Return the policy of each view."""

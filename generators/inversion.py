@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -151,6 +151,9 @@ class Inversion:
 
     def make(self, context: Context) -> InversionGenerator:
         return InversionGenerator(self, context)
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ deviation sigma; sigma .2 in units "abs" with psi .7 is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Context, Rendered, Sample
-from viewstore.generators.inversion import Inversion
 from viewstore.generators.latent_settings import (
     check_encoder,
     check_parent,
@@ -99,9 +98,8 @@ class WPerturb:
             code_shape=(gan.num_codes, gan.w_dim),
         )
 
-    def parent_settings(self) -> Inversion:
-        """Return settings of a view set `recon` that these views can start from."""
-        return Inversion(psi=self.psi)
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {"psi": self.psi}
 
     def roles(self) -> tuple[str, ...]:
         return ("generated",) * self.views

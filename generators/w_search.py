@@ -8,12 +8,12 @@ generated view at all (appendix F of the paper).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Context, Generator
-from viewstore.generators.inversion import Inversion
 from viewstore.generators.latent_settings import (
     calibrate_for,
     check_encoder,
@@ -232,9 +232,8 @@ class WSearch:
         assert self.psi is not None, "a preset gives psi"
         return self.psi
 
-    def parent_settings(self) -> Inversion:
-        """Return settings of a view set `recon` that these views can start from."""
-        return Inversion(psi=self.resolved_psi)
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {"psi": self.resolved_psi}
 
     def goal(self) -> Goal:
         """Return what resolved settings ask of a sample."""

@@ -38,11 +38,18 @@ class Arrays:
     sha256: str | None
 
 
-@functools.lru_cache(maxsize=4)
 def load_arrays(uri: str) -> Arrays:
     """Return the arrays of "digits" or of an `.npz`. Raises FormatError naming the file."""
     if uri == DIGITS:
         return _digits()
+    found = Path(uri).stat()
+    return _load_npz(uri, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_npz(uri: str, *version: int) -> Arrays:
+    """Return the arrays of a file; another `version` of it is another file."""
+    del version
     try:
         return _npz(Path(uri))
     except FormatError as error:
@@ -52,6 +59,7 @@ def load_arrays(uri: str) -> Arrays:
 _NPZ_FIX = "save it with numpy.savez(file, images=uint8 [N, H, W, 3], labels=int [N])"
 
 
+@functools.cache
 def _digits() -> Arrays:
     """Real handwritten digits (UCI, Alpaydin and Kaynak), 8 px, enlarged to 16 px."""
     from sklearn.datasets import load_digits

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import math
 import mmap
 import random
 import shutil
 import socket
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +21,34 @@ from numpy.typing import NDArray
 
 from viewstore import disk
 from viewstore.commit import Blob, publish, read_commit
-from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError
+from viewstore.errors import (
+    ConfigError,
+    FormatError,
+    StoppedError,
+    UnavailableError,
+    ViewStoreError,
+)
 from viewstore.image import Codec
 from viewstore.layout import ViewSetPaths
 from viewstore.manifest import BlobRecord, Commit, blob_name
 from viewstore.params import pack_chunk, pack_params, unpack_params
 from viewstore.plan import Plan
 from viewstore.records import canonical
-from viewstore.tar import BLOCK, TarWriter, member_name, pack_npy_header, padded, parse
+from viewstore.tar import (
+    BLOCK,
+    MEMBER_BYTES,
+    NPY_BYTES,
+    SHARD_BYTES,
+    TarWriter,
+    member_name,
+    pack_npy_header,
+    padded,
+    parse,
+    strided_layout,
+)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 SOURCE_UNREADABLE = 4  # value of the column "status"
+Status = Literal["committed", "already", "lost_race", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Outcome:
 
     shard: int
     attempt: str
-    status: Literal["committed", "already", "lost_race", "failed", "stopped"]
+    status: Status
     seconds: float
     num_bytes: int = 0
     failures: int = 0
@@ -151,20 +169,16 @@ class ShardBuilder:
         except ViewStoreError as error:
             return _outcome(unit, attempt, "failed", started, error=error)
         except OSError as error:
-            return self._failed_write(unit, attempt, started, error)
+            refused = disk.explain(error, self.paths.root)
+            status: Status = "stopped" if isinstance(refused, StoppedError) else "failed"
+            again = status == "failed"
+            return _outcome(unit, attempt, status, started, error=refused, again=again)
         except Exception as error:  # an engine must hear of it as a value, whatever it is
-            bug = ViewStoreError(f"{type(error).__name__}: {error}")
+            bug = bug_of(error)
             return _outcome(unit, attempt, "failed", started, error=bug, again=True)
         finally:
             for path in self.paths.tmp.glob(f"{attempt}.*"):
                 disk.unlink(path)
-
-    def _failed_write(self, unit: Unit, attempt: str, started: float, error: OSError) -> Outcome:
-        if error.errno in DISK_FULL:
-            full = disk_full(self.paths.root, error)
-            return _outcome(unit, attempt, "stopped", started, error=full)
-        failed = ViewStoreError(f"{error.strerror}", where=str(error.filename or self.paths.root))
-        return _outcome(unit, attempt, "failed", started, error=failed, again=True)
 
     def _build(self, unit: Unit, attempt: str, started: float) -> Outcome:
         shard = _ShardWriter(self.plan, self.codec, self.rows, unit)
@@ -367,17 +381,17 @@ def units(plan: Plan, shards: Sequence[int]) -> list[Unit]:
 def shard_bytes(plan: Plan) -> int:
     """Return an upper bound of a shard's size on disk: raw pixels and uncompressed params."""
     pixels = plan.views * plan.height * plan.width * plan.channels
-    params = sum(column.row_bytes for column in plan.columns)
     overhead = (len(plan.members) * 2 + 1) * BLOCK + plan.json_bytes
-    return plan.shard_rows * (pixels + params + overhead)
+    params = sum(column.row_bytes for column in plan.columns)
+    return len(plan.shard_range(0)) * (pixels + overhead) + plan.shard_rows * params
 
 
 def check_room(path: Path, plan: Plan) -> None:
-    """Raise StoppedError unless the disk has room for two more shards."""
-    needed = 2 * min(shard_bytes(plan), plan.rows * shard_bytes(plan) // plan.shard_rows)
+    """Raise UnavailableError unless the disk has room for two more shards."""
+    needed = 2 * shard_bytes(plan)
     free = shutil.disk_usage(path).free
     if free < needed:
-        raise StoppedError(
+        raise UnavailableError(
             f"the disk has {free >> 20} MiB free, two shards need {needed >> 20} MiB",
             code="VS302",
             where=str(path),
@@ -386,15 +400,34 @@ def check_room(path: Path, plan: Plan) -> None:
         )
 
 
-def disk_full(root: Path, error: OSError) -> StoppedError:
-    """Return the error for a disk or quota that is full."""
-    return StoppedError(
-        f"the disk is full: {error.strerror}",
-        code="VS302",
-        where=str(root),
-        why="every committed shard is kept; the unfinished one was dropped",
-        fix="free some space and run the same command again",
-    )
+def check_size(plan: Plan) -> None:
+    """Raise ConfigError if raw views would be larger than a member or a shard may be."""
+    shape = (plan.views, plan.height, plan.width, plan.channels)
+    layout = strided_layout(plan.members, plan.json_bytes, shape)
+    if layout is None:
+        return  # how large a jpg or png is shows only once it is made
+    sample, shard = NPY_BYTES + math.prod(shape), len(plan.shard_range(0)) * layout.stride
+    if sample > MEMBER_BYTES:
+        raise ConfigError(
+            f"raw views of a sample must be at most {MEMBER_BYTES >> 20} MiB, got {sample >> 20}",
+            where=plan.view_set,
+            fix="give --codec jpg or png, or fewer or smaller views",
+        )
+    if shard > SHARD_BYTES:
+        raise ConfigError(
+            f"a shard must be at most {SHARD_BYTES >> 20} MiB, {plan.shard_rows} rows of raw "
+            f"views are {shard >> 20}",
+            where=plan.view_set,
+            why="all view sets of a store have the same --shard-rows",
+            fix="give --codec jpg, or build into another --out with smaller --shard-rows",
+        )
+
+
+def bug_of(error: Exception) -> ViewStoreError:
+    """Return the error for people of an exception that nobody expected, and where it arose."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last]
+    return ViewStoreError(f"{type(error).__name__}: {error}", where=", ".join(place) or None)
 
 
 def error_facts(error: ViewStoreError) -> dict[str, str | None]:
@@ -419,7 +452,7 @@ def _blob(shard: int, role: str, temporary: Path, size: int, sha256: str) -> Blo
 def _outcome(
     unit: Unit,
     attempt: str,
-    status: Literal["committed", "already", "lost_race", "failed", "stopped"],
+    status: Status,
     started: float,
     *,
     num_bytes: int = 0,

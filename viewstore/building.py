@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from viewstore import compose
-from viewstore.build import Outcome, check_room, units
+from viewstore import compose, disk
+from viewstore.build import Outcome, check_room, check_size, units
 from viewstore.commit import adopt_plan, committed_shards, read_plan
 from viewstore.compose import OnError, WeightFiles
 from viewstore.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
@@ -20,6 +20,7 @@ from viewstore.image import Codec
 from viewstore.layout import StorePaths
 from viewstore.manifest import Manifest
 from viewstore.plan import Plan, choose_shard_rows
+from viewstore.signals import heard_by
 from viewstore.source_record import adopt_sources, read_sources
 from viewstore.sources import SourceTable, open_source
 
@@ -130,11 +131,16 @@ def build(request: BuildRequest, listener: Listener | None = None) -> Built:
     Raises:
         ConfigError: The settings contradict each other, the source or the store.
         StoppedError: The disk is full, or a signal asked for a stop; commits are kept.
+        UnavailableError: The disk is too full to begin, or cannot be written.
         ViewStoreError: A shard failed; the others were built.
     """
+    with disk.explained(request.out):
+        return _build(request, listener or Silent())
+
+
+def _build(request: BuildRequest, listener: Listener) -> Built:
     from viewstore.generators import make_settings
 
-    listener = listener or Silent()
     paths = StorePaths(request.out)
     check_out(request.out)
     make_settings(request.generator, request.settings)  # refused before anything is read
@@ -207,7 +213,7 @@ def build_shards(
 
     progressed = listener.begin(plan, sum(unit.num_samples for unit in todo))
     try:
-        with stop.listening():
+        with heard_by(stop.request):
             policy = Policy(grace_seconds=request.grace_seconds)
             executor(make, stop, workers).run(Queue(policy, todo), report, progressed)
     finally:
@@ -236,7 +242,7 @@ def _rows(
     """Open the source, or read the rows that the store has fixed."""
     if paths.sources_record.is_file() and request.source is None and request.limit is None:
         return read_sources(paths)[0], ()
-    spec = request.source or DEFAULT_SOURCE
+    spec = request.source or _source_before(paths)
     listener.note(f"reading the source {spec}")
     source = open_source(spec, limit=request.limit, on_error=request.on_error)
     if source.skipped:
@@ -245,23 +251,31 @@ def _rows(
     return source.table, tuple(source.skipped)
 
 
+def _source_before(paths: StorePaths) -> str:
+    """Return the source of a store, as it would be given; the digits for a new one."""
+    if not paths.sources_record.is_file():
+        return DEFAULT_SOURCE
+    uris = [part.uri for part in read_sources(paths)[0].parts]
+    return uris[0] if len(uris) == 1 else "{" + ",".join(uris) + "}"
+
+
 def _plan(
     request: BuildRequest, paths: StorePaths, table: SourceTable, listener: Listener
 ) -> tuple[Plan, Built | None]:
     """Adopt the plan of the request, its parent view set built before."""
-    from viewstore.generators import make_settings, settings_class
+    from viewstore.generators import make_settings
 
-    kind = settings_class(request.generator)
-    parent_built = None
-    if kind.PARENT is not None and compose.parent_view_set(paths, kind.PARENT) is None:
-        parent_built = _build_parent(request, kind.PARENT, listener)
     view_set_paths = paths.view_set(request.name)
     stored = read_plan(view_set_paths) if view_set_paths.plan.is_file() else None
     resumed = stored is not None and stored.generator["name"] == request.generator
     before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
     settings = make_settings(request.generator, {**before, **request.settings})
-    models, weights = compose.load_models(kind.NEEDS, request.files, listener.note)
-    parent = None if kind.PARENT is None else compose.parent_view_set(paths, kind.PARENT)
+    parent_built = None
+    if settings.PARENT is not None and compose.parent_view_set(paths, settings.PARENT) is None:
+        wanted = settings.parent_settings()
+        parent_built = _build_parent(request, settings.PARENT, wanted, listener)
+    models, weights = compose.load_models(settings.NEEDS, request.files, listener.note)
+    parent = None if settings.PARENT is None else compose.parent_view_set(paths, settings.PARENT)
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
@@ -272,7 +286,12 @@ def _plan(
         warn=listener.warn,
     )
     resolved = settings.resolve(context)
-    adopt_sources(paths, table, lambda rows: request.shard_rows or choose_shard_rows(rows))
+    row_bytes = resolved.views * (resolved.height or 1) * (resolved.width or 1) * 3
+
+    def shard_rows_of(rows: int) -> int:
+        return request.shard_rows or choose_shard_rows(rows, row_bytes)
+
+    adopt_sources(paths, table, shard_rows_of)
     _, shard_rows, sources_id = read_sources(paths)
     plan = compose.make_plan(
         resolved,
@@ -284,26 +303,30 @@ def _plan(
         shard_rows=shard_rows,
         weights=weights,
     )
+    check_size(plan)
     adopt_plan(view_set_paths, plan)
     return plan, parent_built
 
 
-def _build_parent(request: BuildRequest, name: str, listener: Listener) -> Built:
-    """Build the view set that a generator starts from, with the settings both have."""
-    from viewstore.generators import settings_class
-
+def _build_parent(
+    request: BuildRequest, name: str, settings: Mapping[str, Any], listener: Listener
+) -> Built:
+    """Build the view set `name` that a generator starts from; only `settings` are not automatic."""
     if request.slice_of is not None:
         raise ConfigError(
             f"view set {name!r} must be complete before slices of {request.name} are built",
             fix=f"viewstore build --generator {name} --out {request.out}",
         )
-    shared = {f.name for f in fields(settings_class(name))} - {"views"}  # type: ignore[arg-type]
     listener.note(f"{request.generator} starts from the view set {name!r}: building it first")
-    settings = {key: value for key, value in request.settings.items() if key in shared}
-    return build(
-        replace(request, generator=name, view_set=None, settings=settings, codec=None, only=None),
-        listener,
+    parent = replace(
+        request,
+        generator=name,
+        view_set=None,
+        settings=settings,
+        codec=None,
+        only=None,
     )
+    return build(parent, listener)
 
 
 def _seed(request: BuildRequest, stored: Plan | None) -> int:

@@ -7,14 +7,17 @@ Exit codes: 0 done; 1 done, the answer is no; 2 settings; 3 cannot; 4 stopped, r
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any
 
 import click
 
 from viewstore.cli_base import CONTEXT, Entry, LazyGroup, apply_common, common_options
-from viewstore.errors import ViewStoreError
+from viewstore.errors import StoppedError, ViewStoreError
+from viewstore.signals import heard_by
 from viewstore.terminal import Terminal
 
 MAKE, LOOK, MEND, LEARN = "Make views", "Look at them", "Mend a store", "Learn from them"
@@ -37,6 +40,12 @@ COMMANDS = {
     cls=LazyGroup,
     table=COMMANDS,
     context_settings=CONTEXT,
+    help="""Make expensive views once, keep them with their params, stream them into training.
+
+    \b
+    Example:
+      viewstore build --generator w-search && viewstore inspect views
+    """,
     epilog="Exit codes: 0 done, 1 the answer is no, 2 settings, 3 cannot, 4 stopped and resumable, "
     "70 our bug, 130 interrupted, 141 stdout closed.",
 )
@@ -44,30 +53,37 @@ COMMANDS = {
 @common_options
 @click.pass_context
 def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
-    r"""Make expensive views once, keep them with their params, stream them into training.
-
-    \b
-    Example:
-      viewstore build --generator w-search && viewstore inspect views
-    """
     apply_common(context.ensure_object(Terminal), **options)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of what happened."""
     terminal = Terminal()
-    sys.exit(_run(terminal, sys.argv[1:] if arguments is None else arguments))
+    with heard_by(_stop):
+        code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Let a signal end in exit 4; engines listen for themselves."""
+    raise StoppedError(
+        f"stopped by {signal.Signals(number).name}",
+        why="everything committed is kept",
+        fix="run the same command again",
+    )
 
 
 def _run(terminal: Terminal, arguments: list[str]) -> int:
     try:
         code = root.main(arguments, standalone_mode=False, obj=terminal, prog_name="viewstore")
     except ViewStoreError as error:
-        terminal.error(error)
-        if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
-            traceback.print_exc()
-        return error.exit_code
+        return _failed(terminal, error)
+    except SystemExit as error:  # Click's, where the reader of a pipe has gone, is 1
+        return 141 if error.code == 1 else _code(error.code)
     except click.UsageError as error:
+        terminal.json = terminal.json or "--json" in arguments  # it was not parsed yet
+        if error.ctx:
+            terminal.command = error.ctx.command_path.partition(" ")[2]
         hint = f"{error.ctx.command_path} --help" if error.ctx else "viewstore --help"
         usage = ViewStoreError(error.format_message(), code="VS100", fix=hint)
         terminal.error(usage)
@@ -75,19 +91,30 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         terminal.note("interrupted")
         return 130
-    except BrokenPipeError:
-        return 141
+    except OSError as error:
+        from viewstore.disk import explain
+
+        return _failed(terminal, explain(error))
     except Exception as error:  # the one place where a bug of ours becomes exit 70
         bug = ViewStoreError(
             f"viewstore failed: {type(error).__name__}: {error}",
             why="this is a bug in viewstore, not in what you did",
             fix="run again with -vv and report the traceback",
         )
-        terminal.error(bug)
-        if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
-            traceback.print_exc()
-        return 70
+        return _failed(terminal, bug)
+    return _code(code)
+
+
+def _code(code: object) -> int:
     return code if isinstance(code, int) else 0
+
+
+def _failed(terminal: Terminal, error: ViewStoreError) -> int:
+    """Print an error; return its exit code, which for one without a kind is that of a bug."""
+    terminal.error(error)
+    if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
+        traceback.print_exc()
+    return 70 if error.code == ViewStoreError.code else error.exit_code
 
 
 if __name__ == "__main__":

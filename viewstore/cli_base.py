@@ -6,6 +6,7 @@ stays fast; a test compares the table with what the modules define.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from viewstore.terminal import Terminal
+from viewstore.terminal import Terminal, write_stdout
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -36,10 +37,18 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            write_stdout(ctx.get_help() + "\n")
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.table.get(cmd_name)
         if entry is None:
-            return None
+            close = difflib.get_close_matches(cmd_name, self.table, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.table)}"
+            ctx.fail(f"No such command {cmd_name!r}; {hint}")
         module, name = entry.target.split(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
@@ -81,7 +90,8 @@ def apply_common(
     progress_form: Any,  # noqa: ANN401
 ) -> None:
     """Merge common options: those after the name of the command add to those before it."""
-    terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
+    if quiet or verbose:
+        terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
     terminal.json = terminal.json or as_json
     terminal.progress_form = progress_form or terminal.progress_form
 

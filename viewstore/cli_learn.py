@@ -12,6 +12,7 @@ import click
 
 from viewstore.cli_base import command
 from viewstore.errors import ConfigError
+from viewstore.signals import heard_by
 from viewstore.terminal import Terminal, duration
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
     progress = partial(terminal.progress, unit="views", label="train")
-    with stop.listening(), open_feed(store, config, num_threads=options["threads"]) as feed:
+    with heard_by(stop.request), open_feed(store, config, num_threads=options["threads"]) as feed:
         result = pretrain(config, feed, run, progress)
     facts = _facts(config, result)
     terminal.result(facts, _told(facts))

@@ -30,6 +30,12 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
 @click.option("--only", metavar="K,K-K", help="With --repair: these shards only.")
 @click.option("--failed", is_flag=True, help="With --repair: also shards with failed samples.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    help="With --repair: what to do with source images that cannot be read."
+    "  [default: fail; skip with --failed]",
+)
 @click.option("--gan", type=click.Path(path_type=Path), metavar="FILE", help="StyleGAN2 weights.")
 @click.option("--encoder", type=click.Path(path_type=Path), metavar="FILE", help="SSL encoder.")
 @click.option("--inverter", type=click.Path(path_type=Path), metavar="FILE", help="GAN inverter.")
@@ -80,10 +86,11 @@ def _repair(
     chosen = [f for f in faults if only is None or f.shard is None or f.shard in only]
     if options["failed"]:
         paths = StorePaths(store)
-        for name in view_sets(paths):
+        for name in view_sets(paths) if options["view_set"] is None else [options["view_set"]]:
             chosen += [
                 Fault(view_set=name, shard=k, kind="member", path="", what="has failed samples")
                 for k in failed_shards(paths.view_set(name))
+                if only is None or k in only
             ]
     if not chosen:
         return ""
@@ -93,6 +100,7 @@ def _repair(
             store,
             chosen,
             files=WeightFiles(**{role: options[role] for role in roles}),
+            on_error=options["on_error"] or ("skip" if options["failed"] else "fail"),
             workers=options["workers"] or 0,
             listener=Shown(terminal, stack),
         )

@@ -62,7 +62,11 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
 
 def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    return files.record(paths.plan, SMALL_BYTES, Plan.unpack)
+    plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
+    if plan.view_set != paths.root.name:
+        where = files.where(paths.plan)
+        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=where)
+    return plan
 
 
 def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
@@ -127,6 +131,7 @@ def _name_blob(target: Path, blob: Blob) -> None:
         and target.stat().st_size == blob.record.bytes
         and disk.sha256_of(target) == blob.record.sha256
     ):
+        disk.touch(target)  # it may be an old orphan that gc is about to drop
         disk.unlink(blob.temporary)
     else:
         disk.rename(blob.temporary, target)

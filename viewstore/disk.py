@@ -5,14 +5,49 @@ its name, so that a crash at any instant leaves the old file or the new one.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, StoppedError, UnavailableError, ViewStoreError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
+
+
+def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
+    """Return the error for people of something that the operating system refused."""
+    if error.errno in FULL:
+        place = where or error.filename
+        return StoppedError(
+            f"the disk is full: {error.strerror}",
+            code="VS302",
+            where=None if place is None else str(place),
+            why="every committed shard is kept; what was unfinished was dropped",
+            fix="free some space and run the same command again",
+        )
+    place = error.filename or where
+    return UnavailableError(
+        f"the system refused: {error.strerror or error}",
+        code="VS302",
+        where=None if place is None else str(place),
+    )
+
+
+@contextlib.contextmanager
+def explained(where: Path) -> Iterator[None]:
+    """Raise, for an OSError in the block, the error that says what to do about it."""
+    try:
+        yield
+    except BrokenPipeError:  # a listener's terminal has gone away: nothing of the store's
+        raise
+    except OSError as error:
+        raise explain(error, where) from error
 
 
 def fsync_directory(path: Path) -> None:
@@ -86,13 +121,39 @@ def rename(source: Path, target: Path) -> None:
 
 
 def link(source: Path, target: Path) -> bool:
-    """Give the file `source` the second name `target`; false if that name is taken."""
+    """Give the file `source` the second name `target`; false if that name is taken.
+
+    Where the file system has no hard links, the name is given to a copy.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
         # NFS may report an error for a link that succeeded: two names mean it is ours.
         return source.stat().st_nlink == 2 and source.samefile(target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return _copy(source, target)
     return True
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Copy a file to a new name, synced. A crash may leave a torn file, whose digest says so."""
+    try:
+        with source.open("rb") as file, stream_temporary(target) as stream:
+            shutil.copyfileobj(file, stream)
+    except FileExistsError:
+        return False
+    except BaseException:
+        unlink(target)
+        raise
+    return True
+
+
+def touch(path: Path) -> None:
+    """Make the age of the file `path` zero, if it is ours, so that no collection takes it."""
+    with contextlib.suppress(PermissionError):
+        os.utime(path)
 
 
 def unlink(path: Path) -> None:
@@ -154,11 +215,13 @@ def put_if_absent(path: Path, data: bytes, *, scratch: Path) -> bool:
     is a directory on the same file system.
     """
     temporary = scratch / f"{uuid.uuid4().hex}.record"
-    write_temporary(temporary, data, mode=0o444)
-    won = link(temporary, path)
-    if won:
-        fsync_directory(path.parent)
-    unlink(temporary)
+    try:
+        write_temporary(temporary, data, mode=0o444)
+        won = link(temporary, path)
+        if won:
+            fsync_directory(path.parent)
+    finally:
+        unlink(temporary)
     return won
 
 

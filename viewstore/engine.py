@@ -12,17 +12,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
 from viewstore import errors
-from viewstore.build import BuilderFactory, Outcome, ShardBuilder, Unit, error_facts
+from viewstore.build import BuilderFactory, Outcome, ShardBuilder, Unit, bug_of, error_facts
 from viewstore.errors import ConfigError, StoppedError, ViewStoreError
+from viewstore.signals import STOP_SIGNALS
 
 POLL_SECONDS = 0.25
 Report = Callable[[Outcome], None]
@@ -108,20 +108,6 @@ class StopRequest:
         if self.requested and all(o.status not in ("failed", "stopped") for o in outcomes):
             _check(-1.0)
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals while the block runs, if this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGTERM, signal.SIGUSR1)
-        before = [signal.signal(number, self.request) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
 
 def raise_outcome(outcome: Outcome) -> None:
     """Raise the error of a failed or stopped outcome."""
@@ -196,7 +182,12 @@ class LocalPool:
             while busy or (queue.todo and not self.stop.requested):
                 while idle and not self.stop.requested and (unit := queue.take()) is not None:
                     number = idle.pop()
-                    busy[pools[number].submit(_run, unit)] = (number, unit)
+                    try:
+                        busy[pools[number].submit(_run, unit)] = (number, unit)
+                    except BrokenProcessPool:  # killed while it had nothing to do
+                        pools[number] = self._renewed(pools[number], context, shared)
+                        idle.append(number)
+                        queue.lost(unit)
                 done, _ = concurrent.futures.wait(
                     busy, timeout=POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -208,8 +199,7 @@ class LocalPool:
                     try:
                         outcome = future.result()
                     except BrokenProcessPool:
-                        pools[number].shutdown(wait=False)
-                        pools[number] = self._pool(context, shared)
+                        pools[number] = self._renewed(pools[number], context, shared)
                         queue.lost(unit)
                     else:
                         if queue.settle(unit, outcome):
@@ -221,6 +211,15 @@ class LocalPool:
         finally:
             for pool in pools.values():
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _renewed(
+        self,
+        broken: ProcessPoolExecutor,
+        context: Any,  # noqa: ANN401
+        shared: _Shared,
+    ) -> ProcessPoolExecutor:
+        broken.shutdown(wait=False)
+        return self._pool(context, shared)
 
     def _pool(self, context: Any, shared: _Shared) -> ProcessPoolExecutor:  # noqa: ANN401
         return ProcessPoolExecutor(
@@ -247,16 +246,20 @@ _builder: ShardBuilder | ViewStoreError | None = None  # of this worker, or why 
 
 
 def _start(make: BuilderFactory, shared: _Shared) -> None:
-    """Make the worker's builder; end with the parent, and leave Ctrl-C to it."""
+    """Make the worker's builder; end with the parent, and leave signals to it.
+
+    A scheduler signals the whole group: the parent alone decides how long a unit may go on.
+    """
     global _builder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _builder = make(shared)
     except ViewStoreError as error:  # a worker that cannot start is no lost worker
         _builder = error
     except Exception as error:
-        _builder = ViewStoreError(f"worker could not start: {type(error).__name__}: {error}")
+        _builder = bug_of(error)
 
 
 def _end_with_parent() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from viewstore import disk
 from viewstore.errors import FormatError
+from viewstore.records import read_record
 
 Checked = TypeVar("Checked")
 
@@ -46,9 +46,11 @@ class Files(Protocol):
         """Return `check` of the bytes of a file, which raises FormatError unless they are right.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            FormatError: It is longer than `limit`, or not what it should be; it is named.
+            FormatError: It is missing, longer than `limit`, or not what it should be; it is named.
         """
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is such a file."""
 
     def content(self, path: Path, size: int, sha256: str) -> bytes:
         """Return the bytes of a file, which have this sha256.
@@ -101,16 +103,13 @@ class LocalFiles:
     """The files of this machine. Blobs are opened by size: members have their own CRC."""
 
     def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
-        try:
-            return check(disk.read_limited(path, limit))
-        except FormatError as error:
-            raise named(error, str(path)) from error
+        return read_record(path, check, limit=limit)
+
+    def exists(self, path: Path) -> bool:
+        return path.is_file()
 
     def content(self, path: Path, size: int, sha256: str) -> bytes:
-        try:
-            return self.record(path, size, partial(matching, size=size, sha256=sha256))
-        except FileNotFoundError as error:
-            raise FormatError("file is missing", where=str(path)) from error
+        return self.record(path, size, partial(matching, size=size, sha256=sha256))
 
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
         with path.open("rb") as file:

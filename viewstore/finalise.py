@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,13 +30,14 @@ from viewstore.params import (
     zarr_group,
 )
 from viewstore.plan import Column, Plan
-from viewstore.records import LARGE_BYTES
+from viewstore.records import LARGE_BYTES, read_record
 from viewstore.source_record import read_sources
 from viewstore.stats import pack_stats
 from viewstore.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
 
 Derived = dict[str, tuple[int, str]]
 LOCK = "finalise.lock"
+GENERATION_FILE = re.compile(r"(\d{6})\.json")
 
 
 def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
@@ -47,13 +49,14 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
     """
     paths = StorePaths(root)
-    with _single_writer(paths):
+    with disk.explained(root), _single_writer(paths):
         _, _, sources_id = read_sources(paths)
         entries = {}
         complete = True
         for name in view_sets(paths):
             plan = read_plan(paths.view_set(name))
-            commits = read_commits(paths.view_set(name))
+            found = read_commits(paths.view_set(name))
+            commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
             if len(commits) < plan.shards and not allow_partial:
                 continue
             complete = complete and len(commits) == plan.shards
@@ -70,10 +73,9 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
 
 def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
-    try:
-        return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
-    except FileNotFoundError:
+    if not files.exists(paths.manifest):
         return None
+    return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
 
 
 def derive(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> ViewSetEntry:
@@ -152,27 +154,33 @@ def _publish(
 ) -> Manifest:
     """Put the next generation, unless the newest says the same already."""
     newest = read_manifest(paths)
-    number = 1 if newest is None else newest.generation + 1
+    if newest is not None and not paths.generation(newest.generation).is_file():
+        disk.put_if_absent(paths.generation(newest.generation), newest.pack(), scratch=paths.tmp)
     while True:
-        previous = paths.generation(number - 1)
+        last = last_generation(paths)
         manifest = Manifest(
-            generation=number,
-            previous=disk.sha256_of(previous) if previous.is_file() else None,
+            generation=last + 1,
+            previous=disk.sha256_of(paths.generation(last)) if last else None,
             complete=complete,
             sources_id=sources_id,
             view_sets=entries,
         )
-        if newest is not None and _same(newest, manifest):
-            return newest
-        if disk.put_if_absent(paths.generation(number), manifest.pack(), scratch=paths.tmp):
+        if last:
+            stored = read_record(paths.generation(last), Manifest.unpack, limit=LARGE_BYTES)
+            if _same(stored, manifest):  # nothing is new, or a crash came before manifest.json
+                manifest = stored
+                break
+        if disk.put_if_absent(paths.generation(last + 1), manifest.pack(), scratch=paths.tmp):
             break
-        newest = Manifest.unpack(disk.read_limited(paths.generation(number), LARGE_BYTES))
-        if _same(newest, manifest):  # a crash after the generation, before manifest.json
-            manifest = newest
-            break
-        number += 1
-    disk.write_atomic(paths.manifest, manifest.pack(), scratch=paths.tmp)
+    if manifest != newest:
+        disk.write_atomic(paths.manifest, manifest.pack(), scratch=paths.tmp)
     return manifest
+
+
+def last_generation(paths: StorePaths) -> int:
+    """Return the number of the newest generation, 0 before the first."""
+    names = (path.name for path in paths.generations.iterdir())
+    return max((int(m[1]) for m in map(GENERATION_FILE.fullmatch, names) if m), default=0)
 
 
 def _same(first: Manifest, second: Manifest) -> bool:

@@ -6,18 +6,59 @@ A shard exists when its commit record exists; a manifest names a generation of w
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from viewstore.errors import FormatError
-from viewstore.plan import Plan, check_view_set_name
-from viewstore.records import FORMAT, canonical, parse, seal, unseal
+from viewstore.plan import COLUMN_NAME, VIEW_SET_NAME, Plan
+from viewstore.records import FORMAT, canonical, check_form, parse, seal, unseal
 from viewstore.tar import Strided, strided_layout
 
 COMMIT_KIND = "viewstore-commit"
 MANIFEST_KIND = "viewstore-manifest"
 INDEX_KIND = "viewstore-index"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
+DERIVED_NAME = re.compile(
+    rf"index\.json|index/members\.npy|stats\.json|params\.zarr/({COLUMN_NAME.pattern}/)?zarr\.json"
+)
+FILES_FORM = [(str, str, int, str)]
+PLACES_FORM = {...: (int, int, str)}
+COMMIT_FORM: Mapping[str, Any] = {
+    "view_set": str,
+    "shard": int,
+    "plan_id": str,
+    "attempt": str,
+    "rows": int,
+    "files": FILES_FORM,
+    "columns": PLACES_FORM,
+    "seconds": int | float,
+    "host": str,
+    "created": str,
+}
+MANIFEST_FORM: Mapping[str, Any] = {
+    "generation": int,
+    "previous": str | None,
+    "complete": bool,
+    "sources_id": str,
+    "store_id": str,
+    "view_sets": {...: {"plan_id": str, "root": str, "derived": {...: (int, str)}}},
+}
+INDEX_FORM: Mapping[str, Any] = {
+    "format": int,
+    "kind": str,
+    "view_set": str,
+    "plan_id": str,
+    "root": str,
+    "rows": int,
+    "complete": bool,
+    "members": [str],
+    "strided": dict | None,
+    "shards": [{"shard": int, "rows": int, "files": FILES_FORM, "columns": PLACES_FORM}],
+}
+STRIDED_FORM = {"stride": int, "offset": int, "shape": (int, int, int, int)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +88,7 @@ class Commit:
 
     def file(self, role: str) -> BlobRecord:
         """Return the blob of `role`. Raises FormatError if the commit names none."""
-        for blob in self.files:
-            if blob.role == role:
-                return blob
-        raise FormatError(f"commit of shard {self.shard} names no file for {role}")
+        return _blob_of(self.files, role, f"commit of shard {self.shard}")
 
     def pack(self) -> bytes:
         """Return the bytes of the commit record."""
@@ -59,9 +97,8 @@ class Commit:
     @classmethod
     def unpack(cls, raw: bytes) -> Commit:
         """Return the commit in a record. Raises FormatError."""
-        keys = tuple(field.name for field in fields(cls))
-        record = unseal(raw, kind=COMMIT_KIND, keys=keys)
-        values = {key: record[key] for key in keys}
+        record = unseal(raw, kind=COMMIT_KIND, form=COMMIT_FORM)
+        values = {key: record[key] for key in COMMIT_FORM}
         values["files"] = _blobs(values["files"])
         values["columns"] = {name: tuple(place) for name, place in values["columns"].items()}
         commit = cls(**values)
@@ -71,13 +108,17 @@ class Commit:
 
 
 def _blobs(rows: Sequence[Sequence[Any]]) -> tuple[BlobRecord, ...]:
-    try:
-        return tuple(
-            BlobRecord(role=role, name=name, bytes=size, sha256=sha256)
-            for role, name, size, sha256 in rows
-        )
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"files must be rows of role, name, bytes, sha256: {error}") from error
+    return tuple(
+        BlobRecord(role=role, name=name, bytes=size, sha256=sha256)
+        for role, name, size, sha256 in rows
+    )
+
+
+def _blob_of(blobs: Sequence[BlobRecord], role: str, what: str) -> BlobRecord:
+    for blob in blobs:
+        if blob.role == role:
+            return blob
+    raise FormatError(f"{what} names no file for {role}")
 
 
 def _rows(blobs: Sequence[BlobRecord]) -> list[list[Any]]:
@@ -93,6 +134,8 @@ def blob_name(shard: int, sha256: str, role: str) -> str:
 
 def check_blob_name(blob: BlobRecord, shard: int) -> None:
     """Raise FormatError unless the name follows from the content: no path comes from data."""
+    if not (ROLE.fullmatch(blob.role) and SHA256.fullmatch(blob.sha256) and shard >= 0):
+        raise FormatError(f"blob {blob.name!r} of shard {shard} has no role or no sha256")
     if blob.name != blob_name(shard, blob.sha256, blob.role):
         raise FormatError(f"blob of shard {shard} must not be named {blob.name!r}")
 
@@ -140,6 +183,17 @@ class ViewSetEntry:
     derived: Mapping[str, tuple[int, str]]
 
 
+def check_entry(name: str, entry: ViewSetEntry) -> None:
+    """Raise FormatError unless all names are ones that finalise gives: no path comes from data."""
+    if not VIEW_SET_NAME.fullmatch(name):
+        raise FormatError(f"manifest names a view set {name!r}")
+    for path in entry.derived:
+        if not DERIVED_NAME.fullmatch(path):
+            raise FormatError(f"manifest names a derived file {path!r}")
+    if missing := {"index.json", "index/members.npy", "stats.json"} - set(entry.derived):
+        raise FormatError(f"manifest must name {', '.join(sorted(missing))} of {name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One generation of a store."""
@@ -163,22 +217,21 @@ class Manifest:
     @classmethod
     def unpack(cls, raw: bytes) -> Manifest:
         """Return the manifest in manifest.json. Raises FormatError."""
-        keys = tuple(field.name for field in fields(cls))
-        record = unseal(raw, kind=MANIFEST_KIND, keys=(*keys, "store_id"))
-        try:
-            entries = {
-                name: ViewSetEntry(
-                    plan_id=entry["plan_id"],
-                    root=entry["root"],
-                    derived={path: (size, sha) for path, (size, sha) in entry["derived"].items()},
-                )
-                for name, entry in record["view_sets"].items()
-            }
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"manifest has a field of another form: {error}") from error
+        record = unseal(raw, kind=MANIFEST_KIND, form=MANIFEST_FORM)
+        entries = {
+            name: ViewSetEntry(
+                plan_id=entry["plan_id"],
+                root=entry["root"],
+                derived={path: (size, sha) for path, (size, sha) in entry["derived"].items()},
+            )
+            for name, entry in record["view_sets"].items()
+        }
+        keys = (field.name for field in fields(cls))
         manifest = cls(**{**{key: record[key] for key in keys}, "view_sets": entries})
-        for name in entries:
-            check_view_set_name(name)
+        if manifest.generation < 1:
+            raise FormatError(f"manifest generation must be positive, got {manifest.generation}")
+        for name, entry in entries.items():
+            check_entry(name, entry)
         if record["store_id"] != manifest.store_id:
             raise FormatError("manifest does not match its store id")
         return manifest
@@ -194,8 +247,8 @@ class IndexedShard:
     columns: Mapping[str, tuple[int, int, str]]
 
     def file(self, role: str) -> BlobRecord:
-        """Return the blob of `role`. Raises StopIteration if there is none."""
-        return next(blob for blob in self.files if blob.role == role)
+        """Return the blob of `role`. Raises FormatError if the index names none."""
+        return _blob_of(self.files, role, f"index of shard {self.shard}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,24 +307,24 @@ class Index:
     @classmethod
     def unpack(cls, raw: bytes) -> Index:
         """Return the index in index.json, whose sha256 the caller has checked."""
-        try:
-            inner = parse(raw)["viewstore"]
-            strided = inner["strided"]
-            if strided is not None:
-                strided = Strided(**{**strided, "shape": tuple(strided["shape"])})
-            shards = tuple(
-                IndexedShard(
-                    shard=entry["shard"],
-                    rows=entry["rows"],
-                    files=_blobs(entry["files"]),
-                    columns={name: tuple(place) for name, place in entry["columns"].items()},
-                )
-                for entry in inner["shards"]
+        inner = parse(raw).get("viewstore")
+        check_form(inner, INDEX_FORM, INDEX_KIND)
+        assert inner is not None  # its form was checked
+        strided = inner["strided"]
+        if strided is not None:
+            check_form(strided, STRIDED_FORM, f"{INDEX_KIND}.strided")
+            strided = Strided(**{**strided, "shape": tuple(strided["shape"])})
+        shards = tuple(
+            IndexedShard(
+                shard=entry["shard"],
+                rows=entry["rows"],
+                files=_blobs(entry["files"]),
+                columns={name: tuple(place) for name, place in entry["columns"].items()},
             )
-            values = {field.name: inner[field.name] for field in fields(cls)}
-            members = tuple(values["members"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"index has a field of another form: {error}") from error
+            for entry in inner["shards"]
+        )
+        values = {field.name: inner[field.name] for field in fields(cls)}
+        members = tuple(values["members"])
         for entry in shards:
             for blob in entry.files:
                 check_blob_name(blob, entry.shard)

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.records import canonical, seal, unseal
+from viewstore.records import canonical, check_form, seal, unseal
 
 KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
 MAX_VIEWS = 100
+MAX_SIDE = 16_384
+MAX_SHARD_ROWS = 8192
+GIBIBYTE = 1 << 30
 
 # docs/format.md 3.2: what a row holds that was never written. Private columns take the default
 # of their dtype: NaN, the unsigned maximum or the signed minimum.
@@ -64,6 +67,9 @@ class Column:
             raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
         if len(self.shape) > 5 or any(not 1 <= extent <= 1 << 20 for extent in self.shape):
             raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
+        views = range(self.shape[0] if self.shape else 0)
+        if self.views is not None and not set(self.views) <= set(views):
+            raise FormatError(f"column {self.name}: views {self.views} are out of limits")
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -149,6 +155,13 @@ class Plan:
         check_view_set_name(self.view_set)
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
+        check_rows(self.rows, self.shard_rows)
+        if not all(1 <= side <= MAX_SIDE for side in (self.height, self.width)):
+            raise ConfigError(
+                f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
+            )
+        if self.channels not in (1, 3):
+            raise ConfigError(f"views must have 1 or 3 channels, got {self.channels}")
         if len(self.roles) != self.views:
             raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
         names = [column.name for column in self.columns]
@@ -172,7 +185,7 @@ class Plan:
     @cached_property
     def id(self) -> str:
         """Digest of plan.json."""
-        return str(unseal(self.pack(), kind=KIND, keys=PLAN_KEYS)["digest"])
+        return str(unseal(self.pack(), kind=KIND, form=FORM)["digest"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of plan.json."""
@@ -185,28 +198,62 @@ class Plan:
     @classmethod
     def unpack(cls, raw: bytes) -> Plan:
         """Return the plan in plan.json. Raises FormatError."""
-        record = unseal(raw, kind=KIND, keys=PLAN_KEYS)
-        values = {name: record[name] for name in PLAN_KEYS}
-        try:
-            values["columns"] = tuple(
-                Column(
-                    **{
-                        **column,
-                        "shape": tuple(column["shape"]),
-                        "views": None if column["views"] is None else tuple(column["views"]),
-                    }
-                )
-                for column in values["columns"]
+        record = unseal(raw, kind=KIND, form=FORM)
+        values = {name: record[name] for name in FORM}
+        values["columns"] = tuple(
+            Column(
+                **{
+                    **column,
+                    "shape": tuple(column["shape"]),
+                    "views": None if column["views"] is None else tuple(column["views"]),
+                }
             )
-            values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
-            for name in ("roles", "members", "ops"):
-                values[name] = tuple(values[name])
+            for column in values["columns"]
+        )
+        values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
+        for name in ("roles", "members", "ops"):
+            values[name] = tuple(values[name])
+        if values["parent"] is not None:
+            check_form(values["parent"], {"view_set": str, "plan_id": str}, f"{KIND}.parent")
+        try:
             return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise FormatError(f"plan has a field of another form: {error}") from error
+        except ConfigError as error:  # no user gave these settings
+            raise FormatError(str(error)) from error
 
 
-PLAN_KEYS = tuple(field.name for field in fields(Plan))
+FORM: Mapping[str, Any] = {
+    "view_set": str,
+    "sources_id": str,
+    "rows": int,
+    "shard_rows": int,
+    "views": int,
+    "roles": [str],
+    "height": int,
+    "width": int,
+    "channels": int,
+    "codec": {"name": str, "args": dict, "encoder": str | None},
+    "members": [str],
+    "json_bytes": int,
+    "parent": dict | None,
+    "generator": {"name": str, "version": int, "args": dict},
+    "weights": [{"role": str, "name": str, "bytes": int, "sha256": str}],
+    "resample": dict,
+    "seed": int,
+    "round": int,
+    "columns": [
+        {"name": str, "dtype": str, "shape": [int], "pack": bool, "views": list | None},
+    ],
+    "ops": [str],
+    "libraries": {...: str},
+}
+
+
+def check_rows(rows: int, shard_rows: int) -> None:
+    """Raise ConfigError unless a store can have so many rows in shards of so many."""
+    if rows < 1:
+        raise ConfigError(f"a store must have a row, got {rows}")
+    if not 1 <= shard_rows <= MAX_SHARD_ROWS:
+        raise ConfigError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {shard_rows}")
 
 
 def check_view_set_name(name: str) -> None:
@@ -238,9 +285,11 @@ def nearest(name: str, names: list[str]) -> str:
     return "there are " + (", ".join(sorted(names)) or "none")
 
 
-def choose_shard_rows(rows: int) -> int:
+def choose_shard_rows(rows: int, row_bytes: int = 1) -> int:
     """Return S for a store whose speed was not measured: a power of two in 64..1024.
 
-    A small store gets at least 16 shards, so that several workers can share it.
+    A small store gets at least 16 shards, so that several workers can share it. Where rows of
+    `row_bytes` raw pixels would make shards of more than a gibibyte, S is smaller.
     """
-    return 1 << (min(1024, max(64, rows // 16)).bit_length() - 1)
+    fitting = max(1, GIBIBYTE // row_bytes)
+    return 1 << (min(1024, max(64, rows // 16), fitting).bit_length() - 1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+from viewstore.disk import read_limited
 from viewstore.errors import FormatError
 
 FORMAT = 1
@@ -16,6 +18,7 @@ COMMIT_BYTES = 64 << 10
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 ENVELOPE = ("format", "kind", "digest")
+Unpacked = TypeVar("Unpacked")
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -38,12 +41,13 @@ def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
     return canonical({**value, "digest": digest_of(value)})
 
 
-def unseal(raw: bytes, *, kind: str, keys: Collection[str]) -> dict[str, Any]:
+def unseal(raw: bytes, *, kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a record, its digest included.
 
     Raises:
         FormatError: Not canonical JSON within the limits, another kind or format, a key that is
-            missing or unknown (those starting with "x_" are free), or a digest that differs.
+            missing or unknown (those starting with "x_" are free), a value of another form than
+            `check_form` asks for, or a digest that differs.
     """
     value = parse(raw)
     if value.get("kind") != kind:
@@ -58,10 +62,56 @@ def unseal(raw: bytes, *, kind: str, keys: Collection[str]) -> dict[str, Any]:
     digest = value.pop("digest", None)
     if digest_of(value) != digest:
         raise FormatError(f"record of kind {kind} does not match its digest")
-    names = {key for key in value if not key.startswith("x_")} - set(ENVELOPE)
-    if names != set(keys):
-        raise FormatError(f"record of kind {kind} must have other keys: {names ^ set(keys)}")
+    inner = {key: value[key] for key in value if not key.startswith("x_") and key not in ENVELOPE}
+    check_form(inner, form, kind)
     return {**value, "digest": digest}
+
+
+def check_form(value: Any, form: Any, what: str) -> None:  # noqa: ANN401
+    """Raise FormatError unless a JSON value has a form.
+
+    Forms: a type or union of types; [form], a list of any length; (form, ...), a list of just
+    these; {key: form}, an object with just these keys; {...: form}, one with any keys.
+    """
+    if isinstance(form, list):
+        _check_type(value, list, what)
+        for item in value:
+            check_form(item, form[0], what)
+    elif isinstance(form, tuple):
+        _check_type(value, list, what)
+        if len(value) != len(form):
+            raise FormatError(f"{what} must be rows of {len(form)}, got {len(value)}")
+        for item, part in zip(value, form, strict=True):
+            check_form(item, part, what)
+    elif isinstance(form, Mapping):
+        _check_type(value, dict, what)
+        if ... not in form and set(form) != set(value):
+            odd = ", ".join(sorted(set(form) ^ set(value)))
+            raise FormatError(f"{what} must have other keys, see {odd}")
+        for key, item in value.items():
+            check_form(item, form[... if ... in form else key], f"{what}.{key}")
+    else:
+        _check_type(value, form, what)
+
+
+def _check_type(value: Any, kind: Any, what: str) -> None:  # noqa: ANN401
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        name = getattr(kind, "__name__", str(kind))
+        raise FormatError(f"{what} must be {name}, got {type(value).__name__}")
+
+
+def read_record(
+    path: Path, unpack: Callable[[bytes], Unpacked], *, limit: int = SMALL_BYTES
+) -> Unpacked:
+    """Return what `unpack` finds in the file `path`. Raises FormatError naming the file."""
+    try:
+        return unpack(read_limited(path, limit))
+    except FileNotFoundError as error:
+        raise FormatError(f"{path.name} is missing", where=str(path)) from error
+    except FormatError as error:
+        raise FormatError(
+            str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
+        ) from error
 
 
 def parse(raw: bytes) -> dict[str, Any]:

@@ -40,7 +40,17 @@ class RemoteFiles:
 
     def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
         name = path.as_posix()
-        return self._right(path, lambda: b"".join(self.fetcher.stream(name, limit=limit)), check)
+        with self._listed(path):
+            return self._right(
+                path, lambda: b"".join(self.fetcher.stream(name, limit=limit)), check
+            )
+
+    def exists(self, path: Path) -> bool:
+        try:
+            next(self.fetcher.stream(path.as_posix()), b"")
+        except FileNotFoundError:
+            return False
+        return True
 
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
         name = path.as_posix()
@@ -61,8 +71,7 @@ class RemoteFiles:
 
     def content(self, path: Path, size: int, sha256: str) -> bytes:
         if size < CACHED_BYTES:
-            with self._listed(path):
-                return self.record(path, size, partial(matching, size=size, sha256=sha256))
+            return self.record(path, size, partial(matching, size=size, sha256=sha256))
         descriptor = self.open(path, size, sha256)
         with os.fdopen(descriptor, "rb") as file:
             return file.read()

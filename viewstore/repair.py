@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,31 +59,41 @@ def repair(
             )
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
-    for name in view_sets(paths):
-        here = [f for f in faults if f.view_set == name and f.kind in REBUILT_KINDS]
-        shards = sorted({fault.shard for fault in here if fault.shard is not None})
-        if not shards:
-            continue
-        plan = read_plan(paths.view_set(name))
-        for shard in shards:
-            withdraw(paths.view_set(name), shard)
-        request = BuildRequest(
-            generator=plan.generator["name"],
-            out=root,
-            view_set=name,
-            files=files or WeightFiles(),
-            only=tuple(shards),
-            on_error=on_error,
-            workers=workers,
-        )
-        check_outcomes(build_shards(request, paths, plan, listener or Silent()))
-        rebuilt[name] = shards
-    for fault in faults:
-        if fault.kind == "derived":
-            disk.unlink(Path(fault.path))
-    if any(fault.view_set == "manifest" for fault in faults):
-        disk.unlink(paths.manifest)
-    return Repaired(shards=rebuilt, manifest=finalise(root))
+    with disk.explained(root):
+        for name in view_sets(paths):
+            here = [f for f in faults if f.view_set == name and f.kind in REBUILT_KINDS]
+            shards = sorted({fault.shard for fault in here if fault.shard is not None})
+            if not shards:
+                continue
+            request = BuildRequest(
+                generator=read_plan(paths.view_set(name)).generator["name"],
+                out=root,
+                view_set=name,
+                files=files or WeightFiles(),
+                on_error=on_error,
+                workers=workers,
+            )
+            rebuilt[name] = _rebuild(paths, request, shards, listener or Silent())
+        for fault in faults:
+            if fault.kind == "derived":
+                disk.unlink(Path(fault.path))
+            if fault.view_set == "manifest" and Path(fault.path).is_file():
+                aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
+                disk.rename(Path(fault.path), paths.tmp / aside)
+        return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def _rebuild(
+    paths: StorePaths, request: BuildRequest, shards: list[int], listener: Listener
+) -> list[int]:
+    """Withdraw shards and build them again; return those, without records that no plan asks for."""
+    plan = read_plan(paths.view_set(request.name))
+    for shard in shards:
+        withdraw(paths.view_set(request.name), shard)
+    planned = [shard for shard in shards if shard < plan.shards]
+    request = replace(request, only=tuple(planned))
+    check_outcomes(build_shards(request, paths, plan, listener))
+    return planned
 
 
 def withdraw(paths: ViewSetPaths, shard: int) -> None:
@@ -125,10 +135,18 @@ def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: 
     for name in view_sets(paths):
         view_set = paths.view_set(name)
         garbage += orphans(view_set, read_commits(view_set))
-    old = [path for path in garbage if now - path.stat().st_mtime >= older_seconds]
+    old = [path for path in garbage if _age(path, now) >= older_seconds]
     for path in [] if dry_run else old:
         disk.unlink(path)
     return old
+
+
+def _age(path: Path, now: float) -> float:
+    """Return the seconds since a file was written; -1 if its builder has just removed it."""
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0
 
 
 def failed_shards(paths: ViewSetPaths) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from viewstore.commit import make_folders
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import LOCAL, Files, named
 from viewstore.layout import StorePaths
+from viewstore.manifest import SHA256
+from viewstore.plan import check_rows
 from viewstore.records import LARGE_BYTES, parse, seal, unseal
 from viewstore.sources import Part, SourceTable
 from viewstore.tar import pack_npy, unpack_npy
 
 KIND = "viewstore-sources"
-KEYS = ("rows", "shard_rows", "parts", "columns", "label_names")
 NUMBERS = {
     "label": "<i4",
     "part": "<u4",
@@ -29,6 +29,14 @@ NUMBERS = {
     "crc32": "<u4",
     "height": "<u4",
     "width": "<u4",
+}
+COLUMN_FORM = (str, int, str)
+FORM = {
+    "rows": int,
+    "shard_rows": int,
+    "parts": [(str, str, int | None, str | None)],
+    "columns": dict.fromkeys(("key_bytes", "key_offset", "key_order", *NUMBERS), COLUMN_FORM),
+    "label_names": [str],
 }
 
 
@@ -74,11 +82,12 @@ def adopt_sources(
     Raises:
         ConfigError: The store was begun with another source.
     """
-    make_folders(paths.folders)
     if paths.sources_record.is_file():
         shard_rows = int(_record(paths)["shard_rows"])
     else:
         shard_rows = choose_shard_rows(len(table.keys))
+    check_rows(len(table.keys), shard_rows)
+    make_folders(paths.folders)
     record, files = pack_sources(table, shard_rows)
     for name, data in files.items():
         path = paths.sources / name
@@ -88,7 +97,7 @@ def adopt_sources(
         return
     stored = _record(paths)
     wanted = parse(record)
-    keys = [key for key in KEYS if stored[key] != wanted[key]]
+    keys = [key for key in FORM if stored[key] != wanted[key]]
     if keys:
         raise ConfigError(
             f"the store was begun with another source: {', '.join(keys)} differ",
@@ -115,32 +124,44 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
     """Return the rows that sources.json and its columns describe."""
     offsets = columns["key_offset"]
     joined = columns["key_bytes"].tobytes()
+    if offsets[0] != 0 or offsets[-1] != len(joined) or (offsets[1:] < offsets[:-1]).any():
+        raise FormatError("source keys must lie one after another and fill their column")
     try:
         keys = tuple(
             joined[begin:end].decode()
             for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
         )
-        parts = tuple(
-            Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
-            for uri, kind, size, sha256 in record["parts"]
-        )
-    except (UnicodeDecodeError, TypeError, ValueError) as error:
-        raise FormatError(f"sources have a field of another form: {error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"source keys must be UTF-8: {error}") from error
+    parts = tuple(
+        Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
+        for uri, kind, size, sha256 in record["parts"]
+    )
+    if columns["part"].max() >= len(parts):
+        raise FormatError(f"sources name part {columns['part'].max()}, there are {len(parts)}")
     numbers = {name: columns[name] for name in NUMBERS}
     return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
 
 
 def _record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
-    check = partial(unseal, kind=KIND, keys=KEYS)
-    return files.record(paths.sources_record, LARGE_BYTES, check)
+    return files.record(paths.sources_record, LARGE_BYTES, _unpack)
+
+
+def _unpack(raw: bytes) -> dict[str, Any]:
+    record = unseal(raw, kind=KIND, form=FORM)
+    try:
+        check_rows(record["rows"], record["shard_rows"])
+    except ConfigError as error:  # no user gave these settings
+        raise FormatError(str(error)) from error
+    return record
 
 
 def _read_column(
     paths: StorePaths, files: Files, record: dict[str, Any], name: str
 ) -> NDArray[Any]:
     file, size, sha256 = record["columns"][name]
-    if file != f"{name}-{sha256[:16]}.npy":  # no path comes from data
-        raise FormatError(f"source column {name} must not be named {file!r}")
+    if not SHA256.fullmatch(sha256) or file != f"{name}-{sha256[:16]}.npy":
+        raise FormatError(f"source column {name} must not be named {file!r}")  # a way out
     path = paths.sources / file
     dtype, count = _stored_form(name, record["rows"], size)
     try:
@@ -154,6 +175,4 @@ def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:
         return "|u1", size - 128
     if name in ("key_offset", "key_order"):
         return "<u8", rows + (name == "key_offset")
-    if name not in NUMBERS:
-        raise FormatError(f"sources have no column {name!r}")
     return NUMBERS[name], rows

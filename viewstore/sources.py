@@ -182,7 +182,10 @@ class SourceReader:
         part = table.parts[table.part[row]]
         try:
             if part.kind == "array":
-                data: bytes = load_arrays(part.uri).images[int(table.offset[row])].tobytes()
+                images = load_arrays(part.uri).images
+                if table.offset[row] >= len(images):
+                    raise self._unreadable(row, f"the array has {len(images)} images now")
+                data: bytes = images[int(table.offset[row])].tobytes()
             elif part.kind == "dir":
                 data = _below(part.uri, table.keys[row]).read_bytes()
             else:
@@ -200,6 +203,8 @@ class SourceReader:
         table = self.table
         if table.parts[table.part[row]].kind == "array":
             height, width = int(table.height[row]), int(table.width[row])
+            if len(data) not in (height * width, height * width * 3):
+                raise self._unreadable(row, f"{len(data)} bytes are no {height} x {width} pixels")
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
             return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
         try:
@@ -228,6 +233,6 @@ class SourceReader:
 def _below(folder: str, key: str) -> Path:
     """Return folder/key. Raises FormatError: the key leads out of the folder."""
     path = Path(folder, key)
-    if ".." in Path(key).parts or not path.is_relative_to(folder):
+    if ".." in Path(key).parts or "\0" in key or not path.is_relative_to(folder):
         raise FormatError(f"key {key!r} leads out of its folder", where=folder)
     return path

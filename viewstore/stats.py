@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
 from viewstore.plan import Column, Plan
 from viewstore.records import seal, unseal
 
 KIND = "viewstore-stats"
-KEYS = ("plan_id", "columns")
+NUMBER = int | float
+COLUMN_FORM = {
+    **dict.fromkeys(("count", "fill"), int),
+    **dict.fromkeys(("min", "max", "mean", "std"), NUMBER | None),
+    "percentiles": [NUMBER],
+    "histogram": [int],
+}
+FORM = {"plan_id": str, "columns": {...: COLUMN_FORM}}
 BINS = 64
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -86,21 +92,14 @@ def pack_stats(plan: Plan, params: Mapping[str, NDArray[Any]]) -> bytes:
 
 def unpack_stats(raw: bytes) -> dict[str, ColumnStats]:
     """Return the summaries in stats.json by column. Raises FormatError."""
-    columns = unseal(raw, kind=KIND, keys=KEYS)["columns"]
-    names = {field.name for field in fields(ColumnStats)}
-    try:
-        for summary in columns.values():
-            if set(summary) != names:
-                raise FormatError("stats of a column have other keys")
-        return {
-            name: ColumnStats(
-                **{
-                    **summary,
-                    "percentiles": tuple(summary["percentiles"]),
-                    "histogram": tuple(summary["histogram"]),
-                }
-            )
-            for name, summary in columns.items()
-        }
-    except (AttributeError, TypeError) as error:
-        raise FormatError(f"stats have a field of another form: {error}") from error
+    columns = unseal(raw, kind=KIND, form=FORM)["columns"]
+    return {
+        name: ColumnStats(
+            **{
+                **summary,
+                "percentiles": tuple(summary["percentiles"]),
+                "histogram": tuple(summary["histogram"]),
+            }
+        )
+        for name, summary in columns.items()
+    }

@@ -222,6 +222,8 @@ class Terminal:
 
 def write_stdout(text: str) -> None:
     """Write `text` to stdout; if its reader has gone away, exit 141 as other Unix tools do."""
+    if sys.stdout is None:  # closed by whoever started us
+        raise SystemExit(141)
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

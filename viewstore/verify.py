@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import re
@@ -15,13 +16,14 @@ import numpy as np
 from viewstore import disk
 from viewstore.build import check_member, member_names
 from viewstore.commit import committed_shards, read_commit, read_plan, view_sets
-from viewstore.errors import FormatError, ViewStoreError
-from viewstore.finalise import read_manifest
+from viewstore.errors import ConfigError, FormatError, ViewStoreError
+from viewstore.finalise import last_generation, read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths, ViewSetPaths
-from viewstore.manifest import BlobRecord, Commit, Manifest, ViewSetEntry
+from viewstore.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
 from viewstore.params import chunk_key, unpack_chunk, unpack_params
-from viewstore.plan import Plan
+from viewstore.plan import Plan, nearest
+from viewstore.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.source_record import read_sources
 from viewstore.tar import parse
 
@@ -62,6 +64,12 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
         only: A view set, or None for all.
     """
     paths = StorePaths(root)
+    if only is not None and only not in view_sets(paths):
+        raise ConfigError(
+            f"there is no view set {only!r} in this store; {nearest(only, view_sets(paths))}",
+            code="VS102",
+            where=str(root),
+        )
     manifest = yield from _records(paths)
     for name in view_sets(paths):
         if only in (None, name):
@@ -70,7 +78,7 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     if manifest is not None:
         for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
             path = paths.view_set(name).plan
-            yield _fault(name, None, "missing", path, "the manifest names it, it has no plan")
+            yield _fault(name, None, "plan", path, "the manifest names it, it has no plan")
 
 
 def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
@@ -87,10 +95,29 @@ def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
     if manifest is None:
         yield _fault("manifest", None, "missing", paths.manifest, "no build has ended")
         return None
-    generation = paths.generation(manifest.generation)
-    if not generation.is_file() or generation.read_bytes() != manifest.pack():
-        yield _fault("manifest", None, "record", generation, "its generation is missing or differs")
+    yield from _generations(paths, manifest)
     return manifest
+
+
+def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
+    """The newest generation is there; the others, if they are, are what their successors say."""
+    expected = {manifest.generation: hashlib.sha256(manifest.pack()).hexdigest()}
+    for number in range(max(manifest.generation, last_generation(paths)), 0, -1):
+        path = paths.generation(number)
+        if not path.is_file():
+            if number == manifest.generation:
+                yield _fault("manifest", None, "record", path, "its generation is missing")
+            continue
+        raw = path.read_bytes()
+        try:
+            generation = Manifest.unpack(raw)
+        except FormatError as error:
+            yield _fault("manifest", None, "record", path, str(error))
+            continue
+        if expected.get(number) not in (None, hashlib.sha256(raw).hexdigest()):
+            yield _fault("manifest", None, "record", path, "it is not what its successor names")
+        if generation.previous is not None:
+            expected.setdefault(number - 1, generation.previous)
 
 
 def _view_set(
@@ -226,8 +253,19 @@ def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> I
 
 
 def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
-    """Return blobs that no commit names and left-over temporary files."""
+    """Return blobs that nothing names and left-over temporary files.
+
+    Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
+    while a repair has withdrawn some.
+    """
     named = {blob.name for commit in commits.values() for blob in commit.files}
+    for path in paths.quarantine.glob("*.json"):
+        with contextlib.suppress(FormatError):
+            withdrawn = Commit.unpack(disk.read_limited(path, COMMIT_BYTES))
+            named |= {blob.name for blob in withdrawn.files}
+    with contextlib.suppress(FormatError, FileNotFoundError):
+        index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+        named |= {blob.name for entry in index.shards for blob in entry.files}
     blobs = [
         path
         for path in paths.root.iterdir()

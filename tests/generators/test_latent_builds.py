@@ -16,6 +16,8 @@ from viewstore.building import BuildRequest, build
 from viewstore.compose import WeightFiles
 from viewstore.errors import ConfigError
 from viewstore.generators.gan_file import Origin, write_generator
+from viewstore.generators.inversion import STEPS_FROM_AVERAGE, Inversion
+from viewstore.generators.latent_settings import SLOTS_CPU
 from viewstore.store import ViewSet
 from viewstore.train.encoder_file import save_encoder
 
@@ -134,3 +136,29 @@ def test_perturbed_views_build_too(whole: BuildRequest) -> None:
     params = viewstore.open(whole.out).view_sets["w-perturb"].params
     assert params["distance"].shape == (ROWS, 2)
     assert params["distance"].min() > 0
+
+
+def test_a_parent_is_built_at_the_psi_of_its_child_and_its_own_defaults(
+    files: Files, tmp_path: Path
+) -> None:
+    """One command builds both; lr, max_steps and slots of the search are not the inversion's."""
+    request = BuildRequest(
+        generator="w-search",
+        out=tmp_path / "store",
+        source=str(files.source),
+        limit=2,
+        files=files.weights,
+        settings={"preset": "paper", "views": 2, "lr": 0.5, "max_steps": 3, "slots": 2},
+        workers=1,
+    )
+    built = build(request)
+    assert built.parent is not None
+    inversion = built.parent.plan.generator["args"]
+    assert {name: inversion[name] for name in ("psi", "lr", "max_steps", "slots")} == {
+        "psi": 0.7,
+        "lr": Inversion().lr,
+        "max_steps": STEPS_FROM_AVERAGE,
+        "slots": SLOTS_CPU,
+    }
+    assert built.plan.generator["args"]["psi"] == 0.7
+    assert searched(request)[1].shape == (2, 16, 16, 3)

@@ -84,3 +84,7 @@ def test_bad_settings_are_refused(world: World) -> None:
         WPerturb(sigma_units="var")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="psi must be that of the inversion"):
         WPerturb(psi=0.7).resolve(world.context)
+
+
+def test_a_parent_is_asked_for_the_psi_of_the_perturbation_and_nothing_else() -> None:
+    assert WPerturb(psi=0.7, sigma=0.5, threads=2).parent_settings() == {"psi": 0.7}

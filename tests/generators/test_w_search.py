@@ -326,5 +326,5 @@ def test_the_search_needs_its_parent(world: World) -> None:
         settings.make(alone)
 
 
-def test_the_settings_of_a_parent_have_its_psi() -> None:
-    assert WSearch(preset="paper").parent_settings().psi == 0.7
+def test_a_parent_is_asked_for_the_psi_of_the_search_and_nothing_else() -> None:
+    assert WSearch(preset="paper", lr=0.5).parent_settings() == {"psi": 0.7}

@@ -19,7 +19,7 @@ def write_npz(path: Path, *, rows: int = ROWS, side: int = 20) -> str:
     return str(path)
 
 
-def build_small(out: Path, source: str, **changes: Any) -> Built:  # noqa: ANN401
+def build_small(out: Path, source: str | None, **changes: Any) -> Built:  # noqa: ANN401
     """Build three shards of two simclr views of each sample."""
     request: dict[str, Any] = {
         "generator": "simclr",

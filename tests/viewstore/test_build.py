@@ -100,6 +100,15 @@ def test_refused_settings_leave_no_store(tmp_path: Path, source: str) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("shard_rows", [-1, 10_000])
+def test_a_store_is_not_begun_with_shards_of_a_size_that_none_may_have(
+    tmp_path: Path, source: str, shard_rows: int
+) -> None:
+    with pytest.raises(ConfigError, match=r"shard_rows must be in \[1, 8192\]"):
+        build_small(tmp_path / "s", source, shard_rows=shard_rows)
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_folder_of_something_else_is_not_built_into(tmp_path: Path, source: str) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not empty and not a store"):

@@ -1,7 +1,10 @@
 """The command line: exit codes, four-line errors, one JSON object, a fast start."""
 
+import errno
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore import cli
 from viewstore.cli_make import parse_assignments, parse_shards, parse_slice
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, ViewStoreError
 
 PYTHON = [sys.executable, "-c", "from viewstore.cli import main; main()"]
 
@@ -52,7 +55,9 @@ def test_done_is_0_and_the_answer_no_is_1(
         (["inspect", "nowhere"], 2, "VS202"),
         (["status", "nowhere"], 2, "VS202"),
         (["gan", "convert", "nowhere", "--out", "x.safetensors"], 3, "cannot read"),
-        (["no-such-command"], 2, "No such command"),
+        (["no-such-command"], 2, "No such command 'no-such-command'; there are build, status"),
+        (["verfiy", "nowhere"], 2, "did you mean 'verify'?"),
+        (["gan", "convret"], 2, "did you mean 'convert'?"),
     ],
 )
 def test_mistakes_end_in_an_error_without_a_traceback(
@@ -96,6 +101,37 @@ def test_json_is_one_object_also_on_failure(
     assert set(failed["error"]) == {"code", "message", "where", "why", "fix"}
 
 
+def test_a_mistake_on_the_command_line_is_one_object_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--json stands behind the mistake, so nothing has parsed it."""
+    code, out, _ = run(capsys, "verify", "nowhere", "--levle", "--json")
+    failed = json.loads(out)
+    assert (code, failed["command"], failed["error"]["code"]) == (2, "verify", "VS100")
+
+
+@pytest.mark.parametrize("arguments", [[], ["gan"]])
+def test_no_command_at_all_asks_for_help(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out == run(capsys, *arguments, "--help")[1]
+
+
+def test_the_example_in_the_help_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    assert "\n    viewstore build --generator w-search && viewstore inspect views\n" in out
+
+
+def test_quiet_before_the_command_is_quiet(
+    store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["build", "--generator", "simclr", "--source", str(store.parent / "images.npz")]
+    assert run(capsys, *arguments, "-j", "1", "--out", str(tmp_path / "a"))[2] != ""
+    assert run(capsys, "-q", *arguments, "-j", "1", "--out", str(tmp_path / "b"))[2] == ""
+
+
 def test_a_bug_of_ours_is_70(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
@@ -108,6 +144,60 @@ def test_a_bug_of_ours_is_70(
     assert "bug in viewstore" in err
 
 
+def test_an_error_that_nobody_gave_a_kind_is_70(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """What a worker met and could not name comes back as the base of the tree."""
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise ViewStoreError("ZeroDivisionError: boom")
+
+    monkeypatch.setattr("viewstore.verify.verify", broken)
+    assert run(capsys, "verify", str(store))[0] == 70
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, 4), (errno.EACCES, 3)])
+def test_a_disk_that_refuses_is_no_bug(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    number: int,
+    expected: int,
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), "views/x")
+
+    monkeypatch.setattr("viewstore.verify.verify", refused)
+    code, _, err = run(capsys, "verify", str(store))
+    assert (code, "error[VS302]" in err, "views/x" in err) == (expected, True, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_may_stop_any_command(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    number: signal.Signals,
+) -> None:
+    def signalled(*arguments: object, **options: object) -> list[object]:
+        os.kill(os.getpid(), number)
+        return []
+
+    monkeypatch.setattr("viewstore.verify.verify", signalled)
+    heard: list[int] = []
+
+    def callers(got: int, frame: object) -> None:
+        heard.append(got)
+
+    before = signal.signal(number, callers)
+    try:
+        code, _, err = run(capsys, "verify", str(store))
+        assert (code, f"stopped by {number.name}" in err, heard) == (4, True, [])
+        assert signal.getsignal(number) is callers
+    finally:
+        signal.signal(number, before)
+
+
 def test_ctrl_c_is_130(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
@@ -118,15 +208,24 @@ def test_ctrl_c_is_130(
     assert run(capsys, "verify", str(store))[0] == 130
 
 
-def test_a_closed_stdout_is_141(store: Path) -> None:
+@pytest.mark.parametrize("what", ["stats", "--help"])
+def test_a_stdout_whose_reader_has_gone_is_141(store: Path, what: str) -> None:
     process = subprocess.Popen(
-        [*PYTHON, "stats", str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PYTHON, what, str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate()
     assert process.returncode == 141
     assert b"Traceback" not in err
+
+
+def test_a_stdout_that_was_never_open_is_141(store: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *PYTHON, "stats", str(store)], capture_output=True
+    )
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
 
 
 def test_starting_loads_nothing_heavy() -> None:

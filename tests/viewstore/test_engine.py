@@ -1,9 +1,12 @@
 """Engines: lost workers are replaced, stops are resumable, errors cross the process."""
 
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,8 +14,8 @@ import pytest
 
 import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build import Outcome, Unit, error_facts
-from viewstore.engine import Policy, Queue, raise_outcome
+from viewstore.build import Outcome, ShardBuilder, Unit, Watch, bug_of, error_facts
+from viewstore.engine import LocalPool, Policy, Queue, StopRequest, raise_outcome
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.repair import collect_garbage
 from viewstore.verify import verify
@@ -55,12 +58,51 @@ def test_an_error_keeps_its_facts_across_processes() -> None:
     assert (caught.value.code, caught.value.where, caught.value.fix) == ("VS103", "here", "that")
 
 
+def test_an_exception_that_nobody_expected_says_where_it_arose() -> None:
+    try:
+        unit(0) + 1  # type: ignore[operator]
+    except TypeError as error:
+        bug = bug_of(error)
+    assert str(bug).startswith("TypeError: unsupported operand")
+    assert re.fullmatch(r"test_engine\.py:\d+ in test_an_exception\w+", str(bug.where))
+
+
+def kill_workers() -> None:
+    """Kill the idle workers of this process, and wait until their pools have noticed."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_ExecutorManagerThread":
+            thread.join(60)
+
+
+def fail_to_make(watch: Watch) -> ShardBuilder:
+    raise ConfigError("no networks here")
+
+
+def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
+    """Every unit ends with an outcome; one in between kills all workers."""
+    outcomes: list[Outcome] = []
+
+    def report(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            kill_workers()
+
+    pool = LocalPool(fail_to_make, StopRequest(0.0), workers=1)
+    pool.run(Queue(Policy(infra_attempts=2), [unit(0), unit(1)]), report, lambda count: None)
+    assert [outcome.shard for outcome in outcomes] == [0, 1]
+    assert {dict(outcome.error or {})["message"] for outcome in outcomes} == {"no networks here"}
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_npz(tmp_path_factory.mktemp("source") / "images.npz", rows=ROWS)
 
 
-def started(store: Path, source: str, workers: int) -> subprocess.Popen[bytes]:
+def started(
+    store: Path, source: str, workers: int, *, start_new_session: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a build of 150 shards and wait until its first ones are committed."""
     process = subprocess.Popen(
         [
@@ -68,6 +110,7 @@ def started(store: Path, source: str, workers: int) -> subprocess.Popen[bytes]:
             "--source", source, "--out", str(store), "--shard-rows", "8", "-j", str(workers),
         ],
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=start_new_session,
     )  # fmt: skip
     commits = store / "views" / "simclr" / "commits"
     deadline = time.monotonic() + 120
@@ -120,6 +163,17 @@ def test_workers_end_with_their_parent(tmp_path: Path, source: str) -> None:
     while any(Path(f"/proc/{pid}").is_dir() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").is_dir()]
+    finish(tmp_path / "s", source)
+
+
+def test_a_signal_to_the_whole_group_lets_running_shards_finish(
+    tmp_path: Path, source: str
+) -> None:
+    """As Slurm sends it. A worker that it killed would leave its scratch behind."""
+    process = started(tmp_path / "s", source, workers=2, start_new_session=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=120) == 4
+    assert list((tmp_path / "s" / "views" / "simclr" / "tmp").iterdir()) == []
     finish(tmp_path / "s", source)
 
 

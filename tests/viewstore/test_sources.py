@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -353,3 +354,39 @@ def test_source_bytes_that_changed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"a\.png cannot be read") as caught:
         SourceReader(table).image(0)
     assert "changed" in str(caught.value.why)
+
+
+def test_an_npz_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    for value in (1, 2):
+        np.savez(path, images=np.full((2, 4, 4, 3), value, np.uint8))
+        assert (SourceReader(open_source(str(path)).table).image(0) == value).all()
+
+
+def test_a_row_that_an_npz_no_longer_has_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros((3, 4, 4, 3), np.uint8))
+    reader = SourceReader(open_source(str(path)).table)
+    np.savez(path, images=np.zeros((2, 4, 4, 3), np.uint8))
+    assert reader.image(1).shape == (4, 4, 3)
+    with pytest.raises(FormatError, match="source image 0002 cannot be read") as caught:
+        reader.image(2)
+    assert caught.value.why == "the array has 2 images now"
+
+
+def test_pixels_of_another_size_than_the_row_says_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((1, 4, 4, 3), np.uint8))
+    table = open_source(str(tmp_path / "images.npz")).table
+    wrong = replace(table, height=np.array([5], np.uint32))
+    with pytest.raises(FormatError) as caught:
+        SourceReader(wrong).image(0)
+    assert caught.value.why == "48 bytes are no 5 x 4 pixels"
+
+
+@pytest.mark.parametrize("key", ["../a.png", "/etc/a.png", "a\0.png"])
+def test_a_key_of_a_store_leads_nowhere_else(tmp_path: Path, key: str) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(encoded())
+    table = open_source(str(tmp_path)).table
+    with pytest.raises(FormatError, match="leads out of its folder"):
+        SourceReader(replace(table, keys=(key,))).image(0)
