@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build import Rendered, Sample
+from viewstore.build import Sample
 from viewstore.image import Codec
 from viewstore.plan import Column
+from viewstore.shard import Rendered
 from viewstore.store import ViewSet
 
 __all__ = ["Context", "Generator", "Rendered", "Sample", "Settings"]

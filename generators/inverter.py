@@ -1,6 +1,5 @@
 """The inverter: a small network that guesses the codes of an image in one pass."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,13 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.generators.stylegan2 import StyleGAN2
-from viewstore.generators.tensor_file import contiguous, read_json, read_tensors, write_tensors
+from viewstore.generators.tensor_file import (
+    contiguous,
+    read_json,
+    read_tensors,
+    weights_digest,
+    write_tensors,
+)
 
 KIND = "viewstore_inverter"
 SLOPE = 0.2
@@ -89,11 +94,7 @@ class Inverter(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of the shape and the weights."""
-        found = hashlib.sha256(json.dumps(asdict(self.shape), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            found.update(f"{name} {list(value.shape)}\n".encode())
-            found.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return weights_digest(asdict(self.shape), self.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         size = (self.channels, self.res, self.res)

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from viewstore.errors import ConfigError
 from viewstore.generators.calibration import calibrate
 from viewstore.generators.inverter import Inverter, InverterShape
 from viewstore.generators.stylegan2 import StyleGAN2
+from viewstore.plan import Column
 
 if TYPE_CHECKING:
     from viewstore.generators.base import Context
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
+
+
+class KeepsLatents(Protocol):
+    """As much of the settings of latent views as decides their columns."""
+
+    @property
+    def views(self) -> int: ...
+    @property
+    def keep_latents(self) -> bool: ...
+    @property
+    def code_shape(self) -> tuple[int, int] | None: ...
+
+
+def latent_columns(
+    settings: KeepsLatents, per_view: Mapping[str, str], *, per_sample: tuple[str, ...] = ()
+) -> tuple[Column, ...]:
+    """Return the columns of latent views: dtypes `per_view`, and f4 `per_sample`, by name.
+
+    Views with a distance, if there are several, have distances to each other too.
+    """
+    views = settings.views
+    if "distance" in per_view and views > 1:
+        per_view = {**per_view, "mean_pair_distance": "f4", "min_pair_distance": "f4"}
+    columns = [Column(name=name, dtype=dtype, shape=(views,)) for name, dtype in per_view.items()]
+    columns += [Column(name=name, dtype="f4", shape=()) for name in per_sample]
+    if settings.keep_latents:
+        assert settings.code_shape is not None, "resolved settings know the shape of the latents"
+        shape = tuple(settings.code_shape)
+        columns.append(Column(name="latent", dtype="f2", shape=(views, *shape), pack=False))
+        columns.append(Column(name="latent0", dtype="f2", shape=shape, pack=False))
+    return tuple(sorted(columns, key=lambda column: column.name))
 
 
 def gan_of(context: Context) -> StyleGAN2:

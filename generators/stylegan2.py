@@ -3,8 +3,6 @@
 The tensors of the module's `state_dict` have the canonical names of docs/gan.md.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,6 +26,7 @@ from viewstore.generators.styled import (
     Noise,
     Options,
 )
+from viewstore.generators.tensor_file import weights_digest
 
 SIGMA_SEED, SIGMA_SAMPLES = 0, 10_000
 
@@ -267,11 +266,7 @@ class StyleGAN2(nn.Module):
         """SHA-256 of the weights and of how they are applied; computed once."""
         applied = {"kind": self.shape.kind, "conv_clamp": self.shape.conv_clamp}
         applied |= {"lr_multiplier": self.shape.lr_multiplier}
-        digest = hashlib.sha256(json.dumps(applied, sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {list(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(applied, self.state_dict())
 
 
 def _float32(name: str, value: np.ndarray | Tensor) -> Tensor:

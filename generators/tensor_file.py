@@ -1,5 +1,6 @@
 """Files of named tensors with text about them: safetensors, written so that bytes repeat."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -17,6 +18,15 @@ from viewstore.errors import CheckpointError
 FILE_BYTES = 2 << 30
 HEADER_START = 9  # eight bytes of length, then the brace of the header
 _NAMES = {torch.float32: "F32", torch.float16: "F16"}
+
+
+def weights_digest(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256, in hex, of named weights as float32 and of what is said `about` them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_tensor_file(path: Path) -> bool:

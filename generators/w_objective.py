@@ -1,4 +1,4 @@
-"""The objective of W-search, its geometric bound, and which samples are good enough.
+"""The objective of W-search, and which samples are good enough.
 
 `d_k` is the distance of view k to the anchor, `p_kj` that of views k and j, all between unit
 vectors. Source: equations 1 and 2 of Han et al., "Constructive Assimilation".
@@ -14,21 +14,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from viewstore.constraints import pair_bound
+
 Delta = Literal["l2", "l1", "hinge", "cosine"]
 Spread = Literal["per-view", "mean"]
 Stop = Literal["distances", "loss"]
 
 WITHIN_BOUND = 0.95  # of the bound: as near as views that were searched for come to it
 PAIRS_KEPT = 0.98  # of the target for the mean pair: what rounding to stored pixels may cost
-
-
-def pair_bound(eps1: float, views: int) -> float:
-    """Return B, the largest mean pairwise distance of `views` >= 2 at distance `eps1` of an anchor.
-
-    Unit vectors at that distance lie on a sphere; they are farthest apart as a simplex.
-    """
-    radius = eps1 * math.sqrt(1 - eps1 * eps1 / 4)
-    return radius * math.sqrt(2 * views / (views - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from viewstore.generators.latent_settings import (
     check_size,
     device_class,
     gan_of,
+    latent_columns,
 )
 from viewstore.generators.latent_views import (
     OK,
@@ -108,16 +109,7 @@ class WPerturb:
         per_view = {"status": "u1", "parent": "i4", "seed": "u8", "clipped": "f4"}
         if self.measured:
             per_view["distance"] = "f4"
-        if self.measured and self.views > 1:
-            per_view |= {"mean_pair_distance": "f4", "min_pair_distance": "f4"}
-        columns = [Column(name=n, dtype=d, shape=(self.views,)) for n, d in per_view.items()]
-        if self.keep_latents:
-            assert self.code_shape is not None, "resolved settings know the shape of the latents"
-            shape = tuple(self.code_shape)
-            views = (self.views, *shape)
-            columns.append(Column(name="latent", dtype="f2", shape=views, pack=False))
-            columns.append(Column(name="latent0", dtype="f2", shape=shape, pack=False))
-        return tuple(sorted(columns, key=lambda column: column.name))
+        return latent_columns(self, per_view)
 
     def make(self, context: Context) -> WPerturbGenerator:
         return WPerturbGenerator(self, context)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
+from viewstore.constraints import pair_bound
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Context, Generator
 from viewstore.generators.latent_settings import (
@@ -23,6 +24,7 @@ from viewstore.generators.latent_settings import (
     default_slots,
     device_class,
     gan_of,
+    latent_columns,
 )
 from viewstore.generators.latent_views import Precision
 from viewstore.generators.w_objective import (
@@ -31,7 +33,6 @@ from viewstore.generators.w_objective import (
     Goal,
     Spread,
     Stop,
-    pair_bound,
 )
 from viewstore.plan import Column
 
@@ -245,18 +246,7 @@ class WSearch:
     def columns(self) -> tuple[Column, ...]:
         per_view = {"status": "u1", "parent": "i4", "seed": "u8", "distance": "f4"}
         per_view |= {"steps": "i4", "converged": "u1", "clipped": "f4", "loss0": "f4", "loss": "f4"}
-        if self.views > 1:
-            per_view |= {"mean_pair_distance": "f4", "min_pair_distance": "f4"}
-        columns = [Column(name=n, dtype=d, shape=(self.views,)) for n, d in per_view.items()]
-        columns.append(Column(name="anchor_shift", dtype="f4", shape=()))
-        columns.append(Column(name="x_invert_mse", dtype="f4", shape=()))
-        if self.keep_latents:
-            assert self.code_shape is not None, "resolved settings know the shape of the latents"
-            shape = tuple(self.code_shape)
-            views = (self.views, *shape)
-            columns.append(Column(name="latent", dtype="f2", shape=views, pack=False))
-            columns.append(Column(name="latent0", dtype="f2", shape=shape, pack=False))
-        return tuple(sorted(columns, key=lambda column: column.name))
+        return latent_columns(self, per_view, per_sample=("anchor_shift", "x_invert_mse"))
 
     def make(self, context: Context) -> Generator:
         from viewstore.generators.w_engine import WSearchGenerator

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class ViewParams(Mapping[str, Tensor]):
+    """Params by column name, each gathered when it is first asked for."""
+
+    def __init__(self, names: Collection[str], gather: Callable[[str], Tensor]) -> None:
+        """Gather `names` by `gather`(name)."""
+        self._columns = names
+        self._gather = gather
+        self._found: dict[str, Tensor] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a column, [B, ...]. Raises KeyError."""
+        if name not in self._found:
+            if name not in self._columns:
+                raise KeyError(name)
+            self._found[name] = self._gather(name)
+        return self._found[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (dict, (dict(self),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +55,7 @@ class View:
     """
 
     pixels: Tensor
-    params: dict[str, Tensor]
+    params: Mapping[str, Tensor]
     status: Tensor
     role: str
     parent: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from viewstore.randomness import Op, Stream
 Pick = Literal["schedule", "random"]
 Missing = Literal["raise", "fallback", "resample"]
 
+KEPT_BYTES = 64 << 20  # permutations of more samples are drawn again in each epoch
 USABLE = (1, 2)  # values of "status": made, or made without meeting the goal
 
 
@@ -53,6 +55,56 @@ def preference(
     return np.roll(order, -turn * wanted, axis=1)
 
 
+class Schedule:
+    """The views to show of each sample, with the permutations of a cycle kept in memory."""
+
+    def __init__(self, seed: int, num_rows: int, *, cached: int, wanted: int, pick: Pick) -> None:
+        """Show `wanted` of `cached` views of `num_rows` rows as `preference` does."""
+        self._seed, self._cached, self._wanted, self._pick = seed, cached, wanted, pick
+        self._period = cached // math.gcd(cached, wanted) if pick == "schedule" else 1
+        self._keeps = self._period > 1 and cached < 256 and num_rows * cached <= KEPT_BYTES
+        self._num_rows = num_rows
+        self._cycle = -1
+        self._table: NDArray[np.uint8] | None = None
+        self._known: NDArray[np.bool_] | None = None
+        self._lock = threading.Lock()
+
+    def views(self, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the view numbers of each slot, [B, wanted], those of `choose_views`."""
+        cycle, turn = divmod(epoch, self._period)
+        columns = (turn * self._wanted + np.arange(self._wanted)) % self._cached
+        if not self._keeps:
+            return choose_views(
+                self._seed,
+                epoch,
+                index,
+                cached=self._cached,
+                wanted=self._wanted,
+                pick=self._pick,
+            )
+        with self._lock:
+            return self._of_cycle(cycle, index)[:, columns].astype(np.int64)
+
+    def _of_cycle(self, cycle: int, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self._table is None or self._known is None or cycle != self._cycle:
+            self._table = np.empty((self._num_rows, self._cached), np.uint8)
+            self._known = np.zeros(self._num_rows, np.bool_)
+            self._cycle = cycle
+        unknown = index[~self._known[index]]
+        if len(unknown):
+            epoch = cycle * self._period  # whose turn is 0
+            self._table[unknown] = preference(
+                self._seed,
+                epoch,
+                unknown,
+                cached=self._cached,
+                wanted=self._wanted,
+                pick=self._pick,
+            )
+            self._known[unknown] = True
+        return self._table[index]
+
+
 def replace_missing(
     views: NDArray[np.int64],
     order: NDArray[np.int64],
@@ -61,6 +113,7 @@ def replace_missing(
     *,
     name: str,
     missing: Missing,
+    asked: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the views to show in place of `views` where some were not made.
 
@@ -72,12 +125,15 @@ def replace_missing(
         name: View set, for messages.
         missing: "raise", "fallback" (show what is stored), or "resample" (the next usable view
             of the sample that no slot shows; else the first usable one).
+        asked: Which of `views` will be shown, [B, n]; None: all.
 
     Raises:
         FormatError: A view was not made and `missing` is "raise", or no view of a sample was.
     """
     usable = np.isin(status, USABLE)
     bad = ~np.take_along_axis(usable, views, axis=1)
+    if asked is not None:
+        bad &= asked
     if missing == "fallback" or not bad.any():
         return views
     first = int(np.flatnonzero(bad.any(axis=1))[0])

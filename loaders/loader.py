@@ -7,23 +7,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
+from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.maker import BatchMaker, EpochRows
+from viewstore.loaders.maker import BatchMaker, OnCorrupt
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
-from viewstore.loaders.ranges import ranged_shards
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader, Verify
-from viewstore.loaders.state import STORE_DIGITS, State, rows_digest
-from viewstore.loaders.transform import OnlineViews
-from viewstore.loaders.views import Views, parse_views, resolve, views_digest
+from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
+from viewstore.loaders.several import (
+    SeveralMaker,
+    SeveralRows,
+    check_rates,
+    per_epoch,
+    store_seed,
+)
+from viewstore.loaders.share import Common, StoreShare, choose_ranges, shares_of
+from viewstore.loaders.state import State, rows_digest, stores_digest
+from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
 
 PREFETCH_BYTES = 1 << 30
@@ -41,13 +51,15 @@ class ViewLoader:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | Sequence[Store],
         views: str | Views,
         *,
         batch_size: int,
         seed: int = 0,
         shuffle: str = "global",
-        rows: ArrayLike | None = None,
+        rates: Sequence[float] | None = None,
+        rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
+        where: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         uneven: bool = False,
@@ -56,18 +68,27 @@ class ViewLoader:
         verify: Verify = "first",
         missing: Missing = "raise",
         tail: Tail = "drop",
+        on_corrupt: OnCorrupt = "raise",
+        resident: bool | Literal["auto"] = "auto",
+        reuse: bool = False,
+        scaled_decode: bool = False,
         pin: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
         """Prepare to read `store`; no pixel is touched yet.
 
         Args:
-            store: The store, of viewstore.open.
-            views: Cached and Online views, or their short form, "simclr,simclr,w-search".
+            store: The store, of viewstore.open, or several: batch.index counts through their
+                rows, `store_rows` turns it into stores and rows.
+            views: Cached, Online and Mix views, or their short form, "simclr,simclr,w-search".
             batch_size: Samples per step over ALL ranks.
             seed: Seed of order, draws and view schedule, below 2^53.
             shuffle: "global", "block:B" (windows of B shards) or "none".
-            rows: Only these rows, ascending; None means all.
+            rates: Share of the rows of each of several stores that an epoch has; 1 where it is
+                None. What an epoch leaves out, the next ones have.
+            rows: Only these rows, ascending; None means all. One of each for several stores.
+            where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
+                the grammar is that of viewstore.where. With `rows`, those that are in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
             world_size: Ranks; None as for `rank`. Giving one of the two is an error.
             uneven: Let the first ranks take one sample more; batch.weight makes up for it.
@@ -78,6 +99,14 @@ class ViewLoader:
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
+            on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
+                are black, it is not valid, and stats() counts it.
+            resident: Copy raw view sets into memory: "auto" does, in the background, while they
+                take no more than a quarter of it.
+            reuse: Fill the same few buffers again and again: pixels hold until the next batch
+                is asked for. Else they belong to the caller for as long as he wants.
+            scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
+                is that much larger than its view; it changes pixels.
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
 
@@ -86,18 +115,32 @@ class ViewLoader:
             UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
+        _check_choice("on_corrupt", on_corrupt, ("raise", "quarantine"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
         if prefetch < 1:
             raise ConfigError(f"prefetch must be at least 1, got {prefetch}")
-        if isinstance(views, str):
-            views = parse_views(views, list(store.view_sets))
+        several = isinstance(store, Sequence)
+        stores: Sequence[Store] = store if isinstance(store, Sequence) else [store]
+        self._rates = check_rates(rates, len(stores), shuffle) if several else None
+        if rates is not None and not several:
+            raise ConfigError(f"rates are for several stores, got {list(rates)} for one")
         rank, world_size = find_rank(rank, world_size)
-        self._store = store
-        self._kept = _kept_rows(rows, store.num_samples)
-        num_rows = store.num_samples if self._kept is None else len(self._kept)
+        memory = machine_bytes()
+        self._shares = shares_of(
+            stores,
+            views,
+            rows=rows if several else [rows],
+            where=where,
+            make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
+        )
+        sizes = [share.num_rows for share in self._shares]
+        num_rows = sum(sizes if self._rates is None else map(per_epoch, sizes, self._rates))
         self._order = Order(
-            shuffle=shuffle, num_rows=num_rows, seed=seed, shard_rows=store.shard_rows
+            shuffle=shuffle,
+            num_rows=num_rows,
+            seed=seed,
+            shard_rows=self._shares[0].store.shard_rows,
         )
         self._cut = Cut(
             num_rows=num_rows,
@@ -107,25 +150,19 @@ class ViewLoader:
             world_size=world_size,
             uneven=uneven,
         )
-        self._cached, self._online = resolve(views, store)
-        self._readers = [
-            CachedReader(
-                group.view_set,
-                verify=verify,
-                ranged=ranged_shards(
-                    group.view_set,
-                    self._order,
-                    self._kept,
-                    slots=len(group.slots),
-                    world_size=world_size,
-                ),
-            )
-            for group in self._cached
-        ]
-        self._views_digest = views_digest(self._cached, self._online)
-        self._missing, self._pin = missing, pin
-        self._device = _check_device(device, pin=pin)
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+        readers = [pair for share in self._shares for pair in share.flipped_readers()]
+        choose_ranges(self._shares, self._order, world_size=world_size, rates=self._rates)
+        if resident != "auto" or self._threads:  # without threads the caller would wait for it
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+            keep_resident(readers, resident, ranks=ranks)
+        self._announces = any(
+            reader.resident is None and reader.view_set.num_bytes > memory * MEMORY_SHARE
+            for reader, _ in readers
+        )
+        self._missing, self._on_corrupt = missing, on_corrupt
+        self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
+        self._device = _check_device(device, pin=pin)
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -139,14 +176,24 @@ class ViewLoader:
         return self._epoch
 
     @property
+    def step(self) -> int:
+        """The next step of that epoch."""
+        return self._step
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Role of each slot's views."""
-        roles = {slot.slot: slot.policy.role for slot in self._online}
-        for group in self._cached:
-            common = set(group.view_set.roles)
-            role = common.pop() if len(common) == 1 else "mixed"
-            roles |= dict.fromkeys(group.slots, role)
-        return tuple(roles[slot] for slot in range(len(roles)))
+        by_store = [share.roles for share in self._shares]
+        return tuple(
+            roles[0] if len(set(roles)) == 1 else "mixed" for roles in zip(*by_store, strict=True)
+        )
+
+    def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each entry of batch.index the number of its store and its row there."""
+        counts = [share.store.num_samples for share in self._shares]
+        starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
+        store = torch.searchsorted(starts, index.cpu(), right=True) - 1
+        return store, index.cpu() - starts[store]
 
     def __len__(self) -> int:
         """Return the steps of an epoch, the same on every rank."""
@@ -178,6 +225,17 @@ class ViewLoader:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
 
+    def positions(self, step: int) -> range:
+        """Return the positions of a step that this rank reads; those from n on are padding."""
+        return self._cut.span(step)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Make one batch, whatever its place; the loader stays where it stands."""
+        self._check_usable()
+        self._check_place(epoch, step, self._cut.steps - 1)
+        (batch,) = self._pipeline.run([(epoch, step)])
+        return batch if self._device.type == "cpu" else batch.to(self._device)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
         state = self._state().at(self._epoch, self._step, steps=self._cut.steps)
@@ -202,11 +260,7 @@ class ViewLoader:
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
-        if epoch < 0 or not 0 <= step <= self._cut.steps:
-            raise ConfigError(
-                f"seek must go to an epoch >= 0 and a step in [0, {self._cut.steps}], "
-                f"got ({epoch}, {step})"
-            )
+        self._check_place(epoch, step, self._cut.steps)
         self._moves += 1
         self._epoch, self._step = epoch, step
         self._settle()
@@ -236,8 +290,8 @@ class ViewLoader:
         self._closed = True
         self._moves += 1
         self._pipeline.close()
-        for reader in self._readers:
-            reader.close()
+        for share in self._shares:
+            share.close()
 
     def __enter__(self) -> Self:
         return self
@@ -253,24 +307,43 @@ class ViewLoader:
     def _restart(self, seed: int) -> None:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
-        table = self._store.table
-        self._maker = BatchMaker(
-            rows=EpochRows(self._order, self._cut, self._kept),
-            cut=self._cut,
-            seed=seed,
-            cached=list(zip(self._cached, self._readers, strict=True)),
-            online=OnlineViews(
-                self._online, partial(_read_source, self._store), table.height, table.width
-            ),
-            labels=self._store.labels,
-            missing=self._missing,
-            pin=self._pin,
-            state=self._state(),
-        )
+        self._maker = self._make_maker(seed)
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
+
+    def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
+        common: Common = {
+            "cut": self._cut,
+            "missing": self._missing,
+            "on_corrupt": self._on_corrupt,
+            "announces": self._announces,
+            "pool": BufferPool(
+                keep=self._most_ahead + 2,
+                ring=2 * self._most_ahead + 2 if self._reuse else 0,
+                pin=self._pin,
+            ),
+            "state": self._state(),
+        }
+        make = partial(StoreShare.maker, order=self._order, scaled=self._scaled, common=common)
+        if self._rates is None:
+            return make(self._shares[0], seed=seed)
+        return SeveralMaker(
+            several=SeveralRows(
+                order=self._order,
+                rates=self._rates,
+                kept=tuple(share.kept for share in self._shares),
+                counts=tuple(share.store.num_samples for share in self._shares),
+            ),
+            cut=self._cut,
+            makers=[
+                make(share, seed=store_seed(seed, number))
+                for number, share in enumerate(self._shares)
+            ],
+            state=common["state"],
+            pool=common["pool"],
+        )
 
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
@@ -280,16 +353,24 @@ class ViewLoader:
     def _state(self) -> State:
         """Return the state at the start of epoch 0."""
         return State(
-            store=self._store.store_id[:STORE_DIGITS],
+            store=stores_digest([share.store.store_id for share in self._shares]),
             order=self._order.name,
             seed=self._order.seed,
             epoch=0,
             step=0,
             G=self._cut.global_batch,
             tail=self._cut.tail,
-            rows=rows_digest(self._kept),
-            views=self._views_digest,
+            rows=rows_digest([share.kept for share in self._shares], self._rates),
+            views=views_digest(
+                [(share.cached, share.online) for share in self._shares], scaled=self._scaled
+            ),
         )
+
+    def _check_place(self, epoch: int, step: int, last: int) -> None:
+        if epoch < 0 or not 0 <= step <= last:
+            raise ConfigError(
+                f"a place must be an epoch >= 0 and a step in [0, {last}], got ({epoch}, {step})"
+            )
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -299,49 +380,6 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
-
-
-def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
-
-    Raises:
-        ConfigError: One of the two is there without the other, or is no number.
-    """
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if rank is not None or world_size is not None:
-        raise ConfigError(
-            "rank and world_size must be given together, "
-            f"got rank {rank} and world_size {world_size}"
-        )
-    given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
-    if given == [None, None]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
-    values = [int(text) for text in given if text is not None and text.isdecimal()]
-    if len(values) != 2:
-        raise ConfigError(
-            "the environment must have RANK and WORLD_SIZE as numbers, or neither, "
-            f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
-        )
-    return values[0], values[1]
-
-
-def _read_source(store: Store, row: int) -> NDArray[np.uint8]:
-    return store.source.image(row)
-
-
-def _kept_rows(rows: ArrayLike | None, num_samples: int) -> NDArray[np.int64] | None:
-    if rows is None:
-        return None
-    kept = np.asarray(rows)
-    if kept.ndim != 1 or not len(kept) or kept.dtype.kind not in "iu":
-        raise ConfigError("rows must be a non-empty, one-dimensional array of row numbers")
-    kept = kept.astype(np.int64)
-    if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
-        raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
-    return kept
 
 
 def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:

@@ -1,28 +1,43 @@
-"""How one batch is made: planned with numpy, filled in slices by any thread, handed over."""
+"""How one batch is made: decided ahead, filled in slices by any thread, handed over."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.batch import Batch, View
-from viewstore.loaders.choose import Missing, preference, replace_missing
-from viewstore.loaders.order import Cut, Order
-from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.buffers import Buffer, BufferPool
+from viewstore.loaders.choose import Missing
+from viewstore.loaders.deliver import CachedDelivery, online_view
+from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
+from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
-from viewstore.loaders.transform import OnlineViews
+from viewstore.loaders.transform import (
+    OnlineViews,
+    Scratch,
+    draw_slots,
+    only_flips,
+    render_cached,
+)
 from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
-# Evaluating the order costs the same for few positions as for many.
-POSITIONS_AT_ONCE = 16_384
+OnCorrupt = Literal["raise", "quarantine"]
+
+# Below this, handing a slice to another thread costs more than it saves.
+LEAST_SAMPLES = 16
+LEAST_COPIED_BYTES = 4 << 20  # the same for samples that are copied as they are stored
 
 
 @dataclass(kw_only=True)
@@ -30,21 +45,21 @@ class Draft:
     """A batch in the making.
 
     Attributes:
-        rows, valid: Rows of the store, and which are no padding, [B].
-        shown: View numbers for each cached group, [B, n].
-        drawn: Params of each online slot.
-        pixels: A tensor for each slot, uint8 [B, H, W, C].
-        buffers: The same memory, as arrays.
+        decided: Its rows, views and draws.
+        valid: Which samples are neither padding nor damaged, [B].
+        buffers: Memory of each slot, uint8 [B, H, W, C].
     """
 
     epoch: int
     step: int
-    rows: NDArray[np.int64]
+    decided: Decided
     valid: NDArray[np.bool_]
-    shown: list[NDArray[np.int64]]
-    drawn: list[Drawn]
-    pixels: list[Tensor]
-    buffers: list[NDArray[np.uint8]]
+    buffers: list[Buffer]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the store, [B]."""
+        return self.decided.rows
 
 
 @dataclass
@@ -54,50 +69,11 @@ class Clock:
     totals: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, name: str, amount: float) -> None:
-        """Add to a total."""
+    def add(self, **amounts: float) -> None:
+        """Add to totals."""
         with self._lock:
-            self.totals[name] = self.totals.get(name, 0.0) + amount
-
-
-class EpochRows:
-    """The rows of each step of this rank, computed for many steps at once."""
-
-    def __init__(self, order: Order, cut: Cut, kept: NDArray[np.int64] | None) -> None:
-        """Take the order and its cut; `kept` are the sorted rows of a filter, or None."""
-        self._order, self._cut, self._kept = order, cut, kept
-        share = max(1, cut.global_batch // cut.world_size)
-        self._span = max(1, POSITIONS_AT_ONCE // share)
-        self._blocks: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
-        self._lock = threading.Lock()
-
-    def step(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Return the rows of a step, int64 [B]."""
-        key = (epoch, step // self._span)
-        with self._lock:
-            if key not in self._blocks:
-                while len(self._blocks) > 1:  # prefetch crosses into the next block, not further
-                    del self._blocks[next(iter(self._blocks))]
-                self._blocks[key] = self._block(*key)
-            return self._blocks[key][step % self._span]
-
-    def shards_ahead(self, epoch: int, step: int, shard_rows: int) -> list[int]:
-        """Return the shards that are needed soon after a step, in the order of their first use."""
-        rows = self.step(epoch, step)
-        with self._lock:
-            block = self._blocks.get((epoch, step // self._span), [rows])
-        later = np.concatenate(block[step % self._span :]) // shard_rows
-        numbers, first = np.unique(later, return_index=True)
-        now = set((rows // shard_rows).tolist())
-        return [number for number in numbers[np.argsort(first)].tolist() if number not in now]
-
-    def _block(self, epoch: int, block: int) -> list[NDArray[np.int64]]:
-        steps = range(block * self._span, min(self._cut.steps, (block + 1) * self._span))
-        positions = [self._cut.positions(step)[0] for step in steps]
-        rows = self._order.rows(np.concatenate(positions), epoch)
-        if self._kept is not None:
-            rows = self._kept[rows]
-        return np.split(rows, np.cumsum([len(each) for each in positions])[:-1])
+            for name, amount in amounts.items():
+                self.totals[name] = self.totals.get(name, 0.0) + amount
 
 
 @dataclass(kw_only=True)
@@ -105,27 +81,58 @@ class BatchMaker:
     """Makes the batches of a loader, whichever thread asks.
 
     Attributes:
-        rows: Rows of each step.
+        order: Which row stands where.
         cut: The cut of the steps.
+        kept: The sorted rows of a filter, or None.
         seed: Seed of draws and of the view schedule.
         cached: Slots of each view set, with their reader.
+        mirrored: For each of them which views show their box from right to left, [N, V], if any.
         online: The slots that are rendered.
         labels: Label of each row.
         missing: What to do about views that were not made.
-        pin: Whether pixels lie in pinned memory.
+        on_corrupt: What to do about damaged samples.
+        announces: Whether to have the system fetch what will be read.
+        pool: Memory for pixels.
         state: The loader's state, at whatever step.
     """
 
-    rows: EpochRows
+    order: RowOrder
     cut: Cut
+    kept: NDArray[np.int64] | None
     seed: int
-    cached: list[tuple[CachedSlots, CachedReader]]
+    cached: list[tuple[CachedSlots, AnyReader]]
+    mirrored: list[NDArray[np.bool_] | None]
     online: OnlineViews
     labels: NDArray[np.int32]
     missing: Missing
-    pin: bool
+    on_corrupt: OnCorrupt
+    announces: bool
+    pool: BufferPool
     state: State
     clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
+        self._ahead = Ahead(self.order, self.cut, self.kept, self.decide, weight=len(drawn))
+        self._scratch = Scratch()
+        self._readers = [one for _, reader in self.cached for one in parts_of(reader)]
+        self._schedules = [
+            schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
+            for group, reader in self.cached
+        ]
+        self._deliveries = [
+            [
+                CachedDelivery(group, number, reader, mirrored, self.online.sizes)
+                for number in range(len(group.slots))
+            ]
+            for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
+        ]
+        self._shapes = self.slot_shapes()
+        self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
+        self._copies = not self.online.slots and all(
+            reader.strided is not None and all(only_flips(t, reader.shape[:2]) for t in group.then)
+            for group, reader in self.cached
+        )
 
     @property
     def num_slots(self) -> int:
@@ -135,71 +142,107 @@ class BatchMaker:
     def slot_shapes(self) -> list[tuple[int, int, int]]:
         """Return height, width and channels of each slot's views."""
         shapes: dict[int, tuple[int, int, int]] = {}
-        for group, reader in self.cached:
-            shapes |= dict.fromkeys(group.slots, reader.shape)
+        for group, _ in self.cached:
+            shapes |= dict(zip(group.slots, group.shapes, strict=True))
         for slot in self.online.slots:
             shapes[slot.slot] = (*slot.size, 3)
         return [shapes[slot] for slot in range(self.num_slots)]
 
+    def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
+        """Return the parts of `size` samples that threads fill: as few as keep them busy."""
+        least = LEAST_SAMPLES
+        if self._copies:
+            least = max(1, LEAST_COPIED_BYTES // self._sample_bytes)
+        count = max(1, min(threads, size // least))
+        return [(size * part // count, size * (part + 1) // count) for part in range(count)]
+
+    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
+        """Return what may be done beside a step; each is called again while it returns True."""
+        following = self._ahead.follows(epoch, step)
+        return [] if following is None else [partial(self._prepare, *following)]
+
+    def copies(self) -> list[Callable[[], bool]]:
+        """Return the chores that bring view sets into memory."""
+        residents = (one.resident for one in self._readers)
+        return [resident.copy_some for resident in residents if resident is not None]
+
     def plan(self, epoch: int, step: int) -> Draft:
         """Return the draft of a step: all that is decided before pixels are touched."""
         began = time.perf_counter()
-        rows = self.rows.step(epoch, step)
-        self._prefetch(epoch, step)
-        pixels = [
-            torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self.pin)
-            for shape in self.slot_shapes()
-        ]
-        draft = Draft(
-            epoch=epoch,
-            step=step,
-            rows=rows,
-            valid=self.cut.positions(step)[1],
-            shown=[self._shown(group, reader, rows, epoch) for group, reader in self.cached],
-            drawn=self.online.draw(Stream(self.seed, epoch, AUGMENT), rows),
-            pixels=pixels,
-            buffers=[tensor.numpy() for tensor in pixels],
-        )
-        self.clock.add("plan_seconds", time.perf_counter() - began)
+        decided = self._ahead.step(epoch, step)
+        if self.awaits:
+            self.prefetch(decided.rows, self._ahead.rows_after(epoch, step))
+        size = len(decided.rows)
+        buffers = [self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)]
+        draft = self.draft(epoch, step, decided, self.cut.positions(step)[1], buffers)
+        self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there are remote shards to fetch before they are read."""
+        return any(one.awaits for one in self._readers)
+
+    def prefetch(self, now: NDArray[np.int64], later: NDArray[np.int64]) -> None:
+        """Have the shards of `later` rows fetched while those of the rows `now` are read."""
+        for one in self._readers:
+            if one.awaits:
+                shard_rows = one.view_set.plan.shard_rows
+                numbers, first = np.unique(later // shard_rows, return_index=True)
+                shards = numbers[np.argsort(first)]
+                one.prefetch(shards[~np.isin(shards, now // shard_rows)].tolist())
+
+    def draft(
+        self,
+        epoch: int,
+        step: int,
+        decided: Decided,
+        valid: NDArray[np.bool_],
+        buffers: list[Buffer],
+    ) -> Draft:
+        """Return the draft of samples that were decided, which are to fill `buffers`."""
+        if self.announces:
+            for (_, reader), shown in zip(self.cached, decided.shown, strict=True):
+                reader.announce(decided.rows, shown)
+        return Draft(epoch=epoch, step=step, decided=decided, valid=valid, buffers=buffers)
 
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft."""
-        part = slice(begin, end)
+        damaged: Damage | None = None if self.on_corrupt == "raise" else {}
+        part = draft.decided if end - begin == len(draft.rows) else draft.decided.part(begin, end)
+        out = [buffer[begin:end] for buffer in draft.buffers]
         began = time.perf_counter()
-        for (group, reader), shown in zip(self.cached, draft.shown, strict=True):
-            out = [draft.buffers[slot][part] for slot in group.slots]
-            reader.read(draft.rows[part], shown[part], out)
+        for number in range(len(self.cached)):
+            self._fill_cached(number, part, out, damaged)
         read = time.perf_counter()
-        self.clock.add("read_seconds", read - began)
         if self.online.slots:
-            drawn = [{n: column[part] for n, column in each.items()} for each in draft.drawn]
-            out = [draft.buffers[slot.slot][part] for slot in self.online.slots]
-            self.online.render(draft.rows[part], drawn, out)
-            self.clock.add("render_seconds", time.perf_counter() - read)
+            mine = [out[slot.slot] for slot in self.online.slots]
+            self.online.render(part.rows, part.drawn, mine, damaged)
+        rendered = time.perf_counter()
+        self.clock.add(read_seconds=read - began, render_seconds=rendered - read)
+        if damaged:
+            places = np.array(list(damaged))
+            draft.valid[begin + places] = False
+            for buffer in out:
+                buffer[places] = 0
+            self.clock.add(corrupt_samples=len(places))
 
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
+        decided = draft.decided
+        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
         views: dict[int, View] = {}
-        for (group, reader), shown in zip(self.cached, draft.shown, strict=True):
-            views |= self._cached_views(group, reader, shown, draft)
-        for slot, drawn in zip(self.online.slots, draft.drawn, strict=True):
-            size = len(draft.rows)
-            views[slot.slot] = View(
-                pixels=draft.pixels[slot.slot].permute(0, 3, 1, 2),
-                params={name: torch.from_numpy(column) for name, column in drawn.items()},
-                status=torch.ones(size, dtype=torch.uint8),
-                role=slot.policy.role,
-                parent=torch.full((size,), -1),
-                view=torch.full((size,), slot.slot),
-                source=f"online:{slot.policy.name}",
-            )
-        self.clock.add("samples", len(draft.rows))
-        self.clock.add("bytes", sum(tensor.numel() for tensor in draft.pixels))
+        for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
+            for number, slot in enumerate(group):
+                mine = shown[:, number].copy()
+                views[slot.slot] = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+        for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
+            views[online.slot] = online_view(online, pixels[online.slot], drawn)
+        self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
         return Batch(
             views=tuple(views[slot] for slot in range(self.num_slots)),
-            index=torch.from_numpy(draft.rows.copy()),
-            label=torch.from_numpy(self.labels[draft.rows].astype(np.int64)),
+            index=torch.from_numpy(decided.rows.copy()),
+            label=torch.from_numpy(self.labels[decided.rows].astype(np.int64)),
             valid=torch.from_numpy(draft.valid),
             weight=self.cut.weight(draft.step),
             epoch=draft.epoch,
@@ -207,52 +250,54 @@ class BatchMaker:
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
 
-    def _prefetch(self, epoch: int, step: int) -> None:
-        """Have the shards of the next steps fetched, where they are not on this machine."""
-        remote = [reader for _, reader in self.cached if reader.view_set.remote]
-        if remote:
-            shard_rows = remote[0].view_set.plan.shard_rows
-            shards = self.rows.shards_ahead(epoch, step, shard_rows)
-            for reader in remote:
-                reader.prefetch(shards)
+    def _prepare(self, epoch: int, step: int) -> bool:
+        self._ahead.prepare(epoch, step)
+        return False
 
-    def _shown(
-        self, group: CachedSlots, reader: CachedReader, rows: NDArray[np.int64], epoch: int
-    ) -> NDArray[np.int64]:
-        cached, wanted = group.view_set.num_views, len(group.slots)
-        order = preference(self.seed, epoch, rows, cached=cached, wanted=wanted, pick=group.pick)
-        every = np.broadcast_to(np.arange(cached), (len(rows), cached))
-        return replace_missing(
-            order[:, :wanted],
-            order,
-            reader.params("status", rows, every),
+    def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
+        """Return the views and draws of rows."""
+        stream = Stream(self.seed, epoch, AUGMENT)
+        return Decided(
+            rows=rows,
+            shown=[self._shown(number, rows, epoch) for number in range(len(self.cached))],
+            drawn=self.online.draw(stream, rows),
+            then=[self._then(group, stream, rows) for group, _ in self.cached],
+        )
+
+    def _then(self, group: CachedSlots, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
+        slots = [then for then in group.then if then is not None]
+        drawn = iter(draw_slots(slots, stream, rows, group.view_set.height, group.view_set.width))
+        return [{} if then is None else next(drawn) for then in group.then]
+
+    def _shown(self, number: int, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        group, reader = self.cached[number]
+        if reader.all_usable:
+            return self._schedules[number].views(epoch, rows)
+        return shown_views(
+            reader,
             rows,
-            name=group.view_set.name,
+            seed=self.seed,
+            epoch=epoch,
+            slots=group.slots,
+            pick=group.pick,
             missing=self.missing,
         )
 
-    def _cached_views(
-        self, group: CachedSlots, reader: CachedReader, shown: NDArray[np.int64], draft: Draft
-    ) -> dict[int, View]:
-        columns = {name: reader.params(name, draft.rows, shown) for name in group.params}
-        status = reader.params("status", draft.rows, shown)
-        parent = columns.get("parent", np.full(shown.shape, -1))
-        roles = set(group.view_set.roles)
-        views = {}
-        for number, slot in enumerate(group.slots):
-            params = {
-                name: torch.from_numpy(
-                    np.ascontiguousarray(column[:, number]) if reader.per_view(name) else column
-                )
-                for name, column in columns.items()
-            }
-            views[slot] = View(
-                pixels=draft.pixels[slot].permute(0, 3, 1, 2),
-                params=params,
-                status=torch.from_numpy(np.ascontiguousarray(status[:, number])),
-                role=roles.copy().pop() if len(roles) == 1 else "mixed",
-                parent=torch.from_numpy(parent[:, number].astype(np.int64)),
-                view=torch.from_numpy(np.ascontiguousarray(shown[:, number])),
-                source=f"cached:{group.view_set.name}",
-            )
-        return views
+    def _fill_cached(
+        self, number: int, part: Decided, out: list[Buffer], damaged: Damage | None
+    ) -> None:
+        group, reader = self.cached[number]
+        shown, drawn = part.shown[number], part.then[number]
+        stored, flips, places = [], [], []
+        for place, (slot, then) in enumerate(zip(group.slots, group.then, strict=True)):
+            if only_flips(then, reader.shape[:2]):
+                places.append(place)
+                stored.append(out[slot])
+                flips.append(drawn[place]["flip"].view(np.bool_) if then else None)
+            else:
+                assert then is not None
+                mine = shown[:, place], drawn[place], out[slot], self._scratch, damaged
+                render_cached(then, reader, part.rows, *mine)
+        if places:
+            views = shown if len(places) == len(group.slots) else shown[:, places]
+            reader.read(part.rows, views, stored, flips, damaged)

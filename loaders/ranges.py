@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,10 @@ def ranged_shards(
     order: Order,
     kept: NDArray[np.int64] | None,
     *,
-    slots: int,
+    slots: float,
     world_size: int,
+    rate: float = 1.0,
+    sharing: int = 1,
 ) -> frozenset[int]:
     """Return the shards to read by ranges: those not worth their download, or all.
 
@@ -65,14 +67,16 @@ def ranged_shards(
         view_set: The view set; one of this machine has no such shards.
         order: The order of the epochs.
         kept: The rows of a filter, or None.
-        slots: Views of a sample that are shown.
+        slots: Views of a sample that are shown, on average.
         world_size: Ranks of the job; each uses its share of every shard.
+        rate: Share of the rows that an epoch goes through.
+        sharing: View sets that are read through the cache together.
     """
     if not view_set.remote:
         return frozenset()
-    raw = view_set.index.strided is not None
-    share = 1.0 if raw else min(1.0, slots / view_set.num_views)
-    share *= min(1.0, view_set.files.room.ranks / world_size)
+    raw = view_set.index.strided is not None  # its views are one member
+    share = min(1.0, slots if raw else slots / view_set.num_views)
+    share *= min(1.0, rate) * min(1.0, view_set.files.room.ranks / world_size)
     used = np.full(view_set.plan.shards, share)
     if kept is not None:
         rows = np.bincount(kept // view_set.plan.shard_rows, minlength=view_set.plan.shards)
@@ -83,31 +87,38 @@ def ranged_shards(
     together = [view_set.shards[number].download.bytes for number in whole]
     if order.shards_at_once is not None:
         together = sorted(together)[-order.shards_at_once :]
-    if sum(together) > view_set.files.room.bytes:
+    if sum(together) > view_set.files.room.bytes // sharing:
         whole = []
     return frozenset(view_set.shards) - frozenset(whole)
+
+
+@dataclass
+class Fetched:
+    """What came of some members: their payloads, and the first error of each damaged row."""
+
+    payloads: dict[Member, memoryview] = field(default_factory=dict)
+    damaged: dict[int, FormatError] = field(default_factory=dict)
+
+    def add(self, other: Fetched) -> None:
+        """Take over what came of other members."""
+        self.payloads |= other.payloads
+        self.damaged = other.damaged | self.damaged
 
 
 class RangeReader:
     """Reads members of a remote view set by ranges, each checked against its CRC."""
 
-    def __init__(self, view_set: ViewSet, shards: frozenset[int]) -> None:
-        """Read the members of `shards`, and of others while the cache has no room."""
+    def __init__(self, view_set: ViewSet) -> None:
         self._view_set = view_set
-        self._shards = shards
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="viewstore-range")
 
-    def takes(self, shard: int) -> bool:
-        """Whether a shard is better read by ranges now."""
-        wanted = shard in self._shards or not self._view_set.files.keeps
-        return wanted and not self._view_set.at_hand(shard)
+    def read(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> Fetched:
+        """Return what comes of members, [B, n] numbers for [B] rows.
 
-    def read(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> dict[Member, memoryview]:
-        """Return the payloads of members, [B, n] numbers for [B] rows.
+        Rows are damaged of which a member differs from its CRC however often it is fetched.
 
         Raises:
-            FormatError: A member differs from its CRC however often it is fetched.
-            RemoteError: The remote store did not give it.
+            RemoteError: The remote store did not give them.
         """
         by_shard: dict[int, dict[Member, Span]] = {}
         for row, numbers in zip(rows.tolist(), members.tolist(), strict=True):
@@ -120,16 +131,27 @@ class RangeReader:
             for shard, spans in by_shard.items()
             for group in join_spans(spans.values())
         ]
-        payloads: dict[Member, memoryview] = {}
+        fetched = Fetched()
         for found in self._pool.map(lambda job: self._fetch(*job), jobs):
-            payloads |= found
-        return payloads
+            fetched.add(found)
+        return fetched
 
     def close(self) -> None:
         """Drop what is under way."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, shard: int, spans: Sequence[Span]) -> dict[Member, memoryview]:
+    def _fetch(self, shard: int, spans: Sequence[Span]) -> Fetched:
+        try:
+            return Fetched(self._payloads(shard, spans))
+        except FormatError as error:
+            if len(spans) == 1:
+                return Fetched(damaged={spans[0].member[0]: error})
+        fetched = Fetched()
+        for span in spans:  # the others are as good as they would be without it
+            fetched.add(self._fetch(shard, [span]))
+        return fetched
+
+    def _payloads(self, shard: int, spans: Sequence[Span]) -> dict[Member, memoryview]:
         file = self._view_set.shards[shard]
         start, stop = spans[0].start, max(span.stop for span in spans)
 

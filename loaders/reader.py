@@ -3,97 +3,145 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.choose import USABLE
+from viewstore.loaders.opened import OpenShards, ShardFile
 from viewstore.loaders.ranges import RangeReader
+from viewstore.loaders.resident import LARGE_VIEW_BYTES, Resident, mirror_some
 from viewstore.store import ViewSet
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
 
 Verify = Literal["first", "always", "off"]
-Buffer = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+Damage = dict[int, FormatError]  # by place in the batch
 
 # One map takes whole columns up to here; larger ones are gathered from their chunks.
 COLUMN_BYTES = 256 << 20
-PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
 
 
 class CachedReader:
     """Reads views of one view set into buffers. Safe to call from several threads."""
 
-    def __init__(
-        self,
-        view_set: ViewSet,
-        *,
-        verify: Verify = "first",
-        ranged: frozenset[int] = frozenset(),
-    ) -> None:
-        """Read `view_set`; of remote ones the shards `ranged` by byte ranges."""
+    def __init__(self, view_set: ViewSet, *, verify: Verify = "first", mapped: bool = True) -> None:
+        """Prepare to read `view_set`.
+
+        Args:
+            view_set: Where the views lie.
+            verify: Check a member's CRC at its "first" touch, "always", or "off".
+            mapped: Map the shards; else each view is read by a call, which is faster where the
+                set is larger than the memory.
+        """
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify must be first, always or off, got {verify!r}")
         self.view_set = view_set
         self.verify = verify
+        self.mapped = mapped
+        self.resident: Resident | None = None
         self.shape = (view_set.height, view_set.width, view_set.channels)
         members = view_set.plan.members
-        self._columns = [i for i, name in enumerate(members) if name not in ("json", "cls")]
-        self._strided = view_set.index.strided
+        self._columns = np.array(
+            [i for i, name in enumerate(members) if name not in ("json", "cls")]
+        )
+        self.strided = view_set.index.strided
         self._seen = np.zeros((len(view_set), len(self._columns)), np.bool_)
-        self._maps: dict[int, mmap.mmap] = {}
-        self._grids: dict[int, Buffer] = {}
-        self._lock = threading.Lock()
+        self._values: dict[str, set[int] | None] = {}
         view_set.check_cache()
-        self._ranged = ranged
-        self._ranges = RangeReader(view_set, ranged) if view_set.remote else None
-        if self._strided is not None:
-            self._check_layout(self._strided)
+        self._open = OpenShards(view_set, mapped=mapped)
+        self._ranged: frozenset[int] = frozenset()
+        self._ranges = RangeReader(view_set) if view_set.remote else None
+        if self.strided is not None:
+            self._check_layout(self.strided)
 
-    def read(self, rows: NDArray[np.int64], views: NDArray[np.int64], out: list[Buffer]) -> None:
+    def read(
+        self,
+        rows: Rows,
+        views: Rows,
+        out: Sequence[Buffer],
+        flips: Sequence[NDArray[np.bool_] | None] | None = None,
+        damaged: Damage | None = None,
+    ) -> None:
         """Fill the buffers of some slots.
 
         Args:
             rows: Rows, [B].
             views: View number for each row and slot, [B, n].
             out: For each slot uint8 [B, H, W, C]. Views of an absent shard become black.
+            flips: For each slot which views to mirror, [B], or None.
+            damaged: Where to put the errors of damaged rows, whose views become black. None
+                raises the first one.
 
         Raises:
             FormatError: A shard is missing or of another length, a CRC does not match, or a
                 view does not decode.
         """
-        order = np.argsort(rows, kind="stable")
-        shards = rows[order] // self.view_set.plan.shard_rows
-        bounds = np.flatnonzero(np.diff(shards)) + 1
-        ranged = []
-        for places in np.split(order, bounds) if len(rows) else []:
-            number = int(rows[places[0]] // self.view_set.plan.shard_rows)
+        flips = flips or [None] * len(out)
+        if self.resident is not None and self.resident.ready:
+            self.resident.gather(rows, views, out, flips)
+            return
+        found: Damage = {}
+        ranged: list[Rows] = []
+        for number, places in self._by_shard(rows):
             if number not in self.view_set.shards:
-                for buffer in out:
-                    buffer[places] = 0
-            elif self._ranges is not None and self._ranges.takes(number):
+                _blacken(out, places)
+            elif self._takes_ranges(number):
                 ranged.append(places)
-            elif self._strided is not None:
-                self._gather(self._grid(number, self._strided), number, rows, views, places, out)
+            elif self.strided is not None:
+                self._gather(self.strided, number, rows, views, places, out, found)
             else:
-                self._decode(number, rows, views, places, out)
-        if ranged and self._ranges is not None:
-            self._read_ranges(self._ranges, rows, views, np.concatenate(ranged), out)
+                self._decode(number, rows, views, places, out, found)
+        if ranged:
+            self._read_ranges(rows, views, np.concatenate(ranged), out, found)
+        if found and damaged is None:
+            raise found[min(found)]
+        if found and damaged is not None:
+            _blacken(out, np.array(list(found)))
+            damaged.update(found)
+        for buffer, flip in zip(out, flips, strict=True):
+            if flip is not None:
+                mirror_some(buffer, flip)
+
+    def announce(self, rows: Rows, views: Rows) -> None:
+        """Have the system fetch what `read` will touch. Takes what `read` takes."""
+        members = self._members(rows, views)
+        for row, places in zip(rows.tolist(), members, strict=True):
+            file = self._open.find(row // self.view_set.plan.shard_rows)
+            if file is not None:
+                for place in places:
+                    file.announce(int(place["offset"]), int(place["size"]))
+
+    def read_by_ranges(self, shards: frozenset[int]) -> None:
+        """Read the members of `shards`, of a remote view set, in place of whole shards."""
+        self._ranged = shards
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether every shard is on this machine now."""
+        return all(self.view_set.at_hand(number) for number in self.view_set.shards)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether it reads shards of a remote view set that it has not opened yet."""
+        if not self.view_set.remote or (self.resident is not None and self.resident.ready):
+            return False
+        return len(self._open) + len(self._ranged) < len(self.view_set.shards)
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Have the shards that are read next fetched, but for those read by ranges."""
-        self.view_set.prefetch([number for number in shards if number not in self._ranged])
+        """Have remote shards fetched, in this order, but for those that are open or ranged."""
+        wanted = (k for k in shards if k not in self._open and k not in self._ranged)
+        self.view_set.prefetch(list(wanted))
 
-    def params(self, name: str, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
+    def params(self, name: str, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return a column for each row and slot, [B, n, ...]; [B, ...] if it is per sample."""
-        column = self.view_set.plan.column(name)
         params = self.view_set.params
-        if column.row_bytes * len(self.view_set) <= COLUMN_BYTES:
+        if self.in_memory(name):
             found = params[name]
             if self.per_view(name):
                 return np.asarray(found[rows[:, None], views])
@@ -103,104 +151,208 @@ class CachedReader:
             return np.asarray(found[np.arange(len(rows))[:, None], views])
         return found
 
+    def in_memory(self, name: str) -> bool:
+        """Whether a column is small enough to be read whole."""
+        return self.view_set.plan.column(name).row_bytes * len(self.view_set) <= COLUMN_BYTES
+
     def per_view(self, name: str) -> bool:
         """Whether a column has an entry for each view, or one for the sample."""
-        shape = self.view_set.plan.column(name).shape
-        return name not in PER_SAMPLE and shape[:1] == (self.view_set.num_views,)
+        return self.view_set.plan.per_view(name)
+
+    @property
+    def all_usable(self) -> bool:
+        """Whether every view was made, so that none has to be replaced."""
+        found = self._values_of("status")
+        return found is not None and found <= set(USABLE)
+
+    def constant(self, name: str, value: int) -> bool:
+        """Whether a small column of integers has one value everywhere, or is not there."""
+        if name not in self.view_set.params:
+            return True
+        return self._values_of(name) == {value}
+
+    def _values_of(self, name: str) -> set[int] | None:
+        """Return the values of a column, or None if it is too large to be read whole."""
+        if name not in self._values:
+            whole = self.in_memory(name)
+            self._values[name] = set(np.unique(self.view_set.params[name])) if whole else None
+        return self._values[name]
+
+    def shard_of(self, row: int) -> range:
+        """Return the rows of the shard that holds `row`."""
+        return self.view_set.plan.shard_range(row // self.view_set.plan.shard_rows)
+
+    def stored(self, rows: range) -> Buffer:
+        """Return raw views of rows of one shard, uint8 [rows, V, H, W, C], checked, not copied.
+
+        Raises:
+            FormatError: The shard is missing or of another length, or a CRC does not match.
+        """
+        assert self.strided is not None
+        number = rows.start // self.view_set.plan.shard_rows
+        file = self._open.open(number)
+        numbers = np.arange(rows.start, rows.stop)
+        found = self._check(number, file, numbers, np.zeros((len(rows), 1), np.int64))
+        if found:
+            raise found[min(found)]
+        first = self.shard_of(rows.start).start
+        return file.grid(self.strided)[rows.start - first : rows.stop - first]
 
     def close(self) -> None:
-        """Forget the maps; they end when the last array on them does."""
-        self._grids.clear()
-        self._maps.clear()
+        """Forget what is open; maps end when the last array on them does."""
+        self.resident = None
+        self._open.clear()
         if self._ranges is not None:
             self._ranges.close()
 
-    def _read_ranges(
-        self,
-        ranges: RangeReader,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-        places: NDArray[np.int64],
-        out: list[Buffer],
-    ) -> None:
-        wanted = views[places] if self._strided is None else np.zeros((len(places), 1), np.int64)
-        numbers = np.array(self._columns)[wanted]
-        payloads = ranges.read(rows[places], numbers)
-        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
-            row = int(rows[place])
-            for slot, view in enumerate(views[place].tolist()):
-                if self._strided is None:
-                    payload = payloads[row, members[slot]]
-                    out[slot][place] = self._decoded(row, view, bytes(payload))
-                else:
-                    payload = payloads[row, members[0]][NPY_BYTES:]
-                    pixels = np.frombuffer(payload, np.uint8).reshape(self._strided.shape)
-                    out[slot][place] = pixels[view]
-
-    def _decoded(self, row: int, view: int, payload: bytes) -> Buffer:
-        number = row // self.view_set.plan.shard_rows
-        try:
-            pixels = self.view_set.codec.decode(payload)
-        except FormatError as error:
-            raise self._corrupt(number, row, view, str(error)) from error
-        if pixels.shape != self.shape:
-            raise self._corrupt(number, row, view, f"has the size {pixels.shape}")
-        return pixels
+    def _by_shard(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
+        """Yield each shard with the places of its rows, by row."""
+        shard_rows = self.view_set.plan.shard_rows
+        order = np.argsort(rows, kind="stable")
+        bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
+        for places in np.split(order, bounds) if len(rows) else []:
+            yield int(rows[places[0]] // shard_rows), places
 
     def _gather(
         self,
-        grid: Buffer,
+        strided: Strided,
         number: int,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-        places: NDArray[np.int64],
-        out: list[Buffer],
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+        damaged: Damage,
     ) -> None:
         mine = rows[places]
-        if self.verify != "off":
-            self._check(number, mine, np.zeros((len(mine), 1), np.int64))
-        local = mine - number * self.view_set.plan.shard_rows
+        try:
+            file = self._open.open(number)
+        except FormatError as error:
+            damaged |= dict.fromkeys(places.tolist(), error)
+            return
+        found = self._check(number, file, mine, np.zeros((len(mine), 1), np.int64))
+        damaged |= {int(places[place]): error for place, error in found.items()}
+        local = mine - self.shard_of(int(mine[0])).start
+        if not file.mapped:
+            for slot, buffer in enumerate(out):
+                starts = strided.offset + local * strided.stride
+                starts = starts + views[places, slot] * math.prod(self.shape)
+                for place, start in zip(places.tolist(), starts.tolist(), strict=True):
+                    file.read_into(buffer[place], start)
+            return
+        grid = file.grid(strided)
         for slot, buffer in enumerate(out):
-            # Fancy indexing copies the rows; np.take would first copy the whole shard.
-            buffer[places] = grid[local, views[places, slot]]
+            shown = views[places, slot]
+            if math.prod(self.shape) < LARGE_VIEW_BYTES:
+                # Fancy indexing copies the rows; np.take would first copy the whole shard.
+                buffer[places] = grid[local, shown]
+                continue
+            triples = zip(places.tolist(), local.tolist(), shown.tolist(), strict=True)
+            for place, row, view in triples:
+                buffer[place] = grid[row, view]
 
     def _decode(
         self,
         number: int,
-        rows: NDArray[np.int64],
-        views: NDArray[np.int64],
-        places: NDArray[np.int64],
-        out: list[Buffer],
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+        damaged: Damage,
     ) -> None:
-        data = self._map(number)
-        if self.verify != "off":
-            self._check(number, rows[places], views[places])
-        for place in places.tolist():
-            row = int(rows[place])
-            for slot, view in enumerate(views[place].tolist()):
-                member = self.view_set.members[row, self._columns[view]]
-                begin = int(member["offset"])
-                payload = data[begin : begin + int(member["size"])]
-                out[slot][place] = self._decoded(row, view, payload)
+        mine = rows[places]
+        try:
+            file = self._open.open(number)
+        except FormatError as error:
+            damaged |= dict.fromkeys(places.tolist(), error)
+            return
+        found = self._check(number, file, mine, views[places])
+        damaged |= {int(places[place]): error for place, error in found.items()}
+        members = self._members(mine, views[places])
+        begins, sizes = members["offset"].tolist(), members["size"].tolist()
+        for i, place in enumerate(places.tolist()):
+            if place not in damaged:
+                payloads = map(file.payload, begins[i], sizes[i])
+                self._decode_row(int(mine[i]), views, place, payloads, out, damaged)
 
-    def _check(self, number: int, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
-        """Compare the CRC of members, [B, n] numbers for [B] rows, unless they were seen."""
+    def _decode_row(
+        self,
+        row: int,
+        views: Rows,
+        place: int,
+        payloads: Iterable[memoryview | bytes],
+        out: Sequence[Buffer],
+        damaged: Damage,
+    ) -> None:
+        """Decode the views of one place in the batch, each of a payload of its own."""
+        decode = self.view_set.codec.decode
+        for slot, (buffer, payload) in enumerate(zip(out, payloads, strict=True)):
+            try:
+                pixels = decode(payload, into=buffer[place])
+                if pixels.shape == self.shape:
+                    continue
+                what = f"has the size {pixels.shape}"
+            except (FormatError, ConfigError) as error:
+                what = str(error)
+            number, view = row // self.view_set.plan.shard_rows, int(views[place, slot])
+            damaged[place] = self._corrupt(number, row, view, what)
+            return
+
+    def _takes_ranges(self, number: int) -> bool:
+        """Whether a shard is better read by ranges now: one that is here already is not."""
+        if self._ranges is None or number in self._open:
+            return False
+        wanted = number in self._ranged or not self.view_set.files.keeps
+        return wanted and not self.view_set.at_hand(number)
+
+    def _read_ranges(
+        self, rows: Rows, views: Rows, places: Rows, out: Sequence[Buffer], damaged: Damage
+    ) -> None:
+        """Read places of the batch by ranges; they are always checked."""
+        assert self._ranges is not None
+        numbers = self._columns[views[places] * (len(self._columns) > 1)]
+        found = self._ranges.read(rows[places], numbers)
+        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
+            row = int(rows[place])
+            if row in found.damaged:
+                damaged[place] = found.damaged[row]
+                continue
+            payloads = [found.payloads[row, member] for member in members]
+            if self.strided is None:
+                self._decode_row(row, views, place, payloads, out, damaged)
+                continue
+            pixels = np.frombuffer(payloads[0][NPY_BYTES:], np.uint8).reshape(self.strided.shape)
+            for buffer, view in zip(out, views[place].tolist(), strict=True):
+                buffer[place] = pixels[view]
+
+    def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
+        """Return the places of the views' members, MEMBER_DTYPE [B, n]; raw views share one."""
+        columns = self._columns[views * (len(self._columns) > 1)]
+        return np.asarray(self.view_set.members[rows[:, None], columns])
+
+    def _check(self, number: int, file: ShardFile, rows: Rows, members: Rows) -> Damage:
+        """Compare the CRC of members, [B, n] numbers for [B] rows, unless they were seen.
+
+        Return the first error of each row, by its place in `rows`.
+        """
+        if self.verify == "off":
+            return {}
+        unseen = np.ones(members.shape, np.bool_)
         if self.verify == "first":
             unseen = ~self._seen[rows[:, None], members]
             if not unseen.any():
-                return
-        else:
-            unseen = np.ones(members.shape, np.bool_)
-        data = memoryview(self._map(number))
+                return {}
+        entries = self.view_set.members[rows[:, None], self._columns[members]]
+        damaged: Damage = {}
         for place, slot in np.argwhere(unseen).tolist():
-            row, member = int(rows[place]), int(members[place, slot])
-            entry = self.view_set.members[row, self._columns[member]]
-            begin, size = int(entry["offset"]), int(entry["size"])
-            found = zlib.crc32(data[begin : begin + size])
-            if found != entry["crc32"]:
-                expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
-                raise self._corrupt(number, row, member, f"does not match its CRC-32: {expected}")
-            self._seen[row, member] = True
+            row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
+            found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
+            if found == entry["crc32"]:
+                self._seen[row, member] = True
+                continue
+            expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
+            what = f"does not match its CRC-32: {expected}"
+            damaged.setdefault(place, self._corrupt(number, row, member, what))
+        return damaged
 
     def _check_layout(self, strided: Strided) -> None:
         """Raise FormatError unless the index places raw views where the plan says they lie.
@@ -224,38 +376,6 @@ class CachedReader:
                     fix=self.view_set.finalise,
                 )
 
-    def _grid(self, number: int, strided: Strided) -> Buffer:
-        """Return the raw views of a shard, uint8 [rows, V, H, W, C], not contiguous."""
-        if number not in self._grids:
-            data = np.frombuffer(self._map(number), np.uint8)[strided.offset :]
-            views, height, width, channels = strided.shape
-            line = width * channels
-            self._grids[number] = np.lib.stride_tricks.as_strided(
-                data,
-                (len(self.view_set.shards[number].rows), views, height, width, channels),
-                (strided.stride, height * line, line, channels, 1),
-                writeable=False,
-            )
-        return self._grids[number]
-
-    def _map(self, number: int) -> mmap.mmap:
-        with self._lock:
-            if number not in self._maps:
-                self._make_room()
-                descriptor = self.view_set.shards[number].open()
-                try:
-                    self._maps[number] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-                finally:
-                    os.close(descriptor)
-            return self._maps[number]
-
-    def _make_room(self) -> None:
-        """Let go of the map that is here longest, if an evicted shard's bytes wait for it."""
-        if len(self._maps) >= self.view_set.most_open:
-            oldest = next(iter(self._maps))
-            del self._maps[oldest]
-            self._grids.pop(oldest, None)
-
     def _corrupt(self, number: int, row: int, member: int, what: str) -> FormatError:
         name = self.view_set.plan.members[self._columns[member]]
         return FormatError(
@@ -265,3 +385,8 @@ class CachedReader:
             why="the file was changed after it was written",
             fix=self.view_set.repair(number),
         )
+
+
+def _blacken(out: Sequence[Buffer], places: Rows) -> None:
+    for buffer in out:
+        buffer[places] = 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.records import canonical
 
 VERSION = 1
 STORE_DIGITS = 32
@@ -53,7 +54,7 @@ class State:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for json.dumps: less than 200 bytes."""
-        return asdict(self)
+        return dict(vars(self))  # asdict would copy each value
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> State:
@@ -96,12 +97,30 @@ _REFUSED = {
     "order": "order",
     "G": "batch_size",
     "tail": "tail",
-    "rows": "row filter",
+    "rows": "row filter or rates",
 }
 
 
-def rows_digest(rows: NDArray[np.int64] | None) -> str | None:
-    """Return what a row filter is known by in states: digits of the sha256 of its numbers."""
-    if rows is None:
-        return None
-    return hashlib.sha256(rows.astype("<u8").tobytes()).hexdigest()[:DIGITS]
+def stores_digest(store_ids: Sequence[str]) -> str:
+    """Return what the stores are known by in states: digits of the id, or of all of them."""
+    if len(store_ids) == 1:
+        return store_ids[0][:STORE_DIGITS]
+    return hashlib.sha256(canonical(list(store_ids))).hexdigest()[:STORE_DIGITS]
+
+
+def rows_digest(
+    kept: Sequence[NDArray[np.int64] | None], rates: Sequence[float] | None = None
+) -> str | None:
+    """Return what row filters are known by in states: digits of the sha256 of their numbers.
+
+    For several stores it covers their rates too.
+    """
+    digests = [None if rows is None else _digest(rows.astype("<u8").tobytes()) for rows in kept]
+    if rates is None:
+        (digest,) = digests
+        return digest
+    return _digest(canonical([digests, list(rates)]))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]

@@ -1,18 +1,27 @@
-"""Online views: params drawn for a whole batch, every source image decoded once for all slots."""
+"""Online views: params drawn for many samples at once, every image decoded once for all slots."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.augment import reduced_boxes, reductions
+from viewstore.errors import FormatError
+from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.compose import compose_boxes
+from viewstore.loaders.mix import AnyReader
+from viewstore.loaders.reader import Damage
 from viewstore.loaders.views import OnlineSlot
-from viewstore.policies import Drawn
-from viewstore.randomness import Stream
+from viewstore.policies import Drawn, Policy
+from viewstore.randomness import Integers, Stream
 
-ReadImage = Callable[[int], NDArray[np.uint8]]
+# Returns the image of a row and its reduction: the one asked for, or 1 if it cannot be made.
+ReadImage = Callable[[int, int], tuple[Buffer, int]]
+SCRATCH_BYTES = 1 << 20  # what one thread renders from, small enough to stay in its cache
 
 
 class OnlineViews:
@@ -24,41 +33,169 @@ class OnlineViews:
         read_image: ReadImage,
         heights: NDArray[Any],
         widths: NDArray[Any],
+        *,
+        scaled: bool = False,
     ) -> None:
-        """Render from `read_image`(row); `heights` and `widths` are the sizes it gives, [N]."""
+        """Render from `read_image`(row, reduction).
+
+        Args:
+            slots: What is rendered.
+            read_image: Gives images.
+            heights: Of the images, [N].
+            widths: Likewise.
+            scaled: Decode images smaller where every crop is much larger than its view.
+        """
         self.slots = slots
         self._read_image = read_image
         self._heights = heights
         self._widths = widths
+        self._scaled = scaled
 
     def draw(self, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
         """Return the params of each slot, [B, ...]; slots of one policy are drawn together."""
-        alike: dict[Any, list[int]] = {}
-        for place, slot in enumerate(self.slots):
-            alike.setdefault(slot.policy, []).append(place)
-        height, width = self._heights[rows], self._widths[rows]
-        drawn: list[Drawn] = [{} for _ in self.slots]
-        for policy, places in alike.items():
-            views = np.array([[self.slots[place].slot] for place in places])
-            params = policy.draw(stream, rows, views, height, width)
-            for number, place in enumerate(places):
-                drawn[place] = {name: column[number] for name, column in params.items()}
-        return drawn
+        return draw_slots(self.slots, stream, rows, *self.sizes(rows))
+
+    def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return height and width of the source images of `rows`, [B] each."""
+        return self._heights[rows], self._widths[rows]
 
     def render(
         self,
         rows: NDArray[np.int64],
         drawn: Sequence[Drawn],
-        out: Sequence[NDArray[np.uint8]],
+        out: Sequence[Buffer],
+        damaged: Damage | None = None,
     ) -> None:
         """Render every slot of `rows` into its buffer, uint8 [B, h, w, 3].
 
+        `damaged` takes the errors of images that cannot be read; their views become black.
+
         Raises:
-            FormatError: A source image cannot be read.
+            FormatError: A source image cannot be read, and `damaged` is None.
         """
-        plain = [{name: column.tolist() for name, column in params.items()} for params in drawn]
+        asked = [1] * len(rows)
+        whole = smaller = [_by_place(params) for params in drawn]
+        if self._scaled:
+            boxes = [params["crop_box"] for params in drawn]
+            reduction = reductions(boxes, [slot.size for slot in self.slots])
+            asked = reduction.tolist()
+            smaller = [
+                _by_place({**params, "crop_box": self._reduced(slot, rows, params, reduction)})
+                for slot, params in zip(self.slots, drawn, strict=True)
+            ]
         for place, row in enumerate(rows.tolist()):
-            image = self._read_image(row)
+            try:
+                image, made = self._read_image(row, asked[place])
+            except FormatError as error:
+                if damaged is None:
+                    raise
+                damaged[place] = error
+                for buffer in out:
+                    buffer[place] = 0
+                continue
+            plain = whole if made == 1 else smaller
             for slot, params, buffer in zip(self.slots, plain, out, strict=True):
-                mine = {name: column[place] for name, column in params.items()}
-                slot.policy.render(image, mine, slot.size, slot.filter, buffer[place])
+                slot.policy.render(image, params[place], slot.size, slot.filter, buffer[place])
+
+    def _reduced(
+        self,
+        slot: OnlineSlot,
+        rows: NDArray[np.int64],
+        params: Drawn,
+        reduction: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        whole = slot.policy.whole_pixels and slot.filter != "pil"
+        return reduced_boxes(params["crop_box"], reduction, *self.sizes(rows), whole=whole)
+
+
+def draw_slots(
+    slots: Sequence[OnlineSlot],
+    stream: Stream,
+    rows: NDArray[np.int64],
+    height: Integers,
+    width: Integers,
+) -> list[Drawn]:
+    """Return the params of each slot, [B, ...], for images of `height` x `width`."""
+    alike: dict[Any, list[int]] = {}
+    for place, slot in enumerate(slots):
+        alike.setdefault(slot.policy, []).append(place)
+    drawn: list[Drawn] = [{} for _ in slots]
+    for policy, places in alike.items():
+        views = np.array([[slots[place].slot] for place in places])
+        params = policy.draw(stream, rows, views, height, width)
+        for number, place in enumerate(places):
+            drawn[place] = {name: column[number] for name, column in params.items()}
+    return drawn
+
+
+def _by_place(params: Drawn) -> list[dict[str, Any]]:
+    """Return the params of each sample, of Python's own types."""
+    columns = [column.tolist() for column in params.values()]
+    return [dict(zip(params, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def only_flips(then: OnlineSlot | None, stored: tuple[int, int]) -> bool:
+    """Whether all that is rendered on views of size `stored` is a flip, or nothing."""
+    if then is None:
+        return True
+    policy = then.policy
+    plain = isinstance(policy, Policy) and not policy.crop and not policy.colours
+    return plain and then.size == stored
+
+
+class Scratch(threading.local):
+    """Memory of each thread for views that are rendered on."""
+
+    def __init__(self) -> None:
+        self._memory: Buffer = np.empty(0, np.uint8)
+
+    def take(self, count: int, shape: tuple[int, ...]) -> Buffer:
+        """Return uint8 [count, *shape], until the thread asks again."""
+        size = count * int(np.prod(shape))
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(count, *shape)
+
+
+def render_cached(
+    slot: OnlineSlot,
+    reader: AnyReader,
+    rows: NDArray[np.int64],
+    views: NDArray[np.int64],
+    drawn: Drawn,
+    out: Buffer,
+    scratch: Scratch,
+    damaged: Damage | None = None,
+) -> None:
+    """Render the policy of `slot` on cached views: numbers `views` [B] of `rows` [B]."""
+    plain = _by_place(drawn)
+    at_once = max(1, SCRATCH_BYTES // int(np.prod(reader.shape)))
+    for begin in range(0, len(rows), at_once):
+        part = slice(begin, begin + at_once)
+        stored = scratch.take(len(rows[part]), reader.shape)
+        found: Damage | None = None if damaged is None else {}
+        reader.read(rows[part], views[part, None], [stored], None, found)
+        for place, image in enumerate(stored, begin):
+            slot.policy.render(image, plain[place], slot.size, slot.filter, out[place])
+        if damaged is not None:
+            damaged |= {begin + place: error for place, error in (found or {}).items()}
+
+
+def delivered_params(
+    slot: OnlineSlot,
+    drawn: Drawn,
+    parent: NDArray[Any],
+    mirrored: NDArray[np.bool_],
+    size: tuple[int, int],
+) -> Drawn:
+    """Return what was drawn for a slot that renders cached views, as it is delivered.
+
+    The crop box is composed with that of the cached view; as drawn it is "crop_local". Every
+    other param is that of this last step alone.
+    """
+    local = drawn["crop_box"]
+    return {
+        **drawn,
+        "crop_box": compose_boxes(parent, mirrored, size, local),
+        "crop_local": local.astype(np.int32) if slot.policy.whole_pixels else local,
+    }

@@ -117,6 +117,7 @@ def _policy(cached: list[CachedSlots], online: list[OnlineSlot]) -> str:
     """Return the policy of the first expert view: what distances will be calibrated with."""
     names = {each.slot: each.policy.name for each in online}
     for each in cached:
-        args = each.view_set.plan.generator["args"]
-        names |= dict.fromkeys(each.slots, args.get("policy", ""))
+        for view_set in each.view_sets:
+            args = view_set.plan.generator["args"]
+            names |= dict.fromkeys(each.slots, args.get("policy", ""))
     return next((name for _, name in sorted(names.items()) if name), "")

@@ -93,8 +93,11 @@ def _centred_boxes(height: NDArray[Any], width: NDArray[Any], ratio: Range) -> N
 def draw_switch(
     stream: Stream, op: Op, index: Integers, view: Integers, probability: float
 ) -> NDArray[np.bool_]:
-    """Return where word 0 of `op` says yes, bool [...]."""
-    return np.asarray(stream.uniform(op, index, view)[..., 0] < probability)
+    """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
+    if probability in (0, 1):
+        return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
+    words = stream.words(op, index, view)[..., 0]
+    return np.asarray(words * 2.0**-32 < probability)
 
 
 def draw_jitter(
@@ -124,9 +127,58 @@ def draw_blur(
     stream: Stream, index: Integers, view: Integers, *, sigma: Range, probability: float
 ) -> NDArray[np.float32]:
     """Return the sigma of a Gaussian blur in output pixels, float32 [...]; 0 is off."""
+    if probability == 0:
+        return np.zeros(np.broadcast_shapes(np.shape(index), np.shape(view)), np.float32)
     u = stream.uniform(Op.BLUR, index, view)
     drawn = sigma[0] + u[..., 1] * (sigma[1] - sigma[0])
     return np.where(u[..., 0] < probability, drawn, 0).astype(np.float32)
+
+
+def reductions(
+    boxes: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
+) -> NDArray[np.int64]:
+    """Return how far each image may be decoded smaller: 8, 4, 2 or 1, int64 [B].
+
+    The largest at which no crop has fewer pixels than its view on either side, so that a view
+    is never enlarged from what was thrown away.
+
+    Args:
+        boxes: Crop boxes [B, 4] of each slot that shares the decoded images.
+        sizes: Height and width of each slot's views.
+    """
+    fits = [
+        (box[:, 2:] / np.asarray(size)).min(axis=1) for box, size in zip(boxes, sizes, strict=True)
+    ]
+    least = np.min(fits, axis=0)
+    return np.select([least >= 8, least >= 4, least >= 2], [8, 4, 2], 1)
+
+
+def reduced_boxes(
+    boxes: NDArray[np.float32],
+    reduction: Integers,
+    height: Integers,
+    width: Integers,
+    *,
+    whole: bool,
+) -> NDArray[np.float32]:
+    """Return crop boxes in pixels of images decoded at 1/`reduction`, float32 [B, 4].
+
+    Args:
+        boxes: In source pixels, [B, 4].
+        reduction: Of each image, [B].
+        height: Of each source image, [B].
+        width: Likewise.
+        whole: Move the edges to the nearest pixels, as the OpenCV filters need; a side never
+            gets shorter than the whole pixels it had room for.
+    """
+    scale = np.asarray(reduction)[:, None]
+    sides = -(-np.stack([height, width], axis=-1) // scale)
+    start, end = boxes[:, :2] / scale, (boxes[:, :2] + boxes[:, 2:]) / scale
+    if whole:
+        # Halves go up on both edges; rounding them to even could take a pixel off.
+        start, end = np.floor(start + 0.5), np.floor(end + 0.5)
+    end = np.minimum(end, sides)
+    return np.concatenate([start, end - start], axis=1).astype(np.float32)
 
 
 def check_filter(name: str) -> Filter:
@@ -199,6 +251,11 @@ def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: P
         image, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return out
+
+
+def mirror(pixels: Pixels) -> None:
+    """Flip uint8 [H, W, C] from left to right in place."""
+    cv2.flip(pixels, 1, dst=pixels)
 
 
 def brighten(pixels: Pixels, factor: float) -> None:

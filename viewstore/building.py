@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from viewstore import compose, disk
-from viewstore.build import Outcome, check_room, check_size, units
+from viewstore.build import Outcome
 from viewstore.commit import adopt_plan, committed_shards, read_plan
 from viewstore.compose import OnError, WeightFiles
 from viewstore.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
@@ -20,6 +20,8 @@ from viewstore.image import Codec
 from viewstore.layout import StorePaths
 from viewstore.manifest import Manifest
 from viewstore.plan import Plan, choose_shard_rows
+from viewstore.room import check_room, check_size
+from viewstore.shard import units
 from viewstore.signals import heard_by
 from viewstore.source_record import adopt_sources, read_sources
 from viewstore.sources import SourceTable, open_source

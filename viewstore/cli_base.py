@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -76,9 +76,15 @@ _COMMON = (
 )
 
 
-def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every command takes, before and after its name."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_COMMON), function)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options_of(options: Sequence[Decorator]) -> Decorator:
+    """Return what adds options that several commands share, in their order."""
+    return lambda function: functools.reduce(lambda f, add: add(f), reversed(options), function)
+
+
+common_options = options_of(_COMMON)  # what every command takes, before and after its name
 
 
 def apply_common(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import tomllib
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from viewstore.cli_base import command
+from viewstore.cli_base import command, options_of
 from viewstore.errors import ConfigError
 from viewstore.terminal import Progress, Terminal, duration
 
@@ -28,6 +26,11 @@ STORE = click.option(
     metavar="STORE",
     help="The store.",
 )
+WEIGHTS = (
+    click.option("--gan", type=FILE, metavar="FILE", help="StyleGAN2 weights."),
+    click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder."),
+    click.option("--inverter", type=FILE, metavar="FILE", help="GAN inverter."),
+)
 _OPTIONS = (
     click.option(
         "--source",
@@ -39,9 +42,7 @@ _OPTIONS = (
     click.option("--view-set", metavar="NAME", help="Its name.  [default: generator's]"),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N samples only."),
     click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]"),
-    click.option("--gan", type=FILE, metavar="FILE", help="StyleGAN2 weights."),
-    click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder."),
-    click.option("--inverter", type=FILE, metavar="FILE", help="GAN inverter."),
+    *WEIGHTS,
     click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another setting."),
     click.option("--shard-rows", type=click.IntRange(1, 8192), metavar="S", help="Rows a shard."),
     click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes."),
@@ -74,17 +75,12 @@ _OPTIONS = (
 )
 
 
-def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that builds a view set."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), function)
-
-
 @command("build", example="viewstore build --generator w-search --out views")
 @click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
 @click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
 @click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
 @click.option("--codec", type=click.Choice(["raw", "jpg", "png", "webp"]), help="How to store.")
-@build_options
+@options_of(_OPTIONS)
 def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Make a view set, or go on with one: what is committed is kept, the rest is built.
 
@@ -94,7 +90,7 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 
 @command("invert", example="viewstore gan invert --source digits --out views")
-@build_options
+@options_of(_OPTIONS)
 def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Find the latents whose images are nearest to the source's: the view set "recon".
 

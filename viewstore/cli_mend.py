@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewstore.cli_base import command
-from viewstore.cli_make import Shown, parse_shards
+from viewstore.cli_base import command, options_of
+from viewstore.cli_make import WEIGHTS, Shown, parse_shards
 from viewstore.errors import ConfigError
 from viewstore.terminal import Terminal
 
@@ -36,9 +36,7 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     help="With --repair: what to do with source images that cannot be read."
     "  [default: fail; skip with --failed]",
 )
-@click.option("--gan", type=click.Path(path_type=Path), metavar="FILE", help="StyleGAN2 weights.")
-@click.option("--encoder", type=click.Path(path_type=Path), metavar="FILE", help="SSL encoder.")
-@click.option("--inverter", type=click.Path(path_type=Path), metavar="FILE", help="GAN inverter.")
+@options_of(WEIGHTS)
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
 def verify(terminal: Terminal, store: Path, **options: Any) -> int:  # noqa: ANN401
     """Prove a store whole: every shard hash, member checksum and params row.

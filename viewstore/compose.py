@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build import BuilderFactory, ShardBuilder, Watch, json_bytes, members_of
+from viewstore.build import BuilderFactory, ShardBuilder, Watch
 from viewstore.commit import read_plan
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.finalise import read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths
 from viewstore.plan import Plan, Weights
+from viewstore.shard import json_bytes, members_of
 from viewstore.source_record import read_sources
 from viewstore.sources import SourceReader, SourceTable
 from viewstore.store import ViewSet

@@ -20,8 +20,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from viewstore import errors
-from viewstore.build import BuilderFactory, Outcome, ShardBuilder, Unit, bug_of, error_facts
+from viewstore.build import BuilderFactory, Outcome, ShardBuilder, bug_of, error_facts
 from viewstore.errors import ConfigError, StoppedError, ViewStoreError
+from viewstore.shard import Unit
 from viewstore.signals import STOP_SIGNALS
 
 POLL_SECONDS = 0.25

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from viewstore.cache import CacheSettings
 from viewstore.errors import FormatError
+from viewstore.fetch import Retry
 from viewstore.records import read_record
 
 Checked = TypeVar("Checked")
@@ -37,6 +39,13 @@ class Room:
 
     bytes: int
     ranks: int
+
+
+class FileSettings(TypedDict, total=False):
+    """What `open_store` takes beside a place, to read it as another process does."""
+
+    cache: CacheSettings
+    retry: Retry
 
 
 class Files(Protocol):
@@ -81,6 +90,10 @@ class Files(Protocol):
     @property
     def keeps(self) -> bool:
         """Whether blobs that are opened stay on this machine, as long as there is room."""
+
+    @property
+    def settings(self) -> FileSettings:
+        """How they are read."""
 
     @property
     def room(self) -> Room:
@@ -139,6 +152,10 @@ class LocalFiles:
     @property
     def keeps(self) -> bool:
         return True
+
+    @property
+    def settings(self) -> FileSettings:
+        return {}
 
     @property
     def room(self) -> Room:

@@ -33,12 +33,13 @@ from PIL import (
 from PIL import __version__ as pillow_version
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.image_header import LIMITS, Limits, read_size, sniff, unreadable
+from viewstore.image_header import LIMITS, Encoded, Limits, read_size, sniff, unreadable
 
 Pixels = NDArray[np.uint8]
 Filter = Literal["area", "linear", "pil"]
 CODECS = ("raw", "jpg", "png", "webp")
 SUBSAMPLINGS = {"420": "4:2:0", "444": "4:4:4"}
+REDUCTIONS = (1, 2, 4, 8)
 JPEG_QUALITY = 90
 PNG_LEVEL = 6
 WEBP_METHOD = 4
@@ -58,7 +59,7 @@ _warnings_lock = threading.Lock()
 _FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 
 
-def probe(data: bytes, *, limits: Limits = LIMITS) -> tuple[int, int, str]:
+def probe(data: Encoded, *, limits: Limits = LIMITS) -> tuple[int, int, str]:
     """Return (height, width, suffix) of an encoded image from its header alone.
 
     The suffix is that of the content, whatever the file is called.
@@ -74,24 +75,46 @@ def probe(data: bytes, *, limits: Limits = LIMITS) -> tuple[int, int, str]:
     return *size, suffix
 
 
-def decode(data: bytes, *, limits: Limits = LIMITS) -> Pixels:
+def decode(data: Encoded, *, limits: Limits = LIMITS, into: Pixels | None = None) -> Pixels:
     """Return the pixels of an encoded image, uint8 [H, W, 3].
 
     Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits become
     the upper 8. Orientation in EXIF is not applied.
 
+    Args:
+        data: The file, as bytes or as a view of a larger buffer, which is not copied.
+        limits: How large the image may be.
+        into: Memory to decode into, uint8 and C-contiguous, of the image's size or larger; the
+            result is a view of its first bytes. A new array if None.
+
     Raises:
         FormatError: Cut short, corrupt, not an image, or over a limit.
+        ConfigError: `into` is too small for the image.
     """
+    return scaled_decode(data, 1, limits=limits, into=into)[0]
+
+
+def scaled_decode(
+    data: Encoded, reduction: int, *, limits: Limits = LIMITS, into: Pixels | None = None
+) -> tuple[Pixels, int]:
+    """Return the pixels at 1/`reduction` of the size, sides rounded up, and the reduction made.
+
+    A JPEG is made smaller while it is decoded, from fewer of its coefficients; every other image
+    comes as it is, with a reduction of 1. `reduction` is 1, 2, 4 or 8: the decoder is slow at
+    the factors between. The rest is as in `decode`.
+    """
+    if reduction not in REDUCTIONS:
+        raise ConfigError(f"reduction must be one of {REDUCTIONS}, got {reduction}")
     suffix = sniff(data)
     size = read_size(data, suffix, limits)
-    if suffix == "jpg" and (colours := _jpeg_colours(data, size)):
-        return _decode_jpeg(data, colours)
+    if size and suffix == "jpg" and (colours := _jpeg_colours(data, size)):
+        return _decode_jpeg(data, size, colours, reduction=reduction, into=into), reduction
     with _opened(data, suffix, limits) as image:
-        return _to_rgb(image, suffix)
+        pixels = _to_rgb(image, suffix)
+    return (pixels if into is None else _copied(pixels, into)), 1
 
 
-def _jpeg_colours(data: bytes, size: tuple[int, int] | None) -> str | None:
+def _jpeg_colours(data: Encoded, size: tuple[int, int]) -> str | None:
     """Return "YCbCr" or "Gray", or None for what only Pillow converts."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -100,18 +123,53 @@ def _jpeg_colours(data: bytes, size: tuple[int, int] | None) -> str | None:
     return colours if colours in ("YCbCr", "Gray") and (height, width) == size else None
 
 
-def _decode_jpeg(data: bytes, colours: str, *, gray: bool = False) -> Pixels:
+def _decode_jpeg(
+    data: Encoded,
+    size: tuple[int, int],
+    colours: str,
+    *,
+    gray: bool = False,
+    reduction: int = 1,
+    into: Pixels | None = None,
+) -> Pixels:
     """Decode strictly: a warning of the decoder is an error, and so is a cut file."""
+    wanted, channels = ("GRAY", 1) if gray and colours == "Gray" else ("RGB", 3)
+    height, width = (-(-side // reduction) for side in size)
+    buffer = None if into is None else room(into, height, width, channels)
+    # The decoder takes the smallest scale that gives these sides.
+    least = {"min_height": height, "min_width": width} if reduction > 1 else {}
     try:
-        wanted = "GRAY" if gray and colours == "Gray" else "RGB"
-        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace=wanted, strict=True)
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, colorspace=wanted, strict=True, buffer=buffer, **least
+        )
     except ValueError as error:
         raise unreadable(f"jpg does not decode: {error}") from error
     return pixels
 
 
+def room(into: Pixels, height: int, width: int, channels: int = 3) -> Pixels:
+    """Return the first bytes of `into` as uint8 [height, width, channels].
+
+    Raises:
+        ConfigError: It has fewer bytes, or they do not lie side by side.
+    """
+    wanted = height * width * channels
+    if into.dtype != np.uint8 or not into.flags.c_contiguous or into.size < wanted:
+        raise ConfigError(
+            f"an image of {height} x {width} x {channels} needs {wanted} contiguous bytes to be "
+            f"decoded into, got {into.dtype} {list(into.shape)}"
+        )
+    return into.reshape(-1)[:wanted].reshape(height, width, channels)
+
+
+def _copied(pixels: Pixels, into: Pixels) -> Pixels:
+    target = room(into, *pixels.shape)
+    target[...] = pixels
+    return target
+
+
 @contextmanager
-def _opened(data: bytes, suffix: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
+def _opened(data: Encoded, suffix: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
     """Open with Pillow; whatever it raises, also on the way to pixels, is a FormatError."""
     try:
         with _warnings_ignored() if suffix in _WARNING else nullcontext():
@@ -232,8 +290,10 @@ class Codec:
         subsampling = "444" if channels == 1 else self.subsampling
         return {**options, "restart_marker_blocks": restart_interval(width, subsampling)}
 
-    def decode(self, data: bytes) -> Pixels:
+    def decode(self, data: Encoded, *, into: Pixels | None = None) -> Pixels:
         """Return the view in a file of this codec, uint8 [H, W, C]; C is as it was encoded.
+
+        `into` is memory to decode into, as in the function `decode`.
 
         Raises:
             FormatError: Corrupt, over a limit, or of another format.
@@ -244,17 +304,18 @@ class Codec:
         if suffix != self.name:
             raise unreadable(f"view must be a {self.name}, got a {suffix}")
         size = read_size(data, suffix, LIMITS)
-        if suffix == "jpg":
+        if size and suffix == "jpg":
             colours = _jpeg_colours(data, size)
             if colours is None:
                 raise unreadable("jpg view must be grayscale or YCbCr")
-            return _decode_jpeg(data, colours, gray=True)
+            return _decode_jpeg(data, size, colours, gray=True, into=into)
         with _opened(data, suffix, LIMITS) as image:
             image.load()
             pixels = np.array(image)
         if pixels.dtype != np.uint8 or image.mode not in ("L", "RGB"):
             raise unreadable(f"{suffix} view must be 8-bit grayscale or RGB, got {image.mode}")
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        return pixels if into is None else _copied(pixels, into)
 
     def roundtrip(self, views: Pixels) -> Pixels:
         """Return what `views`, uint8 [V, H, W, C], will read as once they are stored."""

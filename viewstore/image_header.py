@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from viewstore.errors import FormatError
 
+Encoded = bytes | memoryview  # an image file, maybe inside a larger buffer
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ANIMATION_OR_PIXELS = re.compile(rb"acTL|IDAT")  # an animation says so before its pixels
 _ENTROPY_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is not a restart
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -65,7 +67,7 @@ def unreadable(message: str, *, why: str | None = None) -> FormatError:
     return FormatError(message, code="VS205", why=why)
 
 
-def sniff(data: bytes) -> str:
+def sniff(data: Encoded) -> str:
     """Return the suffix of the format that `data` begins like. Raises FormatError."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
@@ -83,7 +85,7 @@ def sniff(data: bytes) -> str:
     raise unreadable(f"image must be jpg, png, webp, bmp, tif or ppm, got {what}")
 
 
-def read_size(data: bytes, suffix: str, limits: Limits) -> tuple[int, int] | None:
+def read_size(data: Encoded, suffix: str, limits: Limits) -> tuple[int, int] | None:
     """Return (height, width), or None if the format is one that its decoder has to read.
 
     Raises:
@@ -100,7 +102,7 @@ def read_size(data: bytes, suffix: str, limits: Limits) -> tuple[int, int] | Non
     return height, width
 
 
-def _jpeg_size(data: bytes, limits: Limits) -> tuple[int, int]:
+def _jpeg_size(data: Encoded, limits: Limits) -> tuple[int, int]:
     """Walk the segments to the frame header; of a progressive JPEG on to the end."""
     size: tuple[int, int] | None = None
     scans, position = 0, 2
@@ -131,7 +133,7 @@ def _jpeg_size(data: bytes, limits: Limits) -> tuple[int, int]:
     return size
 
 
-def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
+def _jpeg_marker(data: Encoded, position: int) -> tuple[int, int]:
     """Return the marker at `position` and the position behind it."""
     if data[position] != 0xFF:
         raise unreadable(f"jpg must have a marker at byte {position}")
@@ -140,17 +142,18 @@ def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
     return data[position], position + 1
 
 
-def _png_size(data: bytes, limits: Limits) -> tuple[int, int]:
+def _png_size(data: Encoded, limits: Limits) -> tuple[int, int]:
     del limits
     if data[12:16] != b"IHDR":
         raise unreadable("png must begin with an IHDR chunk")
-    if data.find(b"acTL", 0, max(0, data.find(b"IDAT"))) >= 0:
+    first = _ANIMATION_OR_PIXELS.search(data)
+    if first and first[0] == b"acTL":
         raise unreadable("png must hold one picture, got an animation")
     width, height = struct.unpack_from(">II", data, 16)
     return height, width
 
 
-def _webp_size(data: bytes, limits: Limits) -> tuple[int, int]:
+def _webp_size(data: Encoded, limits: Limits) -> tuple[int, int]:
     del limits
     kind = data[12:16]
     if kind == b"VP8X":

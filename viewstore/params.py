@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.maps import map_file
 from viewstore.plan import Column, nearest
 from viewstore.tar import MEMBER_DTYPE, TarWriter, parse
 
@@ -229,4 +230,5 @@ class Params(Mapping[str, NDArray[Any]]):
         path = self.root / column.name / chunk_key(column, shard)
         if not path.is_file():  # zarr would read fill here, without a word
             raise FormatError(f"chunk {shard} of column {column.name} is missing")
-        return np.memmap(path, dtype="u1", mode="r").data
+        with path.open("rb") as file:
+            return map_file(file.fileno()).data

@@ -41,6 +41,9 @@ FILLS: Mapping[str, int | float] = {
     "model_step": -1,
 }
 
+# Columns of one entry a row, whatever their shape: it may happen to begin with the view count.
+PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -88,6 +91,13 @@ class Column:
     @property
     def row_bytes(self) -> int:
         return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    def missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values were never written."""
+        if not isinstance(self.fill, float):
+            return np.asarray(values == self.fill)
+        # NaN, and infinity where NaN has a meaning of its own.
+        return np.asarray(np.isnan(values) | (np.isinf(values) & (self.fill == math.inf)))
 
     def empty(self, rows: int) -> NDArray[Any]:
         """Return an array of `rows` rows that were never written."""
@@ -181,6 +191,10 @@ class Plan:
     def column(self, name: str) -> Column:
         """Return the column `name`. Raises KeyError."""
         return next(column for column in self.columns if column.name == name)
+
+    def per_view(self, name: str) -> bool:
+        """Whether column `name` has an entry for each view, or one for the sample."""
+        return name not in PER_SAMPLE and self.column(name).shape[:1] == (self.views,)
 
     @cached_property
     def id(self) -> str:

@@ -39,6 +39,10 @@ class ViewPolicy(Protocol):
     def columns(self) -> tuple[Column, ...]:
         """The params of one view."""
 
+    @property
+    def whole_pixels(self) -> bool:
+        """Whether crop boxes begin and end between pixels."""
+
     def for_size(self, height: int, width: int) -> Self:
         """Return the policy for views of this size."""
 
@@ -70,6 +74,7 @@ class Policy:
     Attributes:
         name: Name in the table.
         role: Purpose of the view.
+        crop: Whether there is a crop; else the box is the whole image.
         scale: Least and greatest area of the crop box, as a share of the image's.
         ratio: Least and greatest width / height of the crop box.
         flip, gray, solarize: Probabilities.
@@ -83,6 +88,7 @@ class Policy:
 
     name: str
     role: str = "expert"
+    crop: bool = True
     scale: Range = (0.2, 1.0)
     ratio: Range = (3 / 4, 4 / 3)
     flip: float = 0.5
@@ -110,8 +116,18 @@ class Policy:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The params of one view."""
-        return _COLUMNS
+        """The params of one view; those of colours only where a colour may change."""
+        return _COLUMNS if self.colours else _PLACE_COLUMNS
+
+    @property
+    def whole_pixels(self) -> bool:
+        """Whether crop boxes begin and end between pixels: yes."""
+        return True
+
+    @property
+    def colours(self) -> bool:
+        """Whether a view may differ from its crop in more than a flip."""
+        return max(self.jitter_probability, self.gray, self.blur, self.solarize) > 0
 
     def for_size(self, height: int, width: int) -> Policy:
         """Return the policy for views of this size: small ones may not be blurred."""
@@ -127,23 +143,34 @@ class Policy:
     ) -> Drawn:
         """Return params by column; the image sizes `height`, `width` bound the crop box."""
         at = (index, view)
-        box = augment.draw_crop(
-            stream, index, view, height, width, scale=self.scale, ratio=self.ratio
-        )
+        flip = augment.draw_switch(stream, Op.FLIP, *at, self.flip).astype(np.uint8)
+        place: Drawn = {"crop_box": self._box(stream, *at, height, width), "flip": flip}
+        if not self.colours:
+            return place
         factors, order = augment.draw_jitter(
             stream, *at, strength=self.jitter, probability=self.jitter_probability
         )
         inverted = augment.draw_switch(stream, Op.SOLARIZE, *at, self.solarize)
         threshold = np.where(inverted, self.threshold, augment.SOLARIZE_OFF)
         return {
-            "crop_box": box,
-            "flip": augment.draw_switch(stream, Op.FLIP, *at, self.flip).astype(np.uint8),
+            **place,
             "jitter": factors,
             "jitter_order": order,
             "gray": augment.draw_switch(stream, Op.GRAY, *at, self.gray).astype(np.uint8),
             "blur": augment.draw_blur(stream, *at, sigma=self.sigma, probability=self.blur),
             "solarize": threshold.astype(np.uint16),
         }
+
+    def _box(
+        self, stream: Stream, index: Integers, view: Integers, height: Integers, width: Integers
+    ) -> NDArray[np.float32]:
+        if self.crop:
+            return augment.draw_crop(
+                stream, index, view, height, width, scale=self.scale, ratio=self.ratio
+            )
+        tall, wide, *_ = np.broadcast_arrays(height, width, index, view)
+        corner = np.zeros(tall.shape, np.float32)
+        return np.stack([corner, corner, tall, wide], axis=-1).astype(np.float32)
 
     def render(
         self,
@@ -156,7 +183,9 @@ class Policy:
         """Return the view with these params, uint8 [height, width, 3]."""
         view = augment.crop_resize(image, params["crop_box"], size, filter, out)
         if params["flip"]:
-            view[...] = view[:, ::-1].copy()
+            augment.mirror(view)
+        if "jitter" not in params:
+            return view
         augment.recolour(
             view,
             jitter=params["jitter"],
@@ -177,6 +206,7 @@ _COLUMNS = (
     Column(name="jitter_order", dtype="u1", shape=(4,)),
     Column(name="solarize", dtype="u2", shape=()),
 )
+_PLACE_COLUMNS = tuple(column for column in _COLUMNS if column.name in ("crop_box", "flip"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +233,11 @@ class Digits:
     def columns(self) -> tuple[Column, ...]:
         """The params of one view."""
         return _DIGITS_COLUMNS
+
+    @property
+    def whole_pixels(self) -> bool:
+        """Whether crop boxes begin and end between pixels: no."""
+        return False
 
     def for_size(self, height: int, width: int) -> Digits:
         """Return the policy itself: it is the same for every size."""
@@ -251,6 +286,7 @@ _DIGITS_COLUMNS = (
     Column(name="x_rotation", dtype="f4", shape=()),
 )
 
+_CROP = Policy(name="crop", jitter_probability=0, gray=0)
 _STRONG = (0.8, 0.8, 0.8, 0.2)
 _BYOL = (0.4, 0.4, 0.2, 0.1)
 _MOCO = Policy(name="moco", blur=0.5)
@@ -268,6 +304,8 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "dino": (_GLOBAL, replace(_GLOBAL, blur=0.1, solarize=0.2)),
     "dino-local": (replace(_GLOBAL, name="dino-local", role="local", scale=(0.05, 0.4), blur=0.5),),
     "digits": (Digits(),),
+    "crop": (_CROP,),
+    "flip": (replace(_CROP, name="flip", crop=False),),
 }
 
 
@@ -283,8 +321,13 @@ def policies(name: str) -> tuple[ViewPolicy, ...]:
     return POLICIES[name]
 
 
-def output_size(name: str, height: int, width: int) -> tuple[int, int]:
+def as_policies(policy: str | ViewPolicy) -> tuple[ViewPolicy, ...]:
+    """Return the policies of a name, or the policy itself. Raises ConfigError."""
+    return policies(policy) if isinstance(policy, str) else (policy,)
+
+
+def output_size(policy: str | ViewPolicy, height: int, width: int) -> tuple[int, int]:
     """Return the size of the policy's views beside global views of `height` x `width`."""
-    if policies(name)[0].role != "local":
+    if as_policies(policy)[0].role != "local":
         return height, width
     return max(1, round(height * LOCAL_SHARE)), max(1, round(width * LOCAL_SHARE))

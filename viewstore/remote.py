@@ -14,7 +14,7 @@ from pathlib import Path
 from viewstore.cache import AHEAD, Cache, CacheSettings, needed_bytes
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.fetch import Fetcher, Retry
-from viewstore.files import Checked, Download, Room, matching, named
+from viewstore.files import Checked, Download, FileSettings, Room, matching, named
 from viewstore.transport import connect
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
@@ -85,6 +85,10 @@ class RemoteFiles:
     @property
     def keeps(self) -> bool:
         return self.cache.keeps
+
+    @property
+    def settings(self) -> FileSettings:
+        return {"cache": self.cache.settings, "retry": self._retry}
 
     @property
     def room(self) -> Room:

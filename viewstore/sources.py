@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from viewstore.arrays import DIGITS, load_arrays
 from viewstore.errors import ConfigError, FormatError
-from viewstore.image import decode
+from viewstore.image import scaled_decode
 
 OnError = Literal["fail", "skip"]
 
@@ -199,6 +199,10 @@ class SourceReader:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
+        return self.scaled_image(row, 1)[0]
+
+    def scaled_image(self, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
+        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`."""
         data = self.read(row)
         table = self.table
         if table.parts[table.part[row]].kind == "array":
@@ -206,9 +210,9 @@ class SourceReader:
             if len(data) not in (height * width, height * width * 3):
                 raise self._unreadable(row, f"{len(data)} bytes are no {height} x {width} pixels")
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
-            return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+            return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
-            return decode(data)
+            return scaled_decode(data, reduction)
         except FormatError as error:
             raise self._unreadable(row, str(error)) from error
 

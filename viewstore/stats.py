@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -51,9 +50,7 @@ class ColumnStats:
 def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
     """Return the summary of a column. `values`: [N, *column.shape]."""
     flat = values.reshape(-1)
-    missing = np.isnan(flat) if isinstance(column.fill, float) else flat == column.fill
-    if column.fill == math.inf:
-        missing |= np.isinf(flat)
+    missing = column.missing(flat)
     written = flat[~missing].astype(np.float64)
     count, fill = len(written), int(missing.sum())
     if not count:

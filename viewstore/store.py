@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import mmap
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from viewstore.finalise import read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import BlobRecord, Index, IndexedShard, Manifest, ViewSetEntry
+from viewstore.maps import map_file
 from viewstore.params import Params
 from viewstore.plan import Column, Plan, nearest
 from viewstore.source_record import read_sources
@@ -91,7 +91,7 @@ class ViewSet:
                 f"plan of {self.plan.view_set} is not the one the manifest names",
                 where=files.where(paths.plan),
             )
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: dict[int, NDArray[np.uint8]] = {}
 
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
@@ -256,7 +256,7 @@ class ViewSet:
         payloads = {}
         for extension, place in zip(self.plan.members, self.members[row], strict=True):
             begin, size = int(place["offset"]), int(place["size"])
-            payload = data[begin : begin + size]
+            payload = data[begin : begin + size].tobytes()
             if zlib.crc32(payload) != place["crc32"]:
                 raise FormatError(
                     f"{extension} of row {row} of {self.name} does not match its CRC-32",
@@ -267,11 +267,13 @@ class ViewSet:
             payloads[extension] = payload
         return payloads
 
-    def _map(self, number: int) -> mmap.mmap:
+    def _map(self, number: int) -> NDArray[np.uint8]:
         if number not in self._maps:
+            while len(self._maps) >= self.most_open:  # an evicted one takes disk until it is let go
+                del self._maps[next(iter(self._maps))]
             descriptor = self.shards[number].open()
             try:
-                self._maps[number] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+                self._maps[number] = map_file(descriptor)
             finally:
                 os.close(descriptor)
         return self._maps[number]
@@ -287,7 +289,7 @@ class ViewSet:
     def _blob(self, blob: BlobRecord) -> memoryview:
         descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
         try:
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            return map_file(descriptor).data
         finally:
             os.close(descriptor)
 

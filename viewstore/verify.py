@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 
 from viewstore import disk
-from viewstore.build import check_member, member_names
 from viewstore.commit import committed_shards, read_commit, read_plan, view_sets
 from viewstore.errors import ConfigError, FormatError, ViewStoreError
 from viewstore.finalise import last_generation, read_manifest
@@ -24,6 +23,7 @@ from viewstore.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
 from viewstore.params import chunk_key, unpack_chunk, unpack_params
 from viewstore.plan import Plan, nearest
 from viewstore.records import COMMIT_BYTES, LARGE_BYTES
+from viewstore.shard import check_member, member_names
 from viewstore.source_record import read_sources
 from viewstore.tar import parse
 

@@ -11,7 +11,7 @@ import viewstore
 from benchmarks.w_search import measure
 from viewstore.building import BuildRequest, build
 from viewstore.compose import PACKAGED, packaged_weights
-from viewstore.generators.w_objective import pair_bound
+from viewstore.constraints import pair_bound
 
 pytestmark = pytest.mark.skipif(
     not all(packaged_weights(role).is_file() for role in PACKAGED),

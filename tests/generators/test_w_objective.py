@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from viewstore.constraints import pair_bound
 from viewstore.generators.w_objective import (
     Goal,
     distances,
     is_accepted,
     is_candidate,
-    pair_bound,
     view_losses,
 )
 

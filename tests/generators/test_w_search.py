@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from tests.generators.latent_world import World, make_world, small_encoder, small_gan
+from viewstore.constraints import pair_bound
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.generators.base import Rendered
-from viewstore.generators.w_objective import pair_bound
 from viewstore.generators.w_search import WSearch
 
 BASE: Mapping[str, Any] = {"slots": 4, "views": 4, "eps1": 0.3}

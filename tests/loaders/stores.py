@@ -18,14 +18,14 @@ NUM_DIGITS = 70
 SHARD_ROWS = 16
 
 
-def digits_store(out: Path) -> Store:
+def digits_store(out: Path, *, limit: int = NUM_DIGITS, seed: int = 5) -> Store:
     """Return 70 digits in 5 shards, the last ragged; raw view sets of 3 and of 4 views."""
     small = {"height": 12, "width": 12}
     request = BuildRequest(
         generator="digits",
         out=out,
         source="digits",
-        limit=NUM_DIGITS,
+        limit=limit,
         shard_rows=SHARD_ROWS,
         settings={**small, "views": 3},
         workers=1,
@@ -38,7 +38,7 @@ def digits_store(out: Path) -> Store:
             view_set="hard",
             settings={**small, "views": 4},
             workers=1,
-            seed=5,
+            seed=seed,
         )
     )
     return viewstore.open(out)

@@ -278,6 +278,38 @@ def test_a_row_filter_orders_its_rows_alone(digits: Store) -> None:
         make(digits, "hard", batch_size=8, tail="keep").load_state_dict(loader.state_dict())
 
 
+def test_rows_that_match_are_ordered_alone_and_are_part_of_the_state(digits: Store) -> None:
+    flip = np.asarray(digits.view_sets["hard"].params["flip"])
+    kept = np.flatnonzero((flip == 1).all(axis=1) & (digits.labels > 2))
+    loader = make(digits, "hard", batch_size=2, tail="keep", where="all(flip = 1) and label > 2")
+    rows = [row for batch in loader for row in batch.index.tolist()]
+    assert sorted(rows) == kept.tolist()
+    by_number = make(digits, "hard", batch_size=2, tail="keep", rows=kept)
+    assert (
+        by_number.state_dict()
+        == make(
+            digits, "hard", batch_size=2, tail="keep", rows=kept, where="index >= 0"
+        ).state_dict()
+    )
+    with pytest.raises(ConfigError, match="has another row filter"):
+        make(
+            digits, "hard", batch_size=2, tail="keep", where="all(flip = 1) and label > 6"
+        ).load_state_dict(loader.state_dict())
+    with pytest.raises(ConfigError, match="rows and where must have a row in common"):
+        make(digits, "hard", batch_size=1, rows=[3], where="index < 3")
+
+
+def test_any_batch_can_be_made_alone(digits: Store) -> None:
+    batches = list(make(digits))
+    loader = make(digits, num_threads=1)
+    for step in (3, 0, 2):
+        assert trace(loader.batch(0, step)) == trace(batches[step])
+    assert loader.state_dict() == make(digits).state_dict()
+    with pytest.raises(ConfigError, match=r"a step in \[0, 3\], got \(0, 4\)"):
+        loader.batch(0, 4)
+    loader.close()
+
+
 @pytest.mark.parametrize("rows", [[], [3, 2], [1, 1], [-1, 2], [0, 70], [0.5]])
 def test_a_row_filter_that_makes_no_sense_is_refused(digits: Store, rows: list[float]) -> None:
     with pytest.raises(ConfigError, match="rows must be"):

@@ -18,9 +18,9 @@ import viewstore
 from tests.loaders.stores import batches_before_error
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.loaders import Online, ViewLoader
-from viewstore.loaders.loader import find_rank
 from viewstore.loaders.maker import Clock
 from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import resolve
 from viewstore.randomness import Stream
@@ -117,6 +117,15 @@ class Counting:
             raise ViewStoreError("step 13")
         return type("Draft", (), {"rows": np.arange(40), "step": step})()
 
+    def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
+        return [(0, 20), (20, 40)]
+
+    def chores(self, epoch: int, step: int) -> list[Any]:
+        return []
+
+    def copies(self) -> list[Any]:
+        return []
+
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
 
@@ -151,9 +160,9 @@ def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int) -> Non
 def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
     decoded: list[int] = []
 
-    def read(row: int) -> Any:  # noqa: ANN401
+    def read(row: int, reduction: int) -> Any:  # noqa: ANN401
         decoded.append(row)
-        return photos.source.image(row)
+        return photos.source.scaled_image(row, reduction)
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
     online = OnlineViews(slots, read, photos.table.height, photos.table.width)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.state import State, rows_digest
+from viewstore.loaders.state import State, rows_digest, stores_digest
 
 STATE = State(
     store="0123456789abcdef" * 2,
@@ -37,7 +37,7 @@ def test_a_state_survives_json_and_stays_below_200_bytes() -> None:
         ("order", "1:none", "order"),
         ("G", 256, "batch_size"),
         ("tail", "pad", "tail"),
-        ("rows", "0123456789abcdef", "row filter"),
+        ("rows", "0123456789abcdef", "row filter or rates"),
     ],
 )
 def test_a_state_of_something_else_is_refused_by_name(key: str, value: Any, what: str) -> None:  # noqa: ANN401
@@ -70,7 +70,19 @@ def test_what_is_no_state_is_refused(change: dict[str, Any], message: str) -> No
 
 
 def test_row_filters_are_told_apart() -> None:
-    assert rows_digest(None) is None
-    first, second = rows_digest(np.arange(5)), rows_digest(np.arange(6))
+    assert rows_digest([None]) is None
+    first, second = rows_digest([np.arange(5)]), rows_digest([np.arange(6)])
     assert first != second
-    assert first == rows_digest(np.arange(5, dtype=np.int64))
+    assert first == rows_digest([np.arange(5, dtype=np.int64)])
+
+
+def test_several_stores_are_told_apart_by_ids_rows_and_rates() -> None:
+    assert stores_digest(["a" * 64]) == "a" * 32
+    assert stores_digest(["a" * 64, "b" * 64]) != stores_digest(["b" * 64, "a" * 64])
+    digests = [
+        rows_digest([None, None], [1.0, 1.0]),
+        rows_digest([None, None], [1.0, 0.5]),
+        rows_digest([np.arange(5), None], [1.0, 1.0]),
+        rows_digest([None, np.arange(5)], [1.0, 1.0]),
+    ]
+    assert len({*digests, None}) == 5

@@ -256,3 +256,35 @@ def test_warp_by_a_quarter_turn_turns_the_image() -> None:
 def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(ConfigError, match="filter must be one of area, linear, pil, got 'cubic'"):
         augment.check_filter("cubic")
+
+
+def test_the_reduction_is_the_largest_that_every_slot_can_bear() -> None:
+    large = np.array([[0, 0, 448, 448], [3, 5, 447, 900], [0, 0, 896, 900], [0, 0, 1800, 1792]])
+    boxes = large.astype(np.float32)
+    assert augment.reductions([boxes], [(224, 224)]).tolist() == [2, 1, 4, 8]
+    assert augment.reductions([boxes, boxes], [(224, 224), (300, 20)]).tolist() == [1, 1, 2, 4]
+    assert augment.reductions([boxes], [(16, 16)]).tolist() == [8, 8, 8, 8]
+
+
+@given(
+    seed=st.integers(0, 99),
+    height=st.integers(9, 900),
+    width=st.integers(9, 900),
+    reduction=st.sampled_from([1, 2, 4, 8]),
+)
+def test_reduced_boxes_lie_in_the_reduced_image_and_keep_their_pixels(
+    seed: int, height: int, width: int, reduction: int
+) -> None:
+    boxes = augment.draw_crop(
+        Stream(seed), np.arange(30), 0, height, width, scale=(0.2, 1), ratio=RATIO
+    )
+    by = np.full(30, reduction)
+    sides = (np.full(30, height), np.full(30, width))
+    whole = augment.reduced_boxes(boxes, by, *sides, whole=True)
+    exact = augment.reduced_boxes(boxes, by, *sides, whole=False)
+    limits = (-(-height // reduction), -(-width // reduction))
+    assert (whole == np.rint(whole)).all()
+    assert (whole[:, :2] + whole[:, 2:] <= limits).all()
+    assert (whole[:, 2:] >= boxes[:, 2:] // reduction).all()
+    assert np.abs(whole - exact)[:, :2].max() <= 0.5
+    assert exact == pytest.approx(boxes / reduction, abs=1e-3)

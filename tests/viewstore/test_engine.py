@@ -14,10 +14,11 @@ import pytest
 
 import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build import Outcome, ShardBuilder, Unit, Watch, bug_of, error_facts
+from viewstore.build import Outcome, ShardBuilder, Watch, bug_of, error_facts
 from viewstore.engine import LocalPool, Policy, Queue, StopRequest, raise_outcome
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.repair import collect_garbage
+from viewstore.shard import Unit
 from viewstore.verify import verify
 
 PYTHON = [sys.executable, "-m", "viewstore.cli"]

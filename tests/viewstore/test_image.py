@@ -4,7 +4,9 @@ import io
 import struct
 import threading
 import warnings
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.image import Codec, decode, probe, resize, restart_interval
+from viewstore.image import Codec, decode, probe, resize, restart_interval, scaled_decode
 from viewstore.image_header import Limits
 
 RNG = np.random.Generator(np.random.Philox(11))
@@ -200,3 +202,100 @@ def test_settings_that_contradict_are_refused() -> None:
             Codec(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="filter"):
         resize(PIXELS, 4, 4, "cubic")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_into_a_buffer_fills_its_first_bytes(form: str) -> None:
+    buffer = np.full(PIXELS.size + 100, 9, np.uint8)
+    pixels = decode(FORMS[form], into=buffer)
+    assert np.shares_memory(pixels, buffer)
+    assert np.array_equal(pixels, decode(FORMS[form]))
+    assert np.array_equal(buffer[: PIXELS.size], pixels.reshape(-1))
+    assert (buffer[PIXELS.size :] == 9).all()
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "webp"])
+def test_a_stored_view_decodes_into_its_place_in_a_batch(name: str) -> None:
+    codec = Codec(name=name)
+    batch = np.zeros((3, *PIXELS.shape), np.uint8)
+    data = codec.encode(PIXELS)
+    assert np.shares_memory(codec.decode(data, into=batch[1]), batch)
+    assert np.array_equal(batch[1], codec.decode(data))
+    assert not batch[[0, 2]].any()
+
+
+@pytest.mark.parametrize("form", ["jpg", "png"])
+def test_a_buffer_that_cannot_hold_the_image_is_refused(form: str) -> None:
+    for wrong in (
+        np.empty(PIXELS.size - 1, np.uint8),
+        np.empty((PIXELS.shape[0], 2 * PIXELS.shape[1], 3), np.uint8)[:, ::2],
+        np.empty(PIXELS.size, np.int8),
+    ):
+        with pytest.raises(ConfigError, match=r"an image of 48 x 64 x 3 needs 9216 contiguous"):
+            decode(FORMS[form], into=wrong)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_of_a_larger_buffer_decodes_like_the_file(form: str) -> None:
+    pack = memoryview(b"before" + FORMS[form] + b"behind")[6:-6]
+    assert np.array_equal(decode(pack), decode(FORMS[form]))
+    assert probe(pack) == probe(FORMS[form])
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+def test_three_decoders_agree_at_every_reduction(
+    options: dict[str, object], reduction: int
+) -> None:
+    data = jpg(quality=90, **options)
+    pixels, made = scaled_decode(data, reduction)
+    flags = (
+        cv2.IMREAD_IGNORE_ORIENTATION
+        | {
+            1: cv2.IMREAD_COLOR,
+            2: cv2.IMREAD_REDUCED_COLOR_2,
+            4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8,
+        }[reduction]
+    )
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (64 // reduction, 48 // reduction))
+        assert np.array_equal(pixels, np.asarray(image))
+    assert np.array_equal(pixels, cv2.imdecode(np.frombuffer(data, np.uint8), flags)[..., ::-1])
+    assert made == reduction
+
+
+def test_reduced_sides_are_rounded_up_and_other_formats_come_whole() -> None:
+    odd = io.BytesIO()
+    Image.fromarray(PIXELS[:45, :61]).save(odd, "JPEG")
+    pixels, made = scaled_decode(odd.getvalue(), 4)
+    assert (pixels.shape, made) == ((12, 16, 3), 4)
+    buffer = np.empty((12, 16, 3), np.uint8)
+    assert np.array_equal(scaled_decode(odd.getvalue(), 4, into=buffer)[0], pixels)
+    assert np.array_equal(buffer, pixels)
+    for form in ("cmyk", "png"):
+        pixels, made = scaled_decode(FORMS[form], 4)
+        assert (pixels.shape, made) == (PIXELS.shape, 1)
+    with pytest.raises(ConfigError, match="reduction must be one of"):
+        scaled_decode(FORMS["jpg"], 3)
+
+
+def test_every_cut_of_a_jpeg_is_refused_when_it_is_reduced() -> None:
+    data, buffer = jpg(quality=90), np.empty(PIXELS.size, np.uint8)
+    for end in range(0, len(data) - 2, 7):
+        with pytest.raises(FormatError):
+            scaled_decode(data[:end], 2, into=buffer)
+
+
+def test_photographs_decode_alike_with_all_three(shared: Path) -> None:
+    """OpenCV and Pillow are no fallback for broken files: they let zeroed bytes pass."""
+    files = sorted((shared / "data" / "imagenet-sample").glob("*/*.JPEG"))[::20]
+    if not files:
+        pytest.skip("the ImageNet sample is not there")
+    for path in files:
+        data = path.read_bytes()
+        with Image.open(path) as image:
+            assert np.array_equal(decode(data), np.asarray(image.convert("RGB")))
+        opencv = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert opencv is not None
+        assert np.array_equal(decode(data), opencv[..., ::-1])

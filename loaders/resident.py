@@ -1,0 +1,157 @@
+"""Raw views in memory: one contiguous array, from which batches are gathered row by row."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.loaders.buffers import Buffer, pages
+
+if TYPE_CHECKING:
+    from viewstore.loaders.reader import CachedReader
+
+# Of the machine's memory, for all view sets and all ranks of the host together.
+MEMORY_SHARE = 0.25
+COPIED_AT_ONCE = 4 << 20  # a thread copies this much before it asks whether to go on
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Resident:
+    """A copy of a raw view set, made a part at a time, of use once it is whole.
+
+    A mirrored copy beside it makes a flip a choice of rows: it costs nothing then.
+    """
+
+    def __init__(self, reader: CachedReader, *, mirrored: bool) -> None:
+        views = reader.view_set
+        self._reader = reader
+        self._views = views.num_views
+        self._count = len(views) * views.num_views
+        self._shape = (len(views), views.num_views, *reader.shape)
+        self.mirrored = mirrored
+        self.num_bytes = resident_bytes(reader, mirrored=mirrored)
+        self.ready = False
+        self._flat = pages(self.num_bytes).reshape((1 + mirrored) * self._count, -1)
+        self._next = 0
+
+    def copy_some(self) -> bool:
+        """Copy some more rows; return whether any are left.
+
+        A damaged view ends the copying: it is read, and reported, from its shard.
+        """
+        if self._next >= self._shape[0] or self.ready:
+            return False
+        row_bytes = self._flat.shape[1] * self._views
+        shard = self._reader.shard_of(self._next)
+        begin = self._next
+        end = min(shard.stop, begin + max(1, COPIED_AT_ONCE // row_bytes))
+        try:
+            stored = self._reader.stored(range(begin, end))
+        except FormatError:
+            self._next = self._shape[0]
+            return False
+        first, last = begin * self._views, end * self._views
+        self._flat[first:last].reshape(stored.shape)[...] = stored
+        if self.mirrored:
+            _, _, _, width, channels = self._shape
+            lines = self._flat[first:last].reshape(-1, width, channels)
+            copy = self._flat[self._count + first : self._count + last]
+            cv2.flip(lines, 1, dst=copy.reshape(lines.shape))
+        self._next = end
+        self.ready = end == self._shape[0]
+        return not self.ready
+
+    def gather(
+        self,
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        out: Sequence[Buffer],
+        flips: Sequence[NDArray[np.bool_] | None],
+    ) -> None:
+        """Fill the buffers of some slots, as CachedReader.read."""
+        first = rows * self._views
+        for slot, (buffer, flip) in enumerate(zip(out, flips, strict=True)):
+            places = first + views[:, slot]
+            if flip is not None and self.mirrored:
+                places += flip * np.int64(self._count)
+            # "clip", since "raise" would fill a copy of the buffer first.
+            target = buffer.reshape(len(rows), -1)
+            np.take(self._flat, places, axis=0, out=target, mode="clip")
+            if flip is not None and not self.mirrored:
+                mirror_some(buffer, flip)
+
+
+def resident_bytes(reader: CachedReader, *, mirrored: bool) -> int:
+    """Return how much memory a copy of a view set takes."""
+    size = len(reader.view_set) * reader.view_set.num_views * int(np.prod(reader.shape))
+    return size * (1 + mirrored)
+
+
+def mirror_some(buffer: Buffer, flip: NDArray[np.bool_]) -> None:
+    """Flip the views of `buffer`, uint8 [B, H, W, C], that `flip` [B] names, in place."""
+    flipped = np.flatnonzero(flip)
+    _, height, width, channels = buffer.shape
+    if height * width * channels >= LARGE_VIEW_BYTES:
+        for place in flipped.tolist():
+            cv2.flip(buffer[place], 1, dst=buffer[place])
+    elif len(flipped):
+        tall = buffer[flipped].reshape(-1, width, channels)
+        cv2.flip(tall, 1, dst=tall)
+        buffer[flipped] = tall.reshape(-1, height, width, channels)
+
+
+# From here on a call for each view costs less than copying them to one place and back.
+LARGE_VIEW_BYTES = 16 << 10
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine, or of the container that the process runs in."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in _CGROUP_LIMITS:
+        limit = Path(name)
+        if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+            found.append(int(text))
+    return min(found)
+
+
+def keep_resident(
+    readers: Sequence[tuple[CachedReader, bool]], wanted: bool | Literal["auto"], *, ranks: int
+) -> None:
+    """Give readers a resident copy, in turn, while there is memory for it.
+
+    Args:
+        readers: What reads the view sets, and whether flips of its views are asked for.
+        wanted: "auto" stays within the share of the memory; True does not, False copies none.
+        ranks: Ranks on this host, which share the memory.
+
+    Raises:
+        ConfigError: `wanted` is True, and no view set can be copied.
+    """
+    if wanted is False:
+        return
+    left = machine_bytes() * MEMORY_SHARE / ranks if wanted == "auto" else math.inf
+    for reader, flipped in readers:
+        whole = reader.view_set.complete and reader.verify != "always"
+        if reader.strided is None or not whole or not reader.mapped:
+            continue
+        if wanted == "auto" and not reader.at_hand:  # copying would wait for downloads
+            continue
+        mirrored = flipped and resident_bytes(reader, mirrored=True) <= left
+        size = resident_bytes(reader, mirrored=mirrored)
+        if size <= left:
+            left -= size
+            reader.resident = Resident(reader, mirrored=mirrored)
+    if wanted is True and all(reader.resident is None for reader, _ in readers):
+        raise ConfigError(
+            "resident=True needs a complete raw view set, and verify other than always",
+            fix="pass resident='auto'",
+        )
