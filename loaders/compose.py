@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 
 def compose_boxes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 
@@ -12,8 +11,8 @@ from viewstore.descriptors import Descriptor, most_descriptors
 from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.maps import announce, map_file
-from viewstore.store import ViewSet
 from viewstore.tar import Strided
+from viewstore.view_set import ViewSet
 
 
 class OpenShards:
@@ -23,8 +22,7 @@ class OpenShards:
         """Open shards of `view_set`, mapped or read by calls."""
         self._view_set = view_set
         self._mapped = mapped
-        self._most = math.inf if mapped else most_descriptors()
-        self._most = min(self._most, view_set.most_open)
+        self.share_cache(1)
         self._files: dict[int, ShardFile] = {}
         self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -60,6 +58,12 @@ class OpenShards:
                 with self._lock:
                     self._files[number] = found
             return found
+
+    def share_cache(self, view_sets: int) -> None:
+        """Keep no more open than one of so many view sets may, that share a cache."""
+        self._most = self._view_set.most_open(view_sets)
+        if not self._mapped:
+            self._most = min(self._most, most_descriptors())
 
     def clear(self) -> None:
         """Forget them; they end when the last array on them does."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
 from viewstore.loaders.order import Order
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 GAP_BYTES = 1 << 20  # fetching so much in vain costs less than another request
 READ_BYTES = 16 << 20

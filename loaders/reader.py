@@ -16,8 +16,8 @@ from viewstore.loaders.choose import USABLE
 from viewstore.loaders.opened import OpenShards, ShardFile
 from viewstore.loaders.ranges import RangeReader
 from viewstore.loaders.resident import LARGE_VIEW_BYTES, Resident, mirror_some
-from viewstore.store import ViewSet
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
+from viewstore.view_set import ViewSet
 
 Verify = Literal["first", "always", "off"]
 Rows = NDArray[np.int64]
@@ -117,9 +117,12 @@ class CachedReader:
                 for place in places:
                     file.announce(int(place["offset"]), int(place["size"]))
 
-    def read_by_ranges(self, shards: frozenset[int]) -> None:
-        """Read the members of `shards`, of a remote view set, in place of whole shards."""
-        self._ranged = shards
+    def share_cache(self, view_sets: int, *, ranged: frozenset[int]) -> None:
+        """Keep no more open than one of so many remote view sets may, and no shard of `ranged`:
+        their members are read by ranges.
+        """
+        self._open.share_cache(view_sets)
+        self._ranged = ranged
 
     @property
     def at_hand(self) -> bool:

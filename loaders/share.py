@@ -22,7 +22,8 @@ from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import CachedSlots, OnlineSlot, Views, parse_views, resolve
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 MakeReader = Callable[[ViewSet], CachedReader]
 
@@ -153,19 +154,24 @@ def shares_of(
     ]
 
 
-def choose_ranges(
+def share_caches(
     shares: Sequence[StoreShare],
     order: Order,
     *,
     world_size: int,
     rates: Sequence[float] | None,
 ) -> None:
-    """Have remote shards read by ranges where that is better; `rates` as ViewLoader has them."""
+    """Share the cache between remote view sets, and have shards read by ranges where it is better.
+
+    `rates` are as ViewLoader has them.
+    """
     sharing = sum(one.view_set.remote for share in shares for one, _ in share.flipped_readers())
     for share, rate in zip(shares, rates or [1.0], strict=True):
         for group, reader in zip(share.cached, share.readers, strict=True):
             weights = group.view_set.weights if isinstance(group.view_set, MixedViews) else (1.0,)
             for one, weight in zip(parts_of(reader), weights, strict=True):
+                if not one.view_set.remote:
+                    continue
                 ranged = ranged_shards(
                     one.view_set,
                     order,
@@ -175,7 +181,7 @@ def choose_ranges(
                     rate=rate,
                     sharing=sharing,
                 )
-                one.read_by_ranges(ranged)
+                one.share_cache(sharing, ranged=ranged)
 
 
 def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:

@@ -14,7 +14,8 @@ from viewstore.errors import ConfigError
 from viewstore.terminal import Terminal
 
 if TYPE_CHECKING:
-    from viewstore.store import Store, ViewSet
+    from viewstore.store import Store
+    from viewstore.view_set import ViewSet
 
 
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")

@@ -21,6 +21,8 @@ from viewstore.errors import FormatError
 from viewstore.fetch import Retry
 from viewstore.records import read_record
 
+MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
+
 Checked = TypeVar("Checked")
 
 
@@ -165,7 +167,7 @@ class LocalFiles:
         """Nothing to check: there is none."""
 
     def most_open(self, largest: int) -> int:
-        return sys.maxsize
+        return MOST_MAPS
 
     def repair(self, path: Path, options: str) -> str:
         return f"viewstore verify {path.parents[2]} --repair {options}"

@@ -11,7 +11,9 @@ import io
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +163,15 @@ class Params(Mapping[str, NDArray[Any]]):
         *,
         absent: Collection[int] = (),
         chunk: ReadChunk | None = None,
+        at_once: int = 1,
     ) -> None:
         """Read the chunks below `root`; the rows of `absent` shards were never written.
 
-        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard).
+        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard), and
+        is asked for `at_once` chunks at one time.
         """
         self._read = chunk or self._mapped
+        self._at_once = at_once
         self.root = root
         self.absent = frozenset(absent)
         self.columns = {column.name: column for column in columns}
@@ -188,7 +193,7 @@ class Params(Mapping[str, NDArray[Any]]):
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
         if name not in self._whole:
             column = self._column(name)
-            chunks = [self._chunk(column, shard) for shard in range(self._shards)]
+            chunks = self._each(column, range(self._shards))
             self._whole[name] = np.concatenate(chunks)[: self.num_rows]
         return self._whole[name]
 
@@ -201,9 +206,11 @@ class Params(Mapping[str, NDArray[Any]]):
         rows = np.asarray(rows, dtype=np.int64)
         shards = rows // self.shard_rows
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)
-        for shard in np.unique(shards):
+        numbers = np.unique(shards).tolist()
+        self._keep(column, numbers)
+        for shard in numbers:
             here = shards == shard
-            values[here] = self._chunk(column, int(shard))[rows[here] - shard * self.shard_rows]
+            values[here] = self._chunks[name, shard][rows[here] - shard * self.shard_rows]
         return values
 
     @property
@@ -216,15 +223,26 @@ class Params(Mapping[str, NDArray[Any]]):
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
 
+    def _keep(self, column: Column, shards: Sequence[int]) -> None:
+        """Map chunks; their checksum is computed once, when they are first touched."""
+        missing = [shard for shard in shards if (column.name, shard) not in self._chunks]
+        for shard, chunk in zip(missing, self._each(column, missing), strict=True):
+            self._chunks[column.name, shard] = chunk
+
+    def _each(self, column: Column, shards: Sequence[int]) -> list[NDArray[Any]]:
+        """Return chunks of a column, several at one time where they come over a network."""
+        if self._at_once == 1 or len(shards) < 2:
+            return [self._chunk(column, shard) for shard in shards]
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="viewstore-params")
+        try:
+            return list(pool.map(partial(self._chunk, column), shards))
+        finally:
+            pool.shutdown(cancel_futures=True)  # of an error, no more than what is under way
+
     def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
-        """Map a chunk; its checksum is computed once, when it is first touched."""
-        key = (column.name, shard)
         if shard in self.absent:
             return column.empty(self.shard_rows)
-        if key not in self._chunks:
-            raw = self._read(column, shard)
-            self._chunks[key] = unpack_chunk(column, raw, self.shard_rows)
-        return self._chunks[key]
+        return unpack_chunk(column, self._read(column, shard), self.shard_rows)
 
     def _mapped(self, column: Column, shard: int) -> memoryview:
         path = self.root / column.name / chunk_key(column, shard)

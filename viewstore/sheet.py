@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from viewstore.constraints import constraints_of
 from viewstore.errors import ConfigError
 from viewstore.rows import Box, Cell, Pixels, Row, read_row
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 CELL = 112  # pixels of a picture's longer side
 GAP, MARGIN, BLOCK_GAP = 6, 16, 22
