@@ -181,9 +181,9 @@ class Faults:
     def next(self, path: str, wanted: str | None) -> tuple[Fault | None, float]:
         """Return the fault of the next request, and a number in [0, 1) for where it strikes."""
         with self._lock:
-            self.ranges += [wanted] if wanted else []
             if self.only not in path:
                 return None, 0.0
+            self.ranges += [wanted] if wanted else []
             place = self._random.random()
             fault: Fault | None = None
             if self.script:
