@@ -9,6 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewstore.errors import ConfigError
+from viewstore.loaders.photometric import recolour
+
+# Of colour values in [0, 1], as in timm and torchvision.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LEVELS = 255
+
 
 class ViewParams(Mapping[str, Tensor]):
     """Params by column name, each gathered when it is first asked for."""
@@ -52,6 +60,8 @@ class View:
         parent: int64 [B]: the view it was derived from, -1 for the source image.
         view: int64 [B]: number of the cached view, or of the slot that was rendered.
         source: "cached:NAME" or "online:NAME".
+        colourless: The pixels are still without the colours that params tell; `Batch.to` makes
+            them. Never so in a batch that a loader hands over.
     """
 
     pixels: Tensor
@@ -61,6 +71,7 @@ class View:
     parent: Tensor
     view: Tensor
     source: str
+    colourless: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +101,18 @@ class Batch:
         return len(self.index)
 
     def to(self, device: str | torch.device) -> Batch:
-        """Return the batch with pixels, index, label and valid on `device`."""
+        """Return the batch with pixels, index, label and valid on `device`.
+
+        Views that are still colourless get their colours there.
+        """
+        device = torch.device(device)
+        late = [view for view in self.views if view.colourless]
+        coloured = iter(recolour([view.pixels for view in late], [v.params for v in late], device))
         views = (
-            replace(view, pixels=view.pixels.to(device, non_blocking=True)) for view in self.views
+            replace(view, pixels=next(coloured), colourless=False)
+            if view.colourless
+            else replace(view, pixels=view.pixels.to(device, non_blocking=True))
+            for view in self.views
         )
         return replace(
             self,
@@ -101,3 +121,49 @@ class Batch:
             label=self.label.to(device, non_blocking=True),
             valid=self.valid.to(device, non_blocking=True),
         )
+
+    def normalised(
+        self,
+        dtype: torch.dtype = torch.float32,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> list[Tensor]:
+        """Return each view as a network takes it, [B, C, H, W], on the batch's device.
+
+        The layout in memory stays channels last. `normalise` tells the arithmetic; pixels cross
+        to the device as uint8 if `to` or the loader's `device` comes first.
+
+        Raises:
+            ConfigError: `mean` and `std` differ in length, or views have fewer channels.
+        """
+        return [normalise(view.pixels, mean=mean, std=std, dtype=dtype) for view in self.views]
+
+
+def normalise(
+    pixels: Tensor,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return (pixels / 255 - mean) / std of the first channels, as many as `mean` has.
+
+    Computed in float32 and rounded to `dtype` once, in one pass over uint8 [..., C, H, W].
+
+    Raises:
+        ConfigError: `mean` and `std` differ in length, or there are fewer channels.
+    """
+    count = len(mean)
+    if not 0 < count == len(std) <= pixels.shape[-3]:
+        raise ConfigError(
+            f"mean and std must have a value for each of at most {pixels.shape[-3]} channels, "
+            f"got {mean} and {std}"
+        )
+    deviation = torch.tensor(std, dtype=torch.float64)
+    scale = (1 / (LEVELS * deviation)).float().view(count, 1, 1)
+    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(count, 1, 1)
+    wanted = pixels[..., :count, :, :]
+    made = torch.empty_like(wanted, dtype=dtype)
+    shift, scale = torch.stack([shift, scale]).to(pixels.device, non_blocking=True)
+    return torch.addcmul(shift, wanted, scale, out=made)

@@ -18,7 +18,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.maker import BatchMaker, OnCorrupt
+from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
@@ -74,6 +74,7 @@ class ViewLoader:
         scaled_decode: bool = False,
         pin: bool = False,
         device: str | torch.device = "cpu",
+        photometric: Photometric = "cpu",
     ) -> None:
         """Prepare to read `store`; no pixel is touched yet.
 
@@ -109,12 +110,15 @@ class ViewLoader:
                 is that much larger than its view; it changes pixels.
             pin: Put pixels into pinned memory.
             device: Where pixels, index, label and valid are handed over.
+            photometric: Where colours of online views are made: on the "cpu" with Pillow, or for
+                whole batches on the "device" from the same params. Both give the same pixels.
 
         Raises:
             ConfigError: Settings that contradict each other or the store.
             UnavailableError: Pinned memory or a device that this machine does not have.
         """
         _check_choice("missing", missing, ("raise", "fallback", "resample"))
+        _check_choice("photometric", photometric, ("cpu", "device"))
         _check_choice("on_corrupt", on_corrupt, ("raise", "quarantine"))
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"seed must be in [0, 2^53), got {seed}")
@@ -161,6 +165,7 @@ class ViewLoader:
             for reader, _ in readers
         )
         self._missing, self._on_corrupt = missing, on_corrupt
+        self._photometric = photometric
         self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
         self._device = _check_device(device, pin=pin)
         self._most_ahead = prefetch
@@ -220,7 +225,7 @@ class ViewLoader:
                 if move != self._moves:
                     raise ConfigError("loader was moved while it was iterated; begin a new loop")
                 self._step = batch.step + 1
-                yield batch if self._device.type == "cpu" else batch.to(self._device)
+                yield self._delivered(batch)
         finally:
             batches.close()  # type: ignore[attr-defined]
         self._settle()
@@ -234,7 +239,11 @@ class ViewLoader:
         self._check_usable()
         self._check_place(epoch, step, self._cut.steps - 1)
         (batch,) = self._pipeline.run([(epoch, step)])
-        return batch if self._device.type == "cpu" else batch.to(self._device)
+        return self._delivered(batch)
+
+    def _delivered(self, batch: Batch) -> Batch:
+        done = self._device.type == "cpu" and self._photometric == "cpu"
+        return batch if done else batch.to(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
@@ -319,6 +328,7 @@ class ViewLoader:
             "missing": self._missing,
             "on_corrupt": self._on_corrupt,
             "announces": self._announces,
+            "photometric": self._photometric,
             "pool": BufferPool(
                 keep=self._most_ahead + 2,
                 ring=2 * self._most_ahead + 2 if self._reuse else 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -20,6 +20,7 @@ from viewstore.loaders.choose import Missing
 from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import (
@@ -34,6 +35,7 @@ from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
 OnCorrupt = Literal["raise", "quarantine"]
+Photometric = Literal["cpu", "device"]
 
 # Below this, handing a slice to another thread costs more than it saves.
 LEAST_SAMPLES = 16
@@ -93,6 +95,7 @@ class BatchMaker:
         on_corrupt: What to do about damaged samples.
         announces: Whether to have the system fetch what will be read.
         pool: Memory for pixels.
+        photometric: Whether colours are made here, on the "cpu", or are left to `Batch.to`.
         state: The loader's state, at whatever step.
     """
 
@@ -108,6 +111,7 @@ class BatchMaker:
     on_corrupt: OnCorrupt
     announces: bool
     pool: BufferPool
+    photometric: Photometric
     state: State
     clock: Clock = field(default_factory=Clock)
 
@@ -210,6 +214,7 @@ class BatchMaker:
         """Read and render samples [begin, end) of a draft."""
         damaged: Damage | None = None if self.on_corrupt == "raise" else {}
         part = draft.decided if end - begin == len(draft.rows) else draft.decided.part(begin, end)
+        part = self._rendered_here(part)
         out = [buffer[begin:end] for buffer in draft.buffers]
         began = time.perf_counter()
         for number in range(len(self.cached)):
@@ -227,6 +232,23 @@ class BatchMaker:
                 buffer[places] = 0
             self.clock.add(corrupt_samples=len(places))
 
+    def _rendered_here(self, part: Decided) -> Decided:
+        """Return a part without the params of colours that are left to the batch."""
+        drawn = [self._placed(params) for params in part.drawn]
+        then = [[self._placed(params) for params in group] for group in part.then]
+        return replace(part, drawn=drawn, then=then)
+
+    def _placed(self, drawn: Drawn) -> Drawn:
+        if not self._colourless(drawn):
+            return drawn
+        return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
+
+    def _marked(self, view: View, drawn: Drawn) -> View:
+        return replace(view, colourless=True) if self._colourless(drawn) else view
+
+    def _colourless(self, drawn: Drawn) -> bool:
+        return self.photometric == "device" and "jitter" in drawn
+
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         decided = draft.decided
@@ -235,9 +257,11 @@ class BatchMaker:
         for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
             for number, slot in enumerate(group):
                 mine = shown[:, number].copy()
-                views[slot.slot] = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+                views[slot.slot] = self._marked(view, then[number])
         for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            views[online.slot] = online_view(online, pixels[online.slot], drawn)
+            view = online_view(online, pixels[online.slot], drawn)
+            views[online.slot] = self._marked(view, drawn)
         self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
         return Batch(
             views=tuple(views[slot] for slot in range(self.num_slots)),

@@ -13,7 +13,7 @@ from viewstore.errors import ConfigError
 from viewstore.files import FileSettings
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.maker import OnCorrupt
+from viewstore.loaders.maker import OnCorrupt, Photometric
 from viewstore.loaders.order import Tail
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import Verify
@@ -44,6 +44,7 @@ class Settings(TypedDict, total=False):
     scaled_decode: bool
     pin: bool
     device: str | torch.device
+    photometric: Photometric
 
 
 class Recipe:

@@ -278,6 +278,7 @@ def _joined(views: list[View], back: Tensor, pixels: Buffer) -> View:
         parent=torch.cat([view.parent for view in views])[back],
         view=torch.cat([view.view for view in views])[back],
         source="|".join(sorted({view.source for view in views})),
+        colourless=any(view.colourless for view in views),
     )
 
 

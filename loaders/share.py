@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
-from viewstore.loaders.maker import BatchMaker, OnCorrupt
+from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.mix import AnyReader, MixedViews, mirrored_by_view, parts_of, reader_of
 from viewstore.loaders.order import Cut, Order, RowOrder
 from viewstore.loaders.ranges import ranged_shards
@@ -35,6 +35,7 @@ class Common(TypedDict):
     missing: Missing
     on_corrupt: OnCorrupt
     announces: bool
+    photometric: Photometric
     pool: BufferPool
     state: State
 

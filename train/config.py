@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.method import MethodSettings
 from viewstore.train.networks import NetworkSettings
 from viewstore.train.optim import OptimSettings
@@ -13,7 +14,7 @@ from viewstore.train.strategy import Strategy
 from viewstore.train.views import Preprocessing
 
 # Of values in [0, 1]: ImageNet's for colour, the middle of the range for gray.
-STATISTICS = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.5,), (0.5,))}
+STATISTICS = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.5,), (0.5,))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.batch import normalise
 
 
 class SlotView(Protocol):
@@ -140,11 +141,7 @@ class Preprocessing:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return float32 [..., in_channels, H, W] of uint8 [..., C, H, W], on its device."""
-        x = pixels[..., : self.in_channels, :, :].float()
-        shape = (-1, 1, 1)
-        mean = torch.tensor(self.mean, device=x.device).view(shape)
-        std = torch.tensor(self.std, device=x.device).view(shape)
-        return (x / 255 - mean) / std
+        return normalise(pixels, mean=self.mean, std=self.std)
 
 
 def view_batch(

@@ -1,9 +1,8 @@
-"""What augmentation policies are made of: draws of params, and the rendering of drawn params.
+"""What augmentation policies are made of: draws of params, and the cutting of drawn boxes.
 
 Draws are vectorised over samples and views and return params in the dtypes that a store keeps,
 so that a view rebuilt from its stored params is the same view bit for bit. Rendering is pure.
-Source: arXiv:2002.05709, appendix A; semantics of Pillow (colours) and of torchvision's
-RandomResizedCrop (boxes).
+Source: arXiv:2002.05709, appendix A; boxes as in torchvision's RandomResizedCrop.
 """
 
 from __future__ import annotations
@@ -15,20 +14,17 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image
 
+from viewstore.colours import NOT_APPLIED, Numbers, Pixels
 from viewstore.errors import ConfigError
 from viewstore.randomness import Integers, Op, Stream, integers
 
-Pixels = NDArray[np.uint8]
 Filter = Literal["area", "linear", "pil"]
 Range = tuple[float, float]
-Numbers = Sequence[float] | NDArray[Any]
 
 FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")
 CROP_ATTEMPTS = 10
-NOT_APPLIED = 255  # in "jitter_order"
-SOLARIZE_OFF = 256
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 
@@ -172,7 +168,7 @@ def reduced_boxes(
             gets shorter than the whole pixels it had room for.
     """
     scale = np.asarray(reduction)[:, None]
-    sides = -(-np.stack([height, width], axis=-1) // scale)
+    sides = -(-np.stack([height, width], axis=-1).astype(np.int64) // scale)  # sizes are unsigned
     start, end = boxes[:, :2] / scale, (boxes[:, :2] + boxes[:, 2:]) / scale
     if whole:
         # Halves go up on both edges; rounding them to even could take a pixel off.
@@ -256,50 +252,3 @@ def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: P
 def mirror(pixels: Pixels) -> None:
     """Flip uint8 [H, W, C] from left to right in place."""
     cv2.flip(pixels, 1, dst=pixels)
-
-
-def brighten(pixels: Pixels, factor: float) -> None:
-    """Multiply uint8 pixels by `factor` in place: rounded, and clamped to 255."""
-    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
-    pixels[...] = table[pixels]
-
-
-def recolour(
-    pixels: Pixels,
-    *,
-    jitter: Numbers,
-    jitter_order: Sequence[int] | NDArray[Any],
-    gray: bool,
-    blur: float,
-    solarize: int,
-) -> None:
-    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
-    order = [op for op in jitter_order if op != NOT_APPLIED]
-    if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
-        return
-    picture = Image.fromarray(pixels)
-    for op in order:
-        picture = _JITTERS[op](picture, float(jitter[op]))
-    if gray:
-        picture = picture.convert("L").convert("RGB")
-    if blur > 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(blur))
-    if solarize < SOLARIZE_OFF:
-        picture = ImageOps.solarize(picture, solarize)
-    pixels[...] = np.asarray(picture)
-
-
-def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Return an RGB picture with its hue turned; steps of 1/255 turn, cut towards zero."""
-    hue, saturation, value = picture.convert("HSV").split()
-    step = int(turns * 255) % 256
-    turned = Image.fromarray(np.asarray(hue) + np.uint8(step))
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-
-
-_JITTERS = (
-    lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
-    lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
-    lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-    shift_hue,
-)

@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 import traceback
-from types import FrameType
 from typing import Any
 
 import click
 
 from viewstore.cli_base import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.errors import StoppedError, ViewStoreError
-from viewstore.signals import heard_by
+from viewstore.signals import Stopped, heard_by, raise_stopped
 from viewstore.terminal import Terminal
 
 MAKE, LOOK, MEND, LEARN = "Make views", "Look at them", "Mend a store", "Learn from them"
@@ -57,17 +56,25 @@ def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of what happened."""
+    """Run the command line and exit with the code of what happened.
+
+    A stop signal ends it with 4; engines listen for themselves. Without `arguments` the process
+    ends here, and a signal that comes later finds nothing left to stop.
+    """
     terminal = Terminal()
-    with heard_by(_stop):
-        code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    code: int | None = None
+    try:
+        with heard_by(raise_stopped, then=signal.SIG_IGN if arguments is None else None):
+            code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    except Stopped as stopped:
+        if code is None:
+            code = _failed(terminal, _stopped(stopped))
     sys.exit(code)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Let a signal end in exit 4; engines listen for themselves."""
-    raise StoppedError(
-        f"stopped by {signal.Signals(number).name}",
+def _stopped(stopped: Stopped) -> StoppedError:
+    return StoppedError(
+        f"stopped by {signal.Signals(stopped.number).name}",
         why="everything committed is kept",
         fix="run the same command again",
     )

@@ -23,7 +23,7 @@ from viewstore import errors
 from viewstore.build import BuilderFactory, Outcome, ShardBuilder, bug_of, error_facts
 from viewstore.errors import ConfigError, StoppedError, ViewStoreError
 from viewstore.shard import Unit
-from viewstore.signals import STOP_SIGNALS
+from viewstore.signals import STOP_SIGNALS, held_back
 
 POLL_SECONDS = 0.25
 Report = Callable[[Outcome], None]
@@ -174,7 +174,8 @@ class LocalPool:
                 fix="put the build under `if __name__ == '__main__':`, or use workers=1",
             )
         context = multiprocessing.get_context("spawn")
-        shared = _Shared(context)
+        with held_back():  # the resource tracker starts with the first shared value
+            shared = _Shared(context)
         pools = {number: self._pool(context, shared) for number in range(self.workers)}
         busy: dict[Future[Outcome], tuple[int, Unit]] = {}
         idle = list(pools)
@@ -184,7 +185,8 @@ class LocalPool:
                 while idle and not self.stop.requested and (unit := queue.take()) is not None:
                     number = idle.pop()
                     try:
-                        busy[pools[number].submit(_run, unit)] = (number, unit)
+                        with held_back():
+                            busy[pools[number].submit(_run, unit)] = (number, unit)
                     except BrokenProcessPool:  # killed while it had nothing to do
                         pools[number] = self._renewed(pools[number], context, shared)
                         idle.append(number)

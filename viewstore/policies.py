@@ -13,8 +13,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore import augment
-from viewstore.augment import Filter, Pixels, Range
+from viewstore import augment, colours
+from viewstore.augment import Filter, Range
+from viewstore.colours import Pixels
 from viewstore.errors import ConfigError
 from viewstore.plan import Column, nearest
 from viewstore.randomness import Integers, Op, Stream, normal
@@ -151,7 +152,7 @@ class Policy:
             stream, *at, strength=self.jitter, probability=self.jitter_probability
         )
         inverted = augment.draw_switch(stream, Op.SOLARIZE, *at, self.solarize)
-        threshold = np.where(inverted, self.threshold, augment.SOLARIZE_OFF)
+        threshold = np.where(inverted, self.threshold, colours.SOLARIZE_OFF)
         return {
             **place,
             "jitter": factors,
@@ -186,7 +187,7 @@ class Policy:
             augment.mirror(view)
         if "jitter" not in params:
             return view
-        augment.recolour(
+        colours.recolour(
             view,
             jitter=params["jitter"],
             jitter_order=params["jitter_order"],
@@ -276,7 +277,7 @@ class Digits:
         """Return the view with these params; always interpolated linearly, as warps are."""
         view = np.empty((*size, image.shape[2]), np.uint8) if out is None else out
         augment.warp(image, params["crop_box"], float(params["x_rotation"]), size, view)
-        augment.brighten(view, float(params["x_brightness"]))
+        colours.brighten(view, float(params["x_brightness"]))
         return view
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,18 @@ def test_a_row_that_comes_twice_in_an_epoch_looks_different(digits: Store, other
         box = batch.views[0].params["crop_box"][place].numpy().tobytes()
         boxes.setdefault(row, set()).add(box)
     assert {len(found) for row, found in boxes.items() if row >= NUM_DIGITS} == {3}
+
+
+def test_colours_made_by_the_device_are_those_made_by_the_threads(
+    digits: Store, others: Store
+) -> None:
+    batches = [
+        list(make([digits, others], rates=RATES, photometric=where, device="cpu"))
+        for where in ("cpu", "device")
+    ]
+    for here, there in zip(*batches, strict=True):
+        assert not there.views[1].colourless
+        assert torch.equal(here.views[1].pixels, there.views[1].pixels)
 
 
 def test_rows_of_one_number_in_two_stores_are_drawn_apart(digits: Store, others: Store) -> None:

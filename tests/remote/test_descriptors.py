@@ -46,7 +46,7 @@ for limit in (None, 1 << 30, 0):
         for _ in range(2):
             reader.read(rows, np.ones((len(rows), 1), np.int64), [out])
             assert np.array_equal(out, expected[:, 1])
-    with ViewLoader(found, "hard,hard", batch_size=10, num_threads=2) as loader:
+    with ViewLoader(found, "hard,hard", batch_size=12, num_threads=2) as loader:
         assert sum(len(batch.index) for batch in loader) == {SHARDS}
 images = open_source(source)
 assert len([images.image(row) for row in range({SHARDS})]) == {SHARDS}

@@ -74,7 +74,7 @@ def kill_workers() -> None:
         process.kill()
     for thread in threading.enumerate():
         if type(thread).__name__ == "_ExecutorManagerThread":
-            thread.join(60)
+            thread.join(300)
 
 
 def fail_to_make(watch: Watch) -> ShardBuilder:
@@ -105,21 +105,38 @@ def started(
     store: Path, source: str, workers: int, *, start_new_session: bool = False
 ) -> subprocess.Popen[bytes]:
     """Start a build of 150 shards and wait until its first ones are committed."""
-    process = subprocess.Popen(
-        [
-            *PYTHON, "build", "--generator", "simclr", "--views", "8", "--size", "32",
-            "--source", source, "--out", str(store), "--shard-rows", "8", "-j", str(workers),
-        ],
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=start_new_session,
-    )  # fmt: skip
+    with said(store).open("w") as stderr:
+        process = subprocess.Popen(
+            [
+                *PYTHON, "build", "--generator", "simclr", "--views", "8", "--size", "32",
+                "--source", source, "--out", str(store), "--shard-rows", "8", "-j", str(workers),
+            ],
+            stderr=stderr, stdout=subprocess.DEVNULL,
+            start_new_session=start_new_session,
+        )  # fmt: skip
     commits = store / "views" / "simclr" / "commits"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if commits.is_dir() and len(list(commits.iterdir())) > 3:
             break
         time.sleep(0.01)
     return process
+
+
+def said(store: Path) -> Path:
+    """Where a started build writes its errors."""
+    return store.with_name("stderr.txt")
+
+
+def check_stopped(process: subprocess.Popen[bytes], store: Path) -> None:
+    """A signal, and nothing else that is 4, has ended a build, and nobody has cried."""
+    code = process.wait(timeout=300)
+    text = said(store).read_text()
+    assert (code, "error[VS501]: stopped on request" in text, "Traceback" in text) == (
+        4,
+        True,
+        False,
+    ), text
 
 
 def children(pid: int) -> list[int]:
@@ -160,20 +177,21 @@ def test_workers_end_with_their_parent(tmp_path: Path, source: str) -> None:
     assert len(workers) == 2
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(Path(f"/proc/{pid}").is_dir() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").is_dir()]
     finish(tmp_path / "s", source)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_lets_running_shards_finish(
-    tmp_path: Path, source: str
+    tmp_path: Path, source: str, number: signal.Signals
 ) -> None:
     """As Slurm sends it. A worker that it killed would leave its scratch behind."""
     process = started(tmp_path / "s", source, workers=2, start_new_session=True)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=120) == 4
+    os.killpg(process.pid, number)
+    check_stopped(process, tmp_path / "s")
     assert list((tmp_path / "s" / "views" / "simclr" / "tmp").iterdir()) == []
     finish(tmp_path / "s", source)
 
@@ -182,5 +200,5 @@ def test_a_signal_to_the_whole_group_lets_running_shards_finish(
 def test_sigterm_is_4_and_resumable(tmp_path: Path, source: str, workers: int) -> None:
     process = started(tmp_path / "s", source, workers)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 4
+    check_stopped(process, tmp_path / "s")
     finish(tmp_path / "s", source)
