@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,25 @@ def test_residents_that_nobody_opened_for_a_week_go_first(tmp_path: Path) -> Non
     shelf.read(50)
     shelf.read(51)
     assert shelf.held() == [0, 1, 3, 5, 6, 7, 8, 9, 50, 51]
+
+
+@pytest.mark.parametrize("eviction", ["keep", "lru"])
+@pytest.mark.parametrize("spare", [0, SIZE - 1])
+@pytest.mark.parametrize("most", [1, 5, 10])
+def test_the_limit_is_used_to_the_byte_and_never_passed(
+    tmp_path: Path, eviction: str, most: int, spare: int
+) -> None:
+    shelf = Shelf(tmp_path, limit_bytes=most * SIZE + spare, eviction=eviction)
+    used = []
+
+    def download(number: int) -> Iterator[bytes]:
+        used.append(blobs.used_bytes(tmp_path))
+        yield content(number)
+
+    for number in range(20):
+        os.close(shelf.cache.open(hash_of(number), SIZE, partial(download, number), "blob"))
+        assert shelf.cache.used_bytes == min(number + 1, most) * SIZE
+    assert max(used) == most * SIZE
 
 
 def test_an_evicted_blob_stays_readable_for_who_has_it_open(tmp_path: Path) -> None:

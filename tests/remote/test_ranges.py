@@ -19,7 +19,7 @@ from tests.remote.conftest import Open
 from tests.remote.servers import Faults, proxy, ranged_server
 from viewstore import disk
 from viewstore.errors import FormatError
-from viewstore.loaders import ViewLoader
+from viewstore.loaders import Mix, ViewLoader
 from viewstore.loaders.order import Order
 from viewstore.loaders.ranges import GAP_BYTES, READ_BYTES, Span, join_spans, ranged_shards
 from viewstore.store import Store
@@ -149,6 +149,28 @@ def test_shards_of_which_little_is_used_are_read_by_ranges(
     assert ranged(digits, "hard", world_size=5) == set()
 
 
+def test_what_few_samples_show_is_read_by_ranges(http_url: str, open_remote: Open) -> None:
+    """A view set of small weight in a Mix, or a store of a small rate."""
+    store = open_remote(http_url)
+    assert ranged(store, "hard", slots=0.25) == set()
+    assert ranged(store, "hard", slots=0.24) == {0, 1, 2, 3, 4}
+    assert ranged(store, "hard", rate=0.25) == ranged(store, "hard", rate=3.0) == set()
+    assert ranged(store, "hard", rate=0.24) == {0, 1, 2, 3, 4}
+
+
+def test_a_loader_reads_by_ranges_what_few_of_its_samples_show(
+    digits_url: str, open_remote: Open, faults: Faults
+) -> None:
+    store = open_remote(digits_url)
+    views = [Mix({"hard": 0.9, "digits": 0.1})]
+    with ViewLoader([store, store], views, **settings(rates=[1.0, 0.2])) as loader:
+        assert len(list(loader)) == 8
+    every = list(range(5))
+    assert [store.view_sets["hard"].at_hand(number) for number in every] == [True] * 5
+    assert [store.view_sets["digits"].at_hand(number) for number in every] == [False] * 5
+    assert faults.ranges
+
+
 def test_views_that_are_files_of_their_own_count_as_what_is_used(
     photos_url: str, open_remote: Open
 ) -> None:
@@ -167,6 +189,8 @@ def test_shards_that_do_not_fit_together_are_read_by_ranges(
     assert ranged(store, "hard", "block:4") == set()
     assert ranged(store, "hard", "block:5") == {0, 1, 2, 3, 4}
     assert ranged(store, "hard", "none") == set()
+    assert ranged(store, "hard", "block:2", sharing=2) == set()
+    assert ranged(store, "hard", "block:3", sharing=2) == {0, 1, 2, 3, 4}
 
 
 def test_few_rows_of_a_store_cost_few_bytes(
