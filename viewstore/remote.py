@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from viewstore.transport import connect
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
 AHEAD_BYTES = 1 << 30
+AHEAD_THREAD = "viewstore-ahead"
 
 
 class RemoteFiles:
@@ -27,7 +27,7 @@ class RemoteFiles:
     def __init__(self, url: str, *, cache: CacheSettings, retry: Retry) -> None:
         self.url = url.rstrip("/")
         self.cache = Cache(cache, ranks=_local_ranks(), hash_tries=retry.hash_tries)
-        self.fetcher = Fetcher(self.url, connect(self.url, retry), retry)
+        self.fetcher = Fetcher(self.url, connect(self.url, retry), retry, sleep=_wait_while_running)
         self._retry = retry
         self._coming: set[str] = set()
         self._lock = threading.Lock()
@@ -130,28 +130,22 @@ class RemoteFiles:
                 if known or len(self._coming) >= AHEAD:
                     continue
                 self._coming.add(download.sha256)
-            threading.Thread(target=self._bring, args=[download], name="viewstore-ahead").start()
+            threading.Thread(target=self._bring, args=[download], name=AHEAD_THREAD).start()
 
     def _bring(self, download: Download) -> None:
-        fetcher = replace(self.fetcher, sleep=_wait_while_running)
-
-        def chunks() -> Iterator[bytes]:
-            for chunk in fetcher.stream(download.path.as_posix()):
-                _wait_while_running(0)
-                yield chunk
-
-        where = self.where(download.path)
         try:
             # Who needs the shard gets the error, with its place.
-            with suppress(ViewStoreError, FileNotFoundError):
-                os.close(self.cache.open(download.sha256, download.bytes, chunks, where))
+            with suppress(ViewStoreError):
+                os.close(self.open(download.path, download.bytes, download.sha256))
         finally:
             with self._lock:
                 self._coming.discard(download.sha256)
 
     def _download(self, path: Path) -> Iterator[bytes]:
         with self._listed(path):
-            yield from self.fetcher.stream(path.as_posix())
+            for chunk in self.fetcher.stream(path.as_posix()):
+                _wait_while_running(0)
+                yield chunk
 
     @contextmanager
     def _listed(self, path: Path) -> Iterator[None]:
@@ -168,10 +162,12 @@ class RemoteFiles:
 
 
 def _wait_while_running(seconds: float) -> None:
-    """Sleep, unless the program ends. Raises RemoteError if it does."""
+    """Sleep. Raises RemoteError in a thread of ours that the end of the program waits for."""
     until = time.monotonic() + seconds
+    thread = threading.current_thread()
+    ours = thread.daemon or thread.name == AHEAD_THREAD
     while True:
-        if not threading.main_thread().is_alive():
+        if ours and not threading.main_thread().is_alive():
             raise RemoteError("the program ended before the download did")
         left = until - time.monotonic()
         if left <= 0:

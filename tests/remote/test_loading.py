@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +55,10 @@ class Gate(Faults):
     def open(self) -> None:
         """Let all pass."""
         self._open.set()
+
+    def wait(self) -> None:
+        """Wait until it is open."""
+        assert self._open.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +299,31 @@ def test_a_process_forked_after_a_read_refuses_what_would_hang(
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_ctrl_c_ends_a_loop_that_waits_for_a_server(digits: Store, tmp_path: Path) -> None:
+    """The patience of the threads is minutes; without the program nobody needs what they fetch."""
+    program = (
+        "import pathlib, sys, viewstore\n"
+        "from viewstore.cache import CacheSettings\n"
+        "from viewstore.fetch import Retry\n"
+        "from viewstore.loaders import ViewLoader\n"
+        "cache = CacheSettings(directory=pathlib.Path(sys.argv[2]))\n"
+        "retry = Retry(first_seconds=90, longest_seconds=90)\n"
+        "store = viewstore.open(sys.argv[1], cache=cache, retry=retry)\n"
+        "for batch in ViewLoader(store, 'hard', batch_size=16, num_threads=2): pass\n"
+    )
+    gate = Gate(only=".tar", most=1, rate=1.0, kinds=("503",))
+    with ranged_server(digits.root) as upstream, proxy(upstream, gate) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, url, str(tmp_path / "cache")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        gate.wait()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert errors.endswith("KeyboardInterrupt\n")
 
 
 def test_a_recipe_takes_the_cache_and_the_patience_along(
