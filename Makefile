@@ -5,7 +5,7 @@ LINKS := build/typing/viewstore
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test test-slow check lint types format bench demo-weights clean
+.PHONY: demo test test-slow check lint types format bench bench-tune demo-weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -46,8 +46,15 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# On a quiet machine, 20 minutes; peers that .venv lacks: VIEWSTORE_PEERS_PYTHON (docs/benchmarks.md).
 bench: $(STAMP)
+	$(BIN)/python benchmarks/loaders.py --out benchmarks/results/loaders.json
 	$(BIN)/python benchmarks/w_search.py
+	$(BIN)/python benchmarks/table.py
+
+# Which settings suit each peer on this machine; `make bench` takes the best. 15 minutes.
+bench-tune: $(STAMP)
+	$(BIN)/python benchmarks/loaders.py --tune --workloads A,B,C,D,E
 
 # Retrain what the package ships, with the commands of weights/PROVENANCE.json (6 CPU minutes).
 demo-weights: $(STAMP)

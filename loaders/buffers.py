@@ -34,18 +34,17 @@ def pages(size: int) -> Buffer:
 class BufferPool:
     """Lends memory to batches. Safe to call from several threads."""
 
-    def __init__(self, *, keep: int, ring: int = 0, pin: bool = False) -> None:
+    def __init__(self, *, reuse: bool = False, pin: bool = False) -> None:
         """Make an empty pool.
 
         Args:
-            keep: Spare buffers of a shape that are kept, at most.
-            ring: Lend this many buffers of each slot in turn, held or not; 0 waits for the
-                last reference instead.
+            reuse: Lend the buffers of a slot in turn, held or not; else the end of the last
+                reference is waited for.
             pin: Lend pinned memory. Torch keeps and reuses it, since it knows of the copies
                 to a device that are still under way.
         """
-        self._keep = keep
-        self._ring = ring
+        self._keep = self._ring = 0
+        self._reuse = reuse
         self._pin = pin
         self._spare: defaultdict[Shape, list[Buffer]] = defaultdict(list)
         self._turns: defaultdict[int, itertools.count[int]] = defaultdict(itertools.count)
@@ -53,6 +52,12 @@ class BufferPool:
         self._lent: dict[int, tuple[weakref.ref[_Lease], Buffer]] = {}
         self._ended: deque[weakref.ref[_Lease]] = deque()
         self._lock = threading.Lock()
+
+    def expect(self, batches: int) -> None:
+        """Expect so many batches to be under way at a time."""
+        # As many again for what the caller holds, and for slots of one shape.
+        self._keep = 2 * batches + 2
+        self._ring = self._keep if self._reuse else 0
 
     def take(self, shape: Shape, slot: int) -> Buffer:
         """Return uint8 `shape` for the views of a slot; what it holds is left over."""

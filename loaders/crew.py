@@ -20,6 +20,7 @@ class Crew:
     """
 
     def __init__(self, count: int, name: str) -> None:
+        self.size = count
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         ended = threading.Event()
         threads = [

@@ -95,7 +95,8 @@ class ViewLoader:
             uneven: Let the first ranks take one sample more; batch.weight makes up for it.
             num_threads: Threads of the pool; 0 works in the caller's thread, None takes the
                 CPUs that the process may use.
-            prefetch: Batches made ahead, at most 1 GiB.
+            prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
+                are stored, eight times as many.
             verify: Check a member's CRC at its "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
@@ -316,10 +317,13 @@ class ViewLoader:
     def _restart(self, seed: int) -> None:
         """Set up the order, the maker and the threads for a seed."""
         self._order = replace(self._order, seed=seed)
+        self._pool = BufferPool(reuse=self._reuse, pin=self._pin)
         self._maker = self._make_maker(seed)
         share = -(-self._cut.global_batch // self._cut.world_size)
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
+        batch_bytes *= self._maker.together
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
+        self._pool.expect(self._prefetch * self._maker.together)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
 
     def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
@@ -329,11 +333,7 @@ class ViewLoader:
             "on_corrupt": self._on_corrupt,
             "announces": self._announces,
             "photometric": self._photometric,
-            "pool": BufferPool(
-                keep=self._most_ahead + 2,
-                ring=2 * self._most_ahead + 2 if self._reuse else 0,
-                pin=self._pin,
-            ),
+            "pool": self._pool,
             "state": self._state(),
         }
         make = partial(StoreShare.maker, order=self._order, scaled=self._scaled, common=common)

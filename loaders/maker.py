@@ -40,6 +40,7 @@ Photometric = Literal["cpu", "device"]
 # Below this, handing a slice to another thread costs more than it saves.
 LEAST_SAMPLES = 16
 LEAST_COPIED_BYTES = 4 << 20  # the same for samples that are copied as they are stored
+MOST_TOGETHER = 8  # batches that are smaller than that and made at once, by one thread
 
 
 @dataclass(kw_only=True)
@@ -152,6 +153,13 @@ class BatchMaker:
             shapes[slot.slot] = (*slot.size, 3)
         return [shapes[slot] for slot in range(self.num_slots)]
 
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once: several where each is a short copy."""
+        share = -(-self.cut.global_batch // self.cut.world_size)
+        room = MOST_TOGETHER * LEAST_COPIED_BYTES // max(1, share * self._sample_bytes)
+        return max(1, min(MOST_TOGETHER, room)) if self._copies else 1
+
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that threads fill: as few as keep them busy."""
         least = LEAST_SAMPLES
@@ -160,13 +168,13 @@ class BatchMaker:
         count = max(1, min(threads, size // least))
         return [(size * part // count, size * (part + 1) // count) for part in range(count)]
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
-        """Return what may be done beside a step; each is called again while it returns True."""
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
+        """Return what may be done beside a step."""
         following = self._ahead.follows(epoch, step)
-        return [] if following is None else [partial(self._prepare, *following)]
+        return [] if following is None else [partial(self._ahead.prepare, *following)]
 
     def copies(self) -> list[Callable[[], bool]]:
-        """Return the chores that bring view sets into memory."""
+        """Return what brings view sets into memory; each is called again while it is True."""
         residents = (one.resident for one in self._readers)
         return [resident.copy_some for resident in residents if resident is not None]
 
@@ -273,10 +281,6 @@ class BatchMaker:
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
-
-    def _prepare(self, epoch: int, step: int) -> bool:
-        self._ahead.prepare(epoch, step)
-        return False
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

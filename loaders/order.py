@@ -254,8 +254,7 @@ class Cut:
 
     def weight(self, step: int) -> float:
         """Return this rank's weight in the mean of the ranks' gradients; 1 in an even cut."""
-        mine = len(self.positions(step)[0])
-        return mine * self.world_size / self.step_size(step)
+        return len(self.span(step)) * self.world_size / self.step_size(step)
 
     def _uneven_message(self) -> str:
         batch, world = self.global_batch, self.world_size

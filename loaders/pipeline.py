@@ -7,7 +7,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -15,20 +17,26 @@ from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
 from viewstore.loaders.maker import Clock
 
+Step = tuple[int, int]  # epoch and step
+
 
 class Maker(Protocol):
     """Plans batches, fills them in slices, and hands them over."""
 
     clock: Clock
 
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once."""
+
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that threads fill."""
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
-        """Return what may be done beside a step; each is called again while it returns True."""
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
+        """Return what may be done beside a step."""
 
     def copies(self) -> list[Callable[[], bool]]:
-        """Return the chores that bring view sets into memory."""
+        """Return what brings view sets into memory; each is called again while it is True."""
 
     def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
         """Return the draft of a step; its `rows` are as many as its samples."""
@@ -41,7 +49,11 @@ class Maker(Protocol):
 
 
 class Pipeline:
-    """Runs a maker on a crew of threads, at most `prefetch` batches ahead."""
+    """Runs a maker on a crew of threads, at most `prefetch` batches ahead.
+
+    Steps that are made together count as one, after the first: nothing waits for it longer than
+    it takes.
+    """
 
     def __init__(self, maker: Maker, *, threads: int, prefetch: int) -> None:
         """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
@@ -51,7 +63,7 @@ class Pipeline:
         self._crew: Crew | None = None
         self._begun = False
 
-    def run(self, steps: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    def run(self, steps: Iterable[Step]) -> Iterator[Batch]:
         """Yield the batch of each (epoch, step). An error surfaces at its batch.
 
         Closing the iterator drops the batches that are under way.
@@ -66,16 +78,16 @@ class Pipeline:
         crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
         ahead: deque[_Job] = deque()
         try:
-            for epoch, step in steps:
-                ahead.append(_Job(self._maker, crew, self._threads, epoch, step))
-                for chore in self._maker.chores(epoch, step):
-                    crew.do(partial(_do_some, weakref.ref(crew), chore))
+            for group in _groups(steps, self._maker.together):
+                ahead.append(_Job(self._maker, crew, self._threads, group))
+                for chore in (each for step in group for each in self._maker.chores(*step)):
+                    crew.do(partial(_try, chore))
                 if len(ahead) >= self._prefetch:
-                    yield self._wait(ahead.popleft())
-                    for copy in self._copies():  # after the first batch: it must not wait
-                        crew.do(partial(_do_some, weakref.ref(crew), copy))
+                    yield from self._wait(ahead.popleft())
+                    if copies := self._copies():  # after the first batch: it must not wait
+                        crew.do(partial(_copy, weakref.ref(crew), copies))
             while ahead:
-                yield self._wait(ahead.popleft())
+                yield from self._wait(ahead.popleft())
         finally:
             for job in ahead:
                 job.dropped = True
@@ -92,43 +104,98 @@ class Pipeline:
         return [] if begun else self._maker.copies()
 
     def _make(self, epoch: int, step: int) -> Batch:
-        draft = self._maker.plan(epoch, step)
-        self._maker.fill(draft, 0, len(draft.rows))
-        return self._maker.finish(draft)
+        (batch,) = _make_all(self._maker, [(epoch, step)])
+        return batch
 
-    def _wait(self, job: _Job) -> Batch:
+    def _wait(self, job: _Job) -> Iterator[Batch]:
         began = time.perf_counter()
         try:
-            found = job.done.get()
+            made, error = job.done.get()
         finally:
             self._maker.clock.add(wait_seconds=time.perf_counter() - began)
-        if isinstance(found, BaseException):
-            raise found
-        return found
+        made.reverse()
+        while made:  # what was yielded belongs to the caller alone
+            yield made.pop()
+        if error is not None:
+            raise error
 
 
-def _do_some(owner: weakref.ref[Crew], chore: Callable[[], bool]) -> None:
-    """Do a part of a chore, and put the rest behind what waits."""
-    try:
-        more = chore()
-    except Exception:  # the batch that needs what was not done will raise the same
-        return
-    crew = owner()
-    if more and crew is not None:
-        crew.do(partial(_do_some, owner, chore))
+def _groups(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
+    """Yield the first step alone, then `size` at a time."""
+    left = iter(steps)
+    group = list(islice(left, 1))
+    while group:
+        yield group
+        group = list(islice(left, size))
+
+
+def _make_all(maker: Maker, steps: list[Step]) -> list[Batch]:
+    """Return the batches of steps; each kind of work is done for all of them before the next.
+
+    Filling a batch drives the rest of the program out of the processor's caches, so that its
+    plan and its finish cost several times as much right after one as they do in a row.
+    """
+    drafts = [maker.plan(epoch, step) for epoch, step in steps]
+    for draft in drafts:
+        maker.fill(draft, 0, len(draft.rows))
+    return [maker.finish(draft) for draft in drafts]
+
+
+def _try(chore: Callable[[], object]) -> None:
+    with suppress(Exception):  # the batch that needs what was not done will raise the same
+        chore()
+
+
+def _copy(owner: weakref.ref[Crew], copies: list[Callable[[], bool]]) -> None:
+    """Bring view sets into memory, one after the other: one thread makes no batches meanwhile.
+
+    Where there is no other, copying goes on behind the batches that wait.
+    """
+    while copies:
+        more = False
+        with suppress(Exception):
+            more = copies[0]()
+        if not more:
+            del copies[0]
+        crew = owner()
+        if crew is None or not crew.close.alive:
+            return
+        if crew.size == 1:
+            crew.do(partial(_copy, owner, copies))
+            return
+        del crew
 
 
 class _Job:
-    """One batch under way. No thread ever waits for another: the last slice finishes it."""
+    """Some batches under way. No thread ever waits for another: the last slice finishes them."""
 
-    def __init__(self, maker: Maker, crew: Crew, threads: int, epoch: int, step: int) -> None:
-        self.done: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    def __init__(self, maker: Maker, crew: Crew, threads: int, steps: list[Step]) -> None:
+        self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
         self._maker, self._threads = maker, threads
         self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
         self._left = 0
-        crew.do(partial(self._plan, epoch, step))
+        crew.do(partial(self._plan, *steps[0]) if len(steps) == 1 else partial(self._make, steps))
+
+    def _make(self, steps: list[Step]) -> None:
+        if self.dropped:
+            return
+        try:
+            self.done.put((_make_all(self._maker, steps), None))
+        except BaseException:
+            self._make_singly(steps)
+
+    def _make_singly(self, steps: list[Step]) -> None:
+        """Make batches until one fails: the error is its own."""
+        made: list[Batch] = []
+        try:
+            for step in steps:
+                made += _make_all(self._maker, [step])
+        except BaseException as error:
+            self.done.put((made, error))
+            return
+        self.done.put((made, None))
 
     def _plan(self, epoch: int, step: int) -> None:
         crew = self._crew()
@@ -154,7 +221,7 @@ class _Job:
                 self._left -= 1
                 last = self._left == 0
             if last:
-                self.done.put(self._maker.finish(draft))
+                self.done.put(([self._maker.finish(draft)], None))
         except BaseException as error:
             self._fail(error)
 
@@ -162,4 +229,4 @@ class _Job:
         with self._lock:
             failed, self.dropped = self.dropped, True
         if not failed:
-            self.done.put(error)
+            self.done.put(([], error))

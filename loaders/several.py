@@ -169,16 +169,21 @@ class SeveralMaker:
         """Return height, width and channels of each slot's views."""
         return self._shapes
 
+    @property
+    def together(self) -> int:
+        """How many steps a thread makes at once."""
+        return self.makers[0].together
+
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that `threads` threads fill."""
         return self.makers[0].slices(size, threads)
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], bool]]:
+    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
         """Return nothing: what is decided depends on turns, and is decided for each batch."""
         return []
 
     def copies(self) -> list[Callable[[], bool]]:
-        """Return the chores that bring view sets into memory."""
+        """Return what brings view sets into memory; each is called again while it is True."""
         return [copy for maker in self.makers for copy in maker.copies()]
 
     def plan(self, epoch: int, step: int) -> JoinedDraft:

@@ -1,4 +1,4 @@
-"""Array sources: `.npz` files of images, and the handwritten digits of scikit-learn."""
+"""Array sources: `.npz` files of images, the handwritten digits of scikit-learn, raw `.beton`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,24 @@ def _load_npz(uri: str, *version: int) -> Arrays:
         return _npz(Path(uri))
     except FormatError as error:
         raise FormatError(str(error), code="VS205", where=uri, fix=_NPZ_FIX) from error
+
+
+def read_pixels(uri: str, row: int) -> bytes:
+    """Return the pixels of a row of an array source.
+
+    Raises:
+        FormatError: The array is damaged, or has no such row any more.
+        OSError: It cannot be read.
+    """
+    if uri.endswith(".beton"):
+        from viewstore.source_beton import beton_pixels
+
+        return beton_pixels(uri, row)
+    images = load_arrays(uri).images
+    if row >= len(images):
+        raise FormatError(f"the array has {len(images)} images now")
+    pixels: bytes = images[row].tobytes()
+    return pixels
 
 
 _NPZ_FIX = "save it with numpy.savez(file, images=uint8 [N, H, W, 3], labels=int [N])"

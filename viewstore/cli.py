@@ -19,7 +19,8 @@ from viewstore.errors import StoppedError, ViewStoreError
 from viewstore.signals import Stopped, heard_by, raise_stopped
 from viewstore.terminal import Terminal
 
-MAKE, LOOK, MEND, LEARN = "Make views", "Look at them", "Mend a store", "Learn from them"
+MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
+LEARN = "Learn from them"
 COMMANDS = {
     "build": Entry("viewstore.cli_make:build", "Make a view set, or go on with one.", MAKE),
     "status": Entry("viewstore.cli_make:status", "Say how far a build is.", MAKE),
@@ -27,8 +28,10 @@ COMMANDS = {
     "gan": Entry("viewstore.cli_gan:gan", "Train, invert, sample and convert GANs.", MAKE),
     "inspect": Entry("viewstore.cli_look:inspect", "Show what is in a store.", LOOK),
     "stats": Entry("viewstore.cli_look:stats", "Show the columns of params.", LOOK),
+    "bench": Entry("viewstore.cli_bench:bench", "Measure how fast a store loads here.", LOOK),
     "verify": Entry("viewstore.cli_mend:verify", "Prove a store whole; repair it.", MEND),
     "gc": Entry("viewstore.cli_mend:gc", "Drop files that nothing names.", MEND),
+    "export": Entry("viewstore.cli_move:export", "Write views for other loaders.", MOVE),
     "train": Entry("viewstore.cli_learn:train", "Train an encoder on views.", LEARN),
     "eval": Entry("viewstore.cli_learn:evaluate", "Probe a trained encoder.", LEARN),
 }

@@ -37,7 +37,7 @@ MEASURED_IMAGES = 2000
     default="digits",
     show_default=True,
     metavar="SRC",
-    help="Folder of class folders, WebDataset tar or brace pattern, .npz, or digits.",
+    help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits.",
 )
 @click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The weights.")
 @click.option("--size", type=click.IntRange(4, 1024), metavar="PX", help="Side of the images.")

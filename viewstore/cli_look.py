@@ -66,7 +66,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
 @click.option("--column", metavar="C", help="One column, with its histogram.")
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
 def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
-    """Show the columns of params: counts, percentiles and histograms."""
+    """Show the columns of params, and what the view sets cost on this machine."""
+    from viewstore.cli_plan import cost_lines, store_costs
     from viewstore.rows import choose_view_sets
     from viewstore.summary import (
         choose_column,
@@ -80,6 +81,7 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
     if column is not None and view_set is None:
         name = column.partition(".")[0]
         chosen = [each for each in chosen if name in each.stats] or chosen
+    machine, costs = ({}, {}) if column or opened.remote else store_costs(opened, chosen)
     facts = {}
     lines = []
     for each in chosen:
@@ -88,8 +90,11 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
             lines += ["", name, *text_histogram(summary)]
+        if each.name in costs:
+            lines += cost_lines(costs[each.name], machine)
         lines.append("")
-    terminal.result({"view_sets": facts}, "\n".join(lines).rstrip())
+    answer = {"view_sets": facts, "machine": machine, "costs": costs}
+    terminal.result(answer, "\n".join(lines).rstrip())
 
 
 def _opened(terminal: Terminal, path: str) -> Store:

@@ -35,7 +35,7 @@ _OPTIONS = (
     click.option(
         "--source",
         metavar="SRC",
-        help="Folder of class folders, WebDataset tar or brace pattern, .npz, or digits."
+        help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits."
         "  [default: the store's, or digits]",
     ),
     STORE,
@@ -80,13 +80,30 @@ _OPTIONS = (
 @click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
 @click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
 @click.option("--codec", type=click.Choice(["raw", "jpg", "png", "webp"]), help="How to store.")
+@click.option("--dry-run", is_flag=True, help="Try some samples, say what it would cost.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Samples that --dry-run tries.",
+)
 @options_of(_OPTIONS)
 def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Make a view set, or go on with one: what is committed is kept, the rest is built.
 
     Stopped at any moment, it goes on where it was when the same command runs again.
     """
-    return _build(terminal, options)
+    sample = options.pop("sample")
+    if not options.pop("dry_run"):
+        return _build(terminal, options)
+    from viewstore.cli_plan import dry_run
+
+    with ExitStack() as stack:
+        facts, text = dry_run(_request(options), sample, Shown(terminal, stack))
+    terminal.result(facts, text)
+    return 0
 
 
 @command("invert", example="viewstore gan invert --source digits --out views")

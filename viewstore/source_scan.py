@@ -30,7 +30,9 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """One image that a source holds."""
+
     key: str
     label: int
     part: int
@@ -49,7 +51,7 @@ def scan_folder(folder: Path, *, on_error: OnError, limit: int | None) -> Source
     labels = {name: label for label, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
 
-    def found() -> Iterator[_Found]:
+    def found() -> Iterator[Found]:
         for key in keys:
             label = labels[key.split("/")[0]] if "/" in key else -1
             path = folder / key
@@ -58,13 +60,13 @@ def scan_folder(folder: Path, *, on_error: OnError, limit: int | None) -> Source
                 data = path.read_bytes()
                 height, width, _ = probe(data)
             except (FormatError, OSError, UnicodeEncodeError) as error:
-                _refuse(str(path), key, error, on_error, skipped)
+                refuse(str(path), key, error, on_error, skipped)
                 continue
-            yield _Found(key, label, 0, 0, len(data), zlib.crc32(data), height, width)
+            yield Found(key, label, 0, 0, len(data), zlib.crc32(data), height, width)
 
     rows = list(itertools.islice(found(), limit))
     part = Part(uri=str(folder), kind="dir", bytes=None, sha256=None)
-    return Source(_table(rows, (part,), tuple(names)), skipped)
+    return Source(table_of(rows, (part,), tuple(names)), skipped)
 
 
 def _image_keys(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -84,7 +86,7 @@ def _image_keys(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) ->
 
 def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     """Return the images of the WebDataset tars that `spec` names."""
-    rows: list[_Found] = []
+    rows: list[Found] = []
     parts = []
     skipped: list[tuple[str, str]] = []
     for number, path in enumerate(expand_braces(spec)):
@@ -109,8 +111,14 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
                 why=error.why,
                 fix=error.fix or "give an uncompressed ustar of plain files",
             ) from error
-    rows.sort(key=lambda row: row.key.encode())
-    for first, second in itertools.pairwise(rows):
+    table = table_of(by_key(rows, spec), tuple(parts), ())
+    return Source(first_rows(table, limit), skipped)
+
+
+def by_key(rows: Iterable[Found], spec: str) -> list[Found]:
+    """Return the rows in the order of their keys. Raises ConfigError: a key stands twice."""
+    ordered = sorted(rows, key=lambda row: row.key.encode())
+    for first, second in itertools.pairwise(ordered):
         if first.key == second.key:
             raise ConfigError(
                 f"key {first.key!r} stands twice in {spec}",
@@ -118,7 +126,7 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
                 why="keys name the rows of a store",
                 fix="give each sample a name of its own",
             )
-    return Source(first_rows(_table(rows, tuple(parts), ()), limit), skipped)
+    return ordered
 
 
 def expand_braces(spec: str) -> list[Path]:
@@ -143,7 +151,7 @@ def expand_braces(spec: str) -> list[Path]:
 
 def _scan_tar(
     path: Path, part: int, on_error: OnError, skipped: list[tuple[str, str]]
-) -> list[_Found]:
+) -> list[Found]:
     rows = []
     with path.open("rb") as file:
         if path.stat().st_size < BLOCK:
@@ -157,11 +165,11 @@ def _scan_tar(
                 try:
                     height, width, _ = probe(payload)
                 except FormatError as error:
-                    _refuse(f"{path}: {key}.{image.suffix}", key, error, on_error, skipped)
+                    refuse(f"{path}: {key}.{image.suffix}", key, error, on_error, skipped)
                     continue
                 place = part, image.offset, image.size
                 label = _label(data, members)
-                rows.append(_Found(key, label, *place, zlib.crc32(payload), height, width))
+                rows.append(Found(key, label, *place, zlib.crc32(payload), height, width))
     return rows
 
 
@@ -198,9 +206,10 @@ def _in_range(label: int) -> int:
     return label if -1 <= label < 2**31 else -1
 
 
-def _refuse(
+def refuse(
     where: str, key: str, error: Exception, on_error: OnError, skipped: list[tuple[str, str]]
 ) -> None:
+    """Leave an image out and say why, or raise FormatError, as `on_error` has it."""
     if on_error == "fail":
         raise FormatError(
             f"source image {key} cannot be read",
@@ -212,9 +221,10 @@ def _refuse(
     skipped.append((key, str(error)))
 
 
-def _table(
-    rows: Iterable[_Found], parts: tuple[Part, ...], label_names: tuple[str, ...]
+def table_of(
+    rows: Iterable[Found], parts: tuple[Part, ...], label_names: tuple[str, ...]
 ) -> SourceTable:
+    """Return the table of these rows, in their order."""
     rows = list(rows)
     if any(row.size >= 2**32 for row in rows):
         raise FormatError("source images must be smaller than 4 GiB")

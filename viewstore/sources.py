@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.arrays import DIGITS, load_arrays
+from viewstore.arrays import DIGITS, load_arrays, read_pixels
 from viewstore.descriptors import Descriptor, most_descriptors
 from viewstore.errors import ConfigError, FormatError
 from viewstore.image import scaled_decode
@@ -31,7 +31,7 @@ class Part:
     Attributes:
         uri: Absolute path, or "digits".
         kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key) or
-            "array" (rows are entries of an array).
+            "array" (rows are entries of an array: pixels, not files).
         bytes, sha256: Of the file; None for a folder.
     """
 
@@ -84,7 +84,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     """Open a source and fix its rows, ordered by key bytes.
 
     Args:
-        spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, or "digits".
+        spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, a `.beton`,
+            or "digits".
         limit: Keep the first rows only.
         on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
 
@@ -93,6 +94,7 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
             is below 1.
         FormatError: An image or archive cannot be read; it is named.
     """
+    from viewstore.source_beton import scan_beton
     from viewstore.source_scan import scan_folder, scan_tars
 
     if limit is not None and limit < 1:
@@ -102,11 +104,13 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
         source = Source(first_rows(_array_source(spec).table, limit))
     elif "{" in spec or path.suffix == ".tar":
         source = scan_tars(spec, on_error=on_error, limit=limit)
+    elif path.suffix == ".beton":
+        source = scan_beton(path, on_error=on_error, limit=limit)
     elif path.is_dir():
         source = scan_folder(path, on_error=on_error, limit=limit)
     else:
         raise no_source(
-            spec, "it is no folder, tar or npz" if path.exists() else "nothing is there"
+            spec, "it is no folder, tar, npz or beton" if path.exists() else "nothing is there"
         )
     if not source.table.keys:
         raise no_source(spec, "it holds no image that can be read")
@@ -120,7 +124,8 @@ def no_source(spec: str, why: str) -> ConfigError:
         code="VS104",
         where=spec,
         why=why,
-        fix="give a folder of class folders, a WebDataset tar, an .npz with images, or digits",
+        fix="give a folder of class folders, a WebDataset tar, an .npz with images, a .beton, "
+        "or digits",
     )
 
 
@@ -151,11 +156,15 @@ def first_rows(table: SourceTable, limit: int | None) -> SourceTable:
     """Return the first `limit` rows of a table."""
     if limit is None or limit >= len(table.keys):
         return table
+    return take_rows(table, np.arange(limit))
+
+
+def take_rows(table: SourceTable, rows: NDArray[np.int64]) -> SourceTable:
+    """Return some rows of a table, ascending."""
     names = ("label", "part", "offset", "size", "crc32", "height", "width")
-    columns: dict[str, Any] = {name: getattr(table, name)[:limit] for name in names}
-    return SourceTable(
-        keys=table.keys[:limit], parts=table.parts, label_names=table.label_names, **columns
-    )
+    columns: dict[str, Any] = {name: getattr(table, name)[rows] for name in names}
+    keys = tuple(table.keys[row] for row in rows.tolist())
+    return SourceTable(keys=keys, parts=table.parts, label_names=table.label_names, **columns)
 
 
 class SourceReader:
@@ -179,10 +188,7 @@ class SourceReader:
         part = table.parts[table.part[row]]
         try:
             if part.kind == "array":
-                images = load_arrays(part.uri).images
-                if table.offset[row] >= len(images):
-                    raise self._unreadable(row, f"the array has {len(images)} images now")
-                data: bytes = images[int(table.offset[row])].tobytes()
+                data = self._pixels(part.uri, row)
             elif part.kind == "dir":
                 data = _below(part.uri, table.keys[row]).read_bytes()
             else:
@@ -210,6 +216,12 @@ class SourceReader:
             return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
             return scaled_decode(data, reduction)
+        except FormatError as error:
+            raise self._unreadable(row, str(error)) from error
+
+    def _pixels(self, uri: str, row: int) -> bytes:
+        try:
+            return read_pixels(uri, int(self.table.offset[row]))
         except FormatError as error:
             raise self._unreadable(row, str(error)) from error
 

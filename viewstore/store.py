@@ -73,6 +73,11 @@ class Store:
         return self.files.where(self.paths.root)
 
     @property
+    def remote(self) -> bool:
+        """Whether it lies elsewhere: its shards are downloaded before they are read."""
+        return self.files is not LOCAL
+
+    @property
     def name(self) -> str:
         """Last part of the path or URL."""
         path = self.paths.root.resolve() if self.files is LOCAL else Path(self.location)

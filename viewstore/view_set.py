@@ -192,7 +192,7 @@ class ViewSet:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
-        payloads = self._payloads(row)
+        payloads = self.payloads(row)
         shape = (self.num_views, self.height, self.width, self.channels)
         if "views.npy" in payloads:
             payload = payloads["views.npy"]
@@ -247,7 +247,8 @@ class ViewSet:
         """What derives its index, params and statistics anew."""
         return self.files.finalise(self.paths.plan)
 
-    def _payloads(self, row: int) -> dict[str, bytes]:
+    def payloads(self, row: int) -> dict[str, bytes]:
+        """Return the members of a row by extension, CRC checked, as they are stored."""
         number = row // self.plan.shard_rows
         if number not in self.shards:
             raise FormatError(f"shard {number} of {self.name} was not built yet")

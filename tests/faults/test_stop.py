@@ -1,4 +1,4 @@
-"""SIGTERM at any moment of a build ends it with 4, or 0 where it was done, never with a traceback."""
+"""SIGTERM at any moment of a build ends it with 4, or 0 where it was done: never in a heap."""
 
 import json
 import subprocess

@@ -30,6 +30,11 @@ from viewstore.store import Store
 REPO = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _no_loader_of_another_test() -> None:
+    gc.collect()  # a trainer and its loader hold each other
+
+
 def loader_threads() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith("viewstore-loader")]
@@ -106,8 +111,9 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
 class Counting:
     """Makes nothing, and counts how far it was planned ahead of what was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.clock = Clock()
+        self.together = together
         self.planned = 0
         self.taken = 0
         self.most_ahead = 0
@@ -137,20 +143,24 @@ class Counting:
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_no_more_than_prefetch_batches_are_made_ahead(threads: int, prefetch: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_no_more_than_prefetch_batches_are_made_ahead(
+    threads: int, prefetch: int, together: int
+) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=prefetch)  # type: ignore[arg-type]
     for expected, step in enumerate(pipeline.run((0, step) for step in range(13))):
         maker.taken += 1
         assert step == expected
     pipeline.close()
     assert maker.planned == 13
-    assert maker.most_ahead <= prefetch
+    assert maker.most_ahead <= prefetch * together
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int) -> None:
-    maker = Counting()
+@pytest.mark.parametrize("together", [1, 4])
+def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, together: int) -> None:
+    maker = Counting(together)
     pipeline = Pipeline(maker, threads=threads, prefetch=5)  # type: ignore[arg-type]
     batches = pipeline.run((0, step) for step in range(20))
     assert [next(batches) for _ in range(13)] == list(range(13))

@@ -1,6 +1,5 @@
 """The command line: exit codes, four-line errors, one JSON object, a fast start."""
 
-import contextlib
 import errno
 import importlib
 import json
@@ -14,10 +13,9 @@ from typing import NoReturn
 import pytest
 
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore import cli, disk
+from viewstore import cli
 from viewstore.cli_make import parse_assignments, parse_shards, parse_slice
 from viewstore.errors import ConfigError, ViewStoreError
-from viewstore.signals import Stopped, heard_by, raise_stopped
 
 PYTHON = [sys.executable, "-c", "from viewstore.cli import main; main()"]
 
@@ -213,25 +211,6 @@ def test_a_stop_is_no_fault_of_a_store(
     monkeypatch.setattr("viewstore.verify.read_commit", signalled)
     code, _, err = run(capsys, "verify", str(store))
     assert (code, "stopped by SIGTERM" in err) == (4, True)
-
-
-def test_a_second_signal_does_not_break_what_cleans_up(tmp_path: Path) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        signal.raise_signal(signal.SIGTERM)
-
-    def stopped_while_writing() -> None:
-        try:
-            disk.write_atomic_with(tmp_path / "file", write)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                signal.raise_signal(signal.SIGTERM)
-                (tmp_path / "none").unlink()
-            raise
-
-    with pytest.raises(Stopped), heard_by(raise_stopped):
-        stopped_while_writing()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_is_130(

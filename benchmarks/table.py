@@ -1,0 +1,170 @@
+"""Writes the table of results/loaders.json between the markers of README.md, losses included.
+
+python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from viewstore.disk import write_atomic
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "loaders.json"
+BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
+OURS, LIMIT = "viewstore", "limit"
+SECOND_LINES = {
+    "viewstore verify=off": (OURS, '`verify="off"`'),
+    "viewstore reuse=True": (OURS, "`reuse=True`: buffers hold until the next batch, as FFCV's"),
+    "dali antialias=False": ("dali", "without antialiasing: other pictures"),
+}
+NAMES = {
+    LIMIT: "limit",
+    OURS: "viewstore",
+    "ffcv": "FFCV",
+    "dali": "DALI CPU",
+    "torch": "torch + cv2",
+    "webdataset": "WebDataset",
+}
+
+
+def document(record: dict[str, Any]) -> str:
+    """Return the tables of a run, for people who decide what to use."""
+    workloads = record["workloads"]
+    names = [
+        name for name in NAMES if any(name in each["contenders"] for each in workloads.values())
+    ]
+    lines = [
+        "Views per second, medians; more is better.",
+        "",
+        _row(["", "workload", *(NAMES[name] for name in names), "of limit", "of best peer"]),
+        _row(["---", "---", *["---:"] * (len(names) + 2)]),
+    ]
+    for key, workload in workloads.items():
+        lines += [_row(each) for each in _rates(key, workload, names)]
+    lines += [
+        "",
+        "Seconds from the start of a cold process to its first batch, imports included.",
+        "",
+        _row(["", *(NAMES[name] for name in names)]),
+        _row(["---", *["---:"] * len(names)]),
+    ]
+    lines += [
+        _row([key, *(_first(workload, name) for name in names)])
+        for key, workload in workloads.items()
+    ]
+    return "\n".join([*lines, "", *_notes(record)])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _rates(key: str, workload: dict[str, Any], names: list[str]) -> list[list[str]]:
+    """Return the line of a workload, and those of other settings below it."""
+    title = f"{workload['title']}, batch {workload['batch_size']}"
+    found = [[key, title, *(_shown(rate(workload, name)) for name in names), *_shares(workload)]]
+    for line, (column, words) in SECOND_LINES.items():
+        value = rate(workload, line)
+        if value is not None:
+            cells = [_shown(value) if name == column else "" for name in names]
+            found.append(["", words, *cells, _of_limit(workload, value), ""])
+    return found
+
+
+def rate(workload: dict[str, Any], name: str) -> float | None:
+    """Return the median views/s of a contender, or None."""
+    entry = workload["contenders"].get(name, {})
+    if entry.get("status") != "measured":
+        return None
+    median: float = entry["views_per_second"]["median"]
+    return median
+
+
+def _shares(workload: dict[str, Any]) -> list[str]:
+    """Return our rate as a share of the limit and of the best peer's."""
+    ours = rate(workload, OURS)
+    peers = {n: r for n in NAMES if n not in (OURS, LIMIT) and (r := rate(workload, n)) is not None}
+    of_limit = _of_limit(workload, ours)
+    if not ours or not peers:
+        return [of_limit, "-"]
+    best = max(peers, key=lambda name: peers[name])
+    return [of_limit, f"{ours / peers[best]:.2f}x {NAMES[best]}"]
+
+
+def _of_limit(workload: dict[str, Any], value: float | None) -> str:
+    limit = rate(workload, LIMIT)
+    return f"{value / limit:.2f}" if value and limit else "-"
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value >= 1e6:
+        return f"{value / 1e6:.2f}M"
+    return f"{value / 1e3:.0f}k" if value >= 1e5 else f"{value:,.0f}"
+
+
+def _first(workload: dict[str, Any], name: str) -> str:
+    entry = workload["contenders"].get(name, {})
+    times = entry.get("first_batch_seconds") if entry.get("status") == "measured" else None
+    return f"{sorted(times)[len(times) // 2]:.1f}" if times else "-"
+
+
+def _notes(record: dict[str, Any]) -> list[str]:
+    """Return where and how the figures were taken, and why some are missing."""
+    protocol, machine = record["protocol"], record["machine"]
+    repeats = protocol["rounds"] * protocol["epochs"]
+    versions: dict[str, str] = {}
+    noisy = 0
+    missing: dict[str, list[str]] = {}
+    for key, workload in record["workloads"].items():
+        for name, entry in workload["contenders"].items():
+            versions |= entry["versions"]
+            noisy += entry.get("noisy_repeats", 0)
+            if entry["status"] != "measured":
+                why = f"{NAMES.get(name, name)} {entry['status']}: {entry['why']}"
+                missing.setdefault(why, []).append(key)
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    lines = [
+        f"{record['cores']} cores of {machine['processor']}; {repeats} epochs of each in "
+        f"{protocol['rounds']} fresh processes, in turns; commit {record['commit'][:10]}; "
+        f"{listed}. Limit: the copies, or the decoding and resizing, alone on all cores.",
+    ]
+    if not record["quiet"]:
+        lines.append("**The machine was busy with other work: trust neither rates nor ratios.**")
+    if noisy:
+        lines.append(f"Other processes took more than a quarter of a core in {noisy} epochs.")
+    lines += [f"{', '.join(keys)}: {why}." for why, keys in missing.items()]
+    return lines
+
+
+def inserted(text: str, block: str) -> str:
+    """Return `text` with `block` between the markers. Raises ValueError: they are not there."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page must have the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=ROOT / "README.md")
+    options = parser.parse_args(arguments)
+    if not options.results.is_file():
+        sys.exit(
+            f"there are no results at {options.results}; run benchmarks/loaders.py --out first"
+        )
+    block = document(json.loads(options.results.read_text()))
+    page = inserted(options.page.read_text(), block)
+    write_atomic(options.page.absolute(), page.encode())
+
+
+if __name__ == "__main__":
+    main()

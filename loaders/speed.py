@@ -1,0 +1,126 @@
+"""How fast a loader is here, and how fast a bare loop over the same views would be."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.loaders.batch import Batch
+from viewstore.loaders.loader import ViewLoader
+from viewstore.loaders.views import Views
+from viewstore.measure import rate_of, sample_views
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
+
+SAMPLE_VIEWS = 128
+SOURCE_IMAGES = 32
+COPIED_AT_ONCE = 256
+COPIES_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a loader did.
+
+    Attributes:
+        first_batch_seconds: From its construction, in this process.
+        samples_per_second: After a warm-up epoch.
+        wait_share: Of the time, how long the caller waited for a batch.
+        slots: Views of a sample.
+    """
+
+    first_batch_seconds: float
+    samples_per_second: float
+    wait_share: float
+    slots: int
+
+
+def loader_speed(
+    store: Store, views: Views, *, batch_size: int, threads: int, seconds: float
+) -> Speed:
+    """Iterate over whole epochs, or parts of a long one, for some seconds."""
+    began = time.perf_counter()
+    with ViewLoader(store, views, batch_size=batch_size, num_threads=threads) as loader:
+        batches = (batch for _ in itertools.count() for batch in loader)
+        slots = len(next(batches).views)
+        first = time.perf_counter() - began
+        _iterate(batches, seconds=seconds, least=len(loader) - 1)
+        waited = loader.stats().get("wait_seconds", 0.0)
+        samples, spent = _iterate(batches, seconds=seconds, least=1)
+        waited = loader.stats().get("wait_seconds", 0.0) - waited
+        batches.close()
+    return Speed(
+        first_batch_seconds=first,
+        samples_per_second=samples / spent,
+        wait_share=min(1.0, waited / spent),
+        slots=slots,
+    )
+
+
+def _iterate(batches: Iterator[Batch], *, seconds: float, least: int) -> tuple[int, float]:
+    """Return samples and seconds: `least` batches, unless they take ten times too long."""
+    samples = count = 0
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds or (
+        count < least and spent < 10 * seconds
+    ):
+        samples += len(next(batches))
+        count += 1
+    return samples, spent
+
+
+def bare_rate(view_set: ViewSet, *, threads: int, seconds: float) -> float:
+    """Return the views a second that threads copy from memory in shuffled order, or decode."""
+    cv2.setNumThreads(1)
+    pixels = np.stack(sample_views(view_set, SAMPLE_VIEWS))
+    if view_set.codec.name == "raw":
+        return _together(_copies(pixels), COPIED_AT_ONCE, threads=threads, seconds=seconds)
+    payloads = [view_set.codec.encode(view) for view in pixels]
+    decode = view_set.codec.decode
+    return _together(
+        lambda: [decode(each) for each in payloads],
+        len(payloads),
+        threads=threads,
+        seconds=seconds,
+    )
+
+
+def _copies(pixels: NDArray[np.uint8]) -> Callable[[], object]:
+    """Return what gathers views from memory that is too large to stay in the processor."""
+    flat = pixels.reshape(len(pixels), -1)
+    repeats = max(1, COPIES_BYTES // flat.nbytes)
+    many = np.tile(flat, (repeats, 1))
+    rng = np.random.default_rng(0)
+    places = [rng.integers(0, len(many), COPIED_AT_ONCE) for _ in range(8)]
+    turn = itertools.cycle(places)
+
+    def copy() -> None:
+        out = np.empty((COPIED_AT_ONCE, flat.shape[1]), np.uint8)
+        np.take(many, next(turn), axis=0, out=out, mode="clip")
+
+    return copy
+
+
+def _together(step: Callable[[], object], views: int, *, threads: int, seconds: float) -> float:
+    """Return the views a second of threads that all run a step."""
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(rate_of, step, seconds=seconds) for _ in range(threads)]
+        return views * sum(job.result() for job in jobs)
+
+
+def source_rate(store: Store, *, threads: int, seconds: float) -> float:
+    """Return the source images a second that threads read and decode."""
+    rows = np.linspace(0, store.num_samples - 1, SOURCE_IMAGES).astype(np.int64).tolist()
+    return _together(
+        lambda: [store.source.image(row) for row in rows],
+        len(rows),
+        threads=threads,
+        seconds=seconds,
+    )
