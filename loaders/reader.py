@@ -82,6 +82,8 @@ class CachedReader:
             FormatError: A shard is missing or of another length, a CRC does not match, or a
                 view does not decode.
         """
+        if not len(rows):
+            return
         flips = flips or [None] * len(out)
         if self.resident is not None and self.resident.ready:
             self.resident.gather(rows, views, out, flips)
@@ -213,7 +215,7 @@ class CachedReader:
         shard_rows = self.view_set.plan.shard_rows
         order = np.argsort(rows, kind="stable")
         bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
-        for places in np.split(order, bounds) if len(rows) else []:
+        for places in np.split(order, bounds):
             yield int(rows[places[0]] // shard_rows), places
 
     def _gather(

@@ -18,7 +18,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("arguments", [["inspect"], ["stats"], ["inspect", "0007"]])
+@pytest.mark.parametrize(
+    "arguments", [["inspect"], ["stats", "--column", "crop_box"], ["inspect", "0007"]]
+)
 def test_commands_say_the_same_of_a_url(
     s3_url: str, digits: Store, arguments: list[str], cache: Path
 ) -> None:
@@ -28,6 +30,16 @@ def test_commands_say_the_same_of_a_url(
     assert remote.output.replace(s3_url, str(digits.root)) == local.output
     assert len(local.output) > 200
     assert list((cache / "obj").iterdir())
+
+
+def test_stats_of_a_url_say_all_but_what_this_machine_takes_for_it(
+    s3_url: str, digits: Store, cache: Path
+) -> None:
+    remote = CliRunner().invoke(root, ["stats", s3_url], catch_exceptions=False)
+    local = CliRunner().invoke(root, ["stats", str(digits.root)], catch_exceptions=False)
+    assert remote.exit_code == 0
+    assert len(remote.output) > 200
+    assert set(remote.output.splitlines()) < set(local.output.splitlines())
 
 
 def test_pictures_of_a_remote_store_are_those_of_the_local_one(

@@ -102,19 +102,15 @@ def test_two_shards_come_ahead_and_no_more(digits_url: str, open_remote: Open) -
     assert found == [[0, 1, 2], [0, 1, 2, 3], every, every, every]
 
 
-def test_shards_that_are_here_do_not_hide_those_that_are_not(
-    digits_url: str, open_remote: Open
-) -> None:
-    """Batches of a few rows: what is open already is not what is to come."""
+def test_shards_that_are_open_do_not_hide_those_to_come(digits_url: str, open_remote: Open) -> None:
+    """Batches of one row: what follows in the same window is here, and is not what is awaited."""
     store = open_remote(digits_url)
-    views = store.view_sets["hard"]
-    with in_order(store, batch_size=4, shuffle="block:2", seed=1) as loader:
-        first = loader.batch(0, 0).index.numpy() // SHARD_ROWS
-        window = set(loader.batch(0, 1).index.numpy() // SHARD_ROWS) | set(first)
-        assert len(window) == 2
-        assert len(here(views)) == 4
-        loader.batch(0, 2)
-        assert len(here(views)) == 4
+    with in_order(store, batch_size=1, shuffle="block:3", seed=1) as loader:
+        window = {int(loader.batch(0, step).index) // SHARD_ROWS for step in range(12)}
+        assert len(window) == 3
+        here(store.view_sets["hard"])
+        loader.batch(0, 12)
+        assert here(store.view_sets["hard"]) == [0, 1, 2, 3, 4]
 
 
 def test_prefetch_stays_under_its_bytes(
@@ -157,6 +153,9 @@ def test_shards_that_are_read_by_ranges_are_not_fetched(digits_url: str, open_re
     with in_order(store, rows=[0, 1, 17, 33, 49, 65], batch_size=1) as loader:
         assert len(list(loader)) == 6
     assert here(store.view_sets["hard"]) == []
+    with in_order(store, rows=[*range(2 * SHARD_ROWS), 33]) as loader:
+        loader.batch(0, 0)
+        assert here(store.view_sets["hard"]) == [0, 1]
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1 << 30])

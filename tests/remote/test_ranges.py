@@ -171,6 +171,16 @@ def test_a_loader_reads_by_ranges_what_few_of_its_samples_show(
     assert faults.ranges
 
 
+def test_a_loader_reads_by_ranges_what_an_epoch_has_little_of(
+    digits_url: str, open_remote: Open, faults: Faults
+) -> None:
+    store = open_remote(digits_url)
+    with ViewLoader([store, store], "hard", **settings(rates=[0.2, 0.2])) as loader:
+        assert len(list(loader)) == 2
+    assert not any(store.view_sets["hard"].at_hand(number) for number in range(5))
+    assert len(faults.ranges) == faults.done["ok"] > 0
+
+
 def test_views_that_are_files_of_their_own_count_as_what_is_used(
     photos_url: str, open_remote: Open
 ) -> None:
