@@ -49,8 +49,14 @@ def http_url(digits: Store) -> Iterator[str]:
 def open_remote(tmp_path: Path) -> Open:
     """Open a URL with a cache of this test alone, and little patience."""
 
-    def open_url(url: str, *, limit_bytes: int = 1 << 30, **changes: Any) -> Store:  # noqa: ANN401
+    def open_url(
+        url: str,
+        *,
+        limit_bytes: int = 1 << 30,
+        retry: Retry = IMPATIENT,
+        **changes: Any,  # noqa: ANN401
+    ) -> Store:
         cache = CacheSettings(directory=tmp_path / "cache", limit_bytes=limit_bytes, **changes)
-        return viewstore.open(url, cache=cache, retry=IMPATIENT)
+        return viewstore.open(url, cache=cache, retry=retry)
 
     return open_url

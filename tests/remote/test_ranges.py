@@ -171,6 +171,20 @@ def test_a_loader_reads_by_ranges_what_few_of_its_samples_show(
     assert faults.ranges
 
 
+def test_view_sets_that_do_not_fit_the_cache_together_are_read_by_ranges(
+    digits_url: str, open_remote: Open
+) -> None:
+    views = open_remote(digits_url).view_sets["hard"]
+    largest = max(shard.download.bytes for shard in views.shards.values())
+    store = open_remote(digits_url, limit_bytes=4 * largest)
+    views = store.view_sets["hard"]
+    assert [views.most_open(sharing) for sharing in (1, 2)] == [4, 3]  # 2 ahead, one in use
+    for shown, downloaded in (("hard,cached:digits", False), ("hard", True)):
+        with ViewLoader(store, shown, **settings(shuffle="block:3")) as loader:
+            list(loader)
+        assert any(views.at_hand(number) for number in range(5)) == downloaded
+
+
 def test_a_loader_reads_by_ranges_what_an_epoch_has_little_of(
     digits_url: str, open_remote: Open, faults: Faults
 ) -> None:
