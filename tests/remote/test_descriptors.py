@@ -24,7 +24,7 @@ import viewstore
 from viewstore.cache import CacheSettings
 from viewstore.loaders import ViewLoader
 from viewstore.loaders.reader import CachedReader
-from viewstore.sources import open_source
+from viewstore.sources import SourceReader, open_source
 
 store, source, cache = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))
@@ -48,7 +48,7 @@ for limit in (None, 1 << 30, 0):
             assert np.array_equal(out, expected[:, 1])
     with ViewLoader(found, "hard,hard", batch_size=12, num_threads=2) as loader:
         assert sum(len(batch.index) for batch in loader) == {SHARDS}
-images = open_source(source)
+images = SourceReader(open_source(source).table)
 assert len([images.image(row) for row in range({SHARDS})]) == {SHARDS}
 
 kept = []
