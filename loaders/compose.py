@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.params import Params
 from viewstore.store import Store
 from viewstore.view_set import ViewSet
+
+Rows = NDArray[np.int64]
+Mirrored = Callable[[Rows], NDArray[np.bool_]]  # [B] -> [B, V]
 
 
 def compose_boxes(
@@ -33,39 +39,49 @@ def compose_boxes(
     return np.stack(box, axis=1).astype(np.float32)
 
 
-def mirrored_views(store: Store, view_set: ViewSet) -> NDArray[np.bool_] | None:
-    """Return which views show their box from right to left, [N, V]; None: no view does.
+def mirrored_views(store: Store, view_set: ViewSet) -> Mirrored | None:
+    """Return what says of rows which views show their box from right to left; None: no view does.
 
     That is the exclusive or of the flips along the chain of parents.
 
     Raises:
         ConfigError: The store has no longer the view set that these views were made from.
     """
-    columns = view_set.params
-    own = columns["flip"] == 1 if "flip" in columns else None
-    if "parent" not in columns:
+    params = view_set.params
+    own = partial(_flips, params) if "flip" in params else None
+    if "parent" not in params:
         return own
-    parent = columns["parent"].astype(np.int64)
     if view_set.plan.parent is not None:
         above = mirrored_views(store, store.view_set(view_set.plan.parent["view_set"]))
-        return own if above is None else _through(own, above, parent)
-    if own is None:
-        return None
-    mirrored: NDArray[np.bool_] = own
-    chain = parent
-    for _ in range(view_set.num_views):  # parents in this very set; no chain is longer
+        return own if above is None else partial(_through, params, own, above)
+    return None if own is None else partial(_chained, params, view_set.num_views)
+
+
+def _flips(params: Params, rows: Rows) -> NDArray[np.bool_]:
+    return np.asarray(params.take("flip", rows) == 1)
+
+
+def _parents(params: Params, rows: Rows) -> NDArray[np.int64]:
+    return params.take("parent", rows).astype(np.int64)
+
+
+def _through(
+    params: Params, own: Mirrored | None, above: Mirrored, rows: Rows
+) -> NDArray[np.bool_]:
+    inherited = _pick(above(rows), _parents(params, rows))
+    return inherited if own is None else own(rows) ^ inherited
+
+
+def _chained(params: Params, num_views: int, rows: Rows) -> NDArray[np.bool_]:
+    """Follow parents in this very set."""
+    own, parent = _flips(params, rows), _parents(params, rows)
+    mirrored, chain = own, parent
+    for _ in range(num_views):  # no chain is longer
         if not (chain >= 0).any():
             break
         mirrored = mirrored ^ _pick(own, chain)
         chain = np.where(chain >= 0, _pick(parent, chain), -1)
     return mirrored
-
-
-def _through(
-    own: NDArray[np.bool_] | None, above: NDArray[np.bool_], parent: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    inherited = _pick(above, parent)
-    return inherited if own is None else own ^ inherited
 
 
 def _pick(values: NDArray[Any], parent: NDArray[np.int64]) -> NDArray[Any]:

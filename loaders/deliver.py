@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.loaders.batch import View, ViewParams
+from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, by_set, numbers_within
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.transform import delivered_params
@@ -29,7 +30,7 @@ class CachedDelivery:
         group: CachedSlots,
         number: int,
         reader: AnyReader,
-        mirrored: NDArray[np.bool_] | None,
+        mirrored: Mirrored | None,
         sizes: Sizes,
     ) -> None:
         """Deliver slot `number` of a group.
@@ -38,7 +39,7 @@ class CachedDelivery:
             group: The slots of the view set.
             number: Which of them.
             reader: Reads the view set.
-            mirrored: Which views show their box from right to left, [N, V], if any.
+            mirrored: Says of rows which views show their box from right to left, if any does.
             sizes: Returns height and width of the source images of rows.
         """
         self.slot = group.slots[number]
@@ -95,7 +96,7 @@ class CachedDelivery:
         box = by_set(self._reader, views, partial(self._stored_box, rows))
         flipped = np.zeros(len(rows), np.bool_)
         if self._mirrored is not None:
-            flipped = self._mirrored[rows, views]
+            flipped = self._mirrored(rows)[np.arange(len(rows)), views]
         return delivered_params(self.then, drawn, box, flipped, self._size)[name]
 
     def _stored_box(

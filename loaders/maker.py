@@ -17,6 +17,7 @@ from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
@@ -89,7 +90,7 @@ class BatchMaker:
         kept: The sorted rows of a filter, or None.
         seed: Seed of draws and of the view schedule.
         cached: Slots of each view set, with their reader.
-        mirrored: For each of them which views show their box from right to left, [N, V], if any.
+        mirrored: Says for each of them which views show their box from right to left, if any.
         online: The slots that are rendered.
         labels: Label of each row.
         missing: What to do about views that were not made.
@@ -105,7 +106,7 @@ class BatchMaker:
     kept: NDArray[np.int64] | None
     seed: int
     cached: list[tuple[CachedSlots, AnyReader]]
-    mirrored: list[NDArray[np.bool_] | None]
+    mirrored: list[Mirrored | None]
     online: OnlineViews
     labels: NDArray[np.int32]
     missing: Missing

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.choose import Missing, Pick, Schedule, preference, replace_missing
-from viewstore.loaders.compose import mirrored_views
+from viewstore.loaders.compose import Mirrored, mirrored_views
 from viewstore.loaders.reader import CachedReader, Damage, Rows
 from viewstore.plan import Column, nearest
 from viewstore.randomness import Op, Stream
@@ -357,13 +357,20 @@ def numbers_within(reader: AnyReader, views: Rows) -> Rows:
     return views - reader.view_set.starts[reader.numbers(views)]
 
 
-def mirrored_by_view(store: Store, views: ViewSet | MixedViews) -> NDArray[np.bool_] | None:
-    """Return which views show their box from right to left, [N, V]; None: no view does."""
+def mirrored_by_view(store: Store, views: ViewSet | MixedViews) -> Mirrored | None:
+    """Return what says of rows which views show their box from right to left; None: no view."""
     if not isinstance(views, MixedViews):
         return mirrored_views(store, views)
     parts = [mirrored_views(store, each) for each in views.view_sets]
     if all(part is None for part in parts):
         return None
-    shapes = [(len(each), each.num_views) for each in views.view_sets]
-    filled = [np.zeros(s, np.bool_) if p is None else p for p, s in zip(parts, shapes, strict=True)]
-    return np.concatenate(filled, axis=1)
+    counts = [each.num_views for each in views.view_sets]
+
+    def mirrored(rows: Rows) -> NDArray[np.bool_]:
+        found = [
+            np.zeros((len(rows), count), np.bool_) if part is None else part(rows)
+            for part, count in zip(parts, counts, strict=True)
+        ]
+        return np.concatenate(found, axis=1)
+
+    return mirrored

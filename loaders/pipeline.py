@@ -77,14 +77,23 @@ class Pipeline:
             return
         crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
         ahead: deque[_Job] = deque()
+        chores: list[Callable[[], object]] = []
+        begun = False
         try:
             for group in _groups(steps, self._maker.together):
-                ahead.append(_Job(self._maker, crew, self._threads, group))
-                for chore in (each for step in group for each in self._maker.chores(*step)):
-                    crew.do(partial(_try, chore))
+                job = _Job(self._maker, crew, self._threads, group)
+                if begun:
+                    crew.do(job.begin)
+                else:  # all that the caller waits for stands before what follows it
+                    job.begin()
+                begun = True
+                ahead.append(job)
+                chores += [chore for step in group for chore in self._maker.chores(*step)]
                 if len(ahead) >= self._prefetch:
                     yield from self._wait(ahead.popleft())
-                    if copies := self._copies():  # after the first batch: it must not wait
+                    while chores:
+                        crew.do(partial(_try, chores.pop()))
+                    if copies := self._copies():
                         crew.do(partial(_copy, weakref.ref(crew), copies))
             while ahead:
                 yield from self._wait(ahead.popleft())
@@ -176,7 +185,14 @@ class _Job:
         self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
         self._left = 0
-        crew.do(partial(self._plan, *steps[0]) if len(steps) == 1 else partial(self._make, steps))
+        self._steps = steps
+
+    def begin(self) -> None:
+        """Do what comes first, and leave the rest to the crew."""
+        if len(self._steps) == 1:
+            self._plan(*self._steps[0])
+        else:
+            self._make(self._steps)
 
     def _make(self, steps: list[Step]) -> None:
         if self.dropped:
@@ -203,14 +219,16 @@ class _Job:
             return
         try:
             draft = self._maker.plan(epoch, step)
-            first, *others = self._maker.slices(len(draft.rows), self._threads)
-            self._left = 1 + len(others)
-            for part in others:
-                crew.do(partial(self._fill, draft, *part))
+            parts = self._maker.slices(len(draft.rows), self._threads)
         except BaseException as error:
             self._fail(error)
             return
-        self._fill(draft, *first)
+        self._left = len(parts)
+        if len(parts) == 1:
+            self._fill(draft, *parts[0])
+            return
+        for part in parts:  # its own too: a batch planned before this one may still wait
+            crew.do(partial(self._fill, draft, *part))
 
     def _fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         if self.dropped:

@@ -23,9 +23,6 @@ Verify = Literal["first", "always", "off"]
 Rows = NDArray[np.int64]
 Damage = dict[int, FormatError]  # by place in the batch
 
-# One map takes whole columns up to here; larger ones are gathered from their chunks.
-COLUMN_BYTES = 256 << 20
-
 
 class CachedReader:
     """Reads views of one view set into buffers. Safe to call from several threads."""
@@ -51,8 +48,8 @@ class CachedReader:
             [i for i, name in enumerate(members) if name not in ("json", "cls")]
         )
         self.strided = view_set.index.strided
-        self._seen = np.zeros((len(view_set), len(self._columns)), np.bool_)
-        self._values: dict[str, set[int] | None] = {}
+        count = len(view_set) * len(self._columns)
+        self._seen = np.zeros(-(-count // 8) if verify == "first" else 0, np.uint8)  # bits
         view_set.check_cache()
         self._open = OpenShards(view_set, mapped=mapped)
         self._ranged: frozenset[int] = frozenset()
@@ -146,19 +143,16 @@ class CachedReader:
     def params(self, name: str, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return a column for each row and slot, [B, n, ...]; [B, ...] if it is per sample."""
         params = self.view_set.params
-        if self.in_memory(name):
-            found = params[name]
-            if self.per_view(name):
-                return np.asarray(found[rows[:, None], views])
-            return np.asarray(found[rows])
-        found = params.rows(name, rows)
+        if self.in_memory(name) and self.per_view(name):
+            return np.asarray(params[name][rows[:, None], views])
+        found = params.take(name, rows)
         if self.per_view(name):
             return np.asarray(found[np.arange(len(rows))[:, None], views])
         return found
 
     def in_memory(self, name: str) -> bool:
-        """Whether a column is small enough to be read whole."""
-        return self.view_set.plan.column(name).row_bytes * len(self.view_set) <= COLUMN_BYTES
+        """Whether a column is small enough to be kept whole."""
+        return name in self.view_set.params.small
 
     def per_view(self, name: str) -> bool:
         """Whether a column has an entry for each view, or one for the sample."""
@@ -167,21 +161,21 @@ class CachedReader:
     @property
     def all_usable(self) -> bool:
         """Whether every view was made, so that none has to be replaced."""
-        found = self._values_of("status")
-        return found is not None and found <= set(USABLE)
+        found = self.view_set.stats.get("status")
+        if found is None or found.fill or found.min is None or found.max is None:
+            return False
+        return min(USABLE) <= found.min and found.max <= max(USABLE)
 
     def constant(self, name: str, value: int) -> bool:
-        """Whether a small column of integers has one value everywhere, or is not there."""
+        """Whether a column of integers is known to have one value everywhere, or is not there."""
         if name not in self.view_set.params:
             return True
-        return self._values_of(name) == {value}
-
-    def _values_of(self, name: str) -> set[int] | None:
-        """Return the values of a column, or None if it is too large to be read whole."""
-        if name not in self._values:
-            whole = self.in_memory(name)
-            self._values[name] = set(np.unique(self.view_set.params[name])) if whole else None
-        return self._values[name]
+        found = self.view_set.stats.get(name)
+        if found is None:
+            return False
+        if not found.count:
+            return value == self.view_set.plan.column(name).fill
+        return not found.fill and found.min == found.max == value
 
     def shard_of(self, row: int) -> range:
         """Return the rows of the shard that holds `row`."""
@@ -343,7 +337,8 @@ class CachedReader:
             return {}
         unseen = np.ones(members.shape, np.bool_)
         if self.verify == "first":
-            unseen = ~self._seen[rows[:, None], members]
+            bits = rows[:, None] * len(self._columns) + members
+            unseen = self._seen[bits >> 3] >> (bits & 7).astype(np.uint8) & 1 == 0
             if not unseen.any():
                 return {}
         entries = self.view_set.members[rows[:, None], self._columns[members]]
@@ -352,7 +347,10 @@ class CachedReader:
             row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
             found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
             if found == entry["crc32"]:
-                self._seen[row, member] = True
+                if self.verify == "first":
+                    bit = row * len(self._columns) + member
+                    # Of two threads that set bits of a byte one may be lost: it is checked again.
+                    self._seen[bit >> 3] |= 1 << (bit & 7)
                 continue
             expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
             what = f"does not match its CRC-32: {expected}"

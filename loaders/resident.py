@@ -84,7 +84,7 @@ class Resident:
             if flip is not None and self.mirrored:
                 places += flip * np.int64(self._count)
             # "clip", since "raise" would fill a copy of the buffer first.
-            target = buffer.reshape(len(rows), -1)
+            target = buffer.reshape(len(rows), self._flat.shape[1])
             np.take(self._flat, places, axis=0, out=target, mode="clip")
             if flip is not None and not self.mirrored:
                 mirror_some(buffer, flip)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.mix import AnyReader, MixedViews, mirrored_by_view, parts_of, reader_of
 from viewstore.loaders.order import Cut, Order, RowOrder
@@ -49,7 +50,7 @@ class StoreShare:
         kept: The rows it goes through, ascending; None: all.
         cached, online: The slots.
         readers: What reads each cached group.
-        mirrored: For each cached group which views show their box from right to left, if needed.
+        mirrored: Says for each cached group which views show their box from right to left.
     """
 
     store: Store
@@ -57,7 +58,7 @@ class StoreShare:
     cached: Sequence[CachedSlots]
     online: Sequence[OnlineSlot]
     readers: Sequence[AnyReader]
-    mirrored: Sequence[NDArray[np.bool_] | None]
+    mirrored: Sequence[Mirrored | None]
 
     @classmethod
     def of(

@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.cache import CacheSettings
 from viewstore.errors import FormatError
 from viewstore.fetch import Retry
+from viewstore.mapped import map_npy
 from viewstore.records import read_record
 
 MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
@@ -69,6 +73,11 @@ class Files(Protocol):
         Raises:
             FormatError: The file is missing, or has other bytes; it is named.
         """
+
+    def array(
+        self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
+    ) -> NDArray[Any]:
+        """Return the array in an npy file which has this sha256. Raises as `content`."""
 
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
         """Return `check` of bytes [start, stop) of a blob. Raises as `record`."""
@@ -125,6 +134,14 @@ class LocalFiles:
 
     def content(self, path: Path, size: int, sha256: str) -> bytes:
         return self.record(path, size, partial(matching, size=size, sha256=sha256))
+
+    def array(
+        self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
+    ) -> NDArray[Any]:
+        try:
+            return map_npy(path, dtype, shape, size=size, sha256=sha256)
+        except (FormatError, OSError) as error:
+            raise FormatError(str(error), where=str(path)) from error
 
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
         with path.open("rb") as file:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from viewstore.tar import MEMBER_DTYPE, TarWriter, parse
 ReadChunk = Callable[[Column, int], memoryview]
 
 CRC_BYTES = 4
+WHOLE_BYTES = 256 << 20  # the columns of a view set that are kept whole take this much together
+CHUNKS_AT_ONCE = 1024
+MAPS_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
 ZARR_NAMES = {
     "u1": "uint8",
     "u2": "uint16",
@@ -67,11 +72,17 @@ def pack_chunk(column: Column, values: NDArray[Any], shard_rows: int) -> bytes:
     return with_checksum(chunk.tobytes())
 
 
-def unpack_chunk(column: Column, raw: bytes | memoryview, shard_rows: int) -> NDArray[Any]:
-    """Return the array of a chunk, [shard_rows, *column.shape]. Raises FormatError."""
+def unpack_chunk(
+    column: Column, raw: bytes | memoryview, shard_rows: int, *, checked: bool = False
+) -> NDArray[Any]:
+    """Return the array of a chunk, [shard_rows, *column.shape]. Raises FormatError.
+
+    `checked` says that its checksum was compared before.
+    """
     if len(raw) != shard_rows * column.row_bytes + CRC_BYTES:
         raise FormatError(f"chunk of column {column.name} has {len(raw)} bytes, another length")
-    payload = without_checksum(raw, f"chunk of column {column.name}")
+    what = f"chunk of column {column.name}"
+    payload = memoryview(raw)[:-CRC_BYTES] if checked else without_checksum(raw, what)
     return np.frombuffer(payload, column.numpy_dtype).reshape(shard_rows, *column.shape)
 
 
@@ -179,6 +190,8 @@ class Params(Mapping[str, NDArray[Any]]):
         self.shard_rows = shard_rows
         self._whole: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
+        self._checked: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
@@ -193,9 +206,28 @@ class Params(Mapping[str, NDArray[Any]]):
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
         if name not in self._whole:
             column = self._column(name)
-            chunks = self._each(column, range(self._shards))
-            self._whole[name] = np.concatenate(chunks)[: self.num_rows]
+            whole = column.empty(self.num_rows)
+            for shard, chunk in enumerate(self._each(column, range(self._shards))):
+                mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+                mine[...] = chunk[: len(mine)]
+            whole.flags.writeable = False
+            self._whole[name] = whole
         return self._whole[name]
+
+    @cached_property
+    def small(self) -> frozenset[str]:
+        """The columns that may be kept whole: the smallest ones, up to WHOLE_BYTES together."""
+        columns = sorted(self.columns.values(), key=lambda each: (each.row_bytes, each.name))
+        ends = itertools.accumulate(each.row_bytes * self.num_rows for each in columns)
+        pairs = zip(columns, ends, strict=True)
+        return frozenset(each.name for each, end in pairs if end <= WHOLE_BYTES)
+
+    def take(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of a column that `rows` [B] names, from memory where it is small."""
+        if name in self.small:
+            taken: NDArray[Any] = self[name][rows]
+            return taken
+        return self.rows(name, rows)
 
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
@@ -207,10 +239,9 @@ class Params(Mapping[str, NDArray[Any]]):
         shards = rows // self.shard_rows
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)
         numbers = np.unique(shards).tolist()
-        self._keep(column, numbers)
-        for shard in numbers:
+        for shard, chunk in zip(numbers, self._kept(column, numbers), strict=True):
             here = shards == shard
-            values[here] = self._chunks[name, shard][rows[here] - shard * self.shard_rows]
+            values[here] = chunk[rows[here] - shard * self.shard_rows]
         return values
 
     @property
@@ -223,26 +254,41 @@ class Params(Mapping[str, NDArray[Any]]):
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
 
-    def _keep(self, column: Column, shards: Sequence[int]) -> None:
-        """Map chunks; their checksum is computed once, when they are first touched."""
-        missing = [shard for shard in shards if (column.name, shard) not in self._chunks]
-        for shard, chunk in zip(missing, self._each(column, missing), strict=True):
-            self._chunks[column.name, shard] = chunk
+    def _kept(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, which stay mapped."""
+        for begin in range(0, len(shards), CHUNKS_AT_ONCE):
+            some = shards[begin : begin + CHUNKS_AT_ONCE]
+            found = {shard: self._chunks.get((column.name, shard)) for shard in some}
+            missing = [shard for shard in some if found[shard] is None]
+            for shard, chunk in zip(missing, self._each(column, missing), strict=True):
+                found[shard] = chunk
+                with self._lock:
+                    while len(self._chunks) >= MAPS_KEPT:
+                        del self._chunks[next(iter(self._chunks))]
+                    self._chunks[column.name, shard] = chunk
+            yield from (chunk for chunk in found.values() if chunk is not None)
 
-    def _each(self, column: Column, shards: Sequence[int]) -> list[NDArray[Any]]:
-        """Return chunks of a column, several at one time where they come over a network."""
+    def _each(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, fetched several at one time where they come over a network."""
         if self._at_once == 1 or len(shards) < 2:
-            return [self._chunk(column, shard) for shard in shards]
+            yield from (self._chunk(column, shard) for shard in shards)
+            return
         pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="viewstore-params")
         try:
-            return list(pool.map(partial(self._chunk, column), shards))
+            yield from pool.map(partial(self._chunk, column), shards)
         finally:
             pool.shutdown(cancel_futures=True)  # of an error, no more than what is under way
 
     def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
+        """Return a chunk; its checksum is computed once, when it is first touched."""
         if shard in self.absent:
             return column.empty(self.shard_rows)
-        return unpack_chunk(column, self._read(column, shard), self.shard_rows)
+        key = (column.name, shard)
+        raw = self._read(column, shard)
+        chunk = unpack_chunk(column, raw, self.shard_rows, checked=key in self._checked)
+        with self._lock:
+            self._checked.add(key)
+        return chunk
 
     def _mapped(self, column: Column, shard: int) -> memoryview:
         path = self.root / column.name / chunk_key(column, shard)

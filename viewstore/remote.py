@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.cache import AHEAD, Cache, CacheSettings, needed_bytes
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.fetch import Fetcher, Retry
 from viewstore.files import Checked, Download, FileSettings, Room, matching, named
+from viewstore.tar import unpack_npy
 from viewstore.transport import connect
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
@@ -75,6 +80,11 @@ class RemoteFiles:
         descriptor = self.open(path, size, sha256)
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
+
+    def array(
+        self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
+    ) -> NDArray[Any]:
+        return unpack_npy(self.content(path, size, sha256), dtype, shape)
 
     def open(self, path: Path, size: int, sha256: str) -> int:
         return self.cache.open(sha256, size, partial(self._download, path), self.where(path))

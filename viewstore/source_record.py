@@ -15,10 +15,11 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.files import LOCAL, Files, named
 from viewstore.layout import StorePaths
 from viewstore.manifest import SHA256
+from viewstore.mapped import StoredKeys
 from viewstore.plan import check_rows
 from viewstore.records import LARGE_BYTES, parse, seal, unseal
 from viewstore.sources import Part, SourceTable
-from viewstore.tar import pack_npy, unpack_npy
+from viewstore.tar import pack_npy
 
 KIND = "viewstore-sources"
 NUMBERS = {
@@ -122,17 +123,7 @@ def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, 
 
 def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> SourceTable:
     """Return the rows that sources.json and its columns describe."""
-    offsets = columns["key_offset"]
-    joined = columns["key_bytes"].tobytes()
-    if offsets[0] != 0 or offsets[-1] != len(joined) or (offsets[1:] < offsets[:-1]).any():
-        raise FormatError("source keys must lie one after another and fill their column")
-    try:
-        keys = tuple(
-            joined[begin:end].decode()
-            for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        )
-    except UnicodeDecodeError as error:
-        raise FormatError(f"source keys must be UTF-8: {error}") from error
+    keys = StoredKeys(columns["key_bytes"], columns["key_offset"])
     parts = tuple(
         Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
         for uri, kind, size, sha256 in record["parts"]
@@ -165,9 +156,9 @@ def _read_column(
     path = paths.sources / file
     dtype, count = _stored_form(name, record["rows"], size)
     try:
-        return unpack_npy(files.content(path, size, sha256), np.dtype(dtype), (count,))
+        return files.array(path, np.dtype(dtype), (count,), size, sha256)
     except FormatError as error:
-        raise named(error, files.where(path)) from error
+        raise named(FormatError(f"source column {name}: {error}"), files.where(path)) from error
 
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:

@@ -190,10 +190,11 @@ class SourceReader:
             if part.kind == "array":
                 data = self._pixels(part.uri, row)
             elif part.kind == "dir":
-                data = _below(part.uri, table.keys[row]).read_bytes()
+                with open(_below(part.uri, table.keys[row]), "rb", buffering=0) as file:  # noqa: PTH123
+                    data = file.readall()
             else:
-                file = self._open(int(table.part[row]))
-                data = os.pread(file.number, int(table.size[row]), int(table.offset[row]))
+                tar = self._open(int(table.part[row]))
+                data = os.pread(tar.number, int(table.size[row]), int(table.offset[row]))
         except OSError as error:
             raise self._unreadable(row, f"{error.strerror}") from error
         if zlib.crc32(data) != table.crc32[row]:
@@ -245,9 +246,11 @@ class SourceReader:
         )
 
 
-def _below(folder: str, key: str) -> Path:
-    """Return folder/key. Raises FormatError: the key leads out of the folder."""
-    path = Path(folder, key)
-    if ".." in Path(key).parts or "\0" in key or not path.is_relative_to(folder):
+def _below(folder: str, key: str) -> str:
+    """Return folder/key. Raises FormatError: the key leads out of the folder.
+
+    It is asked for each sample of each epoch, and pathlib takes 25 us.
+    """
+    if key.startswith("/") or ".." in key.split("/") or "\0" in key:
         raise FormatError(f"key {key!r} leads out of its folder", where=folder)
-    return path
+    return f"{folder}/{key}"

@@ -30,7 +30,10 @@ class Keys(Sequence[str]):
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = keys
-        self._order = sorted(range(len(keys)), key=lambda row: keys[row].encode())
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return sorted(range(len(self._keys)), key=lambda row: self._keys[row].encode())
 
     def __len__(self) -> int:
         return len(self._keys)

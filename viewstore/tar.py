@@ -65,10 +65,14 @@ def pack_npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{text:<{length - 1}}\n".encode()
 
 
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the npy header of an array of this dtype and shape."""
+    return pack_npy_header(repr(dtype.descr if dtype.names else dtype.str), shape)
+
+
 def pack_npy(array: NDArray[Any]) -> bytes:
     """Return `array` as an npy 1.0 file, C order."""
-    descr = repr(array.dtype.descr if array.dtype.names else array.dtype.str)
-    return pack_npy_header(descr, array.shape) + np.ascontiguousarray(array).tobytes()
+    return npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes()
 
 
 def unpack_npy(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -77,8 +81,7 @@ def unpack_npy(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
     Raises:
         FormatError: The header or the length differs from what the array must have.
     """
-    descr = repr(dtype.descr if dtype.names else dtype.str)
-    header = pack_npy_header(descr, shape)
+    header = npy_header(dtype, shape)
     count = int(np.prod(shape, dtype=np.int64))
     if raw[: len(header)] != header or len(raw) != len(header) + count * dtype.itemsize:
         raise FormatError(f"npy must be {dtype} {shape}, C order, header of {len(header)} bytes")

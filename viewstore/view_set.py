@@ -23,7 +23,7 @@ from viewstore.maps import map_file
 from viewstore.params import Params
 from viewstore.plan import Column, Plan
 from viewstore.stats import ColumnStats, unpack_stats
-from viewstore.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header, unpack_npy
+from viewstore.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 
 FETCHES = 8  # small remote files at one time
 
@@ -150,7 +150,12 @@ class ViewSet:
     def members(self) -> NDArray[Any]:
         """Places of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
         shape = (self.plan.rows, len(self.plan.members))
-        return unpack_npy(self._derived("index/members.npy"), MEMBER_DTYPE, shape)
+        name = "index/members.npy"
+        size, sha256 = self._entry.derived[name]
+        try:
+            return self.files.array(self.paths.root / name, MEMBER_DTYPE, shape, size, sha256)
+        except FormatError as error:
+            raise self._changed(name, error) from error
 
     @cached_property
     def params(self) -> Params:
@@ -304,9 +309,12 @@ class ViewSet:
         try:
             return self.files.content(self.paths.root / name, size, sha256)
         except FormatError as error:
-            raise FormatError(
-                f"{name} of {self.name} is missing or changed",
-                where=error.where,
-                why=f"the manifest holds another sha256: {error}",
-                fix=self.finalise,
-            ) from error
+            raise self._changed(name, error) from error
+
+    def _changed(self, name: str, error: FormatError) -> FormatError:
+        return FormatError(
+            f"{name} of {self.name} is missing or changed",
+            where=error.where,
+            why=f"the manifest holds another sha256: {error}",
+            fix=self.finalise,
+        )

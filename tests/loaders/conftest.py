@@ -1,10 +1,14 @@
 """The stores that the tests of loading read."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+import viewstore
 from tests.loaders.stores import digits_store, photograph_store, photographs
+from viewstore.building import BuildRequest, build
+from viewstore.finalise import finalise
 from viewstore.store import Store
 
 
@@ -24,3 +28,29 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Store:
     """22 photographs: view sets `jpg` and `png` of 2 views."""
     return photograph_store(tmp_path_factory.mktemp("loaders") / "photos", photo_folder)
+
+
+@pytest.fixture
+def copy(tmp_path: Path, digits: Store) -> Store:
+    """A copy of the digits store that a test may damage."""
+    shutil.copytree(digits.root, tmp_path / "digits")
+    return viewstore.open(tmp_path / "digits")
+
+
+@pytest.fixture
+def partial(tmp_path: Path, digits: Store) -> Store:
+    """The digits with a third view set of which only shards 0 and 2 were built."""
+    out = tmp_path / "partial"
+    shutil.copytree(digits.root, out)
+    build(
+        BuildRequest(
+            generator="digits",
+            out=out,
+            view_set="some",
+            settings={"height": 12, "width": 12, "views": 2},
+            only=(0, 2),
+            workers=1,
+        )
+    )
+    finalise(out, allow_partial=True)
+    return viewstore.open(out)

@@ -75,6 +75,19 @@ def photograph_store(out: Path, source: Path) -> Store:
     return viewstore.open(out)
 
 
+def damage(store: Store, name: str, row: int, *, at: int = 200) -> None:
+    """Flip one bit of a member of `row`."""
+    views = store.view_sets[name]
+    shard = views.shards[row // store.shard_rows]
+    offset = int(views.members[row, -1]["offset"]) + at
+    shard.path.chmod(0o644)
+    with shard.path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
 def batches_before_error(loader: ViewLoader) -> tuple[int, ViewStoreError]:
     """Return how many batches an epoch gave before one raised, and what it raised."""
     count = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,17 @@ def trainer(folder: Path, **changes: Any) -> Any:  # noqa: ANN401
         use_distributed_sampler=False,
         **{"max_epochs": 3, "enable_checkpointing": False, **changes},
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_are_left() -> Iterator[None]:
+    """Trainer and data module hold each other: their loader ends when they are collected."""
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("viewstore-loader"):
+            thread.join(timeout=20)
+            assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,11 @@ class Counting:
         self.planned = 0
         self.taken = 0
         self.most_ahead = 0
+        self.done: list[tuple[str, int]] = []
 
     def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
         self.planned += 1
+        self.done.append(("plan", step))
         self.most_ahead = max(self.most_ahead, self.planned - self.taken)
         if step == 13:
             raise ViewStoreError("step 13")
@@ -129,13 +132,14 @@ class Counting:
         return [(0, 20), (20, 40)]
 
     def chores(self, epoch: int, step: int) -> list[Any]:
-        return []
+        return [partial(self.done.append, ("chore", step))] if step == 0 else []
 
     def copies(self) -> list[Any]:
-        return []
+        return [partial(self.done.append, ("copy", 0))]
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
+        self.done.append(("fill", draft.step))
 
     def finish(self, draft: Any) -> int:  # noqa: ANN401
         return int(draft.step)
@@ -155,6 +159,15 @@ def test_no_more_than_prefetch_batches_are_made_ahead(
     pipeline.close()
     assert maker.planned == 13
     assert maker.most_ahead <= prefetch * together
+
+
+def test_nothing_comes_before_the_first_batch() -> None:
+    maker = Counting()
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run((0, step) for step in range(6))) == list(range(6))
+    pipeline.close()
+    assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
+    assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
 
 
 @pytest.mark.parametrize("threads", [0, 2])

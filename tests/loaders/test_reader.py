@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 import viewstore
-from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS, batches_before_error
-from viewstore.building import BuildRequest, build
+from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS, batches_before_error, damage
 from viewstore.errors import FormatError
-from viewstore.finalise import finalise
 from viewstore.loaders import Cached, ViewLoader
 from viewstore.loaders.reader import CachedReader, Verify
 from viewstore.loaders.resident import keep_resident
@@ -23,29 +21,9 @@ from viewstore.store import Store
 
 
 @pytest.fixture
-def copy(tmp_path: Path, digits: Store) -> Store:
-    """A copy of the digits store that a test may damage."""
-    shutil.copytree(digits.root, tmp_path / "digits")
-    return viewstore.open(tmp_path / "digits")
-
-
-@pytest.fixture
 def photo_copy(tmp_path: Path, photos: Store) -> Store:
     shutil.copytree(photos.root, tmp_path / "photos")
     return viewstore.open(tmp_path / "photos")
-
-
-def damage(store: Store, name: str, row: int, *, at: int = 200) -> None:
-    """Flip one bit of a member of `row`."""
-    views = store.view_sets[name]
-    shard = views.shards[row // store.shard_rows]
-    offset = int(views.members[row, -1]["offset"]) + at
-    shard.path.chmod(0o644)
-    with shard.path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 def loader(store: Store, name: str, *, n: int = 1, **changes: Any) -> ViewLoader:  # noqa: ANN401
@@ -158,27 +136,10 @@ def test_columns_too_large_to_load_are_gathered_from_their_chunks(
     reader = CachedReader(digits.view_sets["hard"])
     rows, views = np.array([3, 60, 61]), np.array([[1], [0], [3]])
     loaded = reader.params("crop_box", rows, views)
-    monkeypatch.setattr("viewstore.loaders.reader.COLUMN_BYTES", 0)
-    assert np.array_equal(reader.params("crop_box", rows, views), loaded)
-
-
-@pytest.fixture
-def partial(tmp_path: Path, digits: Store) -> Store:
-    """The digits with a third view set of which only shards 0 and 2 were built."""
-    out = tmp_path / "partial"
-    shutil.copytree(digits.root, out)
-    build(
-        BuildRequest(
-            generator="digits",
-            out=out,
-            view_set="some",
-            settings={"height": 12, "width": 12, "views": 2},
-            only=(0, 2),
-            workers=1,
-        )
-    )
-    finalise(out, allow_partial=True)
-    return viewstore.open(out)
+    monkeypatch.setattr("viewstore.params.WHOLE_BYTES", 0)
+    again = CachedReader(viewstore.open(digits.root).view_sets["hard"])
+    assert np.array_equal(again.params("crop_box", rows, views), loaded)
+    assert not again.in_memory("crop_box")
 
 
 def test_views_that_were_not_built_raise_unless_they_are_asked_for(partial: Store) -> None:
