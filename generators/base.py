@@ -17,7 +17,7 @@ from viewstore.build import Sample
 from viewstore.image import Codec
 from viewstore.plan import Column
 from viewstore.shard import Rendered
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 __all__ = ["Context", "Generator", "Rendered", "Sample", "Settings"]
 

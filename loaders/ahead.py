@@ -104,6 +104,21 @@ class Ahead:
             if block.decided is None and not block.broken:
                 self._fill(block, epoch, step // self._span)
 
+    def rows_after(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the rows of later steps, in order, as far as they are decided."""
+        number = step // self._span
+        block = self._block(epoch, number)
+        following = self.follows(epoch, number * self._span)
+        assert following is not None
+        with self._lock:
+            after = self._blocks.get((following[0], following[1] // self._span))
+        found = [np.empty(0, np.int64)]
+        if block.decided is not None:
+            found.append(block.decided.rows[block.bounds[step % self._span][1] :])
+            if after is not None and after.decided is not None:
+                found.append(after.decided.rows)
+        return np.concatenate(found)
+
     def _block(self, epoch: int, number: int) -> _Block:
         with self._lock:
             if (epoch, number) not in self._blocks:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.params import Params
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 Rows = NDArray[np.int64]
 Mirrored = Callable[[Rows], NDArray[np.bool_]]  # [B] -> [B, V]

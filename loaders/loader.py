@@ -31,7 +31,7 @@ from viewstore.loaders.several import (
     per_epoch,
     store_seed,
 )
-from viewstore.loaders.share import Common, StoreShare, shares_of
+from viewstore.loaders.share import Common, StoreShare, share_caches, shares_of
 from viewstore.loaders.state import State, rows_digest, stores_digest
 from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
@@ -157,6 +157,7 @@ class ViewLoader:
         )
         self._threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
         readers = [pair for share in self._shares for pair in share.flipped_readers()]
+        share_caches(self._shares, self._order, world_size=world_size, rates=self._rates)
         if resident != "auto" or self._threads:  # without threads the caller would wait for it
             ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
             keep_resident(readers, resident, ranks=ranks)

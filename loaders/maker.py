@@ -121,6 +121,7 @@ class BatchMaker:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
         self._ahead = Ahead(self.order, self.cut, self.kept, self.decide, weight=len(drawn))
         self._scratch = Scratch()
+        self._readers = [one for _, reader in self.cached for one in parts_of(reader)]
         self._schedules = [
             schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
             for group, reader in self.cached
@@ -175,18 +176,34 @@ class BatchMaker:
 
     def copies(self) -> list[Callable[[], bool]]:
         """Return what brings view sets into memory; each is called again while it is True."""
-        residents = (one.resident for _, reader in self.cached for one in parts_of(reader))
+        residents = (one.resident for one in self._readers)
         return [resident.copy_some for resident in residents if resident is not None]
 
     def plan(self, epoch: int, step: int) -> Draft:
         """Return the draft of a step: all that is decided before pixels are touched."""
         began = time.perf_counter()
         decided = self._ahead.step(epoch, step)
+        if self.awaits:
+            self.prefetch(decided.rows, self._ahead.rows_after(epoch, step))
         size = len(decided.rows)
         buffers = [self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)]
         draft = self.draft(epoch, step, decided, self.cut.positions(step)[1], buffers)
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there are remote shards to fetch before they are read."""
+        return any(one.awaits for one in self._readers)
+
+    def prefetch(self, now: NDArray[np.int64], later: NDArray[np.int64]) -> None:
+        """Have the shards of `later` rows fetched while those of the rows `now` are read."""
+        for one in self._readers:
+            if one.awaits:
+                shard_rows = one.view_set.plan.shard_rows
+                numbers, first = np.unique(later // shard_rows, return_index=True)
+                shards = numbers[np.argsort(first)]
+                one.prefetch(shards[~np.isin(shards, now // shard_rows)].tolist())
 
     def draft(
         self,

@@ -22,7 +22,8 @@ from viewstore.loaders.compose import Mirrored, mirrored_views
 from viewstore.loaders.reader import CachedReader, Damage, Rows
 from viewstore.plan import Column, nearest
 from viewstore.randomness import Op, Stream
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 # Delivered beside the columns of the sets: the number of the set, in the order of their names.
 SET_COLUMN = "x_set"

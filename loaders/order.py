@@ -153,6 +153,13 @@ class Order:
         """Version and shuffle: states of another name are refused."""
         return f"{VERSION}:{self.shuffle}"
 
+    @property
+    def shards_at_once(self) -> int | None:
+        """How many shards are in use at one time; None is all of them."""
+        if self.shuffle == "global":
+            return None
+        return 1 if self.shuffle == "none" else self._window
+
     def rows(self, positions: Positions, epoch: int) -> Positions:
         """Return the row at each position of an epoch."""
         if self.shuffle == "none":

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import cv2
@@ -17,17 +14,16 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.choose import USABLE
+from viewstore.loaders.opened import OpenShards, ShardFile
+from viewstore.loaders.ranges import RangeReader
 from viewstore.loaders.resident import LARGE_VIEW_BYTES, Resident, mirror_some
-from viewstore.store import ViewSet
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
+from viewstore.view_set import ViewSet
 
 Verify = Literal["first", "always", "off"]
 Rows = NDArray[np.int64]
 Damage = dict[int, FormatError]  # by place in the batch
-
-# A process may have 65 530 maps, and some thousand open files.
-MAPS_KEPT = 16_384
-FILES_KEPT = 128
+Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirror, [B]
 
 
 class CachedReader:
@@ -56,9 +52,10 @@ class CachedReader:
         self.strided = view_set.index.strided
         count = len(view_set) * len(self._columns)
         self._seen = np.zeros(-(-count // 8) if verify == "first" else 0, np.uint8)  # bits
-        self._files: dict[int, _File] = {}
-        self._opening: dict[int, threading.Lock] = {}
-        self._lock = threading.Lock()
+        view_set.check_cache()
+        self._open = OpenShards(view_set, mapped=mapped)
+        self._ranged: frozenset[int] = frozenset()
+        self._ranges = RangeReader(view_set) if view_set.remote else None
         if self.strided is not None:
             self._check_layout(self.strided)
 
@@ -67,7 +64,7 @@ class CachedReader:
         rows: Rows,
         views: Rows,
         out: Sequence[Buffer],
-        flips: Sequence[NDArray[np.bool_] | None] | None = None,
+        flips: Flips | None = None,
         damaged: Damage | None = None,
     ) -> None:
         """Fill the buffers of some slots.
@@ -84,18 +81,25 @@ class CachedReader:
             FormatError: A shard is missing or of another length, a CRC does not match, or a
                 view does not decode.
         """
+        if not len(rows):
+            return
         flips = flips or [None] * len(out)
         if self.resident is not None and self.resident.ready:
             self.resident.gather(rows, views, out, flips)
             return
         found: Damage = {}
+        ranged: list[Rows] = []
         for number, places in self._by_shard(rows):
             if number not in self.view_set.shards:
                 _blacken(out, places)
+            elif self._takes_ranges(number):
+                ranged.append(places)
             elif self.strided is not None:
                 self._gather(self.strided, number, rows, views, places, out, found)
             else:
                 self._decode(number, rows, views, places, out, flips, found)
+        if ranged:
+            self._read_ranges(rows, views, np.concatenate(ranged), out, flips, found)
         if found and damaged is None:
             raise found[min(found)]
         if found and damaged is not None:
@@ -109,10 +113,34 @@ class CachedReader:
         """Have the system fetch what `read` will touch. Takes what `read` takes."""
         members = self._members(rows, views)
         for row, places in zip(rows.tolist(), members, strict=True):
-            file = self._files.get(row // self.view_set.plan.shard_rows)
-            if file is not None and file.map is not None:
+            file = self._open.find(row // self.view_set.plan.shard_rows)
+            if file is not None:
                 for place in places:
                     file.announce(int(place["offset"]), int(place["size"]))
+
+    def share_cache(self, view_sets: int, *, ranged: frozenset[int]) -> None:
+        """Keep no more open than one of so many remote view sets may, and no shard of `ranged`:
+        their members are read by ranges.
+        """
+        self._open.share_cache(view_sets)
+        self._ranged = ranged
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether every shard is on this machine now."""
+        return all(self.view_set.at_hand(number) for number in self.view_set.shards)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether it reads shards of a remote view set that it has not opened yet."""
+        if not self.view_set.remote or (self.resident is not None and self.resident.ready):
+            return False
+        return len(self._open) + len(self._ranged) < len(self.view_set.shards)
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Have remote shards fetched, in this order, but for those that are open or ranged."""
+        wanted = (k for k in shards if k not in self._open and k not in self._ranged)
+        self.view_set.prefetch(list(wanted))
 
     def params(self, name: str, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return a column for each row and slot, [B, n, ...]; [B, ...] if it is per sample."""
@@ -163,7 +191,7 @@ class CachedReader:
         """
         assert self.strided is not None
         number = rows.start // self.view_set.plan.shard_rows
-        file = self._file(number)
+        file = self._open.open(number)
         numbers = np.arange(rows.start, rows.stop)
         found = self._check(number, file, numbers, np.zeros((len(rows), 1), np.int64))
         if found:
@@ -172,16 +200,18 @@ class CachedReader:
         return file.grid(self.strided)[rows.start - first : rows.stop - first]
 
     def close(self) -> None:
-        """Forget the maps; they end when the last array on them does."""
+        """Forget what is open; maps end when the last array on them does."""
         self.resident = None
-        self._files.clear()
+        self._open.clear()
+        if self._ranges is not None:
+            self._ranges.close()
 
     def _by_shard(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
         """Yield each shard with the places of its rows, by row."""
         shard_rows = self.view_set.plan.shard_rows
         order = np.argsort(rows, kind="stable")
         bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
-        for places in np.split(order, bounds) if len(rows) else []:
+        for places in np.split(order, bounds):
             yield int(rows[places[0]] // shard_rows), places
 
     def _gather(
@@ -196,14 +226,14 @@ class CachedReader:
     ) -> None:
         mine = rows[places]
         try:
-            file = self._file(number)
+            file = self._open.open(number)
         except FormatError as error:
             damaged |= dict.fromkeys(places.tolist(), error)
             return
         found = self._check(number, file, mine, np.zeros((len(mine), 1), np.int64))
         damaged |= {int(places[place]): error for place, error in found.items()}
         local = mine - self.shard_of(int(mine[0])).start
-        if file.map is None:
+        if not file.mapped:
             for slot, buffer in enumerate(out):
                 starts = strided.offset + local * strided.stride
                 starts = starts + views[places, slot] * math.prod(self.shape)
@@ -228,12 +258,12 @@ class CachedReader:
         views: Rows,
         places: Rows,
         out: Sequence[Buffer],
-        flips: Sequence[NDArray[np.bool_] | None],
+        flips: Flips,
         damaged: Damage,
     ) -> None:
         mine = rows[places]
         try:
-            file = self._file(number)
+            file = self._open.open(number)
         except FormatError as error:
             damaged |= dict.fromkeys(places.tolist(), error)
             return
@@ -241,32 +271,77 @@ class CachedReader:
         damaged |= {int(places[place]): error for place, error in found.items()}
         members = self._members(mine, views[places])
         begins, sizes = members["offset"].tolist(), members["size"].tolist()
-        decode = self.view_set.codec.decode
         for i, place in enumerate(places.tolist()):
-            if place in damaged:
+            if place not in damaged:
+                payloads = map(file.payload, begins[i], sizes[i])
+                self._decode_row(int(mine[i]), views, place, payloads, out, flips, damaged)
+
+    def _decode_row(
+        self,
+        row: int,
+        views: Rows,
+        place: int,
+        payloads: Iterable[memoryview | bytes],
+        out: Sequence[Buffer],
+        flips: Flips,
+        damaged: Damage,
+    ) -> None:
+        """Decode the views of one place in the batch, each of a payload of its own."""
+        decode = self.view_set.codec.decode
+        for slot, (buffer, flip, payload) in enumerate(zip(out, flips, payloads, strict=True)):
+            target = buffer[place]
+            try:
+                pixels = decode(payload, into=target)
+                if pixels.shape == self.shape:
+                    if flip is not None and flip[place]:  # while the view is still in the cache
+                        cv2.flip(target, 1, dst=target)
+                    continue
+                what = f"has the size {pixels.shape}"
+            except (FormatError, ConfigError) as error:
+                what = str(error)
+            number, view = row // self.view_set.plan.shard_rows, int(views[place, slot])
+            damaged[place] = self._corrupt(number, row, view, what)
+            return
+
+    def _takes_ranges(self, number: int) -> bool:
+        """Whether a shard is better read by ranges now: one that is here already is not."""
+        if self._ranges is None or number in self._open:
+            return False
+        wanted = number in self._ranged or not self.view_set.files.keeps
+        return wanted and not self.view_set.at_hand(number)
+
+    def _read_ranges(
+        self,
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+        flips: Flips,
+        damaged: Damage,
+    ) -> None:
+        """Read places of the batch by ranges; they are always checked."""
+        assert self._ranges is not None
+        numbers = self._columns[views[places] * (len(self._columns) > 1)]
+        found = self._ranges.read(rows[places], numbers)
+        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
+            row = int(rows[place])
+            if row in found.damaged:
+                damaged[place] = found.damaged[row]
                 continue
-            for slot, buffer in enumerate(out):
-                target = buffer[place]
-                try:
-                    pixels = decode(file.payload(begins[i][slot], sizes[i][slot]), into=target)
-                except (FormatError, ConfigError) as error:
-                    view = int(views[place, slot])
-                    damaged[place] = self._corrupt(number, int(mine[i]), view, str(error))
-                    break
-                if pixels.shape != self.shape:
-                    view, what = int(views[place, slot]), f"has the size {pixels.shape}"
-                    damaged[place] = self._corrupt(number, int(mine[i]), view, what)
-                    break
-                flip = flips[slot]
-                if flip is not None and flip[place]:  # while the view is still in the cache
-                    cv2.flip(target, 1, dst=target)
+            payloads = [found.payloads[row, member] for member in members]
+            if self.strided is None:
+                self._decode_row(row, views, place, payloads, out, flips, damaged)
+                continue
+            pixels = np.frombuffer(payloads[0][NPY_BYTES:], np.uint8).reshape(self.strided.shape)
+            for buffer, view in zip(out, views[place].tolist(), strict=True):
+                buffer[place] = pixels[view]
 
     def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
         """Return the places of the views' members, MEMBER_DTYPE [B, n]; raw views share one."""
         columns = self._columns[views * (len(self._columns) > 1)]
         return np.asarray(self.view_set.members[rows[:, None], columns])
 
-    def _check(self, number: int, file: _File, rows: Rows, members: Rows) -> Damage:
+    def _check(self, number: int, file: ShardFile, rows: Rows, members: Rows) -> Damage:
         """Compare the CRC of members, [B, n] numbers for [B] rows, unless they were seen.
 
         Return the first error of each row, by its place in `rows`.
@@ -314,92 +389,18 @@ class CachedReader:
             if not fits or (mine["offset"] != wanted).any() or (mine["size"] != size).any():
                 raise FormatError(
                     f"index of {plan.view_set} does not place shard {number} as its plan does",
-                    fix=f"viewstore finalise {self.view_set.paths.root.parents[1]}",
+                    fix=self.view_set.finalise,
                 )
-
-    def _file(self, number: int) -> _File:
-        file = self._files.get(number)
-        if file is not None:
-            return file
-        with self._lock:
-            opening = self._opening.setdefault(number, threading.Lock())
-        with opening:  # opening may fetch the shard; meanwhile others may be opened
-            file = self._files.get(number)
-            if file is None:
-                shard = self.view_set.shards[number]
-                file = _File(shard.open(), len(shard.rows), mapped=self.mapped)
-                with self._lock:
-                    while len(self._files) >= (MAPS_KEPT if self.mapped else FILES_KEPT):
-                        del self._files[next(iter(self._files))]
-                    self._files[number] = file
-        return file
 
     def _corrupt(self, number: int, row: int, member: int, what: str) -> FormatError:
         name = self.view_set.plan.members[self._columns[member]]
         return FormatError(
             f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
             code="VS203",
-            where=str(self.view_set.shards[number].path),
+            where=self.view_set.shards[number].where,
             why="the file was changed after it was written",
-            fix=f"viewstore verify {self.view_set.paths.root.parents[1]} --repair "
-            f"--view-set {self.view_set.name} --only {number}",
+            fix=self.view_set.repair(number),
         )
-
-
-class _File:
-    """An open shard, mapped or read by calls."""
-
-    def __init__(self, descriptor: int, rows: int, *, mapped: bool) -> None:
-        """Take over `descriptor`, the file of a shard of `rows` rows."""
-        self._rows = rows
-        self._descriptor: int | None = None
-        self.map: mmap.mmap | None = None
-        self._grid: Buffer | None = None
-        if not mapped:
-            self._descriptor = descriptor
-            return
-        try:
-            self.map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
-        self._bytes = memoryview(self.map)
-
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-    def payload(self, begin: int, size: int) -> memoryview | bytes:
-        """Return bytes of the file."""
-        if self._descriptor is not None:
-            return os.pread(self._descriptor, size, begin)
-        return self._bytes[begin : begin + size]
-
-    def read_into(self, target: Buffer, begin: int) -> None:
-        """Fill an array with the bytes from `begin` on."""
-        assert self._descriptor is not None
-        if os.preadv(self._descriptor, [target.reshape(-1).data], begin) != target.size:
-            raise FormatError("a shard became shorter while it was read", code="VS203")
-
-    def announce(self, begin: int, size: int) -> None:
-        """Have the system fetch some bytes."""
-        first = begin - begin % mmap.PAGESIZE
-        assert self.map is not None
-        self.map.madvise(mmap.MADV_WILLNEED, first, begin + size - first)
-
-    def grid(self, strided: Strided) -> Buffer:
-        """Return the raw views of the shard, uint8 [rows, V, H, W, C], not contiguous."""
-        if self._grid is None:
-            assert self.map is not None
-            data = np.frombuffer(self.map, np.uint8)[strided.offset :]
-            views, height, width, channels = strided.shape
-            line = width * channels
-            self._grid = np.lib.stride_tricks.as_strided(
-                data,
-                (self._rows, views, height, width, channels),
-                (strided.stride, height * line, line, channels, 1),
-                writeable=False,
-            )
-        return self._grid
 
 
 def _blacken(out: Sequence[Buffer], places: Rows) -> None:

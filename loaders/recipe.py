@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from numpy.typing import ArrayLike
 
 from viewstore.errors import ConfigError
+from viewstore.files import FileSettings
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.maker import OnCorrupt, Photometric
@@ -78,7 +78,7 @@ class Recipe:
         return ViewLoader(stores, self._views, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        places = [(store.root, store.store_id) for store in self._stores]
+        places = [(s.location, s.files.settings, s.store_id) for s in self._stores]
         return {**self.__dict__, "_stores": places, "_loader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -86,8 +86,8 @@ class Recipe:
         self._stores = [_reopened(*place) for place in state["_stores"]]
 
 
-def _reopened(place: Path, store_id: str) -> Store:
-    store = open_store(place)
+def _reopened(place: str, settings: FileSettings, store_id: str) -> Store:
+    store = open_store(place, **settings)
     if store.store_id != store_id:
         raise ConfigError(
             f"store {place} was changed while it was read; it has another id in a worker process",

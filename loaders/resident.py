@@ -143,6 +143,8 @@ def keep_resident(
         whole = reader.view_set.complete and reader.verify != "always"
         if reader.strided is None or not whole or not reader.mapped:
             continue
+        if wanted == "auto" and not reader.at_hand:  # copying would wait for downloads
+            continue
         mirrored = flipped and resident_bytes(reader, mirrored=True) <= left
         size = resident_bytes(reader, mirrored=mirrored)
         if size <= left:

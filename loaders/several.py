@@ -194,6 +194,7 @@ class SeveralMaker:
         valid = self.cut.positions(step)[1]
         bounds = np.cumsum([0, *counts])
         stores = np.searchsorted(bounds, rows, side="right") - 1
+        self._prefetch(epoch, step, rows)
         places = np.lexsort([turns, stores])
         draft = JoinedDraft(
             epoch=epoch,
@@ -247,6 +248,17 @@ class SeveralMaker:
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
+
+    def _prefetch(self, epoch: int, step: int, now: NDArray[np.int64]) -> None:
+        """Have the shards fetched that the steps after this one read, where they are remote."""
+        later: NDArray[np.int64] | None = None
+        ends = np.cumsum(self.several.counts).tolist()
+        for maker, begin, end in zip(self.makers, [0, *ends[:-1]], ends, strict=True):
+            if maker.awaits:
+                if later is None:
+                    later = self._ahead.rows_after(epoch, step) % ends[-1]
+                parts = [rows[(begin <= rows) & (rows < end)] - begin for rows in (now, later)]
+                maker.prefetch(*parts)
 
     def _take(self, size: int, first_slot: int) -> list[Buffer]:
         numbered = enumerate(self._shapes, first_slot)

@@ -15,14 +15,16 @@ from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
-from viewstore.loaders.mix import AnyReader, mirrored_by_view, parts_of, reader_of
-from viewstore.loaders.order import Cut, RowOrder
+from viewstore.loaders.mix import AnyReader, MixedViews, mirrored_by_view, parts_of, reader_of
+from viewstore.loaders.order import Cut, Order, RowOrder
+from viewstore.loaders.ranges import ranged_shards
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import CachedSlots, OnlineSlot, Views, parse_views, resolve
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 MakeReader = Callable[[ViewSet], CachedReader]
 
@@ -152,6 +154,36 @@ def shares_of(
         StoreShare.of(store, views, rows=mine, where=where, make=make)
         for store, mine in zip(stores, rows, strict=True)
     ]
+
+
+def share_caches(
+    shares: Sequence[StoreShare],
+    order: Order,
+    *,
+    world_size: int,
+    rates: Sequence[float] | None,
+) -> None:
+    """Share the cache between remote view sets, and have shards read by ranges where it is better.
+
+    `rates` are as ViewLoader has them.
+    """
+    sharing = sum(one.view_set.remote for share in shares for one, _ in share.flipped_readers())
+    for share, rate in zip(shares, rates or [1.0], strict=True):
+        for group, reader in zip(share.cached, share.readers, strict=True):
+            weights = group.view_set.weights if isinstance(group.view_set, MixedViews) else (1.0,)
+            for one, weight in zip(parts_of(reader), weights, strict=True):
+                if not one.view_set.remote:
+                    continue
+                ranged = ranged_shards(
+                    one.view_set,
+                    order,
+                    share.kept,
+                    slots=weight * len(group.slots),
+                    world_size=world_size,
+                    rate=rate,
+                    sharing=sharing,
+                )
+                one.share_cache(sharing, ranged=ranged)
 
 
 def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:

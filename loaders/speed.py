@@ -16,7 +16,8 @@ from viewstore.loaders.batch import Batch
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.views import Views
 from viewstore.measure import rate_of, sample_views
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 SAMPLE_VIEWS = 128
 SOURCE_IMAGES = 32

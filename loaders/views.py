@@ -15,7 +15,8 @@ from viewstore.loaders.mix import MixedViews, check_weights
 from viewstore.plan import nearest
 from viewstore.policies import POLICIES, ViewPolicy, as_policies, output_size
 from viewstore.records import canonical
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 SMALL_PIXELS = 64  # up to this side, online views are as large as their source
 LARGE_VIEW = 224

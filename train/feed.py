@@ -15,9 +15,10 @@ from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.views import Cached, CachedSlots, Online, OnlineSlot, parse_views, resolve
 from viewstore.records import digest_of
 from viewstore.sources import SourceReader, SourceTable
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
 from viewstore.train.config import PretrainConfig
 from viewstore.train.pretrain import Feed, check_views
+from viewstore.view_set import ViewSet
 
 
 class SourceOnly:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
-    from viewstore.store import Store, ViewSet
+    from viewstore.store import Store
     from viewstore.store import open_store as open
+    from viewstore.view_set import ViewSet
 
 __all__ = [
     "ConfigError",
@@ -24,7 +25,7 @@ _HOMES = {
     "RemoteError": ("errors", "RemoteError"),
     "ViewStoreError": ("errors", "ViewStoreError"),
     "Store": ("store", "Store"),
-    "ViewSet": ("store", "ViewSet"),
+    "ViewSet": ("view_set", "ViewSet"),
     "open": ("store", "open_store"),
 }
 

@@ -85,7 +85,7 @@ def _groups(store: Store, views: str | None) -> dict[str, Group]:
     }
     if not groups:
         raise ConfigError(
-            f"there is no complete view set in {store.root}", fix="give --views, or build one"
+            f"there is no complete view set in {store.location}", fix="give --views, or build one"
         )
     return groups
 

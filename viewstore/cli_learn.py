@@ -28,7 +28,7 @@ POSITIVE = click.IntRange(min=1)
     example="viewstore train views --views simclr,simclr,w-search --strategy a2 --epochs 100 "
     "--out run",
 )
-@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.argument("store", required=False)
 @click.option(
     "--source", metavar="SRC", help="Train on a source instead of a store: online views only."
 )

@@ -14,11 +14,12 @@ from viewstore.errors import ConfigError
 from viewstore.terminal import Terminal
 
 if TYPE_CHECKING:
-    from viewstore.store import Store, ViewSet
+    from viewstore.store import Store
+    from viewstore.view_set import ViewSet
 
 
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.argument("key", required=False)
 @click.option("--sheet", type=click.Path(path_type=Path), metavar="F.png", help="Pictures as PNG.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="A report to open.")
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Samples to show.")
 @click.option("--random", "at_random", is_flag=True, help="Random samples, not the first ones.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of --random.")
-def inspect(terminal: Terminal, store: Path, key: str | None, **options: Any) -> None:  # noqa: ANN401
+def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
     """Show what is in a store, or what is known of the sample KEY.
 
     --sheet and --html draw originals with their crop boxes beside their views.
@@ -61,10 +62,10 @@ def inspect(terminal: Terminal, store: Path, key: str | None, **options: Any) ->
 
 
 @command("stats", example="viewstore stats views --column distance")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.option("--column", metavar="C", help="One column, with its histogram.")
 @click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
-def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | None) -> None:
+def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
     """Show the columns of params, and what the view sets cost on this machine."""
     from viewstore.cli_plan import cost_lines, store_costs
     from viewstore.rows import choose_view_sets
@@ -80,7 +81,7 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
     if column is not None and view_set is None:
         name = column.partition(".")[0]
         chosen = [each for each in chosen if name in each.stats] or chosen
-    machine, costs = ({}, {}) if column else store_costs(opened, chosen)
+    machine, costs = ({}, {}) if column or opened.remote else store_costs(opened, chosen)
     facts = {}
     lines = []
     for each in chosen:
@@ -96,7 +97,7 @@ def stats(terminal: Terminal, store: Path, column: str | None, view_set: str | N
     terminal.result(answer, "\n".join(lines).rstrip())
 
 
-def _opened(terminal: Terminal, path: Path) -> Store:
+def _opened(terminal: Terminal, path: str) -> Store:
     from viewstore.store import open_store
 
     store = open_store(path)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from viewstore.building import BuildRequest, Listener
     from viewstore.planner import Machine
     from viewstore.rehearsal import Rehearsal
-    from viewstore.store import Store, ViewSet
+    from viewstore.store import Store
+    from viewstore.view_set import ViewSet
 
 
 def dry_run(request: BuildRequest, samples: int, listener: Listener) -> tuple[dict[str, Any], str]:

@@ -14,10 +14,11 @@ from typing import Literal
 
 from viewstore import disk
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files import LOCAL, Files
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import BlobRecord, Commit
 from viewstore.plan import Plan, differing_keys
-from viewstore.records import COMMIT_BYTES, read_record
+from viewstore.records import COMMIT_BYTES, SMALL_BYTES
 
 COMMIT_FILE = re.compile(r"(\d{6})\.json")
 
@@ -63,11 +64,12 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
         )
 
 
-def read_plan(paths: ViewSetPaths) -> Plan:
+def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    plan = read_record(paths.plan, Plan.unpack)
+    plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
     if plan.view_set != paths.root.name:
-        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=str(paths.plan))
+        where = files.where(paths.plan)
+        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=where)
     return plan
 
 

@@ -24,7 +24,7 @@ from viewstore.plan import Plan, Weights
 from viewstore.shard import json_bytes, members_of
 from viewstore.source_record import read_sources
 from viewstore.sources import SourceReader, SourceTable
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 if TYPE_CHECKING:
     from viewstore.generators.base import Context, Settings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 DEFAULT_TOLERANCE = 0.02
 NEAR_DUPLICATE = 0.05  # a mean pair distance hides two views that are almost the same

@@ -93,6 +93,28 @@ def stream_temporary(path: Path, *, mode: int = 0o444) -> Iterator[BinaryIO]:
         os.fsync(descriptor)
 
 
+def reserve(path: Path, size: int) -> int:
+    """Create `path`, which must not exist, with `size` bytes of disk; return its descriptor.
+
+    Raises:
+        OSError: The disk is full; nothing is left.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+    except BaseException:
+        os.close(descriptor)
+        unlink(path)
+        raise
+    return descriptor
+
+
+def sync(descriptor: int) -> None:
+    """Make the bytes of an open file durable."""
+    os.fsync(descriptor)
+
+
 def rename(source: Path, target: Path) -> None:
     """Give `source` the name `target`, replacing what had it."""
     source.rename(target)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.plan import Column, nearest
 from viewstore.records import digest_of
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 
 class Listener(Protocol):
@@ -94,7 +95,7 @@ def select(
         raise ConfigError(
             f"view set {chosen.name} is not complete",
             code="VS202",
-            where=str(store.root),
+            where=store.location,
             why="an export that lacks rows could not say so",
             fix="run its build to the end",
         )
@@ -126,7 +127,7 @@ def _only(store: Store) -> ViewSet:
     if len(names) != 1:
         raise ConfigError(
             f"which view set to export must be said, the store has {', '.join(names) or 'none'}",
-            where=str(store.root),
+            where=store.location,
             fix=f"add --view-set {names[0]}" if names else None,
         )
     return store.view_sets[names[0]]

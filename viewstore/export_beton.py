@@ -18,7 +18,7 @@ from viewstore.image_header import LIMITS, read_size
 from viewstore.leftovers import drop_leftovers
 from viewstore.plan import Column
 from viewstore.records import read_record, seal, unseal
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 KIND = "viewstore-beton"
 FORM = {

@@ -18,6 +18,7 @@ import numpy as np
 from viewstore import disk
 from viewstore.commit import read_commits, read_plan, view_sets
 from viewstore.errors import FormatError, ViewStoreError
+from viewstore.files import LOCAL, Files
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import Commit, Index, Manifest, ViewSetEntry
 from viewstore.params import (
@@ -72,11 +73,11 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         return _publish(paths, newest, sources_id, entries, complete)
 
 
-def read_manifest(paths: StorePaths) -> Manifest | None:
+def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
-    if not paths.manifest.is_file():
+    if not files.exists(paths.manifest):
         return None
-    return read_record(paths.manifest, Manifest.unpack, limit=LARGE_BYTES)
+    return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
 
 
 def derive(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.plan import nearest
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 from viewstore.where import (
     Expr,
     Joined,

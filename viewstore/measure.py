@@ -23,7 +23,7 @@ from viewstore.planner import (
     raw_row_bytes,
     set_bytes,
 )
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 READ_BYTES = 256 << 20
 CHUNK_BYTES = 4 << 20

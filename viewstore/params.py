@@ -12,9 +12,10 @@ import itertools
 import json
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.maps import map_file
 from viewstore.plan import Column, nearest
 from viewstore.tar import MEMBER_DTYPE, TarWriter, parse
 
+ReadChunk = Callable[[Column, int], memoryview]
+
 CRC_BYTES = 4
 WHOLE_BYTES = 256 << 20  # the columns of a view set that are kept whole take this much together
+CHUNKS_AT_ONCE = 1024
 MAPS_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
 ZARR_NAMES = {
     "u1": "uint8",
@@ -168,8 +173,16 @@ class Params(Mapping[str, NDArray[Any]]):
         shard_rows: int,
         *,
         absent: Collection[int] = (),
+        chunk: ReadChunk | None = None,
+        at_once: int = 1,
     ) -> None:
-        """Read the chunks below `root`; the rows of `absent` shards were never written."""
+        """Read the chunks below `root`; the rows of `absent` shards were never written.
+
+        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard), and
+        is asked for `at_once` chunks at one time.
+        """
+        self._read = chunk or self._mapped
+        self._at_once = at_once
         self.root = root
         self.absent = frozenset(absent)
         self.columns = {column.name: column for column in columns}
@@ -194,9 +207,9 @@ class Params(Mapping[str, NDArray[Any]]):
         if name not in self._whole:
             column = self._column(name)
             whole = column.empty(self.num_rows)
-            for shard in range(self._shards):
+            for shard, chunk in enumerate(self._each(column, range(self._shards))):
                 mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
-                mine[...] = self._chunk(column, shard, keep=False)[: len(mine)]
+                mine[...] = chunk[: len(mine)]
             whole.flags.writeable = False
             self._whole[name] = whole
         return self._whole[name]
@@ -225,9 +238,10 @@ class Params(Mapping[str, NDArray[Any]]):
         rows = np.asarray(rows, dtype=np.int64)
         shards = rows // self.shard_rows
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)
-        for shard in np.unique(shards):
+        numbers = np.unique(shards).tolist()
+        for shard, chunk in zip(numbers, self._kept(column, numbers), strict=True):
             here = shards == shard
-            values[here] = self._chunk(column, int(shard))[rows[here] - shard * self.shard_rows]
+            values[here] = chunk[rows[here] - shard * self.shard_rows]
         return values
 
     @property
@@ -240,23 +254,45 @@ class Params(Mapping[str, NDArray[Any]]):
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
 
-    def _chunk(self, column: Column, shard: int, *, keep: bool = True) -> NDArray[Any]:
-        """Map a chunk; its checksum is computed once, when it is first touched."""
-        key = (column.name, shard)
+    def _kept(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, which stay mapped."""
+        for begin in range(0, len(shards), CHUNKS_AT_ONCE):
+            some = shards[begin : begin + CHUNKS_AT_ONCE]
+            found = {shard: self._chunks.get((column.name, shard)) for shard in some}
+            missing = [shard for shard in some if found[shard] is None]
+            for shard, chunk in zip(missing, self._each(column, missing), strict=True):
+                found[shard] = chunk
+                with self._lock:
+                    while len(self._chunks) >= MAPS_KEPT:
+                        del self._chunks[next(iter(self._chunks))]
+                    self._chunks[column.name, shard] = chunk
+            yield from (chunk for chunk in found.values() if chunk is not None)
+
+    def _each(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, fetched several at one time where they come over a network."""
+        if self._at_once == 1 or len(shards) < 2:
+            yield from (self._chunk(column, shard) for shard in shards)
+            return
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="viewstore-params")
+        try:
+            yield from pool.map(partial(self._chunk, column), shards)
+        finally:
+            pool.shutdown(cancel_futures=True)  # of an error, no more than what is under way
+
+    def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
+        """Return a chunk; its checksum is computed once, when it is first touched."""
         if shard in self.absent:
             return column.empty(self.shard_rows)
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            path = self.root / column.name / chunk_key(column, shard)
-            if not path.is_file():  # zarr would read fill here, without a word
-                raise FormatError(f"chunk {shard} of column {column.name} is missing")
-            raw = np.memmap(path, dtype="u1", mode="r")
-            known = key in self._checked
-            chunk = unpack_chunk(column, raw.data, self.shard_rows, checked=known)
-            with self._lock:
-                self._checked.add(key)
-                while keep and len(self._chunks) >= MAPS_KEPT:
-                    del self._chunks[next(iter(self._chunks))]
-                if keep:
-                    self._chunks[key] = chunk
+        key = (column.name, shard)
+        raw = self._read(column, shard)
+        chunk = unpack_chunk(column, raw, self.shard_rows, checked=key in self._checked)
+        with self._lock:
+            self._checked.add(key)
         return chunk
+
+    def _mapped(self, column: Column, shard: int) -> memoryview:
+        path = self.root / column.name / chunk_key(column, shard)
+        if not path.is_file():  # zarr would read fill here, without a word
+            raise FormatError(f"chunk {shard} of column {column.name} is missing")
+        with path.open("rb") as file:
+            return map_file(file.fileno()).data

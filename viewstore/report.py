@@ -21,9 +21,10 @@ from viewstore.constraints import NEAR_DUPLICATE, Constraints, constraints_of, t
 from viewstore.errors import ConfigError
 from viewstore.rows import Cell, Pixels, Row, read_row
 from viewstore.sheet import fit, is_dark
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
 from viewstore.summary import column_summaries, label_counts
 from viewstore.terminal import jsonable
+from viewstore.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
 LOSSLESS_SIDE = 64  # up to it views are shown as PNG, enlarged without smoothing
@@ -54,7 +55,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
     template = _template()
     facts = {
         "store": store,
-        "name": store.root.resolve().name,
+        "name": store.name,
         "labels": label_counts(store),
         "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from viewstore.constraints import Constraints, constraints_of
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.randomness import Stream
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 Pixels = NDArray[np.uint8]
 

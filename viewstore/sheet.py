@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from viewstore.constraints import constraints_of
 from viewstore.errors import ConfigError
 from viewstore.rows import Box, Cell, Pixels, Row, read_row
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 CELL = 112  # pixels of a picture's longer side
 GAP, MARGIN, BLOCK_GAP = 6, 16, 22
@@ -161,7 +162,7 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
 
 def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> None:
     width = layout.width - 2 * MARGIN
-    title = f"{store.root.resolve().name}: {store.num_samples} samples, store {store.store_id[:12]}"
+    title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), elide(title, width, _font(13)), INK, font=_font(13))
     for block, left in layout.lefts():
         view_set = block.view_set

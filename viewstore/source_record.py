@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 from viewstore import disk
 from viewstore.commit import make_folders
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files import LOCAL, Files, named
 from viewstore.layout import StorePaths
 from viewstore.manifest import SHA256
-from viewstore.mapped import StoredKeys, map_npy
+from viewstore.mapped import StoredKeys
 from viewstore.plan import check_rows
-from viewstore.records import LARGE_BYTES, parse, read_record, seal, unseal
+from viewstore.records import LARGE_BYTES, parse, seal, unseal
 from viewstore.sources import Part, SourceTable
 from viewstore.tar import pack_npy
 
@@ -112,14 +112,14 @@ def adopt_sources(
         )
 
 
-def read_sources(paths: StorePaths) -> tuple[SourceTable, int, str]:
+def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, int, str]:
     """Return the rows of a store, its shard_rows and its sources_id.
 
     Raises:
         FormatError: A file is damaged or missing; it is named.
     """
-    record = _record(paths)
-    columns = {name: _read_column(paths, record, name) for name in record["columns"]}
+    record = _record(paths, files)
+    columns = {name: _read_column(paths, files, record, name) for name in record["columns"]}
     table = unpack_columns(record, columns)
     return table, int(record["shard_rows"]), str(record["digest"])
 
@@ -137,8 +137,8 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
     return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
 
 
-def _record(paths: StorePaths) -> dict[str, Any]:
-    return read_record(paths.sources_record, _unpack, limit=LARGE_BYTES)
+def _record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
+    return files.record(paths.sources_record, LARGE_BYTES, _unpack)
 
 
 def _unpack(raw: bytes) -> dict[str, Any]:
@@ -150,17 +150,18 @@ def _unpack(raw: bytes) -> dict[str, Any]:
     return record
 
 
-def _read_column(paths: StorePaths, record: dict[str, Any], name: str) -> NDArray[Any]:
+def _read_column(
+    paths: StorePaths, files: Files, record: dict[str, Any], name: str
+) -> NDArray[Any]:
     file, size, sha256 = record["columns"][name]
     if not SHA256.fullmatch(sha256) or file != f"{name}-{sha256[:16]}.npy":
         raise FormatError(f"source column {name} must not be named {file!r}")  # a way out
-    path = Path(paths.sources / file)
-    rows = record["rows"]
-    dtype, count = _stored_form(name, rows, size)
+    path = paths.sources / file
+    dtype, count = _stored_form(name, record["rows"], size)
     try:
-        return map_npy(path, np.dtype(dtype), (count,), size=size, sha256=sha256)
-    except (FormatError, OSError) as error:
-        raise FormatError(f"source column {name}: {error}", where=str(path)) from error
+        return files.array(path, np.dtype(dtype), (count,), size, sha256)
+    except FormatError as error:
+        raise named(FormatError(f"source column {name}: {error}"), files.where(path)) from error
 
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.arrays import DIGITS, load_arrays, read_pixels
+from viewstore.descriptors import Descriptor, most_descriptors
 from viewstore.errors import ConfigError, FormatError
 from viewstore.image import scaled_decode
 
@@ -171,15 +172,11 @@ class SourceReader:
 
     def __init__(self, table: SourceTable) -> None:
         self.table = table
-        self._descriptors: dict[int, int] = {}
+        self._files: dict[int, Descriptor] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SourceReader, (self.table,))
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
 
     def read(self, row: int) -> bytes:
         """Return the bytes of a row: an image file, or the raw pixels of an array.
@@ -196,8 +193,8 @@ class SourceReader:
                 with open(_below(part.uri, table.keys[row]), "rb", buffering=0) as file:  # noqa: PTH123
                     data = file.readall()
             else:
-                descriptor = self._open(int(table.part[row]))
-                data = os.pread(descriptor, int(table.size[row]), int(table.offset[row]))
+                tar = self._open(int(table.part[row]))
+                data = os.pread(tar.number, int(table.size[row]), int(table.offset[row]))
         except OSError as error:
             raise self._unreadable(row, f"{error.strerror}") from error
         if zlib.crc32(data) != table.crc32[row]:
@@ -229,11 +226,13 @@ class SourceReader:
         except FormatError as error:
             raise self._unreadable(row, str(error)) from error
 
-    def _open(self, part: int) -> int:
+    def _open(self, part: int) -> Descriptor:
         with self._lock:
-            if part not in self._descriptors:
-                self._descriptors[part] = os.open(self.table.parts[part].uri, os.O_RDONLY)
-            return self._descriptors[part]
+            if part not in self._files:
+                while len(self._files) >= most_descriptors():
+                    del self._files[next(iter(self._files))]
+                self._files[part] = Descriptor(os.open(self.table.parts[part].uri, os.O_RDONLY))
+            return self._files[part]
 
     def _unreadable(self, row: int, why: str) -> FormatError:
         part = self.table.parts[self.table.part[row]]

@@ -14,7 +14,8 @@ from viewstore.constraints import Constraints, Tally, constraints_of, tally
 from viewstore.errors import ConfigError
 from viewstore.plan import nearest
 from viewstore.stats import ColumnStats, column_stats
-from viewstore.store import Store, ViewSet
+from viewstore.store import Store
+from viewstore.view_set import ViewSet
 
 # Components that mean different things: their statistics are not mixed.
 COMPONENTS: Mapping[str, tuple[str, ...]] = {

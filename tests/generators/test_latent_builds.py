@@ -18,8 +18,8 @@ from viewstore.errors import ConfigError
 from viewstore.generators.gan_file import Origin, write_generator
 from viewstore.generators.inversion import STEPS_FROM_AVERAGE, Inversion
 from viewstore.generators.latent_settings import SLOTS_CPU
-from viewstore.store import ViewSet
 from viewstore.train.encoder_file import save_encoder
+from viewstore.view_set import ViewSet
 
 ROWS = 10
 SEARCH: dict[str, Any] = {"slots": 2, "views": 2, "eps1": 0.3, "max_steps": 25}

@@ -12,7 +12,7 @@ import webdataset
 
 import viewstore
 from viewstore.building import BuildRequest, build
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_webdataset.py"
 

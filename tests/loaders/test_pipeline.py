@@ -42,6 +42,7 @@ def loader_threads() -> list[str]:
 
 
 def test_close_joins_the_threads_and_the_loader_is_of_no_use_then(digits: Store) -> None:
+    gc.collect()  # other tests may have left loaders in a cycle
     loader = ViewLoader(digits, "hard,simclr", batch_size=16, num_threads=3)
     assert loader_threads() == []  # none before the first batch
     for _ in loader:

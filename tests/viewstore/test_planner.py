@@ -28,7 +28,7 @@ from viewstore.planner import (
     shard_rows_for,
     size,
 )
-from viewstore.store import ViewSet
+from viewstore.view_set import ViewSet
 
 MACHINE = Machine(
     cores=2,
