@@ -89,7 +89,8 @@ def test_a_forked_child_refuses_the_loader(digits: Store) -> None:
 
 def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
     program = (
-        "import sys, viewstore; from viewstore.loaders import ViewLoader\n"
+        "import signal, sys, viewstore; from viewstore.loaders import ViewLoader\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs ignore it\n"
         "loader = ViewLoader(viewstore.open(sys.argv[1]), 'hard,simclr', batch_size=8)\n"
         "print('ready', flush=True)\n"
         "while True:\n"

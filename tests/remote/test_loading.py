@@ -304,7 +304,8 @@ def test_a_process_forked_after_a_read_refuses_what_would_hang(
 def test_ctrl_c_ends_a_loop_that_waits_for_a_server(digits: Store, tmp_path: Path) -> None:
     """The patience of the threads is minutes; without the program nobody needs what they fetch."""
     program = (
-        "import pathlib, sys, viewstore\n"
+        "import pathlib, signal, sys, viewstore\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs ignore it\n"
         "from viewstore.cache import CacheSettings\n"
         "from viewstore.fetch import Retry\n"
         "from viewstore.loaders import ViewLoader\n"
