@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.photometric import recolour
 
 # Of colour values in [0, 1], as in timm and torchvision.
@@ -167,3 +167,17 @@ def normalise(
     made = torch.empty_like(wanted, dtype=dtype)
     shift, scale = torch.stack([shift, scale]).to(pixels.device, non_blocking=True)
     return torch.addcmul(shift, wanted, scale, out=made)
+
+
+def check_device(name: str | torch.device, *, pin: bool) -> torch.device:
+    """Return a device. Raises ConfigError or UnavailableError: torch does not know or find it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, got {name!r}") from error
+    if (pin or device.type == "cuda") and not torch.cuda.is_available():
+        wanted = "pin=True" if pin else f"device {name}"
+        raise UnavailableError(
+            f"{wanted} needs a CUDA device, torch finds none", fix="pass device='cpu', pin=False"
+        )
+    return device

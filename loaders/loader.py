@@ -14,8 +14,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from viewstore.errors import ConfigError, UnavailableError
-from viewstore.loaders.batch import Batch
+from viewstore.errors import ConfigError
+from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
@@ -168,7 +168,7 @@ class ViewLoader:
         self._missing, self._on_corrupt = missing, on_corrupt
         self._photometric = photometric
         self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
-        self._device = _check_device(device, pin=pin)
+        self._device = check_device(device, pin=pin)
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -390,19 +390,6 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
-
-
-def _check_device(name: str | torch.device, *, pin: bool) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be one that torch knows, got {name!r}") from error
-    if (pin or device.type == "cuda") and not torch.cuda.is_available():
-        wanted = "pin=True" if pin else f"device {name}"
-        raise UnavailableError(
-            f"{wanted} needs a CUDA device, torch finds none", fix="pass device='cpu', pin=False"
-        )
-    return device
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

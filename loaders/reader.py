@@ -225,13 +225,9 @@ class CachedReader:
         damaged: Damage,
     ) -> None:
         mine = rows[places]
-        try:
-            file = self._open.open(number)
-        except FormatError as error:
-            damaged |= dict.fromkeys(places.tolist(), error)
+        file = self._opened(number, mine, np.zeros((len(mine), 1), np.int64), places, damaged)
+        if file is None:
             return
-        found = self._check(number, file, mine, np.zeros((len(mine), 1), np.int64))
-        damaged |= {int(places[place]): error for place, error in found.items()}
         local = mine - self.shard_of(int(mine[0])).start
         if not file.mapped:
             for slot, buffer in enumerate(out):
@@ -262,13 +258,9 @@ class CachedReader:
         damaged: Damage,
     ) -> None:
         mine = rows[places]
-        try:
-            file = self._open.open(number)
-        except FormatError as error:
-            damaged |= dict.fromkeys(places.tolist(), error)
+        file = self._opened(number, mine, views[places], places, damaged)
+        if file is None:
             return
-        found = self._check(number, file, mine, views[places])
-        damaged |= {int(places[place]): error for place, error in found.items()}
         members = self._members(mine, views[places])
         begins, sizes = members["offset"].tolist(), members["size"].tolist()
         for i, place in enumerate(places.tolist()):
@@ -340,6 +332,19 @@ class CachedReader:
         """Return the places of the views' members, MEMBER_DTYPE [B, n]; raw views share one."""
         columns = self._columns[views * (len(self._columns) > 1)]
         return np.asarray(self.view_set.members[rows[:, None], columns])
+
+    def _opened(
+        self, number: int, rows: Rows, members: Rows, places: Rows, damaged: Damage
+    ) -> ShardFile | None:
+        """Open a shard and check the members of `rows`; None if it cannot be opened."""
+        try:
+            file = self._open.open(number)
+        except FormatError as error:
+            damaged |= dict.fromkeys(places.tolist(), error)
+            return None
+        found = self._check(number, file, rows, members)
+        damaged |= {int(places[place]): error for place, error in found.items()}
+        return file
 
     def _check(self, number: int, file: ShardFile, rows: Rows, members: Rows) -> Damage:
         """Compare the CRC of members, [B, n] numbers for [B] rows, unless they were seen.

@@ -6,7 +6,6 @@ Own code throughout: stock ffcv hands what the file says to compiled functions.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -243,8 +242,3 @@ class Beton:
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return b"".join(parts)
-
-
-def names_of(fields: Sequence[Field], kind: Kind) -> list[str]:
-    """Return the names of the fields of a kind."""
-    return [field.name for field in fields if field.kind is kind]

@@ -9,7 +9,7 @@ ViewStoreError
 └── RemoteError       a remote store did not answer within the retry limits
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ViewStoreError(Exception):
@@ -40,6 +40,11 @@ class ViewStoreError(Exception):
         self.where = where
         self.why = why
         self.fix = fix
+
+    def located(self, where: str, *, fix: str | None = None) -> Self:
+        """Return the same error with where it is and what to do, unless it says so itself."""
+        found = self.where or where
+        return type(self)(str(self), code=self.code, where=found, why=self.why, fix=self.fix or fix)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the keyword facts when the error crosses a process boundary."""

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import FormatError
 from viewstore.fetch import Retry
 from viewstore.mapped import map_npy
@@ -205,13 +205,6 @@ def matching(data: bytes, *, size: int, sha256: str) -> bytes:
     if found != sha256:
         raise FormatError(f"file does not match its sha256: expected {sha256}, got {found}")
     return data
-
-
-def named(error: FormatError, where: str) -> FormatError:
-    """Return the error with the file it is about."""
-    return FormatError(
-        str(error), code=error.code, where=error.where or where, why=error.why, fix=error.fix
-    )
 
 
 def is_url(path: str | Path) -> bool:

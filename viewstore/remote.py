@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.cache import AHEAD, Cache, CacheSettings, needed_bytes
+from viewstore.cache import AHEAD, Cache, needed_bytes
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.fetch import Fetcher, Retry
-from viewstore.files import Checked, Download, FileSettings, Room, matching, named
+from viewstore.files import Checked, Download, FileSettings, Room, matching
 from viewstore.tar import unpack_npy
 from viewstore.transport import connect
 
@@ -71,7 +72,7 @@ class RemoteFiles:
                 return check(fetch())
             except FormatError as error:
                 if not left:
-                    raise named(error, self.where(path)) from error
+                    raise error.located(self.where(path)) from error
         raise AssertionError("hash_tries is at least 1")
 
     def content(self, path: Path, size: int, sha256: str) -> bytes:

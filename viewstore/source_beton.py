@@ -44,13 +44,7 @@ def scan_beton(path: Path, *, on_error: OnError, limit: int | None) -> Source:
         labels, keys = _labels(opened), _keys(opened)
         opened.sizes(pictures.name)
     except FormatError as error:
-        raise FormatError(
-            str(error),
-            code=error.code,
-            where=error.where or str(path),
-            why=error.why,
-            fix=error.fix or "write it again",
-        ) from error
+        raise error.located(str(path), fix="write it again") from error
     skipped: list[tuple[str, str]] = []
 
     def found() -> Iterator[Found]:

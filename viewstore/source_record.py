@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from viewstore import disk
 from viewstore.commit import make_folders
 from viewstore.errors import ConfigError, FormatError
-from viewstore.files import LOCAL, Files, named
+from viewstore.files import LOCAL, Files
 from viewstore.layout import StorePaths
 from viewstore.manifest import SHA256
 from viewstore.mapped import StoredKeys
@@ -161,7 +161,7 @@ def _read_column(
     try:
         return files.array(path, np.dtype(dtype), (count,), size, sha256)
     except FormatError as error:
-        raise named(FormatError(f"source column {name}: {error}"), files.where(path)) from error
+        raise FormatError(f"source column {name}: {error}", where=files.where(path)) from error
 
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:

@@ -104,13 +104,8 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
         try:
             rows += _scan_tar(path, number, on_error, skipped)
         except FormatError as error:
-            raise FormatError(
-                str(error),
-                code=error.code,
-                where=error.where or str(path),
-                why=error.why,
-                fix=error.fix or "give an uncompressed ustar of plain files",
-            ) from error
+            fix = "give an uncompressed ustar of plain files"
+            raise error.located(str(path), fix=fix) from error
     table = table_of(by_key(rows, spec), tuple(parts), ())
     return Source(first_rows(table, limit), skipped)
 

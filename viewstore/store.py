@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.commit import view_sets
 from viewstore.errors import ConfigError, FormatError
 from viewstore.fetch import Retry

@@ -1,3 +1,5 @@
+"""The objective of W-search: its distances, bounds and gradients."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""W-perturb: settings that are refused, and views at the strength that was asked for."""
+
 from __future__ import annotations
 
 from dataclasses import replace

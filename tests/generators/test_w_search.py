@@ -1,3 +1,5 @@
+"""W-search settings: presets, what is refused, and what is filled in."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping

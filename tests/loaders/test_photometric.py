@@ -258,7 +258,7 @@ def test_nothing_waits_for_a_value_of_the_device() -> None:
     (made,) = recolour([torch.zeros(6, 3, 20, 20).byte()], [params], torch.device("meta"))
     assert made.shape == (6, 3, 20, 20)
     normalise(made, dtype=torch.float16)
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         made.max().item()
 
 

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ViewStoreError
 from viewstore.fetch import Retry
 from viewstore.remote import RemoteFiles

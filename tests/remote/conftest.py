@@ -11,7 +11,7 @@ import pytest
 import viewstore
 from tests.loaders.stores import digits_store
 from tests.remote.servers import plain_server, s3_environment, s3_server, upload
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.fetch import Retry
 from viewstore.store import Store
 

@@ -22,7 +22,8 @@ import pytest
 from tests.remote import blobs
 from tests.remote.servers import Faults, proxy, ranged_server
 from viewstore import disk
-from viewstore.cache import Cache, CacheSettings, boot_id, needed_bytes, parse_bytes
+from viewstore.cache import Cache, boot_id, needed_bytes
+from viewstore.cache_settings import CacheSettings, parse_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 
 REPO = Path(__file__).parents[2]

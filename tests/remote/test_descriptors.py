@@ -21,7 +21,7 @@ PROGRAM = f"""
 import mmap, pathlib, resource, sys
 import numpy as np
 import viewstore
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.loaders import ViewLoader
 from viewstore.loaders.reader import CachedReader
 from viewstore.sources import SourceReader, open_source

@@ -14,7 +14,7 @@ import pytest
 
 from tests.remote.conftest import IMPATIENT
 from tests.remote.servers import BUCKET, Fault, Faults, plain_server, proxy, put, ranged_server
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import FormatError, RemoteError
 from viewstore.fetch import Failed, Fetcher, Retry
 from viewstore.remote import RemoteFiles

@@ -306,7 +306,7 @@ def test_ctrl_c_ends_a_loop_that_waits_for_a_server(digits: Store, tmp_path: Pat
     program = (
         "import pathlib, signal, sys, viewstore\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs ignore it\n"
-        "from viewstore.cache import CacheSettings\n"
+        "from viewstore.cache_settings import CacheSettings\n"
         "from viewstore.fetch import Retry\n"
         "from viewstore.loaders import ViewLoader\n"
         "cache = CacheSettings(directory=pathlib.Path(sys.argv[2]))\n"

@@ -12,7 +12,7 @@ import pytest
 import viewstore
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import IMPATIENT, Open
-from viewstore.cache import CacheSettings
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ConfigError, RemoteError, UnavailableError
 from viewstore.loaders import ViewLoader
 from viewstore.store import Store
