@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.buffers import BufferPool
+from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
@@ -186,5 +186,5 @@ def share_caches(
                 one.share_cache(sharing, ranged=ranged)
 
 
-def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
-    return store.source.scaled_image(row, reduction)
+def _read_source(store: Store, row: int, reduction: int, into: Buffer) -> tuple[Buffer, int]:
+    return store.source.scaled_image(row, reduction, into=into)
