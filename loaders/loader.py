@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
@@ -22,7 +23,7 @@ from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.several import (
     SeveralMaker,
