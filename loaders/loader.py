@@ -98,7 +98,7 @@ class ViewLoader:
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
                 are stored, eight times as many.
-            verify: Check a member's CRC at its "first" touch, "always", or "off".
+            verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
@@ -138,6 +138,7 @@ class ViewLoader:
             views,
             rows=rows if several else [rows],
             where=where,
+            verify=verify,
             make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
         )
         sizes = [share.num_rows for share in self._shares]

@@ -33,6 +33,12 @@ class CrcChecks:
         bits = self._passed[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1
         return np.asarray(bits == 0)
 
+    def is_due(self, number: int) -> bool:
+        """Whether to check one thing now; as `due`, without an array for each call."""
+        if self.verify != "first":
+            return self.verify == "always"
+        return not int(self._passed[number >> 3]) >> (number & 7) & 1
+
     def passed(self, number: int) -> None:
         """Remember that a thing matched its CRC."""
         if self.verify == "first":
