@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
@@ -23,7 +24,7 @@ from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline, Step
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.several import (
     SeveralMaker,
@@ -98,7 +99,7 @@ class ViewLoader:
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
                 are stored, eight times as many.
-            verify: Check a member's CRC at its "first" touch, "always", or "off".
+            verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
@@ -138,6 +139,7 @@ class ViewLoader:
             views,
             rows=rows if several else [rows],
             where=where,
+            verify=verify,
             make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
         )
         sizes = [share.num_rows for share in self._shares]

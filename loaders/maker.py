@@ -22,8 +22,8 @@ from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
 from viewstore.loaders.photometric import COLOUR_COLUMNS
-from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
+from viewstore.loaders.stored import Damage
 from viewstore.loaders.transform import (
     OnlineViews,
     Scratch,

@@ -14,7 +14,7 @@ from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.compose import compose_boxes
 from viewstore.loaders.mix import AnyReader
-from viewstore.loaders.reader import Damage
+from viewstore.loaders.stored import Damage
 from viewstore.loaders.views import OnlineSlot
 from viewstore.policies import Drawn, Policy
 from viewstore.randomness import Integers, Stream

@@ -188,7 +188,7 @@ def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
 
     def read(row: int, reduction: int, into: Any) -> Any:  # noqa: ANN401
         decoded.append(row)
-        return photos.source.scaled_image(row, reduction, into=into)
+        return photos.source.scaled_image(row, reduction, into)
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
     online = OnlineViews(slots, read, photos.table.height, photos.table.width)
