@@ -12,3 +12,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared, which is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gan_fixtures(shared: Path) -> Path:
+    """The folder of StyleGAN2 files of others; skips where it is absent."""
+    folder = shared / "fixtures" / "gan"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/fixtures/gan, which is not beside this checkout")
+    return folder
