@@ -1,4 +1,4 @@
-"""What all tests share: the data beside the project, and quiet threads."""
+"""What all tests share: the data beside the project."""
 
 from pathlib import Path
 
