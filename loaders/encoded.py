@@ -6,17 +6,24 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.crc_checks import Verify
+from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews
+from viewstore.view_decoder import ViewDecoder
+from viewstore.view_set import ViewSet
 
 
 class EncodedViews(StoredViews):
     """Fills buffers with views that a codec packed."""
 
-    def _decode(
+    def __init__(self, view_set: ViewSet, opened: OpenShards, *, verify: Verify) -> None:
+        super().__init__(view_set, opened, verify=verify)
+        self._decode = ViewDecoder(view_set.codec, self.shape).decode
+
+    def read(
         self,
-        number: int,
         rows: Rows,
         views: Rows,
         places: Rows,
@@ -24,18 +31,17 @@ class EncodedViews(StoredViews):
         flips: Flips,
         damaged: Damage,
     ) -> None:
-        mine = rows[places]
-        file = self._opened(number, mine, views[places], places, damaged)
-        if file is None:
-            return
-        members = self._members(mine, views[places])
+        mine, shown = rows[places], views[places]
+        files = self._opened(mine, shown, places, damaged)
+        members = self._members(mine, shown)
         begins, sizes = members["offset"].tolist(), members["size"].tolist()
-        for i, place in enumerate(places.tolist()):
+        shard_rows = self.view_set.plan.shard_rows
+        for i, (place, row) in enumerate(zip(places.tolist(), mine.tolist(), strict=True)):
             if place not in damaged:
-                payloads = map(file.payload, begins[i], sizes[i])
-                self._decode_row(int(mine[i]), views, place, payloads, out, flips, damaged)
+                payloads = map(files[row // shard_rows].payload, begins[i], sizes[i])
+                self.unpack(row, views, place, payloads, out, flips, damaged)
 
-    def _decode_row(
+    def unpack(
         self,
         row: int,
         views: Rows,
@@ -45,22 +51,12 @@ class EncodedViews(StoredViews):
         flips: Flips,
         damaged: Damage,
     ) -> None:
-        """Decode the views of one place in the batch, each of a payload of its own."""
-        decode = self.view_set.codec.decode
         for slot, (buffer, flip, payload) in enumerate(zip(out, flips, payloads, strict=True)):
             target = buffer[place]
             try:
-                pixels = decode(payload, into=target)
-                if pixels.shape == self.shape:
-                    if flip is not None and flip[place]:  # while the view is still in the cache
-                        cv2.flip(target, 1, dst=target)
-                    continue
-                what = f"has the size {pixels.shape}"
-            except (FormatError, ConfigError) as error:
-                what = str(error)
-            number, view = row // self.view_set.plan.shard_rows, int(views[place, slot])
-            damaged[place] = self._corrupt(number, row, view, what)
-            return
-
-    read = _decode
-    unpack = _decode_row
+                self._decode(payload, target)
+            except FormatError as error:
+                damaged[place] = self._corrupt(row, int(views[place, slot]), str(error))
+                return
+            if flip is not None and flip[place]:  # while the view is still in the cache
+                cv2.flip(target, 1, dst=target)

@@ -261,7 +261,7 @@ class BatchMaker:
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         decided = draft.decided
-        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
+        pixels = [torch.from_numpy(buffer.transpose(0, 3, 1, 2)) for buffer in draft.buffers]
         views: dict[int, View] = {}
         for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
             for number, slot in enumerate(group):

@@ -10,9 +10,9 @@ import numpy as np
 from viewstore.crc_checks import Verify
 from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
-from viewstore.loaders.opened import OpenShards
+from viewstore.loaders.opened import OpenShards, ShardFile
 from viewstore.loaders.resident import LARGE_VIEW_BYTES
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews
+from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews, by_shard
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
 from viewstore.view_set import ViewSet
 
@@ -30,7 +30,6 @@ class RawViews(StoredViews):
 
     def read(
         self,
-        number: int,
         rows: Rows,
         views: Rows,
         places: Rows,
@@ -39,10 +38,21 @@ class RawViews(StoredViews):
         damaged: Damage,
     ) -> None:
         mine = rows[places]
-        file = self._opened(number, mine, np.zeros((len(mine), 1), np.int64), places, damaged)
-        if file is None:
-            return
-        local = mine - self.view_set.plan.shard_range(number).start
+        files = self._opened(mine, np.zeros((len(mine), 1), np.int64), places, damaged)
+        for number, some in by_shard(self.view_set, mine):
+            if number in files:
+                self._gather(files[number], number, rows, views, places[some], out)
+
+    def _gather(
+        self,
+        file: ShardFile,
+        number: int,
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+    ) -> None:
+        local = rows[places] - self.view_set.plan.shard_range(number).start
         if not file.mapped:
             for slot, buffer in enumerate(out):
                 starts = self._strided.offset + local * self._strided.stride
@@ -84,7 +94,7 @@ class RawViews(StoredViews):
         number = rows.start // self.view_set.plan.shard_rows
         file = self._open.open(number)
         numbers = np.arange(rows.start, rows.stop)
-        found = self._check(number, file, numbers, np.zeros((len(rows), 1), np.int64))
+        found = self._check({number: file}, numbers, np.zeros((len(rows), 1), np.int64))
         if found:
             raise found[min(found)]
         first = self.view_set.plan.shard_range(number).start

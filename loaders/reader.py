@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranged import RangedViews
 from viewstore.loaders.raw import RawViews
 from viewstore.loaders.resident import Resident, mirror_some
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews
+from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews, by_shard
 from viewstore.view_set import ViewSet
 
 
@@ -76,14 +76,9 @@ class CachedReader:
             self.resident.gather(rows, views, out, flips)
             return
         found: Damage = {}
-        ranged: list[Rows] = []
-        for number, places in self._by_shard(rows):
-            if number not in self.view_set.shards:
-                _blacken(out, places)
-            elif self._ranged is not None and self._ranged.takes(number):
-                ranged.append(places)
-            else:
-                self._views.read(number, rows, views, places, out, flips, found)
+        here, ranged = self._parted(rows, out)
+        for places in here:
+            self._views.read(rows, views, places, out, flips, found)
         if self._ranged is not None and ranged:
             self._ranged.read(rows, views, np.concatenate(ranged), out, flips, found)
         if found and damaged is None:
@@ -178,13 +173,24 @@ class CachedReader:
         if self._ranged is not None:
             self._ranged.close()
 
-    def _by_shard(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
-        """Yield each shard with the places of its rows, by row."""
-        shard_rows = self.view_set.plan.shard_rows
-        order = np.argsort(rows, kind="stable")
-        bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
-        for places in np.split(order, bounds):
-            yield int(rows[places[0]] // shard_rows), places
+    def _parted(self, rows: Rows, out: Sequence[Buffer]) -> tuple[list[Rows], list[Rows]]:
+        """Return places to read from shards, and by ranges; those of absent shards become black.
+
+        Shards that are here are read in one go, by row; of those that have to come no more is
+        held open than the one that is read.
+        """
+        if self._ranged is None and self.view_set.complete:
+            return [np.argsort(rows, kind="stable")], []
+        here: list[Rows] = []
+        ranged: list[Rows] = []
+        for number, places in by_shard(self.view_set, rows):
+            if number not in self.view_set.shards:
+                _blacken(out, places)
+            elif self._ranged is not None and self._ranged.takes(number):
+                ranged.append(places)
+            else:
+                here.append(places)
+        return here, ranged
 
 
 def _blacken(out: Sequence[Buffer], places: Rows) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,6 @@ class StoredViews(ABC):
     @abstractmethod
     def read(
         self,
-        number: int,
         rows: Rows,
         views: Rows,
         places: Rows,
@@ -45,7 +44,7 @@ class StoredViews(ABC):
         flips: Flips,
         damaged: Damage,
     ) -> None:
-        """Fill some places of the batch, all of the shard `number`."""
+        """Fill some places of the batch, from shards that are here."""
 
     @abstractmethod
     def unpack(
@@ -78,19 +77,21 @@ class StoredViews(ABC):
         return np.asarray(self.view_set.members[rows[:, None], self.member_numbers(views)])
 
     def _opened(
-        self, number: int, rows: Rows, members: Rows, places: Rows, damaged: Damage
-    ) -> ShardFile | None:
-        """Open a shard and check the members of `rows`; None if it cannot be opened."""
-        try:
-            file = self._open.open(number)
-        except FormatError as error:
-            damaged |= dict.fromkeys(places.tolist(), error)
-            return None
-        found = self._check(number, file, rows, members)
+        self, rows: Rows, members: Rows, places: Rows, damaged: Damage
+    ) -> dict[int, ShardFile]:
+        """Open the shards of `rows` [B] and compare their `members` [B, n] with their CRCs."""
+        files: dict[int, ShardFile] = {}
+        numbers = rows // self.view_set.plan.shard_rows
+        for number in np.unique(numbers).tolist():
+            try:
+                files[number] = self._open.open(number)
+            except FormatError as error:
+                damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
+        found = self._check(files, rows, members)
         damaged |= {int(places[place]): error for place, error in found.items()}
-        return file
+        return files
 
-    def _check(self, number: int, file: ShardFile, rows: Rows, members: Rows) -> Damage:
+    def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:
         """Compare the CRC of members, [B, n] numbers for [B] rows, that are due.
 
         Return the first error of each row, by its place in `rows`.
@@ -104,18 +105,21 @@ class StoredViews(ABC):
         entries = self.view_set.members[rows[:, None], self._columns[members]]
         damaged: Damage = {}
         for place, slot in np.argwhere(due).tolist():
-            entry = entries[place, slot]
+            row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
+            file = files.get(row // self.view_set.plan.shard_rows)
+            if file is None:
+                continue
             found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
             if found == entry["crc32"]:
                 self._checks.passed(int(bits[place, slot]))
                 continue
             expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
             what = f"does not match its CRC-32: {expected}"
-            row, member = int(rows[place]), int(members[place, slot])
-            damaged.setdefault(place, self._corrupt(number, row, member, what))
+            damaged.setdefault(place, self._corrupt(row, member, what))
         return damaged
 
-    def _corrupt(self, number: int, row: int, member: int, what: str) -> FormatError:
+    def _corrupt(self, row: int, member: int, what: str) -> FormatError:
+        number = row // self.view_set.plan.shard_rows
         name = self.view_set.plan.members[self._columns[member]]
         return FormatError(
             f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
@@ -124,3 +128,12 @@ class StoredViews(ABC):
             why="the file was changed after it was written",
             fix=self.view_set.repair(number),
         )
+
+
+def by_shard(view_set: ViewSet, rows: Rows) -> Iterator[tuple[int, Rows]]:
+    """Yield the number of each shard of `rows` with their places, by row."""
+    shard_rows = view_set.plan.shard_rows
+    order = np.argsort(rows, kind="stable")
+    bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
+    for places in np.split(order, bounds):
+        yield int(rows[places[0]] // shard_rows), places

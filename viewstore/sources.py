@@ -212,8 +212,13 @@ class SourceReader:
         """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
         return self.scaled_image(row, 1)[0]
 
-    def scaled_image(self, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`."""
+    def scaled_image(
+        self, row: int, reduction: int, into: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`.
+
+        `into` has room for the image; what is returned may lie in it.
+        """
         data = self.read(row)
         table = self.table
         if table.parts[table.part[row]].kind == "array":
@@ -223,8 +228,8 @@ class SourceReader:
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
             return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
-            image, made = scaled_decode(data, reduction)
-        except FormatError as error:
+            image, made = scaled_decode(data, reduction, into=into)
+        except (FormatError, ConfigError) as error:  # too little room: not the size it had
             raise self._unreadable(row, str(error)) from error
         sides = -(-int(table.height[row]) // made), -(-int(table.width[row]) // made)
         if image.shape[:2] != sides:  # crop boxes are drawn for the size it had
