@@ -16,7 +16,7 @@ from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranged import RangedViews
 from viewstore.loaders.raw import RawViews
 from viewstore.loaders.resident import Resident, mirror_some
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews, by_shard
+from viewstore.loaders.stored import Asked, Damage, Flips, Rows, StoredViews, by_shard
 from viewstore.view_set import ViewSet
 
 
@@ -76,11 +76,12 @@ class CachedReader:
             self.resident.gather(rows, views, out, flips)
             return
         found: Damage = {}
+        asked = Asked(rows=rows, views=views, out=out, flips=flips, damaged=found)
         here, ranged = self._parted(rows, out)
         for places in here:
-            self._views.read(rows, views, places, out, flips, found)
+            self._views.read(asked, places)
         if self._ranged is not None and ranged:
-            self._ranged.read(rows, views, np.concatenate(ranged), out, flips, found)
+            self._ranged.read(asked, np.concatenate(ranged))
         if found and damaged is None:
             raise found[min(found)]
         if found and damaged is not None:
