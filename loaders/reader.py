@@ -177,10 +177,10 @@ class CachedReader:
     def _parted(self, rows: Rows, out: Sequence[Buffer]) -> tuple[list[Rows], list[Rows]]:
         """Return places to read from shards, and by ranges; those of absent shards become black.
 
-        Shards that are here are read in one go, by row; of those that have to come no more is
-        held open than the one that is read.
+        Shards that are here are read in one go, by row; of those that have to come, or that take a
+        descriptor each, no more is held open than the one that is read.
         """
-        if self._ranged is None and self.view_set.complete:
+        if self._ranged is None and self.mapped and self.view_set.complete:
             return [np.argsort(rows, kind="stable")], []
         here: list[Rows] = []
         ranged: list[Rows] = []
