@@ -17,6 +17,7 @@ from viewstore.loaders.choose import USABLE
 from viewstore.loaders.opened import OpenShards, ShardFile
 from viewstore.loaders.ranges import RangeReader
 from viewstore.loaders.resident import LARGE_VIEW_BYTES, Resident, mirror_some
+from viewstore.loaders.shared_copy import SharedResident
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
 from viewstore.view_set import ViewSet
 
@@ -43,7 +44,7 @@ class CachedReader:
         self.view_set = view_set
         self.verify = verify
         self.mapped = mapped
-        self.resident: Resident | None = None
+        self.resident: Resident | SharedResident | None = None
         self.shape = (view_set.height, view_set.width, view_set.channels)
         members = view_set.plan.members
         self._columns = np.array(
@@ -201,6 +202,8 @@ class CachedReader:
 
     def close(self) -> None:
         """Forget what is open; maps end when the last array on them does."""
+        if self.resident is not None:
+            self.resident.close()
         self.resident = None
         self._open.clear()
         if self._ranges is not None:
