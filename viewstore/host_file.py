@@ -58,14 +58,14 @@ class HostFile:
         Raises:
             OSError: Cache or disk have no room for it, or it cannot be written.
         """
-        descriptor = self._open()
-        state: State = "busy"
+        self._descriptor = self._open()
         try:
-            state = self._take(descriptor)
-        finally:
-            if state == "busy":
-                os.close(descriptor)
-        self._descriptor = None if state == "busy" else descriptor
+            state = self._take(self._descriptor)
+        except BaseException:
+            self.close()
+            raise
+        if state == "busy":
+            self._release()
         return state
 
     def to_fill(self) -> NDArray[np.uint8]:
@@ -85,8 +85,7 @@ class HostFile:
         os.pwrite(self._descriptor, MARK, self._size)
         # The system gives up one lock before it gives the other: another may come between.
         if not _locked(self._descriptor, fcntl.LOCK_SH):
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._release()
             return "busy"
         return "whole"
 
@@ -97,16 +96,20 @@ class HostFile:
 
     def close(self) -> None:
         """Let go of the file; the last of its processes removes it."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is None:
+        if self._descriptor is None:
             return
         try:
             if os.getpid() == self._pid:  # the lock of a forked child is that of its parent
-                if _locked(descriptor, fcntl.LOCK_EX) and self._is_named(descriptor):
+                if _locked(self._descriptor, fcntl.LOCK_EX) and self._is_named(self._descriptor):
                     disk.unlink(self.path)
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         finally:
-            os.close(descriptor)
+            self._release()
+
+    def _release(self) -> None:
+        assert self._descriptor is not None
+        os.close(self._descriptor)
+        self._descriptor = None
 
     def _open(self) -> int:
         with suppress(FileNotFoundError):
@@ -116,7 +119,9 @@ class HostFile:
                 return os.open(self.path, os.O_RDWR)
             if self._stored > room:
                 raise OSError(errno.ENOSPC, f"its limit leaves room for {max(0, room)} bytes")
-            return disk.reserve(self.path, self._stored)
+            descriptor = disk.reserve(self.path, 0)  # its name says how much it will take
+            _locked(descriptor, fcntl.LOCK_EX)  # or the next who asks for room takes it for left
+            return descriptor
 
     def _take(self, descriptor: int) -> State:
         if _locked(descriptor, fcntl.LOCK_EX):
