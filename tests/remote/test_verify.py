@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+import viewstore
 from tests.remote.servers import plain_server, ranged_server, upload
 from viewstore.cli import root
 from viewstore.errors import ConfigError, RemoteError
 from viewstore.fetch import Retry
+from viewstore.manifest import blob_name
 from viewstore.store import Store
 from viewstore.verify import Level
 from viewstore.verify_remote import verify_remote
@@ -122,6 +126,37 @@ def test_a_damaged_chunk_of_the_zarr_arrays_is_found_deep(digits: Store, tmp_pat
     with ranged_server(tmp_path / "store") as url:
         assert kinds(url, "quick") == []
         assert kinds(url, "deep") == [("hard", None, "derived")]
+
+
+def with_pack_of_another_shard(root: Path) -> None:
+    """Have shard 1 name the pack of shard 2; every digest on the way there is right."""
+    store = viewstore.open(root)
+    views = store.view_sets["hard"]
+    pack = views.index.shards[2].file("params")
+    name = blob_name(1, pack.sha256, "params")
+    shutil.copy(views.paths.root / pack.name, views.paths.root / name)
+    first = views.index.shards[1]
+    files = [replace(pack, name=name) if blob.role == "params" else blob for blob in first.files]
+    shards = list(views.index.shards)
+    shards[1] = replace(first, files=tuple(files), columns=shards[2].columns)
+    index = replace(views.index, shards=tuple(shards)).pack()
+    views.paths.index.write_bytes(index)
+    entry = store.manifest.view_sets["hard"]
+    derived = {**entry.derived, "index.json": (len(index), hashlib.sha256(index).hexdigest())}
+    changed = {**store.manifest.view_sets, "hard": replace(entry, derived=derived)}
+    store.paths.manifest.write_bytes(replace(store.manifest, view_sets=changed).pack())
+
+
+def test_a_shard_that_does_not_agree_with_itself_is_found_deep(
+    digits: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(digits.root, tmp_path / "store")
+    with_pack_of_another_shard(tmp_path / "store")
+    with ranged_server(tmp_path / "store") as url:
+        assert kinds(url, "quick") == []
+        found = kinds(url, "deep")
+    assert found[0] == ("hard", 1, "member")
+    assert set(found[1:]) == {("hard", None, "derived")}  # its zarr arrays
 
 
 def test_the_command_names_the_fault_by_its_url_and_exits_with_1(

@@ -6,7 +6,11 @@ import fcntl
 import os
 import re
 import socket
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +20,8 @@ from viewstore.cache import Cache, boot_id
 from viewstore.cache_settings import CacheSettings
 from viewstore.host_file import MARK, HostFile
 
+REPO = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
 SIZE = 10_000
 KEY = "5" * 64
 CONTENT = bytes(range(250)) * (SIZE // 250)
@@ -149,3 +155,59 @@ def test_a_forked_child_keeps_the_file_of_its_parent(make: Make) -> None:
     file.close()
     assert other.path.exists()
     other.close()
+
+
+def killed_at_random(kind: str, cache: Path, *, kills: int) -> Counter[str]:
+    """Return what four processes read of one file while one after the other is killed."""
+    counts: Counter[str] = Counter()
+    readers: list[threading.Thread] = []
+    running = [started(kind, cache, number, counts, readers) for number in range(4)]
+    try:
+        for number in range(kills):
+            enough = counts.total() + 15
+            until = time.monotonic() + PATIENCE_SECONDS
+            while counts.total() < enough:
+                assert all(process.poll() is None for process in running), "a process ended"
+                assert time.monotonic() < until, f"nothing is read any more: {counts}"
+                time.sleep(0.002)
+            victim = running.pop(0)
+            victim.kill()
+            victim.wait()
+            running.append(started(kind, cache, 4 + number, counts, readers))
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        for reader in readers:
+            reader.join()
+    return counts
+
+
+def started(
+    kind: str, cache: Path, seed: int, counts: Counter[str], readers: list[threading.Thread]
+) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.viewstore.host_file_user", kind, str(cache), str(seed)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPO,
+    )
+
+    def count() -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                counts[line.strip()] += 1
+
+    readers.append(threading.Thread(target=count))
+    readers[-1].start()
+    return process
+
+
+def test_processes_that_die_at_random_never_read_wrong_bytes(tmp_path: Path) -> None:
+    counts = killed_at_random("ours", tmp_path, kills=25)
+    assert set(counts) == {"right"}
+
+
+def test_processes_that_trust_name_and_size_fail_the_same_test(tmp_path: Path) -> None:
+    assert killed_at_random("naive", tmp_path, kills=5)["wrong"] > 0
