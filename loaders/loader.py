@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -14,15 +15,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
-from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.pipeline import Pipeline, Step
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.several import (
     SeveralMaker,
@@ -97,7 +99,7 @@ class ViewLoader:
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
                 are stored, eight times as many.
-            verify: Check a member's CRC at its "first" touch, "always", or "off".
+            verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
@@ -137,6 +139,7 @@ class ViewLoader:
             views,
             rows=rows if several else [rows],
             where=where,
+            verify=verify,
             make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
         )
         sizes = [share.num_rows for share in self._shares]
@@ -174,6 +177,7 @@ class ViewLoader:
         self._closed = False
         self._epoch = self._step = 0
         self._moves = 0
+        self._run: Generator[Batch] | None = None  # where it stands, the loader does
         self._restart(seed)
 
     @property
@@ -219,17 +223,26 @@ class ViewLoader:
         return self._iterate(self._moves)
 
     def _iterate(self, move: int) -> Iterator[Batch]:
-        steps = ((self._epoch, step) for step in range(self._step, self._cut.steps))
-        batches = self._pipeline.run(steps)
-        try:
-            for batch in batches:
-                if move != self._moves:
-                    raise ConfigError("loader was moved while it was iterated; begin a new loop")
-                self._step = batch.step + 1
-                yield self._delivered(batch)
-        finally:
-            batches.close()  # type: ignore[attr-defined]
+        for _ in range(self._step, self._cut.steps):
+            if move != self._moves:
+                raise ConfigError("loader was moved while it was iterated; begin a new loop")
+            batch = self._next()
+            self._step = batch.step + 1
+            yield self._delivered(batch)
         self._settle()
+
+    def _next(self) -> Batch:
+        """Return the next batch, of a run that goes on beyond the end of the epoch.
+
+        So the threads have the first batches of an epoch ready while the one before it ends.
+        """
+        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
+        run = self._run or self._pipeline.run(_places(epochs, self._step, self._cut.steps))
+        self._run = None  # an error, or an interrupt, ends it
+        batch = next(run)
+        if self._runs_on or batch.step + 1 < self._cut.steps:
+            self._run = run
+        return batch
 
     def positions(self, step: int) -> range:
         """Return the positions of a step that this rank reads; those from n on are padding."""
@@ -263,15 +276,15 @@ class ViewLoader:
             raise ConfigError(
                 f"loader state is at step {saved.step}, an epoch has {self._cut.steps}"
             )
+        self.seek(saved.epoch, saved.step)
         if saved.seed != self._order.seed:
             self._pipeline.close()
             self._restart(saved.seed)
-        self.seek(saved.epoch, saved.step)
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
         self._check_place(epoch, step, self._cut.steps)
-        self._moves += 1
+        self._drop_run()
         self._epoch, self._step = epoch, step
         self._settle()
 
@@ -298,7 +311,7 @@ class ViewLoader:
     def close(self) -> None:
         """Drop what is under way and join the threads; the loader is of no use after that."""
         self._closed = True
-        self._moves += 1
+        self._drop_run()
         self._pipeline.close()
         for share in self._shares:
             share.close()
@@ -325,6 +338,8 @@ class ViewLoader:
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pool.expect(self._prefetch * self._maker.together)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
+        # Epochs that are over before so much is made ahead would be made in vain, if it was one.
+        self._runs_on = self._cut.steps > self._prefetch * self._maker.together
 
     def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
         common: Common = {
@@ -354,6 +369,13 @@ class ViewLoader:
             state=common["state"],
             pool=common["pool"],
         )
+
+    def _drop_run(self) -> None:
+        """Drop what was made ahead, and whoever iterates."""
+        self._moves += 1
+        if self._run is not None:
+            self._run.close()
+            self._run = None
 
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
@@ -390,6 +412,13 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
+
+
+def _places(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
+    """Yield the places of epochs in order, of the first one from a step on."""
+    for epoch in epochs:
+        yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
+        step = 0
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -22,8 +22,8 @@ from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
 from viewstore.loaders.photometric import COLOUR_COLUMNS
-from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
+from viewstore.loaders.stored import Damage
 from viewstore.loaders.transform import (
     OnlineViews,
     Scratch,
@@ -135,9 +135,15 @@ class BatchMaker:
         ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
-        self._copies = not self.online.slots and all(
-            reader.strided is not None and all(only_flips(t, reader.shape[:2]) for t in group.then)
-            for group, reader in self.cached
+        here = not any(one.by_ranges for one in self._readers)
+        self._copies = (
+            here
+            and not self.online.slots
+            and all(
+                reader.strided is not None
+                and all(only_flips(t, reader.shape[:2]) for t in group.then)
+                for group, reader in self.cached
+            )
         )
 
     @property
@@ -261,7 +267,7 @@ class BatchMaker:
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         decided = draft.decided
-        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
+        pixels = [torch.from_numpy(buffer.transpose(0, 3, 1, 2)) for buffer in draft.buffers]
         views: dict[int, View] = {}
         for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
             for number, slot in enumerate(group):
