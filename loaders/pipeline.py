@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,15 +14,12 @@ from typing import Any, Protocol
 
 from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
-from viewstore.loaders.maker import Clock
 
 Step = tuple[int, int]  # epoch and step
 
 
 class Maker(Protocol):
     """Plans batches, fills them in slices, and hands them over."""
-
-    clock: Clock
 
     @property
     def together(self) -> int:
@@ -117,11 +113,7 @@ class Pipeline:
         return batch
 
     def _wait(self, job: _Job) -> Iterator[Batch]:
-        began = time.perf_counter()
-        try:
-            made, error = job.done.get()
-        finally:
-            self._maker.clock.add(wait_seconds=time.perf_counter() - began)
+        made, error = job.done.get()
         made.reverse()
         while made:  # what was yielded belongs to the caller alone
             yield made.pop()
