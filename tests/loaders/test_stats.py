@@ -61,15 +61,15 @@ def test_seconds_are_of_the_work_that_there_is(
     assert "fetched_bytes" not in found
 
 
-def test_seconds_of_threads_are_no_more_than_they_had(photos: Store) -> None:
-    """Work within work counts once: that of one thread is within the time that it took."""
-    views = "cached:jpg+crop,cached:png,online:moco"
-    began = time.perf_counter()
-    with ViewLoader(photos, views, batch_size=4, num_threads=0) as loader:
-        for _ in range(5):
+@pytest.mark.parametrize("views", ["online:moco", "cached:jpg+crop"])
+def test_work_within_work_counts_once(photos: Store, views: str) -> None:
+    """What one thread did is within the time that it took."""
+    with ViewLoader(photos, views, batch_size=11, num_threads=0) as loader:
+        began = time.perf_counter()
+        for _ in range(4):
             list(loader)
+        spent = time.perf_counter() - began
         found = loader.stats()
-    spent = time.perf_counter() - began
     assert sum(found[name] for name in WORK) + found["plan_seconds"] < spent
     assert found["wait_seconds"] + found["away_seconds"] < spent
 
