@@ -74,6 +74,15 @@ def test_work_within_work_counts_once(photos: Store, views: str) -> None:
     assert found["wait_seconds"] + found["away_seconds"] < spent
 
 
+def test_batches_of_several_stores_are_joined_by_copying(digits: Store) -> None:
+    settings: dict[str, Any] = {"batch_size": 16, "num_threads": 0, "tail": "keep"}
+    with ViewLoader([digits, digits], "online:simclr", **settings) as loader:
+        list(loader)
+        found = loader.stats()
+    assert found["samples"] == 140
+    assert min(found[name] for name in (*WORK, "plan_seconds")) > 0
+
+
 def test_what_was_made_ahead_is_not_counted(digits: Store) -> None:
     """Batches that are copies are made eight at once, and those of the next epoch too."""
     view_bytes = 12 * 12 * 3
