@@ -336,7 +336,7 @@ class ViewLoader:
         batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
         batch_bytes *= self._maker.together
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
-        self._pool.expect(self._prefetch * self._maker.together)
+        self._pool.expect(self._prefetch)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
         # Epochs that are over before so much is made ahead would be made in vain, if it was one.
         self._runs_on = self._cut.steps > self._prefetch * self._maker.together

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import Mirrored
-from viewstore.loaders.deliver import CachedDelivery, online_view
+from viewstore.loaders.deliver import CachedDelivery, online_views
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
 from viewstore.loaders.photometric import COLOUR_COLUMNS
@@ -46,16 +47,19 @@ MOST_TOGETHER = 8  # batches that are smaller than that and made at once, by one
 
 @dataclass(kw_only=True)
 class Draft:
-    """A batch in the making.
+    """Batches in the making, one after another.
 
     Attributes:
-        decided: Its rows, views and draws.
+        steps: Their steps.
+        sizes: Samples of each.
+        decided: Their rows, views and draws.
         valid: Which samples are neither padding nor damaged, [B].
         buffers: Memory of each slot, uint8 [B, H, W, C].
     """
 
     epoch: int
-    step: int
+    steps: range
+    sizes: list[int]
     decided: Decided
     valid: NDArray[np.bool_]
     buffers: list[Buffer]
@@ -119,7 +123,6 @@ class BatchMaker:
 
     def __post_init__(self) -> None:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
-        self._ahead = Ahead(self.order, self.cut, self.kept, self.decide, weight=len(drawn))
         self._scratch = Scratch()
         self._readers = [one for _, reader in self.cached for one in parts_of(reader)]
         self._schedules = [
@@ -144,6 +147,14 @@ class BatchMaker:
                 and all(only_flips(t, reader.shape[:2]) for t in group.then)
                 for group, reader in self.cached
             )
+        )
+        self._ahead = Ahead(
+            self.order,
+            self.cut,
+            self.kept,
+            self.decide,
+            weight=len(drawn),
+            together=self.together,
         )
 
     @property
@@ -185,15 +196,17 @@ class BatchMaker:
         residents = (one.resident for one in self._readers)
         return [resident.copy_some for resident in residents if resident is not None]
 
-    def plan(self, epoch: int, step: int) -> Draft:
-        """Return the draft of a step: all that is decided before pixels are touched."""
+    def plan(self, epoch: int, steps: range) -> Draft:
+        """Return the draft of steps: all that is decided before pixels are touched."""
         began = time.perf_counter()
-        decided = self._ahead.step(epoch, step)
+        decided = self._ahead.steps(epoch, steps)
         if self.awaits:
-            self.prefetch(decided.rows, self._ahead.rows_after(epoch, step))
+            self.prefetch(decided.rows, self._ahead.rows_after(epoch, steps[-1]))
+        valid = [self.cut.positions(step)[1] for step in steps]
         size = len(decided.rows)
         buffers = [self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)]
-        draft = self.draft(epoch, step, decided, self.cut.positions(step)[1], buffers)
+        sizes = [len(each) for each in valid]
+        draft = self.draft(epoch, steps, sizes, decided, np.concatenate(valid), buffers)
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
 
@@ -214,7 +227,8 @@ class BatchMaker:
     def draft(
         self,
         epoch: int,
-        step: int,
+        steps: range,
+        sizes: list[int],
         decided: Decided,
         valid: NDArray[np.bool_],
         buffers: list[Buffer],
@@ -223,7 +237,9 @@ class BatchMaker:
         if self.announces:
             for (_, reader), shown in zip(self.cached, decided.shown, strict=True):
                 reader.announce(decided.rows, shown)
-        return Draft(epoch=epoch, step=step, decided=decided, valid=valid, buffers=buffers)
+        return Draft(
+            epoch=epoch, steps=steps, sizes=sizes, decided=decided, valid=valid, buffers=buffers
+        )
 
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft."""
@@ -258,36 +274,51 @@ class BatchMaker:
             return drawn
         return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
 
-    def _marked(self, view: View, drawn: Drawn) -> View:
-        return replace(view, colourless=True) if self._colourless(drawn) else view
-
     def _colourless(self, drawn: Drawn) -> bool:
         return self.photometric == "device" and "jitter" in drawn
 
-    def finish(self, draft: Draft) -> Batch:
-        """Return the batch of a filled draft."""
-        decided = draft.decided
-        pixels = [torch.from_numpy(buffer.transpose(0, 3, 1, 2)) for buffer in draft.buffers]
-        views: dict[int, View] = {}
+    def finish(self, draft: Draft) -> list[Batch]:
+        """Return the batches of a filled draft.
+
+        Beside the copying of small views a call into torch costs more than it seems: what all
+        batches have is made once for all of them, and split.
+        """
+        decided, sizes = draft.decided, draft.sizes
+        views: dict[int, list[View]] = {}
         for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
-            for number, slot in enumerate(group):
-                mine = shown[:, number].copy()
-                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
-                views[slot.slot] = self._marked(view, then[number])
+            for slot, mine, drawn in zip(group, shown.T, then, strict=True):
+                pixels = self._pixels(draft, slot.slot)
+                late = self._colourless(drawn)
+                views[slot.slot] = slot.views(pixels, decided.rows, mine.copy(), drawn, late)
         for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            view = online_view(online, pixels[online.slot], drawn)
-            views[online.slot] = self._marked(view, drawn)
-        self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
-        return Batch(
-            views=tuple(views[slot] for slot in range(self.num_slots)),
-            index=torch.from_numpy(decided.rows.copy()),
-            label=torch.from_numpy(self.labels[decided.rows].astype(np.int64)),
-            valid=torch.from_numpy(draft.valid),
-            weight=self.cut.weight(draft.step),
-            epoch=draft.epoch,
-            step=draft.step,
-            state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
+            pixels = self._pixels(draft, online.slot)
+            views[online.slot] = online_views(online, pixels, drawn, self._colourless(drawn))
+        columns = zip(
+            torch.from_numpy(decided.rows.copy()).split_with_sizes(sizes),
+            torch.from_numpy(self.labels[decided.rows].astype(np.int64)).split_with_sizes(sizes),
+            torch.from_numpy(draft.valid).split_with_sizes(sizes),
+            zip(*(views[slot] for slot in range(self.num_slots)), strict=True),
+            strict=True,
         )
+        self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
+        return [
+            Batch(
+                views=shown,
+                index=index,
+                label=label,
+                valid=valid,
+                weight=self.cut.weight(step),
+                epoch=draft.epoch,
+                step=step,
+                state=self.state.at(draft.epoch, step + 1, steps=self.cut.steps).to_json(),
+            )
+            for step, (index, label, valid, shown) in zip(draft.steps, columns, strict=True)
+        ]
+
+    def _pixels(self, draft: Draft, slot: int) -> Sequence[Tensor]:
+        """Return the pixels of a slot, [B, C, H, W] for each batch."""
+        pixels = torch.from_numpy(draft.buffers[slot].transpose(0, 3, 1, 2))
+        return pixels.split_with_sizes(draft.sizes)
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

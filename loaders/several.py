@@ -171,8 +171,8 @@ class SeveralMaker:
 
     @property
     def together(self) -> int:
-        """How many steps a thread makes at once."""
-        return self.makers[0].together
+        """One: what is decided of a step depends on the turns of its rows."""
+        return 1
 
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that `threads` threads fill."""
@@ -186,11 +186,12 @@ class SeveralMaker:
         """Return what brings view sets into memory; each is called again while it is True."""
         return [copy for maker in self.makers for copy in maker.copies()]
 
-    def plan(self, epoch: int, step: int) -> JoinedDraft:
-        """Return the draft of a step."""
+    def plan(self, epoch: int, steps: range) -> JoinedDraft:
+        """Return the draft of one step."""
         began = time.perf_counter()
+        (step,) = steps
         counts = self.several.counts
-        turns, rows = np.divmod(self._ahead.step(epoch, step).rows, sum(counts))
+        turns, rows = np.divmod(self._ahead.steps(epoch, steps).rows, sum(counts))
         valid = self.cut.positions(step)[1]
         bounds = np.cumsum([0, *counts])
         stores = np.searchsorted(bounds, rows, side="right") - 1
@@ -211,7 +212,9 @@ class SeveralMaker:
             mine = places[begin:end]
             decided = self.makers[number].decide(rows[mine] - bounds[number], turn)
             buffers = [buffer[begin:end] for buffer in draft.buffers]
-            part = self.makers[number].draft(turn, step, decided, valid[mine], buffers)
+            part = self.makers[number].draft(
+                turn, steps, [end - begin], decided, valid[mine], buffers
+            )
             draft.parts.append((number, part))
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
@@ -225,9 +228,11 @@ class SeveralMaker:
                 self.makers[number].fill(part, low, high)
             first += len(part.rows)
 
-    def finish(self, draft: JoinedDraft) -> Batch:
+    def finish(self, draft: JoinedDraft) -> list[Batch]:
         """Return the batch of a filled draft, its samples back in their places."""
-        batches = [self.makers[number].finish(part) for number, part in draft.parts]
+        batches = [
+            batch for number, part in draft.parts for batch in self.makers[number].finish(part)
+        ]
         order = np.argsort(draft.places)
         buffers = self._take(len(draft.rows), 0)
         for buffer, stored in zip(buffers, draft.buffers, strict=True):
@@ -237,7 +242,7 @@ class SeveralMaker:
             _joined([batch.views[slot] for batch in batches], back, buffer)
             for slot, buffer in enumerate(buffers)
         )
-        return replace(
+        batch = replace(
             batches[0],
             views=views,
             index=torch.from_numpy(draft.rows.copy()),
@@ -248,6 +253,7 @@ class SeveralMaker:
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
+        return [batch]
 
     def _prefetch(self, epoch: int, step: int, now: NDArray[np.int64]) -> None:
         """Have the shards fetched that the steps after this one read, where they are remote."""
