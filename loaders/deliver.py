@@ -1,23 +1,29 @@
-"""What the views of a slot are delivered with: their params, status and origin."""
+"""How a batch is handed over: pixels as tensors, views with their params, status and origin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.loaders.batch import View, ViewParams
+from viewstore.loaders.batch import Batch, View, ViewParams
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, by_set, numbers_within
+from viewstore.loaders.order import Cut
 from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.state import State
 from viewstore.loaders.transform import delivered_params
 from viewstore.loaders.views import CachedSlots, OnlineSlot
 from viewstore.policies import Drawn
+
+if TYPE_CHECKING:
+    from viewstore.loaders.maker import Draft
 
 Sizes = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
 
@@ -143,3 +149,51 @@ def online_view(slot: OnlineSlot, pixels: Tensor, drawn: Drawn) -> View:
         view=torch.full((size,), slot.slot),
         source=f"online:{slot.policy.name}",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Makes batches of what was filled.
+
+    Attributes:
+        cached: The slots of each view set.
+        online: The slots that are rendered.
+        labels: Label of each row.
+        cut: The cut of the steps.
+        state: The loader's state, at whatever step.
+        colourless: Says of draws whether their colours are left to `Batch.to`.
+    """
+
+    cached: Sequence[Sequence[CachedDelivery]]
+    online: Sequence[OnlineSlot]
+    labels: NDArray[np.int32]
+    cut: Cut
+    state: State
+    colourless: Callable[[Drawn], bool]
+
+    def batch(self, draft: Draft) -> Batch:
+        """Return the batch of a filled draft."""
+        decided = draft.decided
+        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
+        views: dict[int, View] = {}
+        for group, shown, then in zip(self.cached, decided.shown, decided.then, strict=True):
+            for number, slot in enumerate(group):
+                mine = shown[:, number].copy()
+                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
+                views[slot.slot] = self._marked(view, then[number])
+        for online, drawn in zip(self.online, decided.drawn, strict=True):
+            view = online_view(online, pixels[online.slot], drawn)
+            views[online.slot] = self._marked(view, drawn)
+        return Batch(
+            views=tuple(views[slot] for slot in range(len(pixels))),
+            index=torch.from_numpy(decided.rows.copy()),
+            label=torch.from_numpy(self.labels[decided.rows].astype(np.int64)),
+            valid=torch.from_numpy(draft.valid),
+            weight=self.cut.weight(draft.step),
+            epoch=draft.epoch,
+            step=draft.step,
+            state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
+        )
+
+    def _marked(self, view: View, drawn: Drawn) -> View:
+        return replace(view, colourless=True) if self.colourless(drawn) else view

@@ -6,22 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from viewstore.colours import COLOUR_COLUMNS
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.compose import Mirrored
-from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
-from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import (
@@ -34,6 +31,10 @@ from viewstore.loaders.transform import (
 from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
+    from viewstore.loaders.deliver import Delivery
 
 OnCorrupt = Literal["raise", "quarantine"]
 Photometric = Literal["cpu", "device"]
@@ -125,13 +126,6 @@ class BatchMaker:
         self._schedules = [
             schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
             for group, reader in self.cached
-        ]
-        self._deliveries = [
-            [
-                CachedDelivery(group, number, reader, mirrored, self.online.sizes)
-                for number in range(len(group.slots))
-            ]
-            for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
         ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
@@ -252,36 +246,39 @@ class BatchMaker:
             return drawn
         return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
 
-    def _marked(self, view: View, drawn: Drawn) -> View:
-        return replace(view, colourless=True) if self._colourless(drawn) else view
-
     def _colourless(self, drawn: Drawn) -> bool:
         return self.photometric == "device" and "jitter" in drawn
 
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
+        self._delivery  # noqa: B018
+
+    @cached_property
+    def _delivery(self) -> Delivery:
+        # Torch takes longer to import than anything else up to the first batch, so that nothing
+        # before this needs it: the threads fill the batch meanwhile.
+        from viewstore.loaders.deliver import CachedDelivery, Delivery
+
+        return Delivery(
+            cached=[
+                [
+                    CachedDelivery(group, number, reader, mirrored, self.online.sizes)
+                    for number in range(len(group.slots))
+                ]
+                for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
+            ],
+            online=self.online.slots,
+            labels=self.labels,
+            cut=self.cut,
+            state=self.state,
+            colourless=self._colourless,
+        )
+
     def finish(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
-        decided = draft.decided
-        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
-        views: dict[int, View] = {}
-        for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
-            for number, slot in enumerate(group):
-                mine = shown[:, number].copy()
-                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
-                views[slot.slot] = self._marked(view, then[number])
-        for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            view = online_view(online, pixels[online.slot], drawn)
-            views[online.slot] = self._marked(view, drawn)
-        self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
-        return Batch(
-            views=tuple(views[slot] for slot in range(self.num_slots)),
-            index=torch.from_numpy(decided.rows.copy()),
-            label=torch.from_numpy(self.labels[decided.rows].astype(np.int64)),
-            valid=torch.from_numpy(draft.valid),
-            weight=self.cut.weight(draft.step),
-            epoch=draft.epoch,
-            step=draft.step,
-            state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
-        )
+        size = len(draft.rows)
+        self.clock.add(samples=size, bytes=self._sample_bytes * size)
+        return self._delivery.batch(draft)
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

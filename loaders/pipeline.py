@@ -11,11 +11,13 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
 from viewstore.loaders.maker import Clock
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
 
 Step = tuple[int, int]  # epoch and step
 
@@ -43,6 +45,9 @@ class Maker(Protocol):
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Read and render samples [begin, end) of a draft."""
+
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
 
     def finish(self, draft: Any) -> Batch:  # noqa: ANN401
         """Return the batch of a filled draft."""
@@ -86,6 +91,7 @@ class Pipeline:
                     crew.do(job.begin)
                 else:  # all that the caller waits for stands before what follows it
                     job.begin()
+                    self._maker.ready()
                 begun = True
                 ahead.append(job)
                 chores += [chore for step in group for chore in self._maker.chores(*step)]

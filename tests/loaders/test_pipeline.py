@@ -142,6 +142,9 @@ class Counting:
         """Fill nothing."""
         self.done.append(("fill", draft.step))
 
+    def ready(self) -> None:
+        """Need nothing."""
+
     def finish(self, draft: Any) -> int:  # noqa: ANN401
         return int(draft.step)
 
@@ -169,6 +172,40 @@ def test_nothing_comes_before_the_first_batch() -> None:
     pipeline.close()
     assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
     assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
+
+
+def test_torch_is_imported_beside_the_first_batch_and_not_before(digits: Store) -> None:
+    """The import takes longer than the batch; the others are of no use to it at all."""
+    code = (
+        "import sys, viewstore; from viewstore.loaders import Cached, Mix, Online, ViewLoader; "
+        f"loader = ViewLoader(viewstore.open({str(digits.location)!r}), 'hard', batch_size=16); "
+        "heavy = ('torch', 'zarr', 'pyarrow', 'rich', 'obstore', 'jinja2', 'asyncio'); "
+        "print([name for name in heavy if name in sys.modules]); "
+        "next(iter(loader)); "
+        "print([name for name in heavy if name in sys.modules][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "torch"]
+
+
+class ReadyWhenFilled(Counting):
+    """Is ready once the threads have filled something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filled = threading.Event()
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        self.filled.set()
+
+    def ready(self) -> None:
+        assert self.filled.wait(timeout=60)
+
+
+def test_the_first_batch_is_filled_while_the_caller_gets_ready() -> None:
+    pipeline = Pipeline(ReadyWhenFilled(), threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run([(0, 0), (0, 1)])) == [0, 1]
+    pipeline.close()
 
 
 @pytest.mark.parametrize("threads", [0, 2])
