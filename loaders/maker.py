@@ -16,6 +16,7 @@ from viewstore.colours import COLOUR_COLUMNS
 from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.collector import staying
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
@@ -257,7 +258,8 @@ class BatchMaker:
     def _delivery(self) -> Delivery:
         # Torch takes longer to import than anything else up to the first batch, so that nothing
         # before this needs it: the threads fill the batch meanwhile.
-        from viewstore.loaders.deliver import CachedDelivery, Delivery
+        with staying():
+            from viewstore.loaders.deliver import CachedDelivery, Delivery
 
         return Delivery(
             cached=[
