@@ -87,13 +87,12 @@ class Pipeline:
         try:
             for group in _groups(steps, self._maker.together):
                 job = _Job(self._maker, crew, self._threads, group)
-                if begun:
-                    crew.do(job.begin)
-                else:  # all that the caller waits for stands before what follows it
-                    job.begin()
-                    self._maker.ready()
-                begun = True
                 ahead.append(job)
+                crew.do(job.begin)
+                if not begun:
+                    self._maker.ready()
+                    job.begun.wait()  # all that the caller waits for stands before what follows
+                begun = True
                 chores += [chore for step in group for chore in self._maker.chores(*step)]
                 if len(ahead) >= self._prefetch:
                     yield from self._wait(ahead.popleft())
@@ -187,6 +186,7 @@ class _Job:
     def __init__(self, maker: Maker, crew: Crew, threads: int, steps: list[Step]) -> None:
         self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
+        self.begun = threading.Event()
         self._maker, self._threads = maker, threads
         self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
@@ -194,11 +194,12 @@ class _Job:
         self._steps = steps
 
     def begin(self) -> None:
-        """Do what comes first, and leave the rest to the crew."""
+        """Do what comes first, leave the rest to the crew, and say so."""
         if len(self._steps) == 1:
             self._plan(*self._steps[0])
         else:
             self._make(self._steps)
+        self.begun.set()
 
     def _make(self, steps: list[Step]) -> None:
         if self.dropped:

@@ -191,9 +191,13 @@ def test_torch_is_imported_beside_the_first_batch_and_not_before(digits: Store) 
 class ReadyWhenFilled(Counting):
     """Is ready once the threads have filled something."""
 
-    def __init__(self) -> None:
+    def __init__(self, slices: list[tuple[int, int]]) -> None:
         super().__init__()
         self.filled = threading.Event()
+        self.all_slices = slices
+
+    def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
+        return self.all_slices
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         self.filled.set()
@@ -202,8 +206,12 @@ class ReadyWhenFilled(Counting):
         assert self.filled.wait(timeout=60)
 
 
-def test_the_first_batch_is_filled_while_the_caller_gets_ready() -> None:
-    pipeline = Pipeline(ReadyWhenFilled(), threads=1, prefetch=3)  # type: ignore[arg-type]
+@pytest.mark.parametrize("slices", [[(0, 40)], [(0, 20), (20, 40)]])
+def test_the_first_batch_is_filled_while_the_caller_gets_ready(
+    slices: list[tuple[int, int]],
+) -> None:
+    maker = ReadyWhenFilled(slices)
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
     assert list(pipeline.run([(0, 0), (0, 1)])) == [0, 1]
     pipeline.close()
 
