@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, default=SHARED / "imagenet-sample", metavar="DIR")
     parser.add_argument("--rounds", type=int, default=1, help="fresh processes of each contender")
     parser.add_argument("--epochs", type=int, default=5, help="measured epochs in each process")
-    parser.add_argument("--seconds", type=float, default=1.0, help="least length of an epoch")
+    parser.add_argument("--seconds", type=float, default=3.0, help="least length of an epoch")
     parser.add_argument("--warm-up", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("--samples", type=int, help="another number of samples, to try things out")
     parser.add_argument("--cores", type=int, default=2, help="CPUs for each contender")

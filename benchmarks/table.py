@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent / "results" / "loaders.json"
 BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
 OURS, LIMIT = "viewstore", "limit"
 SECOND_LINES = {
+    "limit buffers=new": (LIMIT, "copies into a new array for each batch"),
     "viewstore verify=off": (OURS, '`verify="off"`'),
     "viewstore reuse=True": (OURS, "`reuse=True`: buffers hold until the next batch, as FFCV's"),
     "dali antialias=False": ("dali", "without antialiasing: other pictures"),

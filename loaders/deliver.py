@@ -76,9 +76,9 @@ class CachedDelivery:
         return View(
             pixels=pixels,
             params=params,
-            status=self._column("status", 1, rows, views).to(torch.uint8),
+            status=self._column("status", 1, np.uint8, rows, views),
             role=self._role,
-            parent=self._column("parent", -1, rows, views).to(torch.int64),
+            parent=self._column("parent", -1, np.int64, rows, views),
             view=torch.from_numpy(numbers_within(self._reader, views)),
             source=self._source,
         )
@@ -120,21 +120,35 @@ class CachedDelivery:
         return box
 
     def _column(
-        self, name: str, usual: int, rows: NDArray[np.int64], views: NDArray[np.int64]
+        self,
+        name: str,
+        usual: int,
+        dtype: type[np.integer[Any]],
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
     ) -> Tensor:
         """Return a column of integers, `usual` for the views of a set that has it not."""
         if self._reader.constant(name, usual):
-            return torch.full((len(rows),), usual)
+            return filled(len(rows), usual, dtype)
 
         def stored(
             reader: CachedReader, places: NDArray[np.int64], views: NDArray[np.int64]
-        ) -> NDArray[np.int64]:
+        ) -> NDArray[np.integer[Any]]:
             if reader.constant(name, usual):
-                return np.full(len(places), usual)
+                return np.full(len(places), usual, dtype)
             found = reader.params(name, rows[places], views[:, None])
-            return found[:, 0].astype(np.int64)
+            return found[:, 0].astype(dtype)
 
         return torch.from_numpy(by_set(self._reader, views, stored))
+
+
+def filled(size: int, value: int, dtype: type[np.integer[Any]]) -> Tensor:
+    """Return a tensor [size] of one value.
+
+    Like all that is made for each batch it comes from numpy: next to the copying of small views,
+    a call into torch costs several times as much.
+    """
+    return torch.from_numpy(np.full(size, value, dtype))
 
 
 def online_view(slot: OnlineSlot, pixels: Tensor, drawn: Drawn) -> View:
@@ -143,10 +157,10 @@ def online_view(slot: OnlineSlot, pixels: Tensor, drawn: Drawn) -> View:
     return View(
         pixels=pixels,
         params=ViewParams(tuple(drawn), lambda name: torch.from_numpy(drawn[name].copy())),
-        status=torch.ones(size, dtype=torch.uint8),
+        status=filled(size, 1, np.uint8),
         role=slot.policy.role,
-        parent=torch.full((size,), -1),
-        view=torch.full((size,), slot.slot),
+        parent=filled(size, -1, np.int64),
+        view=filled(size, slot.slot, np.int64),
         source=f"online:{slot.policy.name}",
     )
 
@@ -174,7 +188,7 @@ class Delivery:
     def batch(self, draft: Draft) -> Batch:
         """Return the batch of a filled draft."""
         decided = draft.decided
-        pixels = [torch.from_numpy(buffer).permute(0, 3, 1, 2) for buffer in draft.buffers]
+        pixels = [torch.from_numpy(buffer.transpose(0, 3, 1, 2)) for buffer in draft.buffers]
         views: dict[int, View] = {}
         for group, shown, then in zip(self.cached, decided.shown, decided.then, strict=True):
             for number, slot in enumerate(group):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -12,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
-from viewstore.loaders.pipeline import Pipeline
+from viewstore.loaders.pipeline import Pipeline, Step
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.several import (
     SeveralMaker,
@@ -100,7 +102,7 @@ class ViewLoader:
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
                 are stored, eight times as many.
-            verify: Check a member's CRC at its "first" touch, "always", or "off".
+            verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
             tail: A short last step: "drop", "pad" or "keep" (evaluation).
@@ -140,6 +142,7 @@ class ViewLoader:
             views,
             rows=rows if several else [rows],
             where=where,
+            verify=verify,
             make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
         )
         sizes = [share.num_rows for share in self._shares]
@@ -177,6 +180,7 @@ class ViewLoader:
         self._closed = False
         self._epoch = self._step = 0
         self._moves = 0
+        self._run: Generator[Batch] | None = None  # where it stands, the loader does
         self._restart(seed)
 
     @property
@@ -224,17 +228,24 @@ class ViewLoader:
         return self._iterate(self._moves)
 
     def _iterate(self, move: int) -> Iterator[Batch]:
-        steps = ((self._epoch, step) for step in range(self._step, self._cut.steps))
-        batches = self._pipeline.run(steps)
-        try:
-            for batch in batches:
-                if move != self._moves:
-                    raise ConfigError("loader was moved while it was iterated; begin a new loop")
-                self._step = batch.step + 1
-                yield self._delivered(batch)
-        finally:
-            batches.close()  # type: ignore[attr-defined]
+        for _ in range(self._step, self._cut.steps):
+            if move != self._moves:
+                raise ConfigError("loader was moved while it was iterated; begin a new loop")
+            batch = self._next()
+            self._step = batch.step + 1
+            yield self._delivered(batch)
         self._settle()
+
+    def _next(self) -> Batch:
+        """Return the next batch, of a run that goes on beyond the end of the epoch.
+
+        So the threads have the first batches of an epoch ready while the one before it ends.
+        """
+        run = self._run or self._pipeline.run(_places(self._epoch, self._step, self._cut.steps))
+        self._run = None  # an error, or an interrupt, ends it
+        batch = next(run)
+        self._run = run
+        return batch
 
     def positions(self, step: int) -> range:
         """Return the positions of a step that this rank reads; those from n on are padding."""
@@ -269,15 +280,15 @@ class ViewLoader:
             raise ConfigError(
                 f"loader state is at step {saved.step}, an epoch has {self._cut.steps}"
             )
+        self.seek(saved.epoch, saved.step)
         if saved.seed != self._order.seed:
             self._pipeline.close()
             self._restart(saved.seed)
-        self.seek(saved.epoch, saved.step)
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
         self._check_place(epoch, step, self._cut.steps)
-        self._moves += 1
+        self._drop_run()
         self._epoch, self._step = epoch, step
         self._settle()
 
@@ -304,7 +315,7 @@ class ViewLoader:
     def close(self) -> None:
         """Drop what is under way and join the threads; the loader is of no use after that."""
         self._closed = True
-        self._moves += 1
+        self._drop_run()
         self._pipeline.close()
         for share in self._shares:
             share.close()
@@ -361,6 +372,13 @@ class ViewLoader:
             pool=common["pool"],
         )
 
+    def _drop_run(self) -> None:
+        """Drop what was made ahead, and whoever iterates."""
+        self._moves += 1
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
         if self._step >= self._cut.steps:
@@ -396,6 +414,13 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
+
+
+def _places(epoch: int, step: int, steps: int) -> Iterator[Step]:
+    """Yield a place and all that follow it, epoch after epoch."""
+    for now in itertools.count(epoch):
+        yield from zip(itertools.repeat(now), range(step, steps))
+        step = 0
 
 
 def _find_device(name: str | torch.device, *, pin: bool) -> torch.device | None:

@@ -20,8 +20,8 @@ from viewstore.loaders.collector import staying
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
-from viewstore.loaders.reader import Damage
 from viewstore.loaders.state import State
+from viewstore.loaders.stored import Damage
 from viewstore.loaders.transform import (
     OnlineViews,
     Scratch,

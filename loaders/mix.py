@@ -19,7 +19,8 @@ from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.choose import Missing, Pick, Schedule, preference, replace_missing
 from viewstore.loaders.compose import Mirrored, mirrored_views
-from viewstore.loaders.reader import CachedReader, Damage, Rows
+from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.stored import Damage, Rows
 from viewstore.plan import Column, nearest
 from viewstore.randomness import Op, Stream
 from viewstore.store import Store

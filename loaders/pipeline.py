@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -68,7 +68,7 @@ class Pipeline:
         self._crew: Crew | None = None
         self._begun = False
 
-    def run(self, steps: Iterable[Step]) -> Iterator[Batch]:
+    def run(self, steps: Iterable[Step]) -> Generator[Batch]:
         """Yield the batch of each (epoch, step). An error surfaces at its batch.
 
         Closing the iterator drops the batches that are under way.

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from numpy.typing import ArrayLike
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.files import FileSettings
 from viewstore.loaders.choose import Missing
@@ -16,7 +17,6 @@ from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.maker import OnCorrupt, Photometric
 from viewstore.loaders.order import Tail
 from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import Verify
 from viewstore.loaders.views import Views
 from viewstore.store import Store, open_store
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
@@ -23,6 +23,7 @@ from viewstore.loaders.selection import kept_rows
 from viewstore.loaders.state import State
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import CachedSlots, OnlineSlot, Views, parse_views, resolve
+from viewstore.sources import SourceReader
 from viewstore.store import Store
 from viewstore.view_set import ViewSet
 
@@ -48,6 +49,7 @@ class StoreShare:
     Attributes:
         store: The store.
         kept: The rows it goes through, ascending; None: all.
+        source: Reads the images of the online slots.
         cached, online: The slots.
         readers: What reads each cached group.
         mirrored: Says for each cached group which views show their box from right to left.
@@ -55,6 +57,7 @@ class StoreShare:
 
     store: Store
     kept: NDArray[np.int64] | None
+    source: SourceReader
     cached: Sequence[CachedSlots]
     online: Sequence[OnlineSlot]
     readers: Sequence[AnyReader]
@@ -68,6 +71,7 @@ class StoreShare:
         *,
         rows: ArrayLike | None,
         where: str | None,
+        verify: Verify,
         make: MakeReader,
     ) -> StoreShare:
         """Return the share of `store` for `views`. Raises ConfigError: they do not fit it."""
@@ -78,6 +82,7 @@ class StoreShare:
         return cls(
             store=store,
             kept=kept_rows(store, rows, where, shown),
+            source=SourceReader(store.table, verify=verify),
             cached=cached,
             online=online,
             readers=[reader_of(group.view_set, make) for group in cached],
@@ -116,7 +121,7 @@ class StoreShare:
             mirrored=list(self.mirrored),
             online=OnlineViews(
                 self.online,
-                partial(_read_source, self.store),
+                self.source.scaled_image,
                 table.height,
                 table.width,
                 scaled=scaled,
@@ -137,6 +142,7 @@ def shares_of(
     *,
     rows: Any,  # noqa: ANN401
     where: str | None,
+    verify: Verify,
     make: MakeReader,
 ) -> list[StoreShare]:
     """Return the share of each store; `rows` are those of each, or None.
@@ -151,7 +157,7 @@ def shares_of(
     if len(rows) != len(stores):
         raise ConfigError(f"rows must be one for each of {len(stores)} stores, got {len(rows)}")
     return [
-        StoreShare.of(store, views, rows=mine, where=where, make=make)
+        StoreShare.of(store, views, rows=mine, where=where, verify=verify, make=make)
         for store, mine in zip(stores, rows, strict=True)
     ]
 
@@ -184,7 +190,3 @@ def share_caches(
                     sharing=sharing,
                 )
                 one.share_cache(sharing, ranged=ranged)
-
-
-def _read_source(store: Store, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
-    return store.source.scaled_image(row, reduction)

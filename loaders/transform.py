@@ -14,14 +14,29 @@ from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.compose import compose_boxes
 from viewstore.loaders.mix import AnyReader
-from viewstore.loaders.reader import Damage
+from viewstore.loaders.stored import Damage
 from viewstore.loaders.views import OnlineSlot
 from viewstore.policies import Drawn, Policy
 from viewstore.randomness import Integers, Stream
 
-# Returns the image of a row and its reduction: the one asked for, or 1 if it cannot be made.
-ReadImage = Callable[[int, int], tuple[Buffer, int]]
+# Returns the image of a row and its reduction: the one asked for, or 1 if it cannot be made. It
+# may fill the memory that it is given, which has room for the image.
+ReadImage = Callable[[int, int, Buffer], tuple[Buffer, int]]
 SCRATCH_BYTES = 1 << 20  # what one thread renders from, small enough to stay in its cache
+
+
+class Scratch(threading.local):
+    """Memory of each thread for images and views that are rendered on."""
+
+    def __init__(self) -> None:
+        self._memory: Buffer = np.empty(0, np.uint8)
+
+    def take(self, count: int, shape: tuple[int, ...]) -> Buffer:
+        """Return uint8 [count, *shape], until the thread asks again."""
+        size = count * int(np.prod(shape))
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(count, *shape)
 
 
 class OnlineViews:
@@ -36,7 +51,7 @@ class OnlineViews:
         *,
         scaled: bool = False,
     ) -> None:
-        """Render from `read_image`(row, reduction).
+        """Render from `read_image`(row, reduction, memory).
 
         Args:
             slots: What is rendered.
@@ -50,6 +65,7 @@ class OnlineViews:
         self._heights = heights
         self._widths = widths
         self._scaled = scaled
+        self._scratch = Scratch()
 
     def draw(self, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
         """Return the params of each slot, [B, ...]; slots of one policy are drawn together."""
@@ -83,9 +99,12 @@ class OnlineViews:
                 _by_place({**params, "crop_box": self._reduced(slot, rows, params, reduction)})
                 for slot, params in zip(self.slots, drawn, strict=True)
             ]
+        heights, widths = (sides.tolist() for sides in self.sizes(rows))
         for place, row in enumerate(rows.tolist()):
+            # The same memory each time: it stays in the processor's cache.
+            memory = self._scratch.take(1, (heights[place], widths[place], 3))
             try:
-                image, made = self._read_image(row, asked[place])
+                image, made = self._read_image(row, asked[place], memory)
             except FormatError as error:
                 if damaged is None:
                     raise
@@ -141,20 +160,6 @@ def only_flips(then: OnlineSlot | None, stored: tuple[int, int]) -> bool:
     policy = then.policy
     plain = isinstance(policy, Policy) and not policy.crop and not policy.colours
     return plain and then.size == stored
-
-
-class Scratch(threading.local):
-    """Memory of each thread for views that are rendered on."""
-
-    def __init__(self) -> None:
-        self._memory: Buffer = np.empty(0, np.uint8)
-
-    def take(self, count: int, shape: tuple[int, ...]) -> Buffer:
-        """Return uint8 [count, *shape], until the thread asks again."""
-        size = count * int(np.prod(shape))
-        if len(self._memory) < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size].reshape(count, *shape)
 
 
 def render_cached(

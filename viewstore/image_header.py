@@ -133,6 +133,21 @@ def _jpeg_size(data: Encoded, limits: Limits) -> tuple[int, int]:
     return size
 
 
+def jpeg_head(data: Encoded) -> bytes:
+    """Return a JPEG up to where its first scan's data begin; b"" if it is progressive.
+
+    Files that share it are of one size and coded alike. `data` has passed `read_size`.
+    """
+    position = 2
+    while True:
+        marker, position = _jpeg_marker(data, position)
+        if marker == _PROGRESSIVE:
+            return b""
+        position += struct.unpack_from(">H", data, position)[0]
+        if marker == _START_OF_SCAN:
+            return bytes(data[:position])
+
+
 def _jpeg_marker(data: Encoded, position: int) -> tuple[int, int]:
     """Return the marker at `position` and the position behind it."""
     if data[position] != 0xFF:

@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.arrays import DIGITS, load_arrays, read_pixels
+from viewstore.crc_checks import CrcChecks, Verify
 from viewstore.descriptors import Descriptor, most_descriptors
 from viewstore.errors import ConfigError, FormatError
 from viewstore.image import scaled_decode
@@ -170,19 +172,22 @@ def take_rows(table: SourceTable, rows: NDArray[np.int64]) -> SourceTable:
 class SourceReader:
     """Reads the rows of a table; safe to share between threads, cheap to send to a process."""
 
-    def __init__(self, table: SourceTable) -> None:
+    def __init__(self, table: SourceTable, *, verify: Verify = "always") -> None:
+        """Read `table`; a row's CRC is checked at its "first" touch, "always" or never ("off")."""
         self.table = table
+        self._checks = CrcChecks(len(table.keys), verify)
         self._files: dict[int, Descriptor] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (SourceReader, (self.table,))
+        return (partial(SourceReader, verify=self._checks.verify), (self.table,))
 
     def read(self, row: int) -> bytes:
         """Return the bytes of a row: an image file, or the raw pixels of an array.
 
         Raises:
-            FormatError: They cannot be reached, or are not the ones the row was fixed with.
+            FormatError: They cannot be reached, or were checked and are not the ones the row was
+                fixed with.
         """
         table = self.table
         part = table.parts[table.part[row]]
@@ -197,16 +202,23 @@ class SourceReader:
                 data = os.pread(tar.number, int(table.size[row]), int(table.offset[row]))
         except OSError as error:
             raise self._unreadable(row, f"{error.strerror}") from error
-        if zlib.crc32(data) != table.crc32[row]:
-            raise self._unreadable(row, "its bytes changed since the store was begun")
+        if self._checks.is_due(row):
+            if zlib.crc32(data) != table.crc32[row]:
+                raise self._unreadable(row, "its bytes changed since the store was begun")
+            self._checks.passed(row)
         return data
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
         return self.scaled_image(row, 1)[0]
 
-    def scaled_image(self, row: int, reduction: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`."""
+    def scaled_image(
+        self, row: int, reduction: int, into: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`.
+
+        `into` has room for the image; what is returned may lie in it.
+        """
         data = self.read(row)
         table = self.table
         if table.parts[table.part[row]].kind == "array":
@@ -216,9 +228,13 @@ class SourceReader:
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
             return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
-            return scaled_decode(data, reduction)
-        except FormatError as error:
+            image, made = scaled_decode(data, reduction, into=into)
+        except (FormatError, ConfigError) as error:  # too little room: not the size it had
             raise self._unreadable(row, str(error)) from error
+        sides = -(-int(table.height[row]) // made), -(-int(table.width[row]) // made)
+        if image.shape[:2] != sides:  # crop boxes are drawn for the size it had
+            raise self._unreadable(row, "its size changed since the store was begun")
+        return image, made
 
     def _pixels(self, uri: str, row: int) -> bytes:
         try:

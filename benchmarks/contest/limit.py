@@ -1,7 +1,8 @@
 """What the machine gives: copies (A, D) or decodes and resizes on all cores, no loader.
 
-No order is drawn, no view chosen, nothing flipped; buffers are used again. From disk the limit is
-one file read from its beginning to its end.
+No order is drawn, nothing flipped; every epoch shows other views of a sample, as the contenders
+do. Buffers are used again, or are new for each batch, as what a caller may keep has to be. From
+disk the limit is one file read from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ AHEAD = 4
 
 def variants(workload: Workload) -> list[dict[str, Any]]:
     """Return the settings worth trying; the first is the default."""
-    return (
-        [{"gather": "numpy.take"}, {"gather": "index_select"}] if workload.kind == "raw" else [{}]
-    )
+    if workload.kind != "raw":
+        return [{}]
+    return [{"gather": gather, "buffers": "again"} for gather in ("numpy.take", "index_select")]
 
 
 def open_contender(job: Job) -> Limit:
@@ -49,9 +50,17 @@ class Limit:
         size = job.workload.batch_size
         fill = _fill_raw if job.workload.kind == "raw" else _fill_images
         self.fill = (_fill_from_disk if job.workload.from_disk else fill)(job)
-        self.buffers = [_buffers(job.workload, size) for _ in range(AHEAD + job.cores)]
+        new = job.settings.get("buffers") == "new"
+        again = [] if new else [_buffers(job.workload, size) for _ in range(AHEAD + job.cores)]
+        self.buffers = (
+            iter(lambda: _buffers(job.workload, size), None) if new else itertools.cycle(again)
+        )
+        self.epochs = itertools.count()
         self.order = np.random.default_rng(0)
         self.pool = ThreadPoolExecutor(job.cores)
+
+    def rest(self) -> None:
+        """Nothing is made ahead between epochs."""
 
     def epoch(self) -> Batches:
         size = self.workload.batch_size
@@ -60,11 +69,10 @@ class Limit:
             np.arange(samples) if self.workload.from_disk else self.order.permutation(samples)
         )
         rows = shuffled.reshape(-1, size)
-        buffers = itertools.cycle(self.buffers)
+        number = next(self.epochs)
         ahead: deque[Any] = deque()
-        for batch in rows:
-            views = next(buffers)
-            ahead.append((self.pool.submit(self.fill, batch, views), views, batch))
+        for batch, views in zip(rows, self.buffers, strict=False):
+            ahead.append((self.pool.submit(self.fill, batch, views, number), views, batch))
             if len(ahead) >= AHEAD:
                 yield from _finished(ahead)
         while ahead:
@@ -75,7 +83,7 @@ def _buffers(workload: Workload, size: int) -> Views:
     if workload.from_disk:  # as the file has them, the views of a sample side by side
         together = np.zeros((size, workload.cached, workload.side, workload.side, 3), np.uint8)
         return [together[:, slot] for slot in range(workload.slots)]
-    return [np.zeros((size, side, side, 3), np.uint8) for side in workload.sides]
+    return [np.empty((size, side, side, 3), np.uint8) for side in workload.sides]
 
 
 def _finished(ahead: deque[Any]) -> Iterator[tuple[Views, NDArray[Any]]]:
@@ -84,20 +92,23 @@ def _finished(ahead: deque[Any]) -> Iterator[tuple[Views, NDArray[Any]]]:
     yield views, rows
 
 
-Fill = Callable[[NDArray[Any], Views], None]
+Fill = Callable[[NDArray[Any], Views, int], None]
 
 
 def _fill_raw(job: Job) -> Fill:
-    """Return what copies two views of each sample from one contiguous array in memory."""
+    """Return what copies views of each sample from one contiguous array in memory.
+
+    They are others in each epoch: the same few of eight would stay in the processor's cache.
+    """
     stored = np.load(job.folder / "views.npy")
     cached = stored.shape[1]
     flat = stored.reshape(stored.shape[0] * cached, -1)
     tensor = torch.from_numpy(flat)
     select = job.settings.get("gather") == "index_select"
 
-    def fill(rows: NDArray[Any], views: Views) -> None:
+    def fill(rows: NDArray[Any], views: Views, epoch: int) -> None:
         for slot, out in enumerate(views):
-            places = rows * cached + (rows + slot) % cached
+            places = rows * cached + (rows + epoch * len(views) + slot) % cached
             into = out.reshape(len(rows), -1)
             if select:
                 index = torch.from_numpy(places)
@@ -115,7 +126,8 @@ def _fill_from_disk(job: Job) -> Fill:
     sample_bytes = stored[0].nbytes
     first, descriptor = stored.offset, os.open(job.folder / "views.npy", os.O_RDONLY)
 
-    def read(rows: NDArray[Any], views: Views) -> None:
+    def read(rows: NDArray[Any], views: Views, epoch: int) -> None:
+        del epoch
         together = views[0].base
         assert together is not None
         os.preadv(descriptor, [together], first + int(rows[0]) * sample_bytes)
@@ -129,7 +141,8 @@ def _fill_images(job: Job) -> Fill:
     spans = np.load(job.folder / "spans.npy").tolist()
     if job.workload.kind == "jpg":
 
-        def decode(rows: NDArray[Any], views: Views) -> None:
+        def decode(rows: NDArray[Any], views: Views, epoch: int) -> None:
+            del epoch
             for place, row in enumerate(rows.tolist()):
                 for out, (begin, size) in zip(views, spans[row], strict=True):
                     simplejpeg.decode_jpeg(data[begin : begin + size], buffer=out[place])
@@ -137,7 +150,8 @@ def _fill_images(job: Job) -> Fill:
         return decode
     boxes = _boxes(job)
 
-    def render(rows: NDArray[Any], views: Views) -> None:
+    def render(rows: NDArray[Any], views: Views, epoch: int) -> None:
+        del epoch
         for place, row in enumerate(rows.tolist()):
             (begin, size), *_ = spans[row]
             image = simplejpeg.decode_jpeg(data[begin : begin + size])

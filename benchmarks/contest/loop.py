@@ -38,6 +38,9 @@ class Contender(Protocol):
     def epoch(self) -> Batches:
         """Yield the batches of the next epoch; arrays may be overwritten by the next batch."""
 
+    def rest(self) -> None:
+        """Forget what was made ahead: the clock begins to run."""
+
 
 def tars(job: Job) -> list[str]:
     """Return the tars that hold the encoded views or images of a workload."""

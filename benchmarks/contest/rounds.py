@@ -26,6 +26,7 @@ CHECK_SECONDS = 400.0
 # Which packages a contender needs, and in which workloads it has nothing to show.
 CONTENDERS: dict[str, tuple[str, ...]] = {
     "limit": ("torch", "cv2", "simplejpeg"),
+    "limit buffers=new": ("torch", "cv2", "simplejpeg"),
     "viewstore": ("viewstore",),
     "viewstore verify=off": ("viewstore",),
     "viewstore reuse=True": ("viewstore",),
@@ -36,12 +37,17 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
     "webdataset": ("webdataset", "torch", "cv2"),
 }
 OVERRIDES = {
+    "limit buffers=new": {"buffers": "new"},
     "viewstore verify=off": {"verify": "off"},
     "viewstore reuse=True": {"reuse": True},
     "dali antialias=False": {"antialias": False},
 }
 # Elsewhere buffers cost nothing beside decoding, and nothing is resized.
-ONLY = {"viewstore reuse=True": "raw", "dali antialias=False": "online"}
+ONLY = {
+    "limit buffers=new": "raw",
+    "viewstore reuse=True": "raw",
+    "dali antialias=False": "online",
+}
 TUNE_EPOCHS = 2
 
 
@@ -124,7 +130,7 @@ def contest(run: Run, workload: Workload, found: dict[str, str | None]) -> dict[
             entry.why = f"no Python here has {', '.join(CONTENDERS[name])}; see {PEERS}"
             continue
         entry.settings = settings_of(run, workload, name)
-        if name != "limit":
+        if module_of(name) != "limit":
             check(run, workload, name, python, entry)
     for number in range(run.rounds):
         measure_round(run, workload, found, entries, number)

@@ -36,7 +36,7 @@ def open_contender(job: Job) -> Dali:
 
 
 class Dali:
-    """A built pipeline. Its runs are scheduled by hand: `run` would work ahead between epochs."""
+    """A built pipeline. Its runs are scheduled by hand, so that it can rest before the clock runs."""
 
     def __init__(self, job: Job) -> None:
         self.workload = job.workload
@@ -49,18 +49,24 @@ class Dali:
             prefetch_queue_depth=self.ahead,
         )
         self.pipeline.build()
+        self.under_way = 0
+
+    def rest(self) -> None:
+        while self.under_way:
+            self.pipeline.share_outputs()
+            self.pipeline.release_outputs()
+            self.under_way -= 1
 
     def epoch(self) -> Batches:
-        batches = self.workload.samples // self.workload.batch_size
-        for _ in range(min(self.ahead, batches)):
-            self.pipeline.schedule_run()
-        for number in range(batches):
+        for _ in range(self.workload.samples // self.workload.batch_size):
+            while self.under_way < self.ahead:
+                self.pipeline.schedule_run()
+                self.under_way += 1
             *views, names = self.pipeline.share_outputs()
             index = [_number(bytes(np.asarray(names.at(i)))) for i in range(len(names))]
             yield [_array(view) for view in views], np.array(index)
             self.pipeline.release_outputs()
-            if number + self.ahead < batches:
-                self.pipeline.schedule_run()
+            self.under_way -= 1
 
 
 def _array(batch: Any) -> Any:  # noqa: ANN401

@@ -51,6 +51,9 @@ class Ffcv:
             **settings,
         )
 
+    def rest(self) -> None:
+        """Nothing is made ahead between epochs."""
+
     def epoch(self) -> Batches:
         for index, *views in self.loader:
             yield [view.numpy() for view in views], index.numpy()[:, 0]

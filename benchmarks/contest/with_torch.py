@@ -49,6 +49,9 @@ class TorchLoader:
             **job.settings,
         )
 
+    def rest(self) -> None:
+        """Nothing is made ahead between epochs."""
+
     def epoch(self) -> Batches:
         for views, index in self.loader:
             yield [view.numpy() for view in views], index.numpy()

@@ -44,6 +44,9 @@ class Ours:
             **job.settings,
         )
 
+    def rest(self) -> None:
+        self.loader.seek(self.loader.epoch, self.loader.step)
+
     def epoch(self) -> Batches:
         for batch in self.loader:
             yield [v.pixels.permute(0, 2, 3, 1).numpy() for v in batch.views], batch.index.numpy()

@@ -49,6 +49,9 @@ class WebLoader:
             worker_init_fn=quiet,
         )
 
+    def rest(self) -> None:
+        """Nothing is made ahead between epochs."""
+
     def epoch(self) -> Batches:
         for views, index in self.loader:
             yield [view.numpy() for view in views], index.numpy()

@@ -101,7 +101,8 @@ def warm_up(contender: Contender, seconds: float, first: Callable[[], None]) -> 
 
 
 def measure(contender: Contender, least_seconds: float) -> dict[str, Any]:
-    """Iterate whole epochs for at least some seconds."""
+    """Iterate whole epochs for at least some seconds, and begin with nothing made ahead."""
+    contender.rest()
     pid = os.getpid()
     used, machine = cpu_seconds(pid), machine_seconds()
     began = time.perf_counter()

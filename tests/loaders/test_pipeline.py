@@ -231,9 +231,9 @@ def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, togeth
 def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
     decoded: list[int] = []
 
-    def read(row: int, reduction: int) -> Any:  # noqa: ANN401
+    def read(row: int, reduction: int, into: Any) -> Any:  # noqa: ANN401
         decoded.append(row)
-        return photos.source.scaled_image(row, reduction)
+        return photos.source.scaled_image(row, reduction, into)
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
     online = OnlineViews(slots, read, photos.table.height, photos.table.width)

@@ -13,9 +13,10 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS, batches_before_error, damage
+from viewstore.crc_checks import Verify
 from viewstore.errors import FormatError
 from viewstore.loaders import Cached, ViewLoader
-from viewstore.loaders.reader import CachedReader, Verify
+from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import keep_resident
 from viewstore.store import Store
 

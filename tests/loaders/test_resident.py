@@ -46,7 +46,7 @@ def test_every_way_gives_the_same_raw_views(
     digits: Store, name: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
-        monkeypatch.setattr("viewstore.loaders.reader.LARGE_VIEW_BYTES", 1)
+        monkeypatch.setattr("viewstore.loaders.raw.LARGE_VIEW_BYTES", 1)
         monkeypatch.setattr("viewstore.loaders.resident.LARGE_VIEW_BYTES", 1)
     rng = np.random.default_rng(0)
     rows, flips = rng.permutation(70), rng.random((2, 70)) < 0.5

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore import cli
 from viewstore.cli_make import parse_assignments, parse_shards, parse_slice
@@ -25,13 +26,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     build_small(folder / "s", write_npz(folder / "images.npz"))
     return folder / "s"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(caught.value.code or 0), out, err
 
 
 def test_done_is_0_and_the_answer_no_is_1(

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import viewstore.export_beton as export_beton_module
+from tests.viewstore.commands import run
 from tests.viewstore.small_stores import ROWS, build_small, write_npz
-from viewstore import beton, cli, disk
+from viewstore import beton, disk
 from viewstore.beton import JPG, RAW, Kind, check_page_bytes
 from viewstore.beton_reader import Beton
 from viewstore.beton_writer import Picture
@@ -35,27 +36,6 @@ from viewstore.plan import Column
 from viewstore.store import Store, open_store
 
 PAGE = 2 << 20
-
-
-@pytest.fixture(scope="module", params=["raw", "jpg", "png"])
-def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Store:
-    folder = tmp_path_factory.mktemp("export")
-    build_small(folder / "s", write_npz(folder / "images.npz"), codec=request.param)
-    return open_store(folder / "s")
-
-
-@pytest.fixture(scope="module")
-def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("raw")
-    build_small(folder / "s", write_npz(folder / "images.npz"))
-    return open_store(folder / "s")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(map(str, arguments)))
-    out, err = capsys.readouterr()
-    return int(caught.value.code or 0), out, err
 
 
 def test_a_beton_holds_the_views_and_what_is_known_of_them(store: Store, tmp_path: Path) -> None:

@@ -12,26 +12,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from tests.viewstore.small_stores import ROWS, build_small, write_npz
+from tests.viewstore.small_stores import ROWS, build_small
 from viewstore import disk
 from viewstore.errors import ConfigError, FormatError
 from viewstore.export import select
 from viewstore.export_tar import export_tar
 from viewstore.store import Store, open_store
-
-
-@pytest.fixture(scope="module", params=["raw", "jpg", "png"])
-def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Store:
-    folder = tmp_path_factory.mktemp("export")
-    build_small(folder / "s", write_npz(folder / "images.npz"), codec=request.param)
-    return open_store(folder / "s")
-
-
-@pytest.fixture(scope="module")
-def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("raw")
-    build_small(folder / "s", write_npz(folder / "images.npz"))
-    return open_store(folder / "s")
 
 
 def test_tars_hold_views_labels_and_params(store: Store, tmp_path: Path) -> None:

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 import viewstore
+from tests.viewstore.commands import invoke
 from tests.viewstore.small_stores import ROWS, build_small, write_npz
 from viewstore import measure, rehearsal
 from viewstore.bounds import ADVICE, Parts, judge
 from viewstore.building import BuildRequest
-from viewstore.cli import root
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.planner import (
     CodecCost,
@@ -66,10 +65,6 @@ def bytes_on_disk(view_set: ViewSet) -> int:
         path.stat().st_size for path in root.glob("params.zarr/*/c/**/*") if path.is_file()
     )
     return view_set.num_bytes + chunks + view_set.paths.members.stat().st_size
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(root, [str(each) for each in arguments], catch_exceptions=False)
 
 
 # Bytes
@@ -204,12 +199,12 @@ def test_a_dry_run_writes_nothing_and_says_what_the_build_costs(tmp_path: Path) 
     source = write_npz(tmp_path / "i.npz")
     arguments = ["build", "--generator", "simclr", "--source", source, "--out", tmp_path / "s"]
     arguments += ["--views", 2, "--size", 16, "--dry-run", "--sample", 5, "-j", 1]
-    answer = json.loads(run(*arguments, "--json").stdout)["result"]
+    answer = json.loads(invoke(*arguments, "--json").stdout)["result"]
     assert not (tmp_path / "s").exists()
     assert (answer["sampled"], answer["samples"], answer["left_samples"]) == (5, ROWS, ROWS)
     assert answer["seconds"] == pytest.approx(2 * ROWS / answer["views_per_second"])
     assert set(answer["costs"]["codecs"]) == {"raw", "jpg"}
-    text = run(*arguments).stdout
+    text = invoke(*arguments).stdout
     assert "5 of 20 samples tried; nothing was written" in text
     assert "take raw: all of it stays in memory" in text
 
@@ -253,36 +248,36 @@ def test_a_dry_run_ends_where_the_disk_is_too_small(
 
 def test_stats_tell_the_costs_of_each_view_set(tmp_path: Path) -> None:
     view_set = built(tmp_path / "s", write_npz(tmp_path / "i.npz"), codec="jpg")
-    answer = json.loads(run("stats", tmp_path / "s", "--json").stdout)["result"]
+    answer = json.loads(invoke("stats", tmp_path / "s", "--json").stdout)["result"]
     costs = answer["costs"]["simclr"]
     assert list(costs["codecs"]) == ["jpg", "raw"]
     assert costs["codecs"]["jpg"]["set_bytes"] == bytes_on_disk(view_set)
     assert costs["codecs"]["raw"]["view_bytes"] == 16 * 16 * 3
     assert costs["codecs"]["raw"]["epoch_bytes"] == 2 * ROWS * 16 * 16 * 3
-    assert "take raw" in run("stats", tmp_path / "s").stdout
-    assert "take raw" not in run("stats", tmp_path / "s", "--column", "flip").stdout
+    assert "take raw" in invoke("stats", tmp_path / "s").stdout
+    assert "take raw" not in invoke("stats", tmp_path / "s", "--column", "flip").stdout
 
 
 def test_bench_says_what_bounds_a_store(tmp_path: Path) -> None:
     build_small(tmp_path / "s", write_npz(tmp_path / "i.npz"))
     arguments = ["bench", tmp_path / "s", "--seconds", 0.05, "--batch-size", 8]
-    answer = json.loads(run(*arguments, "--json").stdout)["result"]
+    answer = json.loads(invoke(*arguments, "--json").stdout)["result"]
     found = answer["loaders"]["simclr"]
     assert found["slots"] == 2
     assert found["views_per_second"] == pytest.approx(2 * found["samples_per_second"])
     parts = found["sample_seconds"]
     assert found["share_of_limit"] == pytest.approx(parts["copy"] / parts["loader"])
     assert found["advice"] == ADVICE[found["bound"]]
-    text = run(*arguments, "--views", "simclr+flip,online:simclr").stdout
+    text = invoke(*arguments, "--views", "simclr+flip,online:simclr").stdout
     assert "simclr+flip,online:simclr, batches of 8" in text
 
 
 def test_bench_refuses_what_it_cannot_measure(tmp_path: Path) -> None:
     build_small(tmp_path / "s", write_npz(tmp_path / "i.npz"))
     with pytest.raises(ConfigError, match="--seconds must be above 0"):
-        run("bench", tmp_path / "s", "--seconds", 0)
+        invoke("bench", tmp_path / "s", "--seconds", 0)
     with pytest.raises(ConfigError, match="no view set and no online policy"):
-        run("bench", tmp_path / "s", "--views", "nothing")
+        invoke("bench", tmp_path / "s", "--views", "nothing")
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,6 @@ from viewstore.store import Store, open_store
 PAGE = 2 << 20
 
 
-@pytest.fixture(scope="module")
-def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("raw")
-    build_small(folder / "s", write_npz(folder / "images.npz"))
-    return open_store(folder / "s")
-
-
 def test_an_export_of_one_view_is_a_source(tmp_path: Path) -> None:
     build_small(
         tmp_path / "s",

@@ -1,0 +1,57 @@
+"""Views of remote shards that are not worth a download: their members are read by ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.opened import OpenShards
+from viewstore.loaders.ranges import RangeReader
+from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews
+
+
+class RangedViews:
+    """Fills buffers with views of some shards, whose members come by ranges.
+
+    Attributes:
+        shards: Read by ranges unless they are here already.
+    """
+
+    def __init__(self, views: StoredViews, opened: OpenShards) -> None:
+        """Have `views` unpack what came of shards that are not `opened`."""
+        self.shards: frozenset[int] = frozenset()
+        self._views = views
+        self._open = opened
+        self._ranges = RangeReader(views.view_set)
+
+    def takes(self, number: int) -> bool:
+        """Whether a shard is better read by ranges now: one that is here already is not."""
+        if number in self._open:
+            return False
+        view_set = self._views.view_set
+        wanted = number in self.shards or not view_set.files.keeps
+        return wanted and not view_set.at_hand(number)
+
+    def read(
+        self,
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+        flips: Flips,
+        damaged: Damage,
+    ) -> None:
+        """Fill some places of the batch; their members are always checked."""
+        numbers = self._views.member_numbers(views[places])
+        found = self._ranges.read(rows[places], numbers)
+        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
+            row = int(rows[place])
+            if row in found.damaged:
+                damaged[place] = found.damaged[row]
+                continue
+            payloads = [found.payloads[row, member] for member in members]
+            self._views.unpack(row, views, place, payloads, out, flips, damaged)
+
+    def close(self) -> None:
+        """Drop what is under way."""
+        self._ranges.close()

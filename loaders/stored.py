@@ -1,0 +1,139 @@
+"""Views as shards store them: where their members lie, opened, each compared with its CRC."""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.crc_checks import CrcChecks, Verify
+from viewstore.errors import FormatError
+from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.opened import OpenShards, ShardFile
+from viewstore.view_set import ViewSet
+
+Rows = NDArray[np.int64]
+Damage = dict[int, FormatError]  # by place in the batch
+Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirror, [B]
+
+
+class StoredViews(ABC):
+    """Fills buffers with the stored views of one view set."""
+
+    def __init__(self, view_set: ViewSet, opened: OpenShards, *, verify: Verify) -> None:
+        self.view_set = view_set
+        self.shape = (view_set.height, view_set.width, view_set.channels)
+        members = view_set.plan.members
+        self._columns = np.array(
+            [i for i, name in enumerate(members) if name not in ("json", "cls")]
+        )
+        self._open = opened
+        self._checks = CrcChecks(len(view_set) * len(self._columns), verify)
+
+    @abstractmethod
+    def read(
+        self,
+        rows: Rows,
+        views: Rows,
+        places: Rows,
+        out: Sequence[Buffer],
+        flips: Flips,
+        damaged: Damage,
+    ) -> None:
+        """Fill some places of the batch, from shards that are here."""
+
+    @abstractmethod
+    def unpack(
+        self,
+        row: int,
+        views: Rows,
+        place: int,
+        payloads: Iterable[memoryview | bytes],
+        out: Sequence[Buffer],
+        flips: Flips,
+        damaged: Damage,
+    ) -> None:
+        """Fill one place of the batch from the checked payload of each slot's member."""
+
+    def announce(self, rows: Rows, views: Rows) -> None:
+        """Have the system fetch the members of views, as far as their shards are open."""
+        members = self._members(rows, views)
+        for row, places in zip(rows.tolist(), members, strict=True):
+            file = self._open.find(row // self.view_set.plan.shard_rows)
+            if file is not None:
+                for place in places:
+                    file.announce(int(place["offset"]), int(place["size"]))
+
+    def member_numbers(self, views: Rows) -> Rows:
+        """Return the numbers of the views' members in the plan; raw views share one."""
+        return self._columns[views * (len(self._columns) > 1)]
+
+    def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
+        """Return the places of the views' members, MEMBER_DTYPE [B, n]."""
+        return np.asarray(self.view_set.members[rows[:, None], self.member_numbers(views)])
+
+    def _opened(
+        self, rows: Rows, members: Rows, places: Rows, damaged: Damage
+    ) -> dict[int, ShardFile]:
+        """Open the shards of `rows` [B] and compare their `members` [B, n] with their CRCs."""
+        files: dict[int, ShardFile] = {}
+        numbers = rows // self.view_set.plan.shard_rows
+        for number in np.unique(numbers).tolist():
+            try:
+                files[number] = self._open.open(number)
+            except FormatError as error:
+                damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
+        found = self._check(files, rows, members)
+        damaged |= {int(places[place]): error for place, error in found.items()}
+        return files
+
+    def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:
+        """Compare the CRC of members, [B, n] numbers for [B] rows, that are due.
+
+        Return the first error of each row, by its place in `rows`.
+        """
+        if self._checks.verify == "off":
+            return {}
+        bits = rows[:, None] * len(self._columns) + members
+        due = self._checks.due(bits)
+        if not due.any():
+            return {}
+        entries = self.view_set.members[rows[:, None], self._columns[members]]
+        damaged: Damage = {}
+        for place, slot in np.argwhere(due).tolist():
+            row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
+            file = files.get(row // self.view_set.plan.shard_rows)
+            if file is None:
+                continue
+            found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
+            if found == entry["crc32"]:
+                self._checks.passed(int(bits[place, slot]))
+                continue
+            expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
+            what = f"does not match its CRC-32: {expected}"
+            damaged.setdefault(place, self._corrupt(row, member, what))
+        return damaged
+
+    def _corrupt(self, row: int, member: int, what: str) -> FormatError:
+        number = row // self.view_set.plan.shard_rows
+        name = self.view_set.plan.members[self._columns[member]]
+        return FormatError(
+            f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
+            code="VS203",
+            where=self.view_set.shards[number].where,
+            why="the file was changed after it was written",
+            fix=self.view_set.repair(number),
+        )
+
+
+def by_shard(view_set: ViewSet, rows: Rows) -> Iterator[tuple[int, Rows]]:
+    """Yield the number of each shard of `rows` with their places, by row."""
+    shard_rows = view_set.plan.shard_rows
+    order = np.argsort(rows, kind="stable")
+    bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
+    for places in np.split(order, bounds):
+        yield int(rows[places[0]] // shard_rows), places

@@ -1,0 +1,90 @@
+"""The stores that tests of reading, showing and exporting share. Nobody changes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.generators.latent_world import small_encoder, small_gan, source_images
+from tests.viewstore.pages import HOSTILE
+from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.building import BuildRequest, build
+from viewstore.compose import WeightFiles
+from viewstore.generators.gan_file import Origin, write_generator
+from viewstore.store import Store, open_store
+from viewstore.train.encoder_file import save_encoder
+
+
+@pytest.fixture(scope="session", params=["raw", "jpg", "png"])
+def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Store:
+    """A small store, once for each way to keep views."""
+    folder = tmp_path_factory.mktemp("export")
+    build_small(folder / "s", write_npz(folder / "images.npz"), codec=request.param)
+    return open_store(folder / "s")
+
+
+@pytest.fixture(scope="session")
+def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A small store of raw views."""
+    folder = tmp_path_factory.mktemp("raw")
+    build_small(folder / "s", write_npz(folder / "images.npz"))
+    return open_store(folder / "s")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two view sets of crops."""
+    out = tmp_path_factory.mktemp("look") / "digits"
+    build(BuildRequest(generator="simclr", out=out, settings={"views": 4}, limit=80))
+    build(BuildRequest(generator="simclr", view_set="wide", out=out, settings={"views": 12}))
+    return out
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with W-search views of a random generator: few of them converge."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("searched")
+    gan = small_gan()
+    encoder = small_encoder(source_images(gan, 64))
+    write_generator(folder / "gan.safetensors", gan, Origin(), half=False)
+    save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
+    np.savez(folder / "images.npz", images=source_images(gan, 6), labels=np.arange(6) % 2)
+    build(
+        BuildRequest(
+            generator="w-search",
+            out=folder / "store",
+            source=str(folder / "images.npz"),
+            settings={"views": 3, "eps1": 0.3, "eps2": 0.4, "max_steps": 25, "slots": 6},
+            files=WeightFiles(
+                gan=folder / "gan.safetensors", encoder=folder / "encoder.safetensors"
+            ),
+        )
+    )
+    torch.set_num_threads(threads)
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose keys and labels are markup."""
+    folder = tmp_path_factory.mktemp("hostile")
+    source = folder / "images" / "<script>alert(2)<"
+    source.mkdir(parents=True)
+    for number, name in enumerate((HOSTILE, "b'\"&amp;.png", "long" * 50 + ".png")):
+        pixels = np.full((40, 90, 3), 60 * number, np.uint8)
+        Image.fromarray(pixels).save(source / name)
+    build(
+        BuildRequest(
+            generator="simclr",
+            out=folder / "store",
+            source=str(folder / "images"),
+            settings={"views": 2, "height": 100, "width": 100},
+        )
+    )
+    return folder / "store"

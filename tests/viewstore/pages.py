@@ -1,0 +1,26 @@
+"""Pages as a browser would find them, and names that would harm one."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+HOSTILE = "a<img src=x onerror=alert(1)>.png"
+
+
+class Page(HTMLParser):
+    """The tags and attributes of a page, as a browser would find them."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(raw.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def images(self) -> list[dict[str, str | None]]:
+        return [attrs for tag, attrs in self.tags if tag == "img"]
