@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from viewstore.augment import check_filter
+from viewstore.augment import STORED_FILTERS, check_filter
 from viewstore.errors import ConfigError
 from viewstore.generators.base import Context, Rendered, Sample
 from viewstore.plan import MAX_VIEWS, Column
@@ -45,7 +45,7 @@ class Expert:
 
     def __post_init__(self) -> None:
         policies(self.policy)
-        check_filter(self.filter)
+        check_filter(self.filter, STORED_FILTERS)
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"expert.views must be in [1, {MAX_VIEWS}], got {self.views}")
         for side in (self.height, self.width):
@@ -90,7 +90,7 @@ class ExpertGenerator:
         if settings.height is None or settings.width is None:
             raise ConfigError("expert settings must be resolved before they make a generator")
         self.size = settings.height, settings.width
-        self.filter = check_filter(settings.filter)
+        self.filter = check_filter(settings.filter, STORED_FILTERS)
         self.policies = [policy.for_size(*self.size) for policy in settings._policies()]
         self.stream = Stream(seed, 0, BUILD)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranges import RangeReader
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews
+from viewstore.loaders.stored import Asked, Rows, StoredViews
 
 
 class RangedViews:
@@ -32,25 +29,17 @@ class RangedViews:
         wanted = number in self.shards or not view_set.files.keeps
         return wanted and not view_set.at_hand(number)
 
-    def read(
-        self,
-        rows: Rows,
-        views: Rows,
-        places: Rows,
-        out: Sequence[Buffer],
-        flips: Flips,
-        damaged: Damage,
-    ) -> None:
+    def read(self, asked: Asked, places: Rows) -> None:
         """Fill some places of the batch; their members are always checked."""
-        numbers = self._views.member_numbers(views[places])
-        found = self._ranges.read(rows[places], numbers)
+        numbers = self._views.member_numbers(asked.views[places])
+        found = self._ranges.read(asked.rows[places], numbers)
         for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
-            row = int(rows[place])
+            row = int(asked.rows[place])
             if row in found.damaged:
-                damaged[place] = found.damaged[row]
+                asked.damaged[place] = found.damaged[row]
                 continue
             payloads = [found.payloads[row, member] for member in members]
-            self._views.unpack(row, views, place, payloads, out, flips, damaged)
+            self._views.unpack(asked, place, payloads)
 
     def close(self) -> None:
         """Drop what is under way."""

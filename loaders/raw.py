@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.opened import OpenShards, ShardFile
 from viewstore.loaders.resident import LARGE_VIEW_BYTES
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews, by_shard
+from viewstore.loaders.stored import Asked, Payloads, Rows, StoredViews, by_shard
 from viewstore.tar import NPY_BYTES, Strided, pack_npy_header, strided_layout
 from viewstore.view_set import ViewSet
 
@@ -28,41 +27,25 @@ class RawViews(StoredViews):
         self._strided = strided
         self._check_layout()
 
-    def read(
-        self,
-        rows: Rows,
-        views: Rows,
-        places: Rows,
-        out: Sequence[Buffer],
-        flips: Flips,
-        damaged: Damage,
-    ) -> None:
-        mine = rows[places]
-        files = self._opened(mine, np.zeros((len(mine), 1), np.int64), places, damaged)
+    def read(self, asked: Asked, places: Rows) -> None:
+        mine = asked.rows[places]
+        files = self._opened(mine, np.zeros((len(mine), 1), np.int64), places, asked.damaged)
         for number, some in by_shard(self.view_set, mine):
             if number in files:
-                self._gather(files[number], number, rows, views, places[some], out)
+                self._gather(files[number], number, asked, places[some])
 
-    def _gather(
-        self,
-        file: ShardFile,
-        number: int,
-        rows: Rows,
-        views: Rows,
-        places: Rows,
-        out: Sequence[Buffer],
-    ) -> None:
-        local = rows[places] - self.view_set.plan.shard_range(number).start
+    def _gather(self, file: ShardFile, number: int, asked: Asked, places: Rows) -> None:
+        local = asked.rows[places] - self.view_set.plan.shard_range(number).start
         if not file.mapped:
-            for slot, buffer in enumerate(out):
+            for slot, buffer in enumerate(asked.out):
                 starts = self._strided.offset + local * self._strided.stride
-                starts = starts + views[places, slot] * math.prod(self.shape)
+                starts = starts + asked.views[places, slot] * math.prod(self.shape)
                 for place, start in zip(places.tolist(), starts.tolist(), strict=True):
                     file.read_into(buffer[place], start)
             return
         grid = file.grid(self._strided)
-        for slot, buffer in enumerate(out):
-            shown = views[places, slot]
+        for slot, buffer in enumerate(asked.out):
+            shown = asked.views[places, slot]
             if math.prod(self.shape) < LARGE_VIEW_BYTES:
                 # Fancy indexing copies the rows; np.take would first copy the whole shard.
                 buffer[places] = grid[local, shown]
@@ -71,17 +54,9 @@ class RawViews(StoredViews):
             for place, row, view in triples:
                 buffer[place] = grid[row, view]
 
-    def unpack(
-        self,
-        row: int,
-        views: Rows,
-        place: int,
-        payloads: Iterable[memoryview | bytes],
-        out: Sequence[Buffer],
-        flips: Flips,
-        damaged: Damage,
-    ) -> None:
-        for buffer, view, payload in zip(out, views[place].tolist(), payloads, strict=True):
+    def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:
+        slots = zip(asked.out, asked.views[place].tolist(), payloads, strict=True)
+        for buffer, view, payload in slots:
             pixels = np.frombuffer(payload, np.uint8, offset=NPY_BYTES)
             buffer[place] = pixels.reshape(self._strided.shape)[view]
 

@@ -16,7 +16,7 @@ from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranged import RangedViews
 from viewstore.loaders.raw import RawViews
 from viewstore.loaders.resident import Resident, mirror_some
-from viewstore.loaders.stored import Damage, Flips, Rows, StoredViews, by_shard
+from viewstore.loaders.stored import Asked, Damage, Flips, Rows, StoredViews, by_shard
 from viewstore.view_set import ViewSet
 
 
@@ -76,11 +76,12 @@ class CachedReader:
             self.resident.gather(rows, views, out, flips)
             return
         found: Damage = {}
+        asked = Asked(rows=rows, views=views, out=out, flips=flips, damaged=found)
         here, ranged = self._parted(rows, out)
         for places in here:
-            self._views.read(rows, views, places, out, flips, found)
+            self._views.read(asked, places)
         if self._ranged is not None and ranged:
-            self._ranged.read(rows, views, np.concatenate(ranged), out, flips, found)
+            self._ranged.read(asked, np.concatenate(ranged))
         if found and damaged is None:
             raise found[min(found)]
         if found and damaged is not None:
@@ -176,10 +177,10 @@ class CachedReader:
     def _parted(self, rows: Rows, out: Sequence[Buffer]) -> tuple[list[Rows], list[Rows]]:
         """Return places to read from shards, and by ranges; those of absent shards become black.
 
-        Shards that are here are read in one go, by row; of those that have to come no more is
-        held open than the one that is read.
+        Shards that are here are read in one go, by row; of those that have to come, or that take a
+        descriptor each, no more is held open than the one that is read.
         """
-        if self._ranged is None and self.view_set.complete:
+        if self._ranged is None and self.mapped and self.view_set.complete:
             return [np.argsort(rows, kind="stable")], []
         here: list[Rows] = []
         ranged: list[Rows] = []

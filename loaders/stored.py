@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,26 @@ from viewstore.view_set import ViewSet
 Rows = NDArray[np.int64]
 Damage = dict[int, FormatError]  # by place in the batch
 Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirror, [B]
+Payloads = Iterable[memoryview | bytes]  # of one place in the batch, for each slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The views of a batch that buffers are filled with.
+
+    Attributes:
+        rows: Rows, [B].
+        views: View number for each row and slot, [B, n].
+        out: For each slot uint8 [B, H, W, C].
+        flips: For each slot which views to mirror, [B], or None.
+        damaged: Takes the errors of damaged rows.
+    """
+
+    rows: Rows
+    views: Rows
+    out: Sequence[Buffer]
+    flips: Flips
+    damaged: Damage
 
 
 class StoredViews(ABC):
@@ -35,28 +56,11 @@ class StoredViews(ABC):
         self._checks = CrcChecks(len(view_set) * len(self._columns), verify)
 
     @abstractmethod
-    def read(
-        self,
-        rows: Rows,
-        views: Rows,
-        places: Rows,
-        out: Sequence[Buffer],
-        flips: Flips,
-        damaged: Damage,
-    ) -> None:
+    def read(self, asked: Asked, places: Rows) -> None:
         """Fill some places of the batch, from shards that are here."""
 
     @abstractmethod
-    def unpack(
-        self,
-        row: int,
-        views: Rows,
-        place: int,
-        payloads: Iterable[memoryview | bytes],
-        out: Sequence[Buffer],
-        flips: Flips,
-        damaged: Damage,
-    ) -> None:
+    def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:
         """Fill one place of the batch from the checked payload of each slot's member."""
 
     def announce(self, rows: Rows, views: Rows) -> None:

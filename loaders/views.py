@@ -38,7 +38,8 @@ class Cached:
             epoch and rendered on the cached view.
         size: Side in pixels of what `then` renders. None: that of the view set; local views
             96/224 of it.
-        filter: Resize filter of `then`: "area", "linear" (OpenCV) or "pil" (antialiased).
+        filter: Resize filter of `then`: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
+            "antialias" (torch, antialiased, the fastest).
     """
 
     name: str
@@ -63,7 +64,8 @@ class Online:
         n: Slots.
         size: Side of the views in pixels. None: that of the first cached view set, else of the
             source where its images are alike and small, else 224; local views 96/224 of it.
-        filter: Resize filter: "area", "linear" (OpenCV) or "pil" (antialiased).
+        filter: Resize filter: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
+            "antialias" (torch, antialiased, the fastest).
     """
 
     policy: str | ViewPolicy

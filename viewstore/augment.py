@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from viewstore import antialias
 from viewstore.colours import NOT_APPLIED, Numbers, Pixels
 from viewstore.errors import ConfigError
 from viewstore.randomness import Integers, Op, Stream, integers
 
-Filter = Literal["area", "linear", "pil"]
+Filter = Literal["area", "linear", "pil", "antialias"]
 Range = tuple[float, float]
 
-FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")
+STORED_FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")  # what views are built with
+FILTERS: tuple[Filter, ...] = (*STORED_FILTERS, "antialias")
 CROP_ATTEMPTS = 10
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
@@ -177,12 +179,12 @@ def reduced_boxes(
     return np.concatenate([start, end - start], axis=1).astype(np.float32)
 
 
-def check_filter(name: str) -> Filter:
-    """Return `name` as a resize filter. Raises ConfigError."""
-    for known in FILTERS:
-        if name == known:
-            return known
-    raise ConfigError(f"filter must be one of {', '.join(FILTERS)}, got {name!r}")
+def check_filter(name: str, known: Sequence[Filter] = FILTERS) -> Filter:
+    """Return `name` as a resize filter. Raises ConfigError: it is none of the `known`."""
+    for each in known:
+        if name == each:
+            return each
+    raise ConfigError(f"filter must be one of {', '.join(known)}, got {name!r}")
 
 
 def crop_resize(
@@ -200,7 +202,7 @@ def crop_resize(
         size: Height and width of the result.
         filter: "area" averages where both sides shrink and is "linear" elsewhere,
             "linear" interpolates without antialiasing (both OpenCV), "pil" is Pillow's
-            antialiased bilinear. No two are equal.
+            antialiased bilinear, "antialias" torch's. No two are equal.
         out: Where to write the result, C-contiguous; a new array if None.
     """
     top, left, tall, wide = map(float, box)
@@ -223,6 +225,9 @@ def crop_resize(
         )
     if part.shape[:2] == size:
         out[...] = part
+        return out
+    if filter == "antialias":
+        antialias.resize_into(part, out)
         return out
     shrinks = tall >= size[0] and wide >= size[1]
     method = cv2.INTER_AREA if filter == "area" and shrinks else cv2.INTER_LINEAR

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from viewstore.cli_base import command
 from viewstore.cli_gan import FILE, open_told, synthesise, told
 from viewstore.errors import ConfigError
-from viewstore.terminal import Terminal
+from viewstore.terminal import Progress, Terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,13 +129,7 @@ def _train_generator(
 
     total = settings.steps * settings.batch
     with terminal.progress(total, unit="images", label="gan train") as bar:
-        last = 0
-
-        def report(seen: int, losses: dict[str, float]) -> None:
-            nonlocal last
-            bar.advance(seen - last, **losses)
-            last = seen
-
+        report = _report_to(bar)
         network = train_generator(
             shown,
             settings,
@@ -144,7 +138,7 @@ def _train_generator(
             report=report,
             snapshot=measure,
         )
-        bar.advance(total - last)
+        report(total, {})
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
     facts: dict[str, Any] = {
@@ -156,6 +150,18 @@ def _train_generator(
     origin = Origin(provenance=_provenance(settings, options, facts))
     written = write_generator(options["out"], network, origin, half=half)
     return facts | {"fingerprint": written.fingerprint}
+
+
+def _report_to(bar: Progress) -> Callable[[int, dict[str, float]], None]:
+    """Return what shows a training on `bar`, told how far it is in all, and its losses."""
+    before = 0
+
+    def report(done: int, losses: dict[str, float]) -> None:
+        nonlocal before
+        bar.advance(done - before, **losses)
+        before = done
+
+    return report
 
 
 def _train_inverter(
@@ -172,15 +178,8 @@ def _train_inverter(
     encoder = encoder.to(options["device"])
     _, shown, held = _images(options, size=network.res, channels=network.channels)
     with terminal.progress(settings.steps, unit="steps", label="inverter") as bar:
-        last = 0
-
-        def report(step: int, losses: dict[str, float]) -> None:
-            nonlocal last
-            bar.advance(step - last, **losses)
-            last = step
-
         trained = train_inverter(
-            shown, network, encoder, settings, device=options["device"], report=report
+            shown, network, encoder, settings, device=options["device"], report=_report_to(bar)
         )
     measured = quality(held if len(held) else shown, trained, network.cpu(), encoder.cpu())
     facts: dict[str, Any] = {

@@ -92,6 +92,9 @@ def derive(
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
     writer = _Writer(paths, is_new=settled is None or settled.root != index.root)
+    if writer.is_new:  # whoever committed them may have been killed before it synced their names
+        for shard in commits:
+            writer.names.keep(paths.commit(shard))
     members = _derive_columns(writer, plan, commits)
     writer.replace("index/members.npy", pack_npy(members))
     writer.replace("index.json", index.pack())
@@ -196,6 +199,7 @@ def _publish(
             stored = read_record(paths.generation(last), Manifest.unpack, limit=LARGE_BYTES)
             if _same(stored, manifest):  # nothing is new, or a crash came before manifest.json
                 manifest = stored
+                disk.fsync_directory(paths.generations)  # who named it may have been killed then
                 break
         if disk.put_if_absent(paths.generation(last + 1), manifest.pack(), scratch=paths.tmp):
             break

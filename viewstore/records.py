@@ -109,9 +109,7 @@ def read_record(
     except FileNotFoundError as error:
         raise FormatError(f"{path.name} is missing", where=str(path)) from error
     except FormatError as error:
-        raise FormatError(
-            str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
-        ) from error
+        raise error.located(str(path)) from error
 
 
 def parse(raw: bytes) -> dict[str, Any]:

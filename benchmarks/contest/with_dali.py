@@ -36,7 +36,7 @@ def open_contender(job: Job) -> Dali:
 
 
 class Dali:
-    """A built pipeline. Its runs are scheduled by hand, so that it can rest before the clock runs."""
+    """A built pipeline, whose runs are scheduled by hand: it can rest before the clock runs."""
 
     def __init__(self, job: Job) -> None:
         self.workload = job.workload

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.conformance.generator_rows import NUM, digest, picture, render, settings_of
 from viewstore.generators import GENERATORS
@@ -21,14 +19,6 @@ from viewstore.policies import policies
 
 REPO = Path(__file__).parents[2]
 EXPERTS = [name for name, row in GENERATORS.items() if row.settings == "Expert"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Writers of small StyleGAN2 files, by the stock pickle module and torch.save."""
+"""Small StyleGAN2 files, written by the stock pickle module and torch.save, and read by ours."""
 
 import argparse
 import contextlib
@@ -8,10 +8,13 @@ import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from viewstore.generators.checkpoint import NetworkTensors, read_checkpoint
 
 EMBEDDED_SOURCE = "raise RuntimeError('the source embedded in the file was executed')\n"
 FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
@@ -221,3 +224,10 @@ def torch_file(value: object, *, legacy: bool = False) -> bytes:
     stream = io.BytesIO()
     torch.save(value, stream, _use_new_zipfile_serialization=not legacy)
     return stream.getvalue()
+
+
+def read(folder: Path, data: bytes) -> NetworkTensors:
+    """Write `data` to a file and read it as a checkpoint."""
+    path = folder / "network"
+    path.write_bytes(data)
+    return read_checkpoint(path)

@@ -114,6 +114,7 @@ def test_views_of_dino_alternate_and_keep_their_role() -> None:
         ({"views": 0}, r"expert.views must be in \[1, 100\], got 0"),
         ({"height": 0}, "must be >= 1, got 0"),
         ({"filter": "cubic"}, "filter must be one of"),
+        ({"filter": "antialias"}, "filter must be one of area, linear, pil, got"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: Any, message: str) -> None:  # noqa: ANN401

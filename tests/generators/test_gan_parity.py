@@ -12,28 +12,28 @@ from torch import Tensor
 from viewstore.generators.gan_file import open_generator, read_generator, write_generator
 from viewstore.generators.stylegan2 import StyleGAN2
 
-FIXTURES = Path(__file__).parents[2].parent / "shared" / "fixtures" / "gan"
-pytestmark = pytest.mark.skipif(
-    not FIXTURES.is_dir(), reason="the GAN fixtures are beside the project, not in it"
-)
 W_TOLERANCE = 1e-6
 IMAGE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-4
 
 
-def arrays(name: str) -> Mapping[str, Any]:
-    with np.load(FIXTURES / name, allow_pickle=False) as stored:
+def arrays(path: Path) -> Mapping[str, Any]:
+    with np.load(path, allow_pickle=False) as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored if key != "meta_json"}
 
 
 @pytest.fixture(scope="module")
-def ada() -> tuple[StyleGAN2, Mapping[str, Any]]:
-    return open_generator(FIXTURES / "nv_cifar32_uncond.pkl"), arrays("nv_cifar32_uncond.npz")
+def ada(gan_fixtures: Path) -> tuple[StyleGAN2, Mapping[str, Any]]:
+    return open_generator(gan_fixtures / "nv_cifar32_uncond.pkl"), arrays(
+        gan_fixtures / "nv_cifar32_uncond.npz"
+    )
 
 
 @pytest.fixture(scope="module")
-def rosinality() -> tuple[StyleGAN2, Mapping[str, Any]]:
-    return open_generator(FIXTURES / "rosinality_32.pt"), arrays("rosinality_32.npz")
+def rosinality(gan_fixtures: Path) -> tuple[StyleGAN2, Mapping[str, Any]]:
+    return open_generator(gan_fixtures / "rosinality_32.pt"), arrays(
+        gan_fixtures / "rosinality_32.npz"
+    )
 
 
 def largest(a: Tensor, b: Tensor) -> float:
@@ -116,8 +116,10 @@ def test_rosinality_gradient_is_the_reference(
 
 
 @pytest.mark.parametrize("name", ["nv_cifar32_uncond.pkl", "rosinality_32.pt"])
-def test_conversion_keeps_the_network_and_its_licence(name: str, tmp_path: Path) -> None:
-    found = read_generator(FIXTURES / name)
+def test_conversion_keeps_the_network_and_its_licence(
+    gan_fixtures: Path, name: str, tmp_path: Path
+) -> None:
+    found = read_generator(gan_fixtures / name)
     write_generator(tmp_path / "gan", found.network, found.origin, half=False)
     again = read_generator(tmp_path / "gan")
     assert again.network.fingerprint == found.network.fingerprint
@@ -125,7 +127,7 @@ def test_conversion_keeps_the_network_and_its_licence(name: str, tmp_path: Path)
     assert again.origin.licence_note
 
 
-def test_format_is_told_by_content(tmp_path: Path) -> None:
+def test_format_is_told_by_content(gan_fixtures: Path, tmp_path: Path) -> None:
     disguised = tmp_path / "gan.safetensors"
-    disguised.write_bytes((FIXTURES / "rosinality_32.pt").read_bytes())
+    disguised.write_bytes((gan_fixtures / "rosinality_32.pt").read_bytes())
     assert read_generator(disguised).origin.family == "rosinality"

@@ -72,3 +72,8 @@ def with_const(value: object) -> bytes:
     b4 = generator.state["_modules"]["synthesis"].state["_modules"]["b4"]
     b4.state["_parameters"]["const"] = value
     return dump(snapshot(generator))
+
+
+# Each claims far more than its few bytes hold.
+MEMO_BOMB = b"\x80\x02}r\xff\xff\xff\x7f."
+TEXT_BOMB = b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"a."

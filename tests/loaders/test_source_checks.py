@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from viewstore.building import BuildRequest, build
 from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError, FormatError
 from viewstore.loaders import Batch, Online, ViewLoader
+from viewstore.sources import SourceReader
 from viewstore.store import Store
 
 NUM_IMAGES = 10
@@ -134,3 +136,11 @@ def test_an_image_of_another_size_is_refused_even_unchecked(
 def test_an_unknown_verify_is_refused_though_no_view_is_cached(store: Store) -> None:
     with pytest.raises(ConfigError, match="verify must be first, always or off, got 'once'"):
         loader(store, verify="once")
+
+
+def test_a_reader_that_was_sent_to_a_process_checks_as_often(store: Store, source: Path) -> None:
+    spoil(source / "2.ppm")
+    unchecked = pickle.loads(pickle.dumps(SourceReader(store.table, verify="off")))
+    assert unchecked.image(2).shape == (20, 24, 3)
+    with pytest.raises(FormatError, match=r"2\.ppm cannot be read"):
+        pickle.loads(pickle.dumps(store.source)).image(2)

@@ -19,6 +19,12 @@ from viewstore.store import Store, open_store
 from viewstore.train.encoder_file import save_encoder
 
 
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twenty smooth random pictures of three classes."""
+    return write_npz(tmp_path_factory.mktemp("source") / "images.npz")
+
+
 @pytest.fixture(scope="session", params=["raw", "jpg", "png"])
 def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Store:
     """A small store, once for each way to keep views."""

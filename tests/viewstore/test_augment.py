@@ -1,6 +1,9 @@
 """Crop boxes and draws against their goldens, their laws and Pillow."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -142,7 +145,48 @@ def test_area_averages_where_it_shrinks_and_interpolates_where_it_grows() -> Non
     assert np.array_equal(large, linear)
 
 
-@pytest.mark.parametrize("resize_filter", ["area", "linear", "pil"])
+@pytest.mark.parametrize("side", [7, 32, 90])
+def test_antialias_is_the_filter_of_pillow_to_within_two_levels(side: int) -> None:
+    pixels = picture(60, 80)
+    whole = pixels.copy()
+    box = (3, 5, 44, 51)
+    pil = augment.crop_resize(pixels, box, (side, side), "pil").astype(int)
+    ours = augment.crop_resize(pixels, box, (side, side), "antialias")
+    assert np.abs(ours - pil).max() <= 2
+    batch = np.zeros((3, side, side, 3), np.uint8)
+    augment.crop_resize(pixels, box, (side, side), "antialias", batch[1])
+    assert np.array_equal(batch[1], ours)
+    assert not batch[[0, 2]].any()
+    assert np.array_equal(pixels, whole)
+    if side < 44:
+        area = augment.crop_resize(pixels, box, (side, side), "linear")
+        assert np.abs(area - pil).max() > 2  # what it would be without antialiasing
+
+
+def test_antialias_gives_the_same_pixels_on_every_kind_of_processor() -> None:
+    program = (
+        "import hashlib, numpy as np; from viewstore.augment import crop_resize\n"
+        "rng = np.random.default_rng(0); found = hashlib.sha256()\n"
+        "pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)\n"
+        "for tall, wide, side in rng.integers(8, 80, (60, 3)).tolist():\n"
+        "    view = crop_resize(pixels, (4, 7, tall, wide), (side, side), 'antialias')\n"
+        "    found.update(view.tobytes())\n"
+        "print(found.hexdigest())\n"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for capability in ("default", "avx2", "avx512")  # where there is none: the next lower one
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("resize_filter", ["area", "linear", "pil", "antialias"])
 def test_a_crop_of_the_wanted_size_is_not_resampled(resize_filter: Filter) -> None:
     pixels = picture(20, 20)
     view = augment.crop_resize(pixels, (3, 4, 10, 12), (10, 12), resize_filter)
@@ -155,6 +199,8 @@ def test_pil_takes_boxes_with_fractions_and_the_others_refuse_them() -> None:
     assert augment.crop_resize(pixels, box, (8, 8), "pil").shape == (8, 8, 3)
     with pytest.raises(ConfigError, match=r"needs boxes of whole pixels.*use filter pil"):
         augment.crop_resize(pixels, box, (8, 8), "area")
+    with pytest.raises(ConfigError, match="filter antialias needs boxes of whole pixels"):
+        augment.crop_resize(pixels, box, (8, 8), "antialias")
 
 
 def test_a_box_ending_past_the_image_by_rounding_is_still_cut() -> None:
@@ -189,7 +235,9 @@ def test_warp_by_a_quarter_turn_turns_the_image() -> None:
 
 
 def test_an_unknown_filter_is_refused() -> None:
-    with pytest.raises(ConfigError, match="filter must be one of area, linear, pil, got 'cubic'"):
+    with pytest.raises(
+        ConfigError, match="filter must be one of area, linear, pil, antialias, got 'cubic'"
+    ):
         augment.check_filter("cubic")
 
 

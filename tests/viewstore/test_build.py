@@ -23,11 +23,6 @@ from viewstore.verify import verify
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_npz(tmp_path_factory.mktemp("source") / "images.npz")
-
-
-@pytest.fixture(scope="module")
 def identity(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     store = tmp_path_factory.mktemp("reference") / "store"
     build_small(store, source)

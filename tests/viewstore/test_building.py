@@ -17,11 +17,6 @@ from viewstore.plan import choose_shard_rows
 from viewstore.tar import TarWriter
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_npz(tmp_path_factory.mktemp("source") / "images.npz")
-
-
 def test_a_disk_too_full_to_begin_is_no_stop(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,9 +284,9 @@ def test_conversion_of_something_else_fails(run: Run, tmp_path: Path) -> None:
 
 
 def test_licence_of_an_nvidia_file_is_named_when_it_is_opened(
-    run: Run, tmp_path: Path, shared: Path
+    run: Run, tmp_path: Path, gan_fixtures: Path
 ) -> None:
-    file = shared / "fixtures" / "gan" / "nv_cifar32_uncond.pkl"
+    file = gan_fixtures / "nv_cifar32_uncond.pkl"
     code, told, err = run("convert", file, "--out", tmp_path / "own")
     assert (code, told["result"]["family"]) == (0, "stylegan2-ada-pytorch")
     assert "NVIDIA Source Code License" in err

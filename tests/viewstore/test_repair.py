@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import viewstore
-from tests.viewstore.small_stores import build_small, write_npz
+from tests.viewstore.small_stores import build_small
 from viewstore import cli
 from viewstore.commit import read_commit
 from viewstore.errors import ConfigError, FormatError
@@ -23,11 +23,6 @@ from viewstore.layout import StorePaths
 from viewstore.records import canonical, digest_of
 from viewstore.repair import collect_garbage, repair, withdraw
 from viewstore.verify import Fault, verify
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_npz(tmp_path_factory.mktemp("source") / "images.npz")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import viewstore
+from tests.loaders.stores import digits_store
 from viewstore import matching
 from viewstore.building import BuildRequest, build
 from viewstore.errors import ConfigError
@@ -24,29 +25,7 @@ Test.__test__ = False  # type: ignore[attr-defined]  # it is no test of pytest's
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """70 digits with view sets `digits` (3 views) and `hard` (4 views), 5 shards."""
-    out = tmp_path_factory.mktemp("where") / "store"
-    small = {"height": 12, "width": 12}
-    build(
-        BuildRequest(
-            generator="digits",
-            out=out,
-            source="digits",
-            limit=70,
-            shard_rows=16,
-            settings={**small, "views": 3},
-            workers=1,
-        )
-    )
-    build(
-        BuildRequest(
-            generator="simclr",
-            out=out,
-            view_set="hard",
-            settings={**small, "views": 4},
-            workers=1,
-        )
-    )
-    return viewstore.open(out)
+    return digits_store(tmp_path_factory.mktemp("where") / "store", seed=0)
 
 
 @pytest.mark.parametrize(
