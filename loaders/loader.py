@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -241,10 +241,12 @@ class ViewLoader:
 
         So the threads have the first batches of an epoch ready while the one before it ends.
         """
-        run = self._run or self._pipeline.run(_places(self._epoch, self._step, self._cut.steps))
+        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
+        run = self._run or self._pipeline.run(_places(epochs, self._step, self._cut.steps))
         self._run = None  # an error, or an interrupt, ends it
         batch = next(run)
-        self._run = run
+        if self._runs_on or batch.step + 1 < self._cut.steps:
+            self._run = run
         return batch
 
     def positions(self, step: int) -> range:
@@ -342,6 +344,8 @@ class ViewLoader:
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pool.expect(self._prefetch * self._maker.together)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
+        # Epochs that are over before so much is made ahead would be made in vain, if it was one.
+        self._runs_on = self._cut.steps > self._prefetch * self._maker.together
 
     def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
         common: Common = {
@@ -416,10 +420,10 @@ class ViewLoader:
             )
 
 
-def _places(epoch: int, step: int, steps: int) -> Iterator[Step]:
-    """Yield a place and all that follow it, epoch after epoch."""
-    for now in itertools.count(epoch):
-        yield from zip(itertools.repeat(now), range(step, steps))
+def _places(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
+    """Yield the places of epochs in order, of the first one from a step on."""
+    for epoch in epochs:
+        yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
         step = 0
 
 

@@ -130,9 +130,15 @@ class BatchMaker:
         ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
-        self._copies = not self.online.slots and all(
-            reader.strided is not None and all(only_flips(t, reader.shape[:2]) for t in group.then)
-            for group, reader in self.cached
+        here = not any(one.by_ranges for one in self._readers)
+        self._copies = (
+            here
+            and not self.online.slots
+            and all(
+                reader.strided is not None
+                and all(only_flips(t, reader.shape[:2]) for t in group.then)
+                for group, reader in self.cached
+            )
         )
 
     @property

@@ -109,6 +109,13 @@ class CachedReader:
         return all(self.view_set.at_hand(number) for number in self.view_set.shards)
 
     @property
+    def by_ranges(self) -> bool:
+        """Whether views may come by ranges of remote shards, each at a latency of its own."""
+        if self._ranged is None:
+            return False
+        return bool(self._ranged.shards) or not self.view_set.files.keeps
+
+    @property
     def awaits(self) -> bool:
         """Whether it reads shards of a remote view set that it has not opened yet."""
         if self._ranged is None or (self.resident is not None and self.resident.ready):

@@ -235,9 +235,7 @@ def test_warp_by_a_quarter_turn_turns_the_image() -> None:
 
 
 def test_an_unknown_filter_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="filter must be one of area, linear, pil, antialias, got 'cubic'"
-    ):
+    with pytest.raises(ConfigError, match="one of area, linear, pil, antialias, got 'cubic'"):
         augment.check_filter("cubic")
 
 
