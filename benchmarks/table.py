@@ -18,10 +18,10 @@ RESULTS = Path(__file__).parent / "results" / "loaders.json"
 BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
 OURS, LIMIT = "viewstore", "limit"
 SECOND_LINES = {
-    "limit buffers=new": (LIMIT, "copies into a new array for each batch"),
-    "viewstore verify=off": (OURS, '`verify="off"`'),
-    "viewstore reuse=True": (OURS, "`reuse=True`: buffers hold until the next batch, as FFCV's"),
-    "dali antialias=False": ("dali", "without antialiasing: other pictures"),
+    "verify=off": '`verify="off"`',
+    "reuse=True": "`reuse=True`: buffers hold until the next batch, as FFCV's",
+    "antialias=False": "without antialiasing: other pictures",
+    "filter=antialias": "resized by torch's antialiased filter",
 }
 NAMES = {
     LIMIT: "limit",
@@ -69,11 +69,11 @@ def _rates(key: str, workload: dict[str, Any], names: list[str]) -> list[list[st
     """Return the line of a workload, and those of other settings below it."""
     title = f"{workload['title']}, batch {workload['batch_size']}"
     found = [[key, title, *(_shown(rate(workload, name)) for name in names), *_shares(workload)]]
-    for line, (column, words) in SECOND_LINES.items():
-        value = rate(workload, line)
-        if value is not None:
-            cells = [_shown(value) if name == column else "" for name in names]
-            found.append(["", words, *cells, _of_limit(workload, value), ""])
+    for line, words in SECOND_LINES.items():
+        rates = [rate(workload, f"{name} {line}") for name in names]
+        if any(rates):
+            cells = [_shown(each) if each else "" for each in rates]
+            found.append(["", words, *cells, *_shares(workload, f" {line}")])
     return found
 
 
@@ -86,20 +86,17 @@ def rate(workload: dict[str, Any], name: str) -> float | None:
     return median
 
 
-def _shares(workload: dict[str, Any]) -> list[str]:
-    """Return our rate as a share of the limit and of the best peer's."""
-    ours = rate(workload, OURS)
-    peers = {n: r for n in NAMES if n not in (OURS, LIMIT) and (r := rate(workload, n)) is not None}
-    of_limit = _of_limit(workload, ours)
-    if not ours or not peers:
-        return [of_limit, "-"]
-    best = max(peers, key=lambda name: peers[name])
-    return [of_limit, f"{ours / peers[best]:.2f}x {NAMES[best]}"]
-
-
-def _of_limit(workload: dict[str, Any], value: float | None) -> str:
-    limit = rate(workload, LIMIT)
-    return f"{value / limit:.2f}" if value and limit else "-"
+def _shares(workload: dict[str, Any], line: str = "") -> list[str]:
+    """Return our rate as a share of the limit and of the best peer's, on one line of the table."""
+    ours, limit = (rate(workload, f"{name}{line}") for name in (OURS, LIMIT))
+    limit = limit or rate(workload, LIMIT)
+    of_limit = f"{ours / limit:.2f}" if ours and limit else "-"
+    peers = [name for name in NAMES if name not in (OURS, LIMIT)]
+    rates = {n: r for n in peers if (r := rate(workload, f"{n}{line}")) is not None}
+    if not ours or not rates:
+        return [of_limit, "-" if not line else ""]
+    best = max(rates, key=lambda name: rates[name])
+    return [of_limit, f"{ours / rates[best]:.2f}x {NAMES[best]}"]
 
 
 def _shown(value: float | None) -> str:

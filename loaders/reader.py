@@ -16,6 +16,7 @@ from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranged import RangedViews
 from viewstore.loaders.raw import RawViews
 from viewstore.loaders.resident import Resident, mirror_some
+from viewstore.loaders.shared_copy import SharedResident
 from viewstore.loaders.stored import Asked, Damage, Flips, Rows, StoredViews, by_shard
 from viewstore.view_set import ViewSet
 
@@ -35,7 +36,7 @@ class CachedReader:
         self.view_set = view_set
         self.verify = verify
         self.mapped = mapped
-        self.resident: Resident | None = None
+        self.resident: Resident | SharedResident | None = None
         self.shape = (view_set.height, view_set.width, view_set.channels)
         self.strided = view_set.index.strided
         view_set.check_cache()
@@ -176,6 +177,8 @@ class CachedReader:
 
     def close(self) -> None:
         """Forget what is open; maps end when the last array on them does."""
+        if self.resident is not None:
+            self.resident.close()
         self.resident = None
         self._open.clear()
         if self._ranged is not None:

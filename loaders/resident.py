@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +13,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.cache import Cache
+from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ConfigError, FormatError
+from viewstore.host_file import HostFile
 from viewstore.loaders.buffers import Buffer, pages
+from viewstore.loaders.shared_copy import SharedResident
+from viewstore.records import digest_of
 
 if TYPE_CHECKING:
     from viewstore.loaders.reader import CachedReader
 
 # Of the machine's memory, for all view sets and all ranks of the host together.
 MEMORY_SHARE = 0.25
+LAYOUT = 1  # of a shared copy: raise it with each change of where its bytes lie
 COPIED_AT_ONCE = 4 << 20  # a thread copies this much before it asks whether to go on
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -31,7 +38,10 @@ class Resident:
     A mirrored copy beside it makes a flip a choice of rows: it costs nothing then.
     """
 
-    def __init__(self, reader: CachedReader, *, mirrored: bool) -> None:
+    def __init__(
+        self, reader: CachedReader, *, mirrored: bool, memory: Buffer | None = None
+    ) -> None:
+        """Prepare to copy what `reader` reads into `memory`, uint8 [num_bytes], or a new one."""
         views = reader.view_set
         self._reader = reader
         self._views = views.num_views
@@ -40,7 +50,8 @@ class Resident:
         self.mirrored = mirrored
         self.num_bytes = resident_bytes(reader, mirrored=mirrored)
         self.ready = False
-        self._flat = pages(self.num_bytes).reshape((1 + mirrored) * self._count, -1)
+        memory = pages(self.num_bytes) if memory is None else memory
+        self._flat = memory.reshape((1 + mirrored) * self._count, -1)
         self._next = 0
 
     def copy_some(self) -> bool:
@@ -89,6 +100,9 @@ class Resident:
             if flip is not None and not self.mirrored:
                 mirror_some(buffer, flip)
 
+    def close(self) -> None:
+        """Nothing to let go of: the memory ends with its last array."""
+
 
 def resident_bytes(reader: CachedReader, *, mirrored: bool) -> int:
     """Return how much memory a copy of a view set takes."""
@@ -128,6 +142,8 @@ def keep_resident(
 ) -> None:
     """Give readers a resident copy, in turn, while there is memory for it.
 
+    Several ranks map one file in the cache; one alone has huge pages of its own, which are faster.
+
     Args:
         readers: What reads the view sets, and whether flips of its views are asked for.
         wanted: "auto" stays within the share of the memory; True does not, False copies none.
@@ -138,20 +154,55 @@ def keep_resident(
     """
     if wanted is False:
         return
-    left = machine_bytes() * MEMORY_SHARE / ranks if wanted == "auto" else math.inf
+    room = machine_bytes() * MEMORY_SHARE if wanted == "auto" else math.inf
+    room_alone = room / ranks
     for reader, flipped in readers:
         whole = reader.view_set.complete and reader.verify != "always"
         if reader.strided is None or not whole or not reader.mapped:
             continue
         if wanted == "auto" and not reader.at_hand:  # copying would wait for downloads
             continue
-        mirrored = flipped and resident_bytes(reader, mirrored=True) <= left
-        size = resident_bytes(reader, mirrored=mirrored)
-        if size <= left:
-            left -= size
-            reader.resident = Resident(reader, mirrored=mirrored)
+        alone = _mirrored_within(room_alone, reader, flipped=flipped)
+        if alone is not None:
+            room_alone -= resident_bytes(reader, mirrored=alone)
+        if ranks == 1:
+            reader.resident = None if alone is None else Resident(reader, mirrored=alone)
+            continue
+        shared = _mirrored_within(room, reader, flipped=flipped)
+        if shared is not None:
+            room -= resident_bytes(reader, mirrored=shared)
+            reader.resident = _shared(reader, mirrored=shared, alone=alone)
     if wanted is True and all(reader.resident is None for reader, _ in readers):
         raise ConfigError(
             "resident=True needs a complete raw view set, and verify other than always",
             fix="pass resident='auto'",
         )
+
+
+def _mirrored_within(room: float, reader: CachedReader, *, flipped: bool) -> bool | None:
+    """Return whether a copy of at most `room` bytes is mirrored too; None: none is that small."""
+    if resident_bytes(reader, mirrored=False) > room:
+        return None
+    return flipped and resident_bytes(reader, mirrored=True) <= room
+
+
+def _shared(reader: CachedReader, *, mirrored: bool, alone: bool | None) -> SharedResident:
+    """Return a copy shared by the ranks of this host; `alone` is one for want of it, if any."""
+    views = reader.view_set
+    settings = views.files.settings.get("cache") or CacheSettings.from_environment()
+    blobs = {number: shard.entry.file("views").sha256 for number, shard in views.shards.items()}
+    key = digest_of(
+        {
+            "layout": LAYOUT,
+            "mirrored": mirrored,
+            "plan": views.plan.id,
+            "verify": reader.verify,  # a rank that checks what it reads takes nothing unchecked
+            "views": [blobs[number] for number in sorted(blobs)],
+        }
+    )
+    size = resident_bytes(reader, mirrored=mirrored)
+    return SharedResident(
+        HostFile(Cache(settings), key, size),
+        over=lambda memory: Resident(reader, mirrored=mirrored, memory=memory),
+        alone=None if alone is None else partial(Resident, reader, mirrored=alone),
+    )

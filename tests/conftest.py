@@ -1,8 +1,17 @@
 """What all tests share: the data beside the project."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own: that of the developer is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIEWSTORE_CACHE__DIRECTORY", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

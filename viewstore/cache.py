@@ -23,6 +23,7 @@ from pathlib import Path
 from viewstore import disk
 from viewstore.cache_settings import CacheSettings
 from viewstore.errors import FormatError, UnavailableError
+from viewstore.leftovers import drop_unlocked
 
 Download = Callable[[], Iterator[bytes]]
 
@@ -32,6 +33,8 @@ FULL_SECONDS = 60  # until a disk that was full is tried again
 OBJECT = re.compile(r"[0-9a-f]{64}")
 RESERVED = re.compile(r"([0-9a-f]{64})\.(\d+)\.")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HOST_FILES = "host"  # the folder of what processes of one host make and share
+FOLDERS = ("obj", "tmp", "lock", "seen", HOST_FILES)
 
 
 def needed_bytes(largest: int, ranks: int) -> int:
@@ -102,14 +105,21 @@ class Cache:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the files and of the downloads under way."""
+        """Bytes of the files, of the downloads under way and of what processes share."""
         return _total(*self._listed())
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[int]:
+        """Give the bytes that nothing takes yet, and let nobody reserve any meanwhile."""
+        self._make_folders()
+        with self._locked("space"):
+            self._sweep("")
+            yield self.settings.limit_bytes - self.used_bytes
 
     def _kept(self, sha256: str, size: int, download: Download, where: str) -> int | None:
         """Download into the cache; None if it, or the disk, has no room."""
         try:
-            for name in ("obj", "tmp", "lock", "seen"):
-                disk.make_directory(self._directory(name))
+            self._make_folders()
             with self._locked(sha256[:3]):
                 descriptor = self._open(sha256, size)  # another may have been faster
                 if descriptor is not None:
@@ -301,7 +311,8 @@ class Cache:
         """Return reservations as (sha256, bytes), and files. In this order: downloads become
         files meanwhile, and must not be missed.
         """
-        matches = (RESERVED.match(path.name) for path in self._directory("tmp").iterdir())
+        folders = map(self._directory, ("tmp", HOST_FILES))
+        matches = (RESERVED.match(path.name) for each in folders for path in each.iterdir())
         reserved = [(match[1], int(match[2])) for match in matches if match]
         objects = []
         for path in self._directory("obj").iterdir():
@@ -313,10 +324,17 @@ class Cache:
         return reserved, objects
 
     def _sweep(self, mine: str) -> None:
-        """Drop the downloads of the dead: those whose lock nobody holds."""
+        """Drop what the dead have left: downloads and shared files whose lock nobody holds."""
         for path in self._directory("tmp").iterdir():
             if path.name[:3] != mine and not self._is_locked(path.name[:3]):
                 disk.unlink(path)
+        stale_before = time.time() - STALE_SECONDS
+        for path in self._directory(HOST_FILES).iterdir():
+            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to open
+                # Not every file system says here what another host has locked.
+                here = f".{socket.gethostname()}." in path.name
+                if here or path.stat().st_mtime < stale_before:
+                    drop_unlocked(path)
 
     def _is_locked(self, name: str) -> bool:
         descriptor = os.open(self._directory("lock") / name, os.O_RDWR | os.O_CREAT, 0o666)
@@ -349,6 +367,10 @@ class Cache:
                 f"cache {self.settings.directory} takes no more shards, they stay in memory: {why}",
                 stacklevel=2,
             )
+
+    def _make_folders(self) -> None:
+        for name in FOLDERS:
+            disk.make_directory(self._directory(name))
 
     def _directory(self, name: str) -> Path:
         return self.settings.directory / name

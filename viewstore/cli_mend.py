@@ -22,7 +22,7 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @command("verify", example="viewstore verify views --repair")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.option("--quick", "level", flag_value="quick", help="Sizes and records only.")
 @click.option("--deep", "level", flag_value="deep", default="deep", help="Every hash. [default]")
 @click.option("--content", "level", flag_value="content", help="Decode every view too.")
@@ -38,11 +38,34 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 )
 @options_of(WEIGHTS)
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
-def verify(terminal: Terminal, store: Path, **options: Any) -> int:  # noqa: ANN401
+def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN401
     """Prove a store whole: every shard hash, member checksum and params row.
 
-    Exits 1 and names what is not. Nothing is written without --repair.
+    STORE may be a URL: then all that readers need is fetched, or asked for its size with --quick.
+    Exits 1 and names what is not whole. Nothing is written without --repair.
     """
+    from viewstore.files import is_url, local_path
+
+    level, view_set = options["level"], options["view_set"]
+    if is_url(store):
+        mend = f"viewstore verify STORE --repair where {store} was built; then copy it again"
+        if options["repair"]:
+            raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
+        from viewstore.verify_remote import verify_remote
+
+        faults = list(verify_remote(store, level=level, only=view_set))
+    else:
+        mend = f"viewstore verify {store} --repair"
+        faults = _verify_here(terminal, local_path(store), options)
+    text = "\n".join(map(str, faults)) or f"{store} is whole"
+    if faults and not options["repair"]:
+        text += f"\n{len(faults)} faults; mend them with: {mend}"
+    terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
+    return int(bool(faults))
+
+
+def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:
+    """Return the faults of a store of this machine, those that are left if it is to be mended."""
     from viewstore.layout import StorePaths
     from viewstore.verify import verify as check
 
@@ -60,11 +83,7 @@ def verify(terminal: Terminal, store: Path, **options: Any) -> int:  # noqa: ANN
         if repaired:
             terminal.note(f"rebuilt {repaired}")
         faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
-    text = "\n".join(map(str, faults)) or f"{store} is whole"
-    if faults and not options["repair"]:
-        text += f"\n{len(faults)} faults; mend them with: viewstore verify {store} --repair"
-    terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
-    return int(bool(faults))
+    return faults
 
 
 def _repair(

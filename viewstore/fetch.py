@@ -128,7 +128,13 @@ class Fetcher:
         return f"{self.url}/{name}"
 
     def stream(
-        self, name: str, start: int = 0, stop: int | None = None, *, limit: int | None = None
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        limit: int | None = None,
+        whole: int | None = None,
     ) -> Iterator[bytes]:
         """Yield bytes [start, stop) of an object once each, however often it takes.
 
@@ -137,11 +143,12 @@ class Fetcher:
             start: First byte.
             stop: End; None is that of the object.
             limit: Refuse an object that is longer.
+            whole: Refuse an object that has not so many bytes in all.
 
         Raises:
             FileNotFoundError: There is none, asked twice.
             RemoteError: The server did not give it within the limits.
-            FormatError: It is longer than `limit`, or it changed while it was read.
+            FormatError: It has another size, or it changed while it was read.
         """
         if start == stop:
             return
@@ -155,6 +162,8 @@ class Fetcher:
                 size, etag = answer.size, answer.etag
                 if limit is not None and size > limit:
                     raise FormatError(f"file must be at most {limit} bytes, got {size}")
+                if whole is not None and size != whole:
+                    raise FormatError(f"file must have {whole} bytes, got {size}")
                 end = size if stop is None else stop
                 if end > size:
                     raise FormatError(f"file must have {end} bytes at least, got {size}")

@@ -28,11 +28,21 @@ def drop_leftovers(path: Path, *, companions: tuple[str, ...] = ()) -> None:
         companions: Suffixes of what the writer kept beside its temporary file.
     """
     for temporary in path.absolute().parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError), temporary.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            for suffix in companions:
-                disk.unlink(temporary.with_name(temporary.name + suffix))
-            disk.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            drop_unlocked(temporary, companions=companions)
+
+
+def drop_unlocked(path: Path, *, companions: tuple[str, ...] = ()) -> None:
+    """Remove the file `path`, and first what lies beside it, unless a process has it locked.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for suffix in companions:
+            disk.unlink(path.with_name(path.name + suffix))
+        disk.unlink(path)

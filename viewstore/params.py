@@ -110,7 +110,9 @@ def pack_params(members: NDArray[Any], chunks: Mapping[str, bytes]) -> Pack:
     return Pack(data=stream.getvalue(), columns=columns)
 
 
-def unpack_params(raw: bytes, names: Sequence[str]) -> tuple[NDArray[Any], dict[str, memoryview]]:
+def unpack_params(
+    raw: bytes | memoryview, names: Sequence[str]
+) -> tuple[NDArray[Any], dict[str, memoryview]]:
     """Return the member index [count] and the chunk bytes of a pack with columns `names`.
 
     Raises:

@@ -82,6 +82,12 @@ class RemoteFiles:
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
 
+    def check_size(self, path: Path, size: int) -> None:
+        """Raise FormatError unless a file has `size` bytes; of them one is asked for."""
+        with self._listed(path):
+            for _ in self.fetcher.stream(path.as_posix(), 0, 1, whole=size):
+                pass
+
     def array(
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:

@@ -193,7 +193,7 @@ def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
 
     files = RemoteFiles(url, cache=cache, retry=retry)
     paths = StorePaths(Path())
-    manifest = _remote_manifest(paths, files)
+    manifest = remote_manifest(paths, files)
     while True:
         try:
             store = Store(paths, manifest, files)
@@ -201,13 +201,14 @@ def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
                 view_set.index  # noqa: B018  # a finalise that just ran shows here
             return store
         except FormatError:
-            newest = _remote_manifest(paths, files)
+            newest = remote_manifest(paths, files)
             if newest == manifest:
                 raise
             manifest = newest
 
 
-def _remote_manifest(paths: StorePaths, files: Files) -> Manifest:
+def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
+    """Return the newest manifest of a store at a URL. Raises ConfigError: there is none."""
     manifest = read_manifest(paths, files)
     if manifest is None:
         raise ConfigError(

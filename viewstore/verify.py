@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from viewstore import disk
 from viewstore.commit import committed_shards, read_commit, read_plan, view_sets
@@ -20,17 +17,15 @@ from viewstore.finalise import last_generation, read_manifest
 from viewstore.image import Codec
 from viewstore.layout import StorePaths, ViewSetPaths
 from viewstore.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
-from viewstore.params import chunk_key, unpack_chunk, unpack_params
+from viewstore.maps import map_file
+from viewstore.params import chunk_key
 from viewstore.plan import Plan, nearest
 from viewstore.records import COMMIT_BYTES, LARGE_BYTES
-from viewstore.shard import check_member, member_names
+from viewstore.shard_content import chunk_facts, content_faults
 from viewstore.source_record import read_sources
-from viewstore.tar import parse
 
 Level = Literal["quick", "deep", "content"]
 BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
-NEVER_WRITTEN = 0
-WRITTEN = (1, 2)  # values of the column "status" whose params must all be there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +168,13 @@ def shard_faults(
     if not whole or level == "quick":
         return
     views = paths.root / commit.file("views").name
-    try:
-        yield from _content(paths, plan, codec, commit, level)
-    except FormatError as error:
-        yield _fault(plan.view_set, commit.shard, "member", views, str(error))
+
+    def read(blob: BlobRecord) -> memoryview:
+        with (paths.root / blob.name).open("rb") as file:
+            return map_file(file.fileno()).data
+
+    for kind, what in content_faults(plan, codec, commit, read, decode=level == "content"):
+        yield _fault(plan.view_set, commit.shard, kind, views, what)
 
 
 def _blob_faults(
@@ -193,58 +191,6 @@ def _blob_faults(
     elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
         what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
         yield _fault(commit.view_set, commit.shard, "hash", path, what)
-
-
-def _content(
-    paths: ViewSetPaths, plan: Plan, codec: Codec, commit: Commit, level: Level
-) -> Iterator[Fault]:
-    """Compare members and columns of a shard with its pack; decode them if asked."""
-    rows = plan.shard_range(commit.shard)
-    pack = (paths.root / commit.file("params").name).read_bytes()
-    places, chunks = unpack_params(pack, [c.name for c in plan.columns if c.pack])
-    views = paths.root / commit.file("views").name
-    with views.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        members = parse(memoryview(data).toreadonly(), member_names(plan, rows))
-        if not np.array_equal(members, places):
-            yield _fault(plan.view_set, commit.shard, "member", views, "members differ from pack")
-        if level == "content":
-            grid = members.reshape(len(rows), len(plan.members))
-            for row_places in grid:
-                for place, extension in zip(row_places, plan.members, strict=True):
-                    begin = int(place["offset"])
-                    payload = data[begin : begin + int(place["size"])]
-                    check_member(plan, codec, extension, payload)
-    values = {}
-    for column in plan.columns:
-        raw = chunks.get(column.name)
-        if raw is None:
-            raw = memoryview((paths.root / commit.file(f"column:{column.name}").name).read_bytes())
-        elif hashlib.sha256(raw).hexdigest() != commit.columns[column.name][2]:
-            what = f"column {column.name} differs from its sha256"
-            yield _fault(plan.view_set, commit.shard, "params", views, what)
-        values[column.name] = unpack_chunk(column, raw, plan.shard_rows)[: len(rows)]
-    yield from _unwritten(plan, commit, values, views)
-
-
-def _unwritten(
-    plan: Plan, commit: Commit, values: Mapping[str, np.ndarray], path: Path
-) -> Iterator[Fault]:
-    """A row with status 1 or 2 has every column; fill there means it was lost."""
-    status = values["status"]
-    if (status == NEVER_WRITTEN).any():
-        yield _fault(plan.view_set, commit.shard, "params", path, "rows were never written")
-    good = np.isin(status, WRITTEN).all(axis=1)
-    for column in plan.columns:
-        if column.name.startswith("x_") or column.name == "status":
-            continue
-        array = values[column.name]
-        if column.views is not None:
-            array = array[:, list(column.views)]
-        flat = array[good].reshape(int(good.sum()), -1)
-        fill = np.isnan(flat) if column.fill != column.fill else flat == column.fill
-        if flat.size and fill.all(axis=1).any():
-            what = f"column {column.name} has rows that were never written"
-            yield _fault(plan.view_set, commit.shard, "params", path, what)
 
 
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
@@ -289,7 +235,7 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
     for shard, commit in commits.items():
         for column in plan.columns:
             path = paths.params / column.name / chunk_key(column, shard)
-            expected = _chunk_sha256(commit, column.name)
+            _, expected = chunk_facts(commit, column.name)
             if not path.is_file():
                 what = f"chunk {shard} of {column.name} is missing"
             elif disk.sha256_of(path) != expected:
@@ -297,12 +243,6 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
             else:
                 continue
             yield _fault(plan.view_set, None, "derived", path, what)
-
-
-def _chunk_sha256(commit: Commit, column: str) -> str:
-    if column in commit.columns:
-        return commit.columns[column][2]
-    return commit.file(f"column:{column}").sha256
 
 
 def _fault(view_set: str, shard: int | None, kind: str, path: Path, what: str) -> Fault:

@@ -1,8 +1,7 @@
 """What the machine gives: copies (A, D) or decodes and resizes on all cores, no loader.
 
 No order is drawn, nothing flipped; every epoch shows other views of a sample, as the contenders
-do. Buffers are used again, or are new for each batch, as what a caller may keep has to be. From
-disk the limit is one file read from its beginning to its end.
+do. Buffers are used again. From disk the limit is one file read from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ AHEAD = 4
 
 def variants(workload: Workload) -> list[dict[str, Any]]:
     """Return the settings worth trying; the first is the default."""
-    if workload.kind != "raw":
-        return [{}]
-    return [{"gather": gather, "buffers": "again"} for gather in ("numpy.take", "index_select")]
+    return (
+        [{"gather": "numpy.take"}, {"gather": "index_select"}] if workload.kind == "raw" else [{}]
+    )
 
 
 def open_contender(job: Job) -> Limit:
@@ -50,11 +49,8 @@ class Limit:
         size = job.workload.batch_size
         fill = _fill_raw if job.workload.kind == "raw" else _fill_images
         self.fill = (_fill_from_disk if job.workload.from_disk else fill)(job)
-        new = job.settings.get("buffers") == "new"
-        again = [] if new else [_buffers(job.workload, size) for _ in range(AHEAD + job.cores)]
-        self.buffers = (
-            iter(lambda: _buffers(job.workload, size), None) if new else itertools.cycle(again)
-        )
+        buffers = [_buffers(job.workload, size) for _ in range(AHEAD + job.cores)]
+        self.buffers = itertools.cycle(buffers)
         self.epochs = itertools.count()
         self.order = np.random.default_rng(0)
         self.pool = ThreadPoolExecutor(job.cores)
@@ -83,7 +79,7 @@ def _buffers(workload: Workload, size: int) -> Views:
     if workload.from_disk:  # as the file has them, the views of a sample side by side
         together = np.zeros((size, workload.cached, workload.side, workload.side, 3), np.uint8)
         return [together[:, slot] for slot in range(workload.slots)]
-    return [np.empty((size, side, side, 3), np.uint8) for side in workload.sides]
+    return [np.zeros((size, side, side, 3), np.uint8) for side in workload.sides]
 
 
 def _finished(ahead: deque[Any]) -> Iterator[tuple[Views, NDArray[Any]]]:
@@ -149,6 +145,7 @@ def _fill_images(job: Job) -> Fill:
 
         return decode
     boxes = _boxes(job)
+    resize = resizer(job)
 
     def render(rows: NDArray[Any], views: Views, epoch: int) -> None:
         del epoch
@@ -156,7 +153,8 @@ def _fill_images(job: Job) -> Fill:
             (begin, size), *_ = spans[row]
             image = simplejpeg.decode_jpeg(data[begin : begin + size])
             for out, (top, left, height, width) in zip(views, boxes[row], strict=True):
-                resized(image[top : top + height, left : left + width], out.shape[1], out[place])
+                part = image[top : top + height, left : left + width]
+                resize(part, out.shape[1], out[place])
 
     return render
 
@@ -176,6 +174,24 @@ def _boxes(job: Job) -> list[list[tuple[int, ...]]]:
             ]
         )
     return found
+
+
+Resize = Callable[..., NDArray[Any]]
+
+
+def resizer(job: Job) -> Resize:
+    """Return what resizes parts of images: OpenCV by area, or torch with its antialiasing."""
+    return antialiased if job.settings.get("filter") == "antialias" else resized
+
+
+def antialiased(part: NDArray[Any], side: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return a part of an image resized by torch, bilinear with antialiasing."""
+    out = np.empty((side, side, 3), np.uint8) if out is None else out
+    given = torch.from_numpy(part.copy()[None]).permute(0, 3, 1, 2)
+    made = torch.from_numpy(out[None]).permute(0, 3, 1, 2)
+    resize = torch.ops.aten._upsample_bilinear2d_aa.out
+    resize(given, (side, side), False, None, None, out=made)
+    return out
 
 
 def resized(part: NDArray[Any], side: int, out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -26,25 +26,35 @@ CHECK_SECONDS = 400.0
 # Which packages a contender needs, and in which workloads it has nothing to show.
 CONTENDERS: dict[str, tuple[str, ...]] = {
     "limit": ("torch", "cv2", "simplejpeg"),
-    "limit buffers=new": ("torch", "cv2", "simplejpeg"),
+    "limit filter=antialias": ("torch", "cv2", "simplejpeg"),
     "viewstore": ("viewstore",),
     "viewstore verify=off": ("viewstore",),
     "viewstore reuse=True": ("viewstore",),
+    "viewstore filter=antialias": ("viewstore",),
     "ffcv": ("ffcv",),
     "dali": ("nvidia.dali",),
     "dali antialias=False": ("nvidia.dali",),
     "torch": ("torch", "cv2"),
+    "torch filter=antialias": ("torch", "cv2"),
     "webdataset": ("webdataset", "torch", "cv2"),
+    "webdataset filter=antialias": ("webdataset", "torch", "cv2"),
 }
+ANTIALIAS = {"filter": "antialias"}
 OVERRIDES = {
-    "limit buffers=new": {"buffers": "new"},
+    "limit filter=antialias": ANTIALIAS,
     "viewstore verify=off": {"verify": "off"},
     "viewstore reuse=True": {"reuse": True},
+    "viewstore filter=antialias": ANTIALIAS,
+    "torch filter=antialias": ANTIALIAS,
+    "webdataset filter=antialias": ANTIALIAS,
     "dali antialias=False": {"antialias": False},
 }
 # Elsewhere buffers cost nothing beside decoding, and nothing is resized.
 ONLY = {
-    "limit buffers=new": "raw",
+    "limit filter=antialias": "online",
+    "viewstore filter=antialias": "online",
+    "torch filter=antialias": "online",
+    "webdataset filter=antialias": "online",
     "viewstore reuse=True": "raw",
     "dali antialias=False": "online",
 }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from contest.limit import crop_box, resized
+from contest.limit import crop_box, resizer
 from contest.loop import Batches, Job
 from contest.workloads import Workload, ratio_of
 
@@ -46,7 +46,7 @@ class TorchLoader:
             collate_fn=as_is if job.workload.kind == "raw" else stacked,
             persistent_workers=workers > 0 and not job.workload.from_disk,
             worker_init_fn=quiet,
-            **job.settings,
+            **{name: value for name, value in job.settings.items() if name != "filter"},
         )
 
     def rest(self) -> None:
@@ -108,6 +108,7 @@ class Images(Dataset[Any]):
     def __init__(self, job: Job) -> None:
         self.path, self.workload = job.folder / "images.bin", job.workload
         self.spans = np.load(job.folder / "spans.npy")
+        self.resize = resizer(job)
         self.data: Any = None
 
     def __len__(self) -> int:
@@ -129,5 +130,5 @@ class Images(Dataset[Any]):
         for crop in self.workload.crops:
             for _ in range(crop.n):
                 top, left, h, w = crop_box(self.rng, *image.shape[:2], crop.scale, ratio_of(crop))
-                views.append(resized(image[top : top + h, left : left + w], crop.side))
+                views.append(self.resize(image[top : top + h, left : left + w], crop.side))
         return views

@@ -9,6 +9,7 @@ import numpy as np
 import viewstore
 from contest.loop import Batches, Job
 from contest.workloads import VIEW_SET, Crops, Workload, ratio_of
+from viewstore.augment import Filter
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.policies import Policy
 
@@ -34,14 +35,16 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         workload = job.workload
-        views = [crop_views(crop) for crop in workload.crops]
+        settings = dict(job.settings)
+        filter: Filter = settings.pop("filter", "area")
+        views = [crop_views(crop, filter) for crop in workload.crops]
         self.loader = ViewLoader(
             viewstore.open(job.folder / "store"),
             views=views or [Cached(VIEW_SET, n=workload.slots, then="flip")],
             batch_size=workload.batch_size,
             rows=np.arange(workload.samples),
             num_threads=job.cores,
-            **job.settings,
+            **settings,
         )
 
     def rest(self) -> None:
@@ -52,7 +55,7 @@ class Ours:
             yield [v.pixels.permute(0, 2, 3, 1).numpy() for v in batch.views], batch.index.numpy()
 
 
-def crop_views(crop: Crops) -> Online:
+def crop_views(crop: Crops, filter: Filter = "area") -> Online:
     """Return slots of crops and flips, without any colours."""
     policy = Policy(
         name="bench",
@@ -65,4 +68,4 @@ def crop_views(crop: Crops) -> Online:
         jitter_probability=0.0,
         blur=0.0,
     )
-    return Online(policy, n=crop.n, size=crop.side)
+    return Online(policy, n=crop.n, size=crop.side, filter=filter)

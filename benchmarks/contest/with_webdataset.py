@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import webdataset
 
-from contest.limit import crop_box, resized
+from contest.limit import crop_box, resizer
 from contest.loop import Batches, Job, tars
 from contest.with_torch import quiet
 from contest.workloads import Workload, ratio_of
@@ -41,7 +41,7 @@ class WebLoader:
         dataset = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
         dataset = dataset.shuffle(job.settings["shuffle"])
         self.loader = webdataset.WebLoader(
-            dataset.batched(workload.batch_size, collation_fn=Collate(workload), partial=True),
+            dataset.batched(workload.batch_size, collation_fn=Collate(job), partial=True),
             batch_size=None,
             num_workers=workers,
             persistent_workers=not workload.from_disk,
@@ -60,8 +60,9 @@ class WebLoader:
 class Collate:
     """Makes a batch of samples as they come from the tar."""
 
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
+    def __init__(self, job: Job) -> None:
+        self.workload = job.workload
+        self.resize = resizer(job)
         self.rng: Any = None
 
     def __call__(self, samples: list[Sample]) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -101,7 +102,7 @@ class Collate:
             image = decoded(sample["jpg"])
             for crop, out in zip(crops, views, strict=True):
                 top, left, h, w = crop_box(self.rng, *image.shape[:2], crop.scale, ratio_of(crop))
-                part = resized(image[top : top + h, left : left + w], crop.side)
+                part = self.resize(image[top : top + h, left : left + w], crop.side)
                 out[place] = self._flip(part)
         return views
 

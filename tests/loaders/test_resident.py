@@ -20,7 +20,10 @@ from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import Resident, keep_resident, mirror_some, resident_bytes
+from viewstore.loaders.shared_copy import SharedResident
 from viewstore.store import Store
+
+AnyResident = Resident | SharedResident | None
 
 
 def whole(reader: CachedReader, *, mirrored: bool) -> CachedReader:
@@ -118,11 +121,16 @@ def damage(store: Store, name: str, row: int) -> None:
 def test_copies_stay_within_the_share_of_the_memory(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kept(share: float, *, flipped: bool, ranks: int = 1) -> list[bool | None]:
+    def residents(share: float, *, flipped: bool, ranks: int) -> list[AnyResident]:
         monkeypatch.setattr("viewstore.loaders.resident.machine_bytes", lambda: int(share))
         pairs = [(CachedReader(digits.view_sets[n]), flipped) for n in ("hard", "digits")]
         keep_resident(pairs, "auto", ranks=ranks)
-        return [each.resident and each.resident.mirrored for each, _ in pairs]
+        return [each.resident for each, _ in pairs]
+
+    def kept(share: float, *, flipped: bool) -> list[bool | None]:
+        found = residents(share, flipped=flipped, ranks=1)
+        assert all(each is None or isinstance(each, Resident) for each in found)
+        return [each.mirrored if isinstance(each, Resident) else None for each in found]
 
     sizes = [
         resident_bytes(CachedReader(digits.view_sets[n]), mirrored=False)
@@ -134,7 +142,9 @@ def test_copies_stay_within_the_share_of_the_memory(
     assert kept(4 * sum(sizes), flipped=False) == [False, False]
     assert kept(8 * sizes[0], flipped=True) == [True, None]
     assert kept(4 * sum(sizes), flipped=True) == [False, False]
-    assert kept(8 * sizes[1], flipped=False, ranks=2) == [None, False]
+    # Ranks share the copy, and so all of the share of the memory.
+    shared = residents(4 * sizes[0], flipped=False, ranks=2)
+    assert [type(each) for each in shared] == [SharedResident, type(None)]
 
 
 def test_a_copy_that_cannot_be_made_is_refused(photos: Store, digits: Store) -> None:
