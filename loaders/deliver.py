@@ -1,11 +1,12 @@
-"""What the views of a slot are delivered with: their params, status and origin."""
+"""How batches are handed over: pixels as tensors, views with their params, status and origin."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.loaders.ahead import part_of
-from viewstore.loaders.batch import View, ViewParams
+from viewstore.loaders.batch import Batch, View, ViewParams
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, by_set, numbers_within
+from viewstore.loaders.order import Cut
 from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.state import State
 from viewstore.loaders.transform import delivered_params
 from viewstore.loaders.views import CachedSlots, OnlineSlot
 from viewstore.policies import Drawn
+
+if TYPE_CHECKING:
+    from viewstore.loaders.maker import Draft
 
 Sizes = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
 
@@ -217,3 +223,70 @@ def _drawn_column(drawn: Drawn, begin: int, end: int, name: str) -> Tensor:
 def bounds_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield where each of some parts begins and ends, one after another."""
     return itertools.pairwise(itertools.accumulate(sizes, initial=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Makes batches of what was filled.
+
+    Attributes:
+        cached: The slots of each view set.
+        online: The slots that are rendered.
+        labels: Label of each row.
+        cut: The cut of the steps.
+        state: The loader's state, at whatever step.
+        colourless: Says of draws whether their colours are left to `Batch.to`.
+    """
+
+    cached: Sequence[Sequence[CachedDelivery]]
+    online: Sequence[OnlineSlot]
+    labels: NDArray[np.int32]
+    cut: Cut
+    state: State
+    colourless: Callable[[Drawn], bool]
+
+    def batches(self, draft: Draft) -> list[Batch]:
+        """Return the batches of a filled draft.
+
+        Beside the copying of small views a call into torch costs more than it seems: what all
+        batches have is made once for all of them, and split.
+        """
+        rows, sizes = draft.rows, draft.sizes
+        columns = zip(
+            torch.from_numpy(rows.copy()).split_with_sizes(sizes),
+            torch.from_numpy(self.labels[rows].astype(np.int64)).split_with_sizes(sizes),
+            torch.from_numpy(draft.valid).split_with_sizes(sizes),
+            zip(*self._views(draft), strict=True),
+            strict=True,
+        )
+        return [
+            Batch(
+                views=views,
+                index=index,
+                label=label,
+                valid=valid,
+                weight=self.cut.weight(step),
+                epoch=draft.epoch,
+                step=step,
+                state=self.state.at(draft.epoch, step + 1, steps=self.cut.steps).to_json(),
+            )
+            for step, (index, label, valid, views) in zip(draft.steps, columns, strict=True)
+        ]
+
+    def _views(self, draft: Draft) -> list[list[View]]:
+        """Return the views of each slot, for one batch after another."""
+        decided = draft.decided
+        pixels = [
+            torch.from_numpy(buffer.transpose(0, 3, 1, 2)).split_with_sizes(draft.sizes)
+            for buffer in draft.buffers
+        ]
+        views: dict[int, list[View]] = {}
+        for group, shown, then in zip(self.cached, decided.shown, decided.then, strict=True):
+            for slot, mine, drawn in zip(group, shown.T, then, strict=True):
+                late = self.colourless(drawn)
+                shows = pixels[slot.slot]
+                views[slot.slot] = slot.views(shows, decided.rows, mine.copy(), drawn, late)
+        for online, drawn in zip(self.online, decided.drawn, strict=True):
+            late = self.colourless(drawn)
+            views[online.slot] = online_views(online, pixels[online.slot], drawn, late)
+        return [views[slot] for slot in range(len(pixels))]

@@ -8,16 +8,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
-from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
@@ -37,6 +34,12 @@ from viewstore.loaders.share import Common, StoreShare, share_caches, shares_of
 from viewstore.loaders.state import State, rows_digest, stores_digest
 from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from viewstore.loaders.batch import Batch
 
 PREFETCH_BYTES = 1 << 30
 SEEDS = 1 << 53
@@ -171,7 +174,7 @@ class ViewLoader:
         self._missing, self._on_corrupt = missing, on_corrupt
         self._photometric = photometric
         self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
-        self._device = check_device(device, pin=pin)
+        self._device = _find_device(device, pin=pin)
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -200,6 +203,8 @@ class ViewLoader:
 
     def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each entry of batch.index the number of its store and its row there."""
+        import torch
+
         counts = [share.store.num_samples for share in self._shares]
         starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
         store = torch.searchsorted(starts, index.cpu(), right=True) - 1
@@ -256,8 +261,9 @@ class ViewLoader:
         return self._delivered(batch)
 
     def _delivered(self, batch: Batch) -> Batch:
-        done = self._device.type == "cpu" and self._photometric == "cpu"
-        return batch if done else batch.to(self._device)
+        if self._device is None and self._photometric == "cpu":
+            return batch
+        return batch.to(self._device or "cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
@@ -419,6 +425,16 @@ def _places(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
     for epoch in epochs:
         yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
         step = 0
+
+
+def _find_device(name: str | torch.device, *, pin: bool) -> torch.device | None:
+    """Return the device that batches go to, None if they stay on the CPU."""
+    if name == "cpu" and not pin:  # known without torch: BatchMaker says why that counts
+        return None
+    from viewstore.loaders.batch import check_device
+
+    device = check_device(name, pin=pin)
+    return None if device.type == "cpu" else device
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from viewstore.colours import COLOUR_COLUMNS
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.collector import staying
 from viewstore.loaders.compose import Mirrored
-from viewstore.loaders.deliver import CachedDelivery, online_views
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
-from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.state import State
 from viewstore.loaders.stored import Damage
 from viewstore.loaders.transform import (
@@ -35,6 +32,10 @@ from viewstore.loaders.transform import (
 from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
+    from viewstore.loaders.deliver import Delivery
 
 OnCorrupt = Literal["raise", "quarantine"]
 Photometric = Literal["cpu", "device"]
@@ -128,13 +129,6 @@ class BatchMaker:
         self._schedules = [
             schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
             for group, reader in self.cached
-        ]
-        self._deliveries = [
-            [
-                CachedDelivery(group, number, reader, mirrored, self.online.sizes)
-                for number in range(len(group.slots))
-            ]
-            for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
         ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
@@ -277,48 +271,37 @@ class BatchMaker:
     def _colourless(self, drawn: Drawn) -> bool:
         return self.photometric == "device" and "jitter" in drawn
 
-    def finish(self, draft: Draft) -> list[Batch]:
-        """Return the batches of a filled draft.
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
+        self._delivery  # noqa: B018
 
-        Beside the copying of small views a call into torch costs more than it seems: what all
-        batches have is made once for all of them, and split.
-        """
-        decided, sizes = draft.decided, draft.sizes
-        views: dict[int, list[View]] = {}
-        for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
-            for slot, mine, drawn in zip(group, shown.T, then, strict=True):
-                pixels = self._pixels(draft, slot.slot)
-                late = self._colourless(drawn)
-                views[slot.slot] = slot.views(pixels, decided.rows, mine.copy(), drawn, late)
-        for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            pixels = self._pixels(draft, online.slot)
-            views[online.slot] = online_views(online, pixels, drawn, self._colourless(drawn))
-        columns = zip(
-            torch.from_numpy(decided.rows.copy()).split_with_sizes(sizes),
-            torch.from_numpy(self.labels[decided.rows].astype(np.int64)).split_with_sizes(sizes),
-            torch.from_numpy(draft.valid).split_with_sizes(sizes),
-            zip(*(views[slot] for slot in range(self.num_slots)), strict=True),
-            strict=True,
+    @cached_property
+    def _delivery(self) -> Delivery:
+        # Torch takes longer to import than anything else up to the first batch, so that nothing
+        # before this needs it: the threads fill the batch meanwhile.
+        with staying():
+            from viewstore.loaders.deliver import CachedDelivery, Delivery
+
+        return Delivery(
+            cached=[
+                [
+                    CachedDelivery(group, number, reader, mirrored, self.online.sizes)
+                    for number in range(len(group.slots))
+                ]
+                for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
+            ],
+            online=self.online.slots,
+            labels=self.labels,
+            cut=self.cut,
+            state=self.state,
+            colourless=self._colourless,
         )
-        self.clock.add(samples=len(decided.rows), bytes=self._sample_bytes * len(decided.rows))
-        return [
-            Batch(
-                views=shown,
-                index=index,
-                label=label,
-                valid=valid,
-                weight=self.cut.weight(step),
-                epoch=draft.epoch,
-                step=step,
-                state=self.state.at(draft.epoch, step + 1, steps=self.cut.steps).to_json(),
-            )
-            for step, (index, label, valid, shown) in zip(draft.steps, columns, strict=True)
-        ]
 
-    def _pixels(self, draft: Draft, slot: int) -> Sequence[Tensor]:
-        """Return the pixels of a slot, [B, C, H, W] for each batch."""
-        pixels = torch.from_numpy(draft.buffers[slot].transpose(0, 3, 1, 2))
-        return pixels.split_with_sizes(draft.sizes)
+    def finish(self, draft: Draft) -> list[Batch]:
+        """Return the batches of a filled draft."""
+        size = len(draft.rows)
+        self.clock.add(samples=size, bytes=self._sample_bytes * size)
+        return self._delivery.batches(draft)
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

@@ -12,11 +12,13 @@ from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
 from viewstore.loaders.maker import Clock
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
 
 Step = tuple[int, int]  # epoch and step
 
@@ -44,6 +46,9 @@ class Maker(Protocol):
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Read and render samples [begin, end) of a draft."""
+
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
 
     def finish(self, draft: Any) -> list[Batch]:  # noqa: ANN401
         """Return the batches of a filled draft."""
@@ -83,12 +88,12 @@ class Pipeline:
         try:
             for epoch, group in _groups(steps, self._maker.together):
                 job = _Job(self._maker, crew, self._threads, epoch, group)
-                if begun:
-                    crew.do(job.begin)
-                else:  # all that the caller waits for stands before what follows it
-                    job.begin()
-                begun = True
                 ahead.append(job)
+                crew.do(job.begin)
+                if not begun:
+                    self._maker.ready()
+                    job.begun.wait()  # all that the caller waits for stands before what follows
+                begun = True
                 chores += [each for step in group for each in self._maker.chores(epoch, step)]
                 if len(ahead) >= self._prefetch:
                     yield from self._wait(ahead.popleft())
@@ -177,6 +182,7 @@ class _Job:
     def __init__(self, maker: Maker, crew: Crew, threads: int, epoch: int, steps: range) -> None:
         self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
+        self.begun = threading.Event()
         self._maker, self._threads = maker, threads
         self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
@@ -184,11 +190,12 @@ class _Job:
         self._epoch, self._steps = epoch, steps
 
     def begin(self) -> None:
-        """Do what comes first, and leave the rest to the crew."""
+        """Do what comes first, leave the rest to the crew, and say so."""
         if len(self._steps) == 1:
             self._plan()
         else:
             self._make()
+        self.begun.set()
 
     def _make(self) -> None:
         if self.dropped:

@@ -6,25 +6,25 @@ Rows of several stores are counted through: those of the first store, then those
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View, ViewParams
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.maker import BatchMaker, Clock, Draft
 from viewstore.loaders.order import Cut, Order, Permutation
 from viewstore.loaders.state import State
-from viewstore.plan import Column
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
 
 STORE_STREAM = 1 << 40  # of the permutations, beyond those of any block shuffle
 SEED_BITS = 53
@@ -228,26 +228,23 @@ class SeveralMaker:
                 self.makers[number].fill(part, low, high)
             first += len(part.rows)
 
+    def ready(self) -> None:
+        """Have at hand what `finish` needs."""
+        for maker in self.makers:
+            maker.ready()
+
     def finish(self, draft: JoinedDraft) -> list[Batch]:
         """Return the batch of a filled draft, its samples back in their places."""
-        batches = [
-            batch for number, part in draft.parts for batch in self.makers[number].finish(part)
-        ]
+        from viewstore.loaders.join import join  # not before: BatchMaker.ready says why
+
+        finished = [self.makers[number].finish(part) for number, part in draft.parts]
+        batches = list(itertools.chain.from_iterable(finished))
         order = np.argsort(draft.places)
         buffers = self._take(len(draft.rows), 0)
         for buffer, stored in zip(buffers, draft.buffers, strict=True):
             np.take(stored, order, axis=0, out=buffer, mode="clip")
-        back = torch.from_numpy(order)
-        views = tuple(
-            _joined([batch.views[slot] for batch in batches], back, buffer)
-            for slot, buffer in enumerate(buffers)
-        )
         batch = replace(
-            batches[0],
-            views=views,
-            index=torch.from_numpy(draft.rows.copy()),
-            label=torch.cat([batch.label for batch in batches])[back],
-            valid=torch.cat([batch.valid for batch in batches])[back],
+            join(batches, draft.rows, order, buffers),
             weight=self.cut.weight(draft.step),
             epoch=draft.epoch,
             step=draft.step,
@@ -273,35 +270,3 @@ class SeveralMaker:
 
 def _rows_alone(rows: NDArray[np.int64], epoch: int) -> Decided:
     return Decided(rows=rows, shown=[], drawn=[], then=[])
-
-
-def _joined(views: list[View], back: Tensor, pixels: Buffer) -> View:
-    """Return the views of a slot; `back` [B] says where each sample is among the parts."""
-    names = sorted({name for view in views for name in view.params})
-    roles = sorted({view.role for view in views})
-    sizes = [len(view.status) for view in views]
-    params = [view.params for view in views]
-    return View(
-        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-        params=ViewParams(tuple(names), partial(_column, params, sizes, back.numpy())),
-        status=torch.cat([view.status for view in views])[back],
-        role=roles[0] if len(roles) == 1 else "mixed",
-        parent=torch.cat([view.parent for view in views])[back],
-        view=torch.cat([view.view for view in views])[back],
-        source="|".join(sorted({view.source for view in views})),
-        colourless=any(view.colourless for view in views),
-    )
-
-
-def _column(
-    params: list[Mapping[str, Tensor]], sizes: list[int], back: NDArray[np.int64], name: str
-) -> Tensor:
-    """Return a column of the whole batch; rows of a store that has it not read as its fill."""
-    found = [mine[name].numpy() if name in mine else None for mine in params]
-    like = next(values for values in found if values is not None)
-    form = Column(name=name, dtype=like.dtype.str[1:], shape=like.shape[1:])
-    filled = [
-        form.empty(size) if values is None else values
-        for values, size in zip(found, sizes, strict=True)
-    ]
-    return torch.from_numpy(np.concatenate(filled)[back])

@@ -142,6 +142,9 @@ class Counting:
         """Fill nothing."""
         self.done.append(("fill", draft.steps[0]))
 
+    def ready(self) -> None:
+        """Need nothing."""
+
     def finish(self, draft: Any) -> list[int]:  # noqa: ANN401
         return list(draft.steps)
 
@@ -182,6 +185,48 @@ def test_steps_are_made_together_up_to_each_multiple_but_never_over_the_end_of_a
     pipeline.close()
     bounds = [(0, 5, 6), (0, 6, 8), (0, 8, 11), (1, 0, 4), (1, 4, 8), (1, 8, 11)]
     assert planned == [(epoch, range(first, last)) for epoch, first, last in bounds]
+
+
+def test_torch_is_imported_beside_the_first_batch_and_not_before(digits: Store) -> None:
+    """The import takes longer than the batch; the others are of no use to it at all."""
+    code = (
+        "import sys, viewstore; from viewstore.loaders import Cached, Mix, Online, ViewLoader; "
+        f"loader = ViewLoader(viewstore.open({str(digits.location)!r}), 'hard', batch_size=16); "
+        "heavy = ('torch', 'zarr', 'pyarrow', 'rich', 'obstore', 'jinja2', 'asyncio'); "
+        "print([name for name in heavy if name in sys.modules]); "
+        "next(iter(loader)); "
+        "print([name for name in heavy if name in sys.modules][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "torch"]
+
+
+class ReadyWhenFilled(Counting):
+    """Is ready once the threads have filled something."""
+
+    def __init__(self, slices: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.filled = threading.Event()
+        self.all_slices = slices
+
+    def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
+        return self.all_slices
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        self.filled.set()
+
+    def ready(self) -> None:
+        assert self.filled.wait(timeout=60)
+
+
+@pytest.mark.parametrize("slices", [[(0, 40)], [(0, 20), (20, 40)]])
+def test_the_first_batch_is_filled_while_the_caller_gets_ready(
+    slices: list[tuple[int, int]],
+) -> None:
+    maker = ReadyWhenFilled(slices)
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run([(0, 0), (0, 1)])) == [0, 1]
+    pipeline.close()
 
 
 @pytest.mark.parametrize("threads", [0, 2])
