@@ -101,7 +101,7 @@ class ViewLoader:
             num_threads: Threads of the pool; 0 works in the caller's thread, None takes the
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
-                are stored, eight times as many.
+                are stored, eight times as many, which share memory by eight.
             verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
@@ -109,7 +109,8 @@ class ViewLoader:
             on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
                 are black, it is not valid, and stats() counts it.
             resident: Copy raw view sets into memory: "auto" does, in the background, while they
-                take no more than a quarter of it.
+                take no more than a quarter of it; several ranks of a host share one file in the
+                cache.
             reuse: Fill the same few buffers again and again: pixels hold until the next batch
                 is asked for. Else they belong to the caller for as long as he wants.
             scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
@@ -241,8 +242,7 @@ class ViewLoader:
 
         So the threads have the first batches of an epoch ready while the one before it ends.
         """
-        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
-        run = self._run or self._pipeline.run(_places(epochs, self._step, self._cut.steps))
+        run = self._run or self._pipeline.run(self._places())
         self._run = None  # an error, or an interrupt, ends it
         batch = next(run)
         if self._runs_on or batch.step + 1 < self._cut.steps:
@@ -375,6 +375,11 @@ class ViewLoader:
             state=common["state"],
             pool=common["pool"],
         )
+
+    def _places(self) -> Iterator[Step]:
+        """Return the places from here on."""
+        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
+        return _places(epochs, self._step, self._cut.steps)
 
     def _drop_run(self) -> None:
         """Drop what was made ahead, and whoever iterates."""
