@@ -64,6 +64,7 @@ class Ahead:
         decide: Decide,
         *,
         weight: int,
+        together: int = 1,
     ) -> None:
         """Plan the steps of `cut`.
 
@@ -73,22 +74,28 @@ class Ahead:
             kept: The sorted rows of a filter, or None.
             decide: Decides about rows of an epoch.
             weight: Slots that are drawn for a sample: more of them, fewer samples at once.
+            together: How many steps are asked for at once, from a multiple of it on.
         """
         self._order, self._cut, self._kept, self._decide = order, cut, kept, decide
         share = max(1, cut.global_batch // cut.world_size)
-        self._span = max(1, SAMPLES_AT_ONCE // max(1, weight) // share)
+        span = SAMPLES_AT_ONCE // max(1, weight) // share
+        self._span = max(1, span // together) * together
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._lock = threading.Lock()
 
-    def step(self, epoch: int, step: int) -> Decided:
-        """Return what is decided of a step. Raises what `decide` raises of its rows."""
-        block = self._block(epoch, step // self._span)
+    def steps(self, epoch: int, steps: range) -> Decided:
+        """Return what is decided of some steps. Raises what `decide` raises of their rows."""
+        number = steps.start // self._span
+        block = self._block(epoch, number)
         with block.lock:
             if block.decided is None and not block.broken:
-                self._fill(block, epoch, step // self._span)
+                self._fill(block, epoch, number)
             if block.decided is not None:
-                return block.decided.part(*block.bounds[step % self._span])
-        return self._decide(self._rows([step], epoch), epoch)
+                first, last = (
+                    block.bounds[step - number * self._span] for step in (steps[0], steps[-1])
+                )
+                return block.decided.part(first[0], last[1])
+        return self._decide(self._rows(steps, epoch), epoch)
 
     def follows(self, epoch: int, step: int) -> tuple[int, int] | None:
         """Return a place in the block after that of a step, once a block: at its first step."""
@@ -129,7 +136,7 @@ class Ahead:
 
     def _fill(self, block: _Block, epoch: int, number: int) -> None:
         last = min(self._cut.steps, (number + 1) * self._span)
-        steps = list(range(number * self._span, last))
+        steps = range(number * self._span, last)
         sizes = [len(self._cut.positions(step)[0]) for step in steps]
         ends = np.cumsum(sizes).tolist()
         block.bounds = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -138,7 +145,7 @@ class Ahead:
         except ViewStoreError:  # of some step: each one is decided alone, and raises its own
             block.broken = True
 
-    def _rows(self, steps: list[int], epoch: int) -> NDArray[np.int64]:
+    def _rows(self, steps: range, epoch: int) -> NDArray[np.int64]:
         positions = np.concatenate([self._cut.positions(step)[0] for step in steps])
         rows = self._order.rows(positions, epoch)
         return rows if self._kept is None else self._kept[rows]

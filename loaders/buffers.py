@@ -14,7 +14,6 @@ from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Buffer = NDArray[np.uint8]
@@ -69,7 +68,7 @@ class BufferPool:
     def take(self, shape: Shape, slot: int) -> Buffer:
         """Return uint8 `shape` for the views of a slot; what it holds is left over."""
         if self._pin:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+            return _pinned(shape)
         with self._lock:
             if self._ring:
                 key = (slot, next(self._turns[slot]) % self._ring, shape)
@@ -107,6 +106,12 @@ class BufferPool:
             _, memory = self._lent.pop(id(self._ended.popleft()), (None, None))
             if memory is not None and len(spare := self._spare[memory.shape]) < self._keep:
                 spare.append(memory)
+
+
+def _pinned(shape: Shape) -> Buffer:
+    import torch  # what is not pinned needs none: BatchMaker says why that counts
+
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 class _Lease:

@@ -1,23 +1,31 @@
-"""What the views of a slot are delivered with: their params, status and origin."""
+"""How batches are handed over: pixels as tensors, views with their params, status and origin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.loaders.batch import View, ViewParams
+from viewstore.loaders.ahead import part_of
+from viewstore.loaders.batch import Batch, View, ViewParams
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, by_set, numbers_within
+from viewstore.loaders.order import Cut
 from viewstore.loaders.reader import CachedReader
+from viewstore.loaders.state import State
 from viewstore.loaders.transform import delivered_params
 from viewstore.loaders.views import CachedSlots, OnlineSlot
 from viewstore.policies import Drawn
+
+if TYPE_CHECKING:
+    from viewstore.loaders.maker import Draft
 
 Sizes = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
 
@@ -60,28 +68,69 @@ class CachedDelivery:
         large = {name for name in group.params if not reader.in_memory(name)}
         self._eager = tuple(sorted(large - set(self._drawn)))
 
-    def view(
-        self, pixels: Tensor, rows: NDArray[np.int64], views: NDArray[np.int64], drawn: Drawn
-    ) -> View:
-        """Return the views `views` [B] of `rows` [B]; `drawn` is what was rendered on them."""
-        params = ViewParams(self._names, partial(self._gather, rows, views, drawn))
-        for name in self._eager:
-            params[name]
-        return View(
-            pixels=pixels,
-            params=params,
-            status=self._column("status", 1, np.uint8, rows, views),
-            role=self._role,
-            parent=self._column("parent", -1, np.int64, rows, views),
-            view=torch.from_numpy(numbers_within(self._reader, views)),
-            source=self._source,
+    def views(
+        self,
+        pixels: Sequence[Tensor],
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        drawn: Drawn,
+        colourless: bool,
+    ) -> list[View]:
+        """Return the views `views` [B] of `rows` [B], of one batch after another.
+
+        `pixels` are those of each batch, `drawn` what was rendered on all of them.
+        """
+        sizes = [len(each) for each in pixels]
+        numbers = numbers_within(self._reader, views)
+        columns = zip(
+            pixels,
+            self._params(sizes, rows, views, drawn),
+            self._column("status", 1, np.uint8, rows, views).split_with_sizes(sizes),
+            self._column("parent", -1, np.int64, rows, views).split_with_sizes(sizes),
+            torch.from_numpy(numbers).split_with_sizes(sizes),
+            strict=True,
         )
+        return [
+            View(
+                pixels=shown,
+                params=params,
+                status=status,
+                role=self._role,
+                parent=parent,
+                view=view,
+                source=self._source,
+                colourless=colourless,
+            )
+            for shown, params, status, parent, view in columns
+        ]
+
+    def _params(
+        self,
+        sizes: list[int],
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        drawn: Drawn,
+    ) -> Iterator[ViewParams]:
+        """Yield the params of each batch."""
+        for begin, end in bounds_of(sizes):
+            mine = partial(self._gather, rows[begin:end], views[begin:end], begin, drawn)
+            params = ViewParams(self._names, mine)
+            for name in self._eager:
+                params[name]
+            yield params
 
     def _gather(
-        self, rows: NDArray[np.int64], views: NDArray[np.int64], drawn: Drawn, name: str
+        self,
+        rows: NDArray[np.int64],
+        views: NDArray[np.int64],
+        begin: int,
+        drawn: Drawn,
+        name: str,
     ) -> Tensor:
+        """Return a column of `rows`, which stand from `begin` on in `drawn`."""
         if name in self._drawn:
-            return torch.from_numpy(self._rendered(rows, views, drawn, name))
+            mine = part_of(drawn, begin, begin + len(rows))
+            return torch.from_numpy(self._rendered(rows, views, mine, name))
         found = self._reader.params(name, rows, views[:, None])
         if self._reader.per_view(name):
             found = np.ascontiguousarray(found[:, 0])
@@ -145,15 +194,99 @@ def filled(size: int, value: int, dtype: type[np.integer[Any]]) -> Tensor:
     return torch.from_numpy(np.full(size, value, dtype))
 
 
-def online_view(slot: OnlineSlot, pixels: Tensor, drawn: Drawn) -> View:
-    """Return the views of a slot that was rendered from source images."""
-    size = len(pixels)
-    return View(
-        pixels=pixels,
-        params=ViewParams(tuple(drawn), lambda name: torch.from_numpy(drawn[name].copy())),
-        status=filled(size, 1, np.uint8),
-        role=slot.policy.role,
-        parent=filled(size, -1, np.int64),
-        view=filled(size, slot.slot, np.int64),
-        source=f"online:{slot.policy.name}",
-    )
+def online_views(
+    slot: OnlineSlot, pixels: Sequence[Tensor], drawn: Drawn, colourless: bool
+) -> list[View]:
+    """Return the views of a slot that was rendered from source images, of one batch after another.
+
+    `pixels` are those of each batch, `drawn` what was rendered on all of them.
+    """
+    return [
+        View(
+            pixels=shown,
+            params=ViewParams(tuple(drawn), partial(_drawn_column, drawn, begin, end)),
+            status=filled(len(shown), 1, np.uint8),
+            role=slot.policy.role,
+            parent=filled(len(shown), -1, np.int64),
+            view=filled(len(shown), slot.slot, np.int64),
+            source=f"online:{slot.policy.name}",
+            colourless=colourless,
+        )
+        for shown, (begin, end) in zip(pixels, bounds_of([len(p) for p in pixels]), strict=True)
+    ]
+
+
+def _drawn_column(drawn: Drawn, begin: int, end: int, name: str) -> Tensor:
+    return torch.from_numpy(drawn[name][begin:end].copy())
+
+
+def bounds_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where each of some parts begins and ends, one after another."""
+    return itertools.pairwise(itertools.accumulate(sizes, initial=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Makes batches of what was filled.
+
+    Attributes:
+        cached: The slots of each view set.
+        online: The slots that are rendered.
+        labels: Label of each row.
+        cut: The cut of the steps.
+        state: The loader's state, at whatever step.
+        colourless: Says of draws whether their colours are left to `Batch.to`.
+    """
+
+    cached: Sequence[Sequence[CachedDelivery]]
+    online: Sequence[OnlineSlot]
+    labels: NDArray[np.int32]
+    cut: Cut
+    state: State
+    colourless: Callable[[Drawn], bool]
+
+    def batches(self, draft: Draft) -> list[Batch]:
+        """Return the batches of a filled draft.
+
+        Beside the copying of small views a call into torch costs more than it seems: what all
+        batches have is made once for all of them, and split.
+        """
+        rows, sizes = draft.rows, draft.sizes
+        columns = zip(
+            torch.from_numpy(rows.copy()).split_with_sizes(sizes),
+            torch.from_numpy(self.labels[rows].astype(np.int64)).split_with_sizes(sizes),
+            torch.from_numpy(draft.valid).split_with_sizes(sizes),
+            zip(*self._views(draft), strict=True),
+            strict=True,
+        )
+        return [
+            Batch(
+                views=views,
+                index=index,
+                label=label,
+                valid=valid,
+                weight=self.cut.weight(step),
+                epoch=draft.epoch,
+                step=step,
+                state=self.state.at(draft.epoch, step + 1, steps=self.cut.steps).to_json(),
+            )
+            for step, (index, label, valid, views) in zip(draft.steps, columns, strict=True)
+        ]
+
+    def _views(self, draft: Draft) -> list[list[View]]:
+        """Return the views of each slot, for one batch after another."""
+        decided = draft.decided
+        pixels = [
+            torch.from_numpy(buffer.transpose(0, 3, 1, 2)).split_with_sizes(draft.sizes)
+            for buffer in draft.buffers
+        ]
+        views: dict[int, list[View]] = {}
+        for group, shown, then in zip(self.cached, decided.shown, decided.then, strict=True):
+            for slot, mine, drawn in zip(group, shown.T, then, strict=True):
+                late = self.colourless(drawn)
+                shows = pixels[slot.slot]
+                views[slot.slot] = slot.views(shows, decided.rows, mine.copy(), drawn, late)
+        for online, drawn in zip(self.online, decided.drawn, strict=True):
+            late = self.colourless(drawn)
+            views[online.slot] = online_views(online, pixels[online.slot], drawn, late)
+        return [views[slot] for slot in range(len(pixels))]

@@ -9,16 +9,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
-from viewstore.loaders.batch import Batch, check_device
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.clock import Clock
@@ -39,6 +36,12 @@ from viewstore.loaders.share import Common, StoreShare, share_caches, shares_of
 from viewstore.loaders.state import State, rows_digest, stores_digest
 from viewstore.loaders.views import Views, views_digest
 from viewstore.store import Store
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from viewstore.loaders.batch import Batch
 
 PREFETCH_BYTES = 1 << 30
 SEEDS = 1 << 53
@@ -100,7 +103,7 @@ class ViewLoader:
             num_threads: Threads of the pool; 0 works in the caller's thread, None takes the
                 CPUs that the process may use.
             prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
-                are stored, eight times as many.
+                are stored, eight times as many, which share memory by eight.
             verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
             missing: Views that were not made: "raise", "fallback" (show what is stored) or
                 "resample" (another view of the sample).
@@ -108,7 +111,8 @@ class ViewLoader:
             on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
                 are black, it is not valid, and stats() counts it.
             resident: Copy raw view sets into memory: "auto" does, in the background, while they
-                take no more than a quarter of it.
+                take no more than a quarter of it; several ranks of a host share one file in the
+                cache.
             reuse: Fill the same few buffers again and again: pixels hold until the next batch
                 is asked for. Else they belong to the caller for as long as he wants.
             scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
@@ -176,7 +180,7 @@ class ViewLoader:
         self._missing, self._on_corrupt = missing, on_corrupt
         self._photometric = photometric
         self._reuse, self._pin, self._scaled = reuse, pin, scaled_decode
-        self._device = check_device(device, pin=pin)
+        self._device = _find_device(device, pin=pin)
         self._most_ahead = prefetch
         self._pid = os.getpid()
         self._closed = False
@@ -205,6 +209,8 @@ class ViewLoader:
 
     def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each entry of batch.index the number of its store and its row there."""
+        import torch
+
         counts = [share.store.num_samples for share in self._shares]
         starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
         store = torch.searchsorted(starts, index.cpu(), right=True) - 1
@@ -246,8 +252,7 @@ class ViewLoader:
 
         So the threads have the first batches of an epoch ready while the one before it ends.
         """
-        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
-        run = self._run or self._pipeline.run(_places(epochs, self._step, self._cut.steps))
+        run = self._run or self._pipeline.run(self._places())
         self._run = None  # an error, or an interrupt, ends it
         batch = next(run)
         if self._runs_on or batch.step + 1 < self._cut.steps:
@@ -271,8 +276,9 @@ class ViewLoader:
             sound = int(np.count_nonzero(batch.valid.numpy()))
             due = int(np.count_nonzero(self._cut.positions(batch.step)[1]))
             self._clock.add(corrupt_samples=due - sound)
-        done = self._device.type == "cpu" and self._photometric == "cpu"
-        return batch if done else batch.to(self._device)
+        if self._device is None and self._photometric == "cpu":
+            return batch
+        return batch.to(self._device or "cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was handed over; < 200 bytes of JSON."""
@@ -380,7 +386,7 @@ class ViewLoader:
         self._sample_bytes = sum(h * w * c for h, w, c in self._maker.slot_shapes())
         batch_bytes = share * self._sample_bytes * self._maker.together
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
-        self._pool.expect(self._prefetch * self._maker.together)
+        self._pool.expect(self._prefetch)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
         # Epochs that are over before so much is made ahead would be made in vain, if it was one.
         self._runs_on = self._cut.steps > self._prefetch * self._maker.together
@@ -415,6 +421,11 @@ class ViewLoader:
             pool=common["pool"],
             clock=common["clock"],
         )
+
+    def _places(self) -> Iterator[Step]:
+        """Return the places from here on."""
+        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
+        return _places(epochs, self._step, self._cut.steps)
 
     def _drop_run(self) -> None:
         """Drop what was made ahead, and whoever iterates."""
@@ -465,6 +476,16 @@ def _places(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
     for epoch in epochs:
         yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
         step = 0
+
+
+def _find_device(name: str | torch.device, *, pin: bool) -> torch.device | None:
+    """Return the device that batches go to, None if they stay on the CPU."""
+    if name == "cpu" and not pin:  # known without torch: BatchMaker says why that counts
+        return None
+    from viewstore.loaders.batch import check_device
+
+    device = check_device(name, pin=pin)
+    return None if device.type == "cpu" else device
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from viewstore.colours import COLOUR_COLUMNS
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.clock import Clock
+from viewstore.loaders.collector import staying
 from viewstore.loaders.compose import Mirrored
-from viewstore.loaders.deliver import CachedDelivery, online_view
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
 from viewstore.loaders.order import Cut, RowOrder
-from viewstore.loaders.photometric import COLOUR_COLUMNS
 from viewstore.loaders.state import State
 from viewstore.loaders.stored import Damage
 from viewstore.loaders.transform import (
@@ -35,6 +33,10 @@ from viewstore.loaders.views import CachedSlots
 from viewstore.policies import Drawn
 from viewstore.randomness import AUGMENT, Stream
 
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
+    from viewstore.loaders.deliver import Delivery
+
 OnCorrupt = Literal["raise", "quarantine"]
 Photometric = Literal["cpu", "device"]
 
@@ -46,16 +48,19 @@ MOST_TOGETHER = 8  # batches that are smaller than that and made at once, by one
 
 @dataclass(kw_only=True)
 class Draft:
-    """A batch in the making.
+    """Batches in the making, one after another.
 
     Attributes:
-        decided: Its rows, views and draws.
+        steps: Their steps.
+        sizes: Samples of each.
+        decided: Their rows, views and draws.
         valid: Which samples are neither padding nor damaged, [B].
         buffers: Memory of each slot, uint8 [B, H, W, C].
     """
 
     epoch: int
-    step: int
+    steps: range
+    sizes: list[int]
     decided: Decided
     valid: NDArray[np.bool_]
     buffers: list[Buffer]
@@ -106,19 +111,11 @@ class BatchMaker:
 
     def __post_init__(self) -> None:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
-        self._ahead = Ahead(self.order, self.cut, self.kept, self.decide, weight=len(drawn))
         self._scratch = Scratch()
         self._readers = [one for _, reader in self.cached for one in parts_of(reader)]
         self._schedules = [
             schedule_of(reader, seed=self.seed, slots=group.slots, pick=group.pick)
             for group, reader in self.cached
-        ]
-        self._deliveries = [
-            [
-                CachedDelivery(group, number, reader, mirrored, self.online.sizes)
-                for number in range(len(group.slots))
-            ]
-            for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
         ]
         self._shapes = self.slot_shapes()
         self._sample_bytes = sum(height * width * chans for height, width, chans in self._shapes)
@@ -131,6 +128,14 @@ class BatchMaker:
                 and all(only_flips(t, reader.shape[:2]) for t in group.then)
                 for group, reader in self.cached
             )
+        )
+        self._ahead = Ahead(
+            self.order,
+            self.cut,
+            self.kept,
+            self.decide,
+            weight=len(drawn),
+            together=self.together,
         )
 
     @property
@@ -172,15 +177,17 @@ class BatchMaker:
         residents = (one.resident for one in self._readers)
         return [resident.copy_some for resident in residents if resident is not None]
 
-    def plan(self, epoch: int, step: int) -> Draft:
-        """Return the draft of a step: all that is decided before pixels are touched."""
+    def plan(self, epoch: int, steps: range) -> Draft:
+        """Return the draft of steps: all that is decided before pixels are touched."""
         began = time.perf_counter()
-        decided = self._ahead.step(epoch, step)
+        decided = self._ahead.steps(epoch, steps)
         if self.awaits:
-            self.prefetch(decided.rows, self._ahead.rows_after(epoch, step))
+            self.prefetch(decided.rows, self._ahead.rows_after(epoch, steps[-1]))
+        valid = [self.cut.positions(step)[1] for step in steps]
         size = len(decided.rows)
         buffers = [self.pool.take((size, *shape), slot) for slot, shape in enumerate(self._shapes)]
-        draft = self.draft(epoch, step, decided, self.cut.positions(step)[1], buffers)
+        sizes = [len(each) for each in valid]
+        draft = self.draft(epoch, steps, sizes, decided, np.concatenate(valid), buffers)
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
 
@@ -201,7 +208,8 @@ class BatchMaker:
     def draft(
         self,
         epoch: int,
-        step: int,
+        steps: range,
+        sizes: list[int],
         decided: Decided,
         valid: NDArray[np.bool_],
         buffers: list[Buffer],
@@ -210,7 +218,9 @@ class BatchMaker:
         if self.announces:
             for (_, reader), shown in zip(self.cached, decided.shown, strict=True):
                 reader.announce(decided.rows, shown)
-        return Draft(epoch=epoch, step=step, decided=decided, valid=valid, buffers=buffers)
+        return Draft(
+            epoch=epoch, steps=steps, sizes=sizes, decided=decided, valid=valid, buffers=buffers
+        )
 
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft."""
@@ -240,35 +250,38 @@ class BatchMaker:
             return drawn
         return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
 
-    def _marked(self, view: View, drawn: Drawn) -> View:
-        return replace(view, colourless=True) if self._colourless(drawn) else view
-
     def _colourless(self, drawn: Drawn) -> bool:
         return self.photometric == "device" and "jitter" in drawn
 
-    def finish(self, draft: Draft) -> Batch:
-        """Return the batch of a filled draft."""
-        decided = draft.decided
-        pixels = [torch.from_numpy(buffer.transpose(0, 3, 1, 2)) for buffer in draft.buffers]
-        views: dict[int, View] = {}
-        for group, shown, then in zip(self._deliveries, decided.shown, decided.then, strict=True):
-            for number, slot in enumerate(group):
-                mine = shown[:, number].copy()
-                view = slot.view(pixels[slot.slot], decided.rows, mine, then[number])
-                views[slot.slot] = self._marked(view, then[number])
-        for online, drawn in zip(self.online.slots, decided.drawn, strict=True):
-            view = online_view(online, pixels[online.slot], drawn)
-            views[online.slot] = self._marked(view, drawn)
-        return Batch(
-            views=tuple(views[slot] for slot in range(self.num_slots)),
-            index=torch.from_numpy(decided.rows.copy()),
-            label=torch.from_numpy(self.labels[decided.rows].astype(np.int64)),
-            valid=torch.from_numpy(draft.valid),
-            weight=self.cut.weight(draft.step),
-            epoch=draft.epoch,
-            step=draft.step,
-            state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
+        self._delivery  # noqa: B018
+
+    @cached_property
+    def _delivery(self) -> Delivery:
+        # Torch takes longer to import than anything else up to the first batch, so that nothing
+        # before this needs it: the threads fill the batch meanwhile.
+        with staying():
+            from viewstore.loaders.deliver import CachedDelivery, Delivery
+
+        return Delivery(
+            cached=[
+                [
+                    CachedDelivery(group, number, reader, mirrored, self.online.sizes)
+                    for number in range(len(group.slots))
+                ]
+                for (group, reader), mirrored in zip(self.cached, self.mirrored, strict=True)
+            ],
+            online=self.online.slots,
+            labels=self.labels,
+            cut=self.cut,
+            state=self.state,
+            colourless=self._colourless,
         )
+
+    def finish(self, draft: Draft) -> list[Batch]:
+        """Return the batches of a filled draft."""
+        return self._delivery.batches(draft)
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
         """Return the views and draws of rows."""

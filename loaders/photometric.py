@@ -14,9 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from viewstore.colours import CIRCLE, DIFFERENCES, LEVELS, SOLARIZE_OFF, hues
+from viewstore.colours import CIRCLE, COLOUR_COLUMNS, DIFFERENCES, LEVELS, SOLARIZE_OFF, hues
 
-COLOUR_COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")
 BLUR_PASSES = 3  # of a box, as in Pillow
 PIECE_BYTES = 32 << 20  # of pixels at a time: float32 makes much of them
 _BYTE = 256

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from operator import itemgetter
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from viewstore.loaders.batch import Batch
 from viewstore.loaders.crew import Crew
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
 
 Step = tuple[int, int]  # epoch and step
 
@@ -34,14 +37,17 @@ class Maker(Protocol):
     def copies(self) -> list[Callable[[], bool]]:
         """Return what brings view sets into memory; each is called again while it is True."""
 
-    def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
-        """Return the draft of a step; its `rows` are as many as its samples."""
+    def plan(self, epoch: int, steps: range) -> Any:  # noqa: ANN401
+        """Return the draft of some steps; its `rows` are as many as their samples."""
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Read and render samples [begin, end) of a draft."""
 
-    def finish(self, draft: Any) -> Batch:  # noqa: ANN401
-        """Return the batch of a filled draft."""
+    def ready(self) -> None:
+        """Have at hand what `finish` needs, which takes a while the first time."""
+
+    def finish(self, draft: Any) -> list[Batch]:  # noqa: ANN401
+        """Return the batches of a filled draft."""
 
 
 class Pipeline:
@@ -69,22 +75,22 @@ class Pipeline:
                 while copy():
                     pass
             for epoch, step in steps:
-                yield self._make(epoch, step)
+                yield from _made(self._maker, epoch, range(step, step + 1))
             return
         crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
         ahead: deque[_Job] = deque()
         chores: list[Callable[[], object]] = []
         begun = False
         try:
-            for group in _groups(steps, self._maker.together):
-                job = _Job(self._maker, crew, self._threads, group)
-                if begun:
-                    crew.do(job.begin)
-                else:  # all that the caller waits for stands before what follows it
-                    job.begin()
-                begun = True
+            for epoch, group in _groups(steps, self._maker.together):
+                job = _Job(self._maker, crew, self._threads, epoch, group)
                 ahead.append(job)
-                chores += [chore for step in group for chore in self._maker.chores(*step)]
+                crew.do(job.begin)
+                if not begun:
+                    self._maker.ready()
+                    job.begun.wait()  # all that the caller waits for stands before what follows
+                begun = True
+                chores += [each for step in group for each in self._maker.chores(epoch, step)]
                 if len(ahead) >= self._prefetch:
                     yield from self._wait(ahead.popleft())
                     while chores:
@@ -108,10 +114,6 @@ class Pipeline:
         begun, self._begun = self._begun, True
         return [] if begun else self._maker.copies()
 
-    def _make(self, epoch: int, step: int) -> Batch:
-        (batch,) = _make_all(self._maker, [(epoch, step)])
-        return batch
-
     def _wait(self, job: _Job) -> Iterator[Batch]:
         made, error = job.done.get()
         made.reverse()
@@ -121,25 +123,24 @@ class Pipeline:
             raise error
 
 
-def _groups(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
-    """Yield the first step alone, then `size` at a time."""
-    left = iter(steps)
-    group = list(islice(left, 1))
-    while group:
-        yield group
-        group = list(islice(left, size))
+def _groups(steps: Iterable[Step], size: int) -> Iterator[tuple[int, range]]:
+    """Yield an epoch and steps of it: the first one alone, then up to each multiple of `size`."""
+    alone = True
+    for epoch, places in itertools.groupby(steps, key=itemgetter(0)):
+        first: int | None = None
+        for _, step in places:
+            first = step if first is None else first
+            if alone or (step + 1) % size == 0:
+                yield epoch, range(first, step + 1)
+                alone, first = False, None
+        if first is not None:
+            yield epoch, range(first, step + 1)
 
 
-def _make_all(maker: Maker, steps: list[Step]) -> list[Batch]:
-    """Return the batches of steps; each kind of work is done for all of them before the next.
-
-    Filling a batch drives the rest of the program out of the processor's caches, so that its
-    plan and its finish cost several times as much right after one as they do in a row.
-    """
-    drafts = [maker.plan(epoch, step) for epoch, step in steps]
-    for draft in drafts:
-        maker.fill(draft, 0, len(draft.rows))
-    return [maker.finish(draft) for draft in drafts]
+def _made(maker: Maker, epoch: int, steps: range) -> list[Batch]:
+    draft = maker.plan(epoch, steps)
+    maker.fill(draft, 0, len(draft.rows))
+    return maker.finish(draft)
 
 
 def _try(chore: Callable[[], object]) -> None:
@@ -170,47 +171,49 @@ def _copy(owner: weakref.ref[Crew], copies: list[Callable[[], bool]]) -> None:
 class _Job:
     """Some batches under way. No thread ever waits for another: the last slice finishes them."""
 
-    def __init__(self, maker: Maker, crew: Crew, threads: int, steps: list[Step]) -> None:
+    def __init__(self, maker: Maker, crew: Crew, threads: int, epoch: int, steps: range) -> None:
         self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
+        self.begun = threading.Event()
         self._maker, self._threads = maker, threads
         self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
         self._left = 0
-        self._steps = steps
+        self._epoch, self._steps = epoch, steps
 
     def begin(self) -> None:
-        """Do what comes first, and leave the rest to the crew."""
+        """Do what comes first, leave the rest to the crew, and say so."""
         if len(self._steps) == 1:
-            self._plan(*self._steps[0])
+            self._plan()
         else:
-            self._make(self._steps)
+            self._make()
+        self.begun.set()
 
-    def _make(self, steps: list[Step]) -> None:
+    def _make(self) -> None:
         if self.dropped:
             return
         try:
-            self.done.put((_make_all(self._maker, steps), None))
+            self.done.put((_made(self._maker, self._epoch, self._steps), None))
         except BaseException:
-            self._make_singly(steps)
+            self._make_singly()
 
-    def _make_singly(self, steps: list[Step]) -> None:
+    def _make_singly(self) -> None:
         """Make batches until one fails: the error is its own."""
         made: list[Batch] = []
         try:
-            for step in steps:
-                made += _make_all(self._maker, [step])
+            for step in self._steps:
+                made += _made(self._maker, self._epoch, range(step, step + 1))
         except BaseException as error:
             self.done.put((made, error))
             return
         self.done.put((made, None))
 
-    def _plan(self, epoch: int, step: int) -> None:
+    def _plan(self) -> None:
         crew = self._crew()
         if self.dropped or crew is None:
             return
         try:
-            draft = self._maker.plan(epoch, step)
+            draft = self._maker.plan(self._epoch, self._steps)
             parts = self._maker.slices(len(draft.rows), self._threads)
         except BaseException as error:
             self._fail(error)
@@ -231,7 +234,7 @@ class _Job:
                 self._left -= 1
                 last = self._left == 0
             if last:
-                self.done.put(([self._maker.finish(draft)], None))
+                self.done.put((self._maker.finish(draft), None))
         except BaseException as error:
             self._fail(error)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-
-import torch
+import sys
 
 from viewstore.errors import ConfigError
 
@@ -24,8 +23,9 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         )
     given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
     if given == [None, None]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        distributed = sys.modules.get("torch.distributed")  # who set it up has imported it
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
         return 0, 1
     values = [int(text) for text in given if text is not None and text.isdecimal()]
     if len(values) != 2:

@@ -6,26 +6,26 @@ Rows of several stores are counted through: those of the first store, then those
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.batch import Batch, View, ViewParams
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.clock import Clock
 from viewstore.loaders.maker import BatchMaker, Draft
 from viewstore.loaders.order import Cut, Order, Permutation
 from viewstore.loaders.state import State
-from viewstore.plan import Column
+
+if TYPE_CHECKING:
+    from viewstore.loaders.batch import Batch
 
 STORE_STREAM = 1 << 40  # of the permutations, beyond those of any block shuffle
 SEED_BITS = 53
@@ -171,8 +171,8 @@ class SeveralMaker:
 
     @property
     def together(self) -> int:
-        """How many steps a thread makes at once."""
-        return self.makers[0].together
+        """One: what is decided of a step depends on the turns of its rows."""
+        return 1
 
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
         """Return the parts of `size` samples that `threads` threads fill."""
@@ -186,11 +186,12 @@ class SeveralMaker:
         """Return what brings view sets into memory; each is called again while it is True."""
         return [copy for maker in self.makers for copy in maker.copies()]
 
-    def plan(self, epoch: int, step: int) -> JoinedDraft:
-        """Return the draft of a step."""
+    def plan(self, epoch: int, steps: range) -> JoinedDraft:
+        """Return the draft of one step."""
         began = time.perf_counter()
+        (step,) = steps
         counts = self.several.counts
-        turns, rows = np.divmod(self._ahead.step(epoch, step).rows, sum(counts))
+        turns, rows = np.divmod(self._ahead.steps(epoch, steps).rows, sum(counts))
         valid = self.cut.positions(step)[1]
         bounds = np.cumsum([0, *counts])
         stores = np.searchsorted(bounds, rows, side="right") - 1
@@ -211,7 +212,9 @@ class SeveralMaker:
             mine = places[begin:end]
             decided = self.makers[number].decide(rows[mine] - bounds[number], turn)
             buffers = [buffer[begin:end] for buffer in draft.buffers]
-            part = self.makers[number].draft(turn, step, decided, valid[mine], buffers)
+            part = self.makers[number].draft(
+                turn, steps, [end - begin], decided, valid[mine], buffers
+            )
             draft.parts.append((number, part))
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
@@ -225,31 +228,31 @@ class SeveralMaker:
                 self.makers[number].fill(part, low, high)
             first += len(part.rows)
 
-    def finish(self, draft: JoinedDraft) -> Batch:
+    def ready(self) -> None:
+        """Have at hand what `finish` needs."""
+        for maker in self.makers:
+            maker.ready()
+
+    def finish(self, draft: JoinedDraft) -> list[Batch]:
         """Return the batch of a filled draft, its samples back in their places."""
-        batches = [self.makers[number].finish(part) for number, part in draft.parts]
+        from viewstore.loaders.join import join  # not before: BatchMaker.ready says why
+
+        finished = [self.makers[number].finish(part) for number, part in draft.parts]
+        batches = list(itertools.chain.from_iterable(finished))
         order = np.argsort(draft.places)
         began = time.perf_counter()
         buffers = self._take(len(draft.rows), 0)
         for buffer, stored in zip(buffers, draft.buffers, strict=True):
             np.take(stored, order, axis=0, out=buffer, mode="clip")
         self.clock.add(copy_seconds=time.perf_counter() - began)
-        back = torch.from_numpy(order)
-        views = tuple(
-            _joined([batch.views[slot] for batch in batches], back, buffer)
-            for slot, buffer in enumerate(buffers)
-        )
-        return replace(
-            batches[0],
-            views=views,
-            index=torch.from_numpy(draft.rows.copy()),
-            label=torch.cat([batch.label for batch in batches])[back],
-            valid=torch.cat([batch.valid for batch in batches])[back],
+        batch = replace(
+            join(batches, draft.rows, order, buffers),
             weight=self.cut.weight(draft.step),
             epoch=draft.epoch,
             step=draft.step,
             state=self.state.at(draft.epoch, draft.step + 1, steps=self.cut.steps).to_json(),
         )
+        return [batch]
 
     def _prefetch(self, epoch: int, step: int, now: NDArray[np.int64]) -> None:
         """Have the shards fetched that the steps after this one read, where they are remote."""
@@ -269,35 +272,3 @@ class SeveralMaker:
 
 def _rows_alone(rows: NDArray[np.int64], epoch: int) -> Decided:
     return Decided(rows=rows, shown=[], drawn=[], then=[])
-
-
-def _joined(views: list[View], back: Tensor, pixels: Buffer) -> View:
-    """Return the views of a slot; `back` [B] says where each sample is among the parts."""
-    names = sorted({name for view in views for name in view.params})
-    roles = sorted({view.role for view in views})
-    sizes = [len(view.status) for view in views]
-    params = [view.params for view in views]
-    return View(
-        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-        params=ViewParams(tuple(names), partial(_column, params, sizes, back.numpy())),
-        status=torch.cat([view.status for view in views])[back],
-        role=roles[0] if len(roles) == 1 else "mixed",
-        parent=torch.cat([view.parent for view in views])[back],
-        view=torch.cat([view.view for view in views])[back],
-        source="|".join(sorted({view.source for view in views})),
-        colourless=any(view.colourless for view in views),
-    )
-
-
-def _column(
-    params: list[Mapping[str, Tensor]], sizes: list[int], back: NDArray[np.int64], name: str
-) -> Tensor:
-    """Return a column of the whole batch; rows of a store that has it not read as its fill."""
-    found = [mine[name].numpy() if name in mine else None for mine in params]
-    like = next(values for values in found if values is not None)
-    form = Column(name=name, dtype=like.dtype.str[1:], shape=like.shape[1:])
-    filled = [
-        form.empty(size) if values is None else values
-        for values, size in zip(found, sizes, strict=True)
-    ]
-    return torch.from_numpy(np.concatenate(filled)[back])

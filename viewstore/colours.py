@@ -20,6 +20,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Numbers = Sequence[float] | NDArray[Any]
 
+COLOUR_COLUMNS = ("jitter", "jitter_order", "gray", "blur", "solarize")  # of params
 NOT_APPLIED = 255  # in "jitter_order"
 SOLARIZE_OFF = 256
 LEVELS = 255

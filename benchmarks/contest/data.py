@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from contest.photos import jpegs, photographs, write_tars
-from contest.workloads import CHECK_DATA, CHECKED, Workload
+from contest.workloads import CHECK_DATA, CHECKED, VIEW_SET, Workload
 from viewstore.building import BuildRequest, build
 from viewstore.disk import write_atomic
 from viewstore.errors import ConfigError
 from viewstore.store import Store, open_store
 
 VERSION = 1
-VIEW_SET = "views"
 ROWS_PER_SHARD = {"small": 1_024, "jpg": 256, "raw": 256, "photos": 256, CHECK_DATA: 16}
 ANCHOR_SIDE = 32  # of the one view that a store of photographs must have
 

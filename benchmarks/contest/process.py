@@ -18,6 +18,7 @@ from contest.workloads import Workload
 BENCHMARKS = Path(__file__).parents[1]
 START_SECONDS = 400.0  # ffcv compiles for more than a minute
 EPOCH_SECONDS = 120.0
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 class ContenderFailedError(Exception):
@@ -67,7 +68,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+            env=environment(),
         )
         self._tell(order.to_json())
 
@@ -127,3 +128,13 @@ class Process:
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         return f"exit {self.process.returncode}: {lines[-1] if lines else 'no message'}"
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a contender: all of them start from bytecode.
+
+    What was installed has it. Ours, which runs from its checkout, would else be compiled anew in
+    each process where Python is told not to write any.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
+    return kept | {"PYTHONPATH": str(BENCHMARKS)}

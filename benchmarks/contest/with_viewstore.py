@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 import viewstore
-from contest.data import VIEW_SET
 from contest.loop import Batches, Job
-from contest.workloads import Crops, Workload, ratio_of
+from contest.workloads import VIEW_SET, Crops, Workload, ratio_of
 from viewstore.augment import Filter
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.policies import Policy

@@ -128,6 +128,7 @@ WORKLOADS = {
     )
 }
 
+VIEW_SET = "views"  # of the cached views
 CHECKED = 64  # samples whose pixels are compared before anything is timed
 CHECK_DATA = "check"
 

@@ -222,6 +222,15 @@ def test_missing_samples_and_other_shapes_are_refused(tmp_path: Path, stored: np
         compare(path, folder, workload, "torch")
 
 
+def test_contenders_keep_their_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = module("contest.process")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("OF_THE_USER", "kept")
+    found = process.environment()
+    assert "PYTHONDONTWRITEBYTECODE" not in found
+    assert found["OF_THE_USER"] == "kept"
+
+
 def test_a_process_that_fails_tells_its_last_words(tmp_path: Path) -> None:
     process, workloads = module("contest.process"), module("contest.workloads")
     order = process.Order(

@@ -79,7 +79,10 @@ class OurPlan:
         kept = None if self.kept is None else np.array(self.kept)
         ahead = Ahead(order, cut, kept, _decided, weight=1)
         for step in range(here.step, cut.steps):
-            rows, valid = ahead.step(here.epoch, step).rows, cut.positions(step)[1]
+            rows, valid = (
+                ahead.steps(here.epoch, range(step, step + 1)).rows,
+                cut.positions(step)[1],
+            )
             after = here.at(here.epoch, step + 1, steps=cut.steps)
             yield after.to_json(), rows[valid].tolist()
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from tests.loaders.stores import as_array
 from viewstore import augment, colours
+from viewstore.colours import COLOUR_COLUMNS
 from viewstore.errors import ConfigError
 from viewstore.image import decode
 from viewstore.loaders import Batch, Cached, Online, ViewLoader, photometric
 from viewstore.loaders.batch import IMAGENET_MEAN, IMAGENET_STD, normalise
-from viewstore.loaders.photometric import COLOUR_COLUMNS, recolour
+from viewstore.loaders.photometric import recolour
 from viewstore.policies import policies
 from viewstore.randomness import Stream
 from viewstore.store import Store

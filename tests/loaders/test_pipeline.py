@@ -121,13 +121,13 @@ class Counting:
         self.most_ahead = 0
         self.done: list[tuple[str, int]] = []
 
-    def plan(self, epoch: int, step: int) -> Any:  # noqa: ANN401
-        self.planned += 1
-        self.done.append(("plan", step))
+    def plan(self, epoch: int, steps: range) -> Any:  # noqa: ANN401
+        self.planned += len(steps)
+        self.done.append(("plan", steps[0]))
         self.most_ahead = max(self.most_ahead, self.planned - self.taken)
-        if step == 13:
+        if 13 in steps:
             raise ViewStoreError("step 13")
-        return type("Draft", (), {"rows": np.arange(40), "step": step})()
+        return type("Draft", (), {"rows": np.arange(40), "steps": steps})()
 
     def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
         return [(0, 20), (20, 40)]
@@ -140,10 +140,13 @@ class Counting:
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
-        self.done.append(("fill", draft.step))
+        self.done.append(("fill", draft.steps[0]))
 
-    def finish(self, draft: Any) -> int:  # noqa: ANN401
-        return int(draft.step)
+    def ready(self) -> None:
+        """Need nothing."""
+
+    def finish(self, draft: Any) -> list[int]:  # noqa: ANN401
+        return list(draft.steps)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
@@ -169,6 +172,61 @@ def test_nothing_comes_before_the_first_batch() -> None:
     pipeline.close()
     assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
     assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
+
+
+def test_steps_are_made_together_up_to_each_multiple_but_never_over_the_end_of_an_epoch() -> None:
+    maker = Counting(together=4)
+    planned: list[tuple[int, range]] = []
+    plan = maker.plan
+    maker.plan = lambda epoch, steps: (planned.append((epoch, steps)), plan(epoch, steps))[1]  # type: ignore[method-assign]
+    pipeline = Pipeline(maker, threads=1, prefetch=1)  # type: ignore[arg-type]
+    steps = [(0, step) for step in range(5, 11)] + [(1, step) for step in range(11)]
+    assert list(pipeline.run(steps)) == [step for _, step in steps]
+    pipeline.close()
+    bounds = [(0, 5, 6), (0, 6, 8), (0, 8, 11), (1, 0, 4), (1, 4, 8), (1, 8, 11)]
+    assert planned == [(epoch, range(first, last)) for epoch, first, last in bounds]
+
+
+def test_torch_is_imported_beside_the_first_batch_and_not_before(digits: Store) -> None:
+    """The import takes longer than the batch; the others are of no use to it at all."""
+    code = (
+        "import sys, viewstore; from viewstore.loaders import Cached, Mix, Online, ViewLoader; "
+        f"loader = ViewLoader(viewstore.open({str(digits.location)!r}), 'hard', batch_size=16); "
+        "heavy = ('torch', 'zarr', 'pyarrow', 'rich', 'obstore', 'jinja2', 'asyncio'); "
+        "print([name for name in heavy if name in sys.modules]); "
+        "next(iter(loader)); "
+        "print([name for name in heavy if name in sys.modules][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "torch"]
+
+
+class ReadyWhenFilled(Counting):
+    """Is ready once the threads have filled something."""
+
+    def __init__(self, slices: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.filled = threading.Event()
+        self.all_slices = slices
+
+    def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
+        return self.all_slices
+
+    def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
+        self.filled.set()
+
+    def ready(self) -> None:
+        assert self.filled.wait(timeout=60)
+
+
+@pytest.mark.parametrize("slices", [[(0, 40)], [(0, 20), (20, 40)]])
+def test_the_first_batch_is_filled_while_the_caller_gets_ready(
+    slices: list[tuple[int, int]],
+) -> None:
+    maker = ReadyWhenFilled(slices)
+    pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
+    assert list(pipeline.run([(0, 0), (0, 1)])) == [0, 1]
+    pipeline.close()
 
 
 @pytest.mark.parametrize("threads", [0, 2])
