@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 
 from viewstore.crc_checks import Verify
@@ -21,13 +23,15 @@ class EncodedViews(StoredViews):
 
     def read(self, asked: Asked, places: Rows) -> None:
         mine, shown = asked.rows[places], asked.views[places]
-        files = self._opened(mine, shown, places, asked.damaged)
+        files = self._opened(asked, places, shown)
         members = self._members(mine, shown)
         begins, sizes = members["offset"].tolist(), members["size"].tolist()
         shard_rows = self.view_set.plan.shard_rows
         for i, (place, row) in enumerate(zip(places.tolist(), mine.tolist(), strict=True)):
             if place not in asked.damaged:
-                payloads = map(files[row // shard_rows].payload, begins[i], sizes[i])
+                began = time.perf_counter()
+                payloads = list(map(files[row // shard_rows].payload, begins[i], sizes[i]))
+                asked.fetch_seconds += time.perf_counter() - began
                 self.unpack(asked, place, payloads)
 
     def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
 from viewstore.loaders.pipeline import Pipeline, Step
@@ -138,13 +140,16 @@ class ViewLoader:
             raise ConfigError(f"rates are for several stores, got {list(rates)} for one")
         rank, world_size = find_rank(rank, world_size)
         memory = machine_bytes()
+        self._clock = clock = Clock()
         self._shares = shares_of(
             stores,
             views,
             rows=rows if several else [rows],
             where=where,
             verify=verify,
-            make=lambda each: CachedReader(each, verify=verify, mapped=each.num_bytes < memory),
+            make=lambda each: CachedReader(
+                each, verify=verify, mapped=each.num_bytes < memory, clock=clock
+            ),
         )
         sizes = [share.num_rows for share in self._shares]
         num_rows = sum(sizes if self._rates is None else map(per_epoch, sizes, self._rates))
@@ -232,9 +237,14 @@ class ViewLoader:
         for _ in range(self._step, self._cut.steps):
             if move != self._moves:
                 raise ConfigError("loader was moved while it was iterated; begin a new loop")
+            asked = time.perf_counter()
             batch = self._next()
             self._step = batch.step + 1
-            yield self._delivered(batch)
+            delivered = self._delivered(batch)
+            given = time.perf_counter()
+            self._clock.add(wait_seconds=given - asked)
+            yield delivered
+            self._clock.add(away_seconds=time.perf_counter() - given)
         self._settle()
 
     def _next(self) -> Batch:
@@ -261,6 +271,11 @@ class ViewLoader:
         return self._delivered(batch)
 
     def _delivered(self, batch: Batch) -> Batch:
+        self._clock.add(samples=len(batch), bytes=len(batch) * self._sample_bytes)
+        if self._on_corrupt == "quarantine":
+            sound = int(np.count_nonzero(batch.valid.numpy()))
+            due = int(np.count_nonzero(self._cut.positions(batch.step)[1]))
+            self._clock.add(corrupt_samples=due - sound)
         if self._device is None and self._photometric == "cpu":
             return batch
         return batch.to(self._device or "cpu")
@@ -302,16 +317,45 @@ class ViewLoader:
     def stats(self) -> dict[str, float]:
         """Return totals since the loader was made: seconds by kind, samples, bytes.
 
-        Seconds of planning, reading and rendering add up over threads; `wait_seconds` is the
-        caller's. `displacement` is the mean way of a row from its place, 1/3 is ideal.
+        The seconds of work add up over threads, batches made ahead included:
+
+        - `plan_seconds`: deciding what a batch shows.
+        - `fetch_seconds`: until bytes are at hand and checked: opening shards, waiting for their
+          download, reading ranges and source files, first checks of members.
+        - `decode_seconds`: of encoded cached views and of source images.
+        - `copy_seconds`: gathering raw views, with their flips; joining those of a Mix or of
+          several stores.
+        - `render_seconds`: crops, flips and colours of online views and of `then`.
+
+        `wait_seconds` is what loops over the loader waited for batches, `away_seconds` what they
+        did between them, `wait_share` the share of both that was waiting. `samples`, `bytes` (of
+        pixels) and `corrupt_samples` count what was handed over. `displacement` is the mean way
+        of a row from its place, 1/3 is ideal.
+
+        For remote stores `cache_hits` says how often a shard was opened that was in the cache,
+        `cache_misses` how often one was fetched whole, `fetched_bytes` what came of all files:
+        since the store was opened, for every loader of this process that reads the same object.
         """
         positions = np.linspace(0, self._cut.num_rows - 1, DISPLACEMENT_SAMPLES).astype(np.int64)
         moved = np.abs(self._order.rows(positions, self._epoch) - positions)
         return {
-            **self._maker.clock.totals,
+            **self._clock.totals,
+            "wait_share": self._clock.wait_share,
+            **self._traffic(),
             "threads": self._threads,
             "prefetch": self._prefetch,
             "displacement": float(moved.mean() / self._cut.num_rows),
+        }
+
+    def _traffic(self) -> dict[str, float]:
+        found = {share.store.files.traffic for share in self._shares}
+        remote = [each for each in found if each is not None]
+        if not remote:
+            return {}
+        return {
+            "cache_hits": sum(each.hits for each in remote),
+            "cache_misses": sum(each.misses for each in remote),
+            "fetched_bytes": sum(each.fetched_bytes for each in remote),
         }
 
     def close(self) -> None:
@@ -339,8 +383,8 @@ class ViewLoader:
         self._pool = BufferPool(reuse=self._reuse, pin=self._pin)
         self._maker = self._make_maker(seed)
         share = -(-self._cut.global_batch // self._cut.world_size)
-        batch_bytes = share * sum(h * w * c for h, w, c in self._maker.slot_shapes())
-        batch_bytes *= self._maker.together
+        self._sample_bytes = sum(h * w * c for h, w, c in self._maker.slot_shapes())
+        batch_bytes = share * self._sample_bytes * self._maker.together
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pool.expect(self._prefetch)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
@@ -356,6 +400,7 @@ class ViewLoader:
             "photometric": self._photometric,
             "pool": self._pool,
             "state": self._state(),
+            "clock": self._clock,
         }
         make = partial(StoreShare.maker, order=self._order, scaled=self._scaled, common=common)
         if self._rates is None:
@@ -374,6 +419,7 @@ class ViewLoader:
             ],
             state=common["state"],
             pool=common["pool"],
+            clock=common["clock"],
         )
 
     def _places(self) -> Iterator[Step]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +15,7 @@ from viewstore.colours import COLOUR_COLUMNS
 from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.buffers import Buffer, BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.collector import staying
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.mix import AnyReader, parts_of, schedule_of, shown_views
@@ -71,20 +71,6 @@ class Draft:
         return self.decided.rows
 
 
-@dataclass
-class Clock:
-    """Seconds and counts of the threads, by what they were spent on."""
-
-    totals: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, **amounts: float) -> None:
-        """Add to totals."""
-        with self._lock:
-            for name, amount in amounts.items():
-                self.totals[name] = self.totals.get(name, 0.0) + amount
-
-
 @dataclass(kw_only=True)
 class BatchMaker:
     """Makes the batches of a loader, whichever thread asks.
@@ -104,6 +90,7 @@ class BatchMaker:
         pool: Memory for pixels.
         photometric: Whether colours are made here, on the "cpu", or are left to `Batch.to`.
         state: The loader's state, at whatever step.
+        clock: Takes the seconds.
     """
 
     order: RowOrder
@@ -120,7 +107,7 @@ class BatchMaker:
     pool: BufferPool
     photometric: Photometric
     state: State
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
 
     def __post_init__(self) -> None:
         drawn = [*self.online.slots, *(t for group, _ in self.cached for t in group.then if t)]
@@ -241,21 +228,16 @@ class BatchMaker:
         part = draft.decided if end - begin == len(draft.rows) else draft.decided.part(begin, end)
         part = self._rendered_here(part)
         out = [buffer[begin:end] for buffer in draft.buffers]
-        began = time.perf_counter()
         for number in range(len(self.cached)):
             self._fill_cached(number, part, out, damaged)
-        read = time.perf_counter()
         if self.online.slots:
             mine = [out[slot.slot] for slot in self.online.slots]
             self.online.render(part.rows, part.drawn, mine, damaged)
-        rendered = time.perf_counter()
-        self.clock.add(read_seconds=read - began, render_seconds=rendered - read)
         if damaged:
             places = np.array(list(damaged))
             draft.valid[begin + places] = False
             for buffer in out:
                 buffer[places] = 0
-            self.clock.add(corrupt_samples=len(places))
 
     def _rendered_here(self, part: Decided) -> Decided:
         """Return a part without the params of colours that are left to the batch."""
@@ -299,8 +281,6 @@ class BatchMaker:
 
     def finish(self, draft: Draft) -> list[Batch]:
         """Return the batches of a filled draft."""
-        size = len(draft.rows)
-        self.clock.add(samples=size, bytes=self._sample_bytes * size)
         return self._delivery.batches(draft)
 
     def decide(self, rows: NDArray[np.int64], epoch: int) -> Decided:
@@ -345,8 +325,8 @@ class BatchMaker:
                 flips.append(drawn[place]["flip"].view(np.bool_) if then else None)
             else:
                 assert then is not None
-                mine = shown[:, place], drawn[place], out[slot], self._scratch, damaged
-                render_cached(then, reader, part.rows, *mine)
+                mine = shown[:, place], drawn[place], out[slot]
+                render_cached(then, reader, part.rows, *mine, self._scratch, self.clock, damaged)
         if places:
             views = shown if len(places) == len(group.slots) else shown[:, places]
             reader.read(part.rows, views, stored, flips, damaged)

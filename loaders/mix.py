@@ -7,6 +7,7 @@ then those of the second, and so on.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,6 +154,7 @@ class MixedReader:
         self.view_set = views
         self.readers = list(readers)
         self.shape = self.readers[0].shape
+        self.clock = self.readers[0].clock
 
     def read(
         self,
@@ -163,6 +165,7 @@ class MixedReader:
         damaged: Damage | None = None,
     ) -> None:
         """Fill the buffers of some slots, as CachedReader.read."""
+        copy_seconds = 0.0
         mirrored = np.zeros(views.shape, np.bool_)
         for slot, flip in enumerate(flips or ()):
             if flip is not None:
@@ -173,11 +176,14 @@ class MixedReader:
             found: Damage | None = None if damaged is None else {}
             flip = mirrored[places, slots] if flips else None
             reader.read(rows[places], local, [pixels], [flip], found)
+            began = time.perf_counter()
             for slot, buffer in enumerate(out):
                 here = slots == slot
                 buffer[places[here]] = pixels[here]
+            copy_seconds += time.perf_counter() - began
             if damaged is not None and found:
                 damaged.update({int(places[place]): error for place, error in found.items()})
+        self.clock.add(copy_seconds=copy_seconds)
 
     def announce(self, rows: Rows, views: Rows) -> None:
         """Have the system fetch what `read` will touch."""

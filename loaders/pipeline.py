@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,7 +14,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from viewstore.loaders.crew import Crew
-from viewstore.loaders.maker import Clock
 
 if TYPE_CHECKING:
     from viewstore.loaders.batch import Batch
@@ -25,8 +23,6 @@ Step = tuple[int, int]  # epoch and step
 
 class Maker(Protocol):
     """Plans batches, fills them in slices, and hands them over."""
-
-    clock: Clock
 
     @property
     def together(self) -> int:
@@ -119,11 +115,7 @@ class Pipeline:
         return [] if begun else self._maker.copies()
 
     def _wait(self, job: _Job) -> Iterator[Batch]:
-        began = time.perf_counter()
-        try:
-            made, error = job.done.get()
-        finally:
-            self._maker.clock.add(wait_seconds=time.perf_counter() - began)
+        made, error = job.done.get()
         made.reverse()
         while made:  # what was yielded belongs to the caller alone
             yield made.pop()

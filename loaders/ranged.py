@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranges import RangeReader
 from viewstore.loaders.stored import Asked, Rows, StoredViews
@@ -32,7 +34,9 @@ class RangedViews:
     def read(self, asked: Asked, places: Rows) -> None:
         """Fill some places of the batch; their members are always checked."""
         numbers = self._views.member_numbers(asked.views[places])
+        began = time.perf_counter()
         found = self._ranges.read(asked.rows[places], numbers)
+        asked.fetch_seconds += time.perf_counter() - began
         for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
             row = int(asked.rows[place])
             if row in found.damaged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class RawViews(StoredViews):
 
     def read(self, asked: Asked, places: Rows) -> None:
         mine = asked.rows[places]
-        files = self._opened(mine, np.zeros((len(mine), 1), np.int64), places, asked.damaged)
+        files = self._opened(asked, places, np.zeros((len(mine), 1), np.int64))
         for number, some in by_shard(self.view_set, mine):
             if number in files:
                 self._gather(files[number], number, asked, places[some])
@@ -37,11 +38,13 @@ class RawViews(StoredViews):
     def _gather(self, file: ShardFile, number: int, asked: Asked, places: Rows) -> None:
         local = asked.rows[places] - self.view_set.plan.shard_range(number).start
         if not file.mapped:
+            began = time.perf_counter()
             for slot, buffer in enumerate(asked.out):
                 starts = self._strided.offset + local * self._strided.stride
                 starts = starts + asked.views[places, slot] * math.prod(self.shape)
                 for place, start in zip(places.tolist(), starts.tolist(), strict=True):
                     file.read_into(buffer[place], start)
+            asked.fetch_seconds += time.perf_counter() - began
             return
         grid = file.grid(self._strided)
         for slot, buffer in enumerate(asked.out):

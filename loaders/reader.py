@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from viewstore.crc_checks import Verify
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.choose import USABLE
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.encoded import EncodedViews
 from viewstore.loaders.opened import OpenShards
 from viewstore.loaders.ranged import RangedViews
@@ -24,7 +26,14 @@ from viewstore.view_set import ViewSet
 class CachedReader:
     """Reads views of one view set into buffers. Safe to call from several threads."""
 
-    def __init__(self, view_set: ViewSet, *, verify: Verify = "first", mapped: bool = True) -> None:
+    def __init__(
+        self,
+        view_set: ViewSet,
+        *,
+        verify: Verify = "first",
+        mapped: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
         """Prepare to read `view_set`.
 
         Args:
@@ -32,10 +41,12 @@ class CachedReader:
             verify: Check a member's CRC at its "first" touch, "always", or "off".
             mapped: Map the shards; else each view is read by a call, which is faster where the
                 set is larger than the memory.
+            clock: Takes the seconds of reading.
         """
         self.view_set = view_set
         self.verify = verify
         self.mapped = mapped
+        self.clock = clock or Clock()
         self.resident: Resident | SharedResident | None = None
         self.shape = (view_set.height, view_set.width, view_set.channels)
         self.strided = view_set.index.strided
@@ -73,8 +84,10 @@ class CachedReader:
         if not len(rows):
             return
         flips = flips or [None] * len(out)
+        began = time.perf_counter()
         if self.resident is not None and self.resident.ready:
             self.resident.gather(rows, views, out, flips)
+            self.clock.add(copy_seconds=time.perf_counter() - began)
             return
         found: Damage = {}
         asked = Asked(rows=rows, views=views, out=out, flips=flips, damaged=found)
@@ -91,6 +104,9 @@ class CachedReader:
         for buffer, flip in zip(out, flips, strict=True):
             if flip is not None and self.strided is not None:
                 mirror_some(buffer, flip)
+        done = time.perf_counter() - began - asked.fetch_seconds
+        work = "decode_seconds" if self.strided is None else "copy_seconds"
+        self.clock.add(fetch_seconds=asked.fetch_seconds, **{work: done})
 
     def announce(self, rows: Rows, views: Rows) -> None:
         """Have the system fetch what `read` will touch. Takes what `read` takes."""

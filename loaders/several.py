@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError
 from viewstore.loaders.ahead import Ahead, Decided
 from viewstore.loaders.buffers import Buffer, BufferPool
-from viewstore.loaders.maker import BatchMaker, Clock, Draft
+from viewstore.loaders.clock import Clock
+from viewstore.loaders.maker import BatchMaker, Draft
 from viewstore.loaders.order import Cut, Order, Permutation
 from viewstore.loaders.state import State
 
@@ -151,7 +152,7 @@ class SeveralMaker:
     makers: list[BatchMaker]
     state: State
     pool: BufferPool
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
 
     def __post_init__(self) -> None:
         self._shapes = self.makers[0].slot_shapes()
@@ -162,7 +163,6 @@ class SeveralMaker:
                     f"store {number} has {maker.slot_shapes()}",
                     fix="give Online views a size, or cached ones a then=... and a size",
                 )
-            maker.clock = self.clock
         self._ahead = Ahead(self.several, self.cut, None, _rows_alone, weight=1)
 
     def slot_shapes(self) -> list[tuple[int, int, int]]:
@@ -240,9 +240,11 @@ class SeveralMaker:
         finished = [self.makers[number].finish(part) for number, part in draft.parts]
         batches = list(itertools.chain.from_iterable(finished))
         order = np.argsort(draft.places)
+        began = time.perf_counter()
         buffers = self._take(len(draft.rows), 0)
         for buffer, stored in zip(buffers, draft.buffers, strict=True):
             np.take(stored, order, axis=0, out=buffer, mode="clip")
+        self.clock.add(copy_seconds=time.perf_counter() - began)
         batch = replace(
             join(batches, draft.rows, order, buffers),
             weight=self.cut.weight(draft.step),

@@ -13,6 +13,7 @@ from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.compose import Mirrored
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.mix import AnyReader, MixedViews, mirrored_by_view, parts_of, reader_of
@@ -40,6 +41,7 @@ class Common(TypedDict):
     photometric: Photometric
     pool: BufferPool
     state: State
+    clock: Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,11 @@ class StoreShare:
             mirrored=list(self.mirrored),
             online=OnlineViews(
                 self.online,
-                self.source.scaled_image,
+                self.source,
                 table.height,
                 table.width,
                 scaled=scaled,
+                clock=common["clock"],
             ),
             labels=self.store.labels,
             **common,

@@ -33,12 +33,14 @@ class Speed:
         first_batch_seconds: From its construction, in this process.
         samples_per_second: After a warm-up epoch.
         wait_share: Of the time, how long the caller waited for a batch.
+        render_seconds: Of a sample, all threads at work: crops, flips and colours.
         slots: Views of a sample.
     """
 
     first_batch_seconds: float
     samples_per_second: float
     wait_share: float
+    render_seconds: float
     slots: int
 
 
@@ -52,14 +54,15 @@ def loader_speed(
         slots = len(next(batches).views)
         first = time.perf_counter() - began
         _iterate(batches, seconds=seconds, least=len(loader) - 1)
-        waited = loader.stats().get("wait_seconds", 0.0)
+        before = loader.stats()
         samples, spent = _iterate(batches, seconds=seconds, least=1)
-        waited = loader.stats().get("wait_seconds", 0.0) - waited
+        after = loader.stats()
         batches.close()
     return Speed(
         first_batch_seconds=first,
         samples_per_second=samples / spent,
-        wait_share=min(1.0, waited / spent),
+        wait_share=(after["wait_seconds"] - before["wait_seconds"]) / spent,
+        render_seconds=(after["render_seconds"] - before["render_seconds"]) / samples / threads,
         slots=slots,
     )
 

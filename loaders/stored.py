@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirro
 Payloads = Iterable[memoryview | bytes]  # of one place in the batch, for each slot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Asked:
     """The views of a batch that buffers are filled with.
 
@@ -33,6 +34,7 @@ class Asked:
         out: For each slot uint8 [B, H, W, C].
         flips: For each slot which views to mirror, [B], or None.
         damaged: Takes the errors of damaged rows.
+        fetch_seconds: Takes the time until members were at hand, and checked.
     """
 
     rows: Rows
@@ -40,6 +42,7 @@ class Asked:
     out: Sequence[Buffer]
     flips: Flips
     damaged: Damage
+    fetch_seconds: float = 0.0
 
 
 class StoredViews(ABC):
@@ -80,19 +83,20 @@ class StoredViews(ABC):
         """Return the places of the views' members, MEMBER_DTYPE [B, n]."""
         return np.asarray(self.view_set.members[rows[:, None], self.member_numbers(views)])
 
-    def _opened(
-        self, rows: Rows, members: Rows, places: Rows, damaged: Damage
-    ) -> dict[int, ShardFile]:
-        """Open the shards of `rows` [B] and compare their `members` [B, n] with their CRCs."""
+    def _opened(self, asked: Asked, places: Rows, members: Rows) -> dict[int, ShardFile]:
+        """Open the shards of some places, and compare their `members` [B, n] with their CRCs."""
+        began = time.perf_counter()
+        rows = asked.rows[places]
         files: dict[int, ShardFile] = {}
         numbers = rows // self.view_set.plan.shard_rows
         for number in np.unique(numbers).tolist():
             try:
                 files[number] = self._open.open(number)
             except FormatError as error:
-                damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
+                asked.damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
         found = self._check(files, rows, members)
-        damaged |= {int(places[place]): error for place, error in found.items()}
+        asked.damaged |= {int(places[place]): error for place, error in found.items()}
+        asked.fetch_seconds += time.perf_counter() - began
         return files
 
     def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,15 @@ from numpy.typing import NDArray
 from viewstore.augment import reduced_boxes, reductions
 from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.compose import compose_boxes
 from viewstore.loaders.mix import AnyReader
 from viewstore.loaders.stored import Damage
 from viewstore.loaders.views import OnlineSlot
 from viewstore.policies import Drawn, Policy
 from viewstore.randomness import Integers, Stream
+from viewstore.sources import SourceReader
 
-# Returns the image of a row and its reduction: the one asked for, or 1 if it cannot be made. It
-# may fill the memory that it is given, which has room for the image.
-ReadImage = Callable[[int, int, Buffer], tuple[Buffer, int]]
 SCRATCH_BYTES = 1 << 20  # what one thread renders from, small enough to stay in its cache
 
 
@@ -45,26 +45,29 @@ class OnlineViews:
     def __init__(
         self,
         slots: Sequence[OnlineSlot],
-        read_image: ReadImage,
+        source: SourceReader,
         heights: NDArray[Any],
         widths: NDArray[Any],
         *,
         scaled: bool = False,
+        clock: Clock,
     ) -> None:
-        """Render from `read_image`(row, reduction, memory).
+        """Prepare to render.
 
         Args:
             slots: What is rendered.
-            read_image: Gives images.
+            source: Reads what is rendered from.
             heights: Of the images, [N].
             widths: Likewise.
             scaled: Decode images smaller where every crop is much larger than its view.
+            clock: Takes the seconds.
         """
         self.slots = slots
-        self._read_image = read_image
+        self._source = source
         self._heights = heights
         self._widths = widths
         self._scaled = scaled
+        self._clock = clock
         self._scratch = Scratch()
 
     def draw(self, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
@@ -89,6 +92,8 @@ class OnlineViews:
         Raises:
             FormatError: A source image cannot be read, and `damaged` is None.
         """
+        began = time.perf_counter()
+        spent = {"fetch_seconds": 0.0, "decode_seconds": 0.0}
         asked = [1] * len(rows)
         whole = smaller = [_by_place(params) for params in drawn]
         if self._scaled:
@@ -104,7 +109,7 @@ class OnlineViews:
             # The same memory each time: it stays in the processor's cache.
             memory = self._scratch.take(1, (heights[place], widths[place], 3))
             try:
-                image, made = self._read_image(row, asked[place], memory)
+                image, made = self._image(row, asked[place], memory, spent)
             except FormatError as error:
                 if damaged is None:
                     raise
@@ -115,6 +120,19 @@ class OnlineViews:
             plain = whole if made == 1 else smaller
             for slot, params, buffer in zip(self.slots, plain, out, strict=True):
                 slot.policy.render(image, params[place], slot.size, slot.filter, buffer[place])
+        rendered = time.perf_counter() - began - sum(spent.values())
+        self._clock.add(render_seconds=rendered, **spent)
+
+    def _image(
+        self, row: int, reduction: int, memory: Buffer, spent: dict[str, float]
+    ) -> tuple[Buffer, int]:
+        began = time.perf_counter()
+        data = self._source.read(row)
+        read = time.perf_counter()
+        found = self._source.decode(row, data, reduction, memory)
+        spent["fetch_seconds"] += read - began
+        spent["decode_seconds"] += time.perf_counter() - read
+        return found
 
     def _reduced(
         self,
@@ -170,20 +188,29 @@ def render_cached(
     drawn: Drawn,
     out: Buffer,
     scratch: Scratch,
+    clock: Clock,
     damaged: Damage | None = None,
 ) -> None:
-    """Render the policy of `slot` on cached views: numbers `views` [B] of `rows` [B]."""
+    """Render the policy of `slot` on cached views: numbers `views` [B] of `rows` [B].
+
+    `clock` takes the seconds but for those of `reader`.
+    """
+    started = time.perf_counter()
+    read_seconds = 0.0
     plain = _by_place(drawn)
     at_once = max(1, SCRATCH_BYTES // int(np.prod(reader.shape)))
     for begin in range(0, len(rows), at_once):
         part = slice(begin, begin + at_once)
         stored = scratch.take(len(rows[part]), reader.shape)
         found: Damage | None = None if damaged is None else {}
+        asked = time.perf_counter()
         reader.read(rows[part], views[part, None], [stored], None, found)
+        read_seconds += time.perf_counter() - asked
         for place, image in enumerate(stored, begin):
             slot.policy.render(image, plain[place], slot.size, slot.filter, out[place])
         if damaged is not None:
             damaged |= {begin + place: error for place, error in (found or {}).items()}
+    clock.add(render_seconds=time.perf_counter() - started - read_seconds)
 
 
 def delivered_params(

@@ -1,7 +1,7 @@
 """What bounds the loading of views, from times that were measured apart. Pure.
 
 A sample takes so many seconds of all cores in the loader. Of these, what a bare loop needs for
-copying or decoding its views is known; the rest is rendering, or the loader's own Python.
+copying or decoding its views is known, and how long it rendered; the rest is its own Python.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Parts:
         loader: In the loader.
         copy, decode: What a bare loop over the same views needs; 0 where there are none.
         disk: To read its bytes, if they do not stay in memory; else 0.
-        renders: Whether some views are rendered.
+        render: In the loader, for crops, flips and colours; 0 where there are none.
     """
 
     loader: float
     copy: float = 0.0
     decode: float = 0.0
     disk: float = 0.0
-    renders: bool = False
+    render: float = 0.0
 
     @property
     def limit(self) -> float:
@@ -49,8 +49,8 @@ class Parts:
 
     @property
     def rest(self) -> float:
-        """Seconds that neither a bare loop nor the disk explains."""
-        return max(0.0, self.loader - self.limit)
+        """Seconds that neither a bare loop, nor the disk, nor rendering explains."""
+        return max(0.0, self.loader - self.limit - self.render)
 
     @property
     def share_of_limit(self) -> float:
@@ -68,8 +68,7 @@ class Verdict:
 
 def judge(parts: Parts) -> Verdict:
     """Return what bounds a loader."""
-    rest: Kind = "render" if parts.renders else "python"
-    seconds: dict[Kind, float] = {rest: parts.rest}
+    seconds: dict[Kind, float] = {"render": parts.render, "python": parts.rest}
     if parts.disk > parts.copy + parts.decode:
         seconds["disk"] = parts.disk
     else:

@@ -16,6 +16,7 @@ from viewstore.terminal import Terminal
 
 if TYPE_CHECKING:
     from viewstore.loaders import Cached, Online
+    from viewstore.loaders.speed import Speed
     from viewstore.planner import Machine
     from viewstore.store import Store
 
@@ -104,9 +105,7 @@ def _measured(
     from viewstore.loaders.speed import loader_speed
 
     speed = loader_speed(store, views, batch_size=batch_size, threads=threads, seconds=seconds)
-    parts = _parts(
-        store, views, machine, 1 / speed.samples_per_second, threads=threads, seconds=seconds
-    )
+    parts = _parts(store, views, machine, speed, threads=threads, seconds=seconds)
     verdict = judge(parts)
     return {
         "batch_size": batch_size,
@@ -127,7 +126,7 @@ def _parts(
     store: Store,
     views: Group,
     machine: Machine,
-    loader: float,
+    speed: Speed,
     *,
     threads: int,
     seconds: float,
@@ -162,13 +161,12 @@ def _parts(
         read_bytes += float(sizes.mean())
     stays = set_bytes <= MEMORY_SHARE * machine.memory_bytes
     rate = machine.disk_bytes_per_second
-    renders = online or any(getattr(view, "then", None) is not None for view in views)
     return Parts(
-        loader=loader,
+        loader=1 / speed.samples_per_second,
         copy=copy,
         decode=decode,
         disk=0.0 if stays or rate is None else read_bytes / rate,
-        renders=renders,
+        render=speed.render_seconds,
     )
 
 

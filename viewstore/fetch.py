@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from viewstore.errors import ConfigError, FormatError, RemoteError
+from viewstore.traffic import Traffic
 
 PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
 STATUS = re.compile(r"status code: (\d{3})")
@@ -114,6 +115,7 @@ class Fetcher:
         url: Of the store, for messages.
         transport: Makes the connections.
         retry: How patient it is.
+        traffic: Counts what comes.
         sleep, uniform: How it waits, and draws from 0 to 1; tests replace them.
     """
 
@@ -122,6 +124,7 @@ class Fetcher:
     retry: Retry
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[], float] = field(default=random.random)
+    traffic: Traffic = field(default_factory=Traffic)
 
     def where(self, name: str) -> str:
         """Return the URL of an object."""
@@ -170,6 +173,7 @@ class Fetcher:
                 before = place
                 for chunk in answer.chunks:
                     place += len(chunk)
+                    self.traffic.came(len(chunk))
                     if place > end:
                         raise Failed(f"{place - end} bytes more than its length", most=1)
                     yield chunk

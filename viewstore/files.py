@@ -24,6 +24,7 @@ from viewstore.errors import FormatError
 from viewstore.fetch import Retry
 from viewstore.mapped import map_npy
 from viewstore.records import read_record
+from viewstore.traffic import Traffic
 
 MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
 
@@ -110,6 +111,10 @@ class Files(Protocol):
     def room(self) -> Room:
         """What this machine gives to blobs."""
 
+    @property
+    def traffic(self) -> Traffic | None:
+        """Counts of what came over the network; None for files of this machine."""
+
     def check_cache(self, largest: int) -> None:
         """Raise ConfigError if blobs of up to `largest` bytes cannot be kept at hand."""
 
@@ -179,6 +184,10 @@ class LocalFiles:
     @property
     def room(self) -> Room:
         return Room(bytes=sys.maxsize, ranks=1)
+
+    @property
+    def traffic(self) -> None:
+        return None
 
     def check_cache(self, largest: int) -> None:
         """Nothing to check: there is none."""

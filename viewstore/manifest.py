@@ -19,6 +19,7 @@ from viewstore.tar import Strided, strided_layout
 COMMIT_KIND = "viewstore-commit"
 MANIFEST_KIND = "viewstore-manifest"
 INDEX_KIND = "viewstore-index"
+SHARD_SUFFIX = ".tar"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
 DERIVED_NAME = re.compile(
@@ -127,9 +128,9 @@ def _rows(blobs: Sequence[BlobRecord]) -> list[list[Any]]:
 
 def blob_name(shard: int, sha256: str, role: str) -> str:
     """Return the content name of a shard's blob, for example "000123-<sha16>.tar"."""
-    suffix = {"views": "tar", "params": "params"}.get(role)
-    suffix = suffix or f"{role.removeprefix('column:')}.chunk"
-    return f"{shard:06d}-{sha256[:16]}.{suffix}"
+    suffix = {"views": SHARD_SUFFIX, "params": ".params"}.get(role)
+    suffix = suffix or f".{role.removeprefix('column:')}.chunk"
+    return f"{shard:06d}-{sha256[:16]}{suffix}"
 
 
 def check_blob_name(blob: BlobRecord, shard: int) -> None:

@@ -19,7 +19,9 @@ from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.fetch import Fetcher, Retry
 from viewstore.files import Checked, Download, FileSettings, Room, matching
+from viewstore.manifest import SHARD_SUFFIX
 from viewstore.tar import unpack_npy
+from viewstore.traffic import Traffic
 from viewstore.transport import connect
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
@@ -94,7 +96,25 @@ class RemoteFiles:
         return unpack_npy(self.content(path, size, sha256), dtype, shape)
 
     def open(self, path: Path, size: int, sha256: str) -> int:
-        return self.cache.open(sha256, size, partial(self._download, path), self.where(path))
+        descriptor, fetched = self._open(path, size, sha256)
+        if path.suffix == SHARD_SUFFIX:  # chunks of params open their pack again and again
+            self.traffic.opened(sha256, fetched=fetched)
+        return descriptor
+
+    def _open(self, path: Path, size: int, sha256: str) -> tuple[int, bool]:
+        """Return a descriptor, and whether the file was fetched for it."""
+        fetched = False
+
+        def download() -> Iterator[bytes]:
+            nonlocal fetched
+            fetched = True
+            return self._download(path)
+
+        return self.cache.open(sha256, size, download, self.where(path)), fetched
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.fetcher.traffic
 
     def holds(self, sha256: str) -> bool:
         return self.cache.holds(sha256)
@@ -147,13 +167,16 @@ class RemoteFiles:
                 if known or len(self._coming) >= AHEAD:
                     continue
                 self._coming.add(download.sha256)
+            self.traffic.asked_ahead(download.sha256)
             threading.Thread(target=self._bring, args=[download], name=AHEAD_THREAD).start()
 
     def _bring(self, download: Download) -> None:
         try:
             # Who needs the shard gets the error, with its place.
             with suppress(ViewStoreError):
-                os.close(self.open(download.path, download.bytes, download.sha256))
+                descriptor, fetched = self._open(download.path, download.bytes, download.sha256)
+                os.close(descriptor)
+                self.traffic.came_ahead(download.sha256, fetched=fetched)
         finally:
             with self._lock:
                 self._coming.discard(download.sha256)

@@ -210,16 +210,15 @@ class SourceReader:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row, uint8 [H, W, 3]. Raises FormatError naming the file."""
-        return self.scaled_image(row, 1)[0]
+        return self.decode(row, self.read(row), 1)[0]
 
-    def scaled_image(
-        self, row: int, reduction: int, into: NDArray[np.uint8] | None = None
+    def decode(
+        self, row: int, data: bytes, reduction: int, into: NDArray[np.uint8] | None = None
     ) -> tuple[NDArray[np.uint8], int]:
-        """Return the image at 1/`reduction` and the reduction made, as `scaled_decode`.
+        """Return the image in the bytes of a row, and its reduction, as `scaled_decode`.
 
         `into` has room for the image; what is returned may lie in it.
         """
-        data = self.read(row)
         table = self.table
         if table.parts[table.part[row]].kind == "array":
             height, width = int(table.height[row]), int(table.width[row])

@@ -353,17 +353,6 @@ def test_batches_on_the_device_are_the_same(digits: Store) -> None:
     loader.close()
 
 
-def test_stats_tell_where_the_time_went(digits: Store) -> None:
-    with make(digits, num_threads=2) as loader:
-        list(loader)
-        found = loader.stats()
-    assert found["samples"] >= 64
-    assert found["bytes"] == found["samples"] * 4 * 12 * 12 * 3
-    assert 0.2 < found["displacement"] < 0.5
-    assert found["read_seconds"] > 0
-    assert found["render_seconds"] > 0
-
-
 def test_another_batch_size_of_a_state_is_refused_and_other_views_warn(digits: Store) -> None:
     state = make(digits, "hard").state_dict()
     with pytest.raises(ConfigError, match="has another batch_size: it was saved with G 16"):

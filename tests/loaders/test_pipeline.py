@@ -20,12 +20,13 @@ import viewstore
 from tests.loaders.stores import batches_before_error
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.loaders import Online, ViewLoader
-from viewstore.loaders.maker import Clock
+from viewstore.loaders.clock import Clock
 from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.transform import OnlineViews
 from viewstore.loaders.views import resolve
 from viewstore.randomness import Stream
+from viewstore.sources import SourceReader
 from viewstore.store import Store
 
 REPO = Path(__file__).parents[2]
@@ -114,7 +115,6 @@ class Counting:
     """Makes nothing, and counts how far it was planned ahead of what was taken."""
 
     def __init__(self, together: int = 1) -> None:
-        self.clock = Clock()
         self.together = together
         self.planned = 0
         self.taken = 0
@@ -244,12 +244,14 @@ def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, togeth
 def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
     decoded: list[int] = []
 
-    def read(row: int, reduction: int, into: Any) -> Any:  # noqa: ANN401
-        decoded.append(row)
-        return photos.source.scaled_image(row, reduction, into)
+    class Recording(SourceReader):
+        def decode(self, row: int, *arguments: Any) -> Any:  # noqa: ANN401
+            decoded.append(row)
+            return super().decode(row, *arguments)
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
-    online = OnlineViews(slots, read, photos.table.height, photos.table.width)
+    table = photos.table
+    online = OnlineViews(slots, Recording(table), table.height, table.width, clock=Clock())
     rows = np.array([5, 3, 20])
     out = [np.empty((3, *slot.size, 3), np.uint8) for slot in slots]
     online.render(rows, online.draw(Stream(0), rows), out)
