@@ -323,7 +323,7 @@ class ViewLoader:
         - `fetch_seconds`: until bytes are at hand and checked: opening shards, waiting for their
           download, reading ranges and source files, first checks of members.
         - `decode_seconds`: of encoded cached views and of source images.
-        - `copy_seconds`: gathering raw views, with their flips; joining views of a Mix or of
+        - `copy_seconds`: gathering raw views, with their flips; joining those of a Mix or of
           several stores.
         - `render_seconds`: crops, flips and colours of online views and of `then`.
 
