@@ -14,7 +14,7 @@ from viewstore.loaders.order import Cut, RowOrder
 from viewstore.policies import Drawn
 
 # The order, the schedule and the draws cost the same for few samples as for many.
-SAMPLES_AT_ONCE = 32_768
+SAMPLES_AT_ONCE = 65_536
 KEPT_BLOCKS = 3  # prefetch crosses into the next block, and the one behind may still be asked for
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -19,9 +18,10 @@ from viewstore.errors import ConfigError
 from viewstore.loaders.buffers import BufferPool
 from viewstore.loaders.choose import Missing
 from viewstore.loaders.clock import Clock
+from viewstore.loaders.course import Course
 from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
 from viewstore.loaders.order import Cut, Order, Tail
-from viewstore.loaders.pipeline import Pipeline, Step
+from viewstore.loaders.pipeline import Pipeline
 from viewstore.loaders.ranks import find_rank
 from viewstore.loaders.reader import CachedReader
 from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
@@ -186,7 +186,6 @@ class ViewLoader:
         self._closed = False
         self._epoch = self._step = 0
         self._moves = 0
-        self._run: Generator[Batch] | None = None  # where it stands, the loader does
         self._restart(seed)
 
     @property
@@ -234,30 +233,20 @@ class ViewLoader:
         return self._iterate(self._moves)
 
     def _iterate(self, move: int) -> Iterator[Batch]:
+        given = 0.0
         for _ in range(self._step, self._cut.steps):
             if move != self._moves:
                 raise ConfigError("loader was moved while it was iterated; begin a new loop")
             asked = time.perf_counter()
-            batch = self._next()
+            away = asked - given if given else 0.0
+            batch = self._course.next(self._epoch, self._step)
             self._step = batch.step + 1
             delivered = self._delivered(batch)
             given = time.perf_counter()
-            self._clock.add(wait_seconds=given - asked)
+            self._clock.add(wait_seconds=given - asked, away_seconds=away)
             yield delivered
-            self._clock.add(away_seconds=time.perf_counter() - given)
+        self._clock.add(away_seconds=time.perf_counter() - given)
         self._settle()
-
-    def _next(self) -> Batch:
-        """Return the next batch, of a run that goes on beyond the end of the epoch.
-
-        So the threads have the first batches of an epoch ready while the one before it ends.
-        """
-        run = self._run or self._pipeline.run(self._places())
-        self._run = None  # an error, or an interrupt, ends it
-        batch = next(run)
-        if self._runs_on or batch.step + 1 < self._cut.steps:
-            self._run = run
-        return batch
 
     def positions(self, step: int) -> range:
         """Return the positions of a step that this rank reads; those from n on are padding."""
@@ -305,7 +294,7 @@ class ViewLoader:
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Costs nothing, wherever it is."""
         self._check_place(epoch, step, self._cut.steps)
-        self._drop_run()
+        self._move()
         self._epoch, self._step = epoch, step
         self._settle()
 
@@ -361,7 +350,7 @@ class ViewLoader:
     def close(self) -> None:
         """Drop what is under way and join the threads; the loader is of no use after that."""
         self._closed = True
-        self._drop_run()
+        self._move()
         self._pipeline.close()
         for share in self._shares:
             share.close()
@@ -388,8 +377,8 @@ class ViewLoader:
         self._prefetch = max(1, min(self._most_ahead, PREFETCH_BYTES // max(1, batch_bytes)))
         self._pool.expect(self._prefetch)
         self._pipeline = Pipeline(self._maker, threads=self._threads, prefetch=self._prefetch)
-        # Epochs that are over before so much is made ahead would be made in vain, if it was one.
-        self._runs_on = self._cut.steps > self._prefetch * self._maker.together
+        ahead = self._prefetch * self._maker.together
+        self._course = Course(self._pipeline, steps=self._cut.steps, ahead=ahead)
 
     def _make_maker(self, seed: int) -> BatchMaker | SeveralMaker:
         common: Common = {
@@ -422,17 +411,10 @@ class ViewLoader:
             clock=common["clock"],
         )
 
-    def _places(self) -> Iterator[Step]:
-        """Return the places from here on."""
-        epochs = itertools.count(self._epoch) if self._runs_on else [self._epoch]
-        return _places(epochs, self._step, self._cut.steps)
-
-    def _drop_run(self) -> None:
+    def _move(self) -> None:
         """Drop what was made ahead, and whoever iterates."""
         self._moves += 1
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        self._course.drop()
 
     def _settle(self) -> None:
         """The end of an epoch is the start of the next one."""
@@ -469,13 +451,6 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
-
-
-def _places(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
-    """Yield the places of epochs in order, of the first one from a step on."""
-    for epoch in epochs:
-        yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
-        step = 0
 
 
 def _find_device(name: str | torch.device, *, pin: bool) -> torch.device | None:
