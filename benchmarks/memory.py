@@ -30,7 +30,9 @@ def own_bytes() -> dict[str, int]:
     return {names[key[:-1]]: int(rest[0]) << 10 for key, *rest in lines if key[:-1] in names}
 
 
-def measure(root: Path, codec: str, shuffle: str, params: bool, batches: int) -> dict[str, object]:
+def measure(
+    root: Path, codec: str, shuffle: str, params: bool, batches: int, batch_size: int
+) -> dict[str, object]:
     """Open, load and report in this process."""
     import torch
 
@@ -44,7 +46,7 @@ def measure(root: Path, codec: str, shuffle: str, params: bool, batches: int) ->
     store = viewstore.open(root)
     views = [Cached(codec, n=2, params=None if params else (), then="flip")]
     with ViewLoader(
-        store, views, batch_size=BATCH, shuffle=shuffle, num_threads=2, resident=False
+        store, views, batch_size=batch_size, shuffle=shuffle, num_threads=2, resident=False
     ) as loader:
         facts["ready_seconds"] = round(time.perf_counter() - began, 3)
         facts["ready"] = own_bytes()["own"]
@@ -56,7 +58,7 @@ def measure(root: Path, codec: str, shuffle: str, params: bool, batches: int) ->
                     for name in view.params:
                         view.params[name]
             most = max(most, own_bytes()["own"])
-        facts["samples_per_second"] = round(batches * BATCH / (time.perf_counter() - began))
+        facts["samples_per_second"] = round(batches * batch_size / (time.perf_counter() - began))
         facts["loading"] = most
         facts["loader"] = max(most, facts["ready"]) - facts["imported"]  # type: ignore[operator]
         facts["with_mapped"] = own_bytes()
@@ -105,9 +107,10 @@ def make(root: Path, rows: int) -> None:
 @click.option("--shuffle", default="global")
 @click.option("--params/--no-params", default=True)
 @click.option("--batches", default=100)
-def one(root: Path, codec: str, shuffle: str, params: bool, batches: int) -> None:
+@click.option("--batch-size", default=BATCH)
+def one(root: Path, codec: str, shuffle: str, params: bool, batches: int, batch_size: int) -> None:
     """Load batches of the simulated store ROOT in this process; print JSON."""
-    click.echo(json.dumps(measure(root, codec, shuffle, params, batches)))
+    click.echo(json.dumps(measure(root, codec, shuffle, params, batches, batch_size)))
 
 
 @main.command()

@@ -46,7 +46,8 @@ class TorchLoader:
             collate_fn=as_is if job.workload.kind == "raw" else stacked,
             persistent_workers=workers > 0 and not job.workload.from_disk,
             worker_init_fn=quiet,
-            **{name: value for name, value in job.settings.items() if name != "filter"},
+            num_workers=workers,
+            prefetch_factor=job.settings["prefetch_factor"] if workers else None,
         )
 
     def rest(self) -> None:

@@ -36,10 +36,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def loader_bytes(root: Path, *how: str) -> int:
-    """Return what a loader needs; of three, for threads that are late hold batches for longer."""
-    found: list[dict[str, Any]] = [
-        json.loads(script("one", root, "--batches", 20, *how)) for _ in range(3)
-    ]
+    """Return what a loader needs; of three, for threads that are late hold batches for longer.
+
+    Batches are small: eight of 512 that are made together are as large as what is looked for.
+    """
+    few = ("--batches", 40, "--batch-size", 64)
+    found: list[dict[str, Any]] = [json.loads(script("one", root, *few, *how)) for _ in range(3)]
     assert min(each["loader"] for each in found) > 0
     return min(int(each["loader"]) for each in found)
 
