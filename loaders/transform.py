@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.augment import reduced_boxes, reductions
+from viewstore.augment import CUT_FILTERS, reduced_boxes, reductions
+from viewstore.crops import Crop, cut
 from viewstore.errors import FormatError
 from viewstore.loaders.buffers import Buffer
 from viewstore.loaders.clock import Clock
@@ -95,15 +97,16 @@ class OnlineViews:
         began = time.perf_counter()
         spent = {"fetch_seconds": 0.0, "decode_seconds": 0.0}
         asked = [1] * len(rows)
-        whole = smaller = [_by_place(params) for params in drawn]
+        whole = smaller = _Work(self.slots, drawn, out)
         if self._scaled:
             boxes = [params["crop_box"] for params in drawn]
             reduction = reductions(boxes, [slot.size for slot in self.slots])
             asked = reduction.tolist()
-            smaller = [
-                _by_place({**params, "crop_box": self._reduced(slot, rows, params, reduction)})
+            reduced = [
+                {**params, "crop_box": self._reduced(slot, rows, params, reduction)}
                 for slot, params in zip(self.slots, drawn, strict=True)
             ]
+            smaller = _Work(self.slots, reduced, out)
         heights, widths = (sides.tolist() for sides in self.sizes(rows))
         for place, row in enumerate(rows.tolist()):
             # The same memory each time: it stays in the processor's cache.
@@ -117,9 +120,7 @@ class OnlineViews:
                 for buffer in out:
                     buffer[place] = 0
                 continue
-            plain = whole if made == 1 else smaller
-            for slot, params, buffer in zip(self.slots, plain, out, strict=True):
-                slot.policy.render(image, params[place], slot.size, slot.filter, buffer[place])
+            (whole if made == 1 else smaller).do(place, image)
         rendered = time.perf_counter() - began - sum(spent.values())
         self._clock.add(render_seconds=rendered, **spent)
 
@@ -143,6 +144,35 @@ class OnlineViews:
     ) -> NDArray[np.float32]:
         whole = slot.policy.whole_pixels and slot.filter != "pil"
         return reduced_boxes(params["crop_box"], reduction, *self.sizes(rows), whole=whole)
+
+
+class _Work:
+    """What is rendered of each image of a slice; crops of one image are cut in one call."""
+
+    def __init__(
+        self, slots: Sequence[OnlineSlot], drawn: Sequence[Drawn], out: Sequence[Buffer]
+    ) -> None:
+        crops: list[Iterable[Crop]] = []
+        self._colours: list[tuple[Policy, Buffer, list[dict[str, Any]]]] = []
+        self._alone: list[tuple[OnlineSlot, Buffer, list[dict[str, Any]]]] = []
+        for slot, params, buffer in zip(slots, drawn, out, strict=True):
+            if not isinstance(slot.policy, Policy) or slot.filter not in CUT_FILTERS:
+                self._alone.append((slot, buffer, _by_place(params)))
+                continue
+            boxes, flips = params["crop_box"].tolist(), params["flip"].astype(bool).tolist()
+            crops.append(zip(buffer, boxes, flips, repeat(slot.filter == "area")))
+            if "jitter" in params:
+                self._colours.append((slot.policy, buffer, _by_place(params)))
+        self._crops = list(zip(*crops, strict=True))
+
+    def do(self, place: int, image: Buffer) -> None:
+        """Render the views of one image, uint8 [H, W, 3]."""
+        if self._crops:
+            cut(image, self._crops[place])
+        for policy, buffer, params in self._colours:
+            policy.recolour(buffer[place], params[place])
+        for slot, buffer, params in self._alone:
+            slot.policy.render(image, params[place], slot.size, slot.filter, buffer[place])
 
 
 def draw_slots(

@@ -39,7 +39,7 @@ class Cached:
         size: Side in pixels of what `then` renders. None: that of the view set; local views
             96/224 of it.
         filter: Resize filter of `then`: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
-            "antialias" (torch, antialiased, the fastest).
+            "antialias" (torch, antialiased).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Online:
         size: Side of the views in pixels. None: that of the first cached view set, else of the
             source where its images are alike and small, else 224; local views 96/224 of it.
         filter: Resize filter: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
-            "antialias" (torch, antialiased, the fastest).
+            "antialias" (torch, antialiased).
     """
 
     policy: str | ViewPolicy

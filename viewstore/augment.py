@@ -18,6 +18,7 @@ from PIL import Image
 
 from viewstore import antialias
 from viewstore.colours import NOT_APPLIED, Numbers, Pixels
+from viewstore.crops import cut
 from viewstore.errors import ConfigError
 from viewstore.randomness import Integers, Op, Stream, integers
 
@@ -26,6 +27,7 @@ Range = tuple[float, float]
 
 STORED_FILTERS: tuple[Filter, ...] = ("area", "linear", "pil")  # what views are built with
 FILTERS: tuple[Filter, ...] = (*STORED_FILTERS, "antialias")
+CUT_FILTERS: tuple[Filter, ...] = ("area", "linear")  # of which one call makes many views
 CROP_ATTEMPTS = 10
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
@@ -193,46 +195,57 @@ def crop_resize(
     size: tuple[int, int],
     filter: Filter,
     out: Pixels | None = None,
+    *,
+    mirrored: bool = False,
 ) -> Pixels:
     """Return the part of `image` in `box`, resized to `size` (height, width).
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, C].
         box: (top, left, height, width) in pixels; whole pixels unless the filter is "pil".
         size: Height and width of the result.
         filter: "area" averages where both sides shrink and is "linear" elsewhere,
-            "linear" interpolates without antialiasing (both OpenCV), "pil" is Pillow's
+            "linear" interpolates without antialiasing (both as OpenCV), "pil" is Pillow's
             antialiased bilinear, "antialias" torch's. No two are equal.
         out: Where to write the result, C-contiguous; a new array if None.
+        mirrored: Flip the result from left to right.
     """
-    top, left, tall, wide = map(float, box)
-    first_row, first_column = int(top), int(left)
-    part = image[first_row : int(-(-(top + tall) // 1)), first_column : int(-(-(left + wide) // 1))]
     if out is None:
         out = np.empty((*size, image.shape[2]), np.uint8)
     if filter == "pil":
-        corner = (left - first_column, top - first_row)
-        # A box stored as float32 may end past the last pixel by its rounding.
-        end = min(corner[0] + wide, part.shape[1]), min(corner[1] + tall, part.shape[0])
-        picture = Image.fromarray(np.ascontiguousarray(part))
-        resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(*corner, *end))
-        out[...] = np.asarray(resized)
-        return out
-    if part.shape[:2] != (tall, wide):
-        raise ConfigError(
-            f"filter {filter} needs boxes of whole pixels, got {[top, left, tall, wide]}; "
-            "use filter pil"
-        )
-    if part.shape[:2] == size:
-        out[...] = part
-        return out
-    if filter == "antialias":
-        antialias.resize_into(part, out)
-        return out
-    shrinks = tall >= size[0] and wide >= size[1]
-    method = cv2.INTER_AREA if filter == "area" and shrinks else cv2.INTER_LINEAR
-    cv2.resize(part, (size[1], size[0]), dst=out, interpolation=method)
+        _resize_with_pillow(image, box, out)
+    else:
+        top, left, tall, wide = _whole(image, box, filter)
+        if filter in CUT_FILTERS or (tall, wide) == size:
+            cut(image, [(out, (top, left, tall, wide), mirrored, filter == "area")])
+            return out
+        antialias.resize_into(image[top : top + tall, left : left + wide], out)
+    if mirrored:
+        cv2.flip(out, 1, dst=out)
     return out
+
+
+def _whole(image: Pixels, box: Numbers, filter: Filter) -> tuple[int, int, int, int]:
+    top, left, tall, wide = map(int, box)
+    inside = top >= 0 <= left and top + tall <= image.shape[0] and left + wide <= image.shape[1]
+    if not inside or [top, left, tall, wide] != [float(number) for number in box]:
+        raise ConfigError(
+            f"filter {filter} needs boxes of whole pixels within the image, "
+            f"got {[float(number) for number in box]}; use filter pil"
+        )
+    return top, left, tall, wide
+
+
+def _resize_with_pillow(image: Pixels, box: Numbers, out: Pixels) -> None:
+    top, left, tall, wide = map(float, box)
+    first_row, first_column = int(top), int(left)
+    part = image[first_row : int(-(-(top + tall) // 1)), first_column : int(-(-(left + wide) // 1))]
+    corner = (left - first_column, top - first_row)
+    # A box stored as float32 may end past the last pixel by its rounding.
+    end = min(corner[0] + wide, part.shape[1]), min(corner[1] + tall, part.shape[0])
+    picture = Image.fromarray(np.ascontiguousarray(part))
+    size = out.shape[1], out.shape[0]
+    out[...] = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=(*corner, *end)))
 
 
 def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: Pixels) -> Pixels:
@@ -252,8 +265,3 @@ def warp(image: Pixels, box: Numbers, turn: float, size: tuple[int, int], out: P
         image, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return out
-
-
-def mirror(pixels: Pixels) -> None:
-    """Flip uint8 [H, W, C] from left to right in place."""
-    cv2.flip(pixels, 1, dst=pixels)

@@ -182,11 +182,14 @@ class Policy:
         out: Pixels | None = None,
     ) -> Pixels:
         """Return the view with these params, uint8 [height, width, 3]."""
-        view = augment.crop_resize(image, params["crop_box"], size, filter, out)
-        if params["flip"]:
-            augment.mirror(view)
-        if "jitter" not in params:
-            return view
+        mirrored = bool(params["flip"])
+        view = augment.crop_resize(image, params["crop_box"], size, filter, out, mirrored=mirrored)
+        if "jitter" in params:
+            self.recolour(view, params)
+        return view
+
+    def recolour(self, view: Pixels, params: Mapping[str, Any]) -> None:
+        """Apply the colours of these params to a view that was cut and flipped, in place."""
         colours.recolour(
             view,
             jitter=params["jitter"],
@@ -195,7 +198,6 @@ class Policy:
             blur=float(params["blur"]),
             solarize=int(params["solarize"]),
         )
-        return view
 
 
 _COLUMNS = (

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from contest.limit import crop_box, resizer
+from contest.crops import crop_box, resizer
 from contest.loop import Batches, Job
 from contest.workloads import Workload, ratio_of
 

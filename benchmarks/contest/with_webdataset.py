@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import webdataset
 
-from contest.limit import crop_box, resizer
+from contest.crops import crop_box, resizer
 from contest.loop import Batches, Job, tars
 from contest.with_torch import quiet
 from contest.workloads import Workload, ratio_of

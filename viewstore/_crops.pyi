@@ -1,0 +1,6 @@
+from collections.abc import Sequence
+
+from viewstore.colours import Pixels
+from viewstore.crops import Crop
+
+def cut(image: Pixels, crops: Sequence[Crop]) -> None: ...
