@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -53,7 +51,6 @@ def main() -> None:
         answer(answers, variants=variants)
         return
     settings = variants[0] | order["settings"]
-    facts = {"settings": settings, "versions": versions(module.PACKAGES)}
     job = Job(
         workload=workload,
         folder=Path(order["data"]) / workload.data,
@@ -62,14 +59,14 @@ def main() -> None:
     )
     if order["check"]:
         write_pixels(module.open_contender(job), Path(order["check"]))
-        answer(answers, **facts)
+        answer(answers, settings=settings, versions=versions(module.PACKAGES))
         return
     paths = [path for path in job.folder.rglob("*") if path.is_file()] if workload.from_disk else []
     if paths:
         empty_cache(paths)
     contender = module.open_contender(job)
     warm_up(contender, order["warm_up_seconds"], lambda: answer(answers, first_batch=True))
-    answer(answers, **facts)
+    answer(answers, settings=settings, versions=versions(module.PACKAGES))
     for _ in sys.stdin:
         if paths:
             empty_cache(paths)
@@ -147,6 +144,9 @@ def write_pixels(contender: Contender, path: Path) -> None:
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Return the versions of packages, and of Python."""
+    import importlib.metadata  # no part of a cold start
+    import platform
+
     found = {"python": platform.python_version()}
     for package in packages:
         name = DISTRIBUTIONS.get(package, package)
