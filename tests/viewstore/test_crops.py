@@ -1,6 +1,8 @@
 """Crops cut by the C module are OpenCV's to the last bit, whatever they are cut from."""
 
 import shutil
+import subprocess
+import sys
 import sysconfig
 import threading
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from viewstore import crops
+from viewstore.augment import crop_resize
 from viewstore.crops import cut, cut_with_opencv
 
 HEIGHT, WIDTH = 150, 170
@@ -168,3 +171,18 @@ def test_threads_cut_at_the_same_time() -> None:
     for thread in threads:
         thread.join()
     assert (views == expected).all()
+
+
+def test_without_the_module_opencv_cuts_the_same_views() -> None:
+    program = (
+        "import sys; sys.modules['viewstore._crops'] = None\n"
+        "import numpy as np; from viewstore import crops; from viewstore.augment import crop_resize\n"
+        "assert crops.compiled is None\n"
+        "pixels = np.arange(60 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 50, 3)\n"
+        "view = crop_resize(pixels, (2, 3, 50, 40), (20, 21), 'area', mirrored=True)\n"
+        "sys.stdout.buffer.write(view.tobytes())\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    pixels = np.arange(60 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 50, 3)
+    view = crop_resize(pixels, (2, 3, 50, 40), (20, 21), "area", mirrored=True)
+    assert ran.stdout == view.tobytes()
