@@ -176,7 +176,8 @@ def test_threads_cut_at_the_same_time() -> None:
 def test_without_the_module_opencv_cuts_the_same_views() -> None:
     program = (
         "import sys; sys.modules['viewstore._crops'] = None\n"
-        "import numpy as np; from viewstore import crops; from viewstore.augment import crop_resize\n"
+        "import numpy as np\n"
+        "from viewstore import crops; from viewstore.augment import crop_resize\n"
         "assert crops.compiled is None\n"
         "pixels = np.arange(60 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 50, 3)\n"
         "view = crop_resize(pixels, (2, 3, 50, 40), (20, 21), 'area', mirrored=True)\n"
