@@ -7,7 +7,7 @@ DEMO := demo
 
 .PHONY: demo test test-slow check lint types format bench bench-tune demo-weights clean
 
-$(STAMP): pyproject.toml constraints.txt setup.py viewstore/crops.c
+$(STAMP): pyproject.toml constraints.txt setup.py viewstore/crops.c viewstore/draws.c
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt

@@ -1,14 +1,15 @@
-"""What pyproject.toml has no settled place for: the C module, which a compiler makes."""
+"""What pyproject.toml has no settled place for: the C modules, which a compiler makes."""
 
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
-            "viewstore._crops",
-            ["viewstore/crops.c"],
+            f"viewstore._{name}",
+            [f"viewstore/{name}.c"],
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno"],
-            optional=True,  # without a compiler OpenCV makes the same pixels (docs/decisions/0005)
+            optional=True,  # OpenCV and numpy make the same without (docs/decisions/0005)
         )
+        for name in ("crops", "draws")
     ]
 )

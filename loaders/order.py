@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.randomness import compiled
 
 VERSION = 1
 SHARDS_STREAM = 1  # stream 0 orders rows; from 2 on, the windows of a block shuffle
@@ -47,7 +48,11 @@ class Permutation:
 
     def __call__(self, positions: Positions) -> Positions:
         """Return the element at each position."""
-        return self._walk(positions, self._forward)
+        if compiled is None or self.size <= 1:
+            return self._walk(positions, self._forward)
+        numbers = np.array(positions, np.int64, order="C")
+        compiled.permute(self.size, np.array(self._keys, "<u4"), numbers)
+        return numbers
 
     def inverse(self, elements: Positions) -> Positions:
         """Return the position of each element."""

@@ -1,7 +1,7 @@
 """Crops of one image, resized and mirrored, cut all at once without the interpreter's lock.
 
 A C module does it where one could be compiled, OpenCV elsewhere: the pixels are the same to the
-last bit (docs/decisions/0005-crops-in-c.md).
+last bit (docs/decisions/0005-hot-loops-in-c.md).
 """
 
 from __future__ import annotations

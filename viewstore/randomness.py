@@ -1,7 +1,8 @@
 """Keyed randomness: a draw is a function of (seed, epoch, sample, view, op), never of its company.
 
-Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views. The
-layout of keys, counters and words is docs/format.md's: changing it changes every view.
+Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views: by a C
+module where one could be compiled, by numpy elsewhere. The layout of keys, counters and words is
+docs/format.md's: changing it changes every view.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+compiled: ModuleType | None
+try:
+    from viewstore import _draws as compiled
+except ImportError:  # installed where there was no C compiler
+    compiled = None
 
 AUGMENT = b"viewstore/aug/1"
 BUILD = b"viewstore/build/1"
@@ -79,6 +87,29 @@ def _rounds(key: tuple[int, int], columns: list[NDArray[np.uint64]]) -> None:
         low, high = (low + _WEYL[0]) & 0xFFFFFFFF, (high + _WEYL[1]) & 0xFFFFFFFF
 
 
+def words_with_numpy(
+    low: int,
+    high: int,
+    op: int,
+    rows: NDArray[np.uint64],
+    views: NDArray[np.uint64],
+    first_block: int,
+    blocks: int,
+    words: NDArray[np.uint32],
+) -> None:
+    """Fill `words`, uint32 [N, 4 * blocks], under the key (low, high); what the C module does."""
+    for begin in range(0, len(words), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        samples = rows[part]
+        middle = views[part] << np.uint64(16) | np.uint64(op)
+        for block in range(blocks):
+            first = np.full(len(samples), first_block + block, np.uint64)
+            columns = [first, middle.copy(), samples & _LOW, samples >> _HALF]
+            _rounds((low, high), columns)
+            for number, column in enumerate(columns):
+                words[part, 4 * block + number] = column
+
+
 @dataclass(frozen=True)
 class Stream:
     """The words of one (seed, epoch) in one domain.
@@ -116,18 +147,10 @@ class Stream:
         rows, views = np.broadcast_arrays(
             np.asarray(index, dtype=np.uint64), np.asarray(view, dtype=np.uint64)
         )
-        flat = rows.reshape(-1), views.reshape(-1)
+        flat = np.ascontiguousarray(rows.reshape(-1)), np.ascontiguousarray(views.reshape(-1))
         words = np.empty((len(flat[0]), 4 * blocks), np.uint32)
-        for begin in range(0, len(words), _AT_ONCE):
-            part = slice(begin, begin + _AT_ONCE)
-            samples = flat[0][part]
-            middle = flat[1][part] << np.uint64(16) | np.uint64(op)
-            for block in range(blocks):
-                first = np.full(len(samples), first_block + block, np.uint64)
-                columns = [first, middle.copy(), samples & _LOW, samples >> _HALF]
-                _rounds(self.key, columns)
-                for number, column in enumerate(columns):
-                    words[part, 4 * block + number] = column
+        fill = words_with_numpy if compiled is None else compiled.words
+        fill(*self.key, int(op), *flat, first_block, blocks, words)
         return words.reshape(*rows.shape, 4 * blocks)
 
     def uniform(
