@@ -46,13 +46,17 @@ def epoch_digest(loader: ViewLoader) -> str:
 
 
 def shared_maps() -> dict[str, dict[str, int]]:
-    """Return for each shared file that is mapped, by its name, kB of it that count for us."""
+    """Return for each shared file that is mapped whole, by its name, kB of it that count for us.
+
+    One that is still being filled is mapped for writing.
+    """
     found: dict[str, dict[str, int]] = {}
     name = ""
     for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()
         if not words[0].endswith(":"):
-            name = Path(words[-1]).name if "/host/" in words[-1] else ""
+            whole = "/host/" in words[-1] and words[1].startswith("r-")
+            name = Path(words[-1]).name if whole else ""
         elif name and words[0] in ("Rss:", "Pss:"):
             found.setdefault(name, {})[words[0]] = int(words[1])
     return found
