@@ -96,7 +96,10 @@ def test_many_crops_of_one_image_fill_their_views_and_nothing_else() -> None:
 def test_images_of_any_strides_and_channels(channels: int) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (channels, 60, 50), dtype=np.uint8)
     planes = pixels.transpose(1, 2, 0)
-    for image in (planes, planes[5:, 3:], planes[::-1], planes[:, ::-1]):
+    pixels = np.ascontiguousarray(planes)
+    part, upside_down, mirrored = np.s_[5:, 3:], np.s_[::-2], np.s_[:, ::-1]
+    parts = part, upside_down, mirrored
+    for image in (planes, pixels, *(each[some] for each in (planes, pixels) for some in parts)):
         height, width = image.shape[:2]
         view, expected = blank(20, 22, channels), blank(20, 22, channels)
         cut(image, [(view, (0, 0, height, width), False, True)])
