@@ -156,7 +156,8 @@ class _Work:
         self._colours: list[tuple[Policy, Buffer, list[dict[str, Any]]]] = []
         self._alone: list[tuple[OnlineSlot, Buffer, list[dict[str, Any]]]] = []
         for slot, params, buffer in zip(slots, drawn, out, strict=True):
-            if not isinstance(slot.policy, Policy) or slot.filter not in CUT_FILTERS:
+            # A policy of the caller's own, one that extends ours too, renders in its own way.
+            if type(slot.policy) is not Policy or slot.filter not in CUT_FILTERS:
                 self._alone.append((slot, buffer, _by_place(params)))
                 continue
             boxes, flips = params["crop_box"].tolist(), params["flip"].astype(bool).tolist()
