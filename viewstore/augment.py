@@ -97,7 +97,7 @@ def draw_switch(
     if probability in (0, 1):
         return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
     words = stream.words(op, index, view)[..., 0]
-    return np.asarray(words * 2.0**-32 < probability)
+    return np.asarray(words < probability * 2.0**32)
 
 
 def draw_jitter(
