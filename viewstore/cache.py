@@ -177,9 +177,11 @@ class Cache:
         mark = self._mark(sha256)
         if not mark.parent.exists():
             for old in self._directory("seen").glob(f"{socket.gethostname()}.*"):
-                shutil.rmtree(old, ignore_errors=True)
+                if old != mark.parent:  # another thread or process was faster to make it
+                    shutil.rmtree(old, ignore_errors=True)
             mark.parent.mkdir(exist_ok=True)
-        mark.touch()
+        with contextlib.suppress(FileNotFoundError):  # of a host of our name: we hash once more
+            mark.touch()
 
     def _reserve(self, sha256: str, size: int) -> tuple[Path, int] | None:
         """Return a file of `size` bytes to fill, or None if the cache or the disk has no room."""

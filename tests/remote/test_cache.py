@@ -152,6 +152,29 @@ def test_bytes_changed_while_the_machine_was_down_are_not_served(tmp_path: Path)
     assert [mark.name for mark in (tmp_path / "seen").iterdir()] == [seen.name]
 
 
+def test_who_fills_a_new_cache_at_once_leaves_the_marks_of_the_others(tmp_path: Path) -> None:
+    for number in range(40):
+        shelves = [Shelf(tmp_path / str(number)) for _ in range(4)]
+        begin = threading.Barrier(len(shelves))
+        read: list[bytes] = []
+
+        def work(blob: int, shelf: Shelf, begin: threading.Barrier, read: list[bytes]) -> None:
+            begin.wait()
+            read.append(shelf.read(blob))
+
+        threads = [
+            threading.Thread(target=work, args=(blob, shelf, begin, read))
+            for blob, shelf in enumerate(shelves)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(read) == [content(blob) for blob in range(len(shelves))]
+        seen = tmp_path / str(number) / "seen" / f"{socket.gethostname()}.{boot_id()}"
+        assert {mark.name for mark in seen.iterdir()} == {hash_of(blob) for blob in range(4)}
+
+
 def test_a_shortened_blob_is_downloaded_again(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.read(0)
