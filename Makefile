@@ -71,4 +71,4 @@ demo-weights: $(STAMP)
 	$(BIN)/viewstore eval $(DEMO)/digits-encoder --source digits --holdout 4 --probe linear
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache $(DEMO)
+	rm -rf build dist *.egg-info viewstore/*.so .mypy_cache .pytest_cache .ruff_cache $(DEMO)

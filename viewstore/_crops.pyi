@@ -1,3 +1,4 @@
+# What crops.c gives to Python.
 from collections.abc import Sequence
 
 from viewstore.colours import Pixels

@@ -1,3 +1,4 @@
+# What draws.c gives to Python.
 from typing import Any
 
 import numpy as np

@@ -180,7 +180,7 @@ class Cache:
                 if old != mark.parent:  # another thread or process was faster to make it
                     shutil.rmtree(old, ignore_errors=True)
             mark.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # of a host of our name: we hash once more
+        with contextlib.suppress(FileNotFoundError):  # another host of our name removed it: no harm
             mark.touch()
 
     def _reserve(self, sha256: str, size: int) -> tuple[Path, int] | None:

@@ -5,7 +5,8 @@
  * areas and in its fixed point for linear interpolation. What is faster is that a pixel's three
  * channels are computed side by side, a row met by two rows of the view is summed once, and a
  * mirrored view is written from right to left. Compile without contraction into fused
- * multiply-adds, which round once where OpenCV rounds twice.
+ * multiply-adds, which round once where OpenCV rounds twice. Only blocks of more than 65,793 whole
+ * pixels, whose sums pass 2^24, may be rounded to the level beside OpenCV's.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -234,7 +235,7 @@ static void average_areas(const Crop *crop, Room *room)
     if (in_blocks(crop)) {
         fill_blocks(room->across, wide, crop->view_width);
         fill_blocks(room->down, tall, crop->view_height);
-        share = 1.0f / (tall * wide);
+        share = 1.0f / ((float)tall * wide);
         more = tall == 2 && wide == 2 ? 0.125f : 0; /* there OpenCV rounds halves up */
     } else {
         fill_area(room->across, crop->width, crop->view_width);

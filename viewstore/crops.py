@@ -7,18 +7,17 @@ last bit (docs/decisions/0005-hot-loops-in-c.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import cv2
 import numpy as np
 
 from viewstore.colours import Numbers, Pixels
 
-compiled: ModuleType | None
 try:
-    from viewstore import _crops as compiled
+    from viewstore import _crops
 except ImportError:  # installed where there was no C compiler
-    compiled = None
+    _crops = None  # type: ignore[assignment]
+compiled = _crops
 
 # The view to fill, uint8 [h, w, C] and C-contiguous; the box (top, left, height, width) in whole
 # pixels; whether to mirror it; whether to average over areas where both sides shrink.

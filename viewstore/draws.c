@@ -23,7 +23,7 @@ typedef struct {
     uint32_t words[4][AT_ONCE];
 } Block;
 
-/* Turns AT_ONCE counters into words, as many as `count` of which are asked for. */
+/* Turns counters into words in place; all of a block, however few of them are asked for. */
 ALSO_FOR_AVX2
 static void turn(Block *restrict block, uint32_t low, uint32_t high)
 {

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-compiled: ModuleType | None
 try:
-    from viewstore import _draws as compiled
+    from viewstore import _draws
 except ImportError:  # installed where there was no C compiler
-    compiled = None
+    _draws = None  # type: ignore[assignment]
+compiled = _draws
 
 AUGMENT = b"viewstore/aug/1"
 BUILD = b"viewstore/build/1"
@@ -52,20 +51,6 @@ class Op(IntEnum):
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255
-
-
-def philox(key: tuple[int, int], counter: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the Philox4x32-10 words of counters, uint32 [..., 4], under one key."""
-    counters = counter.reshape(-1, 4)
-    words = np.empty(counters.shape, np.uint32)
-    for begin in range(0, len(counters), _AT_ONCE):
-        part = slice(begin, begin + _AT_ONCE)
-        # A copy of each column: the rounds work in place.
-        columns = [counters[part, i].astype(np.uint64) for i in range(4)]
-        _rounds(key, columns)
-        for i in range(4):
-            words[part, i] = columns[i]
-    return words.reshape(counter.shape)
 
 
 def _rounds(key: tuple[int, int], columns: list[NDArray[np.uint64]]) -> None:

@@ -1,31 +1,52 @@
 """Philox and its keys: known answers of Random123 and of docs/format.md."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewstore.randomness import AUGMENT, BUILD, Op, Stream, integers, normal, philox
+from viewstore.randomness import (
+    AUGMENT,
+    BUILD,
+    Op,
+    Stream,
+    compiled,
+    integers,
+    normal,
+    words_with_numpy,
+)
+
+ONES = 0xFFFFFFFF
 
 
 @pytest.mark.parametrize(
-    ("key", "word", "expected"),
+    "fill", [words_with_numpy, *([compiled.words] if compiled is not None else [])]
+)
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
     [
-        (0, 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        (0xFFFFFFFF, 0xFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        ((0, 0), (0, 0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES, ONES), (ONES,) * 4, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0xA4093822, 0x299F31D0),  # the digits of pi
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
     ],
 )
 def test_philox_gives_the_known_answers(
-    key: int, word: int, expected: tuple[int, int, int, int]
+    fill: Callable[..., None],
+    key: tuple[int, int],
+    counter: tuple[int, int, int, int],
+    expected: tuple[int, int, int, int],
 ) -> None:
-    counter = np.full(4, word, np.uint32)
-    assert tuple(philox((key, key), counter).tolist()) == expected
-
-
-def test_philox_gives_the_known_answer_for_the_digits_of_pi() -> None:
-    counter = np.array([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], np.uint32)
-    words = philox((0xA4093822, 0x299F31D0), counter)
-    assert words.tolist() == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+    first_block, middle, low, high = counter
+    rows, views = np.array([[high << 32 | low], [middle >> 16]], np.uint64)
+    words = np.empty((1, 4), np.uint32)
+    fill(*key, middle & 0xFFFF, rows, views, first_block, 1, words)
+    assert tuple(words[0].tolist()) == expected
 
 
 def test_key_and_first_words_are_frozen() -> None:
