@@ -47,6 +47,7 @@ def test_it_is_compiled_wherever_a_compiler_is() -> None:
 @example(height=139, width=140, tall=1, wide=1, mirrored=True, by_area=True)
 @example(height=50, width=50, tall=50, wide=50, mirrored=True, by_area=True)  # as it is
 @example(height=50, width=50, tall=50, wide=120, mirrored=False, by_area=True)
+@example(height=139, width=139, tall=140, wide=140, mirrored=False, by_area=True)  # thin shares
 def test_the_pixels_are_those_of_opencv(
     height: int, width: int, tall: int, wide: int, mirrored: bool, by_area: bool
 ) -> None:
