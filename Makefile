@@ -7,7 +7,7 @@ DEMO := demo
 
 .PHONY: demo test test-slow check lint types format bench bench-tune demo-weights clean
 
-$(STAMP): pyproject.toml constraints.txt setup.py viewstore/crops.c viewstore/draws.c
+$(STAMP): pyproject.toml constraints.txt setup.py viewstore/images/crops.c viewstore/draws.c
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
@@ -71,4 +71,4 @@ demo-weights: $(STAMP)
 	$(BIN)/viewstore eval $(DEMO)/digits-encoder --source digits --holdout 4 --probe linear
 
 clean:
-	rm -rf build dist *.egg-info viewstore/*.so .mypy_cache .pytest_cache .ruff_cache $(DEMO)
+	rm -rf build dist *.egg-info viewstore/*.so viewstore/images/*.so .mypy_cache .pytest_cache .ruff_cache $(DEMO)

@@ -25,7 +25,7 @@ RECIPE = [
 
 def viewstore(arguments: list[str]) -> dict[str, object]:
     """Run a command and return the result in its JSON."""
-    command = [sys.executable, "-m", "viewstore.cli", *arguments, "--json", "--progress", "off"]
+    command = [sys.executable, "-m", "viewstore", *arguments, "--json", "--progress", "off"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, object] = json.loads(done.stdout)["result"]
     return result

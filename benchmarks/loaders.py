@@ -22,8 +22,8 @@ from contest import data, results, usage
 from contest.rounds import CONTENDERS, Run, contest, pythons, tune
 from contest.workloads import WORKLOADS, Workload
 
-from viewstore.disk import write_atomic
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
+from viewstore.files.disk import write_atomic
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

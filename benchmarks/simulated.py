@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import viewstore
-from viewstore.building import BuildRequest, build
-from viewstore.commit import make_folders
-from viewstore.image import Codec
-from viewstore.layout import StorePaths, ViewSetPaths
-from viewstore.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, blob_name
-from viewstore.params import chunk_key, pack_chunk
-from viewstore.plan import Plan
-from viewstore.records import seal
-from viewstore.source_record import KIND, NUMBERS
-from viewstore.stats import pack_stats
-from viewstore.tar import BLOCK, MEMBER_DTYPE, NPY_BYTES, npy_header, padded
+from viewstore.build.adopt import make_folders
+from viewstore.build.run import BuildRequest, build
+from viewstore.format.chunks import chunk_key, pack_chunk
+from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, blob_name
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.plan import Plan
+from viewstore.format.records import seal
+from viewstore.format.stats import pack_stats
+from viewstore.format.tar import BLOCK, MEMBER_DTYPE, NPY_BYTES, npy_header, padded
+from viewstore.images.codec import Codec
+from viewstore.sources.record import KIND, NUMBERS
 
 SHARD_ROWS = 1024
 SIDE = 32

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from viewstore.disk import write_atomic
+from viewstore.files.disk import write_atomic
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "loaders.json"

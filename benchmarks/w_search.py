@@ -24,17 +24,17 @@ from typing import Any
 
 import torch
 
-from viewstore import compose
-from viewstore.building import BuildRequest, build
-from viewstore.disk import write_atomic
-from viewstore.generators.base import Context, Sample
-from viewstore.generators.latent_views import decoder_of, to_pixels, unit_images
-from viewstore.generators.w_engine import WSearchGenerator
-from viewstore.generators.w_objective import distances, is_candidate, view_losses
-from viewstore.generators.w_search import WSearch
-from viewstore.image import Codec
-from viewstore.layout import StorePaths
-from viewstore.source_record import read_sources
+from viewstore.build import compose
+from viewstore.build.run import BuildRequest, build
+from viewstore.files.disk import write_atomic
+from viewstore.format.paths import StorePaths
+from viewstore.generators.contract import Context, Sample
+from viewstore.generators.latent.decode import decoder_of, to_pixels, unit_images
+from viewstore.generators.latent.engine import WSearchGenerator
+from viewstore.generators.latent.goal import distances, is_candidate, view_losses
+from viewstore.generators.latent.search import WSearch
+from viewstore.images.codec import Codec
+from viewstore.sources.record import read_sources
 
 ROLES = ("gan", "encoder")
 TEXTBOOK_SAMPLES = 32  # enough for the slow loop: it has no pool that runs dry at the end
@@ -85,12 +85,10 @@ def run_pool(settings: WSearch, context: Context, samples: list[Sample]) -> Repe
 
 def run_textbook(settings: WSearch, context: Context, samples: list[Sample]) -> Repeat:
     """Search the first samples one by one, as the loop is usually written."""
-    assert settings.lr is not None
-    assert settings.max_steps is not None
-    assert settings.tol_search is not None
-    decode, encoder, goal = decoder_of(context, 1.0), context.models["encoder"], settings.goal()
-    starts = WSearchGenerator(settings, context)
-    lr = settings.lr * decode.gan.sigma_w
+    search = settings.search()
+    decode, encoder = decoder_of(context, search.psi), context.models["encoder"]
+    starts = WSearchGenerator(search, context)
+    lr = search.lr * decode.gan.sigma_w
     steps = 0
     started = time.perf_counter()
     some = samples[:TEXTBOOK_SAMPLES]
@@ -98,15 +96,15 @@ def run_textbook(settings: WSearch, context: Context, samples: list[Sample]) -> 
         start = starts.start(sample)
         latents = start.latents.clone().requires_grad_()
         adam = torch.optim.Adam([latents], lr=lr)
-        for _ in range(settings.max_steps + 1):
+        for _ in range(search.max_steps + 1):
             steps += 1
             images = decode.gan.synthesis(latents, fused=True)
             measured = distances(encoder(unit_images(images)), start.target[0])
-            losses = view_losses(goal, measured)
+            losses = view_losses(search.goal, measured)
             adam.zero_grad()
             losses.mean().backward()
             figures = torch.stack([*measured, losses], dim=-1).detach().numpy()
-            if is_candidate(goal, figures, tol_search=settings.tol_search):
+            if is_candidate(search.goal, figures, tol_search=search.tol_search):
                 break
             adam.step()
         to_pixels(images.detach())

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from viewstore.errors import ConfigError
-from viewstore.plan import nearest
+from viewstore.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from viewstore.generators.base import Settings
+    from viewstore.generators.contract import Settings
 
 
 class Row(NamedTuple):
@@ -23,15 +22,15 @@ class Row(NamedTuple):
 
 
 GENERATORS: Mapping[str, Row] = {
-    "simclr": Row("expert", "Expert", {"policy": "simclr"}),
-    "simsiam": Row("expert", "Expert", {"policy": "simsiam"}),
-    "moco": Row("expert", "Expert", {"policy": "moco"}),
-    "dino": Row("expert", "Expert", {"policy": "dino", "views": 2}),
-    "dino-local": Row("expert", "Expert", {"policy": "dino-local"}),
-    "digits": Row("expert", "Expert", {"policy": "digits"}),
-    "recon": Row("inversion", "Inversion"),
-    "w-search": Row("w_search", "WSearch"),
-    "w-perturb": Row("w_perturb", "WPerturb"),
+    "simclr": Row("pixels.expert", "Expert", {"policy": "simclr"}),
+    "simsiam": Row("pixels.expert", "Expert", {"policy": "simsiam"}),
+    "moco": Row("pixels.expert", "Expert", {"policy": "moco"}),
+    "dino": Row("pixels.expert", "Expert", {"policy": "dino", "views": 2}),
+    "dino-local": Row("pixels.expert", "Expert", {"policy": "dino-local"}),
+    "digits": Row("pixels.expert", "Expert", {"policy": "digits"}),
+    "recon": Row("latent.inversion", "Inversion"),
+    "w-search": Row("latent.search", "WSearch"),
+    "w-perturb": Row("latent.perturb", "WPerturb"),
 }
 
 

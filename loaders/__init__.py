@@ -4,16 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.views import Cached, Mix, Online
+from viewstore.loaders.plan.asked import Cached, Mix, Online
 
 if TYPE_CHECKING:
-    from viewstore.loaders.batch import Batch, View
-    from viewstore.loaders.torch_data import (
+    from viewstore.loaders.adapters.torch_data import (
         ViewDataset,
         ViewIterableDataset,
         keep_batch,
         tuple_of,
     )
+    from viewstore.loaders.batches.batch import Batch, View
 
 __all__ = [
     "Batch",
@@ -30,12 +30,12 @@ __all__ = [
 
 # Their modules need torch, which a ViewLoader imports beside its first batch.
 _HOMES = {
-    "Batch": "batch",
-    "View": "batch",
-    "ViewDataset": "torch_data",
-    "ViewIterableDataset": "torch_data",
-    "keep_batch": "torch_data",
-    "tuple_of": "torch_data",
+    "Batch": "batches.batch",
+    "View": "batches.batch",
+    "ViewDataset": "adapters.torch_data",
+    "ViewIterableDataset": "adapters.torch_data",
+    "keep_batch": "adapters.torch_data",
+    "tuple_of": "adapters.torch_data",
 }
 
 

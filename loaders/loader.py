@@ -13,35 +13,37 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from viewstore.crc_checks import Verify
 from viewstore.errors import ConfigError
-from viewstore.loaders.buffers import BufferPool
-from viewstore.loaders.choose import Missing
-from viewstore.loaders.clock import Clock
-from viewstore.loaders.course import Course
-from viewstore.loaders.maker import BatchMaker, OnCorrupt, Photometric
-from viewstore.loaders.order import Cut, Order, Tail
-from viewstore.loaders.pipeline import Pipeline
-from viewstore.loaders.ranks import find_rank
-from viewstore.loaders.reader import CachedReader
-from viewstore.loaders.resident import MEMORY_SHARE, keep_resident, machine_bytes
-from viewstore.loaders.several import (
-    SeveralMaker,
-    SeveralRows,
-    check_rates,
-    per_epoch,
-    store_seed,
+from viewstore.files.crc_checks import Verify
+from viewstore.loaders.batches.maker import (
+    BatchMaker,
+    Common,
+    OnCorrupt,
+    Photometric,
+    StoreShare,
+    share_caches,
+    shares_of,
 )
-from viewstore.loaders.share import Common, StoreShare, share_caches, shares_of
-from viewstore.loaders.state import State, rows_digest, stores_digest
-from viewstore.loaders.views import Views, views_digest
-from viewstore.store import Store
+from viewstore.loaders.batches.several import SeveralMaker
+from viewstore.loaders.pipeline.buffers import BufferPool
+from viewstore.loaders.pipeline.clock import Clock
+from viewstore.loaders.pipeline.pipeline import Course, Pipeline
+from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.cut import Cut, Tail, find_rank
+from viewstore.loaders.plan.order import Order
+from viewstore.loaders.plan.rows import SeveralRows, check_rates, per_epoch, store_seed
+from viewstore.loaders.plan.schedule import Missing
+from viewstore.loaders.plan.slots import views_digest
+from viewstore.loaders.plan.state import State, rows_digest, stores_digest
+from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders.read.resident import MEMORY_SHARE, keep_resident, machine_bytes
+from viewstore.store.store import Store
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from viewstore.loaders.batch import Batch
+    from viewstore.loaders.batches.batch import Batch
 
 PREFETCH_BYTES = 1 << 30
 SEEDS = 1 << 53
@@ -96,7 +98,7 @@ class ViewLoader:
                 None. What an epoch leaves out, the next ones have.
             rows: Only these rows, ascending; None means all. One of each for several stores.
             where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
-                the grammar is that of viewstore.where. With `rows`, those that are in both.
+                the grammar is that of viewstore.store.where. With `rows`, those in both.
             rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
             world_size: Ranks; None as for `rank`. Giving one of the two is an error.
             uneven: Let the first ranks take one sample more; batch.weight makes up for it.
@@ -457,7 +459,7 @@ def _find_device(name: str | torch.device, *, pin: bool) -> torch.device | None:
     """Return the device that batches go to, None if they stay on the CPU."""
     if name == "cpu" and not pin:  # known without torch: BatchMaker says why that counts
         return None
-    from viewstore.loaders.batch import check_device
+    from viewstore.loaders.batches.batch import check_device
 
     device = check_device(name, pin=pin)
     return None if device.type == "cpu" else device

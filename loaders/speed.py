@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.loaders.batch import Batch
+from viewstore.costs.measure import rate_of, sample_views
+from viewstore.loaders.batches.batch import Batch
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.views import Views
-from viewstore.measure import rate_of, sample_views
-from viewstore.store import Store
-from viewstore.view_set import ViewSet
+from viewstore.loaders.plan.asked import Views
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
 
 SAMPLE_VIEWS = 128
 SOURCE_IMAGES = 32

@@ -5,7 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from viewstore import crops, randomness
+from viewstore import randomness
+from viewstore.images import resize
 
 REPO = Path(__file__).parents[1]
 FOLDERS = {"viewstore": "viewstore"} | {
@@ -19,7 +20,7 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     compiled = {name for name in packed if name.endswith(".so")}
-    assert len(compiled) == sum(each is not None for each in (crops.compiled, randomness.compiled))
+    assert len(compiled) == sum(each is not None for each in (resize.compiled, randomness.compiled))
     in_repo = {
         f"{target}/{path.relative_to(REPO / folder)}"
         for folder, target in FOLDERS.items()

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.augment import Range, draw_crop, draw_switch
-from viewstore.errors import ConfigError
-from viewstore.plan import nearest
+from viewstore.errors import ConfigError, nearest
+from viewstore.images.draws import Range, draw_crop, draw_switch
 from viewstore.randomness import Op, Stream
 from viewstore.train.losses import Negatives
 from viewstore.train.method import Method, Traits

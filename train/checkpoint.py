@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewstore.disk import write_atomic
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.records import canonical
+from viewstore.files.disk import write_atomic
+from viewstore.format.records import canonical
 from viewstore.train.tensors import pack_tensors, read_tensors
 
 KIND = "checkpoint"

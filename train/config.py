@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.batch import IMAGENET_MEAN, IMAGENET_STD
+from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.method import MethodSettings
 from viewstore.train.networks import NetworkSettings
 from viewstore.train.optim import OptimSettings

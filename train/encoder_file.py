@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.disk import write_atomic
 from viewstore.errors import CheckpointError, ConfigError
+from viewstore.files.disk import write_atomic
 from viewstore.train.networks import Network, NetworkSettings
 from viewstore.train.tensors import pack_tensors, read_tensors
 

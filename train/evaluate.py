@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
-from viewstore.image import Pixels, resize
-from viewstore.sources import SourceReader, SourceTable
+from viewstore.images.colours import Pixels
+from viewstore.images.resize import resize
+from viewstore.sources.reader import SourceReader
+from viewstore.sources.table import SourceTable
 from viewstore.train.encoder_file import Encoder
 
 Floats = NDArray[np.float32]

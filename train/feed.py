@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.format.records import digest_of
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.views import Cached, CachedSlots, Online, OnlineSlot, parse_views, resolve
-from viewstore.records import digest_of
-from viewstore.sources import SourceReader, SourceTable
-from viewstore.store import Store
+from viewstore.loaders.plan.asked import Cached, Online, parse_views
+from viewstore.loaders.plan.slots import CachedSlots, OnlineSlot, resolve
+from viewstore.sources.reader import SourceReader
+from viewstore.sources.table import SourceTable
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
 from viewstore.train.config import PretrainConfig
 from viewstore.train.pretrain import Feed, check_views
-from viewstore.view_set import ViewSet
 
 
 class SourceOnly:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from viewstore.errors import ConfigError
-from viewstore.plan import nearest
+from viewstore.errors import ConfigError, nearest
 from viewstore.train.a1 import A1
 from viewstore.train.a2 import A2
 from viewstore.train.method import MethodSettings

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
-from viewstore.plan import nearest
+from viewstore.errors import ConfigError, nearest
 
 MAX_LAYERS = 8
 MAX_WIDTH = 65536

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from viewstore.disk import make_directory, write_atomic
 from viewstore.errors import ConfigError, StoppedError
-from viewstore.records import canonical
+from viewstore.files.disk import make_directory, write_atomic
+from viewstore.format.records import canonical
 from viewstore.train import checkpoint
 from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.config import PretrainConfig

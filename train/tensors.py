@@ -16,9 +16,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from viewstore.disk import read_limited
 from viewstore.errors import CheckpointError, FormatError
-from viewstore.records import canonical, parse
+from viewstore.files.disk import read_limited
+from viewstore.format.records import canonical, parse
 
 VERSION = "1"
 MAX_BYTES = 8 << 30

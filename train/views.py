@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.batch import normalise
+from viewstore.loaders.batches.batch import normalise
 
 
 class SlotView(Protocol):

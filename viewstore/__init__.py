@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
-    from viewstore.store import Store
-    from viewstore.store import open_store as open
-    from viewstore.view_set import ViewSet
+    from viewstore.store.store import Store
+    from viewstore.store.store import open_store as open
+    from viewstore.store.view_set import ViewSet
 
 __all__ = [
     "ConfigError",
@@ -24,9 +24,9 @@ _HOMES = {
     "FormatError": ("errors", "FormatError"),
     "RemoteError": ("errors", "RemoteError"),
     "ViewStoreError": ("errors", "ViewStoreError"),
-    "Store": ("store", "Store"),
-    "ViewSet": ("view_set", "ViewSet"),
-    "open": ("store", "open_store"),
+    "Store": ("store.store", "Store"),
+    "ViewSet": ("store.view_set", "ViewSet"),
+    "open": ("store.store", "open_store"),
 }
 
 

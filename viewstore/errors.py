@@ -9,6 +9,9 @@ ViewStoreError
 └── RemoteError       a remote store did not answer within the retry limits
 """
 
+from __future__ import annotations
+
+import difflib
 from typing import ClassVar, Self
 
 
@@ -98,3 +101,11 @@ class RemoteError(ViewStoreError):
     """A remote store did not answer within the retry limits."""
 
     code = "VS401"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return ", did you mean 'x'?" for the name nearest to `name`, or the names there are."""
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "there are " + (", ".join(sorted(names)) or "none")

@@ -14,10 +14,10 @@ import numpy as np
 
 from contest.photos import jpegs, photographs, write_tars
 from contest.workloads import CHECK_DATA, CHECKED, VIEW_SET, Workload
-from viewstore.building import BuildRequest, build
-from viewstore.disk import write_atomic
+from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError
-from viewstore.store import Store, open_store
+from viewstore.files.disk import write_atomic
+from viewstore.store.store import Store, open_store
 
 VERSION = 1
 ROWS_PER_SHARD = {"small": 1_024, "jpg": 256, "raw": 256, "photos": 256, CHECK_DATA: 16}

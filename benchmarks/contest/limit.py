@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from contest.crops import antialiased, crop_box
 from contest.loop import Batches, Job, Views
 from contest.workloads import Workload, ratio_of
-from viewstore.crops import cut
+from viewstore.images.resize import cut
 
 NAME = "limit"
 PACKAGES = ("torch", "cv2", "simplejpeg", "numpy", "viewstore")

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.image import Codec, decode, probe, resize
+from viewstore.images.codec import Codec
+from viewstore.images.decode import decode, probe
+from viewstore.images.resize import resize
 from viewstore.randomness import Stream
 
 MOST_PIXELS = 512

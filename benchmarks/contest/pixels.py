@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contest.workloads import CHECKED, Workload
-from viewstore.image import decode
+from viewstore.images.decode import decode
 
 Pixels = NDArray[np.uint8]
 

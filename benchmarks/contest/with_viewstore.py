@@ -9,9 +9,9 @@ import numpy as np
 import viewstore
 from contest.loop import Batches, Job
 from contest.workloads import VIEW_SET, Crops, Workload, ratio_of
-from viewstore.augment import Filter
+from viewstore.images.policies import Policy
+from viewstore.images.resize import Filter
 from viewstore.loaders import Cached, Online, ViewLoader
-from viewstore.policies import Policy
 
 NAME = "viewstore"
 PACKAGES = ("viewstore", "torch", "numpy")

@@ -17,8 +17,8 @@ import numpy as np
 
 from tests.generators.latent_world import World, make_world
 from viewstore.generators import GENERATORS, make_settings
-from viewstore.generators.base import Context, Rendered, Sample, Settings
-from viewstore.image import Codec
+from viewstore.generators.contract import Context, Rendered, Sample, Settings
+from viewstore.images.codec import Codec
 
 NUM = 5
 # What makes a generator quick on this world; everything else is its default.

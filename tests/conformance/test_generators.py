@@ -13,9 +13,9 @@ import pytest
 
 from tests.conformance.generator_rows import NUM, digest, picture, render, settings_of
 from viewstore.generators import GENERATORS
-from viewstore.generators.base import Rendered
-from viewstore.generators.expert import Expert
-from viewstore.policies import policies
+from viewstore.generators.contract import Rendered
+from viewstore.generators.pixels.expert import Expert
+from viewstore.images.policies import policies
 
 REPO = Path(__file__).parents[2]
 EXPERTS = [name for name, row in GENERATORS.items() if row.settings == "Expert"]

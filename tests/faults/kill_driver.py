@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import viewstore.building as building
-from viewstore import commit, disk
-from viewstore.commit import Blob
+from viewstore.build import run as building
 from viewstore.errors import FormatError
+from viewstore.files import disk
+from viewstore.shards import commit
+from viewstore.shards.commit import Blob
 
 GENERATOR = "simclr"
 SPAN = 0.4  # of an undisturbed build: several kills before a store is complete

@@ -20,7 +20,7 @@ import torch
 
 import viewstore
 from viewstore.loaders import Batch, ViewLoader
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 EPOCHS = 3
 

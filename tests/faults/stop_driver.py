@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from viewstore import cli
+from viewstore.cli import main as cli
 
 LATE = 1.1  # of the time of an undisturbed build: the last moments come after its end
-LAZY = ("viewstore.cli_make", "viewstore.building", "viewstore.generators", "cv2")
+LAZY = ("viewstore.cli.build", "viewstore.build.run", "viewstore.generators", "cv2")
 
 
 def start(store: Path, source: str, workers: str) -> int:

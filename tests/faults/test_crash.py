@@ -29,15 +29,15 @@ from tests.faults.crash_model import (
     tree_of,
 )
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore import build as building_of_shards
-from viewstore.commit import committed_shards, read_commit, read_plan, view_sets
+from viewstore.build.repair import collect_garbage
 from viewstore.errors import ConfigError
-from viewstore.image import Codec
-from viewstore.layout import StorePaths
-from viewstore.manifest import Manifest
-from viewstore.repair import collect_garbage
-from viewstore.source_record import read_sources
-from viewstore.verify import shard_faults, verify
+from viewstore.format.manifest import Manifest
+from viewstore.format.paths import StorePaths
+from viewstore.images.codec import Codec
+from viewstore.shards import builder
+from viewstore.sources.record import read_sources
+from viewstore.store.committed import committed_shards, read_commit, read_plan, view_sets
+from viewstore.store.verify import shard_faults, verify
 
 VIEW_SETS = ("first", "second")
 STORE = "store"
@@ -162,14 +162,14 @@ def lasting(tree: Tree) -> Tree:
 
 def recorder_in(folder: Path, patch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(folder)
-    publish = building_of_shards.publish
+    publish = builder.publish
 
-    def told(paths: object, blobs: object, commit: building_of_shards.Commit) -> object:
+    def told(paths: object, blobs: object, commit: builder.Commit) -> object:
         status = publish(paths, blobs, commit)  # type: ignore[arg-type]
         recorder.mark(f"committed {commit.view_set} {commit.shard}")
         return status
 
-    patch.setattr(building_of_shards, "publish", told)
+    patch.setattr(builder, "publish", told)
     recorder.install(patch)
     return recorder
 

@@ -10,8 +10,8 @@ import pytest
 
 import viewstore
 from tests.viewstore.small_stores import write_npz
-from viewstore.repair import collect_garbage
-from viewstore.verify import verify
+from viewstore.build.repair import collect_garbage
+from viewstore.store.verify import verify
 
 ROWS = 400
 VIEW_SET = "simclr"
@@ -37,7 +37,7 @@ def build(store: Path, source: str, workers: int) -> subprocess.CompletedProcess
     """Build 50 shards of 8 views, about 4 MiB in all."""
     return subprocess.run(
         [
-            *(sys.executable, "-m", "viewstore.cli", "build", "--generator", "simclr", "--json"),
+            *(sys.executable, "-m", "viewstore", "build", "--generator", "simclr", "--json"),
             *("--views", "8", "--size", "20", "--shard-rows", "8", "--source", source),
             *("--out", str(store), "-j", str(workers)),
         ],

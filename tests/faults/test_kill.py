@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import viewstore
-from viewstore.repair import collect_garbage
-from viewstore.verify import verify
+from viewstore.build.repair import collect_garbage
+from viewstore.store.verify import verify
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 KILLS = 120

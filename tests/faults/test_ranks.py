@@ -17,7 +17,7 @@ import pytest
 import viewstore
 from tests.faults.rank_driver import make, steps
 from tests.loaders.stores import digits_store
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 DRIVER = Path(__file__).with_name("rank_driver.py")
 State = dict[str, Any] | None

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from viewstore.generators.architecture import Architecture
-from viewstore.generators.base import Context, Rendered, Sample
-from viewstore.generators.inversion import Inversion
-from viewstore.generators.stylegan2 import StyleGAN2
-from viewstore.image import Codec
-from viewstore.plan import Column
+from viewstore.format.columns import Column
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.generators.stylegan2.shape import Architecture
+from viewstore.images.codec import Codec
 from viewstore.train.encoder_file import Encoder, EncoderSettings
 from viewstore.train.networks import seeded_network
 

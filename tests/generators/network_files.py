@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from viewstore.generators.checkpoint import NetworkTensors, read_checkpoint
+from viewstore.generators.checkpoints.read import NetworkTensors, read_checkpoint
 
 EMBEDDED_SOURCE = "raise RuntimeError('the source embedded in the file was executed')\n"
 FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64

@@ -10,14 +10,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from viewstore.arrays import DIGITS
-from viewstore.compose import load_model, packaged_weights
-from viewstore.generators.frechet import PixelFrechet
-from viewstore.generators.gan_file import read_generator
-from viewstore.generators.inverter import load_inverter
-from viewstore.generators.inverter_training import quality
-from viewstore.image_array import read_images, signed
-from viewstore.sources import open_source
+from viewstore.build.compose import load_model, packaged_weights
+from viewstore.generators.gan.file import read_generator
+from viewstore.generators.gan.frechet import PixelFrechet
+from viewstore.generators.gan.inverter import load_inverter
+from viewstore.generators.gan.inverter_training import quality
+from viewstore.sources.arrays import DIGITS
+from viewstore.sources.image_array import read_images, signed
+from viewstore.sources.open import open_source
 
 
 def shipped(role: str) -> Path:

@@ -12,8 +12,8 @@ import torch
 
 from tests.generators.network_files import Call, dump, modules, network, snapshot
 from viewstore.errors import CheckpointError
-from viewstore.generators.checkpoint import read_checkpoint
-from viewstore.generators.pickle_scan import Limits
+from viewstore.generators.checkpoints.read import read_checkpoint
+from viewstore.generators.checkpoints.scan import Limits
 
 REBUILD = torch._utils._rebuild_tensor_v2
 STORAGE = b"X\x07\0\0\0storage"

@@ -32,8 +32,8 @@ from tests.hostile.hostile_files import (
     with_const,
 )
 from viewstore.errors import CheckpointError
-from viewstore.generators.checkpoint import read_checkpoint
-from viewstore.generators.pickle_scan import Limits
+from viewstore.generators.checkpoints.read import read_checkpoint
+from viewstore.generators.checkpoints.scan import Limits
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_bombs_are_refused_under_a_limit_of_memory(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from viewstore.errors import CheckpointError\n"
-        "from viewstore.generators.checkpoint import read_checkpoint\n"
+        "from viewstore.generators.checkpoints.read import read_checkpoint\n"
         "for path in Path(sys.argv[1]).iterdir():\n"
         "    try: read_checkpoint(path)\n"
         "    except CheckpointError as error: print('not enough memory' in str(error))\n"

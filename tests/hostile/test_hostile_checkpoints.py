@@ -21,7 +21,7 @@ from tests.hostile.hostile_files import (
     Touch,
 )
 from viewstore.errors import CheckpointError
-from viewstore.generators.checkpoint import read_checkpoint
+from viewstore.generators.checkpoints.read import read_checkpoint
 
 REPO = Path(__file__).parents[2]
 

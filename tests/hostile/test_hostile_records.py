@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.commit import read_commit, read_plan
 from viewstore.errors import FormatError
-from viewstore.finalise import read_manifest
-from viewstore.layout import StorePaths
-from viewstore.manifest import Index
-from viewstore.records import canonical, digest_of
-from viewstore.source_record import read_sources
-from viewstore.stats import unpack_stats
-from viewstore.tar import pack_npy
+from viewstore.format.manifest import Index
+from viewstore.format.paths import StorePaths
+from viewstore.format.records import canonical, digest_of
+from viewstore.format.stats import unpack_stats
+from viewstore.format.tar import pack_npy
+from viewstore.sources.record import read_sources
+from viewstore.store.committed import read_commit, read_manifest, read_plan
 
 FREE = ("args", "resample")  # objects whose keys a generator or a codec chooses
 OTHER_TYPE: dict[type, Any] = {int: "1", float: "1", str: 1, list: {"a": 1}, dict: [1], bool: "no"}

@@ -19,7 +19,7 @@ from tests.hostile.hostile_files import (
     tensor,
     with_const,
 )
-from viewstore.generators.checkpoint import read_checkpoint
+from viewstore.generators.checkpoints.read import read_checkpoint
 
 
 def blob(value: object) -> bytes:

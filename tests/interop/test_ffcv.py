@@ -17,14 +17,16 @@ import simplejpeg
 from numpy.typing import NDArray
 
 import viewstore
-from viewstore.beton import RAW, Field, Kind
-from viewstore.beton_reader import Beton
-from viewstore.beton_writer import Picture, write_beton
-from viewstore.building import BuildRequest, build
-from viewstore.export import select
-from viewstore.export_beton import export_beton
-from viewstore.plan import DTYPES
-from viewstore.sources import open_source
+from viewstore.beton.layout import RAW, Field, Kind
+from viewstore.beton.reader import Beton
+from viewstore.beton.writer import Picture, write_beton
+from viewstore.build.run import BuildRequest, build
+from viewstore.export.ffcv import export_beton
+from viewstore.export.selection import select
+from viewstore.format.columns import DTYPES
+from viewstore.sources.open import open_source
+from viewstore.sources.reader import SourceReader
+from viewstore.store.store import Store
 
 PEER = Path(__file__).parent / "ffcv_peer.py"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_ffcv.py"
@@ -69,7 +71,7 @@ def ffcv(tmp_path_factory: pytest.TempPathFactory) -> Peer:
     return Peer(python, tmp_path_factory.mktemp("ffcv"))
 
 
-def build_views(folder: Path, codec: str, side: int, rows: int) -> viewstore.store.Store:
+def build_views(folder: Path, codec: str, side: int, rows: int) -> Store:
     build(
         BuildRequest(
             generator="simclr",
@@ -186,7 +188,7 @@ def test_a_beton_of_stock_ffcv_is_a_source(ffcv: Peer, tmp_path: Path, mode: str
     source = open_source(str(tmp_path / "stock.beton"))
     assert list(source.table.keys) == [f"{row:04d}" for row in range(150)]
     assert source.table.label.tolist() == arrays["labels"].tolist()
-    images = np.stack([source.image(row) for row in range(150)])
+    images = np.stack([SourceReader(source.table).image(row) for row in range(150)])
     equal = [np.array_equal(*pair) for pair in zip(images, arrays["images"], strict=True)]
     raw = source.table.part == 1
     assert equal == raw.tolist()

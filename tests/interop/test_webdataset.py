@@ -11,8 +11,8 @@ import pytest
 import webdataset
 
 import viewstore
-from viewstore.building import BuildRequest, build
-from viewstore.view_set import ViewSet
+from viewstore.build.run import BuildRequest, build
+from viewstore.store.view_set import ViewSet
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_webdataset.py"
 

@@ -7,9 +7,9 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store, photograph_store, photographs
-from viewstore.building import BuildRequest, build
-from viewstore.finalise import finalise
-from viewstore.store import Store
+from viewstore.build.finalise import finalise
+from viewstore.build.run import BuildRequest, build
+from viewstore.store.store import Store
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.loaders.ahead import Ahead, Decided
-from viewstore.loaders.order import Cut, Order, Tail
-from viewstore.loaders.state import State
+from viewstore.loaders.plan.ahead import Ahead, Decided
+from viewstore.loaders.plan.cut import Cut, Tail
+from viewstore.loaders.plan.order import Order
+from viewstore.loaders.plan.state import State
 
 Start = dict[str, Any]
 Steps = Iterator[tuple[Start, list[int]]]

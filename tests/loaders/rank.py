@@ -15,8 +15,8 @@ from typing import Any
 
 import viewstore
 from viewstore.loaders import ViewLoader
-from viewstore.loaders.resident import Resident
-from viewstore.store import Store
+from viewstore.loaders.read.resident import Resident
+from viewstore.store.store import Store
 
 VIEWS = "hard+flip,hard,digits+flip"
 

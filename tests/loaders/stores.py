@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 import viewstore
-from viewstore.building import BuildRequest, build
+from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ViewStoreError
 from viewstore.loaders import ViewLoader
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 NUM_DIGITS = 70
 SHARD_ROWS = 16

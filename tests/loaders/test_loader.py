@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loaders.stores import NUM_DIGITS, as_array
-from viewstore.augment import FILTERS, Filter
 from viewstore.errors import ConfigError, UnavailableError
+from viewstore.images.policies import policies
+from viewstore.images.resize import FILTERS, Filter
 from viewstore.loaders import Batch, Cached, Online, ViewLoader
-from viewstore.policies import policies
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 VIEWS = "hard,hard,online:digits,simclr"
 

@@ -13,8 +13,8 @@ import pytest
 import viewstore
 from tests.loaders.stores import photograph_store, photographs
 from viewstore.loaders import Mix, ViewLoader
-from viewstore.loaders.clock import Clock
-from viewstore.store import Store
+from viewstore.loaders.pipeline.clock import Clock
+from viewstore.store.store import Store
 
 SLOW_SECONDS = 0.4
 WORK = ("fetch_seconds", "decode_seconds", "copy_seconds", "render_seconds")

@@ -16,10 +16,10 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ViewStoreError
-from viewstore.fetch import Retry
-from viewstore.remote import RemoteFiles
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.fetch import Retry
+from viewstore.files.remote import RemoteFiles
 
 COUNT = 40
 BYTES = 64 << 10

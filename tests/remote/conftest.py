@@ -11,9 +11,9 @@ import pytest
 import viewstore
 from tests.loaders.stores import digits_store
 from tests.remote.servers import plain_server, s3_environment, s3_server, upload
-from viewstore.cache_settings import CacheSettings
-from viewstore.fetch import Retry
-from viewstore.store import Store
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.fetch import Retry
+from viewstore.store.store import Store
 
 IMPATIENT = Retry(first_seconds=0.001, longest_seconds=0.01, stall_seconds=1.0)
 

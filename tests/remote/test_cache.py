@@ -21,10 +21,10 @@ import pytest
 
 from tests.remote import blobs
 from tests.remote.servers import Faults, proxy, ranged_server
-from viewstore import disk
-from viewstore.cache import Cache, boot_id, needed_bytes
-from viewstore.cache_settings import CacheSettings, parse_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError
+from viewstore.files import disk
+from viewstore.files.cache import Cache, boot_id, needed_bytes
+from viewstore.files.cache_settings import CacheSettings, parse_bytes
 
 REPO = Path(__file__).parents[2]
 SIZE = 1000

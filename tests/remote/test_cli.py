@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from viewstore.cli import root
-from viewstore.store import Store
+from viewstore.cli.main import root
+from viewstore.store.store import Store
 
 
 @pytest.fixture(autouse=True)

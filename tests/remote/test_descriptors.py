@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewstore.building import BuildRequest, build
+from viewstore.build.run import BuildRequest, build
 
 SHARDS = 72
 DESCRIPTORS = 64
@@ -21,10 +21,11 @@ PROGRAM = f"""
 import mmap, pathlib, resource, sys
 import numpy as np
 import viewstore
-from viewstore.cache_settings import CacheSettings
+from viewstore.files.cache_settings import CacheSettings
 from viewstore.loaders import ViewLoader
-from viewstore.loaders.reader import CachedReader
-from viewstore.sources import SourceReader, open_source
+from viewstore.loaders.read.reader import CachedReader
+from viewstore.sources.open import open_source
+from viewstore.sources.reader import SourceReader
 
 store, source, cache = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))

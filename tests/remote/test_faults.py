@@ -14,10 +14,10 @@ import pytest
 
 from tests.remote.conftest import IMPATIENT
 from tests.remote.servers import BUCKET, Fault, Faults, plain_server, proxy, put, ranged_server
-from viewstore.cache_settings import CacheSettings
 from viewstore.errors import FormatError, RemoteError
-from viewstore.fetch import Failed, Fetcher, Retry
-from viewstore.remote import RemoteFiles
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.fetch import Failed, Fetcher, Retry
+from viewstore.files.remote import RemoteFiles
 
 BLOB = np.random.Generator(np.random.Philox(7)).bytes(3 << 20)
 SHA256 = hashlib.sha256(BLOB).hexdigest()

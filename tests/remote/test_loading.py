@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from tests.loaders.adapters.test_torch_data import digests
 from tests.loaders.stores import SHARD_ROWS, digits_store
 from tests.loaders.test_loader import traces
-from tests.loaders.test_torch_data import digests
 from tests.remote.conftest import Open
 from tests.remote.servers import Fault, Faults, proxy, ranged_server
-from viewstore import remote
 from viewstore.errors import FormatError, UnavailableError
-from viewstore.fetch import Retry
+from viewstore.files import remote
+from viewstore.files.fetch import Retry
 from viewstore.loaders import Cached, Mix, ViewIterableDataset, ViewLoader
-from viewstore.loaders.reader import CachedReader
-from viewstore.loaders.recipe import Recipe
-from viewstore.loaders.resident import keep_resident
-from viewstore.store import Store
-from viewstore.view_set import ViewSet
+from viewstore.loaders.adapters.recipe import Recipe
+from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders.read.resident import keep_resident
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
 
 PATIENCE_SECONDS = 30  # until a test that would hang fails
 
@@ -306,8 +306,8 @@ def test_ctrl_c_ends_a_loop_that_waits_for_a_server(digits: Store, tmp_path: Pat
     program = (
         "import pathlib, signal, sys, viewstore\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs ignore it\n"
-        "from viewstore.cache_settings import CacheSettings\n"
-        "from viewstore.fetch import Retry\n"
+        "from viewstore.files.cache_settings import CacheSettings\n"
+        "from viewstore.files.fetch import Retry\n"
         "from viewstore.loaders import ViewLoader\n"
         "cache = CacheSettings(directory=pathlib.Path(sys.argv[2]))\n"
         "retry = Retry(first_seconds=90, longest_seconds=90)\n"

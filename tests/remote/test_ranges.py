@@ -17,12 +17,12 @@ from tests.loaders.stores import SHARD_ROWS, photograph_store, photographs
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import Open
 from tests.remote.servers import Faults, proxy, ranged_server
-from viewstore import disk
 from viewstore.errors import FormatError
+from viewstore.files import disk
 from viewstore.loaders import Mix, ViewLoader
-from viewstore.loaders.order import Order
-from viewstore.loaders.ranges import GAP_BYTES, READ_BYTES, Span, join_spans, ranged_shards
-from viewstore.store import Store
+from viewstore.loaders.plan.order import Order
+from viewstore.loaders.read.ranged import GAP_BYTES, READ_BYTES, Span, join_spans, ranged_shards
+from viewstore.store.store import Store
 
 Spans = st.lists(
     st.tuples(st.integers(0, 5 * GAP_BYTES), st.integers(1, 2 * GAP_BYTES)), max_size=30

@@ -12,10 +12,10 @@ import pytest
 import viewstore
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import IMPATIENT, Open
-from viewstore.cache_settings import CacheSettings
 from viewstore.errors import ConfigError, RemoteError, UnavailableError
+from viewstore.files.cache_settings import CacheSettings
 from viewstore.loaders import ViewLoader
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 VIEWS = "hard,hard,online:digits,cached:digits"
 

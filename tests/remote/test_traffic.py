@@ -12,7 +12,7 @@ import pytest
 from tests.remote.conftest import Open
 from tests.remote.servers import Fault, Faults, proxy, ranged_server
 from viewstore.loaders import ViewLoader
-from viewstore.store import Store
+from viewstore.store.store import Store
 
 SHARDS = 5
 LATE_SECONDS = 0.4

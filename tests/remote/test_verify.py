@@ -13,13 +13,13 @@ from click.testing import CliRunner, Result
 
 import viewstore
 from tests.remote.servers import plain_server, ranged_server, upload
-from viewstore.cli import root
+from viewstore.cli.main import root
 from viewstore.errors import ConfigError, RemoteError
-from viewstore.fetch import Retry
-from viewstore.manifest import blob_name
-from viewstore.store import Store
-from viewstore.verify import Level
-from viewstore.verify_remote import verify_remote
+from viewstore.files.fetch import Retry
+from viewstore.format.manifest import blob_name
+from viewstore.store.store import Store
+from viewstore.store.verify import Level
+from viewstore.store.verify_remote import verify_remote
 
 IMPATIENT = Retry(first_seconds=0.001, longest_seconds=0.01, stall_seconds=1.0)
 LEVELS: tuple[Level, ...] = ("quick", "deep", "content")

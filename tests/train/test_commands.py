@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import viewstore
-from viewstore.cli import main
-from viewstore.compose import packaged_weights
+from viewstore.build.compose import packaged_weights
+from viewstore.cli.main import main
 from viewstore.train.checkpoint import NAME
 from viewstore.train.encoder_file import load_encoder
 
-VIEWSTORE = [sys.executable, "-c", "from viewstore.cli import main; main()"]
+VIEWSTORE = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
 SMALL = ["--backbone", "conv3", "--projector", "16,8", "--batch-size", "8", "--threads", "1"]
 
 

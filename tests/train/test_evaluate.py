@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from viewstore.errors import ConfigError
-from viewstore.sources import open_source
+from viewstore.sources.open import open_source
 from viewstore.train.encoder_file import Encoder, EncoderSettings
 from viewstore.train.evaluate import (
     KNN_PRESETS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner, Result
 
-from viewstore import cli
+from viewstore.cli import main as cli
 
 
 def invoke(*arguments: object) -> Result:

@@ -12,10 +12,10 @@ from PIL import Image
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.viewstore.pages import HOSTILE
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.building import BuildRequest, build
-from viewstore.compose import WeightFiles
-from viewstore.generators.gan_file import Origin, write_generator
-from viewstore.store import Store, open_store
+from viewstore.build.compose import WeightFiles
+from viewstore.build.run import BuildRequest, build
+from viewstore.generators.gan.file import Origin, write_generator
+from viewstore.store.store import Store, open_store
 from viewstore.train.encoder_file import save_encoder
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from viewstore.building import BuildRequest, Built, build
+from viewstore.build.run import BuildRequest, Built, build
 
 ROWS = 20
 SHARD_ROWS = 8

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from viewstore import randomness
-from viewstore.loaders.order import Permutation
+from viewstore.loaders.plan.order import Permutation
 from viewstore.randomness import BUILD, Op, Stream, compiled, words_with_numpy
 
 needs_it = pytest.mark.skipif(compiled is None, reason="there was no C compiler")
@@ -97,7 +97,7 @@ def test_without_the_module_numpy_draws_the_same() -> None:
     program = (
         "import sys; sys.modules['viewstore._draws'] = None\n"
         "import numpy as np; from viewstore import randomness as r\n"
-        "from viewstore.loaders.order import Permutation\n"
+        "from viewstore.loaders.plan.order import Permutation\n"
         "assert r.compiled is None\n"
         "words = r.Stream(3, 4).words(r.Op.CROP, np.arange(300), np.array([[0], [2]]), blocks=2)\n"
         "order = Permutation(1000, 3, 4)(np.arange(1000))\n"

@@ -1,0 +1,154 @@
+"""Files of StyleGAN2 networks from elsewhere, read without executing anything in them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from viewstore.errors import CheckpointError
+from viewstore.files.disk import read_limited
+from viewstore.generators.checkpoints.ada import EXPECTED, read_ada_pickle
+from viewstore.generators.checkpoints.network import W_AVG, copy_out
+from viewstore.generators.checkpoints.rosinality import read_rosinality
+from viewstore.generators.checkpoints.scan import Budget, Limits, Malformed, over_limit
+from viewstore.generators.checkpoints.torch_files import LEGACY_START, ZIP_START
+from viewstore.generators.checkpoints.torch_tensors import Array
+
+Family = Literal["stylegan2-ada-pytorch", "rosinality"]
+
+LICENCE_NOTES: dict[Family, str] = {
+    "stylegan2-ada-pytorch": (
+        "networks trained or published with NVlabs/stylegan2-ada-pytorch are under the NVIDIA "
+        "Source Code License: non-commercial use only, unless their author says otherwise"
+    ),
+    "rosinality": (
+        "rosinality/stylegan2-pytorch is under the MIT licence, its custom operators under "
+        "NVIDIA's; the weights are under the terms of whoever trained them"
+    ),
+}
+# What people open by mistake, by its first bytes.
+_STRANGERS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<": "an HTML or XML page",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a .npy file",
+}
+# Drawn once per file and stored, because an average drawn anew would move every view.
+_AVERAGE_CODES = 4096
+_CODES_PER_SEED = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkTensors:
+    """A generator's tensors, ready for `StyleGAN2.from_tensors`, and where they come from.
+
+    Attributes:
+        tensors: float32, by the canonical names of docs/formats; owned by the caller.
+        kwargs: Constructor arguments, defaults included.
+        source_sha256: Of the whole file.
+        module_src_sha256: Of the source code embedded in the file, which never ran.
+        licence_note: One line to show when the file is opened.
+        notes: Further lines to show: what the file lacked.
+    """
+
+    tensors: dict[str, Array]
+    kwargs: dict[str, Any]
+    family: Family
+    source_sha256: str
+    module_src_sha256: str | None
+    licence_note: str
+    notes: tuple[str, ...]
+
+
+def read_checkpoint(path: Path, *, limits: Limits | None = None) -> NetworkTensors:
+    """Return the averaged generator of a stylegan2-ada-pytorch pickle or a rosinality checkpoint.
+
+    The format is told by content. Nothing in the file is executed or imported, and memory stays
+    within a small multiple of its size.
+
+    Raises:
+        CheckpointError: whatever is wrong with the file; nothing else leaves.
+    """
+    try:
+        return _read(path, Limits() if limits is None else limits)
+    except Malformed as error:
+        raise _refusal(path, str(error), error.fix or EXPECTED) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise _refusal(path, f"it cannot be opened: {reason}", "check the path") from error
+    except MemoryError as error:
+        raise _refusal(path, "there is not enough memory for it", EXPECTED) from error
+    except Exception as error:  # a file must not be able to choose what its reader raises
+        raise _refusal(path, f"it is corrupt ({type(error).__name__})", EXPECTED) from error
+
+
+def _refusal(path: Path, reason: str, fix: str) -> CheckpointError:
+    message = f"cannot read {path} as a StyleGAN2 network: {reason}."
+    return CheckpointError(
+        f"{message} Nothing from the file was executed.", where=str(path), why=reason, fix=fix
+    )
+
+
+def _read(path: Path, limits: Limits) -> NetworkTensors:
+    data = _bytes(path, limits)
+    budget = Budget(limits, len(data))
+    family: Family = "rosinality"
+    if data.startswith((ZIP_START, LEGACY_START)):
+        found = read_rosinality(data, budget)
+    elif data.startswith(b"\x80"):
+        family, found = "stylegan2-ada-pytorch", read_ada_pickle(data, budget)
+    else:
+        raise Malformed(f"it is {_stranger(data)}", fix=EXPECTED)
+    tensors, kwargs = copy_out(found, budget)
+    notes = found.notes
+    if W_AVG not in tensors:
+        tensors[W_AVG] = _average_code(tensors, kwargs)
+        notes += (f"the file has no latent_avg: the mean of {_AVERAGE_CODES} keyed codes is used",)
+    return NetworkTensors(
+        tensors=tensors,
+        kwargs=kwargs,
+        family=family,
+        source_sha256=hashlib.sha256(data).hexdigest(),
+        module_src_sha256=found.module_src_sha256,
+        licence_note=LICENCE_NOTES[family],
+        notes=notes,
+    )
+
+
+def _bytes(path: Path, limits: Limits) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise Malformed("it is not a regular file", fix=EXPECTED)
+    size = path.stat().st_size
+    if size > limits.file_bytes:
+        raise over_limit("file_bytes", limits.file_bytes)
+    return read_limited(path, size)  # it allocates what it is allowed to read
+
+
+def _stranger(data: bytes) -> str:
+    """Say what a file is that is neither a pickle of protocol 2 or newer nor a torch file."""
+    if not data:
+        return "an empty file"
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data):
+        return "a safetensors file that viewstore did not write"
+    for start, what in _STRANGERS.items():
+        if data.startswith(start):
+            return what
+    return "neither a torch file nor a pickle of protocol 2 or newer"
+
+
+def _average_code(tensors: dict[str, Array], kwargs: dict[str, Any]) -> Array:
+    """Return the mean of keyed codes, in portions so that the memory does not grow with them."""
+    from viewstore.generators.stylegan2.network import StyleGAN2
+
+    width = (kwargs["w_dim"],)
+    network = StyleGAN2.from_tensors(tensors | {W_AVG: np.zeros(width, np.float32)}, kwargs)
+    total = np.zeros(width)
+    for seed in range(_AVERAGE_CODES // _CODES_PER_SEED):
+        codes = network.sample(_CODES_PER_SEED, seed)[:, 0]
+        total += codes.double().sum(0).numpy()
+    return (total / _AVERAGE_CODES).astype(np.float32)

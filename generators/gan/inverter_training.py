@@ -1,0 +1,129 @@
+"""Train an inverter: pixels and features of the decoded guess should be those of the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from viewstore.errors import ConfigError
+from viewstore.generators.gan.inverter import Inverter, InverterShape
+from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
+from viewstore.generators.stylegan2.network import StyleGAN2
+
+REPORT_EVERY = 25
+QUALITY_BATCH = 256
+
+Encoder = Callable[[Tensor], Tensor]
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InverterSettings:
+    """The recipe.
+
+    Attributes:
+        feature_weight: Weight of the squared distance between features; 0 needs no encoder.
+    """
+
+    steps: int = 2000
+    batch: int = 32
+    lr: float = 1e-3
+    feature_weight: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise ConfigError(
+                f"steps and batch must be at least 1, got {self.steps} and {self.batch}"
+            )
+        if not 0 < self.lr < math.inf or not 0 <= self.feature_weight < math.inf:
+            raise ConfigError(
+                f"lr must be positive and feature_weight at least 0, got {self.lr} and "
+                f"{self.feature_weight}"
+            )
+
+
+def train_inverter(
+    images: Tensor,
+    generator: StyleGAN2,
+    encoder: Encoder,
+    settings: InverterSettings,
+    *,
+    device: str = "cpu",
+    report: Report = lambda step, losses: None,
+) -> Inverter:
+    """Train on `images` float32 [N, C, H, W] in [-1, 1] and return the frozen inverter.
+
+    `encoder` takes images in [0, 1] and gives unit features [N, D]; it and `generator` are frozen
+    networks on `device`. `report` is told the step and the two parts of the loss.
+
+    Raises:
+        ConfigError: the images are not of the generator's size, or the loss is not finite.
+    """
+    size = (generator.channels, generator.res, generator.res)
+    if images.dtype != torch.float32 or tuple(images.shape[1:]) != size or not len(images):
+        raise ConfigError(
+            f"images must be float32 [N, {', '.join(map(str, size))}], "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    inverter = _untrained(generator, settings.seed).to(device)
+    adam = torch.optim.Adam(inverter.parameters(), lr=settings.lr)
+    for step in range(settings.steps):
+        real = images[epoch_rows(len(images), settings.batch, settings.seed, step)].to(device)
+        decoded = generator.synthesis(inverter(real))
+        pixels = (decoded - real).square().mean()
+        features = _feature_distance(encoder, decoded, real)
+        adam.zero_grad(set_to_none=True)
+        (pixels + settings.feature_weight * features).backward()
+        adam.step()
+        if step % REPORT_EVERY == 0 or step == settings.steps - 1:
+            losses = {"pixels": pixels.item(), "features": features.item()}
+            if not all(map(math.isfinite, losses.values())):
+                raise ConfigError(f"training left the finite numbers at step {step}: {losses}")
+            report(step + 1, losses)
+    return inverter.requires_grad_(False).eval().cpu()
+
+
+@torch.no_grad()
+def quality(
+    images: Tensor, inverter: Inverter, generator: StyleGAN2, encoder: Encoder
+) -> dict[str, float]:
+    """Return how far decoded guesses are from images: mean squared pixels, distance of features.
+
+    Everything on the CPU; values of pixels in [-1, 1], decoded ones clamped.
+    """
+    errors, shifts = [], []
+    for real in torch.split(images, QUALITY_BATCH):
+        decoded = generator.synthesis(inverter(real)).clamp(-1, 1)
+        errors.append((decoded - real).square().mean((1, 2, 3)))
+        shifts.append((encoder((decoded + 1) / 2) - encoder((real + 1) / 2)).norm(dim=1))
+    shift = torch.cat(shifts)
+    return {
+        "pixel_mse": torch.cat(errors).mean().item(),
+        "shift_mean": shift.mean().item(),
+        "shift_p95": shift.quantile(0.95).item(),
+    }
+
+
+def _untrained(generator: StyleGAN2, seed: int) -> Inverter:
+    inverter = Inverter(InverterShape.of(generator))
+    keyed = keyed_generator("inverter", seed)
+    for layer in inverter.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            torch.nn.init.uniform_(layer.weight, -bound, bound, generator=keyed)
+            assert layer.bias is not None, "no layer of an inverter is without bias"
+            torch.nn.init.uniform_(layer.bias, -bound, bound, generator=keyed)
+    inverter.w_avg.copy_(generator.w_avg)
+    return inverter
+
+
+def _feature_distance(encoder: Encoder, decoded: Tensor, real: Tensor) -> Tensor:
+    seen = encoder((decoded.clamp(-1, 1) + 1) / 2)
+    with torch.no_grad():
+        wanted = encoder((real + 1) / 2)
+    return (seen - wanted).square().sum(1).mean()

@@ -1,0 +1,23 @@
+"""Which rows a training step reads and which generator it draws from: functions of the step."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def keyed_generator(purpose: str, *key: int) -> torch.Generator:
+    """Return a CPU generator that depends on these arguments alone."""
+    text = " ".join(["viewstore/gan/1", purpose, *map(str, key)])
+    word = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(word >> 1)
+
+
+def epoch_rows(num: int, batch: int, seed: int, step: int) -> Tensor:
+    """Return the rows of a step: batches cut from keyed permutations of all rows, end to end."""
+    first = step * batch
+    epochs = range(first // num, (first + batch - 1) // num + 1)
+    orders = [torch.randperm(num, generator=keyed_generator("epoch", seed, e)) for e in epochs]
+    return torch.cat(orders)[first - epochs[0] * num :][:batch]

@@ -1,0 +1,118 @@
+"""How far expert views lie from their anchors: where W-search takes its distance from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewstore.generators.contract import Sample
+from viewstore.generators.latent.decode import from_pixels
+from viewstore.generators.pixels.expert import Expert, ExpertGenerator
+from viewstore.images.resize import resize
+from viewstore.randomness import BUILD, Op, Stream
+
+SAMPLES = 2048
+DRAWS = 4
+CHUNK = 64  # samples at a time
+DIGITS = 4  # kept of each figure: machines differ in the later ones, plans must not
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Feature distances under an expert policy.
+
+    Attributes:
+        samples, draws: What was measured.
+        mean, std, p5, p95: Of the distance between a source image and its expert view.
+        view_view: Mean distance of two expert views of one sample.
+        between: Mean distance of source images of different samples.
+    """
+
+    samples: int
+    draws: int
+    mean: float
+    std: float
+    p5: float
+    p95: float
+    view_view: float
+    between: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return the figures as a plan stores them."""
+        return asdict(self)
+
+
+def calibrate(
+    *,
+    encoder: Callable[[Tensor], Tensor],
+    policy: str,
+    source_image: Callable[[int], NDArray[np.uint8]],
+    num_samples: int,
+    seed: int,
+    size: int,
+    device: str = "cpu",
+) -> Calibration:
+    """Measure expert views of up to 2,048 keyed samples, four of each, at `size` pixels.
+
+    `policy`: name of the expert policy that the encoder was trained with.
+    """
+    settings = Expert(policy=policy, views=DRAWS, height=size, width=size)
+    experts = ExpertGenerator(settings, seed)
+    rows = keyed_rows(num_samples, seed)
+    features = []
+    for first in range(0, len(rows), CHUNK):
+        chunk = [Sample(int(row), source_image(int(row))) for row in rows[first : first + CHUNK]]
+        features.append(_features(encoder, experts, chunk, size, device))
+    all_features = torch.cat(features)
+    return summarise(all_features[:, 0], all_features[:, 1:])
+
+
+def keyed_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
+    """Return the rows to calibrate on: all, or 2,048 that depend on nothing but the seed."""
+    if num_samples <= SAMPLES:
+        return np.arange(num_samples)
+    index = np.arange(num_samples, dtype=np.uint64)
+    words = Stream(seed, 0, BUILD).words(Op.SET_CHOICE, index, 0)[:, 0]
+    return np.sort(np.argsort(words, kind="stable")[:SAMPLES])
+
+
+def summarise(anchors: Tensor, views: Tensor) -> Calibration:
+    """Return the figures of unit features `anchors` [B, E] and `views` [B, draws, E]."""
+    to_anchor = (views - anchors[:, None]).norm(dim=-1).double().numpy()
+    pairs = (views - views.roll(1, dims=1)).norm(dim=-1).double().mean()
+    between = (anchors - anchors.roll(1, dims=0)).norm(dim=-1).double().mean()
+    low, high = np.percentile(to_anchor, [5, 95])
+    figures = (to_anchor.mean(), to_anchor.std(), low, high, float(pairs), float(between))
+    mean, std, p5, p95, view_view, apart = (round(float(value), DIGITS) for value in figures)
+    return Calibration(
+        samples=len(anchors),
+        draws=views.shape[1],
+        mean=mean,
+        std=std,
+        p5=p5,
+        p95=p95,
+        view_view=view_view,
+        between=apart,
+    )
+
+
+def _features(
+    encoder: Callable[[Tensor], Tensor],
+    experts: ExpertGenerator,
+    samples: list[Sample],
+    size: int,
+    device: str,
+) -> Tensor:
+    """Return the features of each source image and of its views, [B, 1 + DRAWS, E]."""
+    pixels = np.empty((len(samples), 1 + DRAWS, size, size, 3), np.uint8)
+    for number, views in enumerate(experts.render(samples)):
+        pixels[number, 0] = resize(samples[number].image, size, size, filter="area")
+        pixels[number, 1:] = views.pixels
+    seen = from_pixels(pixels, device)
+    with torch.no_grad():
+        return encoder(seen.flatten(0, 1)).reshape(*seen.shape[:2], -1).cpu()

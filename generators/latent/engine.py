@@ -1,0 +1,277 @@
+"""W-search itself: a pool that searches, the judgement of stored pixels, a pool that refines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewstore.errors import StoppedError
+from viewstore.format.columns import Status
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.latent.checks import check_parent
+from viewstore.generators.latent.decode import (
+    Precision,
+    autocast,
+    clamped_share,
+    decoded_features,
+    decoder_of,
+    fit_source,
+    from_pixels,
+    keep_freed_memory,
+    repeatable,
+    start_noise,
+    to_pixels,
+    unit_images,
+)
+from viewstore.generators.latent.goal import (
+    Anchor,
+    Goal,
+    distances,
+    is_accepted,
+    is_candidate,
+    view_losses,
+)
+from viewstore.generators.latent.slots import Finished, SlotPool, Start
+
+REFUSALS = 3  # the one that sends a sample to the refining pool, and two there
+REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, per sample judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What `WSearch` comes to once it is resolved; nothing is automatic here.
+
+    Attributes:
+        goal: What is asked of a sample.
+        psi: Truncation.
+        unit_is_sigma: Whether `lr` and `start` are multiples of the spread of the codes.
+
+    The others are those of `WSearch`.
+    """
+
+    goal: Goal
+    psi: float
+    unit_is_sigma: bool
+    lr: float
+    start: float
+    exact_first: bool
+    anchor: Anchor
+    tol_search: float
+    max_steps: int
+    precision: Precision
+    keep_latents: bool
+    on_miss: Literal["keep", "error"]
+    slots: int
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A sample under search: what its views are measured against, and how it fared."""
+
+    index: int
+    latent0: Tensor  # [L, D]
+    features0: Tensor
+    anchor_shift: float
+    invert_mse: float
+    seeds: NDArray[np.uint64]
+    refusals: int = 0
+
+
+class _Judged(NamedTuple):
+    """What a sample is as stored: pixels [n, H, W, 3], clipped [n], measured [n, 4]."""
+
+    pixels: NDArray[np.uint8]
+    clipped: NDArray[np.float32]
+    measured: NDArray[np.float32]
+
+
+class WSearchGenerator:
+    """Searches samples in a pool of slots."""
+
+    def __init__(self, settings: Search, context: Context) -> None:
+        check_parent(context, settings.psi)
+        keep_freed_memory()
+        self._settings = settings
+        self._context = context
+        self._goal = settings.goal
+        self._decode = decoder_of(context, settings.psi)
+        self._encoder = context.models["encoder"].to(context.device)
+        unit = self._decode.gan.sigma_w if settings.unit_is_sigma else 1.0
+        self._lr = settings.lr * unit
+        self._start_std = settings.start * unit
+        self._judge_slots = max(1, settings.slots // JUDGE_SHARE)
+
+    def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        """Yield one Rendered for each sample, as they finish.
+
+        Samples that were refused wait until they fill the refining pool, or nothing else is left.
+        """
+        slots = self._settings.slots
+        search = self._pool(slots, self._settings.precision)
+        refine = self._pool(max(1, slots // REFINE_SHARE), "fp32")
+        starts = (self.start(sample) for sample in samples)
+        refused: deque[Start[_Job]] = deque()
+        while True:
+            with self._repeatable():
+                search.fill(starts)
+                done = search.step() if search.busy else []
+                ended = self._settle(done, refused)
+                last = not search.busy and not done
+                while last or len(refused) > refine.free:
+                    refine.fill(_popped(refused))
+                    if not refine.busy:
+                        break
+                    ended += self._settle(refine.step(), refused)
+            yield from ended
+            if last:
+                return
+
+    def _repeatable(self) -> Any:  # noqa: ANN401
+        return repeatable(self._context.device, self._settings.threads)
+
+    def _pool(self, slots: int, precision: Precision) -> SlotPool[_Job]:
+        def objective(latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            with autocast(self._context.device, precision):
+                decoded = self._decode(latents.flatten(0, 1))
+                features = self._encoder(unit_images(decoded)).float()
+            return self._measure(features.unflatten(0, latents.shape[:2]), targets[0])
+
+        return SlotPool(
+            slots=slots,
+            lr=self._lr,
+            max_steps=self._settings.max_steps,
+            objective=objective,
+            judge=self._is_candidate,
+        )
+
+    def _measure(self, features: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sample [P], and [P, n, 4]: distances and loss of each view."""
+        measured = distances(features, anchors)
+        losses = view_losses(self._goal, measured)
+        return losses.mean(-1), torch.stack([*measured, losses], dim=-1)
+
+    def _is_candidate(self, job: _Job, measured: NDArray[np.float32]) -> bool:
+        tol = self._settings.tol_search / 2**job.refusals
+        return is_candidate(self._goal, measured, tol_search=tol)
+
+    @torch.no_grad()
+    def start(self, sample: Sample) -> Start[_Job]:
+        """Return a sample on its way into the pool: its noised latents and its anchor."""
+        gan, device, row = self._decode.gan, self._context.device, sample.index
+        parent, settings = self._context.parent, self._settings
+        assert parent is not None, "checked when this generator was made"
+        stored = parent.params.rows("latent", np.array([row]))[0, 0].astype(np.float32)
+        latent0 = torch.from_numpy(stored).to(device)
+        source = fit_source(sample.image, gan.res, gan.channels)
+        h_recon, h_image = self._encoder(from_pixels(np.stack([parent[row][0], source]), device))
+        noise, seeds = start_noise(
+            self._context.seed, row, settings.goal.views, self._decode.code_shape
+        )
+        if settings.exact_first and self._goal.has_pairs:
+            noise[0] = 0
+        job = _Job(
+            index=row,
+            latent0=latent0,
+            features0=h_recon if settings.anchor == "recon" else h_image,
+            anchor_shift=float((h_image - h_recon).norm()),
+            invert_mse=float(parent.params.rows("x_invert_mse", np.array([row]))[0]),
+            seeds=seeds,
+        )
+        latents = latent0 + self._start_std * noise.to(device)
+        return Start(job=job, latents=latents, target=(job.features0,))
+
+    def _settle(self, done: list[Finished[_Job]], refused: deque[Start[_Job]]) -> list[Rendered]:
+        """Judge samples that left a pool; those that may go on join `refused`."""
+        ended = []
+        for first in range(0, len(done), self._judge_slots):
+            some = done[first : first + self._judge_slots]
+            for finished, judged in zip(some, self._judge(some), strict=True):
+                rendered = self._decide(finished, judged)
+                if isinstance(rendered, Start):
+                    refused.append(rendered)
+                else:
+                    ended.append(rendered)
+        return ended
+
+    def _decide(self, done: Finished[_Job], judged: _Judged) -> Rendered | Start[_Job]:
+        """Return the end of a sample, or its start in the refining pool."""
+        job, settings = done.start.job, self._settings
+        if not np.isfinite(done.last).all():
+            return self._rendered(done, judged, Status.FAILED)
+        if done.reached and is_accepted(self._goal, judged.measured):
+            return self._rendered(done, judged, Status.OK)
+        again = done.reached and job.refusals + 1 < REFUSALS and self._goal.stop == "distances"
+        if again and done.progress.steps < settings.max_steps:
+            later = replace(job, refusals=job.refusals + 1)
+            return Start(
+                job=later, latents=done.latents, target=done.start.target, progress=done.progress
+            )
+        if settings.on_miss == "error":
+            raise StoppedError(
+                f"sample {job.index} did not converge in {done.progress.steps} steps",
+                fix="allow more with max_steps, or keep such samples with on_miss=keep",
+            )
+        return self._rendered(done, judged, Status.GOAL_NOT_MET)
+
+    @torch.no_grad()
+    def _judge(self, done: list[Finished[_Job]]) -> list[_Judged]:
+        """Render, store and measure up to `judge_slots` samples, at one constant shape.
+
+        A sample that is no longer finite falls back to its reconstruction.
+        """
+        padded = done + done[-1:] * (self._judge_slots - len(done))
+        latents = torch.stack([_finite(finished) for finished in padded])
+        decoded = self._decode(latents.flatten(0, 1))
+        shape = latents.shape[:2]
+        pixels = to_pixels(decoded)
+        pixels = pixels.reshape(*shape, *pixels.shape[1:])
+        features = decoded_features(
+            pixels, codec=self._context.codec, encoder=self._encoder, device=self._context.device
+        )
+        anchors = torch.stack([finished.start.job.features0 for finished in padded])
+        measured = self._measure(features, anchors)[1].cpu().numpy()
+        clipped = clamped_share(decoded).reshape(shape)
+        return [_Judged(pixels[i], clipped[i], measured[i]) for i in range(len(done))]
+
+    def _rendered(self, done: Finished[_Job], judged: _Judged, status: int) -> Rendered:
+        job, views = done.start.job, self._goal.views
+        anchor, mean_pair, least_pair, loss = judged.measured.T
+        params: dict[str, NDArray[Any]] = {
+            "status": np.full(views, status, np.uint8),
+            "parent": np.zeros(views, np.int32),
+            "seed": job.seeds,
+            "distance": anchor,
+            "steps": np.full(views, done.progress.steps, np.int32),
+            "converged": np.full(views, status == Status.OK, np.uint8),
+            "clipped": judged.clipped,
+            "loss0": done.progress.first[:, 3],
+            "loss": loss,
+            "anchor_shift": np.array(job.anchor_shift, np.float32),
+            "x_invert_mse": np.array(job.invert_mse, np.float32),
+        }
+        if views > 1:
+            params |= {"mean_pair_distance": mean_pair, "min_pair_distance": least_pair}
+        if self._settings.keep_latents:
+            params["latent"] = _finite(done).cpu().numpy().astype(np.float16)
+            params["latent0"] = job.latent0.cpu().numpy().astype(np.float16)
+        return Rendered(index=job.index, pixels=judged.pixels, params=params)
+
+
+def _finite(done: Finished[_Job]) -> Tensor:
+    """Return the latents found, or the anchor's where the search lost them."""
+    if np.isfinite(done.last).all():
+        return done.latents
+    return done.start.job.latent0.expand_as(done.latents)
+
+
+def _popped(queue: deque[Start[_Job]]) -> Iterator[Start[_Job]]:
+    while queue:
+        yield queue.popleft()

@@ -1,0 +1,270 @@
+"""Inversion: the latents whose image is nearest to each source image, in pixels and features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewstore.errors import ConfigError
+from viewstore.format.columns import Column, Status
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.latent.checks import (
+    calibrate_for,
+    check_encoder,
+    check_inverter,
+    check_positive,
+    check_size,
+    default_slots,
+    device_class,
+    gan_of,
+)
+from viewstore.generators.latent.decode import (
+    decoded_features,
+    decoder_of,
+    fit_source,
+    from_pixels,
+    keep_freed_memory,
+    repeatable,
+    to_pixels,
+    unit_images,
+)
+from viewstore.generators.latent.slots import Finished, SlotPool, Start
+
+STEPS_AFTER_INVERTER, STEPS_FROM_AVERAGE = 50, 300
+SHIFT_OF_EPS1 = 1 / 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """Settings of the view set `recon`: one view, the reconstruction, and its latents.
+
+    None is filled in by `resolve`.
+
+    Attributes:
+        psi: Truncation of the generator; the view sets made from this one must have the same.
+        lr: Of Adam, in units of sigma_w.
+        lam_f: Weight of the feature distance; 0 leaves the encoder out of the objective.
+        mse_stop: Mean squared error, of images in [-1, 1], at which a sample may stop.
+        shift_stop: Feature distance at which it may stop; by default a fifth of eps1.
+        max_steps: By default 50 after an inverter, 300 from the average code.
+        measured: Whether an encoder measures `anchor_shift`; by default, if one is given.
+        inverter: Whether to start from the inverter's answer; by default, if one is given.
+        slots: Samples at a time; by default 16 on CPU, 128 on CUDA. Part of the plan, like
+            `device_class` and `threads`: another number rounds differently.
+        calibration: What `shift_stop` was taken from.
+    """
+
+    VERSION: ClassVar[int] = 1
+    PARENT: ClassVar[str | None] = None
+    NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
+
+    views: int = 1
+    height: int | None = None
+    width: int | None = None
+    psi: float = 1.0
+    lr: float = 0.06
+    lam_f: float = 0.1
+    mse_stop: float = 0.002
+    shift_stop: float | None = None
+    max_steps: int | None = None
+    measured: bool | None = None
+    inverter: bool | None = None
+    slots: int | None = None
+    device_class: str | None = None
+    threads: int = 1
+    code_shape: tuple[int, int] | None = None
+    calibration: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.views != 1:
+            raise ConfigError(f"recon.views must be 1, got {self.views}")
+        check_positive(
+            "recon", self, ("psi", "lr", "mse_stop", "shift_stop", "max_steps", "slots", "threads")
+        )
+        if self.lam_f < 0:
+            raise ConfigError(f"recon.lam_f must be 0 or more, got {self.lam_f}")
+        if self.lam_f > 0 and self.measured is False:
+            raise ConfigError("recon.lam_f must be 0 without an encoder")
+
+    def resolve(self, context: Context) -> Self:
+        """Fill in the size, the limits and what depends on the networks given."""
+        gan, encoder = gan_of(context), context.models.get("encoder")
+        check_size(gan, self.height, self.width)
+        measured = encoder is not None if self.measured is None else self.measured
+        if encoder is None and (measured or self.lam_f > 0):
+            raise ConfigError(
+                "recon needs an encoder to keep the features of a source image",
+                fix="give one with --encoder, or set lam_f=0",
+            )
+        inverter = "inverter" in context.models if self.inverter is None else self.inverter
+        if inverter:
+            check_inverter(gan, context.models["inverter"])
+        shift_stop, calibration = self.shift_stop, None
+        if measured and encoder is not None:
+            check_encoder(gan, encoder)
+            if shift_stop is None:
+                calibration = calibrate_for(context)
+                shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
+        steps = STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
+        return replace(
+            self,
+            height=gan.res,
+            width=gan.res,
+            code_shape=(gan.num_codes, gan.w_dim),
+            measured=measured,
+            inverter=inverter,
+            shift_stop=shift_stop,
+            max_steps=self.max_steps or steps,
+            slots=self.slots or default_slots(context.device),
+            device_class=device_class(context.device),
+            calibration=calibration or self.calibration,
+        )
+
+    def roles(self) -> tuple[str, ...]:
+        return ("generated",)
+
+    def columns(self) -> tuple[Column, ...]:
+        assert self.code_shape is not None, "resolved settings know the shape of the latents"
+        columns = [
+            Column(name="status", dtype="u1", shape=(1,)),
+            Column(name="parent", dtype="i4", shape=(1,)),
+            Column(name="latent", dtype="f2", shape=(1, *self.code_shape)),
+            Column(name="steps", dtype="i4", shape=(1,)),
+            Column(name="converged", dtype="u1", shape=(1,)),
+            Column(name="loss0", dtype="f4", shape=(1,)),
+            Column(name="loss", dtype="f4", shape=(1,)),
+            Column(name="x_invert_mse", dtype="f4", shape=()),
+        ]
+        if self.measured:
+            columns.append(Column(name="distance", dtype="f4", shape=(1,)))
+            columns.append(Column(name="anchor_shift", dtype="f4", shape=()))
+        return tuple(sorted(columns, key=lambda column: column.name))
+
+    def make(self, context: Context) -> InversionGenerator:
+        return InversionGenerator(self, context)
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    index: int
+    image: NDArray[np.uint8]  # the source at the generator's size
+    features: Tensor  # of that image; empty without an encoder
+
+
+class InversionGenerator:
+    """Finds latents in a slot pool, one view per slot."""
+
+    def __init__(self, settings: Inversion, context: Context) -> None:
+        keep_freed_memory()
+        self._settings = settings
+        self._context = context
+        self._decode = decoder_of(context, settings.psi)
+        models, device = context.models, context.device
+        self._encoder = models["encoder"].to(device) if settings.measured else None
+        self._inverter = models["inverter"].to(device) if settings.inverter else None
+
+    def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        settings = self._settings
+        assert settings.slots is not None
+        assert settings.max_steps is not None
+        pool: SlotPool[_Job] = SlotPool(
+            slots=settings.slots,
+            lr=settings.lr * self._decode.gan.sigma_w,
+            max_steps=settings.max_steps,
+            objective=self._objective,
+            judge=self._is_near,
+        )
+        starts = (self._start(sample) for sample in samples)
+        while True:
+            with self._repeatable():
+                pool.fill(starts)
+                rendered = [self._finish(done) for done in pool.step()] if pool.busy else []
+            yield from rendered
+            if not pool.busy and not rendered:
+                return
+
+    def _repeatable(self) -> Any:  # noqa: ANN401
+        return repeatable(self._context.device, self._settings.threads)
+
+    @torch.no_grad()
+    def _start(self, sample: Sample) -> Start[_Job]:
+        gan, device = self._decode.gan, self._context.device
+        image = fit_source(sample.image, gan.res, gan.channels)
+        unit = from_pixels(image[None], device)
+        target = unit[:, : gan.channels] * 2 - 1
+        features = unit.new_zeros(0) if self._encoder is None else self._encoder(unit)[0]
+        if self._inverter is None:
+            latents = gan.w_avg.expand(1, gan.num_codes, gan.w_dim)
+        else:
+            latents = self._decode.untruncated(self._inverter(target))
+        job = _Job(index=sample.index, image=image, features=features)
+        return Start(job=job, latents=latents, target=(target[0], features))
+
+    def _objective(self, latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return the loss [P] and, [P, 3], mean squared error, feature distance, loss.
+
+        The loss sees images that are not clamped, or values out of range had no gradient; the
+        error that is judged is that of the clamped ones.
+        """
+        images, features = targets
+        decoded = self._decode(latents.flatten(0, 1))
+        loss = (decoded - images).square().mean((1, 2, 3))
+        mse = (decoded.detach().clamp(-1, 1) - images).square().mean((1, 2, 3))
+        square = torch.zeros_like(mse)
+        if self._encoder is not None:
+            square = (self._encoder(unit_images(decoded)) - features).square().sum(1)
+            loss = loss + self._settings.lam_f * square
+        return loss, torch.stack([mse, square.detach().sqrt(), loss], dim=1)
+
+    def _is_near(self, job: _Job, measured: NDArray[np.float32]) -> bool:
+        mse, shift, _ = measured
+        enough = self._settings.shift_stop
+        return bool(mse <= self._settings.mse_stop and (enough is None or shift <= enough))
+
+    @torch.no_grad()
+    def _finish(self, done: Finished[_Job]) -> Rendered:
+        job, latents, failed = done.start.job, done.latents, not np.isfinite(done.last).all()
+        if failed:
+            latents = self._decode.gan.w_avg.expand_as(latents)
+        # The reconstruction is that of the latents as they are stored.
+        stored = latents.cpu().numpy().astype(np.float16)
+        rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
+        pixels = to_pixels(self._decode(rounded))
+        status = Status.FAILED if failed else Status.OK if done.reached else Status.GOAL_NOT_MET
+        loss = done.progress.first[2] if failed else done.last[2]
+        seen = self._context.codec.roundtrip(pixels)
+        params: dict[str, NDArray[Any]] = {
+            "status": np.array([status], np.uint8),
+            "parent": np.array([-1], np.int32),
+            "latent": stored,
+            "steps": np.array([done.progress.steps], np.int32),
+            "converged": np.array([status == Status.OK], np.uint8),
+            "loss0": np.array([done.progress.first[2]], np.float32),
+            "loss": np.array([loss], np.float32),
+            "x_invert_mse": _mean_square(job.image, seen[0]),
+        }
+        if self._encoder is not None:
+            features = decoded_features(
+                pixels[None],
+                codec=self._context.codec,
+                encoder=self._encoder,
+                device=self._context.device,
+            )
+            shift = np.float32((features[0, 0] - job.features).norm().item())
+            params |= {"distance": np.array([shift]), "anchor_shift": np.array(shift)}
+        return Rendered(index=job.index, pixels=pixels, params=params)
+
+
+def _mean_square(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the mean squared error of two images as values in [-1, 1]."""
+    difference = (first.astype(np.float32) - second.astype(np.float32)) / 127.5
+    return np.array(np.square(difference).mean(), np.float32)

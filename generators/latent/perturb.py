@@ -1,0 +1,175 @@
+"""W-perturb: views decoded from randomly perturbed latents, at no chosen distance.
+
+Source: Han et al., "Constructive Assimilation", which writes N(0, sigma I) for a standard
+deviation sigma; sigma .2 in units "abs" with psi .7 is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+from viewstore.format.columns import Column, Status
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.latent.checks import (
+    check_encoder,
+    check_parent,
+    check_positive,
+    check_size,
+    device_class,
+    gan_of,
+    latent_columns,
+)
+from viewstore.generators.latent.decode import (
+    clamped_share,
+    decoded_features,
+    decoder_of,
+    from_pixels,
+    repeatable,
+    start_noise,
+    to_pixels,
+)
+from viewstore.generators.latent.goal import distances
+
+SPREAD_SEED, SPREAD_SAMPLES = 0, 10_000  # codes whose spread is the unit "wstd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WPerturb:
+    """Settings of W-perturb. None is filled in by `resolve`.
+
+    Attributes:
+        views: Per sample.
+        sigma: Standard deviation of the noise, independent in each code and dimension.
+        sigma_units: Multiples of the standard deviation of each dimension of the generator's
+            codes ("wstd"), or of 1 ("abs").
+        psi: Truncation, which must be that of the view set `recon`.
+        measured: Whether an encoder measures distances; by default, if one is given.
+        keep_latents: Whether to store the latents of views and anchor.
+        device_class, threads: Part of the plan: others round differently.
+    """
+
+    VERSION: ClassVar[int] = 1
+    PARENT: ClassVar[str | None] = "recon"
+    NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
+
+    views: int = 8
+    height: int | None = None
+    width: int | None = None
+    sigma: float = 0.2
+    sigma_units: Literal["wstd", "abs"] = "wstd"
+    psi: float = 1.0
+    measured: bool | None = None
+    keep_latents: bool = False
+    device_class: str | None = None
+    threads: int = 1
+    code_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("w-perturb", self, ("views", "sigma", "psi", "threads"))
+        if self.sigma_units not in ("wstd", "abs"):
+            raise ConfigError(
+                f"w-perturb.sigma_units must be one of ('wstd', 'abs'), got {self.sigma_units!r}"
+            )
+
+    def resolve(self, context: Context) -> Self:
+        """Fill in the size and what depends on the networks given."""
+        gan, encoder = gan_of(context), context.models.get("encoder")
+        check_size(gan, self.height, self.width)
+        measured = encoder is not None if self.measured is None else self.measured
+        if measured:
+            if encoder is None:
+                raise ConfigError("w-perturb.measured needs an encoder; give one with --encoder")
+            check_encoder(gan, encoder)
+        if context.parent is not None:
+            check_parent(context, self.psi)
+        return replace(
+            self,
+            height=gan.res,
+            width=gan.res,
+            measured=measured,
+            device_class=device_class(context.device),
+            code_shape=(gan.num_codes, gan.w_dim),
+        )
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        return {"psi": self.psi}
+
+    def roles(self) -> tuple[str, ...]:
+        return ("generated",) * self.views
+
+    def columns(self) -> tuple[Column, ...]:
+        per_view = {"status": "u1", "parent": "i4", "seed": "u8", "clipped": "f4"}
+        if self.measured:
+            per_view["distance"] = "f4"
+        return latent_columns(self, per_view)
+
+    def make(self, context: Context) -> WPerturbGenerator:
+        return WPerturbGenerator(self, context)
+
+
+class WPerturbGenerator:
+    """Decodes perturbed latents, one sample at a time: a constant shape."""
+
+    def __init__(self, settings: WPerturb, context: Context) -> None:
+        check_parent(context, settings.psi)
+        self._settings = settings
+        self._context = context
+        self._decode = decoder_of(context, settings.psi)
+        gan = self._decode.gan
+        self._encoder = context.models["encoder"].to(context.device) if settings.measured else None
+        self._sigma = torch.full((gan.w_dim,), settings.sigma, device=context.device)
+        if settings.sigma_units == "wstd":
+            self._sigma *= gan.sample(SPREAD_SAMPLES, SPREAD_SEED)[:, 0].std(0)
+
+    def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        for sample in samples:
+            with repeatable(self._context.device, self._settings.threads):
+                rendered = self._one(sample.index)
+            yield rendered
+
+    @torch.no_grad()
+    def _one(self, row: int) -> Rendered:
+        settings, device, parent = self._settings, self._context.device, self._context.parent
+        assert parent is not None, "checked when this generator was made"
+        latent0 = parent.params.rows("latent", np.array([row]))[0, 0]
+        noise, seeds = start_noise(self._context.seed, row, settings.views, self._decode.code_shape)
+        start = torch.from_numpy(latent0.astype(np.float32)).to(device)
+        latents = start + self._sigma * noise.to(device)
+        decoded = self._decode(latents)
+        pixels = to_pixels(decoded)
+        params: dict[str, NDArray[Any]] = {
+            "status": np.full(settings.views, Status.OK, np.uint8),
+            "parent": np.zeros(settings.views, np.int32),
+            "seed": seeds,
+            "clipped": clamped_share(decoded),
+        }
+        if self._encoder is not None:
+            params |= self._distances(pixels, parent[row][0])
+        if settings.keep_latents:
+            params |= {"latent": latents.cpu().numpy().astype(np.float16), "latent0": latent0}
+        return Rendered(index=row, pixels=pixels, params=params)
+
+    def _distances(
+        self, pixels: NDArray[np.uint8], anchor: NDArray[np.uint8]
+    ) -> dict[str, NDArray[Any]]:
+        assert self._encoder is not None
+        device = self._context.device
+        features = decoded_features(
+            pixels[None], codec=self._context.codec, encoder=self._encoder, device=device
+        )[0]
+        measured = distances(features, self._encoder(from_pixels(anchor[None], device))[0])
+        to_anchor, mean_pair, least_pair = (values.cpu().numpy() for values in measured)
+        if len(features) == 1:
+            return {"distance": to_anchor}
+        return {
+            "distance": to_anchor,
+            "mean_pair_distance": mean_pair,
+            "min_pair_distance": least_pair,
+        }

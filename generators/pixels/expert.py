@@ -1,0 +1,120 @@
+"""Expert views: cached renderings of an augmentation policy, with what was drawn for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from viewstore.errors import ConfigError
+from viewstore.format.columns import Column
+from viewstore.format.plan import MAX_VIEWS
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.images.policies import ViewPolicy, output_size, policies
+from viewstore.images.resize import STORED_FILTERS, check_filter
+from viewstore.randomness import BUILD, Stream
+
+SMALL_PIXELS = 64  # up to this side, views are as large as their source
+LARGE_VIEW = 224
+SAMPLES_AT_ONCE = 32  # drawing for many samples at a time costs as much as for one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert:
+    """Views of one augmentation policy.
+
+    Attributes:
+        policy: Name of the policy; "byol" and "dino" alternate their two.
+        views: Views per sample.
+        height, width: Of the views, in pixels. None: the source's where all its images are
+            alike and small, else 224; crops for local views are 96/224 of that.
+        filter: Resize filter: "area", "linear" (OpenCV) or "pil" (antialiased).
+    """
+
+    VERSION: ClassVar[int] = 1
+    PARENT: ClassVar[str | None] = None
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+
+    policy: str = "simclr"
+    views: int = 2
+    height: int | None = None
+    width: int | None = None
+    filter: str = "area"
+
+    def __post_init__(self) -> None:
+        policies(self.policy)
+        check_filter(self.filter, STORED_FILTERS)
+        if not 1 <= self.views <= MAX_VIEWS:
+            raise ConfigError(f"expert.views must be in [1, {MAX_VIEWS}], got {self.views}")
+        for side in (self.height, self.width):
+            if side is not None and side < 1:
+                raise ConfigError(f"expert.height and expert.width must be >= 1, got {side}")
+
+    def resolve(self, context: Context) -> Expert:
+        """Return these settings with the size of the views filled in."""
+        height, width = context.source_height, context.source_width
+        if height is None or width is None or max(height, width) > SMALL_PIXELS:
+            height = width = LARGE_VIEW
+        height, width = output_size(self.policy, height, width)
+        return replace(self, height=self.height or height, width=self.width or width)
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role of each view."""
+        return tuple(policy.role for policy in self._policies())
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the params columns, by name."""
+        status = Column(name="status", dtype="u1", shape=())
+        columns = sorted((*self._policies()[0].columns, status), key=lambda column: column.name)
+        return tuple(replace(column, shape=(self.views, *column.shape)) for column in columns)
+
+    def make(self, context: Context) -> ExpertGenerator:
+        """Return the generator of resolved settings."""
+        return ExpertGenerator(self, context.seed)
+
+    def parent_settings(self) -> Mapping[str, Any]:
+        """Return nothing: these views are of the source images."""
+        return {}
+
+    def _policies(self) -> list[ViewPolicy]:
+        """Return the policy of each view."""
+        return list(itertools.islice(itertools.cycle(policies(self.policy)), self.views))
+
+
+class ExpertGenerator:
+    """Draws params keyed by (seed, sample, view) and renders them."""
+
+    def __init__(self, settings: Expert, seed: int) -> None:
+        if settings.height is None or settings.width is None:
+            raise ConfigError("expert settings must be resolved before they make a generator")
+        self.size = settings.height, settings.width
+        self.filter = check_filter(settings.filter, STORED_FILTERS)
+        self.policies = [policy.for_size(*self.size) for policy in settings._policies()]
+        self.stream = Stream(seed, 0, BUILD)
+
+    def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        """Yield the views of each sample, in the order of the samples."""
+        pulled = iter(samples)
+        while batch := list(itertools.islice(pulled, SAMPLES_AT_ONCE)):
+            yield from self._render(batch)
+
+    def _render(self, batch: list[Sample]) -> Iterator[Rendered]:
+        index = np.array([sample.index for sample in batch], np.int64)
+        height = np.array([sample.image.shape[0] for sample in batch])
+        width = np.array([sample.image.shape[1] for sample in batch])
+        drawn = [
+            policy.draw(self.stream, index, view, height, width)
+            for view, policy in enumerate(self.policies)
+        ]
+        params = {name: np.stack([each[name] for each in drawn], axis=1) for name in drawn[0]}
+        for place, sample in enumerate(batch):
+            mine = {name: column[place] for name, column in params.items()}
+            pixels = np.empty((len(self.policies), *self.size, 3), np.uint8)
+            for view, policy in enumerate(self.policies):
+                one = {name: column[view] for name, column in mine.items()}
+                policy.render(sample.image, one, self.size, self.filter, pixels[view])
+            status = np.ones(len(self.policies), np.uint8)
+            yield Rendered(sample.index, pixels, {**mine, "status": status})

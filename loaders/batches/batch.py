@@ -1,0 +1,183 @@
+"""What a loader hands over: views with their params, and where the loader stands after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.loaders.render.colours import recolour
+
+# Of colour values in [0, 1], as in timm and torchvision.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LEVELS = 255
+
+
+class ViewParams(Mapping[str, Tensor]):
+    """Params by column name, each gathered when it is first asked for."""
+
+    def __init__(self, names: Collection[str], gather: Callable[[str], Tensor]) -> None:
+        """Gather `names` by `gather`(name)."""
+        self._columns = names
+        self._gather = gather
+        self._found: dict[str, Tensor] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a column, [B, ...]. Raises KeyError."""
+        if name not in self._found:
+            if name not in self._columns:
+                raise KeyError(name)
+            self._found[name] = self._gather(name)
+        return self._found[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (dict, (dict(self),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of each sample of a batch.
+
+    Attributes:
+        pixels: uint8 [B, C, H, W], channels last in memory, owned by the caller.
+        params: What made the views, by column name, [B, ...]; on the CPU.
+        status: uint8 [B]: 1 ok, 2 goal not met, 3 failed, 4 source unreadable, 0 never written.
+        role: "expert", "generated", "global", ...; "mixed" where it varies by view.
+        parent: int64 [B]: the view it was derived from, -1 for the source image.
+        view: int64 [B]: number of the cached view, or of the slot that was rendered.
+        source: "cached:NAME" or "online:NAME".
+        colourless: The pixels are still without the colours that params tell; `Batch.to` makes
+            them. Never so in a batch that a loader hands over.
+    """
+
+    pixels: Tensor
+    params: Mapping[str, Tensor]
+    status: Tensor
+    role: str
+    parent: Tensor
+    view: Tensor
+    source: str
+    colourless: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This rank's samples of one step.
+
+    Attributes:
+        views: A view for each slot, in the order they were asked for.
+        index: int64 [B], row of each sample in the store.
+        label: int64 [B], -1 where a sample has none.
+        valid: bool [B], false where a sample only pads the last step.
+        weight: This rank's weight in the mean of the ranks' gradients.
+        epoch, step: Which step of which epoch this is.
+        state: Resumes after this batch.
+    """
+
+    views: tuple[View, ...]
+    index: Tensor
+    label: Tensor
+    valid: Tensor
+    weight: float
+    epoch: int
+    step: int
+    state: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch with pixels, index, label and valid on `device`.
+
+        Views that are still colourless get their colours there.
+        """
+        device = torch.device(device)
+        late = [view for view in self.views if view.colourless]
+        coloured = iter(recolour([view.pixels for view in late], [v.params for v in late], device))
+        views = (
+            replace(view, pixels=next(coloured), colourless=False)
+            if view.colourless
+            else replace(view, pixels=view.pixels.to(device, non_blocking=True))
+            for view in self.views
+        )
+        return replace(
+            self,
+            views=tuple(views),
+            index=self.index.to(device, non_blocking=True),
+            label=self.label.to(device, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+        )
+
+    def normalised(
+        self,
+        dtype: torch.dtype = torch.float32,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> list[Tensor]:
+        """Return each view as a network takes it, [B, C, H, W], on the batch's device.
+
+        The layout in memory stays channels last. `normalise` tells the arithmetic; pixels cross
+        to the device as uint8 if `to` or the loader's `device` comes first.
+
+        Raises:
+            ConfigError: `mean` and `std` differ in length, or views have fewer channels.
+        """
+        return [normalise(view.pixels, mean=mean, std=std, dtype=dtype) for view in self.views]
+
+
+def normalise(
+    pixels: Tensor,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return (pixels / 255 - mean) / std of the first channels, as many as `mean` has.
+
+    Computed in float32 and rounded to `dtype` once, in one pass over uint8 [..., C, H, W].
+
+    Raises:
+        ConfigError: `mean` and `std` differ in length, or there are fewer channels.
+    """
+    count = len(mean)
+    if not 0 < count == len(std) <= pixels.shape[-3]:
+        raise ConfigError(
+            f"mean and std must have a value for each of at most {pixels.shape[-3]} channels, "
+            f"got {mean} and {std}"
+        )
+    deviation = torch.tensor(std, dtype=torch.float64)
+    scale = (1 / (LEVELS * deviation)).float().view(count, 1, 1)
+    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(count, 1, 1)
+    wanted = pixels[..., :count, :, :]
+    made = torch.empty_like(wanted, dtype=dtype)
+    shift, scale = torch.stack([shift, scale]).to(pixels.device, non_blocking=True)
+    return torch.addcmul(shift, wanted, scale, out=made)
+
+
+def check_device(name: str | torch.device, *, pin: bool) -> torch.device:
+    """Return a device. Raises ConfigError or UnavailableError: torch does not know or find it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, got {name!r}") from error
+    if (pin or device.type == "cuda") and not torch.cuda.is_available():
+        wanted = "pin=True" if pin else f"device {name}"
+        raise UnavailableError(
+            f"{wanted} needs a CUDA device, torch finds none", fix="pass device='cpu', pin=False"
+        )
+    return device

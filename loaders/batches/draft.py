@@ -1,0 +1,36 @@
+"""Batches in the making: what was decided of them, and the memory that threads fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.loaders.pipeline.buffers import Buffer
+from viewstore.loaders.plan.ahead import Decided
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """Batches in the making, one after another.
+
+    Attributes:
+        steps: Their steps.
+        sizes: Samples of each.
+        decided: Their rows, views and draws.
+        valid: Which samples are neither padding nor damaged, [B].
+        buffers: Memory of each slot, uint8 [B, H, W, C].
+    """
+
+    epoch: int
+    steps: range
+    sizes: list[int]
+    decided: Decided
+    valid: NDArray[np.bool_]
+    buffers: list[Buffer]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the store, [B]."""
+        return self.decided.rows

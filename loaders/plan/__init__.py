@@ -1,0 +1,6 @@
+"""Pure decisions: which rows, views and sets a step shows, and where a loader stands.
+
+Everything follows from (seed, epoch) and what was asked for; threads, ranks and time enter nowhere.
+Orders and schedules are fixed for good: golden tests hold them, and states that were saved rely on
+them.
+"""

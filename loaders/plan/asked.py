@@ -1,0 +1,177 @@
+"""What a loader is asked to show: cached and online views, named or in short form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from viewstore.errors import ConfigError, nearest
+from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
+from viewstore.images.resize import Filter, check_filter
+from viewstore.loaders.plan.mixed import MixedViews, check_weights
+from viewstore.loaders.plan.schedule import Pick
+from viewstore.store.store import Store, newest_round
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Views read from a view set, each in a slot of its own.
+
+    Attributes:
+        name: The view set; its newest complete round is read.
+        n: Slots. The views of a sample in them differ.
+        pick: "schedule" shows every cached view equally often over the epochs; "random" draws
+            them anew each epoch.
+        params: Columns to deliver; None: all that lie in the shards' packs, which leaves out
+            latents.
+        then: Online policy, by name or with numbers of your own, that is drawn anew in every
+            epoch and rendered on the cached view.
+        size: Side in pixels of what `then` renders. None: that of the view set; local views
+            96/224 of it.
+        filter: Resize filter of `then`: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
+            "antialias" (torch, antialiased).
+    """
+
+    name: str
+    _: KW_ONLY
+    n: int = 1
+    pick: Pick = "schedule"
+    params: tuple[str, ...] | None = None
+    then: str | ViewPolicy | None = None
+    size: int | None = None
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        _check_cached(self)
+
+
+@dataclass(frozen=True)
+class Online:
+    """Views rendered from the source image as they are asked for.
+
+    Attributes:
+        policy: The augmentation policy, by name or with numbers of your own.
+        n: Slots.
+        size: Side of the views in pixels. None: that of the first cached view set, else of the
+            source where its images are alike and small, else 224; local views 96/224 of it.
+        filter: Resize filter: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
+            "antialias" (torch, antialiased).
+    """
+
+    policy: str | ViewPolicy
+    _: KW_ONLY
+    n: int = 1
+    size: int | None = None
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        as_policies(self.policy)
+        check_filter(self.filter)
+        if self.n < 1:
+            raise ConfigError(f"Online n must be at least 1, got {self.n}")
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"Online size must be at least 1, got {self.size}")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Views read from several view sets; the set is drawn for each sample and slot.
+
+    Attributes:
+        weights: How often each view set is shown beside the others, by name.
+        n: Slots.
+        balanced: Let every sample go through its sets evenly over the epochs: after E epochs a
+            set of share w was shown within a few of w * E times. Else they are drawn anew.
+        pick: Which view of the set, as in `Cached`.
+        params: Columns to deliver, and "x_set", the number of the set in the order of their
+            names. None: that and all packed columns which the sets store in one form; what a set
+            has not reads as never written.
+        then, size, filter: As in `Cached`.
+    """
+
+    weights: Mapping[str, float]
+    _: KW_ONLY
+    n: int = 1
+    balanced: bool = False
+    pick: Pick = "schedule"
+    params: tuple[str, ...] | None = None
+    then: str | ViewPolicy | None = None
+    size: int | None = None
+    filter: Filter = "area"
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+        _check_cached(self)
+
+    def view_sets(self, store: Store) -> MixedViews:
+        """Return the view sets in `store`, the newest round of each."""
+        names = sorted(self.weights)
+        return MixedViews(
+            tuple(newest_round(store, name) for name in names),
+            tuple(self.weights[name] / sum(self.weights.values()) for name in names),
+            self.balanced,
+        )
+
+
+AnyView = Cached | Online | Mix
+Views = Sequence[AnyView]
+
+
+def _check_cached(view: Cached | Mix) -> None:
+    kind = type(view).__name__
+    if view.then is not None:
+        as_policies(view.then)
+    elif view.size is not None:
+        raise ConfigError(
+            f"{kind} size is that of the views that `then` renders, got no `then`; "
+            "views without it are as large as they were stored"
+        )
+    check_filter(view.filter)
+    if view.size is not None and view.size < 1:
+        raise ConfigError(f"{kind} size must be at least 1, got {view.size}")
+    if view.n < 1:
+        raise ConfigError(f"{kind} n must be at least 1, got {view.n}")
+    if view.pick not in ("schedule", "random"):
+        raise ConfigError(f"{kind} pick must be schedule or random, got {view.pick!r}")
+
+
+def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:
+    """Return the views of a short form such as "simclr,simclr,w-search+flip".
+
+    A name is a view set if the store has it, else an online policy; "+flip" renders a policy on
+    the cached view.
+
+    Raises:
+        ConfigError: It is both, or neither (the nearest is named). "cached:NAME" and
+            "online:NAME" choose.
+    """
+    return [_parse_view(name.strip(), view_sets) for name in text.split(",")]
+
+
+def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
+    kind, colon, name = text.partition(":")
+    if colon and kind == "cached":
+        return _cached(name)
+    if colon and kind == "online":
+        return Online(name)
+    base = text.partition("+")[0]
+    if base in view_sets and text in POLICIES:
+        raise ConfigError(
+            f"{text!r} is a view set of this store and an online policy; "
+            f"write cached:{text} or online:{text}"
+        )
+    if base in view_sets:
+        return _cached(text)
+    if text in POLICIES:
+        return Online(text)
+    hint = nearest(base, sorted({*view_sets, *POLICIES}))
+    raise ConfigError(
+        f"there is no view set and no online policy {base!r}; {hint}",
+        code="VS102",
+        why=f"view sets here: {', '.join(view_sets) or 'none'}; policies: {', '.join(POLICIES)}",
+    )
+
+
+def _cached(text: str) -> Cached:
+    name, plus, then = text.partition("+")
+    return Cached(name, then=then if plus else None)

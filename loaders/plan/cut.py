@@ -1,0 +1,120 @@
+"""The order of an epoch, and its cut into steps and ranks: functions of seed and epoch alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+
+Tail = Literal["drop", "pad", "keep"]
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The steps of an epoch, and the part of each that one rank reads.
+
+    Attributes:
+        num_rows: Rows of an epoch, n.
+        global_batch: Samples per step over all ranks, G.
+        tail: What becomes of the last, short step: "drop" it, "pad" it from the start of the
+            epoch with valid = False, or "keep" it short, for evaluation.
+        rank, world_size: Ranks cut a step in rank order.
+        uneven: Whether the first ranks may take one sample more than the others.
+    """
+
+    num_rows: int
+    global_batch: int
+    tail: Tail = "drop"
+    rank: int = 0
+    world_size: int = 1
+    uneven: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tail not in ("drop", "pad", "keep"):
+            raise ConfigError(f"tail must be drop, pad or keep, got {self.tail!r}")
+        if self.global_batch < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.global_batch}")
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank must be in [0, {self.world_size}), got {self.rank}")
+        if self.global_batch % self.world_size and not self.uneven:
+            raise ConfigError(self._uneven_message())
+        if self.steps == 0:
+            raise ConfigError(
+                f"batch_size must be at most the {self.num_rows} rows of an epoch where the "
+                f"tail is dropped, got {self.global_batch}; or pass tail='pad'"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, T, the same on every rank."""
+        if self.tail == "drop":
+            return self.num_rows // self.global_batch
+        return -(-self.num_rows // self.global_batch)
+
+    def step_size(self, step: int) -> int:
+        """Return the samples of a step over all ranks, g."""
+        if self.tail == "keep":
+            return min(self.global_batch, self.num_rows - step * self.global_batch)
+        return self.global_batch
+
+    def positions(self, step: int) -> tuple[Positions, NDArray[np.bool_]]:
+        """Return the positions of a step that this rank reads, and which are no padding."""
+        span = self.span(step)
+        raw = np.arange(span.start, span.stop, dtype=np.int64)
+        return raw % max(1, self.num_rows), raw < self.num_rows
+
+    def span(self, step: int) -> range:
+        """Return the positions of a step that this rank reads, not yet wrapped to the start."""
+        share, extra = divmod(self.step_size(step), self.world_size)
+        first = step * self.global_batch + self.rank * share + min(self.rank, extra)
+        return range(first, first + share + (self.rank < extra))
+
+    def weight(self, step: int) -> float:
+        """Return this rank's weight in the mean of the ranks' gradients; 1 in an even cut."""
+        return len(self.span(step)) * self.world_size / self.step_size(step)
+
+    def _uneven_message(self) -> str:
+        batch, world = self.global_batch, self.world_size
+        worlds = [n for n in range(1, min(batch, 64) + 1) if batch % n == 0]
+        below = batch - batch % world
+        batches = [str(n) for n in (below, below + world) if n]
+        return (
+            f"batch_size is over all ranks and must be a multiple of world_size {world}, "
+            f"got {batch}; use batch_size {' or '.join(batches)}, or one of the world sizes "
+            f"{', '.join(map(str, worlds))}, or pass uneven=True"
+        )
+
+
+def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
+
+    Raises:
+        ConfigError: One of the two is there without the other, or is no number.
+    """
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if rank is not None or world_size is not None:
+        raise ConfigError(
+            "rank and world_size must be given together, "
+            f"got rank {rank} and world_size {world_size}"
+        )
+    given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
+    if given == [None, None]:
+        distributed = sys.modules.get("torch.distributed")  # who set it up has imported it
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+    values = [int(text) for text in given if text is not None and text.isdecimal()]
+    if len(values) != 2:
+        raise ConfigError(
+            "the environment must have RANK and WORLD_SIZE as numbers, or neither, "
+            f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
+        )
+    return values[0], values[1]

@@ -1,0 +1,126 @@
+"""Where a loader stands, as JSON that is valid for any number of ranks, threads and workers."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+from viewstore.format.records import canonical
+
+VERSION = 1
+STORE_DIGITS = 32
+DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The next step the consumer will see, and what decides the batches from there on.
+
+    Attributes:
+        store: First 32 digits of the store's id.
+        order: Version and name of the order.
+        seed: Seed of order and draws.
+        epoch, step: The next step; step == steps per epoch is never kept.
+        G: Samples per step over all ranks.
+        tail: What becomes of a short last step.
+        rows: Digest of the row filter, or None.
+        views: Digest of what the views are made of; another one only warns.
+        v: Version of this form.
+    """
+
+    store: str
+    order: str
+    seed: int
+    epoch: int
+    step: int
+    G: int
+    tail: str
+    rows: str | None
+    views: str
+    v: int = VERSION
+
+    def at(self, epoch: int, step: int, *, steps: int) -> State:
+        """Return this state at another place; after the last of `steps` the next epoch begins."""
+        if step >= steps:
+            epoch, step = epoch + 1, 0
+        return replace(self, epoch=epoch, step=step)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, ready for json.dumps: less than 200 bytes."""
+        return dict(vars(self))  # asdict would copy each value
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> State:
+        """Return the state in `values`. Raises ConfigError: not a loader's state."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            odd = sorted(set(values) ^ names)
+            raise ConfigError(f"loader state must have the keys {sorted(names)}; differing: {odd}")
+        if values["v"] != VERSION:
+            raise ConfigError(f"loader state must have version {VERSION}, got {values['v']!r}")
+        numbers = (values["seed"], values["epoch"], values["step"], values["G"])
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ConfigError("seed, epoch, step and G of a loader state must be integers >= 0")
+        return cls(**values)
+
+    def check_resumes(self, saved: State) -> None:
+        """Raise ConfigError unless a loader in this state may go on from `saved`.
+
+        The seed is taken from the saved state. Views that are made otherwise only warn: the
+        samples of each step stay the same.
+        """
+        for name, what in _REFUSED.items():
+            ours, theirs = getattr(self, name), getattr(saved, name)
+            if ours != theirs:
+                raise ConfigError(
+                    f"loader state has another {what}: it was saved with {name} {theirs!r}, "
+                    f"this loader has {ours!r}",
+                    fix="resume with the settings and the store of the saved run",
+                )
+        if saved.views != self.views:
+            warnings.warn(
+                "loader state was saved with other views or another resize filter; the order of "
+                "the samples goes on, their views differ",
+                stacklevel=3,
+            )
+
+
+_REFUSED = {
+    "store": "store",
+    "order": "order",
+    "G": "batch_size",
+    "tail": "tail",
+    "rows": "row filter or rates",
+}
+
+
+def stores_digest(store_ids: Sequence[str]) -> str:
+    """Return what the stores are known by in states: digits of the id, or of all of them."""
+    if len(store_ids) == 1:
+        return store_ids[0][:STORE_DIGITS]
+    return hashlib.sha256(canonical(list(store_ids))).hexdigest()[:STORE_DIGITS]
+
+
+def rows_digest(
+    kept: Sequence[NDArray[np.int64] | None], rates: Sequence[float] | None = None
+) -> str | None:
+    """Return what row filters are known by in states: digits of the sha256 of their numbers.
+
+    For several stores it covers their rates too.
+    """
+    digests = [None if rows is None else _digest(rows.astype("<u8").tobytes()) for rows in kept]
+    if rates is None:
+        (digest,) = digests
+        return digest
+    return _digest(canonical([digests, list(rates)]))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]

@@ -1,0 +1,147 @@
+"""Views as shards store them: where their members lie, opened, each compared with its CRC."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+from viewstore.files.crc_checks import CrcChecks, Verify
+from viewstore.loaders.pipeline.buffers import Buffer
+from viewstore.loaders.plan.rows import Rows
+from viewstore.loaders.read.shards import OpenShards, ShardFile
+from viewstore.store.view_set import ViewSet
+
+Damage = dict[int, FormatError]  # by place in the batch
+Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirror, [B]
+Payloads = Iterable[memoryview | bytes]  # of one place in the batch, for each slot
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """The views of a batch that buffers are filled with.
+
+    Attributes:
+        rows: Rows, [B].
+        views: View number for each row and slot, [B, n].
+        out: For each slot uint8 [B, H, W, C].
+        flips: For each slot which views to mirror, [B], or None.
+        damaged: Takes the errors of damaged rows.
+        fetch_seconds: Takes the time until members were at hand, and checked.
+    """
+
+    rows: Rows
+    views: Rows
+    out: Sequence[Buffer]
+    flips: Flips
+    damaged: Damage
+    fetch_seconds: float = 0.0
+
+
+class StoredViews(ABC):
+    """Fills buffers with the stored views of one view set."""
+
+    def __init__(self, view_set: ViewSet, opened: OpenShards, *, verify: Verify) -> None:
+        self.view_set = view_set
+        self.shape = (view_set.height, view_set.width, view_set.channels)
+        members = view_set.plan.members
+        self._columns = np.array(
+            [i for i, name in enumerate(members) if name not in ("json", "cls")]
+        )
+        self._open = opened
+        self._checks = CrcChecks(len(view_set) * len(self._columns), verify)
+
+    @abstractmethod
+    def read(self, asked: Asked, places: Rows) -> None:
+        """Fill some places of the batch, from shards that are here."""
+
+    @abstractmethod
+    def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:
+        """Fill one place of the batch from the checked payload of each slot's member."""
+
+    def announce(self, rows: Rows, views: Rows) -> None:
+        """Have the system fetch the members of views, as far as their shards are open."""
+        members = self._members(rows, views)
+        for row, places in zip(rows.tolist(), members, strict=True):
+            file = self._open.find(row // self.view_set.plan.shard_rows)
+            if file is not None:
+                for place in places:
+                    file.announce(int(place["offset"]), int(place["size"]))
+
+    def member_numbers(self, views: Rows) -> Rows:
+        """Return the numbers of the views' members in the plan; raw views share one."""
+        return self._columns[views * (len(self._columns) > 1)]
+
+    def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
+        """Return the places of the views' members, MEMBER_DTYPE [B, n]."""
+        return np.asarray(self.view_set.members[rows[:, None], self.member_numbers(views)])
+
+    def _opened(self, asked: Asked, places: Rows, members: Rows) -> dict[int, ShardFile]:
+        """Open the shards of some places, and compare their `members` [B, n] with their CRCs."""
+        began = time.perf_counter()
+        rows = asked.rows[places]
+        files: dict[int, ShardFile] = {}
+        numbers = rows // self.view_set.plan.shard_rows
+        for number in np.unique(numbers).tolist():
+            try:
+                files[number] = self._open.open(number)
+            except FormatError as error:
+                asked.damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
+        found = self._check(files, rows, members)
+        asked.damaged |= {int(places[place]): error for place, error in found.items()}
+        asked.fetch_seconds += time.perf_counter() - began
+        return files
+
+    def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:
+        """Compare the CRC of members, [B, n] numbers for [B] rows, that are due.
+
+        Return the first error of each row, by its place in `rows`.
+        """
+        if self._checks.verify == "off":
+            return {}
+        bits = rows[:, None] * len(self._columns) + members
+        due = self._checks.due(bits)
+        if not due.any():
+            return {}
+        entries = self.view_set.members[rows[:, None], self._columns[members]]
+        damaged: Damage = {}
+        for place, slot in np.argwhere(due).tolist():
+            row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
+            file = files.get(row // self.view_set.plan.shard_rows)
+            if file is None:
+                continue
+            found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
+            if found == entry["crc32"]:
+                self._checks.passed(int(bits[place, slot]))
+                continue
+            expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
+            what = f"does not match its CRC-32: {expected}"
+            damaged.setdefault(place, self._corrupt(row, member, what))
+        return damaged
+
+    def _corrupt(self, row: int, member: int, what: str) -> FormatError:
+        number = row // self.view_set.plan.shard_rows
+        name = self.view_set.plan.members[self._columns[member]]
+        return FormatError(
+            f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
+            code="VS203",
+            where=self.view_set.shards[number].where,
+            why="the file was changed after it was written",
+            fix=self.view_set.repair(number),
+        )
+
+
+def by_shard(view_set: ViewSet, rows: Rows) -> Iterator[tuple[int, Rows]]:
+    """Yield the number of each shard of `rows` with their places, by row."""
+    shard_rows = view_set.plan.shard_rows
+    order = np.argsort(rows, kind="stable")
+    bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
+    for places in np.split(order, bounds):
+        yield int(rows[places[0]] // shard_rows), places

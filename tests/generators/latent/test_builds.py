@@ -1,0 +1,164 @@
+"""Latent views through whole builds: the same bytes whatever cut them into units."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import viewstore
+from tests.generators.latent_world import small_encoder, small_gan, source_images
+from viewstore.build.compose import WeightFiles
+from viewstore.build.run import BuildRequest, build
+from viewstore.errors import ConfigError
+from viewstore.generators.gan.file import Origin, write_generator
+from viewstore.generators.latent.checks import SLOTS_CPU
+from viewstore.generators.latent.inversion import STEPS_FROM_AVERAGE, Inversion
+from viewstore.store.view_set import ViewSet
+from viewstore.train.encoder_file import save_encoder
+
+ROWS = 10
+SEARCH: dict[str, Any] = {"slots": 2, "views": 2, "eps1": 0.3, "max_steps": 25}
+
+
+@dataclass(frozen=True)
+class Files:
+    weights: WeightFiles
+    source: Path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    gan = small_gan()
+    encoder = small_encoder(source_images(gan, 64))
+    write_generator(folder / "gan.safetensors", gan, Origin(family="test"), half=False)
+    save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
+    np.savez(folder / "images.npz", images=source_images(gan, ROWS))
+    weights = WeightFiles(gan=folder / "gan.safetensors", encoder=folder / "encoder.safetensors")
+    return Files(weights, folder / "images.npz")
+
+
+def inverted(files: Files, out: Path, *, shard_rows: int) -> BuildRequest:
+    """Build the view set `recon` at `out`; return the request of a search that starts from it."""
+    recon = BuildRequest(
+        generator="recon",
+        out=out,
+        source=str(files.source),
+        files=files.weights,
+        settings={"max_steps": 20, "slots": 2, "shift_stop": 0.05},
+        shard_rows=shard_rows,
+        workers=1,
+    )
+    build(recon)
+    return replace(recon, generator="w-search", settings=SEARCH)
+
+
+@pytest.fixture(scope="module")
+def start(files: Files, tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
+    return inverted(files, tmp_path_factory.mktemp("start") / "store", shard_rows=4)
+
+
+@pytest.fixture
+def whole(start: BuildRequest, tmp_path: Path) -> BuildRequest:
+    """A search in a copy of the inverted store."""
+    shutil.copytree(start.out, tmp_path / "store")
+    return replace(start, out=tmp_path / "store")
+
+
+def searched(request: BuildRequest) -> ViewSet:
+    return viewstore.open(request.out).view_sets["w-search"]
+
+
+def rows_of(views: ViewSet) -> list[tuple[bytes, dict[str, bytes]]]:
+    return [
+        (views[row].tobytes(), {name: views.params[name][row].tobytes() for name in views.params})
+        for row in range(ROWS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(files: Files, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The views of a build with one shard."""
+    request = inverted(files, tmp_path_factory.mktemp("expected") / "store", shard_rows=16)
+    build(request)
+    return rows_of(searched(request))
+
+
+def test_small_shards_change_no_byte(whole: BuildRequest, expected: list[Any]) -> None:
+    plan = build(whole).plan
+    assert plan.shards == 3
+    assert {weights.role for weights in plan.weights} == {"gan", "encoder"}
+    assert rows_of(searched(whole)) == expected
+    assert set(np.unique(searched(whole).params["status"])) <= {1, 2}
+
+
+def test_three_spawned_workers_change_no_byte(whole: BuildRequest, expected: list[Any]) -> None:
+    build(replace(whole, workers=3))
+    assert rows_of(searched(whole)) == expected
+
+
+def test_a_build_that_goes_on_changes_no_byte(whole: BuildRequest, expected: list[Any]) -> None:
+    build(replace(whole, only=(1,)))
+    build(replace(whole, settings={}))
+    assert rows_of(searched(whole)) == expected
+
+
+@pytest.mark.parametrize("changes", [{"slots": 3}, {"eps1": 0.31}])
+def test_a_build_cannot_go_on_with_other_settings(
+    whole: BuildRequest, changes: dict[str, Any]
+) -> None:
+    build(replace(whole, only=(1,)))
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        build(replace(whole, settings={**SEARCH, **changes}))
+
+
+def test_another_encoder_is_another_plan(files: Files, whole: BuildRequest, tmp_path: Path) -> None:
+    plan = build(replace(whole, only=(0,))).plan
+    other = small_encoder(source_images(small_gan(), 16))
+    save_encoder(tmp_path / "other.safetensors", other.settings, other.network)
+    weights = WeightFiles(gan=files.weights.gan, encoder=tmp_path / "other.safetensors")
+    second = build(replace(whole, view_set="second", files=weights, only=(0,))).plan
+    assert second.id != plan.id
+
+
+def test_another_psi_than_that_of_the_inversion_is_refused(whole: BuildRequest) -> None:
+    with pytest.raises(ConfigError, match=r"psi must be that of the inversion, 1, got 0\.7"):
+        build(replace(whole, settings={**SEARCH, "psi": 0.7}))
+
+
+def test_perturbed_views_build_too(whole: BuildRequest) -> None:
+    build(replace(whole, generator="w-perturb", settings={"views": 2}))
+    params = viewstore.open(whole.out).view_sets["w-perturb"].params
+    assert params["distance"].shape == (ROWS, 2)
+    assert params["distance"].min() > 0
+
+
+def test_a_parent_is_built_at_the_psi_of_its_child_and_its_own_defaults(
+    files: Files, tmp_path: Path
+) -> None:
+    """One command builds both; lr, max_steps and slots of the search are not the inversion's."""
+    request = BuildRequest(
+        generator="w-search",
+        out=tmp_path / "store",
+        source=str(files.source),
+        limit=2,
+        files=files.weights,
+        settings={"preset": "paper", "views": 2, "lr": 0.5, "max_steps": 3, "slots": 2},
+        workers=1,
+    )
+    built = build(request)
+    assert built.parent is not None
+    inversion = built.parent.plan.generator["args"]
+    assert {name: inversion[name] for name in ("psi", "lr", "max_steps", "slots")} == {
+        "psi": 0.7,
+        "lr": Inversion().lr,
+        "max_steps": STEPS_FROM_AVERAGE,
+        "slots": SLOTS_CPU,
+    }
+    assert built.plan.generator["args"]["psi"] == 0.7
+    assert searched(request)[1].shape == (2, 16, 16, 3)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.generators.latent_world import World, make_world
+from viewstore.errors import ConfigError
+from viewstore.generators.latent.calibration import calibrate, keyed_rows, summarise
+from viewstore.generators.latent.checks import calibrate_for
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(num=6, max_steps=1)
+
+
+def test_figures_are_those_of_plain_loops() -> None:
+    noise = torch.Generator().manual_seed(0)
+    anchors, views = torch.randn(5, 7, generator=noise), torch.randn(5, 4, 7, generator=noise)
+    found = summarise(anchors, views)
+    to_anchor = [(views[i, v] - anchors[i]).norm().item() for i in range(5) for v in range(4)]
+    pairs = [(views[i, v] - views[i, v - 1]).norm().item() for i in range(5) for v in range(4)]
+    between = [(anchors[i] - anchors[i - 1]).norm().item() for i in range(5)]
+    assert found.mean == pytest.approx(np.mean(to_anchor), abs=1e-4)
+    assert found.std == pytest.approx(np.std(to_anchor), abs=1e-4)
+    assert found.p95 == pytest.approx(np.percentile(to_anchor, 95), abs=1e-4)
+    assert found.view_view == pytest.approx(np.mean(pairs), abs=1e-4)
+    assert found.between == pytest.approx(np.mean(between), abs=1e-4)
+
+
+def test_a_large_source_is_sampled_by_key() -> None:
+    rows = keyed_rows(5000, seed=1)
+    assert len(set(rows.tolist())) == 2048
+    assert np.array_equal(rows, keyed_rows(5000, seed=1))
+    assert not np.array_equal(rows, keyed_rows(5000, seed=2))
+    assert keyed_rows(7, seed=1).tolist() == list(range(7))
+
+
+def test_the_seed_decides_the_figures(world: World) -> None:
+    first = calibrate_for(world.context)
+    assert first == calibrate_for(world.context)
+    assert first != calibrate_for(replace(world.context, seed=4))
+    assert first["samples"] == 6
+
+
+def test_an_unknown_policy_is_named(world: World) -> None:
+    with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
+        calibrate(
+            encoder=world.context.models["encoder"],
+            policy="mirror",
+            source_image=world.context.source_image,
+            num_samples=6,
+            seed=0,
+            size=16,
+        )

@@ -1,0 +1,92 @@
+"""W-perturb: settings that are refused, and views at the strength that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.generators.latent_world import World, make_world
+from viewstore.errors import ConfigError
+from viewstore.generators.contract import Rendered
+from viewstore.generators.latent.perturb import WPerturb
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(num=4, max_steps=2)
+
+
+def perturb(world: World, rows: list[int], **changes: object) -> dict[int, Rendered]:
+    settings = WPerturb(**{"views": 3, **changes}).resolve(world.context)  # type: ignore[arg-type]
+    generator = settings.make(world.context)
+    return {one.index: one for one in generator.render(world.samples[row] for row in rows)}
+
+
+def test_every_column_of_the_plan_is_given_in_its_dtype(world: World) -> None:
+    columns = WPerturb(views=3, keep_latents=True).resolve(world.context).columns()
+    for one in perturb(world, [0, 1], keep_latents=True).values():
+        assert set(one.params) == {column.name for column in columns}
+        for column in columns:
+            value = one.params[column.name]
+            assert (value.dtype, value.shape) == (column.numpy_dtype, column.shape), column.name
+
+
+def test_a_view_depends_on_its_sample_and_number_alone(world: World) -> None:
+    first = perturb(world, [0, 1, 2, 3])
+    for row, one in perturb(world, [3, 1]).items():
+        assert np.array_equal(one.pixels, first[row].pixels)
+    assert not np.array_equal(first[0].pixels[0], first[0].pixels[1])
+
+
+def test_noise_has_the_asked_for_spread(world: World) -> None:
+    gan = world.context.models["gan"]
+    spread = gan.sample(10_000, 0)[:, 0].std(0).numpy()
+    for units, expected in (("wstd", 0.4 * spread), ("abs", np.full(8, 0.4))):
+        options = {"keep_latents": True, "views": 64, "sigma": 0.4, "sigma_units": units}
+        (one,) = perturb(world, [0], **options).values()
+        noise = (one.params["latent"] - one.params["latent0"]).astype(np.float64)
+        assert np.allclose(noise.reshape(-1, 8).std(0), expected, rtol=0.15)
+
+
+def test_distances_are_those_of_stored_pixels(world: World) -> None:
+    there = world.with_codec("jpg")
+    encoder, parent = there.context.models["encoder"], there.context.parent
+    assert parent is not None
+    for row, one in perturb(there, [0, 2]).items():
+        seen = np.concatenate([there.context.codec.roundtrip(one.pixels), parent[row]])
+        h = encoder(torch.from_numpy(seen.transpose(0, 3, 1, 2) / np.float32(255)))
+        expected = (h[:3] - h[3]).norm(dim=1).numpy()
+        assert np.allclose(one.params["distance"], expected, atol=1e-4)
+        near = min((h[0] - h[1]).norm().item(), (h[0] - h[2]).norm().item())
+        assert one.params["min_pair_distance"][0] == pytest.approx(near, abs=1e-4)
+
+
+def test_without_an_encoder_no_distance_is_claimed(world: World) -> None:
+    models = {"gan": world.context.models["gan"]}
+    alone = replace(world, context=replace(world.context, models=models))
+    (one,) = perturb(alone, [0]).values()
+    assert "distance" not in one.params
+
+
+def test_a_larger_sigma_goes_further(world: World) -> None:
+    means = []
+    for sigma in (0.05, 0.5):
+        ended = perturb(world, [0, 1, 2, 3], sigma=sigma)
+        means.append(np.mean([one.params["distance"] for one in ended.values()]))
+    assert means[0] < means[1]
+
+
+def test_bad_settings_are_refused(world: World) -> None:
+    with pytest.raises(ConfigError, match="sigma must be above 0"):
+        WPerturb(sigma=0.0)
+    with pytest.raises(ConfigError, match="sigma_units must be one of"):
+        WPerturb(sigma_units="var")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="psi must be that of the inversion"):
+        WPerturb(psi=0.7).resolve(world.context)
+
+
+def test_a_parent_is_asked_for_the_psi_of_the_perturbation_and_nothing_else() -> None:
+    assert WPerturb(psi=0.7, sigma=0.5, threads=2).parent_settings() == {"psi": 0.7}

@@ -1,0 +1,112 @@
+"""What a build refuses before it begins, and what it takes from a store that is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import choose_shard_rows
+from viewstore.format.tar import TarWriter
+
+
+def test_a_disk_too_full_to_begin_is_no_stop(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 3, not 4: a scheduler that runs it again at once would do so for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+        with pytest.raises(UnavailableError, match="two shards need") as caught:
+            build_small(tmp_path / "s", source)
+    assert (caught.value.code, caught.value.exit_code) == ("VS302", 3)
+    assert build_small(tmp_path / "s", source).manifest is not None
+
+
+def test_raw_views_that_no_member_can_hold_are_refused_before_they_are_planned(
+    tmp_path: Path, source: str
+) -> None:
+    settings = {"views": 2, "height": 2000, "width": 2000}
+    with pytest.raises(ConfigError, match="views of a sample must be at most 16 MiB, got 22"):
+        build_small(tmp_path / "s", source, settings=settings, codec="raw")
+    assert not StorePaths(tmp_path / "s").view_set("simclr").plan.exists()
+
+
+def test_raw_shards_that_no_tar_can_hold_are_refused_before_they_are_planned(
+    tmp_path: Path,
+) -> None:
+    source = write_npz(tmp_path / "images.npz", rows=200, side=4)
+    settings = {"views": 1, "height": 2000, "width": 2000}
+    with pytest.raises(ConfigError, match="a shard must be at most 2048 MiB") as caught:
+        build_small(tmp_path / "s", source, settings=settings, codec="raw", shard_rows=512)
+    assert "--shard-rows" in str(caught.value.fix)
+    assert not StorePaths(tmp_path / "s").view_set("simclr").plan.exists()
+
+
+def test_a_store_of_few_rows_may_have_large_shards(tmp_path: Path, source: str) -> None:
+    """20 of 8192 rows: 8192 would not fit into one tar."""
+    settings = {"views": 1, "height": 400, "width": 400}
+    built = build_small(
+        tmp_path / "s", source, settings=settings, codec="raw", shard_rows=8192, limit=2
+    )
+    assert (built.plan.shards, built.samples) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (10, 1, 64),
+        (2048, 1, 128),
+        (1_281_167, 8 * 96 * 96 * 3, 1024),
+        (1_281_167, 8 * 224 * 224 * 3, 512),
+        (1_281_167, 16 << 20, 64),
+        (10, 100 << 20, 8),
+        (10, 2 << 30, 1),
+    ],
+)
+def test_shards_are_chosen_to_hold_at_most_a_gibibyte(
+    rows: int, row_bytes: int, expected: int
+) -> None:
+    assert choose_shard_rows(rows, row_bytes) == expected
+
+
+def test_the_size_of_the_views_decides_the_shards_of_a_new_store(
+    tmp_path: Path, source: str
+) -> None:
+    built = build_small(
+        tmp_path / "s",
+        source,
+        settings={"views": 2, "height": 3000, "width": 3000},
+        codec="jpg",
+        shard_rows=None,
+        limit=1,
+    )
+    assert built.plan.shard_rows == 16
+
+
+def test_a_limit_alone_takes_the_source_of_the_store(tmp_path: Path, source: str) -> None:
+    build_small(tmp_path / "s", source, limit=10)
+    again = build_small(tmp_path / "s", None, limit=10, view_set="second")
+    assert (again.plan.rows, again.manifest is not None) == (10, True)
+    with pytest.raises(ConfigError, match="begun with another source"):
+        build_small(tmp_path / "s", None, limit=12, view_set="third")
+
+
+def test_a_limit_alone_takes_all_tars_of_the_store(tmp_path: Path) -> None:
+    pixels = np.random.Generator(np.random.Philox(1)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for tar in ("one", "two"):
+        with (tmp_path / f"{tar}.tar").open("wb") as stream:
+            writer = TarWriter(stream)
+            for number in range(3):
+                writer.add(f"{tar}{number}.png", (tmp_path / "image.png").read_bytes())
+            writer.finish()
+    build_small(tmp_path / "s", str(tmp_path / "{one,two}.tar"), limit=5)
+    again = build_small(tmp_path / "s", None, limit=5, view_set="second")
+    assert again.plan.rows == 5

@@ -1,0 +1,292 @@
+"""`viewstore gan`: what the commands accept, write and refuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from viewstore.cli.main import main
+from viewstore.generators.gan.file import Origin, open_generator, read_generator, write_generator
+from viewstore.generators.gan.inverter import load_inverter
+from viewstore.generators.gan.keyed import keyed_generator
+from viewstore.generators.gan.training import GanSettings, initialise
+from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.train.encoder_file import EncoderSettings, save_encoder
+from viewstore.train.networks import seeded_network
+
+Run = Callable[..., tuple[int, dict[str, Any], str]]
+
+SMALL = ["--set", "channels=4", "--set", "latent_dim=6", "--set", "mapping_layers=1"]
+
+
+def network(*, classes: int = 0) -> StyleGAN2:
+    shape = GanSettings(latent_dim=6, mapping_layers=1, channels=4).architecture(8, 1)
+    if classes:
+        changed = {"c_dim": classes, "embed_width": 6}
+        shape = type(shape)(**{**{n: getattr(shape, n) for n in shape.__slots__}, **changed})
+    made = StyleGAN2(shape)
+    initialise(made, keyed_generator("test", 0))
+    return made.requires_grad_(False)
+
+
+@pytest.fixture
+def gan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "gan.safetensors"
+    write_generator(path, network(), Origin(licence_note="for tests only"), half=False)
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["gan", *map(str, arguments), "--json", "--progress", "off"])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), json.loads(out), err
+
+    return call
+
+
+def saved(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def test_generator_is_trained_and_written(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new.safetensors"
+    options = ["--holdout", 4, "--limit", 60, "--kimg", 0.1, "--batch", 8, "--threads", 1, *SMALL]
+    code, told, err = run("train", "--part", "generator", *options, "--out", out)
+    assert code == 0
+    assert err.count("Fréchet distance") == 1
+    opened = read_generator(out)
+    assert opened.network.fingerprint == told["result"]["fingerprint"]
+    assert (opened.network.res, opened.network.channels) == (16, 1)
+    provenance = opened.origin.provenance
+    assert provenance["settings"]["kimg"] == 0.1
+    assert (provenance["source"], provenance["holdout"], provenance["limit"]) == ("digits", 4, 60)
+    assert provenance["metrics"]["frechet"] == pytest.approx(told["result"]["frechet"])
+    again = tmp_path / "again.safetensors"
+    run("train", "--part", "generator", *options, "--out", again)
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_held_out_rows_do_not_matter(run: Run, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    prints = []
+    for name in ("first", "second"):
+        source = tmp_path / f"{name}.npz"
+        np.savez(source, images=images)
+        images[::4] = 0
+        out = tmp_path / f"{name}.safetensors"
+        options = ["--source", source, "--holdout", 4, "--kimg", 0.02, "--batch", 8, *SMALL]
+        _, told, _ = run("train", "--part", "generator", *options, "--out", out)
+        prints.append(told["result"]["fingerprint"])
+    assert prints[0] == prints[1]
+    assert open_generator(out).channels == 3
+
+
+def test_inverter_is_trained_and_written(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    settings = EncoderSettings(
+        backbone="conv3",
+        in_channels=1,
+        projector=(16, 8),
+        size=8,
+        mean=(0.5,),
+        std=(0.25,),
+        policy="digits",
+    )
+    encoder = tmp_path / "encoder.safetensors"
+    save_encoder(encoder, settings, seeded_network(settings.network(), 0), half=True)
+    out = tmp_path / "inverter.safetensors"
+    options = ["--source", "digits", "--limit", 40, "--holdout", 4, "--steps", 3, "--batch", 4]
+    files = ["--gan", gan_file, "--encoder", encoder, "--out", out]
+    code, told, err = run("train", "--part", "inverter", *options, *files)
+    assert code == 0
+    assert "for tests only" in err
+    inverter = load_inverter(out)
+    assert inverter.shape.generator == open_generator(gan_file).fingerprint
+    assert inverter.provenance["metrics"]["measured_on"] == "held-out images"
+    assert 0 < told["result"]["pixel_mse"] < 4
+    assert 0 < told["result"]["shift_mean"] <= told["result"]["shift_p95"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kimg", 1, "--set", "kimg=2"], "kimg is given twice"),
+        (["--set", "gama=2"], "no setting 'gama'; did you mean 'gamma'?"),
+        (["--set", "gamma=much"], "gamma must be a number, got 'much'"),
+        (["--set", "group=5"], "batch must be a multiple of group 5, got 32"),
+        (["--steps", 3], "no setting 'steps'"),
+        (["--gan", "x"], "--gan does not belong to --part generator"),
+        (["--source", "nowhere"], "source nowhere cannot be used"),
+        (["--size", 24], "power of two from 4 to 1024, got 24 x 24"),
+        (["--limit", 20], "there must be at least 32 images, got 20"),
+    ],
+)
+def test_training_settings_that_do_not_fit_are_refused(
+    run: Run, tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    out = tmp_path / "never"
+    code, told, _ = run("train", "--part", "generator", *arguments, "--out", out)
+    assert code == 2
+    assert message in told["error"]["message"]
+    assert not out.exists()
+
+
+def test_state_does_not_belong_to_an_inverter(run: Run, tmp_path: Path) -> None:
+    arguments = ["--state", tmp_path / "s", "--out", tmp_path / "o"]
+    code, told, _ = run("train", "--part", "inverter", *arguments)
+    assert (code, told["error"]["code"]) == (2, "VS101")
+
+
+@pytest.mark.parametrize("noise", ["const", "none"])
+def test_images_of_z_are_those_of_the_network(
+    run: Run, tmp_path: Path, gan_file: Path, noise: str
+) -> None:
+    z = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32)
+    out = tmp_path / "images.npy"
+    files = ["--gan", gan_file, "--z", saved(tmp_path / "z.npy", z), "--out", out]
+    code, told, err = run("sample", *files, "--noise", noise, "--truncation", 0.7)
+    images = np.load(out, allow_pickle=False)
+    generator = open_generator(gan_file)
+    wanted = generator.synthesis(generator.mapping(torch.from_numpy(z), psi=0.7), noise=noise)
+    np.testing.assert_allclose(images, wanted.clamp(-1, 1), rtol=0, atol=1e-5)
+    assert (code, images.dtype, told["result"]["shape"]) == (0, np.float32, [150, 1, 8, 8])
+    assert "for tests only" in err
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_images_of_w_are_those_of_the_network(
+    run: Run, tmp_path: Path, gan_file: Path, layers: bool
+) -> None:
+    size = (3, 4, 6) if layers else (3, 6)
+    w = np.random.default_rng(0).normal(size=size)
+    out = tmp_path / "images.npy"
+    run("sample", "--gan", gan_file, "--w", saved(tmp_path / "w.npy", w), "--out", out)
+    codes = torch.from_numpy(w.astype(np.float32))
+    codes = codes if layers else codes[:, None].repeat(1, 4, 1)
+    wanted = open_generator(gan_file).synthesis(codes).clamp(-1, 1)
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
+
+
+def test_labels_are_numbers_or_one_hot_rows(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "gan"
+    write_generator(path, network(classes=3), Origin(), half=False)
+    z = saved(tmp_path / "z.npy", np.ones((2, 6), np.float32))
+    numbers = saved(tmp_path / "numbers.npy", np.array([2, 0]))
+    rows = saved(tmp_path / "rows.npy", np.eye(3)[[2, 0]])
+    files = ["--gan", path, "--z", z]
+    run("sample", *files, "--labels", numbers, "--out", tmp_path / "a.npy")
+    run("sample", *files, "--labels", rows, "--out", tmp_path / "b.npy")
+    images = np.load(tmp_path / "a.npy")
+    np.testing.assert_array_equal(images, np.load(tmp_path / "b.npy"))
+    assert not np.allclose(images[0], images[1])
+    code, told, _ = run("sample", *files, "--out", tmp_path / "c.npy")
+    assert code == 2
+    assert told["error"]["message"] == "this generator is conditional (3 classes): give --labels"
+    for wrong, message in (
+        (np.array([0, 3]), "--labels must be in [0, 3), got 0 to 3"),
+        (np.array([0, 1, 2]), "--labels must be class numbers [2] or one-hot rows [2, 3]"),
+        (np.ones((2, 3)), "one-hot rows [2, 3], got [2, 3]"),
+    ):
+        labels = saved(tmp_path / "wrong.npy", wrong)
+        code, told, _ = run("sample", *files, "--labels", labels, "--out", tmp_path / "c.npy")
+        assert code == 2
+        assert message in told["error"]["message"]
+    assert not (tmp_path / "c.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "array", "message"),
+    [
+        ("--z", np.ones((2, 5)), "--z must be [N, 6], got [2, 5]"),
+        ("--z", np.ones((2, 6), np.int64), "--z must hold floats, got int64"),
+        ("--z", np.full((2, 6), np.inf), "--z must hold finite numbers"),
+        ("--z", np.full((2, 6), 1e300), "--z must hold finite numbers"),
+        ("--z", np.array([{"a": 1}]), "--z must be a .npy file of numbers: Object arrays"),
+        ("--w", np.ones((2, 5)), "--w must be [N, 6] or [N, 4, 6], got [2, 5]"),
+        ("--w", np.ones((2, 3, 6)), "--w must be [N, 6] or [N, 4, 6], got [2, 3, 6]"),
+        ("--w", np.float64(1), "--w must be [N, 6] or [N, 4, 6], got []"),
+    ],
+)
+def test_latents_that_do_not_fit_are_refused(
+    run: Run, tmp_path: Path, gan_file: Path, flag: str, array: np.ndarray, message: str
+) -> None:
+    path = saved(tmp_path / "latents.npy", array)
+    out = tmp_path / "never.npy"
+    code, told, _ = run("sample", "--gan", gan_file, flag, path, "--out", out)
+    assert code == 2
+    assert message in told["error"]["message"]
+    assert told["error"]["where"] == str(path)
+    assert not out.exists()
+
+
+def test_files_that_are_no_array_are_refused(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    whole = saved(tmp_path / "whole.npy", np.ones((50, 6))).read_bytes()
+    np.savez(tmp_path / "many.npz", a=np.ones(3))
+    for data in (b"", b"text", whole[:-1], (tmp_path / "many.npz").read_bytes()):
+        path = tmp_path / "z.npy"
+        path.write_bytes(data)
+        code, told, _ = run("sample", "--gan", gan_file, "--z", path, "--out", tmp_path / "o.npy")
+        assert (code, told["error"]["where"]) == (2, str(path))
+    absent = tmp_path / "absent.npy"
+    code, told, _ = run("sample", "--gan", gan_file, "--z", absent, "--out", tmp_path / "o.npy")
+    assert (code, told["error"]["message"]) == (2, "--z cannot be read: No such file or directory")
+
+
+def test_sample_wants_one_kind_of_latents(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    z = saved(tmp_path / "z.npy", np.ones((1, 6)))
+    for latents in ([], ["--z", z, "--w", z]):
+        code, told, _ = run("sample", "--gan", gan_file, *latents, "--out", tmp_path / "o.npy")
+        assert (code, told["error"]["message"]) == (2, "give exactly one of --z and --w")
+    labels = ["--labels", saved(tmp_path / "c.npy", np.array([0]))]
+    for flag, message in (("--z", "not conditional"), ("--w", "--labels belongs to --z")):
+        files = ["--gan", gan_file, flag, z, *labels]
+        code, told, _ = run("sample", *files, "--out", tmp_path / "o.npy")
+        assert code == 2
+        assert message in told["error"]["message"]
+
+
+def test_conversion_to_f32_keeps_every_bit(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    out = tmp_path / "copy"
+    code, told, err = run("convert", gan_file, "--out", out)
+    assert (code, told["result"]["largest_difference"]) == (0, 0)
+    assert open_generator(out).fingerprint == open_generator(gan_file).fingerprint
+    assert "for tests only" in err
+    assert read_generator(out).origin.licence_note == "for tests only"
+
+
+def test_conversion_to_f16_says_how_far_images_move(
+    run: Run, tmp_path: Path, gan_file: Path
+) -> None:
+    out = tmp_path / "half"
+    code, told, _ = run("convert", gan_file, "--out", out, "--dtype", "f16")
+    assert code == 0
+    assert 0 < told["result"]["largest_difference"] < 0.05
+    assert out.stat().st_size < gan_file.stat().st_size
+    first = out.read_bytes()
+    run("convert", out, "--out", out, "--dtype", "f16")
+    assert out.read_bytes() == first
+
+
+def test_conversion_of_something_else_fails(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    path.write_bytes(b"not a network")
+    code, told, _ = run("convert", path, "--out", tmp_path / "o")
+    assert (code, told["error"]["code"]) == (3, "VS210")
+    assert "Nothing from the file was executed" in told["error"]["message"]
+    assert not (tmp_path / "o").exists()
+
+
+def test_licence_of_an_nvidia_file_is_named_when_it_is_opened(
+    run: Run, tmp_path: Path, gan_fixtures: Path
+) -> None:
+    file = gan_fixtures / "nv_cifar32_uncond.pkl"
+    code, told, err = run("convert", file, "--out", tmp_path / "own")
+    assert (code, told["result"]["family"]) == (0, "stylegan2-ada-pytorch")
+    assert "NVIDIA Source Code License" in err

@@ -1,0 +1,265 @@
+"""The command line: exit codes, four-line errors, one JSON object, a fast start."""
+
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.viewstore.commands import run
+from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.cli import main as cli
+from viewstore.cli.build import parse_assignments, parse_shards, parse_slice
+from viewstore.errors import ConfigError, ViewStoreError
+
+PYTHON = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    build_small(folder / "s", write_npz(folder / "images.npz"))
+    return folder / "s"
+
+
+def test_done_is_0_and_the_answer_no_is_1(
+    store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(capsys, "verify", str(store))[0] == 0
+    assert run(capsys, "status", str(store))[0] == 0
+    build_small(tmp_path / "s", str(store.parent / "images.npz"), only=(0,))
+    code, out, _ = run(capsys, "verify", str(tmp_path / "s"))
+    assert code == 1
+    assert "no build has ended" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["build", "--generator", "w-serch"], 2, "did you mean 'w-search'"),
+        (["build"], 2, "Missing option '--generator'"),
+        (["build", "--generator", "simclr", "--shard", "3/2"], 2, "--shard must be I/N"),
+        (["build", "--generator", "simclr", "--source", "nowhere"], 2, "VS104"),
+        (["verify", "nowhere"], 2, "VS202"),
+        (["inspect", "nowhere"], 2, "VS202"),
+        (["status", "nowhere"], 2, "VS202"),
+        (["gan", "convert", "nowhere", "--out", "x.safetensors"], 3, "cannot read"),
+        (["no-such-command"], 2, "No such command 'no-such-command'; there are build, status"),
+        (["verfiy", "nowhere"], 2, "did you mean 'verify'?"),
+        (["gan", "convret"], 2, "did you mean 'convert'?"),
+    ],
+)
+def test_mistakes_end_in_an_error_without_a_traceback(
+    arguments: list[str],
+    code: int,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    got, _, err = run(capsys, *arguments)
+    assert got in (code, 2)
+    assert text in err
+    assert "error[VS" in err
+    assert "Traceback" not in err
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"not a checkpoint")
+    out = str(tmp_path / "views")
+    code, _, err = run(
+        capsys, "build", "--generator", "w-search", "--gan", str(tmp_path / "x.pkl"),
+        "--limit", "4", "--out", out,
+    )  # fmt: skip
+    assert code == 3
+    assert "Nothing from the file was executed" in err
+
+
+def test_json_is_one_object_also_on_failure(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run(capsys, "verify", str(store), "--json")
+    done = json.loads(out)
+    assert (done["ok"], done["command"], done["result"]["faults"]) == (True, "verify", [])
+    _, out, _ = run(capsys, "--json", "verify", "nowhere")
+    failed = json.loads(out)
+    assert failed["ok"] is False
+    assert set(failed["error"]) == {"code", "message", "where", "why", "fix"}
+
+
+def test_a_mistake_on_the_command_line_is_one_object_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--json stands behind the mistake, so nothing has parsed it."""
+    code, out, _ = run(capsys, "verify", "nowhere", "--levle", "--json")
+    failed = json.loads(out)
+    assert (code, failed["command"], failed["error"]["code"]) == (2, "verify", "VS100")
+
+
+@pytest.mark.parametrize("arguments", [[], ["gan"]])
+def test_no_command_at_all_asks_for_help(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out == run(capsys, *arguments, "--help")[1]
+
+
+def test_the_example_in_the_help_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    assert "\n    viewstore build --generator w-search && viewstore inspect views\n" in out
+
+
+def test_quiet_before_the_command_is_quiet(
+    store: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["build", "--generator", "simclr", "--source", str(store.parent / "images.npz")]
+    assert run(capsys, *arguments, "-j", "1", "--out", str(tmp_path / "a"))[2] != ""
+    assert run(capsys, "-q", *arguments, "-j", "1", "--out", str(tmp_path / "b"))[2] == ""
+
+
+def test_a_bug_of_ours_is_70(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("viewstore.store.verify.verify", broken)
+    code, _, err = run(capsys, "verify", str(store))
+    assert code == 70
+    assert "bug in viewstore" in err
+
+
+def test_an_error_that_nobody_gave_a_kind_is_70(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """What a worker met and could not name comes back as the base of the tree."""
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise ViewStoreError("ZeroDivisionError: boom")
+
+    monkeypatch.setattr("viewstore.store.verify.verify", broken)
+    assert run(capsys, "verify", str(store))[0] == 70
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, 4), (errno.EACCES, 3)])
+def test_a_disk_that_refuses_is_no_bug(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    number: int,
+    expected: int,
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), "views/x")
+
+    monkeypatch.setattr("viewstore.store.verify.verify", refused)
+    code, _, err = run(capsys, "verify", str(store))
+    assert (code, "error[VS302]" in err, "views/x" in err) == (expected, True, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_may_stop_any_command(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    number: signal.Signals,
+) -> None:
+    def signalled(*arguments: object, **options: object) -> list[object]:
+        os.kill(os.getpid(), number)
+        return []
+
+    monkeypatch.setattr("viewstore.store.verify.verify", signalled)
+    heard: list[int] = []
+
+    def callers(got: int, frame: object) -> None:
+        heard.append(got)
+
+    before = signal.signal(number, callers)
+    try:
+        code, _, err = run(capsys, "verify", str(store))
+        assert (code, f"stopped by {number.name}" in err, heard) == (4, True, [])
+        assert signal.getsignal(number) is callers
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_stop_is_no_fault_of_a_store(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """Verify names every error that a record raises; --repair would withdraw its shard."""
+
+    def signalled(*arguments: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal was not heard")
+
+    monkeypatch.setattr("viewstore.store.verify.read_commit", signalled)
+    code, _, err = run(capsys, "verify", str(store))
+    assert (code, "stopped by SIGTERM" in err) == (4, True)
+
+
+def test_ctrl_c_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("viewstore.store.verify.verify", interrupted)
+    assert run(capsys, "verify", str(store))[0] == 130
+
+
+@pytest.mark.parametrize("what", ["stats", "--help"])
+def test_a_stdout_whose_reader_has_gone_is_141(store: Path, what: str) -> None:
+    process = subprocess.Popen(
+        [*PYTHON, what, str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert process.returncode == 141
+    assert b"Traceback" not in err
+
+
+def test_a_stdout_that_was_never_open_is_141(store: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *PYTHON, "stats", str(store)], capture_output=True
+    )
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+
+
+def test_starting_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, viewstore.cli.main; "
+        "print([m for m in ('torch', 'numpy', 'zarr', 'rich', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_row_of_the_table_is_a_command_of_that_name() -> None:
+    for name, entry in cli.COMMANDS.items():
+        module, attribute = entry.target.split(":")
+        assert getattr(importlib.import_module(module), attribute).name == name
+
+
+def test_options_with_a_form_of_their_own() -> None:
+    assert parse_slice("1/4") == (1, 4)
+    assert parse_shards("17,20-22") == (17, 20, 21, 22)
+    assert parse_assignments(("eps1=.3", "preset=paper", "generator.views=4")) == {
+        "eps1": ".3", "preset": "paper", "views": 4,
+    }  # fmt: skip
+    for text in ("x", "1-b"):
+        with pytest.raises(ConfigError, match="--only"):
+            parse_shards(text)
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_assignments(("a=1", "a=2"))

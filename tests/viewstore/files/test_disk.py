@@ -1,0 +1,123 @@
+"""The seam to the disk: what it refuses is explained, and file systems without links will do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import viewstore
+from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.build.repair import repair
+from viewstore.errors import StoppedError, UnavailableError
+from viewstore.files import disk
+from viewstore.store.verify import verify
+
+
+def refusing(number: int) -> Callable[..., NoReturn]:
+    """Return a call of the operating system that always fails."""
+
+    def call(*arguments: object, **options: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_stop_that_can_be_resumed(number: int) -> None:
+    error = disk.explain(OSError(number, os.strerror(number), "x"), Path("store"))
+    assert isinstance(error, StoppedError)
+    assert (error.code, error.exit_code, error.where) == ("VS302", 4, "store")
+    assert "run the same command again" in str(error.fix)
+
+
+def test_a_refusal_names_the_file_it_is_about() -> None:
+    error = disk.explain(OSError(errno.EACCES, os.strerror(errno.EACCES), "x"), Path("store"))
+    assert isinstance(error, UnavailableError)
+    assert (error.code, error.exit_code, error.where) == ("VS302", 3, "x")
+    assert str(error) == "the system refused: Permission denied"
+    assert disk.explain(OSError(errno.EIO, os.strerror(errno.EIO))).where is None
+
+
+def test_a_terminal_that_went_away_is_no_failure_of_the_disk() -> None:
+    with pytest.raises(BrokenPipeError), disk.explained(Path("store")):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@pytest.mark.parametrize("number", [0, errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_record_is_put_once_with_and_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    if number:
+        monkeypatch.setattr(os, "link", refusing(number))
+    path, scratch = tmp_path / "record", tmp_path / "scratch"
+    scratch.mkdir()
+    assert disk.put_if_absent(path, b"first", scratch=scratch)
+    assert not disk.put_if_absent(path, b"second", scratch=scratch)
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_record_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refusing(errno.ENOSPC))
+        with pytest.raises(OSError, match="No space"):
+            disk.put_if_absent(tmp_path / "record", b"first", scratch=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"first")
+    monkeypatch.setattr(os, "link", refusing(errno.EPERM))
+    monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        disk.link(tmp_path / "source", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_another_failure_of_a_link_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"first")
+    monkeypatch.setattr(os, "link", refusing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        disk.link(tmp_path / "source", tmp_path / "target")
+
+
+def test_a_store_can_live_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT, many network and FUSE file systems."""
+    source = write_npz(tmp_path / "images.npz")
+    identity = build_small(tmp_path / "linked", source).manifest
+    monkeypatch.setattr(os, "link", refusing(errno.EPERM))
+    store = tmp_path / "s"
+    assert build_small(store, source).manifest == identity
+    shard = next((store / "views" / "simclr").glob("000001-*.tar"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:-512])
+    repair(store, list(verify(store)), workers=1)
+    assert list(verify(store)) == []
+    assert viewstore.open(store).view_sets["simclr"].complete
+
+
+def test_the_age_of_a_file_of_somebody_else_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "blob"
+    path.write_bytes(b"")
+    os.utime(path, (0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refusing(errno.EACCES))
+        disk.touch(path)
+    disk.touch(path)
+    assert path.stat().st_mtime > 0

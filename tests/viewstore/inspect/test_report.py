@@ -1,0 +1,117 @@
+"""The report: one page that asks for nothing outside itself."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.viewstore.pages import HOSTILE, Page
+from viewstore.build.run import BuildRequest, build
+from viewstore.inspect.report import MAX_BYTES, write_report
+from viewstore.inspect.sheet import draw_sheet
+from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
+from viewstore.store.constraints import constraints_of, tally
+from viewstore.store.store import Store, open_store
+
+
+def report_of(path: Path, count: int = 10) -> bytes:
+    store: Store = open_store(path)
+    return write_report(store, choose_rows(store, count=count), choose_view_sets(store, None))
+
+
+def assert_self_contained(page: Page) -> None:
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base", "audio"}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        for name in ("src", "href", "srcset", "xlink:href"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,", "#")) or (
+                not value
+            )
+    policy = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+@pytest.mark.parametrize("store", ["digits", "searched", "hostile"])
+def test_a_report_asks_for_nothing_outside_itself(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    raw = report_of(request.getfixturevalue(store))
+    page = Page(raw)
+    assert_self_contained(page)
+    assert b"url(" not in raw
+    assert b"@import" not in raw
+
+
+def test_markup_in_keys_and_labels_stays_text(hostile: Path) -> None:
+    raw = report_of(hostile)
+    page = Page(raw)
+    assert HOSTILE in page.text
+    assert "<script>alert(2)<" in page.text
+    assert b"<img src=x" not in raw
+    assert f"original of <script>alert(2)</{HOSTILE}" in [a["alt"] for a in page.images()]
+
+
+def test_a_report_shows_every_view_and_box_of_its_rows(digits: Path) -> None:
+    page = Page(report_of(digits, count=3))
+    assert len(page.images()) == 3 * (1 + 4 + 1 + 12)
+    boxes = [a for tag, a in page.tags if tag == "g" and str(a.get("class")).startswith("box")]
+    assert len(boxes) == 2 * 3 * (4 + 12)  # a frame and a number each
+    for row in range(3):
+        store = open_store(digits)
+        top, left, height, width = store.view_set("simclr").params["crop_box"][row, 2].tolist()
+        place = {"y": top, "x": left, "height": height, "width": width}
+        wanted = {name: f"{value:.1f}" for name, value in place.items()}
+        assert any(
+            tag == "rect" and wanted.items() <= attrs.items() and attrs.get("stroke") == "#009E73"
+            for tag, attrs in page.tags
+        )
+
+
+def test_fifty_rows_fit_into_5_mb_by_smaller_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", images=rng.integers(0, 256, (50, 200, 200, 3), np.uint8))
+    build(
+        BuildRequest(
+            generator="simclr",
+            out=tmp_path / "store",
+            source=str(tmp_path / "noise.npz"),
+            settings={"views": 10, "height": 160, "width": 160},
+        )
+    )
+    raw = report_of(tmp_path / "store", count=50)
+    assert 1_000_000 < len(raw) <= MAX_BYTES
+    assert len(Page(raw).images()) == 50 * 11
+
+
+def test_a_report_says_in_words_which_views_miss_their_distance(searched: Path) -> None:
+    page = Page(report_of(searched))
+    store = open_store(searched)
+    counted = tally(store.view_set("w-search"), constraints_of(store.view_set("w-search")))  # type: ignore[arg-type]
+    assert page.text.count("too close") - 1 == counted.too_close  # one is the line of the table
+    assert "views within tolerance" in page.text
+    assert "geometry allows" in page.text
+
+
+def test_a_report_stands_when_its_source_is_gone(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        file = io.BytesIO()
+        Image.fromarray(np.full((80, 80, 3), 7, np.uint8)).save(file, "PNG")
+        for name, data in (("a.png", file.getvalue()), ("a.cls", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    source = str(tmp_path / "images.tar")
+    build(BuildRequest(generator="simclr", out=tmp_path / "store", source=source))
+    Path(source).unlink()
+    page = Page(report_of(tmp_path / "store"))
+    assert "source not reachable" in page.text
+    assert len(page.images()) == 2
+    store = open_store(tmp_path / "store")
+    assert draw_sheet(store, [0], choose_view_sets(store, None))

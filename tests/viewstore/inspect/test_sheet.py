@@ -1,0 +1,76 @@
+"""The contact sheet: the same bytes each time, every view in its own cell."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viewstore.errors import ConfigError
+from viewstore.inspect.sheet import CELL, draw_sheet, fit, lay_out
+from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, read_row
+from viewstore.store.store import open_store
+
+
+def test_the_same_sheet_has_the_same_bytes_and_says_what_it_shows(digits: Path) -> None:
+    store = open_store(digits)
+    rows = choose_rows(store, count=3, random=True, seed=5)
+    sets = choose_view_sets(store, "simclr")
+    first = draw_sheet(store, rows, sets, seed=5)
+    assert first == draw_sheet(open_store(digits), rows, sets, seed=5)
+    assert first != draw_sheet(store, [0, 1, 2], sets, seed=5)
+    text = Image.open(io.BytesIO(first)).text  # type: ignore[attr-defined]
+    assert text["viewstore:store_id"] == store.store_id
+    assert text["viewstore:view_set"] == "simclr"
+    assert text["viewstore:seed"] == "5"
+
+
+@pytest.mark.parametrize("name", ["simclr", "wide"])
+def test_every_view_lies_in_its_own_cell(digits: Path, name: str) -> None:
+    store = open_store(digits)
+    view_set = store.view_set(name)
+    sheet = Image.open(io.BytesIO(draw_sheet(store, [4, 9], [view_set])))
+    layout = lay_out([view_set], 2)
+    ((block, left),) = layout.lefts()
+    for place, row in enumerate((4, 9)):
+        top = layout.header + place * layout.row_height + 18
+        for view in range(view_set.num_views):
+            x, y = block.place(view)
+            corner = left + x, top + y
+            cell = sheet.crop((*corner, corner[0] + CELL, corner[1] + CELL))
+            enlarged = view_set[row][view].repeat(7, axis=0).repeat(7, axis=1)
+            assert np.array_equal(np.asarray(cell), enlarged), (row, view)
+
+
+def test_boxes_are_drawn_in_the_colour_of_their_view(digits: Path) -> None:
+    store = open_store(digits)
+    view_set = store.view_set("simclr")
+    sheet = np.asarray(Image.open(io.BytesIO(draw_sheet(store, [4], [view_set]))))
+    layout = lay_out([view_set], 1)
+    top = layout.header + 18
+    original = sheet[top : top + CELL, 16 : 16 + CELL].reshape(-1, 3)
+    for cell in read_row(store, 4, [view_set]).cells["simclr"]:
+        colour = [int(cell.colour[i : i + 2], 16) for i in (0, 2, 4)]
+        assert (original == colour).all(axis=1).sum() > 40
+
+
+def test_a_large_picture_keeps_its_shape() -> None:
+    assert fit(np.zeros((400, 200, 3), np.uint8), 112).size == (56, 112)
+    assert fit(np.zeros((16, 8, 1), np.uint8), 112).size == (56, 112)
+
+
+def test_a_sheet_of_more_than_64_megapixels_is_refused_with_a_number_that_fits(
+    digits: Path,
+) -> None:
+    sets = choose_view_sets(open_store(digits), None)
+    with pytest.raises(ConfigError, match="at most 64 megapixels") as error:
+        lay_out(sets, 5000)
+    fitting = re.search(r"at most (\d+) samples", str(error.value.fix))
+    assert fitting is not None
+    lay_out(sets, int(fitting[1]))
+    with pytest.raises(ConfigError):
+        lay_out(sets, int(fitting[1]) + 1)

@@ -1,0 +1,56 @@
+"""A view set as one FFCV `.beton`, and the record beside it that says what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from viewstore.errors import FormatError
+from viewstore.files import disk
+from viewstore.files.local import read_record
+from viewstore.format.records import unseal
+
+KIND = "viewstore-beton"
+FORM = {
+    "store_id": str,
+    "view_set": str,
+    "rows": int,
+    "label_names": [str],
+    "selection": str,  # digest of what was chosen
+    "page_bytes": int,
+    "sha256": str,
+}
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return where the record of a `.beton` lies."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return the record beside a `.beton`, None if it has none: then no export wrote it.
+
+    Raises:
+        FormatError: The record is damaged, or is not one of a `.beton`.
+    """
+    sidecar = sidecar_of(path)
+    if not sidecar.is_file():
+        return None
+    return read_record(sidecar, lambda raw: unseal(raw, kind=KIND, form=FORM))
+
+
+def check_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return the record beside a `.beton`, its sha256 compared with the file; None without one.
+
+    Raises:
+        FormatError: The record is damaged, or the file is not the one it describes.
+    """
+    record = read_sidecar(path)
+    if record is not None and disk.sha256_of(path) != record["sha256"]:
+        raise FormatError(
+            f"{path.name} does not match the sha256 in {sidecar_of(path).name}",
+            where=str(path),
+            why="it was changed after it was exported, or its export was stopped",
+            fix="export it again",
+        )
+    return record

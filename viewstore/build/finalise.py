@@ -1,0 +1,236 @@
+"""From commits to a manifest: the derived files, and the generation that readers open.
+
+Single writer, idempotent, cheap; what it derives can be deleted and is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from viewstore.errors import FormatError, ViewStoreError
+from viewstore.files import disk
+from viewstore.files.local import read_record
+from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
+from viewstore.format.columns import Column
+from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.plan import Plan
+from viewstore.format.records import LARGE_BYTES
+from viewstore.format.stats import pack_stats
+from viewstore.format.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
+from viewstore.sources.record import read_sources
+from viewstore.store.committed import (
+    last_generation,
+    read_commits,
+    read_manifest,
+    read_plan,
+    view_sets,
+)
+from viewstore.store.params import Params
+
+Derived = dict[str, tuple[int, str]]
+LOCK = "finalise.lock"
+
+
+def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
+    """Write the derived files of every view set whose shards are all there, and the manifest.
+
+    View sets that are not complete stay out of the manifest, unless `allow_partial`.
+
+    Raises:
+        ViewStoreError: No view set is complete, or a blob is missing or of another size.
+    """
+    paths = StorePaths(root)
+    with disk.explained(root), _single_writer(paths):
+        _, _, sources_id = read_sources(paths)
+        newest = read_manifest(paths)
+        settled = {} if newest is None else newest.view_sets
+        entries = {}
+        complete = True
+        for name in view_sets(paths):
+            plan = read_plan(paths.view_set(name))
+            found = read_commits(paths.view_set(name))
+            commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
+            if len(commits) < plan.shards and not allow_partial:
+                continue
+            complete = complete and len(commits) == plan.shards
+            entries[name] = derive(paths.view_set(name), plan, commits, settled.get(name))
+        if not entries:
+            raise ViewStoreError(
+                "no view set is complete",
+                code="VS202",
+                where=str(root),
+                fix=f"viewstore status {root}",
+            )
+        return _publish(paths, newest, sources_id, entries, complete)
+
+
+def derive(
+    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], settled: ViewSetEntry | None
+) -> ViewSetEntry:
+    """Write index, members, params and stats of a view set; return its entry in the manifest.
+
+    If that is the entry `settled` of the newest manifest, what is there is durable already.
+    """
+    for commit in commits.values():
+        for blob in commit.files:
+            _check_size(paths.root / blob.name, blob.bytes)
+    index = Index.of(plan, commits)
+    writer = _Writer(paths, is_new=settled is None or settled.root != index.root)
+    if writer.is_new:  # whoever committed them may have been killed before it synced their names
+        for shard in commits:
+            writer.names.keep(paths.commit(shard))
+    members = _derive_columns(writer, plan, commits)
+    writer.replace("index/members.npy", pack_npy(members))
+    writer.replace("index.json", index.pack())
+    absent = set(range(plan.shards)) - set(commits)
+    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
+    writer.replace("stats.json", pack_stats(plan, params))
+    writer.names.sync()
+    return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
+
+
+class _Writer:
+    """Writes derived files where they differ, and keeps what the manifest says of them."""
+
+    def __init__(self, paths: ViewSetPaths, *, is_new: bool) -> None:
+        """Sync the names that are there already if they are those of a new entry."""
+        self.paths, self.is_new = paths, is_new
+        self.names = disk.Names()
+        self.derived: Derived = {}
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self.begin(name)
+        if not path.is_file() or path.read_bytes() != data:
+            self.names.write(path, data, scratch=self.paths.tmp)
+        self.derived[name] = (len(data), hashlib.sha256(data).hexdigest())
+
+    def begin(self, name: str) -> Path:
+        """Return the path of a file that is about to be named, its folders made."""
+        path = self.paths.root / name
+        self.names.make_directory(path.parent)
+        if self.is_new:
+            while path != self.paths.root:
+                self.names.keep(path)
+                path = path.parent
+        return self.paths.root / name
+
+
+def _derive_columns(writer: _Writer, plan: Plan, commits: Mapping[int, Commit]) -> np.ndarray:
+    """Unpack the columns of every shard into zarr chunks; return all members, [N, M]."""
+    paths = writer.paths
+    members = np.zeros((plan.rows, len(plan.members)), MEMBER_DTYPE)
+    writer.replace("params.zarr/zarr.json", zarr_group())
+    for column in plan.columns:
+        meta = zarr_array(column, plan.rows, plan.shard_rows)
+        writer.replace(f"params.zarr/{column.name}/zarr.json", meta)
+    for shard, commit in commits.items():
+        pack = disk.read_limited(paths.root / commit.file("params").name, SHARD_BYTES)
+        packed = [column.name for column in plan.columns if column.pack]
+        places, chunks = unpack_params(pack, packed)
+        rows = plan.shard_range(shard)
+        members[rows.start : rows.stop] = places.reshape(len(rows), len(plan.members))
+        for column in plan.columns:
+            _place_chunk(writer, plan, column, commit, chunks.get(column.name))
+    for shard in range(plan.shards):
+        if shard not in commits:
+            _remove_chunks(paths, plan, shard)
+    return members
+
+
+def _place_chunk(
+    writer: _Writer, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
+) -> None:
+    paths = writer.paths
+    target = writer.begin(f"params.zarr/{column.name}/{chunk_key(column, commit.shard)}")
+    if chunk is None:
+        blob = paths.root / commit.file(f"column:{column.name}").name
+        if not (target.exists() and target.samefile(blob)):
+            disk.unlink(target)
+            disk.link(blob, target)
+            writer.names.keep(target)
+        return
+    if not target.is_file() or target.read_bytes() != chunk:
+        unpack_chunk(column, chunk, plan.shard_rows)
+        writer.names.write(target, bytes(chunk), mode=0o444, scratch=paths.tmp)
+
+
+def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
+    """A shard that was withdrawn leaves no params behind."""
+    for column in plan.columns:
+        disk.unlink(paths.params / column.name / chunk_key(column, shard))
+
+
+def _publish(
+    paths: StorePaths,
+    newest: Manifest | None,
+    sources_id: str,
+    entries: Mapping[str, ViewSetEntry],
+    complete: bool,
+) -> Manifest:
+    """Put the next generation, unless the newest says the same already."""
+    if newest is not None and not paths.generation(newest.generation).is_file():
+        disk.put_if_absent(paths.generation(newest.generation), newest.pack(), scratch=paths.tmp)
+    while True:
+        last = last_generation(paths)
+        manifest = Manifest(
+            generation=last + 1,
+            previous=disk.sha256_of(paths.generation(last)) if last else None,
+            complete=complete,
+            sources_id=sources_id,
+            view_sets=entries,
+        )
+        if last:
+            stored = read_record(paths.generation(last), Manifest.unpack, limit=LARGE_BYTES)
+            if _same(stored, manifest):  # nothing is new, or a crash came before manifest.json
+                manifest = stored
+                disk.fsync_directory(paths.generations)  # who named it may have been killed then
+                break
+        if disk.put_if_absent(paths.generation(last + 1), manifest.pack(), scratch=paths.tmp):
+            break
+    if manifest != newest:
+        disk.write_atomic(paths.manifest, manifest.pack(), scratch=paths.tmp)
+    return manifest
+
+
+def _same(first: Manifest, second: Manifest) -> bool:
+    return (first.sources_id, first.complete, first.view_sets) == (
+        second.sources_id,
+        second.complete,
+        second.view_sets,
+    )
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        size = -1
+    if size != expected:
+        found = "is missing" if size < 0 else f"has {size} bytes, expected {expected}"
+        view_set = path.parent.name
+        raise FormatError(
+            f"a shard file of {view_set} {found}",
+            code="VS203",
+            where=str(path),
+            why="its commit says otherwise",
+            fix=f"viewstore verify {path.parents[2]} --repair --view-set {view_set}",
+        )
+
+
+@contextlib.contextmanager
+def _single_writer(paths: StorePaths) -> Iterator[None]:
+    """Let one finalise run at a time here; the manifest is safe without it."""
+    descriptor = os.open(paths.tmp / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

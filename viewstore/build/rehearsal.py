@@ -1,0 +1,232 @@
+"""A build tried on a few samples: how long the whole would take, and what it would cost.
+
+The samples are built for real, into a scratch store that is removed again; the store itself is
+only read.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from viewstore.build.adopt import adopt_sources
+from viewstore.build.run import (
+    DEFAULT_SOURCE,
+    BuildRequest,
+    Listener,
+    Silent,
+    build,
+    check_out,
+    wanted_shards,
+)
+from viewstore.costs.estimate import CodecCost, Machine, shard_rows_for
+from viewstore.costs.measure import codec_costs, machine_at
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import Plan, choose_shard_rows
+from viewstore.images.codec import Codec
+from viewstore.shards.engine import Progressed
+from viewstore.sources.open import open_source
+from viewstore.sources.record import read_sources
+from viewstore.sources.table import SourceTable, take_rows
+from viewstore.store.committed import committed_shards, read_plan
+from viewstore.store.store import open_store
+
+PERCENTILES = (10, 50, 90)
+STRETCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a build would come to.
+
+    Attributes:
+        plan: Of the whole build, as far as a few samples tell: calibrated settings may differ.
+        sampled: Samples that were built.
+        views_per_second: By one worker, the first sample left out.
+        percentiles: Views/s of stretches of the build: 10, 50 and 90 % are slower.
+        workers: That the build would use.
+        left: Samples that are not committed yet.
+        committed: Shards that are there already.
+        peak_bytes: Memory of this process at its peak.
+        costs: What the codecs make of the views.
+    """
+
+    plan: Plan
+    sampled: int
+    views_per_second: float
+    percentiles: tuple[float, ...]
+    workers: int
+    left: int
+    committed: int
+    peak_bytes: int
+    machine: Machine
+    costs: dict[str, CodecCost]
+
+    @property
+    def seconds(self) -> float:
+        """Time for the samples that are left."""
+        return self.left * self.plan.views / (self.views_per_second * self.workers)
+
+    @property
+    def best_shard_rows(self) -> int:
+        """Rows of a shard that a new store should have; another one keeps those it has."""
+        row_bytes = self.costs[self.plan.codec["name"]].set_bytes / self.plan.rows
+        return shard_rows_for(
+            self.plan.rows,
+            sample_seconds=self.plan.views / self.views_per_second,
+            row_bytes=row_bytes,
+        )
+
+    @property
+    def unit_seconds(self) -> float:
+        """Time for one shard by one worker."""
+        return self.plan.shard_rows * self.plan.views / self.views_per_second
+
+    @property
+    def unit_bytes(self) -> int:
+        """Size of one shard."""
+        return self.costs[self.plan.codec["name"]].set_bytes // self.plan.shards
+
+
+def rehearse(request: BuildRequest, samples: int, listener: Listener | None = None) -> Rehearsal:
+    """Build evenly spread samples in a scratch folder, and measure.
+
+    Raises:
+        ConfigError: What the build itself would refuse.
+        UnavailableError: The disk has no room for two shards.
+    """
+    check_out(request.out)
+    paths = StorePaths(request.out)
+    table, shard_rows = _rows(request, paths)
+    with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
+        scratch = Path(folder) / "store"
+        rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
+        adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows)
+        clock = _Clock(listener or Silent(), request.name)
+        build(_scratch_request(request, paths, scratch), clock)
+        view_set = open_store(scratch).view_sets[request.name]
+        plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
+        costs = codec_costs(view_set, plan=plan)
+    there = set(committed_shards(paths.view_set(request.name)))
+    missing = [shard for shard in wanted_shards(request, plan) if shard not in there]
+    found = Rehearsal(
+        plan=plan,
+        sampled=len(rows),
+        views_per_second=clock.samples_per_second() * plan.views,
+        percentiles=tuple(each * plan.views for each in clock.percentiles()),
+        workers=max(1, min(request.workers or len(os.sched_getaffinity(0)), len(missing))),
+        left=sum(len(plan.shard_range(shard)) for shard in missing),
+        committed=len(there),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        machine=machine_at(request.out),
+        costs=costs,
+    )
+    _check_room(found, request.out)
+    return found
+
+
+def _rows(request: BuildRequest, paths: StorePaths) -> tuple[SourceTable, int]:
+    """Return the rows of the whole build, and the rows of a shard."""
+    stored = read_sources(paths)[:2] if paths.sources_record.is_file() else None
+    if stored is not None and request.source is None and request.limit is None:
+        return stored
+    spec = request.source or DEFAULT_SOURCE
+    table = open_source(spec, limit=request.limit, on_error=request.on_error).table
+    if stored is None:
+        return table, request.shard_rows or choose_shard_rows(len(table.keys))
+    if table.keys != stored[0].keys or (table.crc32 != stored[0].crc32).any():
+        raise ConfigError(
+            f"the store was begun with another source than {spec}",
+            code="VS103",
+            where=str(request.out),
+            fix="give the source of the first build, or another --out",
+        )
+    return stored
+
+
+def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) -> BuildRequest:
+    """Return the request for the scratch store, with what the stored plan says already."""
+    own = paths.view_set(request.name)
+    changes: dict[str, object] = {}
+    if own.plan.is_file():
+        stored = read_plan(own)
+        if stored.generator["name"] != request.generator:
+            raise ConfigError(
+                f"view set {request.name} was begun with generator {stored.generator['name']}",
+                code="VS103",
+                fix="name another --view-set",
+            )
+        changes["settings"] = {**stored.generator["args"], **request.settings}
+        changes["seed"] = stored.seed if request.seed is None else request.seed
+        changes["codec"] = request.codec or Codec.from_plan(stored.codec).name
+    return replace(
+        request,
+        out=scratch,
+        source=None,
+        limit=None,
+        shard_rows=None,
+        only=None,
+        slice_of=None,
+        workers=1,
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def _check_room(found: Rehearsal, out: Path) -> None:
+    needed, free = 2 * found.unit_bytes, found.machine.free_bytes
+    if found.left and free < needed:
+        raise UnavailableError(
+            f"the disk has {free >> 20} MiB free, two shards need {needed >> 20} MiB",
+            code="VS302",
+            where=str(out),
+            fix="free some space, or name an --out on another disk",
+        )
+
+
+class _Clock:
+    """Listens to a build and keeps the time of each sample of one view set."""
+
+    def __init__(self, listener: Listener, view_set: str) -> None:
+        self.listener, self.view_set = listener, view_set
+        self.times: list[tuple[float, int]] = []
+
+    def warn(self, message: str) -> None:
+        self.listener.warn(message)
+
+    def note(self, message: str) -> None:
+        self.listener.note(message)
+
+    def begin(self, plan: Plan, total: int) -> Progressed:
+        progressed = self.listener.begin(plan, total)
+
+        def count(done: int) -> None:
+            if plan.view_set == self.view_set:
+                self.times.append((time.perf_counter(), done))
+            progressed(done)
+
+        return count
+
+    def end(self) -> None:
+        self.listener.end()
+
+    def samples_per_second(self) -> float:
+        """Return the rate without the first sample, which loads and compiles."""
+        counted = sum(done for _, done in self.times[1:])
+        return counted / max(self.times[-1][0] - self.times[0][0], 1e-9) if counted else 0.0
+
+    def percentiles(self) -> list[float]:
+        """Return samples/s at the percentiles of some stretches of the build."""
+        if len(self.times) < 2:
+            return [0.0] * len(PERCENTILES)
+        moments = np.array([moment for moment, _ in self.times])
+        done = np.cumsum([count for _, count in self.times])
+        ends = np.unique(np.linspace(0, len(moments) - 1, STRETCHES + 1).astype(np.int64))
+        rates = np.diff(done[ends]) / np.maximum(np.diff(moments[ends]), 1e-9)
+        return [float(each) for each in np.percentile(rates, PERCENTILES)]

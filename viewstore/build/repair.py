@@ -1,0 +1,167 @@
+"""Mending a store: rebuild exactly the damaged shards from their recorded plan, drop garbage.
+
+Nothing bad vanishes: withdrawn commits and bad files move to quarantine/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from viewstore.build.compose import OnError, WeightFiles
+from viewstore.build.finalise import LOCK, finalise
+from viewstore.build.run import BuildRequest, Listener, Silent, build_shards
+from viewstore.errors import FormatError
+from viewstore.files import disk
+from viewstore.format.manifest import Manifest
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.shards.engine import check_outcomes
+from viewstore.store.committed import (
+    committed_shards,
+    read_commit,
+    read_commits,
+    read_plan,
+    view_sets,
+)
+from viewstore.store.verify import Fault, orphans
+
+REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit")
+DAY_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did: the shards it rebuilt by view set, and the manifest after it."""
+
+    shards: dict[str, list[int]]
+    manifest: Manifest
+
+
+def repair(
+    root: Path,
+    faults: Sequence[Fault],
+    *,
+    files: WeightFiles | None = None,
+    on_error: OnError = "fail",
+    workers: int = 0,
+    listener: Listener | None = None,
+) -> Repaired:
+    """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
+
+    Raises:
+        FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
+    """
+    for fault in faults:
+        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+            raise FormatError(
+                f"cannot be repaired: {fault.what}",
+                where=fault.path,
+                why="shards are rebuilt from this record",
+                fix="build the store again",
+            )
+    paths = StorePaths(root)
+    rebuilt: dict[str, list[int]] = {}
+    with disk.explained(root):
+        for name in view_sets(paths):
+            here = [f for f in faults if f.view_set == name and f.kind in REBUILT_KINDS]
+            shards = sorted({fault.shard for fault in here if fault.shard is not None})
+            if not shards:
+                continue
+            request = BuildRequest(
+                generator=read_plan(paths.view_set(name)).generator["name"],
+                out=root,
+                view_set=name,
+                files=files or WeightFiles(),
+                on_error=on_error,
+                workers=workers,
+            )
+            rebuilt[name] = _rebuild(paths, request, shards, listener or Silent())
+        for fault in faults:
+            if fault.kind == "derived":
+                disk.unlink(Path(fault.path))
+            if fault.view_set == "manifest" and Path(fault.path).is_file():
+                aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
+                disk.rename(Path(fault.path), paths.tmp / aside)
+        return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def _rebuild(
+    paths: StorePaths, request: BuildRequest, shards: list[int], listener: Listener
+) -> list[int]:
+    """Withdraw shards and build them again; return those, without records that no plan asks for."""
+    plan = read_plan(paths.view_set(request.name))
+    for shard in shards:
+        withdraw(paths.view_set(request.name), shard)
+    planned = [shard for shard in shards if shard < plan.shards]
+    request = replace(request, only=tuple(planned))
+    check_outcomes(build_shards(request, paths, plan, listener))
+    return planned
+
+
+def withdraw(paths: ViewSetPaths, shard: int) -> None:
+    """Take back the commit of a shard; the record and its bad files go to quarantine."""
+    path = paths.commit(shard)
+    if not path.exists():
+        return
+    try:
+        commit = read_commit(paths, shard)
+    except FormatError:
+        commit = None
+    attempt = commit.attempt if commit is not None else f"damaged-{time.time_ns()}"
+    disk.make_directory(paths.quarantine)
+    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json")
+    disk.fsync_directory(paths.quarantine)
+    disk.unlink(path)
+    disk.fsync_directory(paths.commits)
+    for blob in commit.files if commit is not None else ():
+        file = paths.root / blob.name
+        if file.is_file() and (
+            file.stat().st_size != blob.bytes or disk.sha256_of(file) != blob.sha256
+        ):
+            disk.rename(file, paths.quarantine / f"{blob.name}.{attempt}")
+    disk.fsync_directory(paths.root)
+
+
+def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: bool) -> list[Path]:
+    """Remove files that no commit or quarantine entry names, and return them.
+
+    Only those older than `older_seconds`: a builder may be about to commit the younger ones.
+    Ages are measured on the store's clock.
+    """
+    paths = StorePaths(root)
+    probe = paths.tmp / "clock"
+    disk.write_atomic(probe, b"")
+    now = probe.stat().st_mtime
+    disk.unlink(probe)
+    garbage = [path for path in paths.tmp.iterdir() if path.name != LOCK]
+    for name in view_sets(paths):
+        view_set = paths.view_set(name)
+        garbage += orphans(view_set, read_commits(view_set))
+    old = [path for path in garbage if _age(path, now) >= older_seconds]
+    for path in [] if dry_run else old:
+        disk.unlink(path)
+    return old
+
+
+def _age(path: Path, now: float) -> float:
+    """Return the seconds since a file was written; -1 if its builder has just removed it."""
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0
+
+
+def failed_shards(paths: ViewSetPaths) -> list[int]:
+    """Return the shards that hold rows of status 3 or 4: a repair may now read their sources."""
+    from viewstore.store.params import Params
+
+    plan = read_plan(paths)
+    there = set(committed_shards(paths))
+    absent = set(range(plan.shards)) - there
+    params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
+    bad = np.flatnonzero((params["status"] >= 3).any(axis=1))
+    return sorted({int(row) // plan.shard_rows for row in bad} & there)

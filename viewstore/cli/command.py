@@ -1,0 +1,140 @@
+"""What every command shares: common options, lazy loading, and how failures end.
+
+Commands are looked up by name and imported only when they run, so that `viewstore --help`
+stays fast; a test compares the table with what the modules define.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from viewstore.cli.terminal import Terminal, write_stdout
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Entry(NamedTuple):
+    """One row of a command table: where the command lives, and its line in the help."""
+
+    target: str  # "module:function"
+    help: str
+    section: str = ""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def __init__(self, *, table: Mapping[str, Entry], **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(**settings)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            write_stdout(ctx.get_help() + "\n")
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.table.get(cmd_name)
+        if entry is None:
+            close = difflib.get_close_matches(cmd_name, self.table, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.table)}"
+            ctx.fail(f"No such command {cmd_name!r}; {hint}")
+        module, name = entry.target.split(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.table.items():
+            sections.setdefault(entry.section or "Commands", []).append((name, entry.help))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+_COMMON = (
+    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option(
+        "--progress",
+        "progress_form",
+        type=click.Choice(["auto", "bar", "plain", "json", "off"]),
+        default=None,
+        help="How progress is shown.  [default: auto]",
+    ),
+)
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options_of(options: Sequence[Decorator]) -> Decorator:
+    """Return what adds options that several commands share, in their order."""
+    return lambda function: functools.reduce(lambda f, add: add(f), reversed(options), function)
+
+
+common_options = options_of(_COMMON)  # what every command takes, before and after its name
+
+
+def apply_common(
+    terminal: Terminal,
+    *,
+    verbose: int,
+    quiet: bool,
+    as_json: bool,
+    progress_form: Any,  # noqa: ANN401
+) -> None:
+    """Merge common options: those after the name of the command add to those before it."""
+    if quiet or verbose:
+        terminal.verbosity = -1 if quiet else max(terminal.verbosity, verbose)
+    terminal.json = terminal.json or as_json
+    terminal.progress_form = progress_form or terminal.progress_form
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command; its first argument is the Terminal, its docstring the help.
+
+    Args:
+        name: The command's name.
+        example: One command line, shown at the end of the help.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @click.pass_context
+        @functools.wraps(function)
+        def run(
+            context: click.Context,
+            /,
+            *args: Any,  # noqa: ANN401
+            verbose: int,
+            quiet: bool,
+            as_json: bool,
+            progress_form: str | None,
+            **options: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401
+            terminal = context.ensure_object(Terminal)
+            terminal.command = context.command_path.partition(" ")[2]
+            apply_common(
+                terminal,
+                verbose=verbose,
+                quiet=quiet,
+                as_json=as_json,
+                progress_form=progress_form,
+            )
+            return function(terminal, *args, **options)
+
+        epilog = f"\b\nExample:\n  {example}"
+        return click.command(name, context_settings=CONTEXT, epilog=epilog)(common_options(run))
+
+    return decorate

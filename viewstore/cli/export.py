@@ -1,0 +1,81 @@
+"""Commands that move views elsewhere: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from viewstore.cli.command import command
+from viewstore.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from viewstore.export.selection import Exported, Listener, Selection
+
+
+@command("export", example="viewstore export views --format ffcv --out views.beton")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["ffcv", "webdataset"]),
+    required=True,
+    help="ffcv: one .beton file. webdataset: a folder of tars.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to."
+)
+@click.option("--view-set", metavar="NAME", help="Which one.  [default: the only one]")
+@click.option(
+    "--columns",
+    metavar="A,B|none",
+    help="Params columns to write.  [default: all but latents and other large ones]",
+)
+@click.option("--where", metavar="Q", help="Only samples like these, say 'distance < 0.35'.")
+@click.option("-n", "limit", type=int, metavar="N", help="The first N of them only.")
+def export(
+    terminal: Terminal,
+    store: Path,
+    form: str,
+    out: Path,
+    view_set: str | None,
+    columns: str | None,
+    where: str | None,
+    limit: int | None,
+) -> None:
+    """Write a view set in a form that other loaders read.
+
+    The same store gives the same bytes. What is at PATH already and is this very export is left
+    alone; an export that was stopped is begun again.
+    """
+    from viewstore.export.selection import select
+    from viewstore.files import disk
+    from viewstore.store.store import open_store
+
+    opened = open_store(store)
+    terminal.store_id = opened.store_id
+    names = None if columns is None else [] if columns == "none" else columns.split(",")
+    selection = select(opened, view_set, columns=names, where=where, limit=limit)
+    total = len(selection.rows)
+    with disk.explained(out), terminal.progress(total, unit="samples", label="export") as bar:
+        done = _write(form, selection, out, bar)
+    facts = {
+        "paths": [str(path) for path in done.paths],
+        "num_samples": done.num_samples,
+        "bytes": done.bytes,
+        "already": done.already,
+    }
+    files = f"{len(done.paths)} files" if len(done.paths) > 1 else "1 file"
+    text = f"{out}: {done.num_samples} samples, {done.bytes / 1e6:.1f} MB in {files}"
+    terminal.result(facts, text + (", there already" if done.already else ""))
+
+
+def _write(form: str, selection: Selection, out: Path, listener: Listener) -> Exported:
+    if form == "ffcv":
+        from viewstore.export.ffcv import export_beton
+
+        return export_beton(selection, out, listener=listener)
+    from viewstore.export.webdataset import export_tar
+
+    return export_tar(selection, out, listener=listener)

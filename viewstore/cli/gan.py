@@ -1,0 +1,222 @@
+"""Commands about generators: sample one, convert one; the group that `train` is in too."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
+from viewstore.cli.terminal import Terminal
+from viewstore.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from viewstore.generators.gan.file import OpenedGenerator
+    from viewstore.generators.stylegan2.network import StyleGAN2
+
+
+COMMANDS = {
+    "train": Entry("viewstore.cli.gan_train:train", "Train a generator, or its inverter."),
+    "invert": Entry("viewstore.cli.build:invert", "Find the latents of a source's images."),
+    "sample": Entry("viewstore.cli.gan:sample", "Make images of latents."),
+    "convert": Entry("viewstore.cli.gan:convert", "Write any StyleGAN2 file as our own."),
+}
+BATCH = 100
+FILE = click.Path(path_type=Path)
+
+
+@click.group("gan", cls=LazyGroup, table=COMMANDS, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def gan(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
+    """Train StyleGAN2 generators, invert images, sample and convert."""
+    apply_common(context.ensure_object(Terminal), **options)
+
+
+def synthesise(network: StyleGAN2, codes: Tensor, *, noise: Any) -> NDArray[np.float32]:  # noqa: ANN401
+    """Return the images of codes [N, L, D], clamped to [-1, 1]."""
+    import torch
+
+    size = (network.channels, network.res, network.res)
+    images = np.empty((len(codes), *size), np.float32)
+    with torch.no_grad():
+        for first in range(0, len(codes), BATCH):
+            made = network.synthesis(codes[first : first + BATCH], noise=noise)
+            images[first : first + BATCH] = made.clamp(-1, 1).numpy()
+    return images
+
+
+def told(facts: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in facts.items()
+    )
+
+
+def open_told(terminal: Terminal, path: Path) -> OpenedGenerator:
+    """Open a generator file, and say what its reader and its licence want said."""
+    from viewstore.generators.gan.file import read_generator
+
+    opened = read_generator(path)
+    for line in (*opened.notes, opened.origin.licence_note):
+        if line:
+            terminal.note(f"{path.name}: {line}")
+    return opened
+
+
+@command("sample", example="viewstore gan sample --gan gan.safetensors --z z.npy --out images.npy")
+@click.option("--gan", "gan_file", type=FILE, required=True, metavar="FILE", help="StyleGAN2.")
+@click.option("--z", type=FILE, metavar="Z.npy", help="Inputs of the mapping, [N, z_dim].")
+@click.option("--w", type=FILE, metavar="W.npy", help="Latents, [N, D] or one per layer [N, L, D].")
+@click.option("--labels", type=FILE, metavar="C.npy", help="Class numbers [N], or one-hot rows.")
+@click.option("--noise", type=click.Choice(["const", "none"]), default="const", show_default=True)
+@click.option("--truncation", type=float, default=1.0, show_default=True, metavar="PSI")
+@click.option("-o", "--out", type=FILE, required=True, metavar="IMAGES.npy")
+def sample(
+    terminal: Terminal,
+    gan_file: Path,
+    z: Path | None,
+    w: Path | None,
+    labels: Path | None,
+    noise: str,
+    truncation: float,
+    out: Path,
+) -> None:
+    """Make images of latents: float32 [N, C, H, W], clamped to [-1, 1]."""
+    from viewstore.files.disk import write_atomic
+
+    if (z is None) == (w is None):
+        raise ConfigError("give exactly one of --z and --w")
+    if not np.isfinite(truncation):
+        raise ConfigError(f"--truncation must be finite, got {truncation}")
+    network = open_told(terminal, gan_file).network
+    codes = _codes_of_z(network, z, labels) if z else _codes_of_w(network, w, labels)
+    codes = network.w_avg + truncation * (codes - network.w_avg) if truncation != 1 else codes
+    images = synthesise(network, codes, noise=noise)
+    buffer = io.BytesIO()
+    np.save(buffer, images, allow_pickle=False)
+    write_atomic(out, buffer.getvalue())
+    facts = {"file": str(out), "shape": list(images.shape), "fingerprint": network.fingerprint}
+    terminal.result(facts, f"{out}: {' x '.join(map(str, images.shape))} float32 in [-1, 1]")
+
+
+def _codes_of_z(network: StyleGAN2, path: Path, labels: Path | None) -> Tensor:
+    import torch
+
+    z = _floats("--z", path)
+    if z.ndim != 2 or z.shape[1] != network.z_dim:
+        raise _wrong_shape("--z", path, f"[N, {network.z_dim}]", z)
+    if network.c_dim and labels is None:
+        raise ConfigError(
+            f"this generator is conditional ({network.c_dim} classes): give --labels",
+            where="--labels",
+        )
+    c = None if labels is None else _labels(network, labels, len(z))
+    with torch.no_grad():
+        codes: Tensor = network.mapping(torch.from_numpy(z), c)
+    return codes
+
+
+def _codes_of_w(network: StyleGAN2, path: Path | None, labels: Path | None) -> Tensor:
+    import torch
+
+    assert path is not None, "one of --z and --w was given"
+    if labels is not None:
+        raise ConfigError("--labels belongs to --z: latents need none")
+    w = _floats("--w", path)
+    wanted = (network.num_codes, network.w_dim)
+    if w.ndim == 2 and w.shape[1] == network.w_dim:
+        return torch.from_numpy(w)[:, None].repeat(1, network.num_codes, 1)
+    if w.shape[1:] != wanted:
+        shape = f"[N, {wanted[1]}] or [N, {wanted[0]}, {wanted[1]}]"
+        raise _wrong_shape("--w", path, shape, w)
+    return torch.from_numpy(w)
+
+
+def _labels(network: StyleGAN2, path: Path, num: int) -> Tensor:
+    import torch
+
+    if not network.c_dim:
+        raise ConfigError("this generator is not conditional: leave out --labels")
+    array = _array("--labels", path)
+    numbers = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+    if numbers and array.shape == (num,):
+        if num and not 0 <= array.min() <= array.max() < network.c_dim:
+            raise ConfigError(
+                f"--labels must be in [0, {network.c_dim}), got {array.min()} to {array.max()}",
+                where=str(path),
+            )
+        return torch.from_numpy(array.astype(np.int64))
+    one_hot = array.shape == (num, network.c_dim) and bool(np.isin(array, (0, 1)).all())
+    if not one_hot or not (array.sum(1) == 1).all():
+        shape = f"class numbers [{num}] or one-hot rows [{num}, {network.c_dim}]"
+        raise _wrong_shape("--labels", path, shape, array)
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _floats(flag: str, path: Path) -> NDArray[np.float32]:
+    array = _array(flag, path)
+    if array.dtype.kind != "f":
+        raise ConfigError(f"{flag} must hold floats, got {array.dtype}", where=str(path))
+    with np.errstate(over="ignore"):  # too large is not finite, which is refused next
+        floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise ConfigError(f"{flag} must hold finite numbers", where=str(path))
+    return floats
+
+
+def _array(flag: str, path: Path) -> NDArray[Any]:
+    """Return the array of a `.npy` file; nothing in it is executed."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(
+            f"{flag} cannot be read: {error.strerror or error}", where=str(path)
+        ) from error
+    except (ValueError, EOFError, MemoryError) as error:
+        raise ConfigError(
+            f"{flag} must be a .npy file of numbers: {error}", where=str(path)
+        ) from error
+    if not isinstance(found, np.ndarray):
+        raise ConfigError(f"{flag} must be one array, a .npy file", where=str(path))
+    return found
+
+
+def _wrong_shape(flag: str, path: Path, wanted: str, found: NDArray[Any]) -> ConfigError:
+    return ConfigError(f"{flag} must be {wanted}, got {list(found.shape)}", where=str(path))
+
+
+@command("convert", example="viewstore gan convert network-snapshot.pkl --out gan.safetensors")
+@click.argument("file", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="Our own file.")
+@click.option("--dtype", type=click.Choice(["f32", "f16"]), default="f32", show_default=True)
+def convert(terminal: Terminal, file: Path, out: Path, dtype: str) -> None:
+    """Read any StyleGAN2 file that we know and write it as our own, then compare images.
+
+    f32 keeps every bit; f16 rounds the weights once, and says how far that moves the images.
+    """
+    from viewstore.generators.gan.file import compared_images, read_generator, write_generator
+
+    opened = open_told(terminal, file)
+    write_generator(out, opened.network, opened.origin, half=dtype == "f16")
+    network = read_generator(out).network
+    moved = float((compared_images(network) - compared_images(opened.network)).abs().max())
+    if dtype == "f32" and moved:
+        raise CheckpointError(f"{out} gives other images than {file}", where=str(out))
+    facts = {
+        "file": str(out),
+        "bytes": out.stat().st_size,
+        "family": opened.origin.family,
+        "resolution": network.res,
+        "channels": network.channels,
+        "classes": network.c_dim,
+        "fingerprint": network.fingerprint,
+        "largest_difference": moved,
+    }
+    terminal.result(facts, told(facts))

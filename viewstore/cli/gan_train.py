@@ -1,0 +1,240 @@
+"""The command `gan train`: a generator from images, or the inverter of a generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.cli.command import command
+from viewstore.cli.gan import FILE, open_told, synthesise, told
+from viewstore.cli.terminal import Progress, Terminal
+from viewstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from viewstore.generators.stylegan2.network import StyleGAN2
+
+
+MEASURES = 5  # how often in a training the distance to the real images is taken
+MEASURED_IMAGES = 2000
+
+
+@command(
+    "train",
+    example="viewstore gan train --part generator --source digits --holdout 4 "
+    "--out gan.safetensors",
+)
+@click.option("--part", type=click.Choice(["generator", "inverter"]), required=True)
+@click.option(
+    "--source",
+    default="digits",
+    show_default=True,
+    metavar="SRC",
+    help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits.",
+)
+@click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The weights.")
+@click.option("--size", type=click.IntRange(4, 1024), metavar="PX", help="Side of the images.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N images only.")
+@click.option(
+    "--holdout", type=click.IntRange(min=2), metavar="K", help="Leave out rows 0, K, 2K, ..."
+)
+@click.option("--kimg", type=float, metavar="K", help="Thousands of images shown (generator).")
+@click.option("--steps", type=int, metavar="N", help="Batches shown (inverter).")
+@click.option("--batch", type=int, metavar="B", help="Images of a step.")
+@click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another setting.")
+@click.option("--gan", "gan_file", type=FILE, metavar="FILE", help="Generator to invert.")
+@click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder (inverter).")
+@click.option("--state", type=FILE, metavar="FILE", help="Go on from here, and write here.")
+@click.option("--dtype", type=click.Choice(["f32", "f16"]), default="f16", show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Torch threads.")
+def train(terminal: Terminal, part: str, threads: int | None, **options: Any) -> None:  # noqa: ANN401
+    """Train a generator on images, or the inverter that guesses a generator's latents.
+
+    The defaults are the recipe of the shipped digits weights; --set changes any other setting,
+    for example --set latent_dim=512 --set channels=512. With --state, an interrupted generator
+    training goes on bit for bit where it was.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    given = _given(part, options)
+    started, cpu = time.perf_counter(), time.process_time()
+    work = _train_generator if part == "generator" else _train_inverter
+    facts = work(terminal, given, options)
+    facts |= {"file": str(options["out"]), "bytes": options["out"].stat().st_size}
+    facts |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    terminal.result(facts, told(facts))
+
+
+def _given(part: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given; those of the other part are refused."""
+    from viewstore.cli.build import parse_assignments
+
+    given = parse_assignments(options["assignments"])
+    for name in ("kimg", "steps", "batch", "seed"):
+        if options[name] is None:
+            continue
+        if name in given:
+            raise ConfigError(f"{name} is given twice: as a flag and with --set")
+        given[name] = options[name]
+    others = ["gan_file", "encoder"] if part == "generator" else ["state"]
+    for name in others:
+        if options[name] is not None:
+            flag = name.removesuffix("_file")
+            raise ConfigError(f"--{flag} does not belong to --part {part}")
+    return given
+
+
+def _settings(kind: Callable[..., Any], given: dict[str, Any]) -> Any:  # noqa: ANN401
+    from viewstore.errors import nearest
+
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(
+                f"this training has no setting {name!r}; {nearest(name, known)}", code="VS102"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{name} must be a number, got {value!r}")
+    return kind(**given)
+
+
+def _train_generator(
+    terminal: Terminal, given: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    from viewstore.generators.gan.file import Origin, rounded, write_generator
+    from viewstore.generators.gan.frechet import PixelFrechet
+    from viewstore.generators.gan.training import GanSettings, train_generator
+
+    settings = _settings(GanSettings, given)
+    everything, shown, _ = _images(options, size=options["size"], channels=None)
+    distance = PixelFrechet(_spread(everything))
+    due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
+
+    def measure(seen: int, network: StyleGAN2) -> None:
+        if due and seen >= due[0]:
+            due.pop(0)
+            near = distance(_generated(network, len(everything)))
+            terminal.note(f"{seen / 1000:.1f} kimg: Fréchet distance {near:.2f}")
+
+    total = settings.steps * settings.batch
+    with terminal.progress(total, unit="images", label="gan train") as bar:
+        report = _report_to(bar)
+        network = train_generator(
+            shown,
+            settings,
+            state=options["state"],
+            device=options["device"],
+            report=report,
+            snapshot=measure,
+        )
+        report(total, {})
+    half = options["dtype"] == "f16"
+    network = rounded(network, half=half)
+    facts: dict[str, Any] = {
+        "frechet": distance(_generated(network, len(everything))),
+        "frechet_images": min(len(everything), MEASURED_IMAGES),
+        "sigma_w": network.sigma_w,
+        "parameters": sum(value.numel() for value in network.parameters()),
+    }
+    origin = Origin(provenance=_provenance(settings, options, facts))
+    written = write_generator(options["out"], network, origin, half=half)
+    return facts | {"fingerprint": written.fingerprint}
+
+
+def _report_to(bar: Progress) -> Callable[[int, dict[str, float]], None]:
+    """Return what shows a training on `bar`, told how far it is in all, and its losses."""
+    before = 0
+
+    def report(done: int, losses: dict[str, float]) -> None:
+        nonlocal before
+        bar.advance(done - before, **losses)
+        before = done
+
+    return report
+
+
+def _train_inverter(
+    terminal: Terminal, given: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    from viewstore.build.compose import load_model, packaged_weights
+    from viewstore.generators.gan.inverter import write_inverter
+    from viewstore.generators.gan.inverter_training import InverterSettings, quality, train_inverter
+
+    settings = _settings(InverterSettings, given)
+    opened = open_told(terminal, options["gan_file"] or packaged_weights("gan"))
+    encoder = load_model("encoder", options["encoder"] or packaged_weights("encoder"))
+    network = opened.network.to(options["device"])
+    encoder = encoder.to(options["device"])
+    _, shown, held = _images(options, size=network.res, channels=network.channels)
+    with terminal.progress(settings.steps, unit="steps", label="inverter") as bar:
+        trained = train_inverter(
+            shown, network, encoder, settings, device=options["device"], report=_report_to(bar)
+        )
+    measured = quality(held if len(held) else shown, trained, network.cpu(), encoder.cpu())
+    facts: dict[str, Any] = {
+        **measured,
+        "measured_on": "held-out images" if len(held) else "training images",
+        "parameters": sum(value.numel() for value in trained.parameters()),
+    }
+    trained.provenance = _provenance(settings, options, facts)
+    written = write_inverter(options["out"], trained, half=options["dtype"] == "f16")
+    return facts | {"digest": written.digest}
+
+
+def _images(
+    options: dict[str, Any], *, size: int | None, channels: int | None
+) -> tuple[NDArray[np.float32], Tensor, Tensor]:
+    """Return all images, those to train on, and those held out: [N, C, S, S] in [-1, 1]."""
+    import torch
+
+    from viewstore.sources.image_array import read_images, signed
+
+    levels = read_images(options["source"], size=size, channels=channels, limit=options["limit"])
+    images = signed(levels)
+    holdout = options["holdout"]
+    out = np.zeros(len(images), bool) if holdout is None else np.arange(len(images)) % holdout == 0
+    return images, torch.from_numpy(images[~out]), torch.from_numpy(images[out])
+
+
+def _spread(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return at most MEASURED_IMAGES of the images, evenly spread over the rows."""
+    num = min(len(images), MEASURED_IMAGES)
+    return images[np.linspace(0, len(images) - 1, num).astype(np.int64)]
+
+
+def _generated(network: StyleGAN2, real: int) -> NDArray[np.float32]:
+    codes = network.sample(min(real, MEASURED_IMAGES), seed=1)
+    return synthesise(network, codes, noise="const")
+
+
+def _provenance(
+    settings: Any,  # noqa: ANN401
+    options: dict[str, Any],
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    """Return how weights came to be, without times and paths: the same run gives the same."""
+    import importlib.metadata
+    import platform
+
+    names = ("viewstore", "torch", "numpy")
+    return {
+        "settings": dataclasses.asdict(settings),
+        "source": Path(options["source"]).name,
+        "holdout": options["holdout"],
+        "limit": options["limit"],
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in names},
+        "metrics": metrics,
+    }

@@ -1,0 +1,131 @@
+"""Commands that look at views: inspect, stats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from viewstore.cli.command import command
+from viewstore.cli.terminal import Terminal
+from viewstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from viewstore.store.store import Store
+    from viewstore.store.view_set import ViewSet
+
+
+@command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
+@click.argument("store")
+@click.argument("key", required=False)
+@click.option("--sheet", type=click.Path(path_type=Path), metavar="F.png", help="Pictures as PNG.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="A report to open.")
+@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@click.option("-n", "count", default=10, show_default=True, metavar="N", help="Samples to show.")
+@click.option("--random", "at_random", is_flag=True, help="Random samples, not the first ones.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of --random.")
+def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
+    """Show what is in a store, or what is known of the sample KEY.
+
+    --sheet and --html draw originals with their crop boxes beside their views.
+    """
+    from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
+    from viewstore.inspect.summary import (
+        sample_facts,
+        sample_text,
+        store_facts,
+        store_text,
+        without_histograms,
+    )
+
+    opened = _opened(terminal, store)
+    view_sets = choose_view_sets(opened, options["view_set"])
+    rows = choose_rows(
+        opened,
+        count=options["count"],
+        random=options["at_random"],
+        seed=options["seed"],
+        key=key,
+    )
+    drawn = _draw(opened, rows, view_sets, options)
+    if key is None:
+        facts = without_histograms(store_facts(opened, view_sets))
+        text = "" if drawn else store_text(opened, view_sets)
+    else:
+        facts = sample_facts(opened, rows[0], view_sets)
+        text = "" if drawn else sample_text(facts, view_sets)
+    lines = [f"{path}: {len(rows)} samples" for path in drawn.values()]
+    terminal.result({**facts, **drawn}, text or "\n".join(lines))
+
+
+@command("stats", example="viewstore stats views --column distance")
+@click.argument("store")
+@click.option("--column", metavar="C", help="One column, with its histogram.")
+@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
+    """Show the columns of params, and what the view sets cost on this machine."""
+    from viewstore.cli.costs import cost_lines, store_costs
+    from viewstore.inspect.shown_rows import choose_view_sets
+    from viewstore.inspect.summary import (
+        choose_column,
+        column_summaries,
+        stats_table,
+        text_histogram,
+    )
+
+    opened = _opened(terminal, store)
+    chosen = choose_view_sets(opened, view_set)
+    if column is not None and view_set is None:
+        name = column.partition(".")[0]
+        chosen = [each for each in chosen if name in each.stats] or chosen
+    machine, costs = ({}, {}) if column or opened.remote else store_costs(opened, chosen)
+    facts = {}
+    lines = []
+    for each in chosen:
+        found = choose_column(each, column) if column else column_summaries(each)
+        facts[each.name] = {name: asdict(summary) for name, summary in found.items()}
+        lines += [f"view set {each.name}", *stats_table(found)]
+        for name, summary in found.items() if column else ():
+            lines += ["", name, *text_histogram(summary)]
+        if each.name in costs:
+            lines += cost_lines(costs[each.name], machine)
+        lines.append("")
+    answer = {"view_sets": facts, "machine": machine, "costs": costs}
+    terminal.result(answer, "\n".join(lines).rstrip())
+
+
+def _opened(terminal: Terminal, path: str) -> Store:
+    from viewstore.store.store import open_store
+
+    store = open_store(path)
+    terminal.store_id = store.store_id
+    return store
+
+
+def _draw(
+    store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet], options: dict[str, Any]
+) -> dict[str, str]:
+    """Write the files that the options ask for; return their paths by option."""
+    from viewstore.files import disk
+
+    drawn = {}
+    for name, path in (("sheet", options["sheet"]), ("html", options["html"])):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ConfigError(f"--{name} must name a file, and {path} is a folder", where=str(path))
+        if name == "sheet":
+            from viewstore.inspect.sheet import draw_sheet
+
+            data = draw_sheet(store, rows, view_sets, seed=options["seed"])
+        else:
+            from viewstore.inspect.report import write_report
+
+            data = write_report(store, rows, view_sets)
+        disk.make_directory(path.absolute().parent)
+        disk.write_atomic(path, data)
+        drawn[name] = str(path)
+    return drawn

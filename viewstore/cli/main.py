@@ -1,0 +1,127 @@
+"""The command line: the tree of commands, and the exit code of whatever happens.
+
+Exit codes: 0 done; 1 done, the answer is no; 2 settings; 3 cannot; 4 stopped, resumable;
+70 our bug; 130 interrupted; 141 stdout closed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
+from viewstore.cli.terminal import Terminal
+from viewstore.errors import StoppedError, ViewStoreError
+from viewstore.shards.signals import Stopped, heard_by, raise_stopped
+
+MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
+LEARN = "Learn from them"
+COMMANDS = {
+    "build": Entry("viewstore.cli.build:build", "Make a view set, or go on with one.", MAKE),
+    "status": Entry("viewstore.cli.build:status", "Say how far a build is.", MAKE),
+    "finalise": Entry("viewstore.cli.build:finalise", "Write the manifest after slices.", MAKE),
+    "gan": Entry("viewstore.cli.gan:gan", "Train, invert, sample and convert GANs.", MAKE),
+    "inspect": Entry("viewstore.cli.inspect:inspect", "Show what is in a store.", LOOK),
+    "stats": Entry("viewstore.cli.inspect:stats", "Show the columns of params.", LOOK),
+    "bench": Entry("viewstore.cli.bench:bench", "Measure how fast a store loads here.", LOOK),
+    "verify": Entry("viewstore.cli.mend:verify", "Prove a store whole; repair it.", MEND),
+    "gc": Entry("viewstore.cli.mend:gc", "Drop files that nothing names.", MEND),
+    "export": Entry("viewstore.cli.export:export", "Write views for other loaders.", MOVE),
+    "train": Entry("viewstore.cli.train:train", "Train an encoder on views.", LEARN),
+    "eval": Entry("viewstore.cli.train:evaluate", "Probe a trained encoder.", LEARN),
+}
+
+
+@click.group(
+    "viewstore",
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings=CONTEXT,
+    help="""Make expensive views once, keep them with their params, stream them into training.
+
+    \b
+    Example:
+      viewstore build --generator w-search && viewstore inspect views
+    """,
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 settings, 3 cannot, 4 stopped and resumable, "
+    "70 our bug, 130 interrupted, 141 stdout closed.",
+)
+@click.version_option(package_name="viewstore")
+@common_options
+@click.pass_context
+def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
+    apply_common(context.ensure_object(Terminal), **options)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of what happened.
+
+    A stop signal ends it with 4; engines listen for themselves. Without `arguments` the process
+    ends here, and a signal that comes later finds nothing left to stop.
+    """
+    terminal = Terminal()
+    code: int | None = None
+    try:
+        with heard_by(raise_stopped, then=signal.SIG_IGN if arguments is None else None):
+            code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+    except Stopped as stopped:
+        if code is None:
+            code = _failed(terminal, _stopped(stopped))
+    sys.exit(code)
+
+
+def _stopped(stopped: Stopped) -> StoppedError:
+    return StoppedError(
+        f"stopped by {signal.Signals(stopped.number).name}",
+        why="everything committed is kept",
+        fix="run the same command again",
+    )
+
+
+def _run(terminal: Terminal, arguments: list[str]) -> int:
+    try:
+        code = root.main(arguments, standalone_mode=False, obj=terminal, prog_name="viewstore")
+    except ViewStoreError as error:
+        return _failed(terminal, error)
+    except SystemExit as error:  # Click's, where the reader of a pipe has gone, is 1
+        return 141 if error.code == 1 else _code(error.code)
+    except click.UsageError as error:
+        terminal.json = terminal.json or "--json" in arguments  # it was not parsed yet
+        if error.ctx:
+            terminal.command = error.ctx.command_path.partition(" ")[2]
+        hint = f"{error.ctx.command_path} --help" if error.ctx else "viewstore --help"
+        usage = ViewStoreError(error.format_message(), code="VS100", fix=hint)
+        terminal.error(usage)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        terminal.note("interrupted")
+        return 130
+    except OSError as error:
+        from viewstore.files.disk import explain
+
+        return _failed(terminal, explain(error))
+    except Exception as error:  # the one place where a bug of ours becomes exit 70
+        bug = ViewStoreError(
+            f"viewstore failed: {type(error).__name__}: {error}",
+            why="this is a bug in viewstore, not in what you did",
+            fix="run again with -vv and report the traceback",
+        )
+        return _failed(terminal, bug)
+    return _code(code)
+
+
+def _code(code: object) -> int:
+    return code if isinstance(code, int) else 0
+
+
+def _failed(terminal: Terminal, error: ViewStoreError) -> int:
+    """Print an error; return its exit code, which for one without a kind is that of a bug."""
+    terminal.error(error)
+    if terminal.verbosity >= 2 or os.environ.get("VIEWSTORE_DEBUG") == "1":
+        traceback.print_exc()
+    return 70 if error.code == ViewStoreError.code else error.exit_code

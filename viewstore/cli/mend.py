@@ -1,0 +1,148 @@
+"""Commands that check and mend a store: verify, gc."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from viewstore.cli.build import WEIGHTS, Shown, parse_shards
+from viewstore.cli.command import command, options_of
+from viewstore.cli.terminal import Terminal
+from viewstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from viewstore.store.verify import Fault
+
+
+AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@command("verify", example="viewstore verify views --repair")
+@click.argument("store")
+@click.option("--quick", "level", flag_value="quick", help="Sizes and records only.")
+@click.option("--deep", "level", flag_value="deep", default="deep", help="Every hash. [default]")
+@click.option("--content", "level", flag_value="content", help="Decode every view too.")
+@click.option("--repair", is_flag=True, help="Rebuild exactly the damaged shards.")
+@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@click.option("--only", metavar="K,K-K", help="With --repair: these shards only.")
+@click.option("--failed", is_flag=True, help="With --repair: also shards with failed samples.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    help="With --repair: what to do with source images that cannot be read."
+    "  [default: fail; skip with --failed]",
+)
+@options_of(WEIGHTS)
+@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
+def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN401
+    """Prove a store whole: every shard hash, member checksum and params row.
+
+    STORE may be a URL: then all that readers need is fetched, or asked for its size with --quick.
+    Exits 1 and names what is not whole. Nothing is written without --repair.
+    """
+    from viewstore.files.local import is_url, local_path
+
+    level, view_set = options["level"], options["view_set"]
+    if is_url(store):
+        mend = f"viewstore verify STORE --repair where {store} was built; then copy it again"
+        if options["repair"]:
+            raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
+        from viewstore.store.verify_remote import verify_remote
+
+        faults = list(verify_remote(store, level=level, only=view_set))
+    else:
+        mend = f"viewstore verify {store} --repair"
+        faults = _verify_here(terminal, local_path(store), options)
+    text = "\n".join(map(str, faults)) or f"{store} is whole"
+    if faults and not options["repair"]:
+        text += f"\n{len(faults)} faults; mend them with: {mend}"
+    terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
+    return int(bool(faults))
+
+
+def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:
+    """Return the faults of a store of this machine, those that are left if it is to be mended."""
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.verify import verify as check
+
+    if not StorePaths(store).sources.is_dir():
+        raise ConfigError(
+            f"there is no store at {store}",
+            code="VS202",
+            where=str(store),
+            fix="give the folder that --out named when it was built",
+        )
+    level, view_set = options["level"], options["view_set"]
+    faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
+    if options["repair"]:
+        repaired = _repair(terminal, store, faults, options)
+        if repaired:
+            terminal.note(f"rebuilt {repaired}")
+        faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
+    return faults
+
+
+def _repair(
+    terminal: Terminal,
+    store: Path,
+    faults: list[Fault],
+    options: dict[str, Any],
+) -> str:
+    """Mend the faults that the options select; return what was rebuilt, as text."""
+    from viewstore.build.compose import WeightFiles
+    from viewstore.build.repair import failed_shards, repair
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import view_sets
+    from viewstore.store.verify import Fault
+
+    only = parse_shards(options["only"])
+    chosen = [f for f in faults if only is None or f.shard is None or f.shard in only]
+    if options["failed"]:
+        paths = StorePaths(store)
+        for name in view_sets(paths) if options["view_set"] is None else [options["view_set"]]:
+            chosen += [
+                Fault(view_set=name, shard=k, kind="member", path="", what="has failed samples")
+                for k in failed_shards(paths.view_set(name))
+                if only is None or k in only
+            ]
+    if not chosen:
+        return ""
+    roles = ("gan", "encoder", "inverter")
+    with ExitStack() as stack:
+        done = repair(
+            store,
+            chosen,
+            files=WeightFiles(**{role: options[role] for role in roles}),
+            on_error=options["on_error"] or ("skip" if options["failed"] else "fail"),
+            workers=options["workers"] or 0,
+            listener=Shown(terminal, stack),
+        )
+    return ", ".join(f"{name} {shards}" for name, shards in done.shards.items())
+
+
+@command("gc", example="viewstore gc views --older-than 24h --dry-run")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--older-than", default="24h", show_default=True, metavar="AGE", help="30m, 24h, 2d")
+@click.option("--dry-run", is_flag=True, help="Say what would go.")
+def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
+    """Drop files that no commit names: what killed builds left behind."""
+    from viewstore.build.repair import collect_garbage
+    from viewstore.format.paths import StorePaths
+
+    match = re.fullmatch(r"(\d+)([smhd])", older_than)
+    if match is None:
+        raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
+    if not StorePaths(store).sources.is_dir():
+        raise ConfigError(f"there is no store at {store}", code="VS202", where=str(store))
+    seconds = int(match[1]) * AGES[match[2]]
+    removed = collect_garbage(store, older_seconds=seconds, dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+    terminal.result(
+        {"removed": [str(path) for path in removed], "dry_run": dry_run},
+        f"{verb} {len(removed)} files",
+    )

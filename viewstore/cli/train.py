@@ -1,0 +1,354 @@
+"""Commands that learn from views: train, eval."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from viewstore.cli.command import command
+from viewstore.cli.terminal import Terminal, duration
+from viewstore.errors import ConfigError
+from viewstore.shards.signals import heard_by
+
+if TYPE_CHECKING:
+    from viewstore.train.config import PretrainConfig
+    from viewstore.train.pretrain import TrainResult
+
+
+OPTIMIZERS = ["sgd", "adam", "adamw"]
+POSITIVE = click.IntRange(min=1)
+
+
+@command(
+    "train",
+    example="viewstore train views --views simclr,simclr,w-search --strategy a2 --epochs 100 "
+    "--out run",
+)
+@click.argument("store", required=False)
+@click.option(
+    "--source", metavar="SRC", help="Train on a source instead of a store: online views only."
+)
+@click.option("--method", default="simclr", show_default=True, metavar="NAME", help="simclr.")
+@click.option(
+    "--views",
+    required=True,
+    metavar="LIST",
+    help="A view set or online policy for each view, for example simclr,simclr,w-search.",
+)
+@click.option(
+    "--strategy",
+    default="standard",
+    show_default=True,
+    metavar="NAME",
+    help="How views become losses: standard, a1, a2.",
+)
+@click.option("--epochs", type=POSITIVE, metavar="E", help="Length of the run.")
+@click.option("--steps", type=POSITIVE, metavar="N", help="Length of the run instead of --epochs.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Checkpoint and encoder; a run that is there goes on.",
+)
+@click.option("--batch-size", type=click.IntRange(2), default=256, show_default=True, metavar="B")
+@click.option(
+    "--backbone",
+    default="resnet18",
+    show_default=True,
+    metavar="NAME",
+    help="resnet18 (3x3 stem, no max-pool), conv6, conv3.",
+)
+@click.option(
+    "--projector",
+    default="2048,128",
+    show_default=True,
+    metavar="W,..",
+    help="Widths of the projector's layers.",
+)
+@click.option("--in-channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
+@click.option("--size", type=POSITIVE, metavar="PX", help="Side of online views.")
+@click.option(
+    "--temperature", type=float, default=0.5, show_default=True, metavar="T", help="Of simclr."
+)
+@click.option(
+    "--negatives",
+    type=click.Choice(["both", "other"]),
+    help="Views of other samples in simclr's denominator.  [default: the strategy's paper's]",
+)
+@click.option("--alpha", type=float, metavar="A", help="Weight of a2's alignment.  [default: 0.5]")
+@click.option(
+    "--anchors",
+    type=click.Choice(["both", "first"]),
+    help="Experts that a2 aligns generated views with.  [default: both]",
+)
+@click.option(
+    "--a2-loss",
+    type=click.Choice(["align", "full"]),
+    help="full: every pair of views, all views in the denominator.  [default: align]",
+)
+@click.option(
+    "--a1-crop",
+    metavar="NAME",
+    help="smallcrop, medcrop, largecrop or none.  [default: smallcrop]",
+)
+@click.option("--a1-flip", type=float, metavar="P", help="Flips of a1's views.  [default: 0.5]")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
+@click.option("--lr", type=float, metavar="LR", help="For 256 samples.  [default: the optimizer's]")
+@click.option("--weight-decay", type=float, metavar="WD", help="[default: the optimizer's]")
+@click.option(
+    "--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True
+)
+@click.option("--warmup-epochs", type=click.IntRange(0), default=0, show_default=True, metavar="E")
+@click.option("--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
+@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+@click.option("--half", is_flag=True, help="Round the encoder's weights to float16.")
+def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
+    """Train an encoder on views, or go on with a run; stopped at any moment, it loses minutes.
+
+    DIR/encoder.safetensors is what `viewstore eval` and `viewstore build --encoder` read.
+    """
+    import torch
+
+    import viewstore
+    from viewstore.shards.engine import StopRequest
+    from viewstore.sources.open import open_source
+    from viewstore.train.feed import open_feed, store_of_source
+    from viewstore.train.pretrain import RunOptions, pretrain
+
+    if (options["store"] is None) == (options["source"] is None):
+        raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    check_device(options["device"])
+    config = config_of(options)
+    store = (
+        store_of_source(open_source(options["source"]).table)
+        if options["store"] is None
+        else viewstore.open(options["store"])
+    )
+    terminal.store_id = store.store_id
+    stop = StopRequest(grace_seconds=0.0)
+    run = RunOptions(
+        out=options["out"],
+        device=options["device"],
+        half=options["half"],
+        stop=lambda: stop.requested,
+        command=shlex.join(["viewstore", *sys.argv[1:]]),
+    )
+    progress = partial(terminal.progress, unit="views", label="train")
+    with heard_by(stop.request), open_feed(store, config, num_threads=options["threads"]) as feed:
+        result = pretrain(config, feed, run, progress)
+    facts = _facts(config, result)
+    terminal.result(facts, _told(facts))
+    return 0
+
+
+def config_of(options: dict[str, Any]) -> PretrainConfig:
+    """Return the settings that options ask for. Raises ConfigError."""
+    from viewstore.train.config import PretrainConfig
+    from viewstore.train.methods import method_settings, strategy_of
+    from viewstore.train.networks import NetworkSettings
+    from viewstore.train.optim import OPTIMIZERS, OptimSettings
+
+    chosen = {
+        "alpha": options["alpha"],
+        "anchors": options["anchors"],
+        "loss": options["a2_loss"],
+        "crop": options["a1_crop"],
+        "flip": options["a1_flip"],
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    strategy = strategy_of(options["strategy"], given)
+    negatives = options["negatives"] or strategy.NEGATIVES
+    method = {"temperature": options["temperature"], "negatives": negatives}
+    defaults = OPTIMIZERS[options["optimizer"]]
+    lr, decay = options["lr"], options["weight_decay"]
+    return PretrainConfig(
+        views=tuple(name.strip() for name in options["views"].split(",")),
+        method=method_settings(options["method"], method),
+        strategy=strategy,
+        network=NetworkSettings(
+            backbone=options["backbone"],
+            in_channels=int(options["in_channels"]),
+            projector=_widths(options["projector"]),
+        ),
+        optim=OptimSettings(
+            name=options["optimizer"],
+            lr=defaults.lr if lr is None else lr,
+            weight_decay=defaults.weight_decay if decay is None else decay,
+            schedule=options["schedule"],
+            warmup_epochs=options["warmup_epochs"],
+        ),
+        epochs=options["epochs"],
+        steps=options["steps"],
+        batch_size=options["batch_size"],
+        size=options["size"],
+        seed=options["seed"],
+        holdout=options["holdout"],
+        precision=options["precision"],
+    )
+
+
+def check_device(name: str) -> None:
+    """Raise UnavailableError if torch has no such device here."""
+    import torch
+
+    from viewstore.errors import UnavailableError
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UnavailableError(
+            f"device {name} cannot be used",
+            where=f"--device {name}",
+            why=str(error).splitlines()[0],
+            fix="leave out --device to use the CPU",
+        ) from error
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"projector must be widths such as 2048,128, got {text!r}", where=f"--projector {text}"
+        ) from None
+
+
+def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
+    steps = result.steps - result.resumed_at
+    trained = steps * config.batch_size * len(config.views)
+    return {
+        "encoder": str(result.encoder),
+        "method": config.method.TRAITS.name,
+        "strategy": config.strategy.NAME,
+        "views": list(config.views),
+        "steps": result.steps,
+        "resumed_at": result.resumed_at,
+        "loss": result.loss,
+        "history": result.history,
+        "seconds": result.seconds,
+        "views_per_second": trained / max(result.seconds, 1e-9),
+    }
+
+
+def _told(facts: dict[str, Any]) -> str:
+    if facts["resumed_at"] == facts["steps"]:
+        return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
+    begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
+    return (
+        f"trained {facts['steps']} steps{begun} in {duration(facts['seconds'])}, "
+        f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}\n"
+        f"encoder {facts['encoder']}"
+    )
+
+
+@command("eval", example="viewstore eval run --source digits --probe knn --holdout 4")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--source", required=True, metavar="SRC", help="Labelled images that the probe learns from."
+)
+@click.option("--test", metavar="SRC", help="Labelled images that it is asked about.")
+@click.option(
+    "--holdout", type=click.IntRange(2), metavar="N", help="Ask about every Nth row of --source."
+)
+@click.option(
+    "--probe",
+    type=click.Choice(["knn", "linear", "logreg"]),
+    default="knn",
+    show_default=True,
+    help="linear is on features without augmentation (lin_frozen).",
+)
+@click.option(
+    "--knn",
+    "preset",
+    type=click.Choice(["monitor", "ca", "gs", "dino"]),
+    default="monitor",
+    show_default=True,
+    help="Neighbours and temperature.",
+)
+@click.option("--limit", type=POSITIVE, metavar="N", help="First N images of each source only.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of linear.")
+@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
+@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
+    """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
+    import torch
+
+    from viewstore.sources.open import open_source
+    from viewstore.train.encoder_file import load_encoder
+    from viewstore.train.evaluate import evaluate as probe
+    from viewstore.train.evaluate import features_of, split_rows
+
+    if (options["test"] is None) == (options["holdout"] is None):
+        raise ConfigError(
+            "eval needs --test SRC or --holdout N, one of them",
+            why="a probe must not be asked about what it learnt from",
+            fix="give --holdout 4 to ask about every fourth row of --source",
+        )
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    check_device(options["device"])
+    encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
+    table = open_source(options["source"], limit=options["limit"]).table
+    count = len(table.keys)
+    if options["holdout"] is not None:
+        queried = table
+        bank_rows, query_rows = split_rows(count, options["holdout"])
+    else:
+        queried = open_source(options["test"], limit=options["limit"]).table
+        if queried.label_names != table.label_names:
+            raise ConfigError(
+                "both sources must have the same labels",
+                why=f"{options['source']} has {len(table.label_names)} names, "
+                f"{options['test']} has {len(queried.label_names)}",
+            )
+        bank_rows, query_rows = torch.arange(count).numpy(), torch.arange(len(queried.keys)).numpy()
+    device = options["device"]
+    score = probe(
+        features_of(encoder, table, bank_rows, device=device),
+        features_of(encoder, queried, query_rows, device=device),
+        options["probe"],
+        preset=options["preset"],
+        seed=options["seed"],
+    )
+    facts = {
+        "probe": options["probe"],
+        "metric": score.metric,
+        "accuracy": score.accuracy,
+        "standard_error": score.standard_error,
+        "queries": score.queries,
+        "bank": score.bank,
+        "encoder": encoder.digest,
+        **score.details,
+    }
+    text = (
+        f"{score.metric}: {100 * score.accuracy:.2f} % of {score.queries} right "
+        f"(standard error {100 * score.standard_error:.2f}), learnt from {score.bank}"
+    )
+    terminal.result(facts, text)
+    return 0
+
+
+def encoder_path(checkpoint: Path) -> Path:
+    """Return the encoder's file of a run's folder, or the file itself. Raises ConfigError."""
+    path = checkpoint / "encoder.safetensors" if checkpoint.is_dir() else checkpoint
+    if not path.is_file():
+        unfinished = (checkpoint / "checkpoint.safetensors").is_file()
+        raise ConfigError(
+            f"there is no encoder at {path}",
+            where=str(checkpoint),
+            why="its training has not ended yet" if unfinished else "nothing is there",
+            fix="run the same train command again" if unfinished else "check the path",
+        )
+    return path

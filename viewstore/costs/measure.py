@@ -1,0 +1,178 @@
+"""What this machine does: cold reads, copies, decoding, and sizes of real views encoded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.costs.estimate import CodecCost, Machine, encoded_row_bytes, raw_row_bytes, set_bytes
+from viewstore.format.plan import Plan
+from viewstore.images.codec import Codec
+from viewstore.store.view_set import ViewSet
+
+READ_BYTES = 256 << 20
+CHUNK_BYTES = 4 << 20
+LEAST_READ_BYTES = 8 << 20  # less says more about the first seek than about the disk
+SCRATCH_BYTES = 64 << 20
+COPY_BYTES = 32 << 20
+SECONDS = 0.25
+MOST_VIEWS = 128  # that are encoded or decoded to learn sizes and rates
+
+
+def machine_at(folder: Path, files: Sequence[Path] = ()) -> Machine:
+    """Return what this machine does with files in `folder`.
+
+    Args:
+        folder: Where the store is, or will be.
+        files: Files there that may be read cold; without enough of them a temporary one is
+            written beside `folder` and removed again.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    rate = disk_rate(files)
+    if rate is None:
+        rate = _scratch_rate(there if there != folder else folder.absolute().parent)
+    return Machine(
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=free_memory(),
+        free_bytes=shutil.disk_usage(there).free,
+        disk_bytes_per_second=rate,
+        copy_bytes_per_second=copy_rate(),
+    )
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free or can be freed."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def disk_rate(files: Iterable[Path]) -> float | None:
+    """Return bytes per second of reading files that were dropped from the page cache.
+
+    None if there is too little to read, or the system cannot drop it.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    read, seconds = 0, 0.0
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            began = time.perf_counter()
+            while chunk := os.read(descriptor, CHUNK_BYTES):
+                read += len(chunk)
+            seconds += time.perf_counter() - began
+        finally:
+            os.close(descriptor)
+        if read >= READ_BYTES:
+            break
+    return read / seconds if read >= LEAST_READ_BYTES and seconds else None
+
+
+def _scratch_rate(folder: Path) -> float | None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".viewstore-") as file:
+            file.write(os.urandom(SCRATCH_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            return disk_rate([Path(file.name)])
+    except OSError:
+        return None
+
+
+def copy_rate() -> float:
+    """Return bytes per second that one core copies within memory."""
+    source = np.ones(COPY_BYTES, np.uint8)
+    target = np.zeros(COPY_BYTES, np.uint8)
+    return COPY_BYTES * rate_of(lambda: np.copyto(target, source), seconds=0.1)
+
+
+def rate_of(step: Callable[[], object], *, seconds: float = SECONDS) -> float:
+    """Return how often a step runs in a second."""
+    step()
+    count = 0
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds or not count:
+        step()
+        count += 1
+    return count / spent
+
+
+def decode_rate(codec: Codec, payloads: Sequence[bytes], *, seconds: float = SECONDS) -> float:
+    """Return the views that one core decodes in a second."""
+    return len(payloads) * rate_of(
+        lambda: [codec.decode(each) for each in payloads], seconds=seconds
+    )
+
+
+def codec_costs(
+    view_set: ViewSet, *, plan: Plan | None = None, seconds: float = SECONDS
+) -> dict[str, CodecCost]:
+    """Return what raw, the view set's own codec and jpg make of its views, the own one first.
+
+    Args:
+        view_set: Real views, of which some are read.
+        plan: Plan of a larger view set that is meant; None: this one's.
+        seconds: How long decoding is measured.
+    """
+    plan = plan or view_set.plan
+    pixels = sample_views(view_set)
+    own = view_set.codec
+    names = dict.fromkeys([own.name, "raw", "jpg"] if own.name == "raw" else [own.name, "raw"])
+    costs = {}
+    for name in names:
+        codec = own if name == own.name else Codec(name=name)
+        costs[name] = _cost(codec, pixels, view_set, plan, seconds)
+    return costs
+
+
+def _cost(
+    codec: Codec, pixels: Sequence[NDArray[np.uint8]], view_set: ViewSet, plan: Plan, seconds: float
+) -> CodecCost:
+    if codec.name == "raw":
+        return CodecCost(
+            codec="raw",
+            view_bytes=plan.height * plan.width * plan.channels,
+            set_bytes=set_bytes(replace(plan, members=("json", "views.npy")), raw_row_bytes(plan)),
+            decode_views_per_second=None,
+        )
+    payloads = [codec.encode(each) for each in pixels]
+    sizes = [len(each) for each in payloads]
+    if codec.name == view_set.codec.name:
+        sizes = _stored_sizes(view_set)
+    members = ("json", *(f"v{view}.{codec.suffix}" for view in range(plan.views)))
+    return CodecCost(
+        codec=codec.name,
+        view_bytes=sum(sizes) / len(sizes),
+        set_bytes=set_bytes(replace(plan, members=members), encoded_row_bytes(plan, sizes)),
+        decode_views_per_second=decode_rate(codec, payloads, seconds=seconds),
+    )
+
+
+def _stored_sizes(view_set: ViewSet) -> list[int]:
+    """Return the size of every encoded view of a view set."""
+    columns = [place for place, name in enumerate(view_set.plan.members) if name.startswith("v")]
+    sizes: Any = view_set.members[:, columns]["size"]
+    found: list[int] = sizes[sizes > 0].tolist()
+    return found
+
+
+def sample_views(view_set: ViewSet, most: int = MOST_VIEWS) -> list[NDArray[np.uint8]]:
+    """Return some views of evenly spread rows that were built."""
+    built = [row for shard in view_set.shards.values() for row in shard.rows]
+    count = min(len(built), max(1, most // view_set.num_views))
+    rows = [built[place] for place in np.linspace(0, len(built) - 1, count).astype(int).tolist()]
+    return [view for row in rows for view in view_set[row]][:most]

@@ -1,0 +1,161 @@
+"""A view set as numbered WebDataset tars with labels and params in them, and their index.
+
+The shards of a store are such tars already; these have plain names, for brace patterns, and
+carry what else is known of each sample: `cls`, and each params column as `<column>.npy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+from viewstore.export.selection import Exported, Listener, Selection, check_room
+from viewstore.files import disk
+from viewstore.files.disk import claimed_stream, drop_leftovers
+from viewstore.files.local import read_record
+from viewstore.format.records import LARGE_BYTES, canonical, check_form, parse
+from viewstore.format.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
+
+INDEX = "index.json"
+KIND = "viewstore-webdataset"
+SHARDS = [{"url": str, "nsamples": int, "filesize": int, "hash": str}]
+LABEL_DIGITS = 7  # webdataset decodes `cls` as a number
+
+
+def export_tar(selection: Selection, out: Path, *, listener: Listener | None = None) -> Exported:
+    """Write a selection into the folder `out`: a tar for each shard, then index.json.
+
+    The index comes last: a folder without one is an export that was stopped, and is begun again.
+    The same selection gives the same bytes; what is this very export already is left alone.
+
+    Raises:
+        ConfigError: `out` is a file, or a folder that holds something else.
+        FormatError: The index of an export that is there is damaged.
+        UnavailableError: The disk is too small.
+    """
+    shards = dict(_shards(selection))
+    names = [f"{number:06d}.tar" for number in range(len(shards))]
+    if (done := _done(selection, out, names)) is not None:
+        return done
+    disk.make_directory(out.absolute())
+    check_room(out, _bytes_of(selection))
+    disk.unlink(out / INDEX)
+    entries = []
+    for name, rows in zip(names, shards.values(), strict=True):
+        drop_leftovers(out / name)
+        entries.append(_write_shard(selection, rows, out / name, listener))
+    index = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": selection.view_set.name,
+        "shardlist": entries,
+        "viewstore": _facts(selection),
+    }
+    disk.write_atomic(out / INDEX, canonical(index))
+    return _exported(selection, out, names, already=False)
+
+
+def _facts(selection: Selection) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "kind": KIND,
+        "store_id": selection.store.store_id,
+        "rows": len(selection.rows),
+        "selection": selection.digest,
+        "label_names": list(selection.store.label_names),
+    }
+
+
+def _exported(selection: Selection, out: Path, names: list[str], *, already: bool) -> Exported:
+    paths = tuple(out / name for name in names)
+    size = sum(path.stat().st_size for path in paths)
+    return Exported(paths=paths, num_samples=len(selection.rows), bytes=size, already=already)
+
+
+def _done(selection: Selection, out: Path, names: list[str]) -> Exported | None:
+    """Return what is in `out` if it is this export. Raises ConfigError: it is something else."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must name a folder, and {out} is a file", where=str(out))
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if INDEX not in found:
+        unfinished = {name for name in found if name.startswith(".") or name in names}
+        if found - unfinished:
+            raise _other(out, f"it holds {min(found - unfinished)}")
+        return None
+    index = read_record(out / INDEX, parse, limit=LARGE_BYTES)
+    facts = index.get("viewstore")
+    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+        raise _other(out, f"its {INDEX} is not that of an export")
+    if facts != _facts(selection):
+        raise _other(out, "it holds another export")
+    check_form(index.get("shardlist"), SHARDS, INDEX)
+    hashes = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
+    whole = list(hashes) == names and all(
+        name in found and disk.sha256_of(out / name) == hashes[name] for name in names
+    )
+    return _exported(selection, out, names, already=True) if whole else None
+
+
+def _other(out: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{out} cannot take this export",
+        where=str(out),
+        why=why,
+        fix="name a new folder with --out, or empty this one",
+    )
+
+
+def _shards(selection: Selection) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield the chosen rows of each shard of the store that has any."""
+    numbers = selection.rows // selection.store.shard_rows
+    for number in np.unique(numbers).tolist():
+        yield number, selection.rows[numbers == number]
+
+
+def _write_shard(
+    selection: Selection, rows: NDArray[np.int64], path: Path, listener: Listener | None
+) -> dict[str, Any]:
+    """Write a tar; return its entry in the index."""
+    entry: dict[str, Any] = {"url": path.name, "nsamples": len(rows)}
+
+    def write(temporary: Path) -> None:
+        with claimed_stream(temporary) as stream:
+            tar = TarWriter(stream)
+            for row, members in zip(rows.tolist(), _members(selection, rows), strict=True):
+                for extension in sorted(members):
+                    tar.add(member_name(row, extension), members[extension])
+                if listener is not None:
+                    listener.advance(1)
+            tar.finish()
+        entry.update(filesize=tar.bytes, hash=tar.sha256.hexdigest())
+
+    disk.write_atomic_with(path, write)
+    return entry
+
+
+def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str, bytes]]:
+    """Yield the members of each row by extension; every row has the same ones."""
+    views, labels = selection.view_set, selection.store.labels
+    columns = {c.name: views.params.rows(c.name, rows) for c in selection.columns}
+    labelled = bool((labels[selection.rows] >= 0).all())
+    for place, row in enumerate(rows.tolist()):
+        members = dict(views.payloads(row))
+        if labelled:
+            members["cls"] = b"%0*d" % (LABEL_DIGITS, labels[row])
+        for name, values in columns.items():
+            members[f"{name}.npy"] = pack_npy(values[place])
+        yield members
+
+
+def _bytes_of(selection: Selection) -> int:
+    """Return an upper bound of the size of all tars."""
+    sizes = selection.view_set.members["size"][selection.rows].astype(np.int64)
+    stored = int((-(-sizes // BLOCK) * BLOCK + BLOCK).sum())
+    columns = sum(BLOCK + padded(NPY_BYTES + c.row_bytes) for c in selection.columns)
+    ends = 2 * BLOCK * (len(selection.rows) // selection.store.shard_rows + 2)
+    return stored + len(selection.rows) * (columns + 2 * BLOCK) + ends

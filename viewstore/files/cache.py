@@ -1,0 +1,397 @@
+"""A cache of downloads on this disk: named by their sha256, shared by stores, jobs and ranks.
+
+A file has its name only when all its bytes were checked, and is evicted by unlink: who has it
+open keeps it. Room is reserved before a byte is downloaded, so that the limit is never passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viewstore.errors import FormatError, UnavailableError
+from viewstore.files import disk
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.disk import drop_unlocked
+
+Download = Callable[[], Iterator[bytes]]
+
+AHEAD = 2  # shards that a rank downloads before it needs them
+STALE_SECONDS = 7 * 86_400  # a resident that nobody opened for so long is none
+FULL_SECONDS = 60  # until a disk that was full is tried again
+OBJECT = re.compile(r"[0-9a-f]{64}")
+RESERVED = re.compile(r"([0-9a-f]{64})\.(\d+)\.")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HOST_FILES = "host"  # the folder of what processes of one host make and share
+FOLDERS = ("obj", "tmp", "lock", "seen", HOST_FILES)
+
+
+def needed_bytes(largest: int, ranks: int) -> int:
+    """Return the least limit for shards of up to `largest` bytes and so many ranks here."""
+    return (ranks * (AHEAD + 1) + 1) * largest
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A file in the cache. `added`, `opened`: seconds since the epoch."""
+
+    path: Path
+    bytes: int
+    added: float
+    opened: float
+
+
+@dataclass
+class Cache:
+    """Opens downloads; safe to share between threads and processes.
+
+    Attributes:
+        settings: Where, how many, and what goes first.
+        ranks: Processes of this machine that read through it, each with shards ahead.
+        hash_tries: Downloads of a file that is wrong each time.
+    """
+
+    settings: CacheSettings
+    ranks: int = 1
+    hash_tries: int = 3
+    _checked: set[str] = field(default_factory=set)
+    _warned: bool = False
+    _full_until: float = 0.0
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Cache, (self.settings, self.ranks, self.hash_tries))
+
+    def open(self, sha256: str, size: int, download: Download, where: str) -> int:
+        """Return a descriptor of the file with this sha256, downloaded if it is not here.
+
+        Args:
+            sha256: Of the file, in hex: what it is known by.
+            size: Of the file, in bytes.
+            download: Yields the bytes of the file, anew each time.
+            where: What people call it.
+
+        Raises:
+            FormatError: Every download had other bytes.
+            UnavailableError: The cache cannot be written.
+        """
+        descriptor = self._open(sha256, size)
+        if descriptor is not None:
+            return descriptor
+        if size <= self.settings.limit_bytes:
+            descriptor = self._kept(sha256, size, download, where)
+            if descriptor is not None:
+                return descriptor
+        return self._stream(sha256, size, download, where)
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the file is here now."""
+        return self._object(sha256).exists()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a download would have room, as far as is known without trying."""
+        return self.settings.limit_bytes > 0 and time.monotonic() >= self._full_until
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the files, of the downloads under way and of what processes share."""
+        return _total(*self._listed())
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[int]:
+        """Give the bytes that nothing takes yet, and let nobody reserve any meanwhile."""
+        self._make_folders()
+        with self._locked("space"):
+            self._sweep("")
+            yield self.settings.limit_bytes - self.used_bytes
+
+    def _kept(self, sha256: str, size: int, download: Download, where: str) -> int | None:
+        """Download into the cache; None if it, or the disk, has no room."""
+        try:
+            self._make_folders()
+            with self._locked(sha256[:3]):
+                descriptor = self._open(sha256, size)  # another may have been faster
+                if descriptor is not None:
+                    return descriptor
+                reserved = self._reserve(sha256, size)
+                if reserved is None:
+                    return None
+                return self._fill(*reserved, sha256, size, download, where)
+        except OSError as error:
+            if error.errno in FULL:
+                self._warn(str(error.strerror))
+                return None
+            raise UnavailableError(
+                f"cache cannot be used: {error.strerror}",
+                code="VS302",
+                where=str(error.filename or self.settings.directory),
+                fix="name another directory in VIEWSTORE_CACHE__DIRECTORY",
+            ) from error
+
+    def _open(self, sha256: str, size: int) -> int | None:
+        """Open what is there, after its bytes were seen by this boot of the machine."""
+        path = self._object(sha256)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            if os.fstat(descriptor).st_size != size or not self._trusted(sha256, descriptor):
+                disk.unlink(path)
+                os.close(descriptor)
+                return None
+            with contextlib.suppress(OSError):  # evicted, or a cache that others own
+                added = os.fstat(descriptor).st_mtime_ns
+                os.utime(descriptor, ns=(time.time_ns(), added))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _trusted(self, sha256: str, descriptor: int) -> bool:
+        """Whether the bytes are right: a crash of the machine may have left others."""
+        if sha256 in self._checked:
+            return True
+        mark = self._mark(sha256)
+        if not mark.exists():
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return False
+            self._trust(sha256)
+        self._checked.add(sha256)
+        return True
+
+    def _trust(self, sha256: str) -> None:
+        mark = self._mark(sha256)
+        if not mark.parent.exists():
+            for old in self._directory("seen").glob(f"{socket.gethostname()}.*"):
+                if old != mark.parent:  # another thread or process was faster to make it
+                    shutil.rmtree(old, ignore_errors=True)
+            mark.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another host of our name removed it: no harm
+            mark.touch()
+
+    def _reserve(self, sha256: str, size: int) -> tuple[Path, int] | None:
+        """Return a file of `size` bytes to fill, or None if the cache or the disk has no room."""
+        name = f"{sha256}.{size}.{socket.gethostname()}.{boot_id()}.{os.getpid()}"
+        path = self._directory("tmp") / name
+        with self._locked("space"):
+            # Whoever holds the lock of a hash is its only writer: what is left is of the dead.
+            for left in path.parent.glob(f"{sha256}.*"):
+                disk.unlink(left)
+            self._sweep(sha256[:3])
+            victims = self._victims(size)
+            if victims is None:
+                self._warn(f"no room for {size} bytes: others download into it")
+                return None
+            for victim in victims:
+                self._evict(victim)
+            while True:
+                try:
+                    return path, disk.reserve(path, size)
+                except OSError as error:
+                    if error.errno not in FULL:
+                        raise
+                    rest = self._order(self._listed()[1], size)
+                    if not rest:
+                        self._warn(f"{error.strerror}")
+                        return None
+                    self._evict(rest[0])
+
+    def _fill(
+        self, path: Path, descriptor: int, sha256: str, size: int, download: Download, where: str
+    ) -> int:
+        """Download into a reserved file; return a descriptor of it under its name."""
+        try:
+            self._write(descriptor, sha256, size, download, where)
+            os.fchmod(descriptor, 0o444)
+            disk.sync(descriptor)
+            self._trust(sha256)
+            found = os.open(path, os.O_RDONLY)
+            disk.rename(path, self._object(sha256))
+        except BaseException:
+            disk.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+        self._checked.add(sha256)
+        return found
+
+    def _stream(self, sha256: str, size: int, download: Download, where: str) -> int:
+        """Download into memory that ends with its last descriptor or map."""
+        descriptor = os.memfd_create(f"viewstore-{sha256[:16]}", os.MFD_CLOEXEC)
+        try:
+            self._write(descriptor, sha256, size, download, where)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _write(
+        self, descriptor: int, sha256: str, size: int, download: Download, where: str
+    ) -> None:
+        """Write a download that has the right length and sha256; others are begun again."""
+        for left in reversed(range(self.hash_tries)):
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            found = hashlib.sha256()
+            length = 0
+            try:
+                for chunk in download():
+                    length += len(chunk)
+                    if length > size:  # what was reserved is what is written
+                        raise FormatError(f"file must have {size} bytes, got more")
+                    found.update(chunk)
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[os.write(descriptor, view) :]
+                if length != size:
+                    raise FormatError(f"file must have {size} bytes, got {length}")
+                if found.hexdigest() != sha256:
+                    raise FormatError(
+                        f"file does not match its sha256: expected {sha256}, "
+                        f"got {found.hexdigest()}"
+                    )
+                return
+            except FormatError as error:
+                if not left:
+                    raise FormatError(
+                        f"{error}, in {self.hash_tries} downloads",
+                        code="VS203",
+                        where=where,
+                        why="the remote file was changed, or the way from it changes bytes",
+                    ) from error
+
+    def _victims(self, size: int) -> list[_Object] | None:
+        """Return what to evict before `size` bytes fit; None if that is not enough."""
+        reserved, objects = self._listed()
+        excess = _total(reserved, objects) + size - self.settings.limit_bytes
+        victims = []
+        for each in self._order(objects, size):
+            if excess <= 0:
+                break
+            victims.append(each)
+            excess -= each.bytes
+        return victims if excess <= 0 else None
+
+    def _order(self, objects: list[_Object], size: int) -> list[_Object]:
+        """Return the files in the order in which they make room."""
+        if self.settings.eviction == "lru":
+            return sorted(objects, key=lambda each: each.opened)
+        stale_before = time.time() - STALE_SECONDS
+        spare = needed_bytes(max([size, *(each.bytes for each in objects)]), self.ranks)
+        left = max(0, self.settings.limit_bytes - spare)
+        stale: list[_Object] = []
+        residents: list[_Object] = []
+        turning: list[_Object] = []
+        for each in sorted(objects, key=lambda each: each.added):
+            if each.opened < stale_before:
+                stale.append(each)
+            elif each.bytes <= left and not turning:
+                left -= each.bytes
+                residents.append(each)
+            else:
+                turning.append(each)
+        return [*stale, *turning, *reversed(residents)]
+
+    def _evict(self, victim: _Object) -> None:
+        disk.unlink(victim.path)
+        self._checked.discard(victim.path.name)
+
+    def _listed(self) -> tuple[list[tuple[str, int]], list[_Object]]:
+        """Return reservations as (sha256, bytes), and files. In this order: downloads become
+        files meanwhile, and must not be missed.
+        """
+        folders = map(self._directory, ("tmp", HOST_FILES))
+        matches = (RESERVED.match(path.name) for each in folders for path in each.iterdir())
+        reserved = [(match[1], int(match[2])) for match in matches if match]
+        objects = []
+        for path in self._directory("obj").iterdir():
+            if OBJECT.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    facts = path.stat()
+                    each = _Object(path, facts.st_size, facts.st_mtime, facts.st_atime)
+                    objects.append(each)
+        return reserved, objects
+
+    def _sweep(self, mine: str) -> None:
+        """Drop what the dead have left: downloads and shared files whose lock nobody holds."""
+        for path in self._directory("tmp").iterdir():
+            if path.name[:3] != mine and not self._is_locked(path.name[:3]):
+                disk.unlink(path)
+        stale_before = time.time() - STALE_SECONDS
+        for path in self._directory(HOST_FILES).iterdir():
+            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to open
+                # Not every file system says here what another host has locked.
+                here = f".{socket.gethostname()}." in path.name
+                if here or path.stat().st_mtime < stale_before:
+                    drop_unlocked(path)
+
+    def _is_locked(self, name: str) -> bool:
+        descriptor = os.open(self._directory("lock") / name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        descriptor = os.open(self._directory("lock") / name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:  # closing is not enough: a forked child may have the descriptor too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
+    def _warn(self, why: str) -> None:
+        self._full_until = time.monotonic() + FULL_SECONDS
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"cache {self.settings.directory} takes no more shards, they stay in memory: {why}",
+                stacklevel=2,
+            )
+
+    def _make_folders(self) -> None:
+        for name in FOLDERS:
+            disk.make_directory(self._directory(name))
+
+    def _directory(self, name: str) -> Path:
+        return self.settings.directory / name
+
+    def _object(self, sha256: str) -> Path:
+        return self._directory("obj") / sha256
+
+    def _mark(self, sha256: str) -> Path:
+        """Return the name that says: this boot of this machine has seen the right bytes."""
+        return self._directory("seen") / f"{socket.gethostname()}.{boot_id()}" / sha256
+
+
+def _total(reserved: list[tuple[str, int]], objects: list[_Object]) -> int:
+    """Return the bytes of both: a download that just got its name is counted once."""
+    here = {each.path.name for each in objects}
+    coming = sum(size for sha256, size in reserved if sha256 not in here)
+    return coming + sum(each.bytes for each in objects)
+
+
+def boot_id() -> str:
+    """Return what this boot of the machine is known by."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,309 @@
+"""Every write, fsync, rename and link of the package: the seam that the fault tests replace.
+
+A file is written under a temporary name on the same file system, synced, and only then given
+its name, so that a crash at any instant leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from viewstore.errors import FormatError, StoppedError, UnavailableError, ViewStoreError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
+
+
+def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
+    """Return the error for people of something that the operating system refused."""
+    if error.errno in FULL:
+        place = where or error.filename
+        return StoppedError(
+            f"the disk is full: {error.strerror}",
+            code="VS302",
+            where=None if place is None else str(place),
+            why="every committed shard is kept; what was unfinished was dropped",
+            fix="free some space and run the same command again",
+        )
+    place = error.filename or where
+    return UnavailableError(
+        f"the system refused: {error.strerror or error}",
+        code="VS302",
+        where=None if place is None else str(place),
+    )
+
+
+@contextlib.contextmanager
+def explained(where: Path) -> Iterator[None]:
+    """Raise, for an OSError in the block, the error that says what to do about it."""
+    try:
+        yield
+    except BrokenPipeError:  # a listener's terminal has gone away: nothing of the store's
+        raise
+    except OSError as error:
+        raise explain(error, where) from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in the directory `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its missing parents, each durable in its own parent."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fsync_directory(path.parent)
+
+
+def write_temporary(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Create `path`, which must not exist, with `data`, and sync it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def stream_temporary(path: Path, *, mode: int = 0o444) -> Iterator[BinaryIO]:
+    """Create `path`, which must not exist, for writing piece by piece; sync it at the end."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+
+
+def reserve(path: Path, size: int) -> int:
+    """Create `path`, which must not exist, with `size` bytes of disk; return its descriptor.
+
+    Raises:
+        OSError: The disk is full; nothing is left.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+    except BaseException:
+        os.close(descriptor)
+        unlink(path)
+        raise
+    return descriptor
+
+
+def sync(descriptor: int) -> None:
+    """Make the bytes of an open file durable."""
+    os.fsync(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give `source` the name `target`, replacing what had it."""
+    source.rename(target)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give the file `source` the second name `target`; false if that name is taken.
+
+    Where the file system has no hard links, the name is given to a copy.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # NFS may report an error for a link that succeeded: two names mean it is ours.
+        return source.stat().st_nlink == 2 and source.samefile(target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return _copy(source, target)
+    return True
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Copy a file to a new name, synced. A crash may leave a torn file, whose digest says so."""
+    try:
+        with source.open("rb") as file, stream_temporary(target) as stream:
+            shutil.copyfileobj(file, stream)
+    except FileExistsError:
+        return False
+    except BaseException:
+        unlink(target)
+        raise
+    return True
+
+
+def touch(path: Path) -> None:
+    """Make the age of the file `path` zero, if it is ours, so that no collection takes it."""
+    with contextlib.suppress(PermissionError):
+        os.utime(path)
+
+
+def unlink(path: Path) -> None:
+    """Remove the name `path` if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def write_atomic(
+    path: Path, data: bytes, *, mode: int = 0o644, scratch: Path | None = None
+) -> None:
+    """Replace the file `path` by `data`: a crash leaves the old file or the new one, synced.
+
+    A crash may also leave a temporary file: in `scratch`, a directory on the same file system,
+    or beside `path` if there is none.
+    """
+    with _named(path, scratch) as temporary:
+        write_temporary(temporary, data, mode=mode)
+    fsync_directory(path.parent)
+
+
+def write_atomic_with(
+    path: Path, write: Callable[[Path], None], *, scratch: Path | None = None
+) -> None:
+    """Replace the file `path` by what `write` puts into the temporary path it is given.
+
+    For writers of other libraries, which take a path: the result is synced before it is named.
+    """
+    with _named(path, scratch) as temporary:
+        write(temporary)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    fsync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _named(path: Path, scratch: Path | None) -> Iterator[Path]:
+    """Give the name `path` to what the block writes and syncs under a temporary one."""
+    temporary = (scratch or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
+        rename(temporary, path)
+    except BaseException:
+        unlink(temporary)
+        raise
+
+
+class Names:
+    """New names that become durable together: many of them cost few syncs."""
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def make_directory(self, path: Path) -> None:
+        """Create `path` and its missing parents."""
+        if path.is_dir():
+            return
+        self.make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        self.keep(path)
+
+    def write(self, path: Path, data: bytes, *, mode: int = 0o644, scratch: Path) -> None:
+        """Replace the file `path` by `data`, synced; `scratch` is on the same file system."""
+        with _named(path, scratch) as temporary:
+            write_temporary(temporary, data, mode=mode)
+        self.keep(path)
+
+    def keep(self, path: Path) -> None:
+        """Take the name `path` too, whose giver may have been killed before it synced."""
+        self._folders.add(path.parent)
+
+    def sync(self) -> None:
+        """Make the names durable, but those in folders that are not ours to open."""
+        for folder in sorted(self._folders):
+            with contextlib.suppress(PermissionError):
+                fsync_directory(folder)
+        self._folders.clear()
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the bytes of `path`. Raises FormatError if there are more than `limit`."""
+    with path.open("rb") as file:
+        # A read of `limit` bytes would allocate them all, however short the file is.
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+    if len(data) > limit:
+        raise FormatError(f"{path.name} must be at most {limit} bytes", where=str(path))
+    return data
+
+
+def put_if_absent(path: Path, data: bytes, *, scratch: Path, durable: bool = True) -> bool:
+    """Give the new file `path` the content `data`; false if the name is taken already.
+
+    A crash leaves no file or the whole one, and what has the name is never replaced. `scratch`
+    is a directory on the same file system. A name that is not `durable` waits for another sync.
+    """
+    temporary = scratch / f"{uuid.uuid4().hex}.record"
+    try:
+        write_temporary(temporary, data, mode=0o444)
+        won = link(temporary, path)
+        if durable:
+            fsync_directory(path.parent)  # a winner may have been killed before it could
+    finally:
+        unlink(temporary)
+    return won
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def claimed_stream(path: Path) -> Iterator[BinaryIO]:
+    """Create `path` for writing as `disk.stream_temporary` does, locked meanwhile."""
+    with stream_temporary(path, mode=0o644) as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield stream
+
+
+def drop_leftovers(path: Path, *, companions: tuple[str, ...] = ()) -> None:
+    """Remove the temporary files of `disk.write_atomic_with(path, ...)` that nobody writes.
+
+    Args:
+        path: What was to be written; its writer used `claimed_stream`.
+        companions: Suffixes of what the writer kept beside its temporary file.
+    """
+    for temporary in path.absolute().parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            drop_unlocked(temporary, companions=companions)
+
+
+def drop_unlocked(path: Path, *, companions: tuple[str, ...] = ()) -> None:
+    """Remove the file `path`, and first what lies beside it, unless a process has it locked.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for suffix in companions:
+            unlink(path.with_name(path.name + suffix))
+        unlink(path)

@@ -1,0 +1,249 @@
+"""FETCHDOC"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from viewstore.errors import ConfigError, FormatError, RemoteError
+
+
+@dataclass(eq=False)
+class Traffic:
+    """Counts of one opened store, whoever reads it; safe to share between threads.
+
+    Attributes:
+        hits: Times a shard was opened that was in the cache. One that was fetched ahead of its
+            opening is none: it was not there when it was asked for first.
+        misses: Times a shard was fetched whole.
+        fetched_bytes: What came, of any file, parts that came in vain included.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    fetched_bytes: int = 0
+    _ahead: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def came(self, size: int) -> None:
+        """Count bytes from the network."""
+        with self._lock:
+            self.fetched_bytes += size
+
+    def asked_ahead(self, sha256: str) -> None:
+        """Note that a shard will be fetched before it is opened."""
+        with self._lock:
+            self._ahead.add(sha256)
+
+    def came_ahead(self, sha256: str, *, fetched: bool) -> None:
+        """Count a shard that was asked for ahead; another process may have fetched it."""
+        with self._lock:
+            self.misses += fetched
+            if not fetched:
+                self._ahead.discard(sha256)
+
+    def opened(self, sha256: str, *, fetched: bool) -> None:
+        """Count a shard that is opened to be read."""
+        with self._lock:
+            self.misses += fetched
+            self.hits += not fetched and sha256 not in self._ahead
+            self._ahead.discard(sha256)
+
+
+PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
+STATUS = re.compile(r"status code: (\d{3})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How patient a fetch is.
+
+    Attributes:
+        tries: Connections in a row that brought nothing.
+        total_seconds: Time in which nothing came, over all tries.
+        first_seconds, longest_seconds: The longest wait before the second try; it doubles up to
+            the other. Each wait is drawn evenly between 0 and that (full jitter).
+        stall_seconds: A connection on which nothing came for so long has failed.
+        hash_tries: Downloads of a file whose hash is wrong each time.
+    """
+
+    tries: int = 10
+    total_seconds: float = 180.0
+    first_seconds: float = 0.1
+    longest_seconds: float = 30.0
+    stall_seconds: float = 30.0
+    hash_tries: int = 3
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.hash_tries < 1:
+            raise ConfigError("retry tries and hash_tries must be at least 1")
+        if min(self.total_seconds, self.first_seconds, self.longest_seconds) < 0:
+            raise ConfigError("retry seconds must not be negative")
+        if self.stall_seconds <= 0:
+            raise ConfigError(f"retry stall_seconds must be above 0, got {self.stall_seconds}")
+
+    def longest_wait(self, failures: int) -> float:
+        """Return the longest wait after so many failures in a row, in seconds."""
+        return float(min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered: the size and version of the whole object, and the bytes asked for."""
+
+    size: int
+    etag: str | None
+    chunks: Iterator[bytes]
+
+
+class Failed(Exception):
+    """One try failed.
+
+    Attributes:
+        most: Tries after which failures of this kind are believed; None leaves it to Retry.
+        missing: Whether the server says that there is no such object.
+    """
+
+    def __init__(self, cause: str, *, most: int | None = None, missing: bool = False) -> None:
+        super().__init__(cause)
+        self.most = most
+        self.missing = missing
+
+
+class Changed(FormatError):
+    """The object became another one while it was read."""
+
+
+class Transport(Protocol):
+    """One connection at a time, without retries."""
+
+    def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
+        """Ask for bytes [start, stop) of an object, to the end if `stop` is None.
+
+        Chunks may be cut anywhere, and raise Failed where the connection breaks.
+
+        Raises:
+            Failed: No answer, an error, or one without the length of its body.
+            Changed: The object is not `etag` any more.
+        """
+
+
+def missing(cause: str) -> Failed:
+    """Return the failure of an object that is not there: a store may be slow to show it, once."""
+    return Failed(cause, most=2, missing=True)
+
+
+def failed_status(status: int, cause: str) -> Failed:
+    """Return the failure that an HTTP status stands for."""
+    if status == 404:
+        return missing(cause)
+    return Failed(cause, most=None if status >= 500 or status in (408, 429) else 1)
+
+
+@dataclass
+class Fetcher:
+    """Streams objects below a URL, continuing where a connection broke.
+
+    Attributes:
+        url: Of the store, for messages.
+        transport: Makes the connections.
+        retry: How patient it is.
+        traffic: Counts what comes.
+        sleep, uniform: How it waits, and draws from 0 to 1; tests replace them.
+    """
+
+    url: str
+    transport: Transport
+    retry: Retry
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[], float] = field(default=random.random)
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def where(self, name: str) -> str:
+        """Return the URL of an object."""
+        return f"{self.url}/{name}"
+
+    def stream(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        limit: int | None = None,
+        whole: int | None = None,
+    ) -> Iterator[bytes]:
+        """Yield bytes [start, stop) of an object once each, however often it takes.
+
+        Args:
+            name: Name below the URL.
+            start: First byte.
+            stop: End; None is that of the object.
+            limit: Refuse an object that is longer.
+            whole: Refuse an object that has not so many bytes in all.
+
+        Raises:
+            FileNotFoundError: There is none, asked twice.
+            RemoteError: The server did not give it within the limits.
+            FormatError: It has another size, or it changed while it was read.
+        """
+        if start == stop:
+            return
+        place, etag = start, None
+        failures = 0
+        believed: Counter[int | None] = Counter()
+        began = time.monotonic()
+        while True:
+            try:
+                answer = self.transport.get(name, place, stop, etag)
+                size, etag = answer.size, answer.etag
+                if limit is not None and size > limit:
+                    raise FormatError(f"file must be at most {limit} bytes, got {size}")
+                if whole is not None and size != whole:
+                    raise FormatError(f"file must have {whole} bytes, got {size}")
+                end = size if stop is None else stop
+                if end > size:
+                    raise FormatError(f"file must have {end} bytes at least, got {size}")
+                before = place
+                for chunk in answer.chunks:
+                    place += len(chunk)
+                    self.traffic.came(len(chunk))
+                    if place > end:
+                        raise Failed(f"{place - end} bytes more than its length", most=1)
+                    yield chunk
+                    if place - before >= PROGRESS_BYTES:
+                        before, failures, began = place, 0, time.monotonic()
+                if place == end:
+                    return
+                raise Failed(f"body ended {end - place} bytes early")
+            except Failed as failure:
+                failures += 1
+                believed[failure.most] += 1
+                if failure.most is not None and believed[failure.most] >= failure.most:
+                    if failure.missing:
+                        raise FileNotFoundError(self.where(name)) from failure
+                    raise self._gave_up(name, failure, failures) from failure
+                if failures >= self.retry.tries:
+                    raise self._gave_up(name, failure, failures) from failure
+                wait = self.uniform() * self.retry.longest_wait(failures)
+                if time.monotonic() + wait - began > self.retry.total_seconds:
+                    raise self._gave_up(name, failure, failures) from failure
+                self.sleep(wait)
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of an object. Raises as `stream`."""
+        return b"".join(self.stream(name, start, stop))
+
+    def _gave_up(self, name: str, failure: Failed, failures: int) -> RemoteError:
+        tried = "once" if failures == 1 else f"{failures} times"
+        return RemoteError(
+            f"remote store did not give {name}, tried {tried}: {failure}",
+            where=self.where(name),
+            why=str(failure),
+            fix="check the address, the credentials and the network, and run it again",
+        )

@@ -1,0 +1,156 @@
+"""A file in the cache that processes of one host fill once and map together.
+
+Its bytes live as long as the processes that checked them: the last one removes it, and what
+killed ones left behind is filled anew. So nothing of another boot is ever read, and no torn file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import socket
+from contextlib import suppress
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.files import disk
+from viewstore.files.cache import HOST_FILES, Cache, boot_id
+from viewstore.files.maps import map_file
+
+MARK = b"viewstore: every byte is in place"
+
+State = Literal["whole", "ours", "busy"]
+
+
+class HostFile:
+    """One of the processes that share a file; a lock on the file says how they use it.
+
+    Who fills it has locked it alone; who uses the whole file shares the lock. A file that nobody
+    has locked is new or left over. Nobody waits for a lock of the file.
+    """
+
+    def __init__(self, cache: Cache, key: str, size: int) -> None:
+        """Name a file of `size` bytes; nothing is opened yet.
+
+        Args:
+            cache: Where it lies, and whose limit it counts for.
+            key: sha256, in hex, of what decides its bytes.
+            size: Its bytes.
+        """
+        self._cache = cache
+        self._size = size
+        self._stored = size + len(MARK)
+        name = f"{key}.{self._stored}.{socket.gethostname()}.{boot_id()}"
+        self.path = cache.settings.directory / HOST_FILES / name
+        self._descriptor: int | None = None
+        self._pid = os.getpid()
+
+    def look(self) -> State:
+        """Take the file if that can be done now.
+
+        Return "whole": every byte is in place; "ours": this process is to fill it; "busy":
+        another one does, look again later.
+
+        Raises:
+            OSError: Cache or disk have no room for it, or it cannot be written.
+        """
+        self._descriptor = self._open()
+        try:
+            state = self._take(self._descriptor)
+        except BaseException:
+            self.close()
+            raise
+        if state == "busy":
+            self._release()
+        return state
+
+    def to_fill(self) -> NDArray[np.uint8]:
+        """Return the bytes of a file that is ours, to be written, [size]."""
+        assert self._descriptor is not None
+        return np.frombuffer(mmap.mmap(self._descriptor, self._size), np.uint8)
+
+    def sync(self) -> None:
+        """Bring what was filled in to the disk: where that fails, pages would be lost later."""
+        assert self._descriptor is not None
+        disk.sync(self._descriptor)
+
+    def publish(self) -> State:
+        """Say that every byte of a file that is ours is in place; return its state for us."""
+        assert self._descriptor is not None
+        self.sync()
+        os.pwrite(self._descriptor, MARK, self._size)
+        # The system gives up one lock before it gives the other: another may come between.
+        if not _locked(self._descriptor, fcntl.LOCK_SH):
+            self._release()
+            return "busy"
+        return "whole"
+
+    def map(self) -> NDArray[np.uint8]:
+        """Return the bytes of a whole file, read-only, [size]."""
+        assert self._descriptor is not None
+        return map_file(self._descriptor)[: self._size]
+
+    def close(self) -> None:
+        """Let go of the file; the last of its processes removes it."""
+        if self._descriptor is None:
+            return
+        try:
+            if os.getpid() == self._pid:  # the lock of a forked child is that of its parent
+                if _locked(self._descriptor, fcntl.LOCK_EX) and self._is_named(self._descriptor):
+                    disk.unlink(self.path)
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        assert self._descriptor is not None
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _open(self) -> int:
+        with suppress(FileNotFoundError):
+            return os.open(self.path, os.O_RDWR)
+        with self._cache.room() as room:
+            with suppress(FileNotFoundError):  # another may have been faster
+                return os.open(self.path, os.O_RDWR)
+            if self._stored > room:
+                raise OSError(errno.ENOSPC, f"its limit leaves room for {max(0, room)} bytes")
+            descriptor = disk.reserve(self.path, 0)  # its name says how much it will take
+            _locked(descriptor, fcntl.LOCK_EX)  # or the next who asks for room takes it for left
+            return descriptor
+
+    def _take(self, descriptor: int) -> State:
+        if _locked(descriptor, fcntl.LOCK_EX):
+            if not self._is_named(descriptor):  # its last user has just removed it
+                return "busy"
+            os.pwrite(descriptor, bytes(len(MARK)), self._size)
+            os.ftruncate(descriptor, self._stored)
+            # A map of a file without room on the disk would end the process that writes to it.
+            os.posix_fallocate(descriptor, 0, self._stored)
+            return "ours"
+        # Who filled it may have been killed meanwhile: the lock alone does not say it is whole.
+        shared = _locked(descriptor, fcntl.LOCK_SH) and self._is_named(descriptor)
+        return "whole" if shared and self._is_whole(descriptor) else "busy"
+
+    def _is_named(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
+
+    def _is_whole(self, descriptor: int) -> bool:
+        right_size = os.fstat(descriptor).st_size == self._stored
+        return right_size and os.pread(descriptor, len(MARK), self._size) == MARK
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    """Lock an open file, alone or shared, if that can be done at once; else it is not locked."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

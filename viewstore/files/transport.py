@@ -1,0 +1,217 @@
+"""Connections to object stores: obstore for S3, GCS, Azure and HTTP, fsspec for other URLs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.files.fetch import (
+    STATUS,
+    Answer,
+    Changed,
+    Failed,
+    Retry,
+    Transport,
+    failed_status,
+    missing,
+)
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, RetryConfig
+
+
+OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
+CHUNK_BYTES = 256 << 10
+BLOCK_BYTES = 8 << 20  # fsspec reads whole blocks, so this is what a broken one costs
+CONNECT_SECONDS = 10
+NO_LENGTH = "Content-Length"
+NO_LENGTH_TRIES = 3
+WHOLE_SECONDS = 86_400  # a large shard may take long; a stall is noticed by itself
+
+
+def connect(url: str, retry: Retry) -> Transport:
+    """Return the connections to the store at `url`.
+
+    Raises:
+        ConfigError: The URL has another form than a store's.
+        UnavailableError: The package that speaks its scheme is not installed.
+    """
+    parts = urlsplit(url)
+    chained = "::" in url or parts.scheme == "pipe"
+    if chained or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigError(
+            "store URL must be scheme://place/path, without user, query, fragment or chain",
+            where=url,
+            fix="give credentials in the environment (docs/remote.md)",
+        )
+    if parts.scheme in OBSTORE_SCHEMES:
+        return ObstoreTransport(url, retry)
+    return FsspecTransport(url)
+
+
+def _not_installed(package: str, url: str, error: ImportError) -> UnavailableError:
+    return UnavailableError(
+        f"reading {urlsplit(url).scheme}:// needs the package {package}",
+        where=url,
+        why=str(error),
+        fix="pip install 'viewstore[remote]'",
+    )
+
+
+class ObstoreTransport:
+    """One try at a time through obstore; its own retries are off, ours resume."""
+
+    _started_in: ClassVar[int | None] = None  # process of obstore's threads, which no fork takes
+
+    def __init__(self, url: str, retry: Retry) -> None:
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError as error:
+            raise _not_installed("obstore", url, error) from error
+        self._get = obstore.get
+        self._errors = obstore.exceptions
+        client: ClientConfig = {
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "read_timeout": timedelta(seconds=retry.stall_seconds),
+            "timeout": timedelta(seconds=WHOLE_SECONDS),
+            "allow_http": url.startswith("http://") or _plain_endpoint(),
+        }
+        never: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=WHOLE_SECONDS)}
+        try:
+            self._store: Any = from_url(url, client_options=client, retry_config=never)
+        except (ValueError, obstore.exceptions.BaseError) as error:
+            raise ConfigError(f"store URL cannot be used: {_cause(error)}", where=url) from error
+
+    def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
+        self._check_process()
+        options: GetOptions = {}
+        if stop is not None:
+            options["range"] = (start, stop)
+        elif start:
+            options["range"] = {"offset": start}
+        if etag is not None:
+            options["if_match"] = etag
+        whole = False
+        try:
+            try:
+                result = self._get(self._store, name, options=options)
+            except self._errors.NotSupportedError:  # no ranges: take all of it, and leave out some
+                result = self._get(self._store, name)
+                whole = True
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(error) from error
+        found = result.meta["e_tag"]
+        if found is not None and found.startswith("W/"):
+            found = None  # names a meaning, not bytes
+        if etag is not None and found != etag:
+            raise Changed("object changed while it was read")
+        size = result.meta["size"]
+        chunks = self._chunks(result)
+        if whole:
+            chunks = between(chunks, start, (size if stop is None else stop) - start)
+        return Answer(size, found, chunks)
+
+    def _check_process(self) -> None:
+        """Raise UnavailableError where a request would hang for ever."""
+        kind = ObstoreTransport
+        kind._started_in = kind._started_in or os.getpid()
+        if kind._started_in != os.getpid():
+            raise UnavailableError(
+                "a remote store was read before this process was forked",
+                why="the threads that read it stayed in the parent",
+                fix="start worker processes with the method spawn or forkserver",
+            )
+
+    def _chunks(self, result: Any) -> Iterator[bytes]:  # noqa: ANN401
+        try:
+            yield from result.stream(min_chunk_size=CHUNK_BYTES)
+        except (self._errors.BaseError, OSError) as error:
+            raise Failed(_cause(error)) from error
+
+    def _failure(self, error: Exception) -> Exception:
+        """Return what an error of obstore means for us."""
+        cause = _cause(error)
+        if isinstance(error, FileNotFoundError):
+            return missing(cause)
+        if isinstance(error, self._errors.PreconditionError):
+            return Changed("object changed while it was read")
+        if NO_LENGTH in cause:  # a body that may end anywhere, and look whole
+            return Failed(cause, most=NO_LENGTH_TRIES)
+        status = STATUS.search(cause)
+        if status is not None:
+            return failed_status(int(status[1]), cause)
+        known = (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError)
+        return Failed(cause, most=1 if isinstance(error, known) else None)
+
+
+def between(chunks: Iterator[bytes], skip: int, length: int) -> Iterator[bytes]:
+    """Yield `length` bytes of a stream after its first `skip`."""
+    for chunk in chunks:
+        piece = chunk[skip : skip + length]
+        skip = max(0, skip - len(chunk))
+        length -= len(piece)
+        if piece:
+            yield piece
+        if not length:
+            return
+
+
+def _plain_endpoint() -> bool:
+    """Whether the environment names an endpoint without TLS, as S3 servers on site have."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return any(os.environ.get(name, "").startswith("http://") for name in names)
+
+
+def _cause(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(": ") or type(error).__name__
+
+
+class FsspecTransport:
+    """Any other file system that fsspec knows, in blocks whose length is checked."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ImportError as error:
+            raise _not_installed("fsspec", url, error) from error
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise _not_installed("that fsspec names below", url, error) from error
+        except ValueError as error:
+            raise ConfigError(f"store URL cannot be used: {error}", where=url) from error
+
+    def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
+        path = f"{self._root}/{name}"
+        try:
+            facts = self._files.info(path)
+        except FileNotFoundError as error:
+            raise missing(str(error)) from error
+        except PermissionError as error:
+            raise Failed(str(error), most=1) from error
+        except Exception as error:  # each file system of fsspec has errors of its own
+            raise Failed(_cause(error)) from error
+        size = facts.get("size")
+        if size is None:
+            raise Failed("the server does not say how long the file is", most=1)
+        found = str(facts.get("ETag") or facts.get("mtime") or "") or None
+        if etag is not None and found != etag:
+            raise Changed("object changed while it was read")
+        return Answer(size, found, self._chunks(path, start, size if stop is None else stop))
+
+    def _chunks(self, path: str, start: int, stop: int) -> Iterator[bytes]:
+        for begin in range(start, stop, BLOCK_BYTES):
+            end = min(begin + BLOCK_BYTES, stop)
+            try:
+                data = self._files.cat_file(path, start=begin, end=end)
+            except Exception as error:
+                raise Failed(_cause(error)) from error
+            if len(data) != end - begin:
+                raise Failed(f"got {len(data)} bytes of {end - begin}")
+            yield data

@@ -1,0 +1,109 @@
+"""Params columns: their dtypes, shapes, fill values, and what the column "status" says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+
+COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
+
+# docs/format.md 3.2: what a row holds that was never written. Private columns take the default
+# of their dtype: NaN, the unsigned maximum or the signed minimum.
+FILLS: Mapping[str, int | float] = {
+    "status": 0,
+    "parent": -2,
+    "crop_local": -1,
+    "jitter_order": 254,
+    "ops": 254,
+    "ops_args": math.inf,
+    "mix_partner": -2,
+    "mix_box": -1,
+    "steps": -1,
+    "pair_loss": math.inf,
+    "model_step": -1,
+}
+
+# Columns of one entry a row, whatever their shape: it may happen to begin with the view count.
+PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
+
+
+class Status(IntEnum):
+    """How a view came about: the values of the column "status"."""
+
+    NEVER_WRITTEN = 0
+    OK = 1
+    GOAL_NOT_MET = 2  # kept all the same
+    FAILED = 3
+    UNREADABLE = 4  # its source image is; the view is black
+
+
+MADE = (Status.OK, Status.GOAL_NOT_MET)  # views with pixels and params of their own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One params column.
+
+    Attributes:
+        name: `[a-z][a-z0-9_]{0,30}`; private columns start with "x_".
+        dtype: One of DTYPES, little-endian.
+        shape: Shape of one row, for example (V, 4).
+        pack: Whether the column lies in the shard's params pack, or in a file of its own.
+        views: The views it says something about; None means all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pack: bool = True
+    views: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not COLUMN_NAME.fullmatch(self.name) or self.name == "members":
+            raise FormatError(f"column name must match {COLUMN_NAME.pattern}, got {self.name!r}")
+        if self.dtype not in DTYPES:
+            raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
+        if len(self.shape) > 5 or any(not 1 <= extent <= 1 << 20 for extent in self.shape):
+            raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
+        views = range(self.shape[0] if self.shape else 0)
+        if self.views is not None and not set(self.views) <= set(views):
+            raise FormatError(f"column {self.name}: views {self.views} are out of limits")
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype("<" + self.dtype)
+
+    @property
+    def fill(self) -> int | float:
+        """The value of a row that was never written."""
+        if self.name in FILLS:
+            return FILLS[self.name]
+        if self.dtype.startswith("f"):
+            return math.nan
+        limits = np.iinfo(self.numpy_dtype)
+        return int(limits.min if self.dtype.startswith("i") else limits.max)
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    def missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values were never written."""
+        if not isinstance(self.fill, float):
+            return np.asarray(values == self.fill)
+        # NaN, and infinity where NaN has a meaning of its own.
+        return np.asarray(np.isnan(values) | (np.isinf(values) & (self.fill == math.inf)))
+
+    def empty(self, rows: int) -> NDArray[Any]:
+        """Return an array of `rows` rows that were never written."""
+        return np.full((rows, *self.shape), self.fill, dtype=self.numpy_dtype)

@@ -1,0 +1,218 @@
+"""The plan of a view set: everything that decides its bytes, fixed before the first one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.format.columns import PER_SAMPLE, Column
+from viewstore.format.records import canonical, check_form, seal, unseal
+
+KIND = "viewstore-plan"
+VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+MAX_VIEWS = 100
+MAX_SIDE = 16_384
+MAX_SHARD_ROWS = 8192
+GIBIBYTE = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A file of weights that made the views: its content decides them, its name only helps."""
+
+    role: str
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be built. Two plans with the same `id` give the same shards.
+
+    Attributes:
+        view_set: Name of the view set.
+        sources_id: Digest of sources.json.
+        rows, shard_rows: Samples of the store; rows of each shard but the last.
+        views: Views per sample, V.
+        roles: Role of each view.
+        height, width, channels: Of the stored views, in pixels.
+        codec: {"name", "args", "encoder"}.
+        members: Extensions of the members of each sample, in byte order.
+        json_bytes: Size of each json member, a multiple of 512.
+        parent: {"view_set", "plan_id"} of the view set it starts from, or None.
+        generator: {"name", "version", "args"}.
+        weights: Files of weights by role.
+        resample: {"filter", "antialias", "library"}.
+        seed: Seed of every draw.
+        round: 1, or higher for a view set built against a newer checkpoint.
+        columns: Params columns by name.
+        ops: Names of the numbers in the column "ops".
+        libraries: Versions of the libraries that decide bytes.
+    """
+
+    view_set: str
+    sources_id: str
+    rows: int
+    shard_rows: int
+    views: int
+    roles: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    codec: Mapping[str, Any]
+    members: tuple[str, ...]
+    json_bytes: int
+    parent: Mapping[str, str] | None
+    generator: Mapping[str, Any]
+    weights: tuple[Weights, ...]
+    resample: Mapping[str, Any]
+    seed: int
+    round: int
+    columns: tuple[Column, ...]
+    ops: tuple[str, ...]
+    libraries: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        check_view_set_name(self.view_set)
+        if not 1 <= self.views <= MAX_VIEWS:
+            raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
+        check_rows(self.rows, self.shard_rows)
+        if not all(1 <= side <= MAX_SIDE for side in (self.height, self.width)):
+            raise ConfigError(
+                f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
+            )
+        if self.channels not in (1, 3):
+            raise ConfigError(f"views must have 1 or 3 channels, got {self.channels}")
+        if len(self.roles) != self.views:
+            raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
+        names = [column.name for column in self.columns]
+        if names != sorted(set(names)):
+            raise FormatError(f"plan columns must be sorted and distinct, got {names}")
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, K."""
+        return math.ceil(self.rows / self.shard_rows)
+
+    def shard_range(self, shard: int) -> range:
+        """Return the rows of `shard`."""
+        first = shard * self.shard_rows
+        return range(first, min(self.rows, first + self.shard_rows))
+
+    def column(self, name: str) -> Column:
+        """Return the column `name`. Raises KeyError."""
+        return next(column for column in self.columns if column.name == name)
+
+    def per_view(self, name: str) -> bool:
+        """Whether column `name` has an entry for each view, or one for the sample."""
+        return name not in PER_SAMPLE and self.column(name).shape[:1] == (self.views,)
+
+    @cached_property
+    def id(self) -> str:
+        """Digest of plan.json."""
+        return str(unseal(self.pack(), kind=KIND, form=FORM)["digest"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of plan.json."""
+        return asdict(self)
+
+    def pack(self) -> bytes:
+        """Return the bytes of plan.json."""
+        return seal(KIND, self.to_json())
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Plan:
+        """Return the plan in plan.json. Raises FormatError."""
+        record = unseal(raw, kind=KIND, form=FORM)
+        values = {name: record[name] for name in FORM}
+        values["columns"] = tuple(
+            Column(
+                **{
+                    **column,
+                    "shape": tuple(column["shape"]),
+                    "views": None if column["views"] is None else tuple(column["views"]),
+                }
+            )
+            for column in values["columns"]
+        )
+        values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
+        for name in ("roles", "members", "ops"):
+            values[name] = tuple(values[name])
+        if values["parent"] is not None:
+            check_form(values["parent"], {"view_set": str, "plan_id": str}, f"{KIND}.parent")
+        try:
+            return cls(**values)
+        except ConfigError as error:  # no user gave these settings
+            raise FormatError(str(error)) from error
+
+
+FORM: Mapping[str, Any] = {
+    "view_set": str,
+    "sources_id": str,
+    "rows": int,
+    "shard_rows": int,
+    "views": int,
+    "roles": [str],
+    "height": int,
+    "width": int,
+    "channels": int,
+    "codec": {"name": str, "args": dict, "encoder": str | None},
+    "members": [str],
+    "json_bytes": int,
+    "parent": dict | None,
+    "generator": {"name": str, "version": int, "args": dict},
+    "weights": [{"role": str, "name": str, "bytes": int, "sha256": str}],
+    "resample": dict,
+    "seed": int,
+    "round": int,
+    "columns": [
+        {"name": str, "dtype": str, "shape": [int], "pack": bool, "views": list | None},
+    ],
+    "ops": [str],
+    "libraries": {...: str},
+}
+
+
+def check_rows(rows: int, shard_rows: int) -> None:
+    """Raise ConfigError unless a store can have so many rows in shards of so many."""
+    if rows < 1:
+        raise ConfigError(f"a store must have a row, got {rows}")
+    if not 1 <= shard_rows <= MAX_SHARD_ROWS:
+        raise ConfigError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {shard_rows}")
+
+
+def check_view_set_name(name: str) -> None:
+    """Raise ConfigError if `name` cannot name a view set."""
+    if not VIEW_SET_NAME.fullmatch(name) or name == "source":
+        raise ConfigError(
+            f"view set name must match {VIEW_SET_NAME.pattern} and not be 'source', got {name!r}"
+        )
+
+
+def differing_keys(first: Plan, second: Plan) -> list[str]:
+    """Return the keys in which two plans differ, dotted where they are nested."""
+    return _differing(first.to_json(), second.to_json(), "")
+
+
+def _differing(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = sorted(set(first) | set(second))
+        parts = [_differing(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in keys]
+        return [key for part in parts for key in part]
+    return [] if canonical(first) == canonical(second) else [path]
+
+
+def choose_shard_rows(rows: int, row_bytes: int = 1) -> int:
+    """Return S for a store whose speed was not measured: a power of two in 64..1024.
+
+    A small store gets at least 16 shards, so that several workers can share it. Where rows of
+    `row_bytes` raw pixels would make shards of more than a gibibyte, S is smaller.
+    """
+    fitting = max(1, GIBIBYTE // row_bytes)
+    return 1 << (min(1024, max(64, rows // 16), fitting).bit_length() - 1)

@@ -1,0 +1,103 @@
+"""Statistics of params columns: what finalise writes to stats.json and `stats` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.format.columns import Column
+from viewstore.format.plan import Plan
+from viewstore.format.records import seal, unseal
+
+KIND = "viewstore-stats"
+NUMBER = int | float
+COLUMN_FORM = {
+    **dict.fromkeys(("count", "fill"), int),
+    **dict.fromkeys(("min", "max", "mean", "std"), NUMBER | None),
+    "percentiles": [NUMBER],
+    "histogram": [int],
+}
+FORM = {"plan_id": str, "columns": {...: COLUMN_FORM}}
+BINS = 64
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnStats:
+    """A summary of the values of one column, over all rows, views and components.
+
+    Attributes:
+        count: Values that were written.
+        fill: Values that were not: never written, or a sample that failed.
+        min, max, mean, std: Of the written values; None if there is none.
+        percentiles: Values below which 1, 5, 25, 50, 75, 95 and 99 % lie.
+        histogram: Counts of 64 equal bins between min and max.
+    """
+
+    count: int
+    fill: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    percentiles: tuple[float, ...]
+    histogram: tuple[int, ...]
+
+
+def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
+    """Return the summary of a column. `values`: [N, *column.shape]."""
+    flat = values.reshape(-1)
+    missing = column.missing(flat)
+    written = flat[~missing].astype(np.float64)
+    count, fill = len(written), int(missing.sum())
+    if not count:
+        return ColumnStats(
+            count=count,
+            fill=fill,
+            min=None,
+            max=None,
+            mean=None,
+            std=None,
+            percentiles=(),
+            histogram=(),
+        )
+    histogram, _ = np.histogram(written, BINS)
+    return ColumnStats(
+        count=count,
+        fill=fill,
+        min=float(written.min()),
+        max=float(written.max()),
+        mean=float(written.mean()),
+        std=float(written.std()),
+        percentiles=tuple(np.percentile(written, PERCENTILES).tolist()),
+        histogram=tuple(histogram.tolist()),
+    )
+
+
+def pack_stats(plan: Plan, params: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the bytes of stats.json."""
+    summaries = {
+        column.name: asdict(column_stats(column, params[column.name]))
+        for column in plan.columns
+        if column.pack  # a latent has no histogram that anyone reads
+    }
+    return seal(KIND, {"plan_id": plan.id, "columns": summaries})
+
+
+def unpack_stats(raw: bytes) -> dict[str, ColumnStats]:
+    """Return the summaries in stats.json by column. Raises FormatError."""
+    columns = unseal(raw, kind=KIND, form=FORM)["columns"]
+    return {
+        name: ColumnStats(
+            **{
+                **summary,
+                "percentiles": tuple(summary["percentiles"]),
+                "histogram": tuple(summary["histogram"]),
+            }
+        )
+        for name, summary in columns.items()
+    }

@@ -1,0 +1,131 @@
+"""One shard as files: the tar and the params pack, written row by row, and read back."""
+
+from __future__ import annotations
+
+import mmap
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError, ViewStoreError
+from viewstore.files import disk
+from viewstore.format.chunks import pack_chunk, pack_params, unpack_params
+from viewstore.format.manifest import BlobRecord, blob_name
+from viewstore.format.plan import Plan
+from viewstore.format.records import canonical
+from viewstore.format.tar import (
+    TarWriter,
+    member_name,
+    member_names,
+    pack_npy_header,
+    padded,
+    parse,
+)
+from viewstore.images.codec import Codec
+from viewstore.shards.commit import Blob
+from viewstore.shards.unit import Rendered, Rows, Unit
+from viewstore.store.shard_content import check_member
+
+
+class ShardWriter:
+    """Collects the params of a shard while its rows go into the tar."""
+
+    def __init__(self, plan: Plan, codec: Codec, rows: Rows, unit: Unit) -> None:
+        self.plan, self.codec, self.rows, self.unit = plan, codec, rows, unit
+        self.columns = {column.name: column.empty(unit.num_samples) for column in plan.columns}
+        shape = (plan.views, plan.height, plan.width, plan.channels)
+        self.shape = shape
+        self.npy_header = pack_npy_header(repr("|u1"), shape)
+
+    def add(self, tar: TarWriter, rendered: Rendered) -> None:
+        """Append the members of a row and keep its params."""
+        if rendered.pixels.shape != self.shape or rendered.pixels.dtype != np.uint8:
+            raise ViewStoreError(
+                f"views of row {rendered.index} must be uint8 {self.shape}, "
+                f"got {rendered.pixels.dtype} {rendered.pixels.shape}"
+            )
+        for extension in self.plan.members:
+            tar.add(member_name(rendered.index, extension), self._payload(extension, rendered))
+        for name, column in self.columns.items():
+            column[rendered.index - self.unit.first] = rendered.params[name]
+
+    def _payload(self, extension: str, rendered: Rendered) -> bytes:
+        if extension == "json":
+            text = sample_json(self.plan.view_set, rendered.index, self.rows)
+            return text.ljust(self.plan.json_bytes - 1) + b"\n"
+        if extension == "views.npy":
+            return self.npy_header + np.ascontiguousarray(rendered.pixels).tobytes()
+        view = int(extension.removeprefix("v").partition(".")[0])
+        return self.codec.encode(rendered.pixels[view])
+
+    def write_columns(
+        self, tmp: Path, attempt: str, members: NDArray[Any]
+    ) -> tuple[dict[str, tuple[int, int, str]], list[Blob]]:
+        """Write the params pack and the columns that have a file of their own."""
+        chunks = {
+            column.name: pack_chunk(column, self.columns[column.name], self.plan.shard_rows)
+            for column in self.plan.columns
+        }
+        packed = {c.name: chunks[c.name] for c in self.plan.columns if c.pack}
+        pack = pack_params(members, packed)
+        unpack_params(pack.data, list(packed))
+        payloads = {"params": pack.data} | {
+            f"column:{c.name}": chunks[c.name] for c in self.plan.columns if not c.pack
+        }
+        blobs = []
+        for number, (role, data) in enumerate(payloads.items()):
+            path = tmp / f"{attempt}.{number}"
+            disk.write_temporary(path, data, mode=0o444)
+            blobs.append(blob_of(self.unit.shard, role, path, len(data), disk.sha256_of(path)))
+        return pack.columns, blobs
+
+
+def sample_json(view_set: str, row: int, rows: Rows) -> bytes:
+    """Return the canonical json of a row, without its padding."""
+    return canonical(
+        {"index": row, "key": rows.key(row), "label": rows.label(row), "view_set": view_set}
+    )
+
+
+def json_bytes(view_set: str, num_rows: int, rows: Rows) -> int:
+    """Return the size that every json member of a view set has."""
+    longest = max((len(sample_json(view_set, row, rows)) for row in range(num_rows)), default=0)
+    return padded(longest + 1)
+
+
+def check_views(path: Path, plan: Plan, codec: Codec, unit: Unit, members: NDArray[Any]) -> None:
+    """Read a written shard back: strict tar, every CRC, and three rows decoded.
+
+    Raises:
+        FormatError: The file does not hold what was meant to be written.
+    """
+    names = member_names(plan, range(unit.first, unit.first + unit.num_samples))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = parse(memoryview(data).toreadonly(), names)
+        if not np.array_equal(found, members):
+            raise FormatError("shard does not read back as it was written", where=str(path))
+        grid = found.reshape(unit.num_samples, len(plan.members))
+        last = unit.num_samples - 1
+        for row in {0, last, random.Random(unit.shard).randint(0, last)}:
+            for place, extension in zip(grid[row], plan.members, strict=True):
+                begin = int(place["offset"])
+                check_member(plan, codec, extension, data[begin : begin + int(place["size"])])
+
+
+def blob_of(shard: int, role: str, temporary: Path, size: int, sha256: str) -> Blob:
+    """Return a written file as a blob that waits for its name."""
+    name = blob_name(shard, sha256, role)
+    return Blob(
+        record=BlobRecord(role=role, name=name, bytes=size, sha256=sha256), temporary=temporary
+    )
+
+
+def members_of(codec: Codec, views: int) -> tuple[str, ...]:
+    """Return the extensions of each sample's members, in byte order."""
+    if codec.name == "raw":
+        return ("json", "views.npy")
+    digits = 2 if views > 10 else 1
+    return ("json", *(f"v{view:0{digits}d}.{codec.suffix}" for view in range(views)))

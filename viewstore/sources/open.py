@@ -1,0 +1,40 @@
+"""Opening a source: the rows it has, fixed once; afterwards their table is enough to read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from viewstore.errors import ConfigError
+from viewstore.sources.kinds import KINDS, kind_of
+from viewstore.sources.table import OnError, Source, no_source
+
+
+def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fail") -> Source:
+    """Open a source and fix its rows, ordered by key bytes.
+
+    Args:
+        spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, a `.beton`,
+            or "digits".
+        limit: Keep the first rows only.
+        on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
+
+    Raises:
+        ConfigError: There is nothing at `spec`, or no image in it, or a key twice; or the limit
+            is below 1.
+        FormatError: An image or archive cannot be read; it is named.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}")
+    kind = kind_of(spec)
+    try:
+        if kind is None:
+            exists = Path(spec).exists()
+            raise no_source(spec, "it is of no known kind" if exists else "nothing is there")
+        source = kind.scan(spec, limit=limit, on_error=on_error)
+        if not source.table.keys:
+            raise no_source(spec, "it holds no image that can be read")
+    except ConfigError as error:
+        spellings = [each.spelling for each in KINDS]
+        fix = f"give {', '.join(spellings[:-1])} or {spellings[-1]}"
+        raise error.located(spec, fix=fix) from error
+    return source

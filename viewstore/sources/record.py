@@ -1,0 +1,177 @@
+"""sources.json and its columns: what fixes the rows of a store, and their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.files.local import LOCAL, Files
+from viewstore.format.manifest import SHA256
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import check_rows
+from viewstore.format.records import LARGE_BYTES, seal, unseal
+from viewstore.format.tar import pack_npy
+from viewstore.sources.table import Part, SourceTable
+
+KIND = "viewstore-sources"
+NUMBERS = {
+    "label": "<i4",
+    "part": "<u4",
+    "offset": "<u8",
+    "size": "<u4",
+    "crc32": "<u4",
+    "height": "<u4",
+    "width": "<u4",
+}
+COLUMN_FORM = (str, int, str)
+FORM = {
+    "rows": int,
+    "shard_rows": int,
+    "parts": [(str, str, int | None, str | None)],
+    "columns": dict.fromkeys(("key_bytes", "key_offset", "key_order", *NUMBERS), COLUMN_FORM),
+    "label_names": [str],
+}
+
+
+def pack_columns(table: SourceTable) -> dict[str, NDArray[Any]]:
+    """Return the columns of a source as they are stored."""
+    keys = [key.encode() for key in table.keys]
+    offsets = np.zeros(len(keys) + 1, np.dtype("<u8"))
+    offsets[1:] = np.cumsum([len(key) for key in keys])
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return {
+        "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
+        "key_offset": offsets,
+        "key_order": np.array(order, np.dtype("<u8")),
+        **{name: getattr(table, name).astype(dtype) for name, dtype in NUMBERS.items()},
+    }
+
+
+def pack_sources(table: SourceTable, shard_rows: int) -> tuple[bytes, dict[str, bytes]]:
+    """Return sources.json, and its column files by name."""
+    files = {}
+    columns = {}
+    for name, values in pack_columns(table).items():
+        data = pack_npy(values)
+        sha256 = hashlib.sha256(data).hexdigest()
+        file = f"{name}-{sha256[:16]}.npy"
+        files[file] = data
+        columns[name] = [file, len(data), sha256]
+    record = {
+        "rows": len(table.keys),
+        "shard_rows": shard_rows,
+        "parts": [[part.uri, part.kind, part.bytes, part.sha256] for part in table.parts],
+        "columns": columns,
+        "label_names": list(table.label_names),
+    }
+    return seal(KIND, record), files
+
+
+def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, int, str]:
+    """Return the rows of a store, its shard_rows and its sources_id.
+
+    Raises:
+        FormatError: A file is damaged or missing; it is named.
+    """
+    record = read_sources_record(paths, files)
+    columns = {name: _read_column(paths, files, record, name) for name in record["columns"]}
+    table = unpack_columns(record, columns)
+    return table, int(record["shard_rows"]), str(record["digest"])
+
+
+def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> SourceTable:
+    """Return the rows that sources.json and its columns describe."""
+    keys = StoredKeys(columns["key_bytes"], columns["key_offset"])
+    parts = tuple(
+        Part(uri=uri, kind=kind, bytes=size, sha256=sha256)
+        for uri, kind, size, sha256 in record["parts"]
+    )
+    if columns["part"].max() >= len(parts):
+        raise FormatError(f"sources name part {columns['part'].max()}, there are {len(parts)}")
+    numbers = {name: columns[name] for name in NUMBERS}
+    return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
+
+
+def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
+    return files.record(paths.sources_record, LARGE_BYTES, _unpack)
+
+
+def _unpack(raw: bytes) -> dict[str, Any]:
+    record = unseal(raw, kind=KIND, form=FORM)
+    try:
+        check_rows(record["rows"], record["shard_rows"])
+    except ConfigError as error:  # no user gave these settings
+        raise FormatError(str(error)) from error
+    return record
+
+
+def _read_column(
+    paths: StorePaths, files: Files, record: dict[str, Any], name: str
+) -> NDArray[Any]:
+    file, size, sha256 = record["columns"][name]
+    if not SHA256.fullmatch(sha256) or file != f"{name}-{sha256[:16]}.npy":
+        raise FormatError(f"source column {name} must not be named {file!r}")  # a way out
+    path = paths.sources / file
+    dtype, count = _stored_form(name, record["rows"], size)
+    try:
+        return files.array(path, np.dtype(dtype), (count,), size, sha256)
+    except FormatError as error:
+        raise FormatError(f"source column {name}: {error}", where=files.where(path)) from error
+
+
+def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:
+    if name == "key_bytes":
+        return "|u1", size - 128
+    if name in ("key_offset", "key_order"):
+        return "<u8", rows + (name == "key_offset")
+    return NUMBERS[name], rows
+
+
+class StoredKeys(Sequence[str]):
+    """Texts that lie one after another in an array of bytes, decoded when they are asked for."""
+
+    def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.uint64]) -> None:
+        """Take text i from data[offsets[i] : offsets[i + 1]].
+
+        Raises:
+            FormatError: The texts do not fill `data` one after another, or are no UTF-8.
+        """
+        self._data, self._offsets = data, offsets
+        if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+            raise FormatError("source keys must lie one after another and fill their column")
+        for begin in range(0, len(self), _TEXTS_AT_ONCE):
+            self._check_text(begin, min(len(self), begin + _TEXTS_AT_ONCE))
+
+    def _check_text(self, begin: int, end: int) -> None:
+        offsets = self._offsets[begin : end + 1].astype(np.int64)
+        joined = self._data[offsets[0] : offsets[-1]]
+        starts = offsets[:-1][offsets[:-1] < offsets[1:]] - offsets[0]
+        try:
+            joined.tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"source keys must be UTF-8: {error}") from error
+        if (joined[starts] & 0xC0 == 0x80).any():
+            raise FormatError("source keys must be UTF-8: one begins within a character")
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
+        if isinstance(row, slice):
+            return tuple(self._text(each) for each in range(len(self))[row])
+        return self._text(range(len(self))[row])
+
+    def _text(self, row: int) -> str:
+        return self._data[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes().decode()
+
+
+_TEXTS_AT_ONCE = 1 << 16

@@ -1,0 +1,105 @@
+"""Publishing shards: blobs under their content names, then the one record that makes them exist.
+
+The order of the steps is docs/format.md section 4; nothing is ever renamed over a record, so
+builders that race, or wake up late, do no harm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.files import disk
+from viewstore.files.local import LOCAL, Files
+from viewstore.format.manifest import Commit, Manifest
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.plan import Plan
+from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
+
+COMMIT_FILE = re.compile(r"(\d{6})\.json")
+
+
+def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
+    """Return the plan of a view set. Raises FormatError naming the file."""
+    plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
+    if plan.view_set != paths.root.name:
+        where = files.where(paths.plan)
+        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=where)
+    return plan
+
+
+def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
+    """Return the commit of a shard, or None if there is none.
+
+    Raises:
+        FormatError: There is a record, but it is damaged or another shard's.
+    """
+    path = paths.commit(shard)
+    try:
+        raw = disk.read_limited(path, COMMIT_BYTES)
+    except FileNotFoundError:
+        return None
+    try:
+        commit = Commit.unpack(raw)
+        if commit.shard != shard or commit.view_set != paths.root.name:
+            raise FormatError(f"commit is that of shard {commit.shard} of {commit.view_set}")
+    except FormatError as error:
+        raise FormatError(
+            f"commit of shard {shard} is damaged: {error}",
+            code=error.code,
+            where=str(path),
+            fix=f"viewstore verify {paths.root.parents[1]} --repair",
+        ) from error
+    return commit
+
+
+def committed_shards(paths: ViewSetPaths) -> list[int]:
+    """Return the numbers of the shards that have a commit record, ascending."""
+    if not paths.commits.is_dir():
+        return []
+    matches = (COMMIT_FILE.fullmatch(path.name) for path in paths.commits.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_commits(paths: ViewSetPaths) -> Mapping[int, Commit]:
+    """Return all commits of a view set by shard. Raises FormatError: one is damaged."""
+    commits = {shard: read_commit(paths, shard) for shard in committed_shards(paths)}
+    return {shard: commit for shard, commit in commits.items() if commit is not None}
+
+
+def view_sets(paths: StorePaths) -> list[str]:
+    """Return the names of the view sets that have a plan."""
+    if not paths.views.is_dir():
+        return []
+    return sorted(path.name for path in paths.views.iterdir() if (path / "plan.json").is_file())
+
+
+GENERATION_FILE = re.compile(r"(\d{6})\.json")
+
+
+def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
+    """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
+    if not files.exists(paths.manifest):
+        return None
+    return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
+
+
+def last_generation(paths: StorePaths) -> int:
+    """Return the number of the newest generation, 0 before the first."""
+    names = (path.name for path in paths.generations.iterdir())
+    return max((int(m[1]) for m in map(GENERATION_FILE.fullmatch, names) if m), default=0)
+
+
+def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
+    """Return the newest manifest of a store at a URL. Raises ConfigError: there is none."""
+    manifest = read_manifest(paths, files)
+    if manifest is None:
+        raise ConfigError(
+            f"{files.where(paths.root)} has no manifest.json",
+            code="VS202",
+            where=files.where(paths.manifest),
+            why="it is not a store, or no build of it has ended",
+            fix="check the address; it is that of the folder that --out named",
+        )
+    return manifest

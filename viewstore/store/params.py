@@ -1,0 +1,169 @@
+"""Params columns: zarr chunks with their checksum, and the pack that a shard carries.
+
+A chunk file is the C-order array of a shard's rows, padded with fill to the shard size, and its
+CRC-32C: the zarr v3 codecs (bytes, crc32c), so any zarr client reads and verifies it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError, nearest
+from viewstore.files.maps import map_file
+from viewstore.format.chunks import chunk_key, unpack_chunk
+from viewstore.format.columns import Column
+
+ReadChunk = Callable[[Column, int], memoryview]
+WHOLE_BYTES = 256 << 20  # the columns of a view set that are kept whole take this much together
+CHUNKS_AT_ONCE = 1024
+MAPS_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
+
+
+class Params(Mapping[str, NDArray[Any]]):
+    """The columns of a view set, read through their checksums.
+
+    `params[name]` is the whole column, [N, ...], kept in memory once read; `rows` maps chunks
+    and copies only what it is asked for.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        columns: Sequence[Column],
+        rows: int,
+        shard_rows: int,
+        *,
+        absent: Collection[int] = (),
+        chunk: ReadChunk | None = None,
+        at_once: int = 1,
+    ) -> None:
+        """Read the chunks below `root`; the rows of `absent` shards were never written.
+
+        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard), and
+        is asked for `at_once` chunks at one time.
+        """
+        self._read = chunk or self._mapped
+        self._at_once = at_once
+        self.root = root
+        self.absent = frozenset(absent)
+        self.columns = {column.name: column for column in columns}
+        self.num_rows = rows
+        self.shard_rows = shard_rows
+        self._whole: dict[str, NDArray[Any]] = {}
+        self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
+        self._checked: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
+        if name not in self._whole:
+            column = self._column(name)
+            whole = column.empty(self.num_rows)
+            for shard, chunk in enumerate(self._each(column, range(self._shards))):
+                mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+                mine[...] = chunk[: len(mine)]
+            whole.flags.writeable = False
+            self._whole[name] = whole
+        return self._whole[name]
+
+    @cached_property
+    def small(self) -> frozenset[str]:
+        """The columns that may be kept whole: the smallest ones, up to WHOLE_BYTES together."""
+        columns = sorted(self.columns.values(), key=lambda each: (each.row_bytes, each.name))
+        ends = itertools.accumulate(each.row_bytes * self.num_rows for each in columns)
+        pairs = zip(columns, ends, strict=True)
+        return frozenset(each.name for each, end in pairs if end <= WHOLE_BYTES)
+
+    def take(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of a column that `rows` [B] names, from memory where it is small."""
+        if name in self.small:
+            taken: NDArray[Any] = self[name][rows]
+            return taken
+        return self.rows(name, rows)
+
+    def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
+        if name in self._whole:
+            whole: NDArray[Any] = self._whole[name][rows]
+            return whole
+        column = self._column(name)
+        rows = np.asarray(rows, dtype=np.int64)
+        shards = rows // self.shard_rows
+        values = np.empty((len(rows), *column.shape), column.numpy_dtype)
+        numbers = np.unique(shards).tolist()
+        for shard, chunk in zip(numbers, self._kept(column, numbers), strict=True):
+            here = shards == shard
+            values[here] = chunk[rows[here] - shard * self.shard_rows]
+        return values
+
+    @property
+    def _shards(self) -> int:
+        return math.ceil(self.num_rows / self.shard_rows)
+
+    def _column(self, name: str) -> Column:
+        if name not in self.columns:
+            hint = nearest(name, list(self.columns))
+            raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
+        return self.columns[name]
+
+    def _kept(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, which stay mapped."""
+        for begin in range(0, len(shards), CHUNKS_AT_ONCE):
+            some = shards[begin : begin + CHUNKS_AT_ONCE]
+            found = {shard: self._chunks.get((column.name, shard)) for shard in some}
+            missing = [shard for shard in some if found[shard] is None]
+            for shard, chunk in zip(missing, self._each(column, missing), strict=True):
+                found[shard] = chunk
+                with self._lock:
+                    while len(self._chunks) >= MAPS_KEPT:
+                        del self._chunks[next(iter(self._chunks))]
+                    self._chunks[column.name, shard] = chunk
+            yield from (chunk for chunk in found.values() if chunk is not None)
+
+    def _each(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of a column, fetched several at one time where they come over a network."""
+        if self._at_once == 1 or len(shards) < 2:
+            yield from (self._chunk(column, shard) for shard in shards)
+            return
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="viewstore-params")
+        try:
+            yield from pool.map(partial(self._chunk, column), shards)
+        finally:
+            pool.shutdown(cancel_futures=True)  # of an error, no more than what is under way
+
+    def _chunk(self, column: Column, shard: int) -> NDArray[Any]:
+        """Return a chunk; its checksum is computed once, when it is first touched."""
+        if shard in self.absent:
+            return column.empty(self.shard_rows)
+        key = (column.name, shard)
+        raw = self._read(column, shard)
+        chunk = unpack_chunk(column, raw, self.shard_rows, checked=key in self._checked)
+        with self._lock:
+            self._checked.add(key)
+        return chunk
+
+    def _mapped(self, column: Column, shard: int) -> memoryview:
+        path = self.root / column.name / chunk_key(column, shard)
+        if not path.is_file():  # zarr would read fill here, without a word
+            raise FormatError(f"chunk {shard} of column {column.name} is missing")
+        with path.open("rb") as file:
+            return map_file(file.fileno()).data

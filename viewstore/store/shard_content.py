@@ -1,0 +1,116 @@
+"""Whether a shard agrees with itself: its tar, its pack, its columns and its views."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+from viewstore.format.chunks import unpack_chunk, unpack_params
+from viewstore.format.columns import MADE, Status
+from viewstore.format.manifest import BlobRecord, Commit, IndexedShard
+from viewstore.format.plan import Plan
+from viewstore.format.tar import member_names, pack_npy_header, parse
+from viewstore.images.codec import Codec
+
+Wrong = tuple[str, str]  # kind of a fault, and what it is
+
+
+def content_faults(
+    plan: Plan,
+    codec: Codec,
+    shard: Commit | IndexedShard,
+    read: Callable[[BlobRecord], memoryview],
+    *,
+    decode: bool,
+) -> Iterator[Wrong]:
+    """Yield the kind and the words of what does not fit together in a shard.
+
+    Args:
+        plan: The plan of its view set.
+        codec: That of the plan.
+        shard: What is said of its files.
+        read: Returns the bytes of a file, whose sha256 was compared.
+        decode: Decode every view too.
+    """
+    try:
+        rows = plan.shard_range(shard.shard)
+        packed = [column.name for column in plan.columns if column.pack]
+        places, chunks = unpack_params(read(shard.file("params")), packed)
+        data = read(shard.file("views"))
+        yield from _member_faults(plan, codec, rows, places, data, decode=decode)
+        values = {}
+        for column in plan.columns:
+            raw = chunks.get(column.name)
+            if raw is None:
+                raw = read(shard.file(f"column:{column.name}"))
+            elif hashlib.sha256(raw).hexdigest() != shard.columns[column.name][2]:
+                yield "params", f"column {column.name} differs from its sha256"
+            values[column.name] = unpack_chunk(column, raw, plan.shard_rows)[: len(rows)]
+        yield from _unwritten(plan, values)
+    except FormatError as error:
+        yield "member", str(error)
+
+
+def chunk_facts(shard: Commit | IndexedShard, column: str) -> tuple[int, str]:
+    """Return size and sha256 of the chunk of a column, the same in pack and zarr array."""
+    if column in shard.columns:
+        _, size, sha256 = shard.columns[column]
+        return size, sha256
+    blob = shard.file(f"column:{column}")
+    return blob.bytes, blob.sha256
+
+
+def _member_faults(
+    plan: Plan,
+    codec: Codec,
+    rows: range,
+    places: NDArray[np.void],
+    data: memoryview,
+    *,
+    decode: bool,
+) -> Iterator[Wrong]:
+    """Compare the members of a shard with those its pack places; decode them if asked."""
+    members = parse(data, member_names(plan, rows))
+    if not np.array_equal(members, places):
+        yield "member", "members differ from pack"
+    if decode:
+        for row_places in members.reshape(len(rows), len(plan.members)):
+            for place, extension in zip(row_places, plan.members, strict=True):
+                begin = int(place["offset"])
+                payload = data[begin : begin + int(place["size"])].tobytes()
+                check_member(plan, codec, extension, payload)
+
+
+def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[Wrong]:
+    """A row with status 1 or 2 has every column; fill there means it was lost."""
+    status = values["status"]
+    if (status == Status.NEVER_WRITTEN).any():
+        yield "params", "rows were never written"
+    good = np.isin(status, MADE).all(axis=1)
+    for column in plan.columns:
+        if column.name.startswith("x_") or column.name == "status":
+            continue
+        array = values[column.name]
+        if column.views is not None:
+            array = array[:, list(column.views)]
+        flat = array[good].reshape(int(good.sum()), -1)
+        fill = np.isnan(flat) if column.fill != column.fill else flat == column.fill
+        if flat.size and fill.all(axis=1).any():
+            yield "params", f"column {column.name} has rows that were never written"
+
+
+def check_member(plan: Plan, codec: Codec, extension: str, payload: bytes) -> None:
+    """Decode one member. Raises FormatError: it is not what the plan says."""
+    if extension == "views.npy":
+        shape = (plan.views, plan.height, plan.width, plan.channels)
+        header = pack_npy_header(repr("|u1"), shape)
+        if payload[: len(header)] != header:
+            raise FormatError(f"views.npy must hold uint8 {shape}")
+    elif extension not in ("json", "cls"):
+        pixels = codec.decode(payload)
+        if pixels.shape != (plan.height, plan.width, plan.channels):
+            raise FormatError(f"{extension} decodes to {pixels.shape}, another size than planned")

@@ -1,0 +1,224 @@
+"""Opening a store: what is in it, checked, and read by key or by row."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError, nearest
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.fetch import Retry
+from viewstore.files.local import LOCAL, Files, is_url, local_path
+from viewstore.format.manifest import Manifest
+from viewstore.format.paths import StorePaths
+from viewstore.sources.reader import SourceReader
+from viewstore.sources.record import read_sources
+from viewstore.sources.table import SourceTable
+from viewstore.store.committed import read_manifest, remote_manifest, view_sets
+from viewstore.store.view_set import ViewSet
+
+
+class Keys(Sequence[str]):
+    """The sample keys in row order, with look-up by bisection."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = keys
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return sorted(range(len(self._keys)), key=lambda row: self._keys[row].encode())
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401
+        return self._keys[row]
+
+    def row(self, key: str) -> int:
+        """Return the row of a key. Raises ConfigError naming the nearest key."""
+        place = bisect.bisect_left(
+            self._order, key.encode(), key=lambda row: self._keys[row].encode()
+        )
+        if place < len(self._order) and self._keys[self._order[place]] == key:
+            return self._order[place]
+        hint = nearest(key, [self._keys[row] for row in self._order[max(0, place - 50) :][:100]])
+        raise ConfigError(f"there is no sample with key {key!r}; {hint}", code="VS102")
+
+
+class Store:
+    """A store: its rows, and its view sets by name."""
+
+    def __init__(self, paths: StorePaths, manifest: Manifest, files: Files = LOCAL) -> None:
+        self.paths = paths
+        self.files = files
+        self.manifest = manifest
+        self.table: SourceTable
+        self.table, self.shard_rows, sources_id = read_sources(paths, files)
+        if sources_id != manifest.sources_id:
+            raise FormatError(
+                "sources are not the ones the manifest names",
+                where=files.where(paths.sources_record),
+            )
+
+    def __repr__(self) -> str:
+        return f"Store({self.location!r}, {self.num_samples} samples, {list(self.view_sets)})"
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the store."""
+        return self.files.where(self.paths.root)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies elsewhere: its shards are downloaded before they are read."""
+        return self.files is not LOCAL
+
+    @property
+    def name(self) -> str:
+        """Last part of the path or URL."""
+        path = self.paths.root.resolve() if self.files is LOCAL else Path(self.location)
+        return path.name
+
+    @property
+    def root(self) -> Path:
+        """The folder of the store. Raises ConfigError: it is remote, and has none."""
+        if self.files is not LOCAL:
+            raise ConfigError(f"store {self.location} is remote: it has no folder here")
+        return self.paths.root
+
+    @property
+    def store_id(self) -> str:
+        """Digest of the sources and of every shard: equal ids, equal bytes."""
+        return self.manifest.store_id
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.table.keys)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The key of each row."""
+        return Keys(self.table.keys)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 [N]; -1 where a sample has none."""
+        return self.table.label
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(self.table.label_names)
+
+    @cached_property
+    def source(self) -> SourceReader:
+        """Reads the source images; raises on use if they cannot be reached."""
+        return SourceReader(self.table)
+
+    @cached_property
+    def view_sets(self) -> Mapping[str, ViewSet]:
+        """The view sets of the newest manifest by name."""
+        return {
+            name: ViewSet(self.paths.view_set(name), entry, self.files)
+            for name, entry in self.manifest.view_sets.items()
+        }
+
+    def view_set(self, name: str) -> ViewSet:
+        """Return a view set by name. Raises ConfigError naming the nearest."""
+        if name not in self.view_sets:
+            raise ConfigError(
+                f"there is no view set {name!r} in this store; "
+                f"{nearest(name, list(self.view_sets))}",
+                code="VS102",
+                where=self.location,
+                fix=f"viewstore inspect {self.location}",
+            )
+        return self.view_sets[name]
+
+    def urls(self, view_set: str) -> list[str]:
+        """Return the shard files of a view set, for stock readers of WebDataset."""
+        return self.view_set(view_set).urls()
+
+
+def open_store(
+    path: str | Path, *, cache: CacheSettings | None = None, retry: Retry | None = None
+) -> Store:
+    """Return the store at `path`, its records checked.
+
+    Args:
+        path: A folder, or a URL: s3://, gs://, az://, http(s)://, or what fsspec knows.
+        cache: Where downloads are kept, and how many; None: as the environment says.
+        retry: How patient remote reads are.
+
+    Raises:
+        ConfigError: There is no store at `path`, or no build in it has ended yet.
+        FormatError: A record is damaged or of another format version.
+        RemoteError: The remote store did not answer.
+        UnavailableError: The package that reads such URLs is not installed.
+    """
+    if is_url(path):
+        return _open_remote(str(path), cache or CacheSettings.from_environment(), retry or Retry())
+    paths = StorePaths(local_path(path))
+    if not paths.root.is_dir():
+        raise ConfigError(
+            f"there is no store at {path}",
+            code="VS202",
+            where=str(path),
+            why="the folder does not exist" if not paths.root.exists() else "it is not a folder",
+            fix=f"viewstore build --generator w-search --out {path}",
+        )
+    manifest = read_manifest(paths)
+    if manifest is None:
+        unfinished = bool(view_sets(paths))
+        raise ConfigError(
+            f"{path} has no manifest.json",
+            code="VS202",
+            where=str(path),
+            why="its build has not ended yet" if unfinished else "it is not a store",
+            fix="run the same build command again"
+            if unfinished
+            else f"viewstore build --generator w-search --out {path}",
+        )
+    return Store(paths, manifest)
+
+
+def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
+    from viewstore.files.remote import RemoteFiles
+
+    files = RemoteFiles(url, cache=cache, retry=retry)
+    paths = StorePaths(Path())
+    manifest = remote_manifest(paths, files)
+    while True:
+        try:
+            store = Store(paths, manifest, files)
+            for view_set in store.view_sets.values():
+                view_set.index  # noqa: B018  # a finalise that just ran shows here
+            return store
+        except FormatError:
+            newest = remote_manifest(paths, files)
+            if newest == manifest:
+                raise
+            manifest = newest
+
+
+def newest_round(store: Store, name: str) -> ViewSet:
+    """Return view set `name`, or its newest complete round `name`-r2, `name`-r3, ...
+
+    Raises:
+        ConfigError: There is no such view set; the nearest one is named.
+    """
+    rounds: Mapping[int, str] = {
+        int(match[1]): other
+        for other in store.view_sets
+        if (match := re.fullmatch(re.escape(name) + r"-r(\d+)", other))
+    }
+    for number in sorted(rounds, reverse=True):
+        if store.view_sets[rounds[number]].complete:
+            return store.view_sets[rounds[number]]
+    return store.view_set(name)

@@ -1,0 +1,255 @@
+"""Proving a store whole: what each level checks, and the faults it names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from viewstore.errors import ConfigError, FormatError, ViewStoreError, nearest
+from viewstore.files import disk
+from viewstore.files.maps import map_file
+from viewstore.format.chunks import chunk_key
+from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.plan import Plan
+from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
+from viewstore.images.codec import Codec
+from viewstore.sources.record import read_sources
+from viewstore.store.committed import (
+    committed_shards,
+    last_generation,
+    read_commit,
+    read_manifest,
+    read_plan,
+    view_sets,
+)
+from viewstore.store.shard_content import chunk_facts, content_faults
+
+Level = Literal["quick", "deep", "content"]
+BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is not as it was written.
+
+    Attributes:
+        shard: The shard to rebuild; None for a file that finalise makes again.
+        kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
+            "record", "orphan".
+    """
+
+    view_set: str
+    shard: int | None
+    kind: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        where = self.view_set if self.shard is None else f"{self.view_set} shard {self.shard}"
+        return f"{where}: {self.kind}: {self.what} ({self.path})"
+
+
+def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Iterator[Fault]:
+    """Yield every fault of a store; none means it is whole.
+
+    Args:
+        root: The store.
+        level: "quick" looks at sizes and records; "deep" (also) at every hash, tar, member and
+            params row; "content" also decodes every view.
+        only: A view set, or None for all.
+    """
+    paths = StorePaths(root)
+    if only is not None and only not in view_sets(paths):
+        raise ConfigError(
+            f"there is no view set {only!r} in this store; {nearest(only, view_sets(paths))}",
+            code="VS102",
+            where=str(root),
+        )
+    manifest = yield from _records(paths)
+    for name in view_sets(paths):
+        if only in (None, name):
+            entry = None if manifest is None else manifest.view_sets.get(name)
+            yield from _view_set(paths.view_set(name), name, entry, level)
+    if manifest is not None:
+        for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
+            path = paths.view_set(name).plan
+            yield _fault(name, None, "plan", path, "the manifest names it, it has no plan")
+
+
+def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
+    """Check sources and manifest; return the manifest."""
+    try:
+        read_sources(paths)
+    except (ViewStoreError, OSError) as error:
+        yield _fault("source", None, "record", paths.sources_record, str(error))
+    try:
+        manifest = read_manifest(paths)
+    except ViewStoreError as error:
+        yield _fault("manifest", None, "record", paths.manifest, str(error))
+        return None
+    if manifest is None:
+        yield _fault("manifest", None, "missing", paths.manifest, "no build has ended")
+        return None
+    yield from _generations(paths, manifest)
+    return manifest
+
+
+def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
+    """The newest generation is there; the others, if they are, are what their successors say."""
+    expected = {manifest.generation: hashlib.sha256(manifest.pack()).hexdigest()}
+    for number in range(max(manifest.generation, last_generation(paths)), 0, -1):
+        path = paths.generation(number)
+        if not path.is_file():
+            if number == manifest.generation:
+                yield _fault("manifest", None, "record", path, "its generation is missing")
+            continue
+        raw = path.read_bytes()
+        try:
+            generation = Manifest.unpack(raw)
+        except FormatError as error:
+            yield _fault("manifest", None, "record", path, str(error))
+            continue
+        if expected.get(number) not in (None, hashlib.sha256(raw).hexdigest()):
+            yield _fault("manifest", None, "record", path, "it is not what its successor names")
+        if generation.previous is not None:
+            expected.setdefault(number - 1, generation.previous)
+
+
+def _view_set(
+    paths: ViewSetPaths, name: str, entry: ViewSetEntry | None, level: Level
+) -> Iterator[Fault]:
+    try:
+        plan = read_plan(paths)
+    except ViewStoreError as error:
+        yield _fault(name, None, "plan", paths.plan, str(error))
+        return
+    if entry is not None and plan.id != entry.plan_id:
+        yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
+    commits = yield from _commits(paths, plan)
+    codec = Codec.from_plan(plan.codec)
+    for shard in range(plan.shards):
+        commit = commits.get(shard)
+        if commit is not None:
+            yield from shard_faults(paths, plan, codec, commit, level)
+        elif entry is not None and not paths.commit(shard).exists():
+            yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
+    yield from _orphans(paths, name, commits)
+    if entry is not None:
+        yield from _derived(paths, name, entry)
+        yield from _chunks(paths, plan, commits)
+
+
+def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int, Commit]]:
+    """Check the commit records; return the good ones by shard."""
+    commits: dict[int, Commit] = {}
+    for shard in committed_shards(paths):
+        path = paths.commit(shard)
+        try:
+            commit = read_commit(paths, shard)
+        except ViewStoreError as error:
+            yield _fault(plan.view_set, shard, "commit", path, str(error))
+            continue
+        if commit is None or shard >= plan.shards or commit.plan_id != plan.id:
+            yield _fault(plan.view_set, shard, "commit", path, "it belongs to another plan")
+        else:
+            commits[shard] = commit
+    return commits
+
+
+def shard_faults(
+    paths: ViewSetPaths, plan: Plan, codec: Codec, commit: Commit, level: Level
+) -> Iterator[Fault]:
+    """Yield the faults of one committed shard."""
+    whole = True
+    for blob in commit.files:
+        for fault in _blob_faults(paths, commit, blob, level):
+            whole = False
+            yield fault
+    if not whole or level == "quick":
+        return
+    views = paths.root / commit.file("views").name
+
+    def read(blob: BlobRecord) -> memoryview:
+        with (paths.root / blob.name).open("rb") as file:
+            return map_file(file.fileno()).data
+
+    for kind, what in content_faults(plan, codec, commit, read, decode=level == "content"):
+        yield _fault(plan.view_set, commit.shard, kind, views, what)
+
+
+def _blob_faults(
+    paths: ViewSetPaths, commit: Commit, blob: BlobRecord, level: Level
+) -> Iterator[Fault]:
+    path = paths.root / blob.name
+    if not path.is_file():
+        yield _fault(commit.view_set, commit.shard, "missing", path, f"its {blob.role} are missing")
+        return
+    size = path.stat().st_size
+    if size != blob.bytes:
+        what = f"{size} bytes, its commit says {blob.bytes}"
+        yield _fault(commit.view_set, commit.shard, "size", path, what)
+    elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
+        what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
+        yield _fault(commit.view_set, commit.shard, "hash", path, what)
+
+
+def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
+    for path in orphans(paths, commits):
+        yield _fault(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
+
+
+def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
+    """Return blobs that nothing names and left-over temporary files.
+
+    Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
+    while a repair has withdrawn some.
+    """
+    named = {blob.name for commit in commits.values() for blob in commit.files}
+    for path in paths.quarantine.glob("*.json"):
+        with contextlib.suppress(FormatError):
+            withdrawn = Commit.unpack(disk.read_limited(path, COMMIT_BYTES))
+            named |= {blob.name for blob in withdrawn.files}
+    with contextlib.suppress(FormatError, FileNotFoundError):
+        index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+        named |= {blob.name for entry in index.shards for blob in entry.files}
+    blobs = [
+        path
+        for path in paths.root.iterdir()
+        if BLOB_FILE.fullmatch(path.name) and path.name not in named
+    ]
+    scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
+    return sorted([*blobs, *scratch])
+
+
+def _derived(paths: ViewSetPaths, name: str, entry: ViewSetEntry) -> Iterator[Fault]:
+    for file, (size, sha256) in entry.derived.items():
+        path = paths.root / file
+        if not path.is_file():
+            yield _fault(name, None, "derived", path, f"{file} is missing")
+        elif path.stat().st_size != size or disk.sha256_of(path) != sha256:
+            yield _fault(name, None, "derived", path, f"{file} differs from the manifest")
+
+
+def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> Iterator[Fault]:
+    """Every params row of every committed shard is in the zarr arrays as it is in its pack."""
+    for shard, commit in commits.items():
+        for column in plan.columns:
+            path = paths.params / column.name / chunk_key(column, shard)
+            _, expected = chunk_facts(commit, column.name)
+            if not path.is_file():
+                what = f"chunk {shard} of {column.name} is missing"
+            elif disk.sha256_of(path) != expected:
+                what = f"chunk {shard} of {column.name} differs from its commit"
+            else:
+                continue
+            yield _fault(plan.view_set, None, "derived", path, what)
+
+
+def _fault(view_set: str, shard: int | None, kind: str, path: Path, what: str) -> Fault:
+    return Fault(view_set=view_set, shard=shard, kind=kind, path=str(path), what=what)

@@ -1,0 +1,170 @@
+"""Proving a remote store whole for those who read it: all that its manifest leads to.
+
+Not every server lists what it has, so what nothing names is not looked for. Commit records are
+for who builds, and are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from viewstore.errors import ConfigError, FormatError, RemoteError, nearest
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.fetch import Retry
+from viewstore.files.maps import map_file
+from viewstore.files.remote import RemoteFiles
+from viewstore.format.chunks import chunk_key
+from viewstore.format.manifest import BlobRecord, IndexedShard, ViewSetEntry
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.sources.record import read_sources
+from viewstore.store.committed import remote_manifest
+from viewstore.store.shard_content import chunk_facts, content_faults
+from viewstore.store.verify import Fault, Level
+from viewstore.store.view_set import ViewSet
+
+# What is kept here says nothing about what is there: nothing is found in this one, or kept.
+NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """What is wrong with a file."""
+
+    kind: str
+    what: str
+
+
+def verify_remote(
+    url: str, *, level: Level = "deep", only: str | None = None, retry: Retry | None = None
+) -> Iterator[Fault]:
+    """Yield every fault of the store at `url`; none means that it reads as it was built.
+
+    Args:
+        url: The store.
+        level: "quick" asks for the size of each shard; "deep" fetches all, a shard at a time, and
+            looks at every hash, tar, member and params row; "content" also decodes every view.
+        only: A view set, or None for all.
+        retry: How patient it is.
+
+    Raises:
+        ConfigError: There is no store, or no such view set.
+        RemoteError: The server did not answer.
+    """
+    files = RemoteFiles(url, cache=NO_CACHE, retry=retry or Retry())
+    paths = StorePaths(Path())
+    manifest = _attempt(lambda: remote_manifest(paths, files))
+    if isinstance(manifest, _Wrong):
+        yield _fault(files, "manifest", None, paths.manifest, manifest, kind="record")
+        return
+    names = list(manifest.view_sets)
+    if only is not None and only not in names:
+        raise ConfigError(
+            f"there is no view set {only!r} in this store; {nearest(only, names)}",
+            code="VS102",
+            where=url,
+        )
+    sources = _attempt(lambda: read_sources(paths, files))
+    if isinstance(sources, _Wrong):
+        yield _fault(files, "source", None, paths.sources_record, sources, kind="record")
+    for name, entry in manifest.view_sets.items():
+        if only in (None, name):
+            yield from _view_set(files, paths.view_set(name), entry, level)
+
+
+def _view_set(
+    files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry, level: Level
+) -> Iterator[Fault]:
+    name = paths.root.name
+    view_set = _attempt(lambda: ViewSet(paths, entry, files))
+    if isinstance(view_set, _Wrong):
+        yield _fault(files, name, None, paths.plan, view_set, kind="plan")
+        return
+    for file, (size, sha256) in entry.derived.items():
+        path = paths.root / file
+        found = _attempt(partial(files.content, path, size, sha256))
+        if isinstance(found, _Wrong):
+            yield _fault(files, name, None, path, found, kind="derived")
+            if path == paths.index:  # which alone says what the shards are
+                return
+    for shard in view_set.index.shards:
+        yield from _shard(files, view_set, shard, level)
+        if level != "quick":
+            yield from _chunks(files, view_set, shard)
+
+
+def _shard(
+    files: RemoteFiles, view_set: ViewSet, shard: IndexedShard, level: Level
+) -> Iterator[Fault]:
+    fetched: dict[str, memoryview] = {}
+    for blob in shard.files:
+        path = view_set.paths.root / blob.name
+        if level == "quick":
+            wrong: object = _attempt(partial(files.check_size, path, blob.bytes), kind="size")
+        else:
+            wrong = _attempt(partial(_fetch, files, path, blob, fetched))
+        if isinstance(wrong, _Wrong):
+            yield _fault(files, view_set.name, shard.shard, path, wrong)
+    if len(fetched) < len(shard.files):
+        return
+    views = view_set.paths.root / shard.file("views").name
+    for kind, what in content_faults(
+        view_set.plan,
+        view_set.codec,
+        shard,
+        lambda blob: fetched[blob.role],
+        decode=level == "content",
+    ):
+        yield _fault(files, view_set.name, shard.shard, views, _Wrong(kind, what))
+
+
+def _fetch(
+    files: RemoteFiles, path: Path, blob: BlobRecord, fetched: dict[str, memoryview]
+) -> None:
+    descriptor = files.open(path, blob.bytes, blob.sha256)
+    try:
+        fetched[blob.role] = map_file(descriptor).data
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(files: RemoteFiles, view_set: ViewSet, shard: IndexedShard) -> Iterator[Fault]:
+    """Compare what a shard has in the zarr arrays with what its index entry says."""
+    for column in view_set.plan.columns:
+        path = view_set.paths.params / column.name / chunk_key(column, shard.shard)
+        found = _attempt(partial(files.content, path, *chunk_facts(shard, column.name)))
+        if isinstance(found, _Wrong):
+            yield _fault(files, view_set.name, None, path, found, kind="derived")
+
+
+def _attempt(read: Callable[[], Found], *, kind: str = "hash") -> Found | _Wrong:
+    """Return what `read` returns, or what is wrong with the file that it reads."""
+    try:
+        return read()
+    except FormatError as error:
+        return _Wrong(kind, str(error))
+    except RemoteError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return _Wrong("missing", str(error))
+
+
+def _fault(
+    files: RemoteFiles,
+    view_set: str,
+    shard: int | None,
+    path: Path,
+    wrong: _Wrong,
+    *,
+    kind: str | None = None,
+) -> Fault:
+    where = files.where(path)
+    return Fault(
+        view_set=view_set, shard=shard, kind=kind or wrong.kind, path=where, what=wrong.what
+    )

@@ -1,0 +1,321 @@
+"""A view set of a store: its plan, its shards and params, checked as they are read."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+from viewstore.files.local import LOCAL, Download, Files, matching
+from viewstore.files.maps import map_file
+from viewstore.format.columns import Column
+from viewstore.format.manifest import BlobRecord, Index, IndexedShard, ViewSetEntry
+from viewstore.format.paths import ViewSetPaths
+from viewstore.format.plan import Plan
+from viewstore.format.stats import ColumnStats, unpack_stats
+from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
+from viewstore.images.codec import Codec
+from viewstore.store.committed import read_plan
+from viewstore.store.params import Params
+
+FETCHES = 8  # small remote files at one time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A committed shard: its file, and its rows."""
+
+    path: Path
+    rows: range
+    entry: IndexedShard
+    files: Files = LOCAL
+
+    def open(self) -> int:
+        """Return a descriptor of the file; a remote one is downloaded first, and checked.
+
+        Raises:
+            FormatError: The file is missing, or not as long as its commit says: reading a map
+                of it would end the process.
+            RemoteError: The remote store did not give it.
+        """
+        blob = self.entry.file("views")
+        try:
+            return self.files.open(self.path, blob.bytes, blob.sha256)
+        except FormatError as error:
+            view_set, shard = self.path.parent.name, self.entry.shard
+            raise FormatError(
+                f"shard {shard} of {view_set} {error}",
+                code="VS203",
+                where=f"{self.where}: expected {blob.bytes} bytes",
+                why="the file was changed after it was written; its sha256 cannot match",
+                fix=self.files.repair(self.path, f"--view-set {view_set} --only {shard}"),
+            ) from error
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the file."""
+        return self.files.where(self.path)
+
+    @property
+    def download(self) -> Download:
+        """What to fetch before it is needed."""
+        blob = self.entry.file("views")
+        return Download(self.path, blob.bytes, blob.sha256)
+
+
+class ViewSet:
+    """The cached views of one generator configuration.
+
+    `views[17]` is uint8 [V, H, W, C] of row 17, CRC checked; `views.params["distance"]` is the
+    column [N, V].
+    """
+
+    def __init__(self, paths: ViewSetPaths, entry: ViewSetEntry, files: Files = LOCAL) -> None:
+        self.paths = paths
+        self.files = files
+        self._entry = entry
+        self.plan: Plan = read_plan(paths, files)
+        if self.plan.id != entry.plan_id:
+            raise FormatError(
+                f"plan of {self.plan.view_set} is not the one the manifest names",
+                where=files.where(paths.plan),
+            )
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    def __repr__(self) -> str:
+        codec = self.plan.codec["name"]
+        return (
+            f"ViewSet({self.name!r}, {len(self)} samples x {self.num_views} views, "
+            f"{self.height}x{self.width}x{self.channels}, {codec})"
+        )
+
+    @property
+    def name(self) -> str:
+        return self.plan.view_set
+
+    @property
+    def num_views(self) -> int:
+        return self.plan.views
+
+    @property
+    def height(self) -> int:
+        return self.plan.height
+
+    @property
+    def width(self) -> int:
+        return self.plan.width
+
+    @property
+    def channels(self) -> int:
+        return self.plan.channels
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.plan.roles
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec.from_plan(self.plan.codec)
+
+    @cached_property
+    def index(self) -> Index:
+        return Index.unpack(self._derived("index.json"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard exists; rows of absent shards read status 0."""
+        return self.index.complete
+
+    @cached_property
+    def shards(self) -> Mapping[int, Shard]:
+        """The committed shards by number."""
+        return {
+            entry.shard: Shard(
+                self.paths.root / entry.file("views").name,
+                self.plan.shard_range(entry.shard),
+                entry,
+                self.files,
+            )
+            for entry in self.index.shards
+        }
+
+    @cached_property
+    def members(self) -> NDArray[Any]:
+        """Places of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
+        shape = (self.plan.rows, len(self.plan.members))
+        name = "index/members.npy"
+        size, sha256 = self._entry.derived[name]
+        try:
+            return self.files.array(self.paths.root / name, MEMBER_DTYPE, shape, size, sha256)
+        except FormatError as error:
+            raise self._changed(name, error) from error
+
+    @cached_property
+    def params(self) -> Params:
+        """The params columns by name."""
+        absent = set(range(self.plan.shards)) - set(self.shards)
+        return Params(
+            self.paths.params,
+            self.plan.columns,
+            self.plan.rows,
+            self.plan.shard_rows,
+            absent=absent,
+            chunk=self._chunk if self.remote else None,
+            at_once=FETCHES if self.remote else 1,
+        )
+
+    @cached_property
+    def stats(self) -> dict[str, ColumnStats]:
+        """Statistics of each column."""
+        return unpack_stats(self._derived("stats.json"))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all blobs."""
+        return sum(blob.bytes for entry in self.index.shards for blob in entry.files)
+
+    def __len__(self) -> int:
+        return self.plan.rows
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the views of a row, uint8 [V, H, W, C].
+
+        Raises:
+            IndexError: There is no such row.
+            FormatError: The row's shard is absent, or its bytes differ from their CRC.
+        """
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row must be in [0, {len(self)}), got {row}")
+        row %= len(self)
+        payloads = self.payloads(row)
+        shape = (self.num_views, self.height, self.width, self.channels)
+        if "views.npy" in payloads:
+            payload = payloads["views.npy"]
+            if payload[:NPY_BYTES] != pack_npy_header(repr("|u1"), shape):
+                raise FormatError(f"views of row {row} of {self.name} must be uint8 {shape}")
+            return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
+        names = [name for name in self.plan.members if name not in ("cls", "json")]
+        return np.stack([self.codec.decode(payloads[name]) for name in names])
+
+    def urls(self) -> list[str]:
+        """Return the shard files, for stock readers of WebDataset."""
+        return [shard.where for shard in self.shards.values()]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Say which shards are read next, in this order; remote ones begin to come.
+
+        Raises nothing: a shard that cannot be had raises where it is opened.
+        """
+        self.files.prefetch([self.shards[k].download for k in shards if k in self.shards])
+
+    @property
+    def remote(self) -> bool:
+        """Whether its shards are downloaded before they are read."""
+        return self.files is not LOCAL
+
+    def check_cache(self) -> None:
+        """Raise ConfigError if its shards are remote and the cache is too small for them."""
+        self.files.check_cache(self._largest)
+
+    def at_hand(self, shard: int) -> bool:
+        """Whether a shard is on this machine now."""
+        return self.files.holds(self.shards[shard].download.sha256)
+
+    def most_open(self, sharing: int = 1) -> int:
+        """Return how many shards to keep open: an evicted one takes disk until it is closed.
+
+        `sharing`: View sets that are read through the cache together.
+        """
+        return self.files.most_open(self._largest * sharing)
+
+    @property
+    def _largest(self) -> int:
+        sizes = [shard.entry.file("views").bytes for shard in self.shards.values()]
+        return max(sizes, default=0)
+
+    def repair(self, shard: int) -> str:
+        """Return what mends a shard."""
+        return self.files.repair(self.paths.plan, f"--view-set {self.name} --only {shard}")
+
+    @property
+    def finalise(self) -> str:
+        """What derives its index, params and statistics anew."""
+        return self.files.finalise(self.paths.plan)
+
+    def payloads(self, row: int) -> dict[str, bytes]:
+        """Return the members of a row by extension, CRC checked, as they are stored."""
+        number = row // self.plan.shard_rows
+        if number not in self.shards:
+            raise FormatError(f"shard {number} of {self.name} was not built yet")
+        data = self._map(number)
+        payloads = {}
+        for extension, place in zip(self.plan.members, self.members[row], strict=True):
+            begin, size = int(place["offset"]), int(place["size"])
+            payload = data[begin : begin + size].tobytes()
+            if zlib.crc32(payload) != place["crc32"]:
+                raise FormatError(
+                    f"{extension} of row {row} of {self.name} does not match its CRC-32",
+                    code="VS203",
+                    where=self.shards[number].where,
+                    fix=self.repair(number),
+                )
+            payloads[extension] = payload
+        return payloads
+
+    def _map(self, number: int) -> NDArray[np.uint8]:
+        if number not in self._maps:
+            while len(self._maps) >= self.most_open():
+                del self._maps[next(iter(self._maps))]
+            descriptor = self.shards[number].open()
+            try:
+                self._maps[number] = map_file(descriptor)
+            finally:
+                os.close(descriptor)
+        return self._maps[number]
+
+    def _chunk(self, column: Column, number: int) -> memoryview:
+        """Return the chunk of a column out of the blob that carries it."""
+        entry = self.shards[number].entry
+        if column.name not in entry.columns:
+            return self._blob(entry.file(f"column:{column.name}"))
+        begin, size, sha256 = entry.columns[column.name]
+        pack = entry.file("params")
+        if self.files.keeps or self.files.holds(pack.sha256):
+            return self._blob(pack)[begin : begin + size]
+        path = self.paths.root / pack.name
+        check = partial(matching, size=size, sha256=sha256)
+        return memoryview(self.files.part(path, begin, begin + size, check))
+
+    def _blob(self, blob: BlobRecord) -> memoryview:
+        descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
+        try:
+            return map_file(descriptor).data
+        finally:
+            os.close(descriptor)
+
+    def _derived(self, name: str) -> bytes:
+        """Return a derived file. Raises FormatError: it is not the one the manifest names."""
+        size, sha256 = self._entry.derived[name]
+        try:
+            return self.files.content(self.paths.root / name, size, sha256)
+        except FormatError as error:
+            raise self._changed(name, error) from error
+
+    def _changed(self, name: str, error: FormatError) -> FormatError:
+        return FormatError(
+            f"{name} of {self.name} is missing or changed",
+            where=error.where,
+            why=f"the manifest holds another sha256: {error}",
+            fix=self.finalise,
+        )
