@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from contest import data, results, usage
+from contest.data import ROOT, SHARED
 from contest.rounds import CONTENDERS, Run, contest, pythons, tune
 from contest.workloads import WORKLOADS, Workload
 
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.files.disk import write_atomic
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 TUNED = Path(__file__).parent / "results" / "loaders_tuned.json"
 
 

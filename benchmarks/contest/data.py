@@ -19,6 +19,8 @@ from viewstore.errors import ConfigError
 from viewstore.files.disk import write_atomic
 from viewstore.store.store import Store, open_store
 
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
 VERSION = 1
 ROWS_PER_SHARD = {"small": 1_024, "jpg": 256, "raw": 256, "photos": 256, CHECK_DATA: 16}
 ANCHOR_SIDE = 32  # of the one view that a store of photographs must have

@@ -59,8 +59,14 @@ class Order:
 class Process:
     """A contender's process, from its start to its end."""
 
-    def __init__(self, python: str, order: Order) -> None:
-        """Start it. The clock of the first batch runs from here."""
+    def __init__(self, python: str, order: Order, *, benchmarks: Path = BENCHMARKS) -> None:
+        """Start it. The clock of the first batch runs from here.
+
+        Args:
+            python: The interpreter that has the contender's packages.
+            order: What it measures.
+            benchmarks: The folder whose worker is run; that of another checkout measures its code.
+        """
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
@@ -68,7 +74,8 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=environment(),
+            cwd=benchmarks,
+            env=environment(benchmarks),
         )
         self._tell(order.to_json())
 
@@ -130,11 +137,11 @@ class Process:
         return f"exit {self.process.returncode}: {lines[-1] if lines else 'no message'}"
 
 
-def environment() -> dict[str, str]:
+def environment(benchmarks: Path) -> dict[str, str]:
     """Return the environment of a contender: all of them start from bytecode.
 
     What was installed has it. Ours, which runs from its checkout, would else be compiled anew in
     each process where Python is told not to write any.
     """
     kept = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
-    return kept | {"PYTHONPATH": str(BENCHMARKS)}
+    return kept | {"PYTHONPATH": str(benchmarks)}
