@@ -256,6 +256,8 @@ def _rows(
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
         listener.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
+    for note in source.notes:
+        listener.warn(f"{note} (in {spec})")
     return source.table, tuple(source.skipped)
 
 

@@ -16,12 +16,14 @@ import numpy as np
 import simplejpeg
 from PIL import (
     BmpImagePlugin,
+    GifImagePlugin,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    features,
 )
 
 from viewstore.errors import ConfigError, FormatError
@@ -39,7 +41,13 @@ _PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "tif": TiffImagePlugin.TiffImageFile,
     "ppm": PpmImagePlugin.PpmImageFile,
+    "gif": GifImagePlugin.GifImageFile,
 }
+READS_AVIF = bool(features.check("avif"))  # as Pillow was built
+if READS_AVIF:
+    from PIL import AvifImagePlugin
+
+    _PLUGINS = {**_PLUGINS, "avif": AvifImagePlugin.AvifImageFile}
 _WARNING = frozenset({"jpg", "tif"})  # formats whose plug-in warns about metadata it skips
 _warnings_lock = threading.Lock()
 
@@ -156,6 +164,8 @@ def copied_into(pixels: Pixels, into: Pixels) -> Pixels:
 @contextmanager
 def opened(data: Encoded, suffix: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
     """Open with Pillow; whatever it raises, also on the way to pixels, is a FormatError."""
+    if suffix not in _PLUGINS:
+        raise unreadable(f"{suffix} cannot be read by the Pillow that is installed")
     try:
         with _warnings_ignored() if suffix in _WARNING else nullcontext():
             image = _PLUGINS[suffix](io.BytesIO(data))

@@ -81,8 +81,12 @@ def sniff(data: Encoded) -> str:
         return "tif"
     if data[:2] in (b"P4", b"P5", b"P6"):
         return "ppm"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "avif"
     what = "an empty file" if not data else f"bytes {data[:8].hex(' ')}"
-    raise unreadable(f"image must be jpg, png, webp, bmp, tif or ppm, got {what}")
+    raise unreadable(f"image must be jpg, png, webp, avif, gif, bmp, tif or ppm, got {what}")
 
 
 def read_size(data: Encoded, suffix: str, limits: Limits) -> tuple[int, int] | None:

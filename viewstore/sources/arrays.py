@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from viewstore.errors import FormatError
 from viewstore.files import disk
 from viewstore.images.header import LIMITS
+from viewstore.sources.labels import LabelReader, number_labels
 from viewstore.sources.table import (
     OnError,
     Part,
@@ -30,7 +31,7 @@ from viewstore.sources.table import (
 
 DIGITS = "digits"
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
-LABEL_NAMES = ("labels", "y", "y_train", "arr_1")
+LABEL_NAMES = ("labels", "label", "y", "y_train", "targets", "target", "arr_1")
 NPZ_ARRAY_BYTES = 16 << 30
 # Encrypted members and unknown compression are RuntimeError and NotImplementedError.
 _UNREADABLE_ZIP = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -133,19 +134,28 @@ def _npz(path: Path) -> Arrays:
         height, width = images.shape[1:3]
         LIMITS.check(height, width, encoded_bytes=height * width)
     images = images if images.ndim == 4 else images[..., None]
-    return Arrays(images, _npz_labels(labels, len(images)), (), size, sha256)
+    return Arrays(images, *_npz_labels(labels, len(images)), size, sha256)
 
 
-def _npz_labels(labels: NDArray[Any] | None, count: int) -> NDArray[np.int32]:
+def _npz_labels(
+    labels: NDArray[Any] | None, count: int
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Return labels [count] with the names of their numbers, if they are words."""
     if labels is None:
-        return np.full(count, -1, np.int32)
-    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":
+        return np.full(count, -1, np.int32), ()
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iufU":
         raise FormatError(
-            f"npz labels must be integers [{count}], got {labels.dtype} {list(labels.shape)}"
+            f"npz labels must be integers or words [{count}], got {labels.dtype} "
+            f"{list(labels.shape)}"
         )
-    if count and not -1 <= int(labels.min()) <= int(labels.max()) < 2**31:
-        raise FormatError("npz labels must be in [-1, 2^31)")
-    return labels.reshape(-1).astype(np.int32)
+    reader = LabelReader()
+    values = labels.reshape(-1).tolist()
+    found = [reader.text(v.encode()) if isinstance(v, str) else reader.value(v) for v in values]
+    if reader.unread:
+        raise FormatError(
+            f"npz labels must be whole numbers in [-1, 2^31) or words, got {reader.example}"
+        )
+    return number_labels(found)
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -160,8 +170,8 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran_order, dtype = read_header(file)
-        if dtype.kind not in "biuf":
-            raise FormatError(f"npz array {name} must hold numbers, got {dtype}")
+        if dtype.kind not in "biufU":
+            raise FormatError(f"npz array {name} must hold numbers or words, got {dtype}")
         claimed = math.prod(shape) * dtype.itemsize
         if claimed > NPZ_ARRAY_BYTES or claimed != info.file_size - file.tell():
             raise FormatError(
@@ -208,7 +218,7 @@ def scan_arrays(spec: str, *, limit: int | None, on_error: OnError) -> Source:
 
 KIND = SourceKind(
     spelling="an .npz with images, digits",
-    matches=lambda spec: spec == DIGITS or Path(spec).suffix == ".npz",
+    matches=lambda spec: spec == DIGITS or Path(spec).suffix.lower() == ".npz",
     scan=scan_arrays,
     pixels=array_pixels,
 )

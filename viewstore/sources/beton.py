@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import zlib
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.beton.layout import RAW, Field, Kind
+from viewstore.beton.layout import HEADER_BYTES, RAW, Field, Kind, unpack_header
 from viewstore.beton.reader import Beton
 from viewstore.beton.sidecar import check_sidecar
 from viewstore.beton.writer import Picture
@@ -163,9 +164,19 @@ def _key(opened: Beton, row: int) -> str:
         raise FormatError(f"beton key of sample {row} must be UTF-8") from error
 
 
+def _is_beton(spec: str) -> bool:
+    path = Path(spec)
+    if path.suffix.lower() == ".beton" or not path.is_file():
+        return path.suffix.lower() == ".beton"
+    with path.open("rb") as file, contextlib.suppress(FormatError):
+        unpack_header(file.read(HEADER_BYTES))
+        return True
+    return False
+
+
 KIND = SourceKind(
     spelling="a .beton",
-    matches=lambda spec: Path(spec).suffix == ".beton",
+    matches=_is_beton,
     scan=scan_beton,
     pixels=beton_pixels,
 )

@@ -1,25 +1,30 @@
-"""Scanning folders and WebDataset tars for their images: keys, places, checksums, sizes."""
+"""A folder of class folders as a source: every picture below it, each class folder a label."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from viewstore.errors import FormatError
 from viewstore.images.decode import probe
+from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
 from viewstore.sources.table import Found, OnError, Part, Source, SourceKind, refuse, table_of
-
-SUFFIXES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm"}
 
 
 def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
-    """Return the images below the folder `spec`; the first folder of a path is its class."""
+    """Return the pictures below the folder `spec`, in the order of their paths.
+
+    The first folder of a path is the class of a picture. Classes are numbered by the folders
+    there are, whatever can be read in them. Hidden files and folders are passed over.
+    """
     folder = Path(spec).resolve()
-    keys = sorted(_image_keys(folder, "", frozenset()), key=os.fsencode)
-    names = sorted({key.split("/")[0] for key in keys if "/" in key})
+    unread: Counter[str] = Counter()
+    keys = sorted(_picture_keys(folder, "", frozenset(), unread), key=os.fsencode)
+    names = _classes(folder)
     labels = {name: label for label, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
 
@@ -38,11 +43,27 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
 
     rows = list(itertools.islice(found(), limit))
     part = Part(uri=str(folder), kind="dir", bytes=None, sha256=None)
-    return Source(table_of(rows, (part,), tuple(names)), skipped)
+    note = unread_note(unread)
+    return Source(table_of(rows, (part,), names), skipped, () if note is None else (note,))
 
 
-def _image_keys(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the images below `folder`, through links, but never round in a circle of them."""
+def _classes(folder: Path) -> tuple[str, ...]:
+    """Return the names of the class folders, as strings that can be written down, in order."""
+    names = sorted(entry.name for entry in os.scandir(folder) if _is_class(entry))
+    return tuple(name.encode("utf-8", "replace").decode() for name in names)
+
+
+def _is_class(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and _kind(entry) == "folder"
+
+
+def _picture_keys(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]], unread: Counter[str]
+) -> Iterator[str]:
+    """Yield the pictures below `folder`, through links, but never round in a circle of them.
+
+    `unread` counts pictures of formats that are not read.
+    """
     status = folder.stat()
     here = status.st_dev, status.st_ino
     if here in above:
@@ -50,10 +71,26 @@ def _image_keys(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) ->
     for entry in os.scandir(folder):
         if entry.name.startswith("."):  # what systems leave behind, "._a.jpg" among it
             continue
-        if entry.is_dir():
-            yield from _image_keys(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
-        elif entry.is_file() and entry.name.rpartition(".")[2].lower() in SUFFIXES:
+        kind, suffix = _kind(entry), suffix_of(entry.name)
+        if kind == "folder":
+            below = folder / entry.name, f"{prefix}{entry.name}/"
+            yield from _picture_keys(*below, above | {here}, unread)
+        elif kind in ("file", "dangling") and suffix in READ:
             yield prefix + entry.name
+        elif kind == "file" and suffix in NOT_READ:
+            unread[f".{suffix}"] += 1
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return "folder", "file", "dangling" (a link to nothing, or to itself) or "other"."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link to itself
+        return "dangling"
+    return "dangling" if entry.is_symlink() else "other"
 
 
 KIND = SourceKind(

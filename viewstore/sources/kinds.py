@@ -1,11 +1,15 @@
-"""The one table of the kinds of source; the first that matches a spelling takes it."""
+"""The one table of the kinds of source; the first that matches a spelling takes it.
+
+What exists is told by what it is: a folder whatever it is called, a file by its first bytes where
+its name does not say.
+"""
 
 from __future__ import annotations
 
 from viewstore.sources import arrays, beton, folder, webdataset
 from viewstore.sources.table import SourceKind
 
-KINDS: tuple[SourceKind, ...] = (arrays.KIND, webdataset.KIND, beton.KIND, folder.KIND)
+KINDS: tuple[SourceKind, ...] = (folder.KIND, arrays.KIND, beton.KIND, webdataset.KIND)
 
 
 def kind_of(spec: str) -> SourceKind | None:

@@ -32,7 +32,7 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
             raise no_source(spec, "it is of no known kind" if exists else "nothing is there")
         source = kind.scan(spec, limit=limit, on_error=on_error)
         if not source.table.keys:
-            raise no_source(spec, "it holds no image that can be read")
+            raise no_source(spec, "; ".join(["it holds no image that can be read", *source.notes]))
     except ConfigError as error:
         spellings = [each.spelling for each in KINDS]
         fix = f"give {', '.join(spellings[:-1])} or {spellings[-1]}"

@@ -70,7 +70,7 @@ class SourceReader:
         `into` has room for the image; what is returned may lie in it.
         """
         table = self.table
-        if table.parts[table.part[row]].kind == "array":
+        if table.parts[table.part[row]].kind in ("array", "pixels"):
             height, width = int(table.height[row]), int(table.width[row])
             if len(data) not in (height * width, height * width * 3):
                 raise self._unreadable(row, f"{len(data)} bytes are no {height} x {width} pixels")

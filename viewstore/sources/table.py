@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.sources.labels import Label, number_labels
 
 OnError = Literal["fail", "skip"]
 
@@ -21,8 +22,9 @@ class Part:
 
     Attributes:
         uri: Absolute path, or "digits".
-        kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key) or
-            "array" (rows are entries of an array: pixels, not files).
+        kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key),
+            "pixels" (rows are byte ranges of raw RGB pixels) or "array" (rows are entries of an
+            array: pixels, not files).
         bytes, sha256: Of the file; None for a folder.
     """
 
@@ -61,10 +63,17 @@ class SourceTable:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its rows, and the images that were left out with the reason."""
+    """An opened source.
+
+    Attributes:
+        table: Its rows.
+        skipped: The images that were left out, with the reason.
+        notes: Sentences about what else is there and was not read.
+    """
 
     table: SourceTable
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 class Scan(Protocol):
@@ -102,7 +111,7 @@ class Found:
     """One image that a source holds."""
 
     key: str
-    label: int
+    label: Label
     part: int
     offset: int
     size: int
@@ -163,13 +172,18 @@ def refuse(
 def table_of(
     rows: Iterable[Found], parts: tuple[Part, ...], label_names: tuple[str, ...]
 ) -> SourceTable:
-    """Return the table of these rows, in their order."""
+    """Return the table of these rows, in their order.
+
+    `label_names` are those of numbers; labels that are words are numbered here, and name
+    themselves.
+    """
     rows = list(rows)
+    labels, words = number_labels([row.label for row in rows])
     if any(row.size >= 2**32 for row in rows):
         raise FormatError("source images must be smaller than 4 GiB")
     return SourceTable(
         keys=tuple(row.key for row in rows),
-        label=np.array([row.label for row in rows], np.int32),
+        label=labels,
         part=np.array([row.part for row in rows], np.uint32),
         offset=np.array([row.offset for row in rows], np.uint64),
         size=np.array([row.size for row in rows], np.uint32),
@@ -177,5 +191,5 @@ def table_of(
         height=np.array([row.height for row in rows], np.uint32),
         width=np.array([row.width for row in rows], np.uint32),
         parts=parts,
-        label_names=label_names,
+        label_names=words or label_names,
     )

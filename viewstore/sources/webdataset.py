@@ -1,19 +1,23 @@
-"""Scanning folders and WebDataset tars for their images: keys, places, checksums, sizes."""
+"""WebDataset tars as a source: one image a sample, the label beside it; our own shards too."""
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
-import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import FormatError
 from viewstore.files import disk
-from viewstore.format.tar import BLOCK, padded
+from viewstore.format.tar import BLOCK, NPY_BYTES
 from viewstore.images.decode import probe
+from viewstore.sources.braces import expand_braces
+from viewstore.sources.labels import Label, LabelReader
+from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
+from viewstore.sources.raw_views import raw_views
 from viewstore.sources.table import (
     Found,
     OnError,
@@ -26,212 +30,159 @@ from viewstore.sources.table import (
     refuse,
     table_of,
 )
+from viewstore.sources.tar_members import Member, tar_members
 
-TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-LABEL_BYTES = 64
-JSON_BYTES = 1 << 20
-INTEGER = re.compile(rb"\s*-?[0-9]{1,10}\s*")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+# Of several images with one name, the first of these is taken.
+PREFERRED = ("jpg", "jpeg", "png", "webp")
+RAW_VIEWS = "views.npy"
+
+
+@dataclass(kw_only=True)
+class _Scan:
+    """What a scan of tars has found so far."""
+
+    on_error: OnError
+    parts: list[Part] = field(default_factory=list)
+    rows: list[Found] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    labels: LabelReader = field(default_factory=LabelReader)
 
 
 def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
-    """Return the images of the WebDataset tars that `spec` names."""
-    rows: list[Found] = []
-    parts = []
-    skipped: list[tuple[str, str]] = []
-    for number, path in enumerate(expand_braces(spec)):
+    """Return the images of the WebDataset tars that `spec` names.
+
+    A member's name is cut at its first dot, as webdataset does, if "jpg" or the like is all that
+    follows; else at its last one, so that img_0.5.jpg and img_0.6.jpg are two samples.
+    """
+    scan = _Scan(on_error=on_error)
+    paths = [spec] if Path(spec).is_file() else expand_braces(spec)
+    for path in map(Path, paths):
         if not path.is_file():
             raise no_source(str(path), "nothing is there")
-        path = path.resolve()
-        parts.append(
-            Part(
-                uri=str(path),
-                kind="file",
-                bytes=path.stat().st_size,
-                sha256=disk.sha256_of(path),
-            )
-        )
         try:
-            rows += _scan_tar(path, number, on_error, skipped)
+            _scan_tar(scan, path.resolve())
         except FormatError as error:
             fix = "give an uncompressed ustar of plain files"
             raise error.located(str(path), fix=fix) from error
-    table = table_of(by_key(rows, spec), tuple(parts), ())
-    return Source(first_rows(table, limit), skipped)
+    table = first_rows(table_of(by_key(scan.rows, spec), tuple(scan.parts), ()), limit)
+    notes = (unread_note(scan.unread), scan.labels.note())
+    return Source(table, scan.skipped, tuple(note for note in notes if note is not None))
 
 
-def expand_braces(spec: str) -> list[Path]:
-    """Return the paths of a brace pattern, as webdataset expands it: {a,b} and {000..042}."""
-    match = re.search(r"\{([^{}]*)\}", spec)
-    if match is None:
-        return [Path(spec)]
-    if numbers := RANGE.fullmatch(match[1]):
-        first, last = numbers[1], numbers[2]
-        count = int(last) - int(first) + 1
-        if not 0 < count <= 1_000_000:
-            raise ConfigError(f"brace range {match[0]} must ascend, over at most 10^6 numbers")
-        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = match[1].split(",")
-    return [
-        path
-        for choice in choices
-        for path in expand_braces(spec[: match.start()] + choice + spec[match.end() :])
-    ]
+def _scan_tar(scan: _Scan, path: Path) -> None:
+    if path.stat().st_size < BLOCK:
+        raise FormatError("tar is shorter than one header")
+    facts = {"uri": str(path), "bytes": path.stat().st_size, "sha256": disk.sha256_of(path)}
+    numbers: dict[str, int] = {}
 
+    def part(kind: str) -> int:
+        if kind not in numbers:
+            numbers[kind] = len(scan.parts)
+            scan.parts.append(Part(kind=kind, **facts))  # type: ignore[arg-type]
+        return numbers[kind]
 
-def _scan_tar(
-    path: Path, part: int, on_error: OnError, skipped: list[tuple[str, str]]
-) -> list[Found]:
-    rows = []
-    with path.open("rb") as file:
-        if path.stat().st_size < BLOCK:
-            raise FormatError("tar is shorter than one header")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for key, members in _samples(data).items():
-                image = next((members[s] for s in TAR_SUFFIXES if s in members), None)
-                if image is None:
-                    continue
-                payload = data[image.offset : image.offset + image.size]
+    part("file")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for group in _groups(data).values():
+            for key, member in group.images(scan.unread):
+                payload = data[member.offset : member.offset + member.size]
                 try:
                     height, width, _ = probe(payload)
                 except FormatError as error:
-                    refuse(f"{path}: {key}.{image.suffix}", key, error, on_error, skipped)
+                    refuse(f"{path}: {member.name}", key, error, scan.on_error, scan.skipped)
                     continue
-                place = part, image.offset, image.size
-                label = _label(data, members)
-                rows.append(Found(key, label, *place, zlib.crc32(payload), height, width))
-    return rows
+                label = group.label(key, data, scan.labels)
+                crc32 = zlib.crc32(payload)
+                place = part("file"), member.offset, member.size
+                scan.rows.append(Found(key, label, *place, crc32, height, width))
+            if RAW_VIEWS in group.members:
+                member = group.members[RAW_VIEWS]
+                views, height, width = raw_views(data[member.offset : member.offset + NPY_BYTES])
+                size = math.prod((height, width, 3))
+                if member.size != NPY_BYTES + views * size:
+                    raise FormatError(f"{member.name} must hold {views} views of {size} bytes")
+                for view in range(views):
+                    begin = member.offset + NPY_BYTES + view * size
+                    crc32 = zlib.crc32(data[begin : begin + size])
+                    label = group.label(group.key, data, scan.labels)
+                    place = part("pixels"), begin, size
+                    key = f"{group.key}.v{view}"
+                    scan.rows.append(Found(key, label, *place, crc32, height, width))
 
 
-def _samples(data: mmap.mmap) -> dict[str, dict[str, Member]]:
-    """Return the members of each sample by suffix, samples in the order of the tar."""
-    samples: dict[str, dict[str, Member]] = {}
-    for member in tar_members(data):
-        members = samples.setdefault(member.key, {})
-        if member.suffix in members:
-            raise FormatError(f"tar member {member.key}.{member.suffix} stands twice")
-        members[member.suffix] = member
-    return samples
+@dataclass(frozen=True)
+class _Group:
+    """The members of a tar whose names are the same up to the first dot.
 
-
-def _label(data: mmap.mmap, members: dict[str, Member]) -> int:
-    """Return the label beside an image, -1 if there is none or it is no number."""
-    if "cls" in members:
-        cls = members["cls"]
-        number = INTEGER.fullmatch(data[cls.offset : cls.offset + min(cls.size, LABEL_BYTES)])
-        return _in_range(int(number[0])) if number else -1
-    if "json" not in members:
-        return -1
-    record = members["json"]
-    try:
-        value = json.loads(data[record.offset : record.offset + min(record.size, JSON_BYTES)])
-    except (ValueError, RecursionError):
-        return -1
-    if isinstance(value, dict):
-        value = value.get("label", value.get("cls"))
-    return _in_range(value) if type(value) is int else -1
-
-
-def _in_range(label: int) -> int:
-    return label if -1 <= label < 2**31 else -1
-
-
-FILES, FOLDER, PAX = (b"0", b"\0"), b"5", b"x"
-PAX_BYTES = 64 << 10
-_OCTAL = re.compile(rb" *([0-7]+)[\0 ]*")
-_PAX_RECORD = re.compile(rb"([0-9]{1,5}) ([^=\n]+)=")
-_HARMLESS_PAX = {b"mtime", b"atime", b"ctime"}
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-
-
-class Member(NamedTuple):
-    """A file in a tar: sample key, what follows its first dot, and where its bytes lie."""
+    Attributes:
+        key: That name.
+        members: By what follows the dot, in lower case.
+    """
 
     key: str
-    suffix: str
-    offset: int
-    size: int
+    members: dict[str, Member]
+
+    def images(self, unread: Counter[str]) -> Iterator[tuple[str, Member]]:
+        """Yield the images with their keys; `unread` counts the pictures that are none of them."""
+        images: dict[str, list[str]] = {}  # by key, the ends that their names may have
+        for end in self.members:
+            suffix = suffix_of(f".{end}")
+            if suffix in READ:
+                stem = end.removesuffix(suffix).removesuffix(".")
+                images.setdefault(f"{self.key}.{stem}" if stem else self.key, []).append(end)
+            elif suffix in NOT_READ:
+                unread[f".{suffix}"] += 1
+        if self.key in images:  # the sample; what else has its name says something about it
+            for end in (e for key, ends in images.items() if key != self.key for e in ends):
+                unread[f".{end} beside an image of the same name"] += 1
+            images = {self.key: images[self.key]}
+        for key, ends in images.items():
+            first, *others = sorted(ends, key=_preference)
+            for end in others:
+                unread[f".{end} beside an image of the same name"] += 1
+            yield key, self.members[first]
+
+    def label(self, key: str, data: mmap.mmap, labels: LabelReader) -> Label:
+        """Return the label beside an image of this key, that of the whole group if it has none."""
+        stem = key[len(self.key) + 1 :]
+        for prefix in (f"{stem}.", "") if stem else ("",):
+            for suffix, read in (("cls", labels.text), ("json", labels.json)):
+                member = self.members.get(f"{prefix}{suffix}")
+                if member is not None:
+                    return read(data[member.offset : member.offset + member.size])
+        return -1
 
 
-def tar_members(data: mmap.mmap | bytes) -> Iterator[Member]:
-    """Yield the files of a tar in their order, hidden ones left out.
-
-    Raises:
-        FormatError: Links, GNU headers, pax headers that say more than times, compression,
-            names that lead elsewhere, a bad checksum, a cut file, or bytes behind the end.
-    """
-    if data[:6].startswith(_COMPRESSED):
-        raise FormatError("tar must not be compressed", fix="unpack it with gzip -d or its like")
-    offset = 0
-    while offset + BLOCK <= len(data):
-        header = data[offset : offset + BLOCK]
-        if not any(header):
-            if data[offset:].strip(b"\0"):
-                raise FormatError(f"tar has bytes behind its end block at offset {offset}")
-            return
-        size = _checked_size(header, offset)
-        begin = offset + BLOCK
-        if begin + size > len(data):
-            raise FormatError(f"tar is cut short in the member at offset {offset}")
-        if header[156:157] in FILES:
-            folder, slash, base = _name(header, offset).rpartition("/")
-            stem, _, suffix = base.partition(".")  # the first dot, as webdataset cuts it
-            if stem:
-                yield Member(f"{folder}{slash}{stem}", suffix.lower(), begin, size)
-        elif header[156:157] == PAX:
-            _check_pax(data[begin : begin + min(size, PAX_BYTES + 1)], offset)
-        offset = begin + padded(size)
-    raise FormatError("tar is cut short: it has no end block")
+def _preference(end: str) -> tuple[int, str]:
+    suffix = suffix_of(f".{end}")
+    return (PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED), end)
 
 
-def _checked_size(header: bytes, offset: int) -> int:
-    size, stored = _OCTAL.fullmatch(header[124:136]), _OCTAL.fullmatch(header[148:156])
-    if size is None or stored is None:
-        raise FormatError(f"tar header at offset {offset} is damaged")
-    if sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) != int(stored[1], 8):
-        raise FormatError(f"tar header at offset {offset} does not match its checksum")
-    kind = header[156:157]
-    if kind not in (*FILES, FOLDER, PAX) or (kind == FOLDER and int(size[1], 8)):
-        raise FormatError(
-            f"tar member at offset {offset} must be a plain file",
-            why="links, GNU headers and global pax headers are refused",
-        )
-    return int(size[1], 8)
+def _groups(data: mmap.mmap) -> dict[str, _Group]:
+    """Return the members of a tar by key, in the order of the tar, hidden ones left out."""
+    groups: dict[str, _Group] = {}
+    for member in tar_members(data):
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, end = base.partition(".")
+        if not stem:
+            continue
+        key = f"{folder}{slash}{stem}"
+        members = groups.setdefault(key, _Group(key, {})).members
+        if end.lower() in members:
+            raise FormatError(f"tar member {key}.{end} stands twice")
+        members[end.lower()] = member
+    return groups
 
 
-def _name(header: bytes, offset: int) -> str:
-    name = header[:100].split(b"\0")[0]
-    # GNU tars have times where POSIX ones have the prefix.
-    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    try:
-        text = (prefix + b"/" + name if prefix else name).decode().removeprefix("./")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"tar member name at offset {offset} must be UTF-8") from error
-    if not text or text.startswith("/") or ".." in text.split("/"):
-        raise FormatError(f"tar member name must not lead elsewhere, got {text!r}")
-    return text
+def _is_tar(spec: str) -> bool:
+    path = Path(spec)
+    if path.is_dir():
+        return False
+    if not path.is_file():
+        return "{" in spec or path.suffix.lower() == ".tar"
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".tar" or file.read(BLOCK)[257:262] == b"ustar"
 
 
-def _check_pax(records: bytes, offset: int) -> None:
-    """Raise FormatError if a pax header says more than times."""
-    position = 0
-    while position < len(records):
-        match = _PAX_RECORD.match(records, position)
-        if match is None or len(records) > PAX_BYTES or int(match[1]) <= len(match[0]):
-            raise FormatError(f"tar has a damaged pax header at offset {offset}")
-        if match[2] not in _HARMLESS_PAX:
-            raise FormatError(
-                f"tar has a pax header with {match[2][:40].decode(errors='replace')!r} "
-                f"at offset {offset}",
-                why="it may change the name or size of a member; only times are read past",
-                fix="write it in ustar format, for example with tar --format=ustar",
-            )
-        position += int(match[1])
-
-
-KIND = SourceKind(
-    spelling="a WebDataset tar",
-    matches=lambda spec: "{" in spec or Path(spec).suffix == ".tar",
-    scan=scan_tars,
-)
+KIND = SourceKind(spelling="a WebDataset tar", matches=_is_tar, scan=scan_tars)

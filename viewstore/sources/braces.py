@@ -1,0 +1,67 @@
+"""Brace patterns, as shells and webdataset expand them: {a,b}, {000..042}, one inside another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from viewstore.errors import ConfigError
+
+MOST_PATHS = 1_000_000
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand_braces(spec: str) -> list[str]:
+    """Return the texts that a brace pattern stands for, in the order in which a shell gives them.
+
+    Raises:
+        ConfigError: A range does not ascend, or there would be more than a million texts.
+    """
+    found = []
+    for text in _expand(spec):
+        found.append(text)
+        if len(found) > MOST_PATHS:
+            raise ConfigError(f"brace pattern {spec} must stand for at most 10^6 files")
+    return found
+
+
+def _expand(text: str) -> Iterator[str]:
+    parts = _split(text)
+    if parts is None:
+        yield text
+        return
+    before, choices, after = parts
+    for choice in choices:
+        for middle in _expand(choice):
+            for end in _expand(after):
+                yield before + middle + end
+
+
+def _split(text: str) -> tuple[str, list[str], str] | None:
+    """Return what is before the first pair of braces, their choices, and what is behind them."""
+    begin = text.find("{")
+    if begin < 0:
+        return None
+    depth, commas = 0, [begin]
+    for index in range(begin, len(text)):
+        depth += (text[index] == "{") - (text[index] == "}")
+        if depth == 1 and text[index] == ",":
+            commas.append(index)
+        if depth == 0:
+            bounds = zip(commas, [*commas[1:], index], strict=True)
+            choices = [text[low + 1 : high] for low, high in bounds]
+            if len(choices) == 1:
+                choices = _numbers(choices[0])
+            return text[:begin], choices, text[index + 1 :]
+    return None  # a brace that is never closed is a letter like others
+
+
+def _numbers(text: str) -> list[str]:
+    numbers = _RANGE.fullmatch(text)
+    if numbers is None:
+        return [text]
+    first, last = numbers[1], numbers[2]
+    count = int(last) - int(first) + 1 if len(last) < 20 else 0
+    if not 0 < count <= MOST_PATHS:
+        raise ConfigError(f"brace range {{{text}}} must ascend, over at most 10^6 numbers")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
