@@ -42,7 +42,8 @@ LOCK = "finalise.lock"
 def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     """Write the derived files of every view set whose shards are all there, and the manifest.
 
-    View sets that are not complete stay out of the manifest, unless `allow_partial`.
+    A view set that is not complete keeps the entry that it has, which names what it lacks; without
+    one it stays out of the manifest, unless `allow_partial`.
 
     Raises:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
@@ -58,10 +59,15 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
             plan = read_plan(paths.view_set(name))
             found = read_commits(paths.view_set(name))
             commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
-            if len(commits) < plan.shards and not allow_partial:
-                continue
-            complete = complete and len(commits) == plan.shards
-            entries[name] = derive(paths.view_set(name), plan, commits, settled.get(name))
+            before = settled.get(name)
+            if len(commits) < plan.shards:
+                if before is not None or allow_partial:
+                    complete = False
+                if not allow_partial:
+                    if before is not None:  # a repair took shards back, or it was published so
+                        entries[name] = before
+                    continue
+            entries[name] = derive(paths.view_set(name), plan, commits, before)
         if not entries:
             raise ViewStoreError(
                 "no view set is complete",

@@ -41,7 +41,7 @@ class Fault:
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "orphan".
+            "record", "orphan", "unpublished" (committed, but no manifest names it).
     """
 
     view_set: str
@@ -133,16 +133,29 @@ def _view_set(
         yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
     commits = yield from _commits(paths, plan)
     codec = Codec.from_plan(plan.codec)
+    published = _published(paths, plan) if entry is not None else set()
     for shard in range(plan.shards):
         commit = commits.get(shard)
         if commit is not None:
             yield from shard_faults(paths, plan, codec, commit, level)
-        elif entry is not None and not paths.commit(shard).exists():
+        elif shard in published and not paths.commit(shard).exists():
             yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
     yield from _orphans(paths, name, commits)
     if entry is not None:
         yield from _derived(paths, name, entry)
-        yield from _chunks(paths, plan, commits)
+        yield from _chunks(paths, plan, {k: commits[k] for k in published & set(commits)})
+    elif commits:
+        what = f"{len(commits)} of {plan.shards} shards are committed, and no manifest names it"
+        yield _fault(name, None, "unpublished", paths.plan, what)
+
+
+def _published(paths: ViewSetPaths, plan: Plan) -> set[int]:
+    """Return the shards that readers of the manifest expect: all, unless it is partial."""
+    try:
+        index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+    except (FormatError, FileNotFoundError):
+        return set(range(plan.shards))
+    return {entry.shard for entry in index.shards}
 
 
 def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int, Commit]]:
