@@ -67,7 +67,7 @@ def test_a_full_disk_stops_a_build_that_resumes_when_there_is_room(
     kept = commits(store)
     assert kept
     faults = [fault for fault in verify(store) if fault.view_set != "manifest"]
-    assert {fault.kind for fault in faults} <= {"orphan"}
+    assert {fault.kind for fault in faults} <= {"orphan", "unpublished"}
 
     refused = build(store, source, workers)
     assert json.loads(refused.stdout)["error"]["code"] == "VS302"

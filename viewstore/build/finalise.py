@@ -5,11 +5,8 @@ Single writer, idempotent, cheap; what it derives can be deleted and is made aga
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +33,6 @@ from viewstore.store.committed import (
 from viewstore.store.params import Params
 
 Derived = dict[str, tuple[int, str]]
-LOCK = "finalise.lock"
 
 
 def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
@@ -49,7 +45,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
     """
     paths = StorePaths(root)
-    with disk.explained(root), _single_writer(paths):
+    # One at a time here; the manifest is safe without it.
+    with disk.explained(root), disk.file_lock(paths.finalise_lock):
         _, _, sources_id = read_sources(paths)
         newest = read_manifest(paths)
         settled = {} if newest is None else newest.view_sets
@@ -229,14 +226,3 @@ def _check_size(path: Path, expected: int) -> None:
             why="its commit says otherwise",
             fix=f"viewstore verify {path.parents[2]} --repair --view-set {view_set}",
         )
-
-
-@contextlib.contextmanager
-def _single_writer(paths: StorePaths) -> Iterator[None]:
-    """Let one finalise run at a time here; the manifest is safe without it."""
-    descriptor = os.open(paths.tmp / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

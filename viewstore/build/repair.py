@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.compose import OnError, WeightFiles
-from viewstore.build.finalise import LOCK, finalise
+from viewstore.build.finalise import finalise
 from viewstore.build.run import BuildRequest, Listener, Silent, build_shards
 from viewstore.errors import FormatError
 from viewstore.files import disk
@@ -129,15 +129,22 @@ def withdraw(paths: ViewSetPaths, shard: int) -> None:
 def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: bool) -> list[Path]:
     """Remove files that no commit or quarantine entry names, and return them.
 
-    Only those older than `older_seconds`: a builder may be about to commit the younger ones.
-    Ages are measured on the store's clock.
+    Only those older than `older_seconds`: a builder may still be writing the younger ones. Ages
+    are measured on the store's clock. No builder commits meanwhile: one could take an old file
+    that nothing names for its own.
     """
     paths = StorePaths(root)
+    with disk.file_lock(paths.gc_lock):
+        return _collect(paths, older_seconds, dry_run)
+
+
+def _collect(paths: StorePaths, older_seconds: float, dry_run: bool) -> list[Path]:
     probe = paths.tmp / "clock"
     disk.write_atomic(probe, b"")
     now = probe.stat().st_mtime
     disk.unlink(probe)
-    garbage = [path for path in paths.tmp.iterdir() if path.name != LOCK]
+    locks = (paths.finalise_lock, paths.gc_lock)
+    garbage = [path for path in paths.tmp.iterdir() if path not in locks]
     for name in view_sets(paths):
         view_set = paths.view_set(name)
         garbage += orphans(view_set, read_commits(view_set))

@@ -274,6 +274,21 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def file_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on the file `path`, made where it is missing; wait for whoever holds it.
+
+    Any number of processes, and threads, may hold it `shared`, or one alone. It ends with the
+    process that holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def claimed_stream(path: Path) -> Iterator[BinaryIO]:
     """Create `path` for writing as `disk.stream_temporary` does, locked meanwhile."""
     with stream_temporary(path, mode=0o644) as stream:

@@ -48,6 +48,11 @@ class ViewSetPaths:
     def stats(self) -> Path:
         return self.root / "stats.json"
 
+    @property
+    def gc_lock(self) -> Path:
+        """Held shared by builders while they name blobs and commit, and alone by gc."""
+        return self.root.parents[1] / "tmp" / "gc.lock"
+
     def commit(self, shard: int) -> Path:
         return self.commits / f"{shard:06d}.json"
 
@@ -86,6 +91,15 @@ class StorePaths:
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def finalise_lock(self) -> Path:
+        return self.tmp / "finalise.lock"
+
+    @property
+    def gc_lock(self) -> Path:
+        """Held shared by builders while they name blobs and commit, and alone by gc."""
+        return self.tmp / "gc.lock"
 
     def generation(self, number: int) -> Path:
         return self.generations / f"{number:06d}.json"

@@ -34,11 +34,12 @@ def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> Won:
         "lost_race" if another attempt committed the shard first; its blobs stay for gc, because
         a winner that built equal bytes shares their names.
     """
-    for blob in blobs:
-        _name_blob(paths.root / blob.record.name, blob)
-    disk.fsync_directory(paths.root)
-    if disk.put_if_absent(paths.commit(commit.shard), commit.pack(), scratch=paths.tmp):
-        return "committed"
+    with disk.file_lock(paths.gc_lock, shared=True):
+        for blob in blobs:
+            _name_blob(paths.root / blob.record.name, blob)
+        disk.fsync_directory(paths.root)
+        if disk.put_if_absent(paths.commit(commit.shard), commit.pack(), scratch=paths.tmp):
+            return "committed"
     winner = read_commit(paths, commit.shard)
     return "committed" if winner and winner.attempt == commit.attempt else "lost_race"
 
@@ -50,7 +51,7 @@ def _name_blob(target: Path, blob: Blob) -> None:
         and target.stat().st_size == blob.record.bytes
         and disk.sha256_of(target) == blob.record.sha256
     ):
-        disk.touch(target)  # it may be an old orphan that gc is about to drop
+        disk.touch(target)  # an old file that nothing names yet, should the commit not succeed
         disk.unlink(blob.temporary)
     else:
         disk.rename(blob.temporary, target)

@@ -39,7 +39,7 @@ def make_orphans(store: StorePaths) -> None:
 def test_a_builder_that_adopts_an_old_orphan_while_gc_runs_loses_nothing(
     store: StorePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gc has listed and aged the orphans when the builder takes one of them for its own."""
+    """Gc has listed and aged the orphans when the builder takes one of them for its own."""
     make_orphans(store)
     listed, adopted = threading.Event(), threading.Event()
     unlink, publish = disk.unlink, committing.publish
