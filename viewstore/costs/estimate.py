@@ -1,4 +1,4 @@
-"""What a view set costs on disk and in every epoch, and which codec suits a machine. Pure.
+"""What a view set costs on disk and in an epoch; which codec and shard rows to choose. Pure.
 
 Builds, dry runs and `stats` call it. Bytes follow from the layout (docs/format.md); rates come
 from the caller, which took them from measure.py or from a trial build.

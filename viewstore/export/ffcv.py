@@ -74,6 +74,8 @@ def export_beton(
     Raises:
         ConfigError: `out` is a folder or a file that no export wrote, or the view set does not
             fit the format.
+        FormatError: `page_bytes` is no page size, or the record of the file that is at `out` is
+            damaged.
         UnavailableError: The disk is too small.
     """
     fields = fields_of(selection.view_set, selection.columns)

@@ -19,6 +19,7 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.files import disk
 from viewstore.format.columns import Column
 from viewstore.format.records import digest_of
+from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -95,7 +96,7 @@ def select(
         ConfigError: There is no such view set or column, the view set is not complete, no row
             matches, or the limit is below 1.
     """
-    chosen = store.view_set(view_set) if view_set is not None else _only(store)
+    chosen = store.view_set(view_set) if view_set is not None else _only_view_set(store)
     if not chosen.complete:
         raise ConfigError(
             f"view set {chosen.name} is not complete",
@@ -107,27 +108,23 @@ def select(
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
     by_name = {column.name: column for column in chosen.plan.columns}
-    wanted = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
-    for name in wanted:
+    names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
+    for name in names:
         if name not in by_name:
             hint = nearest(name, list(by_name))
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
-    rows = np.arange(store.num_samples) if where is None else _matching(store, where, chosen)
+    rows = np.arange(store.num_samples)
+    if where is not None:
+        rows = matching_rows(store, where, [chosen.name])
     return Selection(
         store=store,
         view_set=chosen,
         rows=rows[:limit],
-        columns=tuple(by_name[name] for name in sorted(set(wanted))),
+        columns=tuple(by_name[name] for name in sorted(set(names))),
     )
 
 
-def _matching(store: Store, where: str, view_set: ViewSet) -> NDArray[np.int64]:
-    from viewstore.store.matching import matching_rows
-
-    return matching_rows(store, where, [view_set.name])
-
-
-def _only(store: Store) -> ViewSet:
+def _only_view_set(store: Store) -> ViewSet:
     names = sorted(store.view_sets)
     if len(names) != 1:
         raise ConfigError(

@@ -41,7 +41,7 @@ def export_tar(selection: Selection, out: Path, *, progress: Progress | None = N
 
     Raises:
         ConfigError: `out` is a file, or a folder that holds something else.
-        FormatError: The index of an export that is there is damaged.
+        FormatError: `out` holds an export whose index is damaged.
         UnavailableError: The disk is too small.
     """
     shards = dict(_shards(selection))
@@ -78,7 +78,7 @@ def _facts(selection: Selection) -> dict[str, Any]:
 
 
 def _is_done(out: Path, paths: list[Path], facts: dict[str, Any]) -> bool:
-    """Return whether `out` holds this export, whole. Raises ConfigError: it holds another thing."""
+    """Return whether `out` holds this export, whole. Raises ConfigError: it holds another."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must name a folder, and {out} is a file", where=str(out))
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()

@@ -44,8 +44,8 @@ def draw_sheet(
     draw = ImageDraw.Draw(sheet)
     _draw_header(draw, store, layout)
     top = layout.header
-    for number in rows:
-        _draw_row(sheet, draw, read_row(store, number, view_sets), layout, top)
+    for row in rows:
+        _draw_row(sheet, draw, read_row(store, row, view_sets), layout, top)
         top += layout.row_height
     text = PngImagePlugin.PngInfo()
     text.add_text("viewstore:store_id", store.store_id)
@@ -57,7 +57,7 @@ def draw_sheet(
     return file.getvalue()
 
 
-def elide(text: str, width: float, font: Any) -> str:  # noqa: ANN401
+def _elide(text: str, width: float, font: Any) -> str:  # noqa: ANN401
     """Return `text`, its middle replaced by dots if it is wider than `width` pixels."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:4096])
     if font.getlength(text) <= width:
@@ -80,7 +80,7 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
 def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> None:
     width = layout.width - 2 * MARGIN
     title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
-    draw.text((MARGIN, MARGIN), elide(title, width, _font(13)), INK, font=_font(13))
+    draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
     for block, left in layout.lefts():
         view_set = block.view_set
         constraints = constraints_of(view_set)
@@ -92,7 +92,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
         widest = max(block.width, 3 * CELL) if len(layout.blocks) == 1 else block.width
         for number, line in enumerate(lines):
             at = left, MARGIN + LINE * (number + 1) + 8
-            draw.text(at, elide(line, widest, _font()), (INK, FAINT)[number], font=_font())
+            draw.text(at, _elide(line, widest, _font()), (INK, FAINT)[number], font=_font())
 
 
 def _draw_row(
@@ -100,7 +100,7 @@ def _draw_row(
 ) -> None:
     draw.line((MARGIN, top - 4, layout.width - MARGIN, top - 4), BLANK)
     width = layout.width - 2 * MARGIN
-    draw.text((MARGIN, top), elide(row.key, width, _font()), INK, font=_font())
+    draw.text((MARGIN, top), _elide(row.key, width, _font()), INK, font=_font())
     top += LINE + 3
     for block, left in layout.lefts():
         cells = row.cells[block.view_set.name]
@@ -128,7 +128,7 @@ def _draw_original(
         x0, y0, _, _ = _corners(box, left, top, x_scale, y_scale)
         _draw_number(draw, cell, (min(x0, left + width - 11), min(y0, top + height - 12)))
     facts = f"{row.label}  {row.width} x {row.height}".strip()
-    draw.text((at[0], at[1] + CELL + 1), elide(facts, CELL, _font()), FAINT, font=_font())
+    draw.text((at[0], at[1] + CELL + 1), _elide(facts, CELL, _font()), FAINT, font=_font())
 
 
 def _draw_view(
@@ -141,7 +141,7 @@ def _draw_view(
     if cell.note:
         words = f"{words} ! {cell.note}".strip()
     area = "" if cell.area is None else f" {cell.area:.0%}"
-    text = elide(words or cell.role + area, CELL - 22, _font())
+    text = _elide(words or cell.role + area, CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())
 
 
@@ -155,7 +155,7 @@ def _paste(
     """Draw a picture centred in its cell; return its left, top, width and height."""
     if pixels is None:
         draw.rectangle((*at, at[0] + CELL - 1, at[1] + CELL - 1), BLANK)
-        text = elide(absent, CELL - 8, _font())
+        text = _elide(absent, CELL - 8, _font())
         draw.text((at[0] + 4, at[1] + CELL // 2 - 8), text, FAINT, font=_font())
         return *at, CELL, CELL
     image = fit(pixels, CELL)

@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def ink(self) -> str:
-        """Colour in which its number is legible, six hex digits: on that of the box, or on grey."""
+        """Colour of its number, six hex digits: legible on `colour`, or on grey without a box."""
         return "ffffff" if self.box is not None and _is_dark(self.colour) else "000000"
 
     @property
@@ -143,8 +143,11 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
 def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
     """Read what sheet and report show of a sample.
 
-    Nothing that cannot be read is an error: an original becomes None, a view a cell without
-    pixels whose note says why.
+    An original or views that cannot be read are no error: the original is None, the cells of
+    the views have no pixels, and their notes say why.
+
+    Raises:
+        FormatError: The params are damaged.
     """
     try:
         original = store.source.image(row)
@@ -173,8 +176,7 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
         box, distance = _box(boxes[view]), distances[view]
         if distance is not None and math.isnan(distance):
             distance = None
-        measured = constraints is not None and distance is not None
-        missed = constraints.verdict(distance) if constraints and measured else ""
+        missed = "" if constraints is None or distance is None else constraints.verdict(distance)
         cells.append(
             Cell(
                 view_set=view_set.name,

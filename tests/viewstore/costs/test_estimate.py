@@ -62,7 +62,7 @@ def built(folder: Path, source: object, **changes: Any) -> ViewSet:  # noqa: ANN
 
 
 def bytes_on_disk(view_set: ViewSet) -> int:
-    """Return the bytes of shards, params and places of members; records and stats left out."""
+    """Return the bytes of shards, params and the table of members; records and stats left out."""
     root = view_set.paths.root
     chunks = sum(
         path.stat().st_size for path in root.glob("params.zarr/*/c/**/*") if path.is_file()
@@ -106,7 +106,7 @@ def test_a_dry_run_predicts_the_bytes_of_the_build(
     view_set = built(tmp_path / "s", photographs, codec=codec, settings=request.settings)
     assert found.costs[codec].set_bytes == pytest.approx(bytes_on_disk(view_set), rel=0.1)
     assert (found.sampled, found.left, found.plan.rows) == (10, 40, 40)
-    # The first rows alone would not have told: their pictures are the smooth ones.
+    # The first rows alone would predict too little: their pictures are the smooth ones.
     request = replace(request, limit=10, out=tmp_path / "first")
     first = rehearsal.rehearse(request, 10).costs["jpg"].view_bytes
     assert first < 0.85 * found.costs["jpg"].view_bytes

@@ -1,4 +1,4 @@
-"""Exports: what is in them, that they appear whole or not at all, and what people are told."""
+"""The exporter `ffcv`: content of a `.beton`, kills and damage; and the command `export`."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def test_every_flipped_byte_of_an_export_is_found(raw_store: Store, tmp_path: Pa
     export_beton(selection, out, page_bytes=PAGE)
     data, record = out.read_bytes(), sidecar_of(out).read_bytes()
     index = [*range(6000), *range(2 * PAGE, len(data))]
-    places = [at for at in index if data[at]] + list(range(0, 2 * PAGE, 29_989))
-    assert len(places) > 150
-    for at in places:
+    offsets = [at for at in index if data[at]] + list(range(0, 2 * PAGE, 29_989))
+    assert len(offsets) > 150
+    for at in offsets:
         with out.open("r+b") as file:
             file.seek(at)
             file.write(bytes([data[at] ^ 1]))

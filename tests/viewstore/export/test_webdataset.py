@@ -1,4 +1,4 @@
-"""Exports to WebDataset tars: what stock webdataset reads in them, stops and damage."""
+"""The exporter `webdataset`: what stock webdataset reads in its tars, stops and damage."""
 
 from __future__ import annotations
 
