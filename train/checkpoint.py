@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.disk import write_atomic
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.format.records import canonical
-from viewstore.train.tensors import pack_tensors, read_tensors
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -64,7 +63,7 @@ def save_checkpoint(
         "history": state.history,
         "partial": state.partial,
     }
-    write_atomic(path, pack_tensors(KIND, tensors, config))
+    write_with_config(path, KIND, tensors, config)
 
 
 def load_checkpoint(
@@ -79,7 +78,7 @@ def load_checkpoint(
         ConfigError: The run had other settings; nothing was changed.
         CheckpointError: The file is damaged, or not a checkpoint.
     """
-    file = read_tensors(path, KIND)
+    file = read_with_config(path, KIND)
     if odd := sorted(set(KEYS) ^ set(file.config)):
         raise CheckpointError(f"checkpoint must have the keys {KEYS}, they differ in {odd[0]}")
     check_settings(file.config["settings"], settings, path)

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.disk import write_atomic
+from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
 from viewstore.train.networks import Network, NetworkSettings
-from viewstore.train.tensors import pack_tensors, read_tensors
 
 KIND = "encoder"
 MAX_SIZE = 4096
@@ -144,7 +143,7 @@ def save_encoder(
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ConfigError(f"weight {name} must be finite in {dtype}", where=str(path))
-    write_atomic(path, pack_tensors(KIND, tensors, asdict(settings)))
+    write_with_config(path, KIND, tensors, asdict(settings))
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -154,7 +153,7 @@ def load_encoder(path: str | Path) -> Encoder:
         CheckpointError: It is not an encoder's file, or its settings and weights do not agree.
     """
     path = Path(path)
-    file = read_tensors(path, KIND)
+    file = read_with_config(path, KIND)
     try:
         settings = _settings(file.config)
         network = Network(settings.network())
@@ -185,7 +184,7 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         if tensor.shape != expected[name].shape:
             want, got = list(expected[name].shape), list(tensor.shape)
             raise ConfigError(f"weight {name} must have shape {want}, got {got}")
-        if tensor.dtype not in (torch.float16, torch.float32):
+        if tensor.dtype not in FLOATS:
             raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
         if not tensor.isfinite().all():
             raise ConfigError(f"weight {name} must be finite")
