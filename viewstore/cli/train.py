@@ -45,7 +45,7 @@ POSITIVE = click.IntRange(min=1)
     default="standard",
     show_default=True,
     metavar="NAME",
-    help="How views become losses: standard, a1, a2.",
+    help="How views become losses: standard, a2.",
 )
 @click.option("--epochs", type=POSITIVE, metavar="E", help="Length of the run.")
 @click.option("--steps", type=POSITIVE, metavar="N", help="Length of the run instead of --epochs.")
@@ -93,12 +93,6 @@ POSITIVE = click.IntRange(min=1)
     type=click.Choice(["align", "full"]),
     help="full: every pair of views, all views in the denominator.  [default: align]",
 )
-@click.option(
-    "--a1-crop",
-    metavar="NAME",
-    help="smallcrop, medcrop, largecrop or none.  [default: smallcrop]",
-)
-@click.option("--a1-flip", type=float, metavar="P", help="Flips of a1's views.  [default: 0.5]")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
 @click.option("--lr", type=float, metavar="LR", help="For 256 samples.  [default: the optimizer's]")
 @click.option("--weight-decay", type=float, metavar="WD", help="[default: the optimizer's]")
@@ -164,8 +158,6 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
         "alpha": options["alpha"],
         "anchors": options["anchors"],
         "loss": options["a2_loss"],
-        "crop": options["a1_crop"],
-        "flip": options["a1_flip"],
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     strategy = strategy_of(options["strategy"], given)
