@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Negatives = Literal["both", "other"]
@@ -48,35 +47,12 @@ def contrast(
 def pair_contrast(
     anchor: Tensor, positive: Tensor, *, negatives: Negatives, temperature: float
 ) -> Contrast:
-    """Return the InfoNCE loss of the views `anchor` against the views `positive`, unit rows [N, D].
+    """Return the loss of the views `anchor` against the views `positive`, unit rows [N, D].
 
-    `negatives`: "both" views of the other samples (NT-Xent), or those of the "other" view only.
+    `negatives`: "both" views of the other samples (NT-Xent, equation 1 of arXiv:2002.05709), or
+    those of the "other" view only (InfoNCE, equation 4 of arXiv:1807.03748).
     """
     if negatives == "other":
         return contrast(anchor, positive, positive, own=None, temperature=temperature)
     pool = torch.cat([anchor, positive])
     return contrast(anchor, positive, pool, own=0, temperature=temperature)
-
-
-def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Return the NT-Xent loss of each sample, [N], in nats.
-
-    `first`, `second`: [N, D], float32 or float64, normalised here; rows i are a positive pair,
-    the 2N - 2 others are negatives. The mean is the caller's: a strategy may choose per sample.
-    Source: equation 1 of arXiv:2002.05709.
-    """
-    return _symmetric(first, second, "both", temperature)
-
-
-def info_nce(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Return the InfoNCE loss of each sample, [N], in nats: as `nt_xent`, but the negatives of an
-    anchor are the N - 1 other rows of the other view. Source: equation 4 of arXiv:1807.03748.
-    """
-    return _symmetric(first, second, "other", temperature)
-
-
-def _symmetric(first: Tensor, second: Tensor, negatives: Negatives, temperature: float) -> Tensor:
-    u, v = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    there = pair_contrast(u, v, negatives=negatives, temperature=temperature)
-    back = pair_contrast(v, u, negatives=negatives, temperature=temperature)
-    return (there.pull + there.push + back.pull + back.push) / 2
