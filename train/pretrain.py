@@ -7,7 +7,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from torch import Tensor
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.files.disk import make_directory, write_atomic
 from viewstore.format.records import canonical
+from viewstore.progress import Progress
 from viewstore.train import checkpoint
 from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.config import PretrainConfig
@@ -45,15 +45,6 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[StatefulBatch]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Reporter(Protocol):
-    """Told about finished views."""
-
-    def advance(self, count: int = 1, **facts: float | int | str) -> None: ...
-
-
-Progress = Callable[[int], AbstractContextManager[Reporter]]  # given the views still to come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +163,9 @@ def _train(
     resumed_at, begun = state.step, time.monotonic()
     saved = begun
 
-    with progress((total - state.step) * config.batch_size * len(feed.roles)) as shown:
+    remaining = total - state.step
+    progress.begin("train", remaining * config.batch_size * len(feed.roles), "views")
+    try:
         while state.step < total:
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
@@ -204,7 +197,8 @@ def _train(
                 state.step += 1
                 state.loader = batch.state
                 losses.add(loss, epoch_ended=state.step % feed.epoch_steps == 0)
-                shown.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=losses.last, lr=rate)
+                views = len(vb) * vb.num_views
+                progress.advance(views, epoch=epoch + 1, loss=losses.last, lr=rate)
                 last, stop = state.step == total, options.stop()
                 if last or stop or time.monotonic() - saved > options.checkpoint_seconds:
                     losses.settle()
@@ -218,6 +212,8 @@ def _train(
                         where=str(path),
                         fix="run the same command again to go on",
                     )
+    finally:
+        progress.end()
     return TrainResult(
         encoder=options.out / ENCODER,
         steps=total,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.terminal import Terminal, duration
+from viewstore.cli.terminal import Progress, Terminal, duration
 from viewstore.errors import ConfigError
+from viewstore.progress import Fact, Silent
 from viewstore.shards.signals import heard_by
 
 if TYPE_CHECKING:
@@ -139,12 +140,34 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         stop=lambda: stop.requested,
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
-    progress = partial(terminal.progress, unit="views", label="train")
-    with heard_by(stop.request), open_feed(store, config, num_threads=options["threads"]) as feed:
-        result = pretrain(config, feed, run, progress)
+    with (
+        ExitStack() as stack,
+        heard_by(stop.request),
+        open_feed(store, config, num_threads=options["threads"]) as feed,
+    ):
+        result = pretrain(config, feed, run, Shown(terminal, stack))
     facts = _facts(config, result)
     terminal.result(facts, _told(facts))
     return 0
+
+
+class Shown(Silent):
+    """Shows a training on the terminal."""
+
+    bar: Progress
+
+    def __init__(self, terminal: Terminal, stack: ExitStack) -> None:
+        self.terminal, self.stack = terminal, stack
+
+    def begin(self, label: str, total: int, unit: str) -> None:
+        shown = self.terminal.progress(total, unit=unit, label=label)
+        self.bar = self.stack.enter_context(shown)
+
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        self.bar.advance(count, **facts)
+
+    def end(self) -> None:
+        self.stack.pop_all().close()
 
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:
