@@ -1,4 +1,4 @@
-"""Losses of embeddings, one value per sample: no state, no reduction, no distributed call."""
+"""Losses of embeddings, one value per anchor: no state, no reduction, no distributed call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Contrast(NamedTuple):
     """A contrastive loss per anchor, [N], in nats: `pull` + `push`.
 
     Attributes:
-        cosine: Of the anchor and its positive.
+        cosine: Cosine of the anchor and its positive.
         pull: -cosine / temperature.
         push: Logarithm of the sum of exp(cosine / temperature) over the pool.
     """
@@ -33,7 +33,7 @@ def contrast(
         anchor: Unit rows [N, D].
         positive: Unit rows [N, D]; row i belongs to anchor i and must be in the pool.
         pool: Unit rows [M, D] that the denominator runs over.
-        own: Anchor i is row `own` + i of the pool, where it is left out; None if it is not there.
+        own: Anchor i is row `own` + i of the pool and left out there; None if it is no row of it.
         temperature: Above 0.
     """
     similarity = anchor @ pool.T / temperature

@@ -1,4 +1,4 @@
-"""The tables of methods and strategies by name; each row is one file."""
+"""The tables of methods and strategies: name -> settings class, one file each."""
 
 from __future__ import annotations
 

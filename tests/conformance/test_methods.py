@@ -36,9 +36,7 @@ SIMCLR = SimCLRSettings.TRAITS
 BARLOW = replace(
     SIMCLR, name="barlow-twins", samplewise=False, negatives="none", decomposable=False
 )
-DINO = replace(
-    SIMCLR, name="dino", target="ema", negatives="none", decomposable=False, targets_from="global"
-)
+DINO = replace(SIMCLR, name="dino", target="ema", negatives="none", decomposable=False)
 MOCO = replace(SIMCLR, name="moco-v2", target="ema", negatives="queue", forward="per_view")
 REFUSED: list[tuple[str, dict[str, Any], Traits, str]] = [
     ("a2", {}, BARLOW, "decomposable"),

@@ -343,11 +343,11 @@ def test_losses_are_looked_at_late_where_looking_waits() -> None:
         state.step = step + 1
         losses.add(torch.tensor(float(step)), epoch_ended=ended)
     assert (state.history, state.partial, losses.last) == ([1.5], [], 3.0)
-    losses.settle()
+    losses.flush()
     assert (state.partial, losses.last) == ([4.0], 4.0)
     state.step = 7
     losses.add(torch.tensor(1.0), epoch_ended=False)
     state.step = 8
     losses.add(torch.tensor(float("inf")), epoch_ended=False)
     with pytest.raises(ConfigError, match="got inf at step 7"):
-        losses.settle()
+        losses.flush()
