@@ -1,4 +1,4 @@
-"""A2: the standard loss of two expert views, plus alignment of both with generated views.
+"""A2: the standard loss of two expert views, plus their alignment with generated views.
 
 Source: Constructive Assimilation, equations 3 (A2-InfoNCE) and 6 (A2-full; its double minus is a
 misprint). "A2-SimCLR" is the method's `negatives="both"`.
@@ -19,7 +19,7 @@ from viewstore.train.views import ViewBatch, ViewSpec
 
 @dataclass(frozen=True, kw_only=True)
 class A2:
-    """The first two expert views are the pair; all other views are assimilated.
+    """The strategy A2: the first two expert views are the pair, all others are aligned with it.
 
     Attributes:
         alpha: Weight of the alignment term.
@@ -45,6 +45,7 @@ class A2:
             raise ConfigError(f"a2 loss must be align or full, got {self.loss!r}")
 
     def check(self, traits: Traits) -> None:
+        """Raise ConfigError: the method's scores have no parts, or lack the pool of "full"."""
         if self.loss == "full" and traits.name != "simclr":
             raise refuse(
                 "a2 with loss full",
@@ -62,9 +63,11 @@ class A2:
             )
 
     def request(self, traits: Traits, step: int) -> ViewSpec:
+        """Return the wanted views: two expert views and at least one other, at every step."""
         return ViewSpec(least=3, roles={"expert": 2})
 
     def plan(self, vb: ViewBatch, method: Method) -> Plan:
+        """Return the pair in both directions, then each other view towards each anchor."""
         experts = vb.rows("expert")[:2]
         others = [view for view in range(vb.num_views) if view not in experts]
         views = experts + others

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.disk import write_atomic
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.format.records import canonical
-from viewstore.train.tensors import pack_tensors, read_tensors
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -26,13 +25,13 @@ KEYS = ("settings", "step", "loader", "history", "partial")
 
 @dataclass
 class TrainState:
-    """How far a run is.
+    """The progress of a run, beside its weights.
 
     Attributes:
-        step: Steps that are done.
-        loader: The loader's state after them; None before the first.
-        history: Mean loss of each whole epoch.
-        partial: Losses of the present epoch.
+        step: Number of steps done.
+        loader: The loader's state after the last of them; None before the first.
+        history: Mean loss of each finished epoch.
+        partial: Losses of the steps of the current epoch.
     """
 
     step: int = 0
@@ -48,7 +47,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write a run to `path`, replacing what is there."""
+    """Replace the file `path` by the state of a run and torch's random generators, atomically."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -64,7 +63,7 @@ def save_checkpoint(
         "history": state.history,
         "partial": state.partial,
     }
-    write_atomic(path, pack_tensors(KIND, tensors, config))
+    write_with_config(path, KIND, tensors, config)
 
 
 def load_checkpoint(
@@ -73,15 +72,17 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> TrainState:
-    """Put a run back where it was and return how far it is.
+    """Restore model, optimizer and random generators from `path`; return the state of the run.
 
     Raises:
-        ConfigError: The run had other settings; nothing was changed.
+        ConfigError: The run in the file has other settings; nothing was changed.
         CheckpointError: The file is damaged, or not a checkpoint.
     """
-    file = read_tensors(path, KIND)
-    if odd := sorted(set(KEYS) ^ set(file.config)):
-        raise CheckpointError(f"checkpoint must have the keys {KEYS}, they differ in {odd[0]}")
+    file = read_with_config(path, KIND)
+    if differing := sorted(set(KEYS) ^ set(file.config)):
+        raise CheckpointError(
+            f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}"
+        )
     check_settings(file.config["settings"], settings, path)
     try:
         model.load_state_dict(_part(file.tensors, "model."))
@@ -104,14 +105,14 @@ def load_checkpoint(
 
 
 def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Raise ConfigError naming the settings in which two runs differ."""
-    if odd := list(_differing(before, now, "")):
-        told = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in odd)
+    """Raise ConfigError if two runs differ in settings; it names each one with both values."""
+    if changes := list(_differing(before, now, "")):
+        differences = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
         raise ConfigError(
             "the run in this folder had other settings",
             code="VS103",
             where=str(path),
-            why=told,
+            why=differences,
             fix="train into another --out, or give the settings of before to go on",
         )
 

@@ -1,4 +1,4 @@
-"""The settings of one training run: all that decides its result, besides the store."""
+"""The settings of one training run: everything besides the store that decides its result."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ STATISTICS = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.5,), (0.5,))}
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """What is trained on what. Two runs with equal settings and stores give equal encoders.
+    """The settings of a run. Runs with equal settings and stores give equal encoders.
 
     Attributes:
         views: Names of view sets or policies, one per view.
-        method, strategy: Their settings.
-        network, optim: Settings of the network and the optimizer.
-        epochs, steps: Length of the run, exactly one of them.
+        method, strategy: Settings of the method and of the strategy.
+        network, optim: Settings of the network and of the optimizer.
+        epochs, steps: Length of the run; exactly one of the two is set.
         batch_size: Samples per step.
-        size: Side of the views in pixels; None means that of the view sets or source images.
-        seed: Seed of the weights, the order and all draws.
+        size: Side of online views in pixels; None means that of the view sets or source images.
+        seed: Seed of the weights, of the order and of all draws.
         holdout: Leave out every `holdout`-th row (0, holdout, ...); None means none.
-        precision: "bf16" computes the forward in bfloat16 where that is safe.
+        precision: "bf16" computes the forward pass in bfloat16 where autocast allows it.
         mean, std: Normalisation of values in [0, 1] per channel; None means STATISTICS.
+
+    Raises:
+        ConfigError: A value is out of range, or the strategy cannot train the method.
     """
 
     views: tuple[str, ...]
@@ -66,20 +69,20 @@ class PretrainConfig:
 
     @property
     def prepare(self) -> Preprocessing:
-        """How pixels become the network's input."""
+        """The function from pixels to the network's input."""
         channels = self.network.in_channels
         mean, std = STATISTICS[channels]
         return Preprocessing(in_channels=channels, mean=self.mean or mean, std=self.std or std)
 
     def total_steps(self, epoch_steps: int) -> int:
-        """Return the length of the run in steps."""
+        """Return the length of the run in steps, `epoch_steps` to an epoch."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
         return self.epochs * epoch_steps
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain values, names of method and strategy included."""
+        """Return the settings as JSON values, with the names of method and strategy."""
         values = asdict(self)
         values["method"] = {"name": self.method.TRAITS.name, **values["method"]}
         values["strategy"] = {"name": self.strategy.NAME, **values["strategy"]}

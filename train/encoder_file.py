@@ -1,4 +1,4 @@
-"""The frozen encoder: a trained network with its preprocessing, and its file."""
+"""The frozen encoder: a trained network with its preprocessing, and the file that keeps both."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.disk import write_atomic
+from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
 from viewstore.train.networks import Network, NetworkSettings
-from viewstore.train.tensors import pack_tensors, read_tensors
 
 KIND = "encoder"
 MAX_SIZE = 4096
@@ -32,14 +31,17 @@ LISTS: Mapping[str, type] = {"projector": int, "mean": float, "std": float}
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """What a network needs besides its weights.
+    """What an encoder needs besides its weights.
 
     Attributes:
         backbone, in_channels, projector: As in NetworkSettings.
-        size: Side of the square input, in pixels; other inputs are resized.
-        mean, std: Per channel, of values in [0, 1].
-        policy: The expert policy that it was trained with.
-        provenance: Who made it, from what, how; for people.
+        size: Side of the square input, in pixels; other images are resized to it.
+        mean, std: Normalisation per channel, of values in [0, 1].
+        policy: Name of the expert policy that it was trained with; "" if there was none.
+        provenance: Command, settings and versions that it was trained with, for people.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     backbone: str
@@ -75,11 +77,11 @@ class EncoderSettings:
 
 
 class Encoder(nn.Module):
-    """A frozen network with its preprocessing: what features and distances are measured with.
+    """A frozen network with its preprocessing, which measures features and distances.
 
     Attributes:
-        settings: Its preprocessing and shape.
-        digest: sha256 of its file, in hex; "" if it was never in one.
+        settings: Its preprocessing and the shape of its network.
+        digest: sha256 of its file, in hex; "" if it was not read from one.
     """
 
     mean: Tensor
@@ -120,7 +122,7 @@ class Encoder(nn.Module):
         return out
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return the network's input for images as in `forward`."""
+        """Return the network's input, [N, in_channels, size, size], for images of `forward`."""
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise ConfigError(f"images must be [N, 1 or 3, H, W], got {list(x.shape)}")
         channels = self.settings.in_channels
@@ -134,7 +136,7 @@ class Encoder(nn.Module):
 def save_encoder(
     path: Path, settings: EncoderSettings, network: Network, *, half: bool = False
 ) -> None:
-    """Write an encoder's file, atomically. With `half` the weights are rounded to float16 once.
+    """Replace the file `path` by an encoder, atomically; weights are rounded to float16 if `half`.
 
     Raises:
         ConfigError: A weight is not finite, or too large for float16.
@@ -144,7 +146,7 @@ def save_encoder(
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ConfigError(f"weight {name} must be finite in {dtype}", where=str(path))
-    write_atomic(path, pack_tensors(KIND, tensors, asdict(settings)))
+    write_with_config(path, KIND, tensors, asdict(settings))
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -154,7 +156,7 @@ def load_encoder(path: str | Path) -> Encoder:
         CheckpointError: It is not an encoder's file, or its settings and weights do not agree.
     """
     path = Path(path)
-    file = read_tensors(path, KIND)
+    file = read_with_config(path, KIND)
     try:
         settings = _settings(file.config)
         network = Network(settings.network())
@@ -179,23 +181,25 @@ def _weights(network: Network) -> dict[str, Tensor]:
 
 
 def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    if odd := sorted(set(expected) ^ set(found)):
-        raise ConfigError(f"weights must be those of the network, they differ in {odd[0]}")
+    if differing := sorted(set(expected) ^ set(found)):
+        raise ConfigError(f"weights must be those of the network, they differ in {differing[0]}")
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             want, got = list(expected[name].shape), list(tensor.shape)
             raise ConfigError(f"weight {name} must have shape {want}, got {got}")
-        if tensor.dtype not in (torch.float16, torch.float32):
+        if tensor.dtype not in FLOATS:
             raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
         if not tensor.isfinite().all():
             raise ConfigError(f"weight {name} must be finite")
 
 
 def _settings(config: Mapping[str, Any]) -> EncoderSettings:
-    """Return the settings in a file's record. Raises ConfigError: another key or type."""
+    """Return the settings in the JSON object of a file. Raises ConfigError: another key or type."""
     names = {item.name for item in fields(EncoderSettings)}
-    if odd := sorted(names ^ set(config)):
-        raise ConfigError(f"settings must have the keys {sorted(names)}, they differ in {odd[0]}")
+    if differing := sorted(names ^ set(config)):
+        raise ConfigError(
+            f"settings must have the keys {sorted(names)}, they differ in {differing[0]}"
+        )
     values = dict(config)
     for name, kind in SCALARS.items():
         _check_type(name, config[name], kind)

@@ -1,4 +1,4 @@
-"""How good frozen features are: weighted kNN, a linear probe, logistic regression.
+"""Probes of frozen features: weighted kNN, a linear layer, logistic regression.
 
 Features are the backbone's, of the evaluation transform: short side to the encoder's size, centre
 crop. No probe here augments its training images, so the linear one is called `lin_frozen`.
@@ -32,7 +32,7 @@ BATCH = 256
 
 
 class KnnPreset(NamedTuple):
-    """Numbers of neighbours, the reported one first, and the temperature of their votes."""
+    """The numbers of neighbours, the reported one first, and the temperature of their votes."""
 
     neighbours: tuple[int, ...]
     temperature: float
@@ -53,7 +53,11 @@ LINEAR_LR = 0.1
 
 @dataclass(frozen=True)
 class Samples:
-    """Features [N, F] and labels [N] of the rows of a source."""
+    """Features, float32 [N, F], and labels, int64 [N], of rows of a source.
+
+    Raises:
+        ConfigError: There are no samples, or one has no label.
+    """
 
     features: Floats
     labels: Labels
@@ -69,21 +73,21 @@ class Samples:
                 fix="give a --source with labels, for example a folder of class folders",
             )
 
-    def take(self, chosen: NDArray[np.bool_]) -> Samples:
-        """Return the chosen samples."""
-        return Samples(self.features[chosen], self.labels[chosen])
+    def take(self, mask: NDArray[np.bool_]) -> Samples:
+        """Return the samples where `mask`, [N], is true."""
+        return Samples(self.features[mask], self.labels[mask])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The answer of a probe.
+    """The result of a probe.
 
     Attributes:
         metric: What was measured; `lin_frozen` is a linear probe on features without augmentation.
-        accuracy: Share of the queries that were right.
-        queries: How many there were.
-        bank: How many samples it learnt from.
-        details: Settings and secondary results.
+        accuracy: Share of the queries that were classified right.
+        queries: Number of queries.
+        bank: Number of samples that the probe learnt from.
+        details: Settings of the probe and secondary results, for the JSON output.
     """
 
     metric: str
@@ -94,23 +98,23 @@ class Score:
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy, by the number of queries alone."""
+        """Standard error of the accuracy, from the number of queries alone."""
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.queries)
 
 
 def centre_crop(image: Pixels, size: int) -> Pixels:
-    """Return the middle [size, size, 3] of an image whose short side was resized to `size`."""
+    """Return the middle of an image, uint8 [size, size, 3], its short side resized to `size`."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
-    tall, wide = max(size, round(height * scale)), max(size, round(width * scale))
-    if (tall, wide) != (height, width):
-        image = resize(image, tall, wide)
-    top, left = (tall - size) // 2, (wide - size) // 2
+    new_height, new_width = max(size, round(height * scale)), max(size, round(width * scale))
+    if (new_height, new_width) != (height, width):
+        image = resize(image, new_height, new_width)
+    top, left = (new_height - size) // 2, (new_width - size) // 2
     return image[top : top + size, left : left + size]
 
 
 def images_of(table: SourceTable, rows: NDArray[np.int64], size: int) -> Iterator[Tensor]:
-    """Yield the images of rows as batches, float32 [B, 3, size, size] in [0, 1]."""
+    """Yield the images of `rows` in batches, float32 [B, 3, size, size] in [0, 1]."""
     reader = SourceReader(table)
     for start in range(0, len(rows), BATCH):
         batch = [centre_crop(reader.image(int(row)), size) for row in rows[start : start + BATCH]]
@@ -120,7 +124,7 @@ def images_of(table: SourceTable, rows: NDArray[np.int64], size: int) -> Iterato
 def features_of(
     encoder: Encoder, table: SourceTable, rows: NDArray[np.int64], *, device: str = "cpu"
 ) -> Samples:
-    """Return the backbone's features of rows. Raises ConfigError: a row has no label."""
+    """Return the features and labels of `rows`. Raises ConfigError: a row has no label."""
     labels = np.asarray(table.label, np.int64)[rows]
     with torch.inference_mode():
         batches = [
@@ -147,7 +151,11 @@ def knn(
     temperature: float,
     weighting: Literal["exp", "uniform"] = "exp",
 ) -> float:
-    """Return the accuracy of votes of the nearest neighbours by cosine; ties to the lower label."""
+    """Return the accuracy of a vote of the nearest neighbours by cosine.
+
+    A neighbour's vote counts exp(cosine / temperature), or 1 if `weighting` is "uniform"; of equal
+    votes the lower label wins. There are at most as many neighbours as samples in the bank.
+    """
     keys = F.normalize(torch.from_numpy(bank.features), dim=1)
     classes = int(max(bank.labels.max(), queries.labels.max())) + 1
     labels = torch.from_numpy(bank.labels)
@@ -166,7 +174,10 @@ def knn(
 
 
 def linear(bank: Samples, queries: Samples, *, seed: int = 0) -> float:
-    """Return the accuracy of a linear layer trained by SGD on standardised features."""
+    """Return the accuracy of a linear layer on standardised features.
+
+    SGD trains it; `seed` is that of the order of its batches.
+    """
     mean, std = bank.features.mean(0), bank.features.std(0) + 1e-6
     x = torch.from_numpy((bank.features - mean) / std)
     y = torch.from_numpy(bank.labels)
@@ -192,7 +203,7 @@ def linear(bank: Samples, queries: Samples, *, seed: int = 0) -> float:
 
 
 def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
-    """Return (accuracy, l2): L-BFGS, l2 chosen on every fifth row of the bank, then fitted anew.
+    """Return (accuracy, l2) of L-BFGS; l2 is chosen on every fifth row of the bank.
 
     The penalty is l2 / 2 * |w|^2 beside the SUM of the losses: scikit-learn's C = 1 / l2.
     """
@@ -221,7 +232,13 @@ def _fit(samples: Samples, l2: float) -> Any:  # noqa: ANN401
 def evaluate(
     bank: Samples, queries: Samples, probe: ProbeName, *, preset: str = "monitor", seed: int = 0
 ) -> Score:
-    """Return the score of a probe that learns from `bank` and is asked about `queries`."""
+    """Return the score of a probe that learns from `bank` and classifies `queries`.
+
+    `preset`: Name in KNN_PRESETS, for "knn"; `seed`: of the order of "linear".
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
     sizes = {"queries": len(queries.labels), "bank": len(bank.labels)}
     if probe == "knn":
         if preset not in KNN_PRESETS:

@@ -1,11 +1,10 @@
-"""Losses of embeddings, one value per sample: no state, no reduction, no distributed call."""
+"""Losses of embeddings, one value per anchor: no state, no reduction, no distributed call."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Negatives = Literal["both", "other"]
@@ -15,7 +14,7 @@ class Contrast(NamedTuple):
     """A contrastive loss per anchor, [N], in nats: `pull` + `push`.
 
     Attributes:
-        cosine: Of the anchor and its positive.
+        cosine: Cosine of the anchor and its positive.
         pull: -cosine / temperature.
         push: Logarithm of the sum of exp(cosine / temperature) over the pool.
     """
@@ -34,7 +33,7 @@ def contrast(
         anchor: Unit rows [N, D].
         positive: Unit rows [N, D]; row i belongs to anchor i and must be in the pool.
         pool: Unit rows [M, D] that the denominator runs over.
-        own: Anchor i is row `own` + i of the pool, where it is left out; None if it is not there.
+        own: Anchor i is row `own` + i of the pool and left out there; None if it is no row of it.
         temperature: Above 0.
     """
     similarity = anchor @ pool.T / temperature
@@ -48,35 +47,12 @@ def contrast(
 def pair_contrast(
     anchor: Tensor, positive: Tensor, *, negatives: Negatives, temperature: float
 ) -> Contrast:
-    """Return the InfoNCE loss of the views `anchor` against the views `positive`, unit rows [N, D].
+    """Return the loss of the views `anchor` against the views `positive`, unit rows [N, D].
 
-    `negatives`: "both" views of the other samples (NT-Xent), or those of the "other" view only.
+    `negatives`: "both" views of the other samples (NT-Xent, equation 1 of arXiv:2002.05709), or
+    those of the "other" view only (InfoNCE, equation 4 of arXiv:1807.03748).
     """
     if negatives == "other":
         return contrast(anchor, positive, positive, own=None, temperature=temperature)
     pool = torch.cat([anchor, positive])
     return contrast(anchor, positive, pool, own=0, temperature=temperature)
-
-
-def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Return the NT-Xent loss of each sample, [N], in nats.
-
-    `first`, `second`: [N, D], float32 or float64, normalised here; rows i are a positive pair,
-    the 2N - 2 others are negatives. The mean is the caller's: a strategy may choose per sample.
-    Source: equation 1 of arXiv:2002.05709.
-    """
-    return _symmetric(first, second, "both", temperature)
-
-
-def info_nce(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Return the InfoNCE loss of each sample, [N], in nats: as `nt_xent`, but the negatives of an
-    anchor are the N - 1 other rows of the other view. Source: equation 4 of arXiv:1807.03748.
-    """
-    return _symmetric(first, second, "other", temperature)
-
-
-def _symmetric(first: Tensor, second: Tensor, negatives: Negatives, temperature: float) -> Tensor:
-    u, v = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    there = pair_contrast(u, v, negatives=negatives, temperature=temperature)
-    back = pair_contrast(v, u, negatives=negatives, temperature=temperature)
-    return (there.pull + there.push + back.pull + back.push) / 2

@@ -23,17 +23,17 @@ Pool = Literal["pair", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a strategy may rely on.
+    """What strategies may ask about a method.
 
     Attributes:
         name: The method's name.
-        samplewise: Scores are per sample; if not, only a scalar loss exists.
+        samplewise: Whether scores are per sample; if not, only a scalar loss exists.
         target: Where the target side comes from; "none" means that both sides are the student's
             and gradients flow both ways.
         negatives: Where negatives come from, if there are any.
-        decomposable: Scores come as pull and push.
-        targets_from: Views that can be targets.
-        forward: Whether views are embedded together, with shared batch statistics, or one by one.
+        decomposable: Whether scores come as PairTerms.
+        forward: "per_size" embeds all views of one size together, with shared batch statistics;
+            "per_view" embeds each view by itself.
     """
 
     name: str
@@ -41,12 +41,11 @@ class Traits:
     target: Literal["none", "ema", "stopgrad", "prototype"]
     negatives: Literal["batch", "queue", "none"]
     decomposable: bool
-    targets_from: Literal["all", "global", "none"]
     forward: Literal["per_view", "per_size"]
 
 
 class PairTerms(NamedTuple):
-    """Scores of pairs in parts, float32 [P, B]: the loss is `pos` + `rest`, `sim` the cosine."""
+    """Scores of pairs in parts, float32 [P, B] each: the loss is `pos` + `rest`; `sim`: cosine."""
 
     sim: Tensor
     pos: Tensor
@@ -55,7 +54,7 @@ class PairTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Where the training is: counted from 0, `step` over all epochs."""
+    """The position of a training: `epoch` and `step` from 0, `step` over all epochs."""
 
     epoch: int
     step: int
@@ -73,7 +72,7 @@ class Method(nn.Module):
     traits: Traits
 
     def __init__(self, network: Network, *, amp: bool = False) -> None:
-        """`amp`: compute the forward in bfloat16 where that is safe; embeddings are float32."""
+        """Train `network`; `amp` computes the forward pass in bfloat16 where autocast allows it."""
         super().__init__()
         self.network = network
         self.amp = amp
@@ -88,7 +87,14 @@ class Method(nn.Module):
         bn: str = "clean",
         grad: bool = True,
     ) -> Emb:
-        """Return the embeddings [V', B, ...] of the views `rows`, [V'] or [V', B]."""
+        """Return the embeddings, float32 [V', B, ...], of the views `rows`, int64 [V'] or [V', B].
+
+        `net`: the student, or the target that methods with one embed targets with; `grad`: whether
+        gradients are recorded and running statistics updated.
+
+        Raises:
+            ConfigError: `bn` is not "clean", or views of one row differ in size.
+        """
         if bn != "clean":
             raise ConfigError(f"batch norm domain must be 'clean', got {bn!r}")
         trained = nullcontext() if grad else torch.no_grad()
@@ -107,19 +113,19 @@ class Method(nn.Module):
             return {name: torch.cat([out[name] for out in outs]) for name in outs[0]}
         features: dict[int, Tensor] = {}
         for size in dict.fromkeys(size for size, _ in views):
-            places = [place for place, (other, _) in enumerate(views) if other == size]
-            together = self.trunk(torch.cat([views[place][1] for place in places]), net)
-            features |= dict(zip(places, together.chunk(len(places)), strict=True))
-        return self.heads(torch.cat([features[place] for place in range(len(views))]), net)
+            positions = [index for index, (other, _) in enumerate(views) if other == size]
+            together = self.trunk(torch.cat([views[index][1] for index in positions]), net)
+            features |= dict(zip(positions, together.chunk(len(positions)), strict=True))
+        return self.heads(torch.cat([features[index] for index in range(len(views))]), net)
 
     def trunk(self, x: Tensor, net: str) -> Tensor:
-        """Return the backbone's features of images [M, C, r, r]."""
+        """Return the backbone's features [M, F] of images, float32 [M, C, r, r]."""
         out: Tensor = self.network.backbone(x)
         return out
 
     @abstractmethod
     def heads(self, features: Tensor, net: str) -> Emb:
-        """Return the embeddings [M, ...] of features."""
+        """Return the embeddings [M, ...] of features [M, F], by name."""
 
     @abstractmethod
     def score(
@@ -133,14 +139,18 @@ class Method(nn.Module):
         """
 
     def commit(self, student: Emb, target: Emb, info: StepInfo) -> None:
-        """Update queue, centers, averages: once, after the optimizer's step."""
+        """Update what the method keeps between steps: once, after the optimizer's step.
+
+        Raises:
+            RuntimeError: The step was committed already.
+        """
         if info.step == self._committed:
             raise RuntimeError(f"step {info.step} was committed already")
         self._committed = info.step
         self.update(student, target, info)
 
     def update(self, student: Emb, target: Emb, info: StepInfo) -> None:
-        """Change what the method keeps between steps; most keep nothing."""
+        """Update queues, centres and averages; for subclasses, called by `commit`."""
 
 
 class MethodSettings(Protocol):

@@ -1,4 +1,4 @@
-"""The tables of methods and strategies by name; each row is one file."""
+"""The tables of methods and strategies: name -> settings class, one file each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.train.a1 import A1
 from viewstore.train.a2 import A2
 from viewstore.train.method import MethodSettings
 from viewstore.train.simclr import SimCLRSettings
@@ -15,7 +14,7 @@ from viewstore.train.standard import Standard
 from viewstore.train.strategy import Strategy
 
 METHODS: Mapping[str, type[MethodSettings]] = {"simclr": SimCLRSettings}
-STRATEGIES: Mapping[str, type[Strategy]] = {"standard": Standard, "a1": A1, "a2": A2}
+STRATEGIES: Mapping[str, type[Strategy]] = {"standard": Standard, "a2": A2}
 
 
 def method_settings(name: str, given: Mapping[str, Any]) -> MethodSettings:
@@ -26,6 +25,13 @@ def method_settings(name: str, given: Mapping[str, Any]) -> MethodSettings:
 
 def strategy_of(name: str, given: Mapping[str, Any]) -> Strategy:
     """Return a strategy with its settings. Raises ConfigError: unknown name or setting."""
+    if name == "a1":
+        raise ConfigError(
+            "a1 is no strategy: it is the standard one of an expert and a cropped generated view",
+            code="VS102",
+            where="--strategy a1",
+            fix="write --views simclr,w-search+smallcrop --strategy standard",
+        )
     strategy: Strategy = _settings("strategy", STRATEGIES, name, given)
     return strategy
 

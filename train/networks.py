@@ -1,4 +1,4 @@
-"""Backbones and projectors: small networks of our own, by name.
+"""Backbones and projectors of encoders: small networks by name.
 
 All backbones end in a mean over positions; none has a bias before a batch norm. Convolutions
 start as in He et al. (arXiv:1502.01852), fan out.
@@ -22,13 +22,16 @@ MAX_WIDTH = 65536
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """The network that is trained.
+    """Settings of the network that is trained.
 
     Attributes:
         backbone: Name in BACKBONES.
         in_channels: 1 reads the first channel of a view, 3 reads all.
-        projector: Width of each layer of the projector; the last is the embedding's.
+        projector: Width of each layer of the projector; the last is that of the embedding.
         zero_init: Start the last batch norm of each residual block at 0 (resnet18 only).
+
+    Raises:
+        ConfigError: There is no such backbone, or a value is out of range.
     """
 
     backbone: str = "resnet18"
@@ -116,7 +119,7 @@ def conv3(in_channels: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row of the table: what makes it, and the width of its features."""
+    """One row of BACKBONES: the function of input channels that makes it, and its feature width."""
 
     make: Callable[[int], nn.Sequential]
     width: int
@@ -130,7 +133,7 @@ BACKBONES = {
 
 
 def projector(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Return linear layers, each with a batch norm, ReLU between; the last norm has no affine."""
+    """Return linear layers with batch norms and ReLU between; the last norm has no weights."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
@@ -140,7 +143,7 @@ def projector(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 
 class Network(nn.Module):
-    """A backbone and its projector; inputs are normalised already."""
+    """A backbone and its projector; its inputs were normalised by the caller."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -155,13 +158,13 @@ class Network(nn.Module):
                 nn.init.zeros_(module.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the projector's output [N, D], not normalised."""
+        """Return the projector's output [N, D], not normalised, of images float32 [N, C, H, W]."""
         out: Tensor = self.projector(self.backbone(x))
         return out
 
 
 def seeded_network(settings: NetworkSettings, seed: int) -> Network:
-    """Return a network drawn from `seed`; torch's own generator is left as it was."""
+    """Return a network with weights drawn by `seed`; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(settings)
@@ -169,7 +172,7 @@ def seeded_network(settings: NetworkSettings, seed: int) -> Network:
 
 @contextmanager
 def quiet_statistics(module: nn.Module) -> Iterator[None]:
-    """Run a block in which training forwards leave the running statistics of batch norms alone."""
+    """Leave the running statistics of batch norms as they are while the block runs forwards."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     tracking = [norm.track_running_stats for norm in norms]
     try:

@@ -1,4 +1,4 @@
-"""One loss for everything: a plan of weighted pairs, scored by a method, summed and averaged.
+"""The one loss of all methods and strategies: weighted pairs, summed, averaged over samples.
 
 L = 1/B * sum over samples b and pairs p of weight[p, b] * term_p[p, b]
 """
@@ -25,7 +25,7 @@ TERMS: dict[Term, Callable[[PairTerms], Tensor]] = {
 
 @dataclass
 class Plan:
-    """What to train on in one step.
+    """The pairs of views that one step trains on: what a strategy returns.
 
     Attributes:
         views: Views of the student, int64 [V'], or [V', B] where they are chosen per sample.
@@ -33,9 +33,8 @@ class Plan:
         pairs: int64 [P, 2]: positions in (views, targets).
         weight: float32 [P] or [P, B].
         term: What each pair contributes, [P].
+        batch: The views that `views` and `targets` number.
         pool: Rows in the in-batch denominators.
-        batch: The views that `views` and `targets` number: the loader's, or what the strategy
-            made of them.
     """
 
     views: Tensor
@@ -48,7 +47,7 @@ class Plan:
 
 
 class Objective(NamedTuple):
-    """The loss of a plan, and the embeddings that `commit` wants."""
+    """The loss of a plan, a scalar, and the embeddings for `Method.commit`."""
 
     loss: Tensor
     student: Emb
@@ -56,7 +55,11 @@ class Objective(NamedTuple):
 
 
 def objective(method: Method, plan: Plan) -> Objective:
-    """Encode the views of a plan, score its pairs and return its loss, a scalar."""
+    """Return the loss of a plan: its views are embedded and its pairs scored by `method`.
+
+    Raises:
+        ConfigError: The plan does not fit the method's traits.
+    """
     student = method.encode(plan.batch, plan.views)
     if method.traits.target == "none":
         if not torch.equal(plan.views, plan.targets):
@@ -69,10 +72,13 @@ def objective(method: Method, plan: Plan) -> Objective:
 
 
 def reduce_terms(scores: PairTerms | Tensor, plan: Plan) -> Tensor:
-    """Return the loss of scored pairs. Raises ConfigError: the scores have no such part."""
+    """Return the loss, a scalar, of the scores of a plan's pairs, PairTerms or [P, B].
+
+    Raises:
+        ConfigError: The plan wants a part of scores that come as totals.
+    """
     if isinstance(scores, PairTerms):
-        chosen = [TERMS[term](scores)[pair] for pair, term in enumerate(plan.term)]
-        terms = torch.stack(chosen)
+        terms = torch.stack([TERMS[term](scores)[pair] for pair, term in enumerate(plan.term)])
     elif set(plan.term) == {"total"}:
         terms = scores
     else:

@@ -1,4 +1,4 @@
-"""Optimizers by name, and the learning rate at each step."""
+"""Optimizers by name, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LR_BATCH = 256  # learning rates are per this many samples
 
 
 class Defaults(NamedTuple):
-    """What an optimizer starts from, if nothing else is said."""
+    """The settings of an optimizer where a run names none."""
 
     lr: float
     weight_decay: float
@@ -32,15 +32,19 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
-    """How weights are changed.
+    """Settings of the optimizer and its learning rate.
 
     Attributes:
-        name: Name in OPTIMIZERS; adam has L2 weight decay, adamw decoupled.
-        lr: Peak learning rate for a batch of 256 samples; it grows with the batch.
-        weight_decay: Of all parameters.
-        momentum: Of sgd.
-        schedule: What happens after the warm-up: half a cosine down to 0, or nothing.
-        warmup_epochs: Epochs of linear growth from 0.
+        name: Name in OPTIMIZERS; the weight decay of adam is L2, that of adamw decoupled.
+        lr: Peak learning rate for a batch of 256 samples; it is scaled with the batch size.
+        weight_decay: Weight decay of all parameters.
+        momentum: Momentum of sgd.
+        schedule: The rate after the warm-up: "cosine" falls along half a cosine to 0, "constant"
+            stays at the peak.
+        warmup_epochs: Number of epochs in which the rate grows linearly from 0.
+
+    Raises:
+        ConfigError: There is no such optimizer, or a value is out of range.
     """
 
     name: str = "sgd"

@@ -1,4 +1,7 @@
-"""The training loop: loader, strategy, method, loss, step, commit, in the order they happen."""
+"""The training loop: loader, strategy, method, loss, step, commit, in this order.
+
+The command line calls `pretrain` with the settings of a run, its views and its folder.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from torch import Tensor
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.files.disk import make_directory, write_atomic
 from viewstore.format.records import canonical
+from viewstore.progress import Progress
 from viewstore.train import checkpoint
 from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.config import PretrainConfig
@@ -29,44 +32,35 @@ from viewstore.train.views import LoaderBatch, view_batch
 
 ENCODER = "encoder.safetensors"
 RESULT = "train.json"
-CHECK_STEPS = 20  # a loss is looked at this many steps late at most: looking waits for a GPU
+CHECK_STEPS = 20  # reading a loss waits for a GPU: it is read this many steps late at most
 
 
 class StatefulBatch(LoaderBatch, Protocol):
-    """A batch that knows where the loader is after it."""
+    """A batch with the loader's state after it."""
 
     @property
     def state(self) -> dict[str, Any]: ...
 
 
 class Loader(Protocol):
-    """Yields the steps of one epoch, from where it is to the epoch's end."""
+    """What the loop uses of a loader: an iteration yields the steps that are left of one epoch."""
 
     def __iter__(self) -> Iterator[StatefulBatch]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Reporter(Protocol):
-    """Told about finished views."""
-
-    def advance(self, count: int = 1, **facts: float | int | str) -> None: ...
-
-
-Progress = Callable[[int], AbstractContextManager[Reporter]]  # given the views still to come
-
-
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """Where the views come from.
+    """The views of a run, as `feed.open_feed` opens them.
 
     Attributes:
-        loader: The loader.
-        roles: Role of each view.
-        epoch_steps: Steps of an epoch.
-        size: Side of the largest views: what the encoder will be given.
-        policy: The expert policy that the views were drawn with, for the encoder's file.
-        store_id: Digest of the store.
+        loader: The loader, which yields batches of V views.
+        roles: Role of each view, [V].
+        epoch_steps: Number of steps of an epoch.
+        size: Side of the largest views in pixels: the input size in the encoder's file.
+        policy: Name of the expert policy of the views, for the encoder's file; "" if none.
+        store_id: Digest of the store, a setting of the run.
     """
 
     loader: Loader
@@ -79,15 +73,15 @@ class Feed:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out; none of this enters its settings.
+    """How a run is carried out; none of this is among its settings.
 
     Attributes:
         out: Folder of checkpoint, encoder and result.
-        device: Torch device.
+        device: Name of the torch device.
         checkpoint_seconds: Least time between two checkpoints.
-        half: Round the encoder's weights to float16 when it is written.
-        stop: Asked after every step; true means: write a checkpoint and stop.
-        command: The command line, for the encoder's provenance.
+        half: Round the weights of the encoder's file to float16.
+        stop: Called after every step; true writes a checkpoint and ends the run.
+        command: The command line, for the provenance in the encoder's file.
     """
 
     out: Path
@@ -100,15 +94,15 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run ended with.
+    """The outcome of a run.
 
     Attributes:
-        encoder: The encoder's file.
-        steps: Steps of the whole run.
-        resumed_at: Step at which this process took over, 0 for a fresh run.
-        history: Mean loss of each whole epoch.
-        loss: Mean loss of the last epoch, whole or not.
-        seconds: Time this process trained.
+        encoder: Path of the encoder's file.
+        steps: Number of steps of the whole run.
+        resumed_at: First step of this process, 0 for a fresh run.
+        history: Mean loss of each finished epoch.
+        loss: Mean loss of the last epoch, finished or not.
+        seconds: Time that this process trained.
     """
 
     encoder: Path
@@ -120,7 +114,7 @@ class TrainResult:
 
 
 def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) -> None:
-    """Raise ConfigError if views of these roles and so many samples cannot be trained on."""
+    """Raise ConfigError unless views of these roles, of so many samples, can be trained on."""
     spec = config.strategy.request(config.method.TRAITS, 0)
     spec.check(roles, strategy=config.strategy.NAME)
     if config.batch_size > samples:
@@ -133,18 +127,20 @@ def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) ->
 def pretrain(
     config: PretrainConfig, feed: Feed, options: RunOptions, progress: Progress
 ) -> TrainResult:
-    """Train until the end and write the encoder; go on with the run in `options.out`.
+    """Train to the end, from the checkpoint in `options.out` if there is one; write the encoder.
+
+    `progress` counts views, with the epoch, the last loss and the learning rate.
 
     Raises:
         ConfigError: Settings contradict each other, the views or the run in `options.out`; or
             the loss is not finite.
-        StoppedError: `options.stop` said so; the checkpoint is written.
+        StoppedError: `options.stop` returned true; the checkpoint is written.
     """
     check_views(config, feed.roles, feed.epoch_steps * config.batch_size)
     make_directory(options.out)
     device = torch.device(options.device)
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
-    # The process's generator is lent to the run: seeded for it, and given back as it was.
+    # The run seeds the generator of the process, which is restored behind it.
     with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(deterministic=True):
         torch.manual_seed(config.seed)
         network = seeded_network(config.network, config.seed)
@@ -169,10 +165,12 @@ def _train(
     losses = Losses(state, every=1 if device.type == "cpu" else CHECK_STEPS)
     total = config.total_steps(feed.epoch_steps)
     spec = config.strategy.request(method.traits, 0)
-    resumed_at, begun = state.step, time.monotonic()
-    saved = begun
+    resumed_at, started = state.step, time.monotonic()
+    saved = started
 
-    with progress((total - state.step) * config.batch_size * len(feed.roles)) as shown:
+    remaining = total - state.step
+    progress.begin("train", remaining * config.batch_size * len(feed.roles), "views")
+    try:
         while state.step < total:
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
@@ -204,10 +202,11 @@ def _train(
                 state.step += 1
                 state.loader = batch.state
                 losses.add(loss, epoch_ended=state.step % feed.epoch_steps == 0)
-                shown.advance(len(vb) * vb.num_views, epoch=epoch + 1, loss=losses.last, lr=rate)
+                views = len(vb) * vb.num_views
+                progress.advance(views, epoch=epoch + 1, loss=losses.last, lr=rate)
                 last, stop = state.step == total, options.stop()
                 if last or stop or time.monotonic() - saved > options.checkpoint_seconds:
-                    losses.settle()
+                    losses.flush()
                     save_checkpoint(path, state, settings, method, optimizer)
                     saved = time.monotonic()
                 if last:
@@ -218,37 +217,39 @@ def _train(
                         where=str(path),
                         fix="run the same command again to go on",
                     )
+    finally:
+        progress.end()
     return TrainResult(
         encoder=options.out / ENCODER,
         steps=total,
         resumed_at=resumed_at,
         history=state.history,
         loss=statistics.fmean(state.partial or state.history[-1:]),
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - started,
     )
 
 
 class Losses:
-    """The losses of a run, looked at now and then: looking waits for a GPU."""
+    """The losses of a run, read several at a time: reading one waits for a GPU."""
 
     def __init__(self, state: TrainState, *, every: int) -> None:
-        """Write into `state`, at most `every` steps late."""
+        """Write losses into `state`, at most `every` steps late."""
         self.state = state
         self.every = every
         self.last = math.nan
         self._pending: list[Tensor] = []
 
     def add(self, loss: Tensor, *, epoch_ended: bool) -> None:
-        """Take the loss of the step that `state.step` has just counted."""
+        """Add the loss, a scalar, of the step before `state.step`. Raises as `flush` does."""
         self._pending.append(loss.detach())
         if epoch_ended or len(self._pending) >= self.every:
-            self.settle()
+            self.flush()
         if epoch_ended:
             self.state.history.append(statistics.fmean(self.state.partial))
             self.state.partial.clear()
 
-    def settle(self) -> None:
-        """Look at what was added. Raises ConfigError: a loss is not finite."""
+    def flush(self) -> None:
+        """Read the losses added since the last time. Raises ConfigError: one is not finite."""
         losses = torch.stack(self._pending).tolist() if self._pending else []
         self._pending.clear()
         for step, loss in enumerate(losses, self.state.step - len(losses)):
@@ -269,7 +270,7 @@ def _write_results(
     network: Network,
     result: TrainResult,
 ) -> None:
-    """Write the encoder and the record of the run."""
+    """Write train.json, the record of the run, and the encoder's file."""
     record = {
         "settings": config.to_json(),
         "store": feed.store_id,

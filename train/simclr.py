@@ -20,7 +20,7 @@ class SimCLRSettings:
     """Settings of SimCLR.
 
     Attributes:
-        temperature: 0.5 for CIFAR and short runs, 0.1 for ImageNet.
+        temperature: Divisor of cosines: 0.5 for CIFAR and short runs, 0.1 for ImageNet.
         negatives: "both" views of the other samples (NT-Xent), or the "other" view's only
             (InfoNCE).
         loss_scale: Factor of every score; 7.142857 is what SupContrast's default amounts to at
@@ -33,7 +33,6 @@ class SimCLRSettings:
         target="none",
         negatives="batch",
         decomposable=True,
-        targets_from="all",
         forward="per_size",
     )
 
@@ -49,11 +48,12 @@ class SimCLRSettings:
             raise ConfigError(f"negatives must be both or other, got {self.negatives!r}")
 
     def make(self, network: Network, *, amp: bool) -> SimCLR:
+        """Return the method that trains `network`."""
         return SimCLR(network, self, amp=amp)
 
 
 class SimCLR(Method):
-    """SimCLR. Negatives are the batch of this process."""
+    """The method SimCLR; its negatives are the batch of this process."""
 
     traits = SimCLRSettings.TRAITS
 
@@ -62,10 +62,14 @@ class SimCLR(Method):
         self.settings = settings
 
     def heads(self, features: Tensor, net: str) -> Emb:
+        """Return the projector's output [M, D] as "z", not normalised."""
         return {"z": self.network.projector(features)}
 
     def score(self, student: Emb, target: Emb, pairs: Tensor, *, pool: Pool = "pair") -> PairTerms:
-        """Return -cos/t and its LSE; `pool="all"` has every view of every sample but the anchor."""
+        """Return the parts of the InfoNCE loss of each pair, times `loss_scale`.
+
+        `pool="all"` takes every view of every sample but the anchor into the denominator.
+        """
         with torch.autocast(student["z"].device.type, enabled=False):
             u, v = F.normalize(student["z"], dim=2), F.normalize(target["z"], dim=2)
             parts = [self._contrast(u, v, s, t, pool) for s, t in pairs.tolist()]

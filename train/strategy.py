@@ -1,4 +1,4 @@
-"""The contract of a strategy: it turns the views of a batch into weighted pairs.
+"""The contract of a strategy: it turns the views of a batch into weighted ordered pairs.
 
 A new strategy is one file with a frozen settings dataclass and one row in `methods.py`.
 """
@@ -17,28 +17,28 @@ from viewstore.train.views import ViewBatch, ViewSpec
 
 
 class Strategy(Protocol):
-    """Chooses, replaces, adds or weighs pairs of views; its settings are its attributes.
+    """What the training loop asks of a strategy; the settings of one are its attributes.
 
     Class attributes:
-        NAME: As on the command line.
-        NEGATIVES: Those of its paper's loss, where a method lets one choose.
+        NAME: Its name on the command line.
+        NEGATIVES: The negatives of the loss in its paper: the default of methods with a choice.
     """
 
     NAME: ClassVar[str]
     NEGATIVES: ClassVar[Negatives]
 
     def check(self, traits: Traits) -> None:
-        """Raise ConfigError if it cannot work with such a method; called before data is read."""
+        """Raise ConfigError if it cannot train a method of these traits. No data was read yet."""
 
     def request(self, traits: Traits, step: int) -> ViewSpec:
-        """Return the views it wants at a step; depends on nothing else."""
+        """Return the views that the strategy wants at `step`, from 0; depends on nothing else."""
 
     def plan(self, vb: ViewBatch, method: Method) -> Plan:
-        """Return the pairs to train on; changes no state and draws from keyed streams only."""
+        """Return the pairs to train on. Changes no state, and draws from keyed streams only."""
 
 
 def refuse(strategy: str, traits: Traits, *, trait: str, fix: str) -> ConfigError:
-    """Return the error for a strategy that a trait of a method rules out."""
+    """Return the ConfigError for a strategy that a trait of a method rules out."""
     return ConfigError(
         f"strategy {strategy} does not work with method {traits.name}",
         where=f"--strategy {strategy} --method {traits.name}",
@@ -54,7 +54,10 @@ def make_plan(
     *,
     pool: Pool = "pair",
 ) -> Plan:
-    """Return the plan of pairs (student position, target position, weight, term) of `views`."""
+    """Return the plan of pairs of `views`, the numbers of views in the batch.
+
+    `pairs`: (student, target, weight, term); student and target are positions in `views`.
+    """
     rows = torch.tensor(views)
     return Plan(
         views=rows,

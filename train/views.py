@@ -1,4 +1,4 @@
-"""The views of a batch as methods and strategies see them: on the device, normalised, by role."""
+"""The views of a batch as methods and strategies read them: on the device, normalised, by role."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viewstore.loaders.batches.batch import normalise
 
 
 class SlotView(Protocol):
-    """One view of each sample, as a loader hands it over."""
+    """One view of each sample: a view of `loaders.Batch`."""
 
     @property
     def pixels(self) -> Tensor:
@@ -26,7 +26,7 @@ class SlotView(Protocol):
 
 
 class LoaderBatch(Protocol):
-    """One step of samples, as a loader hands it over."""
+    """The samples of one step: a `loaders.Batch`."""
 
     @property
     def views(self) -> Sequence[SlotView]: ...
@@ -41,15 +41,15 @@ class ViewBatch:
     """The V views of B samples.
 
     Attributes:
-        x: Side r of a view -> float32 [V_r, B, C, r, r], normalised.
+        x: By side r of the views in pixels: float32 [V_r, B, C, r, r], normalised.
         slot: int64 [V, 2]: view v is x[slot[v, 0]][slot[v, 1]].
         role: Role of each view.
         parent: int64 [V]: the view it was derived from, -1 for the sample.
-        params: Columns of params that the strategy asked for, [V, B, ...].
+        params: The columns of params that the strategy wants, by name, [V, B, ...].
         index: int64 [B], row of each sample in the store.
-        epoch: Counted from 0.
-        step: Counted from 0 over all epochs.
-        seed: Of all keyed draws.
+        epoch: Number of the epoch, from 0.
+        step: Number of the step over all epochs, from 0.
+        seed: Seed of all keyed draws.
     """
 
     x: dict[int, Tensor]
@@ -74,22 +74,24 @@ class ViewBatch:
         return [view for view, role in enumerate(self.role) if role in roles]
 
     def select(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield (size, images [B, C, r, r]) of each wanted view.
+        """Yield (side r, images [B, C, r, r]) of each of the views `rows`.
 
-        `rows`: int64 [V'], or [V', B] where the views are chosen per sample; the views of one
-        row must then have one size.
+        `rows`: int64 [V'], or [V', B] where the views are chosen per sample.
+
+        Raises:
+            ConfigError: Views of one row differ in size.
         """
-        for wanted in rows:
-            if wanted.ndim == 0:
-                size, place = self.slot[wanted].tolist()
-                yield size, self.x[size][place]
+        for row in rows:
+            if row.ndim == 0:
+                size, number = self.slot[row].tolist()
+                yield size, self.x[size][number]
                 continue
-            sizes = sorted(set(self.slot[wanted, 0].tolist()))
+            sizes = sorted(set(self.slot[row, 0].tolist()))
             if len(sizes) != 1:
                 raise ConfigError(f"views chosen for one row must have one size, got {sizes}")
             samples = torch.arange(len(self), device=self.index.device)
-            places = self.slot[wanted, 1].to(samples.device)
-            yield sizes[0], self.x[sizes[0]][places, samples]
+            numbers = self.slot[row, 1].to(samples.device)
+            yield sizes[0], self.x[sizes[0]][numbers, samples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +99,9 @@ class ViewSpec:
     """The views that a strategy wants.
 
     Attributes:
-        least, most: How many views, of whatever role; `most` None means any number.
-        roles: Least number of views of a role.
-        params: Names of the columns of params it reads.
+        least, most: Bounds of the number of views, of any role; `most` None means no bound.
+        roles: Least number of views of each role.
+        params: Names of the columns of params that the strategy reads.
     """
 
     least: int
@@ -109,9 +111,9 @@ class ViewSpec:
 
     def check(self, roles: tuple[str, ...], *, strategy: str) -> None:
         """Raise ConfigError unless views of these roles are what the strategy wants."""
-        wanted = str(self.least) if self.most == self.least else f"at least {self.least}"
+        count = str(self.least) if self.most == self.least else f"at least {self.least}"
         if len(roles) < self.least or (self.most is not None and len(roles) > self.most):
-            self._refuse(f"strategy {strategy} trains on {wanted} views, got {len(roles)}", roles)
+            self._refuse(f"strategy {strategy} trains on {count} views, got {len(roles)}", roles)
         for role, least in self.roles.items():
             if roles.count(role) < least:
                 self._refuse(
@@ -133,7 +135,7 @@ class ViewSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How pixels become the network's input: channels of a view, then (x / 255 - mean) / std."""
+    """The network's input from pixels: the first `in_channels`, then (x / 255 - mean) / std."""
 
     in_channels: int
     mean: tuple[float, ...]
@@ -155,7 +157,7 @@ def view_batch(
     seed: int,
     params: tuple[str, ...] = (),
 ) -> ViewBatch:
-    """Return a loader's batch as a ViewBatch on `device`; pixels cross over as uint8."""
+    """Return a loader's batch as a ViewBatch on `device`; pixels are moved there as uint8."""
     by_size: dict[int, list[Tensor]] = {}
     slot = []
     for view in batch.views:

@@ -12,7 +12,7 @@ import torch
 
 from viewstore.errors import CheckpointError
 from viewstore.files.tensors import (
-    contiguous,
+    as_stored,
     is_tensor_file,
     read_json,
     read_tensors,
@@ -93,7 +93,7 @@ def write_generator(path: Path, network: StyleGAN2, origin: Origin, *, half: boo
         CheckpointError: a weight is too large for float16, or the file reads back differently.
     """
     written = rounded(network, half=half)
-    tensors = contiguous(written.state_dict(), half=half)
+    tensors = as_stored(written.state_dict(), half=half)
     about = {
         KIND: "1",
         "kwargs": json.dumps(network.kwargs, sort_keys=True),
@@ -111,7 +111,7 @@ def write_generator(path: Path, network: StyleGAN2, origin: Origin, *, half: boo
 
 def rounded(network: StyleGAN2, *, half: bool) -> StyleGAN2:
     """Return the network that a file of `network` holds: rounded to float16 if `half`."""
-    return StyleGAN2.from_tensors(contiguous(network.state_dict(), half=half), network.kwargs)
+    return StyleGAN2.from_tensors(as_stored(network.state_dict(), half=half), network.kwargs)
 
 
 def compared_images(network: StyleGAN2) -> torch.Tensor:

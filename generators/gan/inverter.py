@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import (
-    contiguous,
+    as_stored,
     read_json,
     read_tensors,
     weights_digest,
@@ -113,7 +113,7 @@ def write_inverter(path: Path, inverter: Inverter, *, half: bool) -> Inverter:
     """Write an inverter and return the one that the file holds, rounded once if `half`."""
     about = {KIND: "1", "shape": json.dumps(asdict(inverter.shape), sort_keys=True)}
     about["provenance"] = json.dumps(inverter.provenance, sort_keys=True)
-    write_tensors(path, contiguous(inverter.state_dict(), half=half), about)
+    write_tensors(path, as_stored(inverter.state_dict(), half=half), about)
     return load_inverter(path)
 
 

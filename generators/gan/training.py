@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import contiguous, read_json, read_tensors, write_tensors
+from viewstore.files.tensors import as_stored, read_json, read_tensors, write_tensors
 from viewstore.generators.gan.discriminator import TAPS, Discriminator
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
@@ -196,7 +196,7 @@ class GanTrainer:
                 tensors |= {f"{name}/{number}/{key}": value for key, value in state.items()}
         about = {KIND: "1", "settings": json.dumps(asdict(self.settings), sort_keys=True)}
         about |= {"images": _digest(self.images), "step": str(self.step)}
-        write_tensors(path, contiguous(tensors, half=False), about)
+        write_tensors(path, as_stored(tensors, half=False), about)
 
     def read(self, path: Path) -> None:
         """Go on from what `write` wrote.

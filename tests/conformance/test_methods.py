@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from viewstore.errors import ConfigError
-from viewstore.train.a1 import A1
 from viewstore.train.a2 import A2
 from viewstore.train.method import Method, MethodSettings, StepInfo, Traits
 from viewstore.train.methods import METHODS, STRATEGIES, method_settings, strategy_of
@@ -27,8 +26,6 @@ EEG = ("expert", "expert", "generated")
 STRATEGY_ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "standard": ("standard", {}, ("expert", "expert")),
     "standard on generated views": ("standard", {}, ("generated", "expert")),
-    "a1": ("a1", {}, ("expert", "generated")),
-    "a1, uncropped": ("a1", {"crop": "none", "flip": 0.0}, ("generated", "expert")),
     "a2": ("a2", {}, EEG),
     "a2, first anchor, two generated": ("a2", {"anchors": "first"}, (*EEG, "generated")),
     "a2, three experts": ("a2", {}, ("expert",) * 3),
@@ -39,15 +36,12 @@ SIMCLR = SimCLRSettings.TRAITS
 BARLOW = replace(
     SIMCLR, name="barlow-twins", samplewise=False, negatives="none", decomposable=False
 )
-DINO = replace(
-    SIMCLR, name="dino", target="ema", negatives="none", decomposable=False, targets_from="global"
-)
+DINO = replace(SIMCLR, name="dino", target="ema", negatives="none", decomposable=False)
 MOCO = replace(SIMCLR, name="moco-v2", target="ema", negatives="queue", forward="per_view")
 REFUSED: list[tuple[str, dict[str, Any], Traits, str]] = [
     ("a2", {}, BARLOW, "decomposable"),
     ("a2", {}, DINO, "decomposable"),
     ("a2", {"loss": "full"}, MOCO, "denominator runs over all views"),
-    ("a1", {}, DINO, "only global views can be targets"),
 ]
 
 
@@ -208,7 +202,6 @@ def test_what_cannot_work_is_refused_naming_strategy_trait_and_fix(
     [
         ("standard", ("expert",), "trains on 2 views, got 1"),
         ("standard", ("expert",) * 3, "trains on 2 views, got 3"),
-        ("a1", ("expert", "expert"), "needs 1 views of role generated, got 0"),
         ("a2", ("expert", "expert"), "trains on at least 3 views, got 2"),
         ("a2", ("expert", "generated", "generated"), "needs 2 views of role expert, got 1"),
     ],
@@ -225,11 +218,10 @@ def test_other_views_than_a_strategy_wants_are_refused(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: strategy_of("a3", {}), "there is no strategy 'a3'; there are a1, a2"),
+        (lambda: strategy_of("a3", {}), "there is no strategy 'a3'; there are a2, standard"),
+        (lambda: strategy_of("a1", {}), "a1 is no strategy: it is the standard one"),
         (lambda: method_settings("simclr2", {}), "did you mean 'simclr'"),
         (lambda: strategy_of("a2", {"alfa": 1}), "has no setting 'alfa'; did you mean 'alpha'"),
-        (lambda: A1(crop="bigcrop"), "did you mean 'smallcrop'|'largecrop'"),
-        (lambda: A1(flip=2), "a1 flip must be in"),
         (lambda: A2(alpha=-1), "alpha must be at least 0"),
         (lambda: A2(anchors="last"), "anchors must be both or first"),  # type: ignore[arg-type]
         (lambda: A2(loss="half"), "a2 loss must be align or full"),  # type: ignore[arg-type]

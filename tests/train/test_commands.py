@@ -205,6 +205,18 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a1_says_what_to_write_instead(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = (store, "--steps", 2, "--out", tmp_path)
+    code, answer = run(capsys, "train", *where, "--views", "cifar,cached", "--strategy", "a1")
+    assert (code, answer["error"]["where"]) == (2, "--strategy a1")
+    spelling = "write --views simclr,w-search+smallcrop --strategy standard"
+    assert answer["error"]["fix"] == spelling
+    result = train(capsys, *where, "--views", "cifar,cached+smallcrop")
+    assert result["views"] == ["cifar", "cached+smallcrop"]
+
+
 def test_probing_what_is_not_an_encoder_says_what_to_do(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from viewstore.errors import CheckpointError, ConfigError
+from viewstore.files.tensors import write_with_config
 from viewstore.train.encoder_file import Encoder, EncoderSettings, load_encoder, save_encoder
 from viewstore.train.networks import (
     BACKBONES,
@@ -17,7 +18,6 @@ from viewstore.train.networks import (
     quiet_statistics,
     seeded_network,
 )
-from viewstore.train.tensors import pack_tensors
 
 SETTINGS = EncoderSettings(
     backbone="conv3",
@@ -116,6 +116,23 @@ def test_equal_encoders_are_equal_bytes(tmp_path: Path, network: Network) -> Non
     assert load_encoder(tmp_path / "a").digest == load_encoder(tmp_path / "b").digest
 
 
+@pytest.mark.parametrize(
+    ("half", "digest"),
+    [
+        (False, "70b9c6b4bfcc4c0514526fc81358d1e8cfb60cc6fd1d320c64818a182a56a342"),
+        (True, "dc6bd7a532b66a0529560717664862c084bb7f2571ea26c09a5e94f9729b813f"),
+    ],
+)
+def test_bytes_of_an_encoder_are_frozen(
+    tmp_path: Path, network: Network, half: bool, digest: str
+) -> None:
+    with torch.no_grad():
+        for number, value in enumerate(network.state_dict().values()):
+            value.fill_(number / 4)
+    save_encoder(tmp_path / "e", SETTINGS, network, half=half)
+    assert load_encoder(tmp_path / "e").digest == digest
+
+
 def test_half_weights_are_rounded_once(
     tmp_path: Path, network: Network, images: torch.Tensor
 ) -> None:
@@ -152,11 +169,12 @@ def test_distances_have_gradients_with_respect_to_pixels(network: Network) -> No
     assert images.grad.abs().sum() > 0
 
 
-def damaged(network: Network, **changes: object) -> bytes:
+def write_damaged(path: Path, network: Network, **changes: object) -> None:
     tensors = {
         name: value for name, value in network.state_dict().items() if value.is_floating_point()
     }
-    return pack_tensors("encoder", tensors, json.loads(json.dumps(asdict(SETTINGS))) | changes)
+    config = json.loads(json.dumps(asdict(SETTINGS))) | changes
+    write_with_config(path, "encoder", tensors, config)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +195,7 @@ def test_other_settings_than_the_weights_are_refused(
     tmp_path: Path, network: Network, changes: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "e.safetensors"
-    path.write_bytes(damaged(network, **changes))
+    write_damaged(path, network, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_encoder(path)
     assert caught.value.where == str(path)
@@ -186,19 +204,20 @@ def test_other_settings_than_the_weights_are_refused(
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, network: Network) -> None:
     with torch.no_grad():
         network.projector[0].weight[0, 0] = float("nan")
-    (tmp_path / "e").write_bytes(damaged(network))
+    write_damaged(tmp_path / "e", network)
     with pytest.raises(CheckpointError, match="must be finite"):
         load_encoder(tmp_path / "e")
 
 
 def test_a_file_that_is_not_an_encoder_says_what_it_lacks(tmp_path: Path, network: Network) -> None:
     path = tmp_path / "e"
-    whole = damaged(network)
+    write_damaged(path, network)
+    whole = path.read_bytes()
     for cut in (0, 4, 8, 200, len(whole) - 1):
         path.write_bytes(whole[:cut])
         with pytest.raises(CheckpointError, match="not a safetensors file"):
             load_encoder(path)
-    path.write_bytes(pack_tensors("inverter", {}, {}))
+    write_with_config(path, "inverter", {}, {})
     with pytest.raises(CheckpointError, match="its metadata lacks viewstore_encoder"):
         load_encoder(path)
     path.write_bytes(whole.replace(b'"viewstore_encoder":"1"', b'"viewstore_encoder":"2"'))

@@ -1,7 +1,6 @@
 """The loop: resumable to the bit, refusing before it reads, stopping where losses break."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import CheckpointError, ConfigError, StoppedError
+from viewstore.progress import Fact, Silent
 from viewstore.train.a2 import A2
 from viewstore.train.checkpoint import TrainState
 from viewstore.train.config import PretrainConfig
@@ -70,19 +70,22 @@ class MemoryLoader:
 
 
 @dataclass
-class Report:
+class Report(Silent):
     total: int = 0
     views: int = 0
-    facts: dict[str, float | int | str] = field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    ended: bool = False
 
-    @contextmanager
-    def __call__(self, total: int) -> Iterator["Report"]:
+    def begin(self, label: str, total: int, unit: str) -> None:
+        assert (label, unit) == ("train", "views")
         self.total = total
-        yield self
 
-    def advance(self, count: int = 1, **facts: float | int | str) -> None:
+    def advance(self, count: int = 1, **facts: Fact) -> None:
         self.views += count
         self.facts |= facts
+
+    def end(self) -> None:
+        self.ended = True
 
 
 CONFIG = PretrainConfig(
@@ -111,7 +114,7 @@ def run(
     out: Path, config: PretrainConfig = CONFIG, *, report: Report | None = None, **options: object
 ) -> TrainResult:
     values: dict[str, Any] = {"out": out, "checkpoint_seconds": 1e9} | options
-    return pretrain(config, feed(), RunOptions(**values), report or Report())
+    return pretrain(config, feed(), RunOptions(**values), report or Silent())
 
 
 def stopping_after(steps: int) -> Callable[[], bool]:
@@ -168,7 +171,7 @@ def test_a_finished_run_reads_nothing_more(tmp_path: Path) -> None:
     first = run(tmp_path)
     (tmp_path / "encoder.safetensors").unlink()
     loader = MemoryLoader()
-    again = pretrain(CONFIG, feed(loader), RunOptions(out=tmp_path), Report())
+    again = pretrain(CONFIG, feed(loader), RunOptions(out=tmp_path), Silent())
     assert loader.reads == 0
     assert again.history == first.history
     assert load_encoder(again.encoder).size == 16
@@ -202,7 +205,7 @@ def test_another_store_is_refused(tmp_path: Path) -> None:
         run(tmp_path, stop=lambda: True)
     other = replace(feed(), store_id="cd" * 32)
     with pytest.raises(ConfigError) as caught:
-        pretrain(CONFIG, other, RunOptions(out=tmp_path), Report())
+        pretrain(CONFIG, other, RunOptions(out=tmp_path), Silent())
     assert (caught.value.why or "").startswith("store was 'abab")
 
 
@@ -218,10 +221,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
     loader = MemoryLoader(2)
     with pytest.raises(ConfigError, match="strategy a2 trains on at least 3 views"):
-        pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Report())
+        pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Silent())
     short = replace(feed(loader), epoch_steps=0)
     with pytest.raises(ConfigError, match="batch size must be at most the 0 samples, got 8"):
-        pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Report())
+        pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Silent())
     assert loader.reads == 0
     assert not (tmp_path / "o").exists()
 
@@ -245,7 +248,9 @@ def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
 def test_progress_is_of_what_is_left(tmp_path: Path) -> None:
     report = Report()
     with pytest.raises(StoppedError):
-        run(tmp_path, stop=stopping_after(4))
+        run(tmp_path, report=report, stop=stopping_after(4))
+    assert (report.views, report.total, report.ended) == (4 * BATCH * 3, 6 * BATCH * 3, True)
+    report = Report()
     run(tmp_path, report=report)
     assert report.views == report.total == 2 * BATCH * 3
     assert set(report.facts) == {"epoch", "loss", "lr"}
@@ -273,7 +278,7 @@ def test_training_makes_the_two_views_of_a_sample_agree(tmp_path: Path) -> None:
 
     config = replace(CONFIG, strategy=Standard(), epochs=8, views=("simclr", "simclr"))
     copies = feed(Copies(2), ROLES[:2])
-    result = pretrain(config, copies, RunOptions(out=tmp_path), Report())
+    result = pretrain(config, copies, RunOptions(out=tmp_path), Silent())
     assert result.history[-1] < 0.6 * result.history[0]
 
 
@@ -338,11 +343,11 @@ def test_losses_are_looked_at_late_where_looking_waits() -> None:
         state.step = step + 1
         losses.add(torch.tensor(float(step)), epoch_ended=ended)
     assert (state.history, state.partial, losses.last) == ([1.5], [], 3.0)
-    losses.settle()
+    losses.flush()
     assert (state.partial, losses.last) == ([4.0], 4.0)
     state.step = 7
     losses.add(torch.tensor(1.0), epoch_ended=False)
     state.step = 8
     losses.add(torch.tensor(float("inf")), epoch_ended=False)
     with pytest.raises(ConfigError, match="got inf at step 7"):
-        losses.settle()
+        losses.flush()

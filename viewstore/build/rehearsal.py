@@ -25,11 +25,12 @@ from viewstore.build.run import (
     check_out,
     wanted_shards,
 )
-from viewstore.costs.estimate import CodecCost, Machine, shard_rows_for
+from viewstore.costs.disk_space import check_free_bytes
+from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, choose_shard_rows
+from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec
 from viewstore.shards.engine import Progressed
 from viewstore.sources.open import open_source
@@ -78,11 +79,8 @@ class Rehearsal:
     def best_shard_rows(self) -> int:
         """Rows of a shard that a new store should have; another one keeps those it has."""
         row_bytes = self.costs[self.plan.codec["name"]].set_bytes / self.plan.rows
-        return shard_rows_for(
-            self.plan.rows,
-            sample_seconds=self.plan.views / self.views_per_second,
-            row_bytes=row_bytes,
-        )
+        sample_seconds = self.plan.views / self.views_per_second
+        return choose_shard_rows(self.plan.rows, row_bytes, sample_seconds=sample_seconds)
 
     @property
     def unit_seconds(self) -> float:
@@ -128,7 +126,13 @@ def rehearse(request: BuildRequest, samples: int, listener: Listener | None = No
         machine=machine_at(request.out),
         costs=costs,
     )
-    _check_room(found, request.out)
+    if found.left:
+        check_free_bytes(
+            request.out,
+            2 * found.unit_bytes,
+            needed_by="two shards need",
+            fix="free some space, or name an --out on another disk",
+        )
     return found
 
 
@@ -177,17 +181,6 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
         workers=1,
         **changes,  # type: ignore[arg-type]
     )
-
-
-def _check_room(found: Rehearsal, out: Path) -> None:
-    needed, free = 2 * found.unit_bytes, found.machine.free_bytes
-    if found.left and free < needed:
-        raise UnavailableError(
-            f"the disk has {free >> 20} MiB free, two shards need {needed >> 20} MiB",
-            code="VS302",
-            where=str(out),
-            fix="free some space, or name an --out on another disk",
-        )
 
 
 class _Clock:

@@ -13,12 +13,13 @@ from viewstore.build import compose
 from viewstore.build.adopt import adopt_plan, adopt_sources
 from viewstore.build.compose import OnError, WeightFiles
 from viewstore.build.finalise import finalise
-from viewstore.costs.disk_space import check_room, check_size
+from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
+from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, choose_shard_rows
+from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec
 from viewstore.shards.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
 from viewstore.shards.signals import heard_by
@@ -197,7 +198,13 @@ def build_shards(
     wanted = [shard for shard in wanted_shards(request, plan) if shard not in there]
     if not wanted:
         return []
-    check_room(request.out, plan)
+    check_free_bytes(
+        request.out,
+        2 * shard_bytes(plan),
+        needed_by="two shards need",
+        why="every committed shard is kept",
+        fix="free some space and run the same command again",
+    )
     todo = units(plan, wanted)
     workers = min(request.workers or len(os.sched_getaffinity(0)), len(todo))
     threads = max(1, len(os.sched_getaffinity(0)) // workers)

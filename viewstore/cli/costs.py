@@ -101,7 +101,7 @@ def store_costs(store: Store, view_sets: list[ViewSet]) -> tuple[dict[str, Any],
 def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
     """Return the costs of a view set for people."""
     from viewstore.costs.estimate import size
-    from viewstore.inspect.summary import table
+    from viewstore.inspect.text import table
 
     shown = costs["shown_views"]
     head = [

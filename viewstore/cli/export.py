@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from viewstore.cli.command import command
 from viewstore.cli.terminal import Terminal
+from viewstore.export.formats import FORMATS
 
 if TYPE_CHECKING:
-    from viewstore.export.selection import Exported, Listener, Selection
+    from viewstore.progress import Progress
 
 
 @command("export", example="viewstore export views --format ffcv --out views.beton")
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["ffcv", "webdataset"]),
+    type=click.Choice(list(FORMATS)),
     required=True,
-    help="ffcv: one .beton file. webdataset: a folder of tars.",
+    help=" ".join(f"{name}: {each.contents}." for name, each in FORMATS.items()),
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to."
@@ -59,7 +60,7 @@ def export(
     selection = select(opened, view_set, columns=names, where=where, limit=limit)
     total = len(selection.rows)
     with disk.explained(out), terminal.progress(total, unit="samples", label="export") as bar:
-        done = _write(form, selection, out, bar)
+        done = FORMATS[form].export(selection, out, progress=cast("Progress", bar))
     facts = {
         "paths": [str(path) for path in done.paths],
         "num_samples": done.num_samples,
@@ -69,13 +70,3 @@ def export(
     files = f"{len(done.paths)} files" if len(done.paths) > 1 else "1 file"
     text = f"{out}: {done.num_samples} samples, {done.bytes / 1e6:.1f} MB in {files}"
     terminal.result(facts, text + (", there already" if done.already else ""))
-
-
-def _write(form: str, selection: Selection, out: Path, listener: Listener) -> Exported:
-    if form == "ffcv":
-        from viewstore.export.ffcv import export_beton
-
-        return export_beton(selection, out, listener=listener)
-    from viewstore.export.webdataset import export_tar
-
-    return export_tar(selection, out, listener=listener)

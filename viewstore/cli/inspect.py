@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +32,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
     --sheet and --html draw originals with their crop boxes beside their views.
     """
     from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
-    from viewstore.inspect.summary import (
-        sample_facts,
-        sample_text,
-        store_facts,
-        store_text,
-        without_histograms,
-    )
+    from viewstore.inspect.summary import sample_facts, store_facts, without_histograms
+    from viewstore.inspect.text import sample_text, store_text
 
     opened = _opened(terminal, store)
     view_sets = choose_view_sets(opened, options["view_set"])
@@ -52,11 +46,13 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
     )
     drawn = _draw(opened, rows, view_sets, options)
     if key is None:
-        facts = without_histograms(store_facts(opened, view_sets))
-        text = "" if drawn else store_text(opened, view_sets)
+        facts = store_facts(opened, view_sets)
+        text = "" if drawn else store_text(facts)
+        facts = without_histograms(facts)
     else:
         facts = sample_facts(opened, rows[0], view_sets)
-        text = "" if drawn else sample_text(facts, view_sets)
+        roles = {each.name: each.roles for each in view_sets}
+        text = "" if drawn else sample_text(facts, roles)
     lines = [f"{path}: {len(rows)} samples" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
 
@@ -69,12 +65,8 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
     """Show the columns of params, and what the view sets cost on this machine."""
     from viewstore.cli.costs import cost_lines, store_costs
     from viewstore.inspect.shown_rows import choose_view_sets
-    from viewstore.inspect.summary import (
-        choose_column,
-        column_summaries,
-        stats_table,
-        text_histogram,
-    )
+    from viewstore.inspect.summary import column_facts
+    from viewstore.inspect.text import histogram_lines, stats_table
 
     opened = _opened(terminal, store)
     chosen = choose_view_sets(opened, view_set)
@@ -85,11 +77,10 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
     facts = {}
     lines = []
     for each in chosen:
-        found = choose_column(each, column) if column else column_summaries(each)
-        facts[each.name] = {name: asdict(summary) for name, summary in found.items()}
+        found = facts[each.name] = column_facts(each, column or None)
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
-            lines += ["", name, *text_histogram(summary)]
+            lines += ["", name, *histogram_lines(summary)]
         if each.name in costs:
             lines += cost_lines(costs[each.name], machine)
         lines.append("")

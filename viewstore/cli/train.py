@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.terminal import Terminal, duration
+from viewstore.cli.terminal import Progress, Terminal, duration
 from viewstore.errors import ConfigError
+from viewstore.progress import Fact, Silent
 from viewstore.shards.signals import heard_by
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ POSITIVE = click.IntRange(min=1)
     default="standard",
     show_default=True,
     metavar="NAME",
-    help="How views become losses: standard, a1, a2.",
+    help="How views become losses: standard, a2.",
 )
 @click.option("--epochs", type=POSITIVE, metavar="E", help="Length of the run.")
 @click.option("--steps", type=POSITIVE, metavar="N", help="Length of the run instead of --epochs.")
@@ -93,12 +94,6 @@ POSITIVE = click.IntRange(min=1)
     type=click.Choice(["align", "full"]),
     help="full: every pair of views, all views in the denominator.  [default: align]",
 )
-@click.option(
-    "--a1-crop",
-    metavar="NAME",
-    help="smallcrop, medcrop, largecrop or none.  [default: smallcrop]",
-)
-@click.option("--a1-flip", type=float, metavar="P", help="Flips of a1's views.  [default: 0.5]")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
 @click.option("--lr", type=float, metavar="LR", help="For 256 samples.  [default: the optimizer's]")
 @click.option("--weight-decay", type=float, metavar="WD", help="[default: the optimizer's]")
@@ -145,12 +140,34 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         stop=lambda: stop.requested,
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
-    progress = partial(terminal.progress, unit="views", label="train")
-    with heard_by(stop.request), open_feed(store, config, num_threads=options["threads"]) as feed:
-        result = pretrain(config, feed, run, progress)
+    with (
+        ExitStack() as stack,
+        heard_by(stop.request),
+        open_feed(store, config, num_threads=options["threads"]) as feed,
+    ):
+        result = pretrain(config, feed, run, Shown(terminal, stack))
     facts = _facts(config, result)
     terminal.result(facts, _told(facts))
     return 0
+
+
+class Shown(Silent):
+    """Shows a training on the terminal."""
+
+    bar: Progress
+
+    def __init__(self, terminal: Terminal, stack: ExitStack) -> None:
+        self.terminal, self.stack = terminal, stack
+
+    def begin(self, label: str, total: int, unit: str) -> None:
+        shown = self.terminal.progress(total, unit=unit, label=label)
+        self.bar = self.stack.enter_context(shown)
+
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        self.bar.advance(count, **facts)
+
+    def end(self) -> None:
+        self.stack.pop_all().close()
 
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:
@@ -164,8 +181,6 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
         "alpha": options["alpha"],
         "anchors": options["anchors"],
         "loss": options["a2_loss"],
-        "crop": options["a1_crop"],
-        "flip": options["a1_flip"],
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     strategy = strategy_of(options["strategy"], given)

@@ -1,7 +1,7 @@
-"""What bounds the loading of views, from times that were measured apart. Pure.
+"""What bounds the loading of views: `bench` asks, with times that it measured apart. Pure.
 
-A sample takes so many seconds of all cores in the loader. Of these, what a bare loop needs for
-copying or decoding its views is known, and how long it rendered; the rest is its own Python.
+Of the time that the loader takes for a sample, three parts are known: what a bare loop needs to
+copy or decode the views, what the disk needs, and what rendering took. The rest is Python.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ ADVICE: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Seconds that one sample takes, all cores at work.
+    """Seconds per sample, with all cores at work.
 
     Attributes:
-        loader: In the loader.
-        copy, decode: What a bare loop over the same views needs; 0 where there are none.
-        disk: To read its bytes, if they do not stay in memory; else 0.
-        render: In the loader, for crops, flips and colours; 0 where there are none.
+        loader: The whole time in the loader.
+        copy: Time of a bare loop that copies its raw views; 0 if it has none.
+        decode: Time of a bare loop that decodes its encoded views; 0 if it has none.
+        disk: Time to read its bytes; 0 if they stay in memory.
+        render: Time in the loader for crops, flips and colours; 0 if it has no online views.
     """
 
     loader: float
@@ -44,30 +45,30 @@ class Parts:
 
     @property
     def limit(self) -> float:
-        """Seconds of a loader that costs nothing: disk and cores work at the same time."""
+        """Least time that is possible: disk and cores work at the same time."""
         return max(self.copy + self.decode, self.disk)
 
     @property
     def rest(self) -> float:
-        """Seconds that neither a bare loop, nor the disk, nor rendering explains."""
+        """Time that neither a bare loop, nor the disk, nor rendering explains; 0 or more."""
         return max(0.0, self.loader - self.limit - self.render)
 
     @property
     def share_of_limit(self) -> float:
-        """How much of the possible rate the loader reaches; may pass 1 by noise."""
+        """Share of the possible rate that the loader reaches; noise may lift it above 1."""
         return self.limit / self.loader
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What takes most of the time, and what to do about it."""
+    """What takes most of the time, and what the user can do about it."""
 
     bound: Kind
     advice: str
 
 
 def judge(parts: Parts) -> Verdict:
-    """Return what bounds a loader."""
+    """Return what takes most of the time of a loader: one of `Kind`, and its advice."""
     seconds: dict[Kind, float] = {"render": parts.render, "python": parts.rest}
     if parts.disk > parts.copy + parts.decode:
         seconds["disk"] = parts.disk

@@ -1,4 +1,7 @@
-"""Whether shards fit: under the limits of members and tars, and on the disk."""
+"""Whether work fits: bytes on the disk of a folder, raw views in members and shards.
+
+Builds, dry runs and exports call it before they write anything.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,58 @@ from viewstore.format.tar import BLOCK, MEMBER_BYTES, NPY_BYTES, SHARD_BYTES, st
 
 
 def shard_bytes(plan: Plan) -> int:
-    """Return an upper bound of a shard's size on disk: raw pixels and uncompressed params."""
+    """Return an upper bound of the bytes of a shard: raw pixels and uncompressed params."""
     pixels = plan.views * plan.height * plan.width * plan.channels
     overhead = (len(plan.members) * 2 + 1) * BLOCK + plan.json_bytes
     params = sum(column.row_bytes for column in plan.columns)
     return len(plan.shard_range(0)) * (pixels + overhead) + plan.shard_rows * params
 
 
-def check_room(path: Path, plan: Plan) -> None:
-    """Raise UnavailableError unless the disk has room for two more shards."""
-    needed = 2 * shard_bytes(plan)
-    free = shutil.disk_usage(path).free
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk of `folder`, which need not exist yet."""
+    return shutil.disk_usage(existing_folder(folder)).free
+
+
+def existing_folder(folder: Path) -> Path:
+    """Return `folder`, or the nearest folder above it that exists."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+
+
+def check_free_bytes(
+    folder: Path, needed: int, *, needed_by: str, fix: str, why: str | None = None
+) -> None:
+    """Raise UnavailableError unless the disk of `folder` has `needed` bytes free.
+
+    Args:
+        folder: Where files will be written; it need not exist yet.
+        needed: Bytes.
+        needed_by: What needs them, with its verb: "the export needs".
+        fix: What the user can do about it.
+        why: The rule behind it, if there is one.
+    """
+    free = free_bytes(folder)
     if free < needed:
         raise UnavailableError(
-            f"the disk has {free >> 20} MiB free, two shards need {needed >> 20} MiB",
+            f"the disk has {free >> 20} MiB free, {needed_by} {needed >> 20} MiB",
             code="VS302",
-            where=str(path),
-            why="every committed shard is kept",
-            fix="free some space and run the same command again",
+            where=str(folder),
+            why=why,
+            fix=fix,
         )
 
 
 def check_size(plan: Plan) -> None:
-    """Raise ConfigError if raw views would be larger than a member or a shard may be."""
+    """Check that raw views fit into a tar member (16 MiB) and a shard (2 GiB).
+
+    Encoded views are not checked: their size is known only once they are made.
+
+    Raises:
+        ConfigError: The raw views of a sample or of a shard are larger.
+    """
     shape = (plan.views, plan.height, plan.width, plan.channels)
     layout = strided_layout(plan.members, plan.json_bytes, shape)
     if layout is None:
-        return  # how large a jpg or png is shows only once it is made
+        return  # encoded views
     sample, shard = NPY_BYTES + math.prod(shape), len(plan.shard_range(0)) * layout.stride
     if sample > MEMBER_BYTES:
         raise ConfigError(

@@ -1,6 +1,7 @@
-"""What a view set costs on disk and in every epoch, and which codec suits a machine. Pure.
+"""What a view set costs on disk and in an epoch; which codec and shard rows to choose. Pure.
 
-Bytes follow from the layout (docs/format.md); rates come from whoever measured them.
+Builds, dry runs and `stats` call it. Bytes follow from the layout (docs/format.md); rates come
+from the caller, which took them from measure.py or from a trial build.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from viewstore.format.chunks import CRC_BYTES
 from viewstore.format.plan import Plan
 from viewstore.format.tar import BLOCK, END, MEMBER_DTYPE, NPY_BYTES, padded
 
-SHOWN = 2  # views of each sample in an epoch, as most methods take
+VIEWS_PER_SAMPLE = 2  # that an epoch takes, as most methods do
 MEMORY_SHARE = 0.8  # of the free memory may hold views that are read again
-UNIT_SECONDS = 600.0
-UNIT_BYTES = 1 << 30
+MOST_SHARD_SECONDS = 600.0
+MOST_SHARD_BYTES = 1 << 30
 LEAST_ROWS, MOST_ROWS, LEAST_SHARDS = 64, 8192, 16
+MOST_ROWS_UNMEASURED = 1024
 
 Bound = Literal["disk", "decode", "copy"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was measured here.
+    """What was measured of a machine; `measure.machine_at` makes it.
 
     Attributes:
         cores: CPUs that this process may use.
         memory_bytes: Memory that is free or can be freed.
-        free_bytes: Room on the disk of the store.
+        free_bytes: Bytes that are free on the disk of the store.
         disk_bytes_per_second: Cold reads from that disk; None if they could not be measured.
         copy_bytes_per_second: Copies within memory, by one core.
     """
@@ -46,8 +48,9 @@ class CodecCost:
     """What one codec makes of the views of a view set.
 
     Attributes:
-        view_bytes: Of one view, on average.
-        set_bytes: Of all shards with their params, and of the derived params.
+        codec: Its name.
+        view_bytes: Mean bytes of one view.
+        set_bytes: Bytes of all shards with their params, and of the derived params.
         decode_views_per_second: By one core; None for raw views, which are only copied.
     """
 
@@ -59,14 +62,14 @@ class CodecCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """An epoch that shows some views of every sample, read for the first time.
+    """The first epoch over a view set: what it reads, and what it waits for.
 
     Attributes:
-        views: Shown in all.
-        read_bytes: From disk.
-        disk_seconds: For reading them; None if the disk was not measured.
-        cpu_seconds: For decoding or copying them on all cores.
-        bound: What it waits for.
+        views: Number of views, over all samples.
+        read_bytes: Bytes read from disk.
+        disk_seconds: Time to read them; None if the disk was not measured.
+        cpu_seconds: Time to decode or copy the views on all cores.
+        bound: What takes longest.
         cached: Whether later epochs find the views in memory.
     """
 
@@ -79,19 +82,21 @@ class Epoch:
 
     @property
     def views_per_second(self) -> float:
-        """At most, in the first epoch."""
+        """Upper bound of the rate of the first epoch."""
         return self.views / max(self.disk_seconds or 0.0, self.cpu_seconds)
 
     @property
     def later_views_per_second(self) -> float:
-        """At most, once the views lie in memory if they fit there."""
+        """Upper bound of the rate of later epochs, whose views lie in memory if they fit."""
         return self.views / self.cpu_seconds if self.cached else self.views_per_second
 
 
 def set_bytes(plan: Plan, row_bytes: float) -> int:
-    """Return the bytes of all files of a view set whose rows take `row_bytes` in their tar.
+    """Return the bytes of a view set: shards, params and member table; records are left out.
 
-    `row_bytes` is what `raw_row_bytes` or `encoded_row_bytes` return.
+    Args:
+        plan: Of the view set.
+        row_bytes: Bytes of a row in its tar, from `raw_row_bytes` or `encoded_row_bytes`.
     """
     columns = [column.row_bytes * plan.shard_rows + CRC_BYTES for column in plan.columns]
     packed = [
@@ -100,14 +105,14 @@ def set_bytes(plan: Plan, row_bytes: float) -> int:
         if column.pack
     ]
     alone = sum(size for column, size in zip(plan.columns, columns, strict=True) if not column.pack)
-    place_bytes = len(plan.members) * MEMBER_DTYPE.itemsize
-    places = sum(
-        BLOCK + padded(len(plan.shard_range(shard)) * place_bytes + CRC_BYTES)
+    index_row_bytes = len(plan.members) * MEMBER_DTYPE.itemsize
+    indexes = sum(
+        BLOCK + padded(len(plan.shard_range(shard)) * index_row_bytes + CRC_BYTES)
         for shard in range(plan.shards)
     )
     each_shard = 2 * len(END) + sum(packed) + alone
-    derived = plan.shards * sum(columns) + NPY_BYTES + plan.rows * place_bytes
-    return round(plan.rows * row_bytes) + places + plan.shards * each_shard + derived
+    derived = plan.shards * sum(columns) + NPY_BYTES + plan.rows * index_row_bytes
+    return round(plan.rows * row_bytes) + indexes + plan.shards * each_shard + derived
 
 
 def raw_row_bytes(plan: Plan) -> int:
@@ -117,22 +122,22 @@ def raw_row_bytes(plan: Plan) -> int:
 
 
 def encoded_row_bytes(plan: Plan, view_sizes: Sequence[int]) -> float:
-    """Return the mean bytes of a row whose views have been encoded to sizes like these."""
+    """Return the mean bytes of a row in the tar of an encoded view set.
+
+    `view_sizes` are the bytes of some of its views, one or more.
+    """
     mean = sum(BLOCK + padded(size) for size in view_sizes) / len(view_sizes)
     return BLOCK + plan.json_bytes + plan.views * mean
 
 
-def epoch(cost: CodecCost, machine: Machine, *, rows: int, view_pixels: int, shown: int) -> Epoch:
-    """Return an epoch over `rows` samples that shows `shown` views of each.
+def epoch(
+    cost: CodecCost, machine: Machine, *, rows: int, view_pixels: int, views_per_sample: int
+) -> Epoch:
+    """Return what an epoch over `rows` samples takes, with `views_per_sample` views of each.
 
-    Args:
-        cost: The codec.
-        machine: Where it runs.
-        rows: Samples.
-        view_pixels: Height x width x channels of a view.
-        shown: Views of each sample.
+    `view_pixels` is height x width x channels of a view.
     """
-    views = rows * shown
+    views = rows * views_per_sample
     read = views * cost.view_bytes
     rate = machine.disk_bytes_per_second
     one_core = cost.decode_views_per_second or machine.copy_bytes_per_second / view_pixels
@@ -149,15 +154,28 @@ def epoch(cost: CodecCost, machine: Machine, *, rows: int, view_pixels: int, sho
     )
 
 
-def shard_rows_for(rows: int, *, sample_seconds: float, row_bytes: float) -> int:
-    """Return S for a store whose speed was measured: ten minutes of work, at most 1 GiB.
+def choose_shard_rows(
+    rows: int, row_bytes: float = 1, *, sample_seconds: float | None = None
+) -> int:
+    """Return the rows of a shard for a new store, a power of two.
 
-    Small stores get 16 shards all the same, so that several workers can share them.
+    A shard is at most 1 GiB and, where the speed is known, ten minutes of work. A small store
+    gets 16 shards if these have 64 rows or more, so that several workers can share it.
+
+    Args:
+        rows: Rows of the store.
+        row_bytes: Bytes of a row in its shard; raw pixels are an upper bound.
+        sample_seconds: Time that one worker takes for a sample, if it was measured: the result
+            is then in 64..8192, whatever the bytes. Without it, it is at most 1024.
     """
-    by_time = UNIT_SECONDS / max(sample_seconds, 1e-9)
-    wanted = min(by_time, UNIT_BYTES / row_bytes, max(LEAST_ROWS, rows // LEAST_SHARDS))
-    power = 1 << (max(1, int(wanted)).bit_length() - 1)
-    return min(MOST_ROWS, max(LEAST_ROWS, power))
+    limits = [max(LEAST_ROWS, rows // LEAST_SHARDS), MOST_SHARD_BYTES / row_bytes]
+    if sample_seconds is None:
+        least, most = 1, MOST_ROWS_UNMEASURED
+    else:
+        least, most = LEAST_ROWS, MOST_ROWS
+        limits.append(MOST_SHARD_SECONDS / max(sample_seconds, 1e-9))
+    largest = max(least, int(min(most, *limits)))
+    return 1 << (largest.bit_length() - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +187,10 @@ class Advice:
 
 
 def advise(raw: CodecCost, encoded: CodecCost, machine: Machine) -> Advice:
-    """Return raw where the disk or memory feeds the cores faster than they could decode."""
+    """Return which of two codecs to take: raw where disk or memory outrun decoding.
+
+    `encoded` is the cost of a codec that decodes; its rate must have been measured.
+    """
     other = encoded.codec
     if raw.set_bytes > machine.free_bytes:
         return Advice(codec=other, why=f"raw needs {size(raw.set_bytes)}, more than is free")
@@ -188,7 +209,7 @@ def advise(raw: CodecCost, encoded: CodecCost, machine: Machine) -> Advice:
 
 
 def size(count: float) -> str:
-    """Return bytes for people: 3.1 KiB, 12.0 MiB, 4.2 GiB."""
+    """Return a number of bytes as text: 3.1 KiB, 12.0 MiB, 4.2 GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -196,19 +217,19 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def cost_facts(
-    costs: Mapping[str, CodecCost],
-    machine: Machine,
-    plan: Plan,
-    *,
-    shown: int = SHOWN,
-) -> dict[str, Any]:
-    """Return what each codec costs a view set, and which one suits this machine."""
-    shown = min(shown, plan.views)
+def cost_facts(costs: Mapping[str, CodecCost], machine: Machine, plan: Plan) -> dict[str, Any]:
+    """Return what each codec costs a view set, and which one suits this machine.
+
+    Args:
+        costs: By name: that of the plan's codec, and those of raw and another one.
+        machine: Where the view set is read.
+        plan: Of the view set.
+    """
+    views = min(VIEWS_PER_SAMPLE, plan.views)
     pixels = plan.height * plan.width * plan.channels
-    facts: dict[str, Any] = {"shown_views": shown, "codecs": {}}
+    facts: dict[str, Any] = {"shown_views": views, "codecs": {}}
     for name, cost in costs.items():
-        one = epoch(cost, machine, rows=plan.rows, view_pixels=pixels, shown=shown)
+        one = epoch(cost, machine, rows=plan.rows, view_pixels=pixels, views_per_sample=views)
         facts["codecs"][name] = {
             "view_bytes": cost.view_bytes,
             "set_bytes": cost.set_bytes,

@@ -1,9 +1,11 @@
-"""What this machine does: cold reads, copies, decoding, and sizes of real views encoded."""
+"""Measurements of this machine: cold reads, copies, decoding, and sizes of encoded views.
+
+`stats`, dry runs and `bench` call it; estimate.py and bottleneck.py compute from what it returns.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.costs.disk_space import existing_folder, free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, encoded_row_bytes, raw_row_bytes, set_bytes
 from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec
@@ -29,21 +32,20 @@ MOST_VIEWS = 128  # that are encoded or decoded to learn sizes and rates
 
 
 def machine_at(folder: Path, files: Sequence[Path] = ()) -> Machine:
-    """Return what this machine does with files in `folder`.
+    """Measure this machine, and its disk where `folder` lies.
 
     Args:
         folder: Where the store is, or will be.
         files: Files there that may be read cold; without enough of them a temporary one is
             written beside `folder` and removed again.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
     rate = disk_rate(files)
     if rate is None:
-        rate = _scratch_rate(there if there != folder else folder.absolute().parent)
+        rate = _scratch_rate(existing_folder(folder.absolute().parent))
     return Machine(
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=free_memory(),
-        free_bytes=shutil.disk_usage(there).free,
+        free_bytes=free_bytes(folder),
         disk_bytes_per_second=rate,
         copy_bytes_per_second=copy_rate(),
     )
@@ -101,7 +103,7 @@ def copy_rate() -> float:
 
 
 def rate_of(step: Callable[[], object], *, seconds: float = SECONDS) -> float:
-    """Return how often a step runs in a second."""
+    """Return how often `step` runs in a second, over `seconds` and at least one run."""
     step()
     count = 0
     began = time.perf_counter()
@@ -112,7 +114,7 @@ def rate_of(step: Callable[[], object], *, seconds: float = SECONDS) -> float:
 
 
 def decode_rate(codec: Codec, payloads: Sequence[bytes], *, seconds: float = SECONDS) -> float:
-    """Return the views that one core decodes in a second."""
+    """Return the views that one core decodes in a second; `payloads` are encoded views."""
     return len(payloads) * rate_of(
         lambda: [codec.decode(each) for each in payloads], seconds=seconds
     )
@@ -121,11 +123,11 @@ def decode_rate(codec: Codec, payloads: Sequence[bytes], *, seconds: float = SEC
 def codec_costs(
     view_set: ViewSet, *, plan: Plan | None = None, seconds: float = SECONDS
 ) -> dict[str, CodecCost]:
-    """Return what raw, the view set's own codec and jpg make of its views, the own one first.
+    """Return the costs of the view set's own codec, of raw, and of jpg where the own one is raw.
 
     Args:
-        view_set: Real views, of which some are read.
-        plan: Plan of a larger view set that is meant; None: this one's.
+        view_set: Its views are read, at most 128 of them.
+        plan: The costs are those of a view set with this plan; None means that of `view_set`.
         seconds: How long decoding is measured.
     """
     plan = plan or view_set.plan
@@ -164,15 +166,16 @@ def _cost(
 
 def _stored_sizes(view_set: ViewSet) -> list[int]:
     """Return the size of every encoded view of a view set."""
-    columns = [place for place, name in enumerate(view_set.plan.members) if name.startswith("v")]
+    names = view_set.plan.members
+    columns = [index for index, name in enumerate(names) if name.startswith("v")]
     sizes: Any = view_set.members[:, columns]["size"]
     found: list[int] = sizes[sizes > 0].tolist()
     return found
 
 
 def sample_views(view_set: ViewSet, most: int = MOST_VIEWS) -> list[NDArray[np.uint8]]:
-    """Return some views of evenly spread rows that were built."""
+    """Return at most `most` views, each uint8 [H, W, C], of evenly spread rows that were built."""
     built = [row for shard in view_set.shards.values() for row in shard.rows]
     count = min(len(built), max(1, most // view_set.num_views))
-    rows = [built[place] for place in np.linspace(0, len(built) - 1, count).astype(int).tolist()]
+    rows = [built[index] for index in np.linspace(0, len(built) - 1, count).astype(int).tolist()]
     return [view for row in rows for view in view_set[row]][:most]

@@ -1,5 +1,6 @@
-"""Views for other programs: which rows and columns go out, and the files that hold them.
+"""Views for other programs: which rows and columns are exported, and the files that hold them.
 
-One format is one module and one row in the table that the command line reads. An export of the
-same selection gives the same bytes; what is there already, whole, is left alone.
+`selection` chooses, `formats` is the table of exporters that the command line reads; a new one is
+one module and one row. Inside an exporter all may change but its bytes: the same selection gives
+the same files in every version, a whole export is left alone, and no other file is ever replaced.
 """

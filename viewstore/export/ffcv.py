@@ -1,4 +1,7 @@
-"""A view set as one FFCV `.beton`, and the record beside it that says what is in it."""
+"""The exporter `ffcv`: a view set as one `.beton` file, and its record beside it.
+
+docs/ffcv.md says what is in the file; beton/sidecar.py reads the record.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from viewstore.beton.layout import JPG, RAW, Field, Kind
 from viewstore.beton.sidecar import KIND, read_sidecar, sidecar_of
 from viewstore.beton.writer import TABLE_SUFFIX, Picture, Value, write_beton
 from viewstore.errors import ConfigError
-from viewstore.export.selection import Exported, Listener, Selection, check_room
+from viewstore.export.selection import Exported, Selection, are_whole, check_export_space
 from viewstore.files import disk
 from viewstore.files.disk import drop_leftovers
 from viewstore.format.columns import Column
 from viewstore.format.records import seal
 from viewstore.images.header import LIMITS, read_size
+from viewstore.progress import Progress, Silent
 from viewstore.store.view_set import ViewSet
 
 CHUNK_ROWS = 1024
@@ -54,7 +58,7 @@ def export_beton(
     out: Path,
     *,
     page_bytes: int | None = None,
-    listener: Listener | None = None,
+    progress: Progress | None = None,
 ) -> Exported:
     """Write a selection to the file `out`, and its record beside it.
 
@@ -65,11 +69,13 @@ def export_beton(
         selection: What to write.
         out: The `.beton`.
         page_bytes: Power of two; None takes 8 MiB, or more where a sample needs it.
-        listener: Told about each sample.
+        progress: Advanced by 1 for each sample that was written.
 
     Raises:
         ConfigError: `out` is a folder or a file that no export wrote, or the view set does not
             fit the format.
+        FormatError: `page_bytes` is no page size, or the record of the file that is at `out` is
+            damaged.
         UnavailableError: The disk is too small.
     """
     fields = fields_of(selection.view_set, selection.columns)
@@ -79,13 +85,13 @@ def export_beton(
     facts = {"selection": selection.digest, "page_bytes": page_bytes}
     count = len(selection.rows)
     if _is_done(out, facts):
-        return Exported(paths=(out,), num_samples=count, bytes=out.stat().st_size, already=True)
+        return Exported.of(selection, [out], already=True)
     disk.make_directory(out.absolute().parent)
     drop_leftovers(out, companions=(TABLE_SUFFIX,))
-    check_room(out.absolute().parent, _file_bytes(fields, sizes, page_bytes))
+    check_export_space(out.absolute().parent, _file_bytes(fields, sizes, page_bytes))
 
     def write(temporary: Path) -> None:
-        write_beton(temporary, fields, _samples(selection, listener), count, page_bytes)
+        write_beton(temporary, fields, _samples(selection, progress), count, page_bytes)
         record = {
             "store_id": selection.store.store_id,
             "rows": count,
@@ -99,11 +105,11 @@ def export_beton(
         disk.write_atomic(sidecar_of(out), seal(KIND, record))
 
     disk.write_atomic_with(out, write)
-    return Exported(paths=(out,), num_samples=count, bytes=out.stat().st_size, already=False)
+    return Exported.of(selection, [out], already=False)
 
 
 def _is_done(out: Path, facts: dict[str, Any]) -> bool:
-    """Return whether `out` is this export already. Raises ConfigError: it is nobody's export."""
+    """Return whether `out` is this export, whole. Raises ConfigError: no export wrote it."""
     if not out.exists():
         return False
     if not out.is_file():
@@ -117,7 +123,7 @@ def _is_done(out: Path, facts: dict[str, Any]) -> bool:
             fix="remove it, or name another --out",
         )
     same = all(record[name] == value for name, value in facts.items())
-    return same and disk.sha256_of(out) == record["sha256"]
+    return same and are_whole({out: record["sha256"]})
 
 
 def _page_for(largest: int) -> int:
@@ -128,10 +134,10 @@ def _page_for(largest: int) -> int:
 def _file_bytes(fields: Sequence[Field], sizes: NDArray[np.int64], page_bytes: int) -> int:
     """Return the size of the file whose samples have data of `sizes` bytes."""
     ends = np.cumsum(sizes)
-    pages = done = 0
-    while done < len(sizes):
-        begin = int(ends[done - 1]) if done else 0
-        done = int(np.searchsorted(ends, begin + page_bytes, side="right"))
+    pages = paged = 0
+    while paged < len(sizes):
+        begin = int(ends[paged - 1]) if paged else 0
+        paged = int(np.searchsorted(ends, begin + page_bytes, side="right"))
         pages += 1
     records = len(sizes) * layout.record_dtype(fields).itemsize
     regions = sum(field.kind in (Kind.RGB, Kind.BYTES, Kind.NDARRAY) for field in fields)
@@ -157,22 +163,22 @@ def _data_sizes(selection: Selection, fields: Sequence[Field]) -> NDArray[np.int
     return sizes
 
 
-def _samples(selection: Selection, listener: Listener | None) -> Iterator[list[Value]]:
+def _samples(selection: Selection, progress: Progress | None) -> Iterator[list[Value]]:
     """Yield the values of each sample, in the order of the fields."""
+    progress = progress or Silent()
     store, params = selection.store, selection.view_set.params
     for begin in range(0, len(selection.rows), CHUNK_ROWS):
         rows = selection.rows[begin : begin + CHUNK_ROWS]
         columns = [
             params.rows(column.name, rows).astype(_dtype_of(column)) for column in selection.columns
         ]
-        for place, row in enumerate(rows.tolist()):
+        for index, row in enumerate(rows.tolist()):
             # The NUL ends the key: ffcv's decoder leaves the end of a longer one behind it.
             key = store.keys[row].encode() + b"\0"
             values: list[Value] = [row, int(store.labels[row]), key]
-            arrays = [column[place].tobytes() for column in columns]
+            arrays = [column[index].tobytes() for column in columns]
             yield [*_pictures(selection.view_set, row), *values, *arrays]
-            if listener is not None:
-                listener.advance(1)
+            progress.advance(1)
 
 
 def _pictures(view_set: ViewSet, row: int) -> list[Picture]:

@@ -1,40 +1,38 @@
-"""Exporting a view set: which rows and columns of it, and whether that was done already.
+"""What of a store is exported, and what an export came to: the parts that all formats share.
 
-What the formats share. The files themselves: export_beton.py, export_tar.py.
+`viewstore export` calls `select` and hands the Selection to one of FORMATS (formats.py).
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, UnavailableError, nearest
+from viewstore.costs.disk_space import check_free_bytes
+from viewstore.errors import ConfigError, nearest
+from viewstore.files import disk
 from viewstore.format.columns import Column
 from viewstore.format.records import digest_of
+from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 
-class Listener(Protocol):
-    """Told about each sample that was written."""
-
-    def advance(self, count: int = 1) -> object: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What of a store goes out.
+    """What of a store is exported.
 
     Attributes:
-        rows: Ascending rows of the store, int64 [n].
-        columns: Params columns, by name.
+        store: The open store.
+        view_set: One of its view sets, complete.
+        rows: Ascending rows of the store, int64 [n], n >= 1.
+        columns: Params columns, ordered by name.
     """
 
     store: Store
@@ -44,7 +42,7 @@ class Selection:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything that decides an export of this selection."""
+        """SHA-256 of everything that decides the content of an export of this selection."""
         facts = {
             "store_id": self.store.store_id,
             "view_set": self.view_set.name,
@@ -56,17 +54,25 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export came to.
+    """A finished export.
 
     Attributes:
         paths: The files that hold it.
-        already: Whether they were there, whole, and nothing was written.
+        num_samples: Samples in them.
+        bytes: Size of the files together.
+        already: Whether they were there before, whole, and nothing was written.
     """
 
     paths: tuple[Path, ...]
     num_samples: int
     bytes: int
     already: bool
+
+    @classmethod
+    def of(cls, selection: Selection, paths: Sequence[Path], *, already: bool) -> Self:
+        """Return what an export of `selection` came to, whose files are `paths`."""
+        size = sum(path.stat().st_size for path in paths)
+        return cls(paths=tuple(paths), num_samples=len(selection.rows), bytes=size, already=already)
 
 
 def select(
@@ -77,20 +83,20 @@ def select(
     where: str | None = None,
     limit: int | None = None,
 ) -> Selection:
-    """Choose what to export.
+    """Return what to export of a store.
 
     Args:
         store: An open store.
         view_set: Name of a view set; None if the store has only one.
         columns: Names of params columns; None takes all but those that are large.
-        where: Only rows that match, in the words of where.py.
-        limit: The first of these rows only.
+        where: Only rows that match this condition (store/where.py), say "distance < 0.35".
+        limit: Only so many of these rows, the first ones.
 
     Raises:
         ConfigError: There is no such view set or column, the view set is not complete, no row
             matches, or the limit is below 1.
     """
-    chosen = store.view_set(view_set) if view_set is not None else _only(store)
+    chosen = store.view_set(view_set) if view_set is not None else _only_view_set(store)
     if not chosen.complete:
         raise ConfigError(
             f"view set {chosen.name} is not complete",
@@ -102,27 +108,23 @@ def select(
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
     by_name = {column.name: column for column in chosen.plan.columns}
-    wanted = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
-    for name in wanted:
+    names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
+    for name in names:
         if name not in by_name:
             hint = nearest(name, list(by_name))
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
-    rows = np.arange(store.num_samples) if where is None else _matching(store, where, chosen)
+    rows = np.arange(store.num_samples)
+    if where is not None:
+        rows = matching_rows(store, where, [chosen.name])
     return Selection(
         store=store,
         view_set=chosen,
         rows=rows[:limit],
-        columns=tuple(by_name[name] for name in sorted(set(wanted))),
+        columns=tuple(by_name[name] for name in sorted(set(names))),
     )
 
 
-def _matching(store: Store, where: str, view_set: ViewSet) -> NDArray[np.int64]:
-    from viewstore.store.matching import matching_rows
-
-    return matching_rows(store, where, [view_set.name])
-
-
-def _only(store: Store) -> ViewSet:
+def _only_view_set(store: Store) -> ViewSet:
     names = sorted(store.view_sets)
     if len(names) != 1:
         raise ConfigError(
@@ -133,13 +135,15 @@ def _only(store: Store) -> ViewSet:
     return store.view_sets[names[0]]
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Raise UnavailableError unless the disk of `folder` has `needed` bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UnavailableError(
-            f"the disk has {free >> 20} MiB free, the export needs {needed >> 20} MiB",
-            code="VS302",
-            where=str(folder),
-            fix="free some space, or name another --out",
-        )
+def check_export_space(folder: Path, needed: int) -> None:
+    """Raise UnavailableError unless the disk of `folder` has `needed` bytes free."""
+    check_free_bytes(
+        folder, needed, needed_by="the export needs", fix="free some space, or name another --out"
+    )
+
+
+def are_whole(digests: Mapping[Path, str]) -> bool:
+    """Return whether every file is there and has the SHA-256 that its export recorded."""
+    return all(
+        path.is_file() and disk.sha256_of(path) == sha256 for path, sha256 in digests.items()
+    )

@@ -1,4 +1,4 @@
-"""A view set as numbered WebDataset tars with labels and params in them, and their index.
+"""The exporter `webdataset`: a view set as numbered tars with labels and params, and an index.
 
 The shards of a store are such tars already; these have plain names, for brace patterns, and
 carry what else is known of each sample: `cls`, and each params column as `<column>.npy`.
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.export.selection import Exported, Listener, Selection, check_room
+from viewstore.export.selection import Exported, Selection, are_whole, check_export_space
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
 from viewstore.files.local import read_record
 from viewstore.format.records import LARGE_BYTES, canonical, check_form, parse
 from viewstore.format.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
+from viewstore.progress import Progress, Silent
 
 INDEX = "index.json"
 KIND = "viewstore-webdataset"
@@ -27,28 +28,33 @@ SHARDS = [{"url": str, "nsamples": int, "filesize": int, "hash": str}]
 LABEL_DIGITS = 7  # webdataset decodes `cls` as a number
 
 
-def export_tar(selection: Selection, out: Path, *, listener: Listener | None = None) -> Exported:
+def export_tar(selection: Selection, out: Path, *, progress: Progress | None = None) -> Exported:
     """Write a selection into the folder `out`: a tar for each shard, then index.json.
 
     The index comes last: a folder without one is an export that was stopped, and is begun again.
     The same selection gives the same bytes; what is this very export already is left alone.
 
+    Args:
+        selection: What to write.
+        out: The folder; it is made if it is missing.
+        progress: Advanced by 1 for each sample that was written.
+
     Raises:
         ConfigError: `out` is a file, or a folder that holds something else.
-        FormatError: The index of an export that is there is damaged.
+        FormatError: `out` holds an export whose index is damaged.
         UnavailableError: The disk is too small.
     """
     shards = dict(_shards(selection))
-    names = [f"{number:06d}.tar" for number in range(len(shards))]
-    if (done := _done(selection, out, names)) is not None:
-        return done
+    paths = [out / f"{number:06d}.tar" for number in range(len(shards))]
+    if _is_done(out, paths, _facts(selection)):
+        return Exported.of(selection, paths, already=True)
     disk.make_directory(out.absolute())
-    check_room(out, _bytes_of(selection))
+    check_export_space(out, _bytes_of(selection))
     disk.unlink(out / INDEX)
     entries = []
-    for name, rows in zip(names, shards.values(), strict=True):
-        drop_leftovers(out / name)
-        entries.append(_write_shard(selection, rows, out / name, listener))
+    for path, rows in zip(paths, shards.values(), strict=True):
+        drop_leftovers(path)
+        entries.append(_write_shard(selection, rows, path, progress or Silent()))
     index = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
@@ -57,7 +63,7 @@ def export_tar(selection: Selection, out: Path, *, listener: Listener | None = N
         "viewstore": _facts(selection),
     }
     disk.write_atomic(out / INDEX, canonical(index))
-    return _exported(selection, out, names, already=False)
+    return Exported.of(selection, paths, already=False)
 
 
 def _facts(selection: Selection) -> dict[str, Any]:
@@ -71,37 +77,30 @@ def _facts(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _exported(selection: Selection, out: Path, names: list[str], *, already: bool) -> Exported:
-    paths = tuple(out / name for name in names)
-    size = sum(path.stat().st_size for path in paths)
-    return Exported(paths=paths, num_samples=len(selection.rows), bytes=size, already=already)
-
-
-def _done(selection: Selection, out: Path, names: list[str]) -> Exported | None:
-    """Return what is in `out` if it is this export. Raises ConfigError: it is something else."""
+def _is_done(out: Path, paths: list[Path], facts: dict[str, Any]) -> bool:
+    """Return whether `out` holds this export, whole. Raises ConfigError: it holds another."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must name a folder, and {out} is a file", where=str(out))
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if INDEX not in found:
-        unfinished = {name for name in found if name.startswith(".") or name in names}
-        if found - unfinished:
-            raise _other(out, f"it holds {min(found - unfinished)}")
-        return None
+        unfinished = {path.name for path in paths}
+        foreign = {name for name in found - unfinished if not name.startswith(".")}
+        if foreign:
+            raise _refusal(out, f"it holds {min(foreign)}")
+        return False
     index = read_record(out / INDEX, parse, limit=LARGE_BYTES)
-    facts = index.get("viewstore")
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
-        raise _other(out, f"its {INDEX} is not that of an export")
-    if facts != _facts(selection):
-        raise _other(out, "it holds another export")
+    recorded = index.get("viewstore")
+    if not isinstance(recorded, dict) or recorded.get("kind") != KIND:
+        raise _refusal(out, f"its {INDEX} is not that of an export")
+    if recorded != facts:
+        raise _refusal(out, "it holds another export")
     check_form(index.get("shardlist"), SHARDS, INDEX)
-    hashes = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
-    whole = list(hashes) == names and all(
-        name in found and disk.sha256_of(out / name) == hashes[name] for name in names
-    )
-    return _exported(selection, out, names, already=True) if whole else None
+    digests = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
+    named = list(digests) == [path.name for path in paths]
+    return named and are_whole({out / url: sha256 for url, sha256 in digests.items()})
 
 
-def _other(out: Path, why: str) -> ConfigError:
+def _refusal(out: Path, why: str) -> ConfigError:
     return ConfigError(
         f"{out} cannot take this export",
         where=str(out),
@@ -118,7 +117,7 @@ def _shards(selection: Selection) -> Iterator[tuple[int, NDArray[np.int64]]]:
 
 
 def _write_shard(
-    selection: Selection, rows: NDArray[np.int64], path: Path, listener: Listener | None
+    selection: Selection, rows: NDArray[np.int64], path: Path, progress: Progress
 ) -> dict[str, Any]:
     """Write a tar; return its entry in the index."""
     entry: dict[str, Any] = {"url": path.name, "nsamples": len(rows)}
@@ -129,8 +128,7 @@ def _write_shard(
             for row, members in zip(rows.tolist(), _members(selection, rows), strict=True):
                 for extension in sorted(members):
                     tar.add(member_name(row, extension), members[extension])
-                if listener is not None:
-                    listener.advance(1)
+                progress.advance(1)
             tar.finish()
         entry.update(filesize=tar.bytes, hash=tar.sha256.hexdigest())
 
@@ -143,12 +141,12 @@ def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str
     views, labels = selection.view_set, selection.store.labels
     columns = {c.name: views.params.rows(c.name, rows) for c in selection.columns}
     labelled = bool((labels[selection.rows] >= 0).all())
-    for place, row in enumerate(rows.tolist()):
+    for index, row in enumerate(rows.tolist()):
         members = dict(views.payloads(row))
         if labelled:
             members["cls"] = b"%0*d" % (LABEL_DIGITS, labels[row])
         for name, values in columns.items():
-            members[f"{name}.npy"] = pack_npy(values[place])
+            members[f"{name}.npy"] = pack_npy(values[index])
         yield members
 
 

@@ -1,25 +1,42 @@
-"""Files of named tensors with text about them: safetensors, written so that bytes repeat."""
+"""Files of named tensors with text about them: safetensors, written so that bytes repeat.
+
+Generators, inverters and states of GAN training are float tensors with several texts
+(`write_tensors`, `read_tensors`); encoders and checkpoints are tensors with one JSON object
+(`write_with_config`, `read_with_config`). Reading executes nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from viewstore.errors import CheckpointError
+from viewstore.errors import CheckpointError, FormatError
 from viewstore.files.disk import make_directory, read_limited, write_atomic
+from viewstore.format.records import canonical, parse
 
-FILE_BYTES = 2 << 30
-HEADER_START = 9  # eight bytes of length, then the brace of the header
-_NAMES = {torch.float32: "F32", torch.float16: "F16"}
+MAX_BYTES = 8 << 30
+VERSION = "1"
+LENGTH_BYTES = 8  # of the little-endian length that the JSON header follows
+# The data of a file lie in this order of types, then by name, as the safetensors library writes.
+DTYPES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
+FLOATS = (torch.float16, torch.float32)
+
+
+@dataclass(frozen=True)
+class ConfiguredTensors:
+    """The content of a file of `write_with_config`; `digest` is the sha256 of its bytes, in hex."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    digest: str
 
 
 def weights_digest(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
@@ -32,60 +49,74 @@ def weights_digest(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Tell whether the file starts as a safetensors file does."""
+    """Return whether the file starts as a safetensors file does. Raises OSError."""
     with path.open("rb") as file:
-        return file.read(HEADER_START)[8:] == b"{"
+        return file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Replace the file `path` by these float16 or float32 tensors and the text `about` them.
+    """Replace the file `path` by tensors of DTYPES and the texts `about` them, by name.
 
-    The same tensors and text give the same bytes; the safetensors library shuffles its header.
+    Equal tensors and texts give equal bytes. A crash leaves the old file or the new one.
     """
-    header: dict[str, object] = {"__metadata__": dict(sorted(about.items()))}
-    parts = []
-    offset = 0
-    for name, value in sorted(tensors.items()):
-        data = value.detach().cpu().contiguous().numpy().tobytes()
-        dtype, end = _NAMES[value.dtype], offset + len(data)
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(value.shape),
-            "data_offsets": [offset, end],
-        }
-        parts.append(data)
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    make_directory(path.absolute().parent)
-    write_atomic(path, b"".join([struct.pack("<Q", len(text)), text, *parts]))
+    header, data = _layout(tensors, about)
+    _write(path, json.dumps(header, separators=(",", ":")).encode(), data)
+
+
+def write_with_config(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> None:
+    """Replace the file `path` by tensors of DTYPES and a JSON object, as a file of `kind`.
+
+    Its metadata are {"viewstore_KIND": "1", "config": JSON}. Equal tensors and values give equal
+    bytes. A crash leaves the old file or the new one.
+    """
+    about = {f"viewstore_{kind}": VERSION, "config": canonical(config).decode()}
+    header, data = _layout(tensors, about)
+    # Sorted down to the fields of an entry: the digests of encoders are of these bytes.
+    _write(path, canonical(header), data)
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the text of a file whose text says `kind` = 1.
+    """Return the tensors, float16 or float32, and the texts of a file whose text `kind` is "1".
 
     Raises:
-        CheckpointError: whatever is wrong with the file; nothing else leaves.
+        CheckpointError: Whatever is wrong with the file; nothing else leaves.
     """
     try:
-        data = read_limited(path, FILE_BYTES)
+        tensors, about = _unpack(read_limited(path, MAX_BYTES))
     except OSError as error:
         _refuse(path, kind, f"it cannot be opened: {error.strerror}")
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(data)
-        (length,) = struct.unpack_from("<Q", data)
-        about: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:  # a file must not be able to choose what its reader raises
-        raise CheckpointError(
-            _message(path, kind, f"it is corrupt or not a safetensors file ({error})"),
-            where=str(path),
-        ) from error
-    if about.get(kind) != "1":
+    except CheckpointError as error:
+        reason = f"it is corrupt or not a safetensors file ({error.__cause__})"
+        raise CheckpointError(_message(path, kind, reason), where=str(path)) from error
+    except FormatError as error:
+        _refuse(path, kind, str(error))
+    if about.get(kind) != VERSION:
         _refuse(path, kind, f"its metadata says {kind} = {about.get(kind, 'nothing')}, wanted 1")
     for name, value in tensors.items():
-        if value.dtype not in _NAMES:
+        if value.dtype not in FLOATS:
             _refuse(path, kind, f"tensor {name} must be float16 or float32, got {value.dtype}")
     return tensors, about
+
+
+def read_with_config(path: Path, kind: str) -> ConfiguredTensors:
+    """Return the content of a file that `write_with_config` wrote as `kind`.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is not one of this kind.
+    """
+    try:
+        data = read_limited(path, MAX_BYTES)
+        tensors, about = _unpack(data)
+        config = _config(about, kind)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the {kind} file: {error}", where=str(path)) from error
+    except FormatError as error:
+        raise CheckpointError(
+            str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
+        ) from error
+    return ConfiguredTensors(tensors, config, hashlib.sha256(data).hexdigest())
 
 
 def read_json(about: Mapping[str, str], name: str) -> dict[str, object]:
@@ -99,20 +130,74 @@ def read_json(about: Mapping[str, str], name: str) -> dict[str, object]:
     return value
 
 
-def contiguous(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
-    """Return copies of float tensors to be written, rounded to float16 if `half`.
+def as_stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
+    """Return float tensors as they will be stored: rounded to float16 if `half`, else float32.
 
     Raises:
-        CheckpointError: a value is too large for float16.
+        CheckpointError: A value is not finite, or too large for float16.
     """
     dtype = torch.float16 if half else torch.float32
     rounded = {name: value.detach().to(dtype) for name, value in tensors.items()}
     for name, value in rounded.items():
-        if not bool(np.isfinite(value.cpu().numpy()).all()):
+        if not bool(value.isfinite().all()):
             raise CheckpointError(
                 f"tensor {name} holds values that float16 cannot", fix="write it as f32"
             )
     return rounded
+
+
+def _layout(
+    tensors: Mapping[str, Tensor], about: Mapping[str, str]
+) -> tuple[dict[str, object], list[bytes]]:
+    """Return the header of a file and the data that follow it, in their order."""
+    entries: dict[str, object] = {}
+    data = []
+    offset = 0
+    order = {dtype: number for number, dtype in enumerate(DTYPES)}
+    for name, value in sorted(tensors.items(), key=lambda item: (order[item[1].dtype], item[0])):
+        data.append(value.detach().cpu().contiguous().numpy().tobytes())
+        end = offset + len(data[-1])
+        entries[name] = {
+            "dtype": DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    return {"__metadata__": dict(sorted(about.items())), **dict(sorted(entries.items()))}, data
+
+
+def _write(path: Path, header: bytes, data: list[bytes]) -> None:
+    header += b" " * (-len(header) % 8)
+    make_directory(path.absolute().parent)
+    write_atomic(path, b"".join([len(header).to_bytes(LENGTH_BYTES, "little"), header, *data]))
+
+
+def _unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the texts in the bytes of a file. Raises CheckpointError."""
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+        end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+        about: dict[str, str] = json.loads(data[LENGTH_BYTES:end]).get("__metadata__", {})
+    except Exception as error:  # a file must not be able to choose what its reader raises
+        raise CheckpointError(f"not a safetensors file: {error}") from error
+    return tensors, about
+
+
+def _config(about: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Return the JSON object of a file of `kind`. Raises CheckpointError."""
+    version = about.get(f"viewstore_{kind}")
+    if version is None:
+        raise CheckpointError(f"not a viewstore {kind} file: its metadata lacks viewstore_{kind}")
+    if version != VERSION:
+        raise CheckpointError(
+            f"version of a {kind} file must be {VERSION}, got {version!r}",
+            code="VS204",
+            fix="use the version of viewstore that wrote it",
+        )
+    try:
+        return parse(about.get("config", "").encode())
+    except FormatError as error:
+        raise CheckpointError(f"settings of the {kind} file: {error}") from error
 
 
 def _message(path: Path, kind: str, reason: str) -> str:

@@ -18,7 +18,6 @@ VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_VIEWS = 100
 MAX_SIDE = 16_384
 MAX_SHARD_ROWS = 8192
-GIBIBYTE = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +205,3 @@ def _differing(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
         parts = [_differing(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in keys]
         return [key for part in parts for key in part]
     return [] if canonical(first) == canonical(second) else [path]
-
-
-def choose_shard_rows(rows: int, row_bytes: int = 1) -> int:
-    """Return S for a store whose speed was not measured: a power of two in 64..1024.
-
-    A small store gets at least 16 shards, so that several workers can share it. Where rows of
-    `row_bytes` raw pixels would make shards of more than a gibibyte, S is smaller.
-    """
-    fitting = max(1, GIBIBYTE // row_bytes)
-    return 1 << (min(1024, max(64, rows // 16), fitting).bit_length() - 1)

@@ -291,6 +291,7 @@ _DIGITS_COLUMNS = (
 )
 
 _CROP = Policy(name="crop", jitter_probability=0, gray=0)
+_WEAK = replace(_CROP, ratio=(0.9, 1.1))
 _STRONG = (0.8, 0.8, 0.8, 0.2)
 _BYOL = (0.4, 0.4, 0.2, 0.1)
 _MOCO = Policy(name="moco", blur=0.5)
@@ -310,6 +311,10 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "digits": (Digits(),),
     "crop": (_CROP,),
     "flip": (replace(_CROP, name="flip", crop=False),),
+    # Weak crops for generated views. Source: Constructive Assimilation, section 3, and its code.
+    "smallcrop": (replace(_WEAK, name="smallcrop", scale=(0.9, 1)),),
+    "medcrop": (replace(_WEAK, name="medcrop", scale=(0.7, 1)),),
+    "largecrop": (replace(_WEAK, name="largecrop", scale=(0.5, 1)),),
 }
 
 

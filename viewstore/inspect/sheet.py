@@ -1,10 +1,9 @@
-"""The contact sheet: a PNG with samples as rows, original and views side by side."""
+"""The contact sheet of `viewstore inspect --sheet`: a PNG, a line per sample with all its views."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,88 +11,16 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from viewstore.errors import ConfigError
 from viewstore.images.colours import Pixels
+from viewstore.inspect.pictures import fit
+from viewstore.inspect.sheet_layout import CELL, LINE, MARGIN, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-CELL = 112  # pixels of a picture's longer side
-GAP, MARGIN, BLOCK_GAP = 6, 16, 22
-LINE = 15  # of a caption
-VIEWS_ACROSS = 10  # a view set with more of them wraps
-MAX_PIXELS = 64_000_000
 DASH, SPACE = 6, 4
 
 INK, FAINT, ALARM, PAPER, BLANK = "#1b1b1b", "#6a6a6a", "#a32800", "#ffffff", "#ececec"
-
-
-@dataclass(frozen=True)
-class Block:
-    """The columns of one view set: the original if it has boxes to show, and its views."""
-
-    view_set: ViewSet
-    original: bool
-
-    @property
-    def across(self) -> int:
-        return min(self.view_set.num_views, VIEWS_ACROSS) + self.original
-
-    @property
-    def lines(self) -> int:
-        return -(-self.view_set.num_views // VIEWS_ACROSS)
-
-    @property
-    def width(self) -> int:
-        return self.across * (CELL + GAP) - GAP
-
-    def place(self, view: int) -> tuple[int, int]:
-        """Return left and top of a view in the block."""
-        line, column = divmod(view, VIEWS_ACROSS)
-        return (column + self.original) * (CELL + GAP), line * (CELL + LINE + GAP)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything lies on the sheet."""
-
-    blocks: tuple[Block, ...]
-    rows: int
-    header: int
-
-    @property
-    def width(self) -> int:
-        inner = sum(block.width for block in self.blocks) + BLOCK_GAP * (len(self.blocks) - 1)
-        return max(inner, 3 * CELL) + 2 * MARGIN
-
-    @property
-    def row_height(self) -> int:
-        return LINE + 3 + max(b.lines for b in self.blocks) * (CELL + LINE + GAP) + GAP
-
-    @property
-    def height(self) -> int:
-        return self.header + self.rows * self.row_height + MARGIN
-
-    def lefts(self) -> Iterator[tuple[Block, int]]:
-        left = MARGIN
-        for block in self.blocks:
-            yield block, left
-            left += block.width + BLOCK_GAP
-
-
-def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
-    """Return the layout of `rows` samples. Raises ConfigError: it has more than 64 megapixels."""
-    boxed = ["crop_box" in view_set.params for view_set in view_sets]
-    boxed[0] = True  # the original is shown at least once
-    blocks = tuple(Block(each, box) for each, box in zip(view_sets, boxed, strict=True))
-    layout = Layout(blocks, rows, header=MARGIN + 4 * LINE + GAP)
-    if layout.width * layout.height > MAX_PIXELS:
-        fitting = (MAX_PIXELS // layout.width - layout.header - MARGIN) // layout.row_height
-        raise ConfigError(
-            f"a contact sheet must have at most 64 megapixels; {rows} samples give "
-            f"{layout.width * layout.height / 1e6:.0f}",
-            fix=f"show at most {fitting} samples, or one --view-set",
-        )
-    return layout
 
 
 def draw_sheet(
@@ -101,7 +28,14 @@ def draw_sheet(
 ) -> bytes:
     """Return the PNG of a contact sheet; the same arguments give the same bytes.
 
-    `seed` is only written down, in the text chunk that says what the sheet shows.
+    Args:
+        store: An open store.
+        rows: The samples to draw, from top to bottom.
+        view_sets: Some of its view sets, from left to right.
+        seed: Only written down, in the text chunk that says what the sheet shows.
+
+    Raises:
+        ConfigError: There is no view set, or the sheet has more than 64 megapixels.
     """
     if not view_sets:
         raise ConfigError("the store has no view set to show")
@@ -110,8 +44,8 @@ def draw_sheet(
     draw = ImageDraw.Draw(sheet)
     _draw_header(draw, store, layout)
     top = layout.header
-    for number in rows:
-        _draw_row(sheet, draw, read_row(store, number, view_sets), layout, top)
+    for row in rows:
+        _draw_row(sheet, draw, read_row(store, row, view_sets), layout, top)
         top += layout.row_height
     text = PngImagePlugin.PngInfo()
     text.add_text("viewstore:store_id", store.store_id)
@@ -123,34 +57,16 @@ def draw_sheet(
     return file.getvalue()
 
 
-def fit(pixels: Pixels, side: int) -> Image.Image:
-    """Return a picture whose longer side is about `side`.
-
-    Small ones are enlarged by a whole factor without smoothing, so that pixels stay pixels.
-    """
-    if pixels.shape[2] == 1:
-        pixels = pixels.repeat(3, axis=2)
-    image = Image.fromarray(pixels)
-    longer = max(image.size)
-    if longer <= side:
-        factor = side // longer
-        size = image.width * factor, image.height * factor
-        return image.resize(size, Image.Resampling.NEAREST)
-    scale = side / longer
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def elide(text: str, width: float, font: Any) -> str:  # noqa: ANN401
-    """Return `text`, its middle left out if it is wider than `width` pixels."""
+def _elide(text: str, width: float, font: Any) -> str:  # noqa: ANN401
+    """Return `text`, its middle replaced by dots if it is wider than `width` pixels."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:4096])
     if font.getlength(text) <= width:
         return text
-    kept = len(text)
-    while kept > 2:
-        kept -= max(1, kept // 16)
-        tail = kept // 2
-        shorter = f"{text[: kept - tail]}...{text[-tail:]}"
+    length = len(text)
+    while length > 2:
+        length -= max(1, length // 16)
+        tail = length // 2
+        shorter = f"{text[: length - tail]}...{text[-tail:]}"
         if font.getlength(shorter) <= width:
             return shorter
     return "..."
@@ -164,19 +80,19 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
 def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> None:
     width = layout.width - 2 * MARGIN
     title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
-    draw.text((MARGIN, MARGIN), elide(title, width, _font(13)), INK, font=_font(13))
+    draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
     for block, left in layout.lefts():
         view_set = block.view_set
-        wanted = constraints_of(view_set)
+        constraints = constraints_of(view_set)
         views = "1 view" if view_set.num_views == 1 else f"{view_set.num_views} views"
         facts = f"{views}, {view_set.height} x {view_set.width} px"
         lines = [view_set.name, facts]
-        if wanted is not None:
-            lines[1] += f"; ! = not within {wanted.eps1:.3f} +- {wanted.tolerance:g}"
-        room = max(block.width, 3 * CELL) if len(layout.blocks) == 1 else block.width
+        if constraints is not None:
+            lines[1] += f"; ! = not within {constraints.eps1:.3f} +- {constraints.tolerance:g}"
+        widest = max(block.width, 3 * CELL) if len(layout.blocks) == 1 else block.width
         for number, line in enumerate(lines):
             at = left, MARGIN + LINE * (number + 1) + 8
-            draw.text(at, elide(line, room, _font()), (INK, FAINT)[number], font=_font())
+            draw.text(at, _elide(line, widest, _font()), (INK, FAINT)[number], font=_font())
 
 
 def _draw_row(
@@ -184,14 +100,14 @@ def _draw_row(
 ) -> None:
     draw.line((MARGIN, top - 4, layout.width - MARGIN, top - 4), BLANK)
     width = layout.width - 2 * MARGIN
-    draw.text((MARGIN, top), elide(row.key, width, _font()), INK, font=_font())
+    draw.text((MARGIN, top), _elide(row.key, width, _font()), INK, font=_font())
     top += LINE + 3
     for block, left in layout.lefts():
         cells = row.cells[block.view_set.name]
         if block.original:
             _draw_original(sheet, draw, row, cells, (left, top))
         for cell in cells:
-            x, y = block.place(cell.view)
+            x, y = block.offset(cell.view)
             _draw_view(sheet, draw, cell, (left + x, top + y))
 
 
@@ -203,16 +119,16 @@ def _draw_original(
     at: tuple[int, int],
 ) -> None:
     left, top, width, height = _paste(sheet, draw, row.original, at, "source not reachable")
-    across, down = width / row.width, height / row.height
+    x_scale, y_scale = width / row.width, height / row.height
     boxed = [(cell, cell.box) for cell in cells if cell.box is not None]
     # The widest first, so that a small box is never hidden below a large one.
     for cell, box in sorted(boxed, key=lambda pair: -pair[1].height * pair[1].width):
-        _draw_box(draw, _corners(box, left, top, across, down), cell)
+        _draw_box(draw, _corners(box, left, top, x_scale, y_scale), cell)
     for cell, box in boxed:
-        x0, y0, _, _ = _corners(box, left, top, across, down)
+        x0, y0, _, _ = _corners(box, left, top, x_scale, y_scale)
         _draw_number(draw, cell, (min(x0, left + width - 11), min(y0, top + height - 12)))
     facts = f"{row.label}  {row.width} x {row.height}".strip()
-    draw.text((at[0], at[1] + CELL + 1), elide(facts, CELL, _font()), FAINT, font=_font())
+    draw.text((at[0], at[1] + CELL + 1), _elide(facts, CELL, _font()), FAINT, font=_font())
 
 
 def _draw_view(
@@ -225,7 +141,7 @@ def _draw_view(
     if cell.note:
         words = f"{words} ! {cell.note}".strip()
     area = "" if cell.area is None else f" {cell.area:.0%}"
-    text = elide(words or cell.role + area, CELL - 22, _font())
+    text = _elide(words or cell.role + area, CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())
 
 
@@ -239,7 +155,7 @@ def _paste(
     """Draw a picture centred in its cell; return its left, top, width and height."""
     if pixels is None:
         draw.rectangle((*at, at[0] + CELL - 1, at[1] + CELL - 1), BLANK)
-        text = elide(absent, CELL - 8, _font())
+        text = _elide(absent, CELL - 8, _font())
         draw.text((at[0] + 4, at[1] + CELL // 2 - 8), text, FAINT, font=_font())
         return *at, CELL, CELL
     image = fit(pixels, CELL)
@@ -249,15 +165,15 @@ def _paste(
 
 
 def _corners(
-    box: Box, left: int, top: int, across: float, down: float
+    box: Box, left: int, top: int, x_scale: float, y_scale: float
 ) -> tuple[int, int, int, int]:
-    x0, y0 = left + box.left * across, top + box.top * down
-    x1, y1 = x0 + box.width * across - 1, y0 + box.height * down - 1
+    x0, y0 = left + box.left * x_scale, top + box.top * y_scale
+    x1, y1 = x0 + box.width * x_scale - 1, y0 + box.height * y_scale - 1
     return round(x0), round(y0), round(x1), round(y1)
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], cell: Cell) -> None:
-    """Draw a box of 2 pixels on a light seam, so that every colour shows on every picture."""
+    """Draw a box of 2 pixels over a white one of 3: every colour shows on every picture."""
     x0, y0, x1, y1 = corners
     draw.rectangle((x0, y0, x1, y1), outline="#ffffff", width=3)
     colour = f"#{cell.colour}"
@@ -280,12 +196,4 @@ def _draw_number(draw: ImageDraw.ImageDraw, cell: Cell, at: tuple[int, int]) -> 
     fill = f"#{cell.colour}" if cell.box is not None else BLANK
     right = at[0] + 5 + round(_font(10).getlength(text))
     draw.rectangle((*at, right, at[1] + 11), fill)
-    ink = "#ffffff" if cell.box is not None and is_dark(cell.colour) else "#000000"
-    draw.text((at[0] + 3, at[1]), text, ink, font=_font(10))
-
-
-def is_dark(colour: str) -> bool:
-    """Whether white text reads better than black on a colour of six hex digits."""
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    luminance: float = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-    return luminance < 0.18
+    draw.text((at[0] + 3, at[1]), text, f"#{cell.ink}", font=_font(10))

@@ -1,18 +1,20 @@
-"""The row of a sample, as contact sheet and report show it: the original, boxes and views."""
+"""Which samples and view sets sheet and report show, and what they show of each sample."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.images.colours import Pixels
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
-from viewstore.store.constraints import Constraints, constraints_of
+from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -38,11 +40,16 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One view of a sample, addressed by (view set, view).
+    """One view of a sample.
 
     Attributes:
+        view_set: Name of its view set.
+        view: Its number there.
+        role: Its role.
         pixels: uint8 [H, W, C], or None if it cannot be shown; `note` says why.
-        area: Of the crop box, as a share of the source image.
+        box: Its crop box, if it has one.
+        area: Area of the crop box, as a share of that of the source image.
+        distance: Distance to the anchor, if it was measured.
         note: Words for what is wrong with it; empty if nothing is.
     """
 
@@ -61,14 +68,29 @@ class Cell:
         return COLOURS[self.view % len(COLOURS)]
 
     @property
+    def ink(self) -> str:
+        """Colour of its number, six hex digits: legible on `colour`, or on grey without a box."""
+        return "ffffff" if self.box is not None and _is_dark(self.colour) else "000000"
+
+    @property
     def dashed(self) -> bool:
-        """Every other box, so that colour is not all that tells them apart."""
+        """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A sample: its original, None if the source cannot be reached, and its cells by view set."""
+    """A sample.
+
+    Attributes:
+        key: Its key.
+        row: Its row in the store.
+        label: Name or number of its label; empty if it has none.
+        height: Of the source image, in pixels.
+        width: Of the source image, in pixels.
+        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read.
+        cells: Its views, by name of the view set.
+    """
 
     key: str
     row: int
@@ -79,12 +101,23 @@ class Row:
     cells: dict[str, tuple[Cell, ...]]
 
 
+def _is_dark(colour: str) -> bool:
+    """Return whether white text reads better than black on a colour of six hex digits."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    luminance: float = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return luminance < 0.18
+
+
 def choose_rows(
     store: Store, *, count: int, random: bool = False, seed: int = 0, key: str | None = None
 ) -> list[int]:
     """Return the rows to show, ascending: that of `key`, the first `count`, or random ones.
 
-    The same seed draws the same rows of a store for ever: they are those with the least words.
+    The same seed chooses the same rows of a store in every version: those to which the stream
+    of the seed gives the least words.
+
+    Raises:
+        ConfigError: There is no sample `key`, or `count` is below 1.
     """
     if key is not None:
         return [store.keys.row(key)]
@@ -97,25 +130,34 @@ def choose_rows(
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
-    """Return the view set `name`, or all of them by name."""
+    """Return the view set `name`, or all of them in the order of their names.
+
+    Raises:
+        ConfigError: There is no such view set; it names the nearest.
+    """
     if name is not None:
         return [store.view_set(name)]
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
 def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
-    """Read what is shown of a sample; what cannot be read becomes a cell without pixels."""
+    """Read what sheet and report show of a sample.
+
+    An original or views that cannot be read are no error: the original is None, the cells of
+    the views have no pixels, and their notes say why.
+
+    Raises:
+        FormatError: The params are damaged.
+    """
     try:
         original = store.source.image(row)
     except ViewStoreError:
         original = None
-    label = int(store.labels[row])
-    names = store.label_names
     height, width = int(store.table.height[row]), int(store.table.width[row])
     return Row(
         key=store.keys[row],
         row=row,
-        label="" if label < 0 else names[label] if label < len(names) else str(label),
+        label=label_text(store, int(store.labels[row]), unlabelled=""),
         height=height,
         width=width,
         original=original,
@@ -124,58 +166,51 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
 
 
 def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
-    pixels: Pixels | None = None
-    broken = ""
+    views, unreadable = _read_views(view_set, row)
+    constraints = constraints_of(view_set)
+    boxes, distances, statuses = (
+        _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
+    )
+    cells = []
+    for view, role in enumerate(view_set.roles):
+        box, distance = _box(boxes[view]), distances[view]
+        if distance is not None and math.isnan(distance):
+            distance = None
+        missed = "" if constraints is None or distance is None else constraints.verdict(distance)
+        cells.append(
+            Cell(
+                view_set=view_set.name,
+                view=view,
+                role=role,
+                pixels=None if views is None else views[view],
+                box=box,
+                area=None if box is None else box.height * box.width / source_area,
+                distance=distance,
+                note=unreadable or missed or REMARKS.get(statuses[view] or 0, ""),
+            )
+        )
+    return tuple(cells)
+
+
+def _read_views(view_set: ViewSet, row: int) -> tuple[Pixels | None, str]:
+    """Return the views of a row; None and a note if they are damaged, None if not built."""
     try:
-        pixels = view_set[row]
+        return view_set[row], ""
     except ViewStoreError:
-        broken = "cannot be read" if row // view_set.plan.shard_rows in view_set.shards else ""
-    wanted = constraints_of(view_set)
-    return tuple(
-        _cell(view_set, row, view, pixels, source_area, wanted, broken)
-        for view in range(view_set.num_views)
-    )
+        built = row // view_set.plan.shard_rows in view_set.shards
+        return None, "cannot be read" if built else ""
 
 
-def _cell(
-    view_set: ViewSet,
-    row: int,
-    view: int,
-    pixels: Pixels | None,
-    source_area: int,
-    wanted: Constraints | None,
-    broken: str,
-) -> Cell:
-    box = _box(view_set, row, view)
-    distance = _value(view_set, "distance", row, view)
-    status = _value(view_set, "status", row, view)
-    missed = wanted.verdict(distance) if wanted is not None and distance is not None else ""
-    note = broken or missed or REMARKS.get(int(status or 0), "")
-    area = None if box is None else box.height * box.width / source_area
-    return Cell(
-        view_set=view_set.name,
-        view=view,
-        role=view_set.roles[view],
-        pixels=None if pixels is None else pixels[view],
-        box=box,
-        area=area,
-        distance=distance,
-        note=note,
-    )
+def _read_column(view_set: ViewSet, name: str, row: int) -> list[Any]:
+    """Return what a column holds of each view of a row: None if there is no such column."""
+    if name not in view_set.params:
+        return [None] * view_set.num_views
+    values: list[Any] = view_set.params.rows(name, np.array([row]))[0].tolist()
+    return values
 
 
-def _box(view_set: ViewSet, row: int, view: int) -> Box | None:
-    if "crop_box" not in view_set.params:
-        return None
-    values = view_set.params.rows("crop_box", np.array([row]))[0, view].tolist()
-    if not all(math.isfinite(value) for value in values):
+def _box(values: list[float] | None) -> Box | None:
+    if values is None or not all(math.isfinite(value) for value in values):
         return None
     top, left, height, width = values
     return Box(top=top, left=left, height=height, width=width)
-
-
-def _value(view_set: ViewSet, name: str, row: int, view: int) -> float | None:
-    if name not in view_set.params:
-        return None
-    value = float(view_set.params.rows(name, np.array([row]))[0, view])
-    return None if math.isnan(value) else value

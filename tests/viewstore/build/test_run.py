@@ -13,7 +13,6 @@ from PIL import Image
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import choose_shard_rows
 from viewstore.format.tar import TarWriter
 
 
@@ -56,24 +55,6 @@ def test_a_store_of_few_rows_may_have_large_shards(tmp_path: Path, source: str) 
         tmp_path / "s", source, settings=settings, codec="raw", shard_rows=8192, limit=2
     )
     assert (built.plan.shards, built.samples) == (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("rows", "row_bytes", "expected"),
-    [
-        (10, 1, 64),
-        (2048, 1, 128),
-        (1_281_167, 8 * 96 * 96 * 3, 1024),
-        (1_281_167, 8 * 224 * 224 * 3, 512),
-        (1_281_167, 16 << 20, 64),
-        (10, 100 << 20, 8),
-        (10, 2 << 30, 1),
-    ],
-)
-def test_shards_are_chosen_to_hold_at_most_a_gibibyte(
-    rows: int, row_bytes: int, expected: int
-) -> None:
-    assert choose_shard_rows(rows, row_bytes) == expected
 
 
 def test_the_size_of_the_views_decides_the_shards_of_a_new_store(

@@ -1,8 +1,10 @@
 """What view sets cost: predicted bytes against built ones, and which codec a machine wants."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,11 @@ from viewstore.costs.estimate import (
     CodecCost,
     Machine,
     advise,
+    choose_shard_rows,
     encoded_row_bytes,
     epoch,
     raw_row_bytes,
     set_bytes,
-    shard_rows_for,
     size,
 )
 from viewstore.errors import ConfigError, UnavailableError
@@ -60,7 +62,7 @@ def built(folder: Path, source: object, **changes: Any) -> ViewSet:  # noqa: ANN
 
 
 def bytes_on_disk(view_set: ViewSet) -> int:
-    """Return the bytes of shards, params and places of members; records and stats left out."""
+    """Return the bytes of shards, params and the table of members; records and stats left out."""
     root = view_set.paths.root
     chunks = sum(
         path.stat().st_size for path in root.glob("params.zarr/*/c/**/*") if path.is_file()
@@ -104,7 +106,7 @@ def test_a_dry_run_predicts_the_bytes_of_the_build(
     view_set = built(tmp_path / "s", photographs, codec=codec, settings=request.settings)
     assert found.costs[codec].set_bytes == pytest.approx(bytes_on_disk(view_set), rel=0.1)
     assert (found.sampled, found.left, found.plan.rows) == (10, 40, 40)
-    # The first rows alone would not have told: their pictures are the smooth ones.
+    # The first rows alone would predict too little: their pictures are the smooth ones.
     request = replace(request, limit=10, out=tmp_path / "first")
     first = rehearsal.rehearse(request, 10).costs["jpg"].view_bytes
     assert first < 0.85 * found.costs["jpg"].view_bytes
@@ -115,13 +117,14 @@ def test_a_dry_run_predicts_the_bytes_of_the_build(
 
 def test_an_epoch_waits_for_the_slower_of_disk_and_cores() -> None:
     pixels = 224 * 224 * 3
-    raw = epoch(RAW, MACHINE, rows=1000, view_pixels=pixels, shown=2)
+    raw = epoch(RAW, MACHINE, rows=1000, view_pixels=pixels, views_per_sample=2)
     assert (raw.bound, raw.views, raw.read_bytes, raw.cached) == ("disk", 2000, 301_056_000, False)
     assert raw.views_per_second == pytest.approx(500e6 / 150_528)
-    jpg = epoch(JPG, MACHINE, rows=1000, view_pixels=pixels, shown=2)
+    jpg = epoch(JPG, MACHINE, rows=1000, view_pixels=pixels, views_per_sample=2)
     assert (jpg.bound, jpg.cached) == ("decode", False)
     assert jpg.views_per_second == pytest.approx(7_600)
-    small = epoch(replace(RAW, set_bytes=1 << 20), MACHINE, rows=9, view_pixels=pixels, shown=2)
+    fitting = replace(RAW, set_bytes=1 << 20)
+    small = epoch(fitting, MACHINE, rows=9, view_pixels=pixels, views_per_sample=2)
     assert small.cached
     assert small.later_views_per_second == pytest.approx(2 * 10e9 / pixels)
 
@@ -156,7 +159,25 @@ def test_raw_pays_where_disk_or_memory_outrun_decoding(
 def test_shards_are_ten_minutes_of_work(
     rows: int, seconds: float, row_bytes: float, expected: int
 ) -> None:
-    assert shard_rows_for(rows, sample_seconds=seconds, row_bytes=row_bytes) == expected
+    assert choose_shard_rows(rows, row_bytes, sample_seconds=seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (10, 1, 64),
+        (2048, 1, 128),
+        (1_281_167, 8 * 96 * 96 * 3, 1024),
+        (1_281_167, 8 * 224 * 224 * 3, 512),
+        (1_281_167, 16 << 20, 64),
+        (10, 100 << 20, 8),
+        (10, 2 << 30, 1),
+    ],
+)
+def test_shards_of_unknown_speed_are_chosen_to_hold_at_most_a_gibibyte(
+    rows: int, row_bytes: int, expected: int
+) -> None:
+    assert choose_shard_rows(rows, row_bytes) == expected
 
 
 def test_sizes_are_written_for_people() -> None:
@@ -241,10 +262,16 @@ def test_a_dry_run_ends_where_the_disk_is_too_small(
         settings={"height": 16, "width": 16},
         workers=1,
     )
-    small = replace(MACHINE, free_bytes=50_000)
-    monkeypatch.setattr(rehearsal, "machine_at", lambda folder: small)
-    with pytest.raises(UnavailableError, match="two shards need"):
+
+    def half_full(folder: Path) -> SimpleNamespace:
+        """Space for the scratch store, and none where the store would be."""
+        return SimpleNamespace(free=50_000 if folder == tmp_path else 1 << 40)
+
+    monkeypatch.setattr(shutil, "disk_usage", half_full)
+    with pytest.raises(UnavailableError, match="two shards need") as caught:
         rehearsal.rehearse(request, 4)
+    assert (caught.value.where, caught.value.why) == (str(tmp_path / "s"), None)
+    assert caught.value.fix == "free some space, or name an --out on another disk"
 
 
 def test_stats_tell_the_costs_of_each_view_set(tmp_path: Path) -> None:

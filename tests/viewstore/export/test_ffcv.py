@@ -1,4 +1,4 @@
-"""Exports: what is in them, that they appear whole or not at all, and what people are told."""
+"""The exporter `ffcv`: content of a `.beton`, kills and damage; and the command `export`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from viewstore.beton.reader import Beton
 from viewstore.beton.sidecar import check_sidecar, read_sidecar, sidecar_of
 from viewstore.beton.writer import Picture
 from viewstore.errors import ConfigError, FormatError, UnavailableError
-from viewstore.export import ffcv as export_beton_module
+from viewstore.export import ffcv as ffcv
 from viewstore.export.ffcv import SHORT_NAMES, _page_for, export_beton, fields_of
-from viewstore.export.selection import check_room, select
+from viewstore.export.selection import check_export_space, select
 from viewstore.files import disk
 from viewstore.format.columns import Column
+from viewstore.progress import Fact, Silent
 from viewstore.store.store import Store, open_store
 
 PAGE = 2 << 20
@@ -60,12 +61,12 @@ def test_a_beton_holds_the_views_and_what_is_known_of_them(store: Store, tmp_pat
 def test_the_size_of_the_file_is_known_before_it_is_written(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Data of 2 to 3 small pages; what room is asked for is what is taken."""
-    asked: list[int] = []
-    monkeypatch.setattr(export_beton_module, "check_room", lambda _, needed: asked.append(needed))
+    """Data of 2 to 3 small pages; the space that is checked for is what is taken."""
+    needed: list[int] = []
+    monkeypatch.setattr(ffcv, "check_export_space", lambda _, n: needed.append(n))
     monkeypatch.setattr(layout, "MIN_PAGE_BYTES", 1 << 14)
     done = export_beton(select(store), tmp_path / "e.beton", page_bytes=1 << 14)
-    assert asked == [done.bytes]
+    assert needed == [done.bytes]
     assert Beton(tmp_path / "e.beton").header.table_offset >= 3 << 14
 
 
@@ -113,9 +114,9 @@ def test_every_flipped_byte_of_an_export_is_found(raw_store: Store, tmp_path: Pa
     export_beton(selection, out, page_bytes=PAGE)
     data, record = out.read_bytes(), sidecar_of(out).read_bytes()
     index = [*range(6000), *range(2 * PAGE, len(data))]
-    places = [at for at in index if data[at]] + list(range(0, 2 * PAGE, 29_989))
-    assert len(places) > 150
-    for at in places:
+    offsets = [at for at in index if data[at]] + list(range(0, 2 * PAGE, 29_989))
+    assert len(offsets) > 150
+    for at in offsets:
         with out.open("r+b") as file:
             file.seek(at)
             file.write(bytes([data[at] ^ 1]))
@@ -143,10 +144,11 @@ def test_a_killed_export_leaves_the_old_file_and_the_next_one_clears_up(
         "from viewstore.export.ffcv import export_beton\n"
         "from viewstore.export.selection import select\n"
         "from viewstore.store.store import open_store\n"
-        "class Killer:\n"
+        "from viewstore.progress import Silent\n"
+        "class Killer(Silent):\n"
         "    def advance(self, count=1): os.kill(os.getpid(), signal.SIGKILL)\n"
         "store = open_store(sys.argv[1])\n"
-        "export_beton(select(store), Path(sys.argv[2]), page_bytes=2 << 20, listener=Killer())\n"
+        "export_beton(select(store), Path(sys.argv[2]), page_bytes=2 << 20, progress=Killer())\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(raw_store.root), str(out)])
     assert killed.returncode == -signal.SIGKILL
@@ -159,29 +161,29 @@ def test_a_killed_export_leaves_the_old_file_and_the_next_one_clears_up(
 
 
 def test_a_stopped_export_leaves_nothing(raw_store: Store, tmp_path: Path) -> None:
-    class Stop:
-        def advance(self, count: int = 1) -> None:
+    class Stop(Silent):
+        def advance(self, count: int = 1, **facts: Fact) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_beton(select(raw_store), tmp_path / "e.beton", listener=Stop())
+        export_beton(select(raw_store), tmp_path / "e.beton", progress=Stop())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_running_export_is_not_cleared_up(raw_store: Store, tmp_path: Path) -> None:
     out = tmp_path / "e.beton"
 
-    class Rival:
+    class Rival(Silent):
         """Exports to the same file in the midst of it."""
 
         calls = 0
 
-        def advance(self, count: int = 1) -> None:
+        def advance(self, count: int = 1, **facts: Fact) -> None:
             self.calls += count
             if self.calls == 1:
                 export_beton(select(raw_store, limit=3), out, page_bytes=PAGE)
 
-    export_beton(select(raw_store), out, page_bytes=PAGE, listener=Rival())
+    export_beton(select(raw_store), out, page_bytes=PAGE, progress=Rival())
     assert len(Beton(out)) == ROWS
     assert check_sidecar(out) is not None
     assert len(list(tmp_path.iterdir())) == 2
@@ -229,10 +231,10 @@ def test_names_too_long_for_ffcv_are_shortened_or_refused(raw_store: Store) -> N
     assert (half.kind, half.dtype, half.shape) == (Kind.NDARRAY, "<f4", (1,))
 
 
-def test_room_is_checked_before_the_start(tmp_path: Path) -> None:
-    check_room(tmp_path, 1)
+def test_free_space_is_checked_before_the_start(tmp_path: Path) -> None:
+    check_export_space(tmp_path, 1)
     with pytest.raises(UnavailableError, match="the export needs"):
-        check_room(tmp_path, 1 << 60)
+        check_export_space(tmp_path, 1 << 60)
 
 
 def test_the_command_says_what_it_wrote(

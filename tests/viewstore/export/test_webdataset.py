@@ -1,4 +1,4 @@
-"""Exports to WebDataset tars: what stock webdataset reads in them, stops and damage."""
+"""The exporter `webdataset`: what stock webdataset reads in its tars, stops and damage."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.export.selection import select
 from viewstore.export.webdataset import export_tar
 from viewstore.files import disk
+from viewstore.progress import Fact, Silent
 from viewstore.store.store import Store, open_store
 
 
@@ -51,15 +52,15 @@ def test_tars_are_whole_or_begun_again(raw_store: Store, tmp_path: Path) -> None
     out = tmp_path / "wds"
     calls = 0
 
-    class Stopper:
-        def advance(self, count: int = 1) -> None:
+    class Stopper(Silent):
+        def advance(self, count: int = 1, **facts: Fact) -> None:
             nonlocal calls
             calls += count
             if calls == 12:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_tar(select(raw_store), out, listener=Stopper())
+        export_tar(select(raw_store), out, progress=Stopper())
     assert [path.name for path in out.iterdir()] == ["000000.tar"]
     (out / ".000001.tar.0.tmp").write_bytes(b"left by a kill")
     assert not export_tar(select(raw_store), out).already
@@ -74,7 +75,7 @@ def test_tars_are_whole_or_begun_again(raw_store: Store, tmp_path: Path) -> None
     (out / "000001.tar").write_bytes(b"damage")
     calls = 0
     with pytest.raises(KeyboardInterrupt):
-        export_tar(select(raw_store), out, listener=Stopper())
+        export_tar(select(raw_store), out, progress=Stopper())
     assert not (out / "index.json").exists()  # it would promise tars that are not there
     assert not export_tar(select(raw_store), out).already
     assert export_tar(select(raw_store), out).already

@@ -33,9 +33,20 @@ def test_the_numbers_of_the_table_are_those_of_the_code() -> None:
     compared = set()
     for names, area, jitter, *_ in rows_below("Policies"):
         for policy in [policy for name in names_in(names) for policy in POLICIES[name]]:
-            if isinstance(policy, Policy) and policy.colours:
-                assert [float(each) for each in area.split("-")] == list(policy.scale)
+            if not isinstance(policy, Policy) or not policy.crop:
+                continue
+            assert [float(each) for each in area.split("-")] == list(policy.scale)
+            if policy.colours:
                 numbers = [float(each) for each in re.findall(r"[\d.]+", jitter)]
                 assert numbers == [policy.jitter_probability, *policy.jitter]
-                compared.add(policy.name)
-    assert len(compared) == 7
+            else:
+                assert not jitter.strip()
+            compared.add(policy.name)
+    assert compared == set(POLICIES) - {"flip", "digits"}
+
+
+def test_weak_crops_have_their_own_aspect_ratios() -> None:
+    ratios = {name: pair[0].ratio for name, pair in POLICIES.items() if isinstance(pair[0], Policy)}
+    weak = {name for name, ratio in ratios.items() if ratio == (0.9, 1.1)}
+    assert weak == {"smallcrop", "medcrop", "largecrop"}
+    assert {ratio for name, ratio in ratios.items() if name not in weak} == {(3 / 4, 4 / 3)}

@@ -82,9 +82,10 @@ def test_rendering_leaves_the_image_as_it_was(policy: ViewPolicy, view: int) -> 
 def test_views_of_different_draws_differ(policy: ViewPolicy, view: int) -> None:
     if policy.name == "flip":
         pytest.skip("it has two views of an image, no more")
-    params = policy.draw(Stream(4), np.full(12, 3), np.arange(12), 40, 50)
+    # A square image: weak crops of nearly square boxes rarely fit into another.
+    params = policy.draw(Stream(4), np.full(12, 3), np.arange(12), 60, 60)
     views = {
-        policy.render(photograph(1), row(params, place), (32, 32), "area").tobytes()
+        policy.render(photograph(1, 60, 60), row(params, place), (32, 32), "area").tobytes()
         for place in range(12)
     }
     assert len(views) == 12

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from viewstore.inspect.charts import Bar, Mark, Range, bars_of, histogram, ranges, scatter
+from viewstore.inspect.charts import Mark, histogram, ranges, scatter
+from viewstore.inspect.distributions import Bar, Range
 
 
 def test_a_histogram_is_drawn_as_these_bytes() -> None:
@@ -44,16 +43,3 @@ def test_charts_use_no_style_attribute_which_a_strict_policy_would_block() -> No
 def test_a_point_without_a_number_is_not_drawn() -> None:
     svg = scatter([(0.1, 0.2), (float("nan"), 1), (0.3, 0.4)], title="s")
     assert svg.count("h0") == 2
-
-
-def test_few_whole_numbers_get_a_bar_each_and_real_numbers_do_not() -> None:
-    counts, _ = np.histogram([0, 0, 1, 3], 64)
-    assert bars_of(0, 3, counts.tolist()) == [
-        Bar(-0.5, 0.5, 2, "0"),
-        Bar(0.5, 1.5, 1, "1"),
-        Bar(1.5, 2.5, 0, "2"),
-        Bar(2.5, 3.5, 1, "3"),
-    ]
-    counts, _ = np.histogram(np.linspace(0, 3, 1000), 64)
-    bars = bars_of(0, 3, counts.tolist())
-    assert (len(bars), sum(bar.count for bar in bars)) == (64, 1000)

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from viewstore.errors import ConfigError
-from viewstore.inspect.sheet import CELL, draw_sheet, fit, lay_out
+from viewstore.inspect.pictures import fit
+from viewstore.inspect.sheet import draw_sheet
+from viewstore.inspect.sheet_layout import CELL, lay_out
 from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, read_row
 from viewstore.store.store import open_store
 
@@ -36,10 +38,10 @@ def test_every_view_lies_in_its_own_cell(digits: Path, name: str) -> None:
     sheet = Image.open(io.BytesIO(draw_sheet(store, [4, 9], [view_set])))
     layout = lay_out([view_set], 2)
     ((block, left),) = layout.lefts()
-    for place, row in enumerate((4, 9)):
-        top = layout.header + place * layout.row_height + 18
+    for index, row in enumerate((4, 9)):
+        top = layout.header + index * layout.row_height + 18
         for view in range(view_set.num_views):
-            x, y = block.place(view)
+            x, y = block.offset(view)
             corner = left + x, top + y
             cell = sheet.crop((*corner, corner[0] + CELL, corner[1] + CELL))
             enlarged = view_set[row][view].repeat(7, axis=0).repeat(7, axis=1)

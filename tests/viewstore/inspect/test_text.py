@@ -1,0 +1,102 @@
+"""Text for a terminal: made from the facts of `--json`, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.viewstore.commands import invoke
+from viewstore.inspect.numbers import axis_number, brief, number, percent
+from viewstore.inspect.shown_rows import choose_view_sets
+from viewstore.inspect.summary import sample_facts, store_facts
+from viewstore.inspect.text import sample_text, store_text
+from viewstore.store.store import open_store
+
+COLUMN = {
+    "count": 4,
+    "fill": 1,
+    "min": 0.0,
+    "max": 0.5,
+    "mean": 0.25,
+    "std": 0.125,
+    "percentiles": (0.0, 0.0, 0.1, 0.25, 0.3, 0.5, 0.5),
+    "histogram": (2, 0, 1, 1),
+}
+EMPTY = COLUMN | dict.fromkeys(("min", "max", "mean", "std")) | {"count": 0, "percentiles": ()}
+CONSTRAINTS = {
+    "eps1": 0.3,
+    "eps2": 0.9,
+    "tolerance": 0.02,
+    "hinge": True,
+    "bound": 0.5,
+    "unreachable": True,
+    "share_within": 0.75,
+    "too_close": 1,
+    "too_far": 0,
+    "samples": 2,
+    "below_eps2": 1,
+    "share_converged": 0.5,
+}
+FACTS: dict[str, Any] = {
+    "samples": 2,
+    "labels": {str(label): 1 for label in range(14)},
+    "store_id": "abc",
+    "view_sets": {
+        "w-search": {
+            "views": 3,
+            "roles": {"generated": 2, "expert": 1},
+            "height": 16,
+            "width": 8,
+            "channels": 3,
+            "codec": {"name": "raw"},
+            "shards": 1,
+            "shards_planned": 2,
+            "bytes": 3 << 19,
+            "generator": {"name": "w-search", "version": 1, "args": {"eps1": 0.3, "size": [16, 8]}},
+            "columns": {"distance": COLUMN, "steps": EMPTY},
+            "constraints": CONSTRAINTS,
+        }
+    },
+}
+TEXT = """\
+samples   2
+labels    0 1, 1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 9 1, 10 1, 11 1, and 2 more
+store id  abc
+
+view set w-search
+  views      3 (2 generated, 1 expert), 16 x 8 x 3 px
+  stored     raw, 1 of 2 shards, 1.5 MiB
+  generator  w-search 1: eps1 0.3, size 16,8
+  distance   75.0 % of views within 0.300 or more, -0.02 (1 too close, 0 too far)
+  converged  50.0 % of samples
+  pairs      mean below eps2 0.900 in 50.0 % of samples; geometry allows 0.500, so it is unreachable
+  column    values  missing  min  p5   p50  p95  max  mean    std
+  distance       4        1    0   0  0.25  0.5  0.5  0.25  0.125  █ ▄▄
+  steps          0        1    -   -     -    -    -     -      -"""
+
+
+def test_a_store_is_described_in_these_lines() -> None:
+    assert store_text(FACTS) == TEXT
+
+
+@pytest.mark.parametrize("name", ["digits", "searched"])
+def test_the_text_is_made_from_facts_alone(name: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(name)
+    store = open_store(path)
+    sets = choose_view_sets(store, None)
+    facts = json.loads(json.dumps(store_facts(store, sets)))
+    assert store_text(facts) + "\n" == invoke("inspect", path).output
+    facts = json.loads(json.dumps(sample_facts(store, 3, sets)))
+    roles = {each.name: each.roles for each in sets}
+    assert sample_text(facts, roles) + "\n" == invoke("inspect", path, store.keys[3]).output
+
+
+def test_numbers_are_short() -> None:
+    found = [number(value) for value in (None, 3.0, 1234.0, 1e10, 0.123456)]
+    assert found == ["-", "3", "1234", "1e+10", "0.1235"]
+    assert [axis_number(value) for value in (1, 1234.0, 0.12345)] == ["1", "1,234", "0.123"]
+    assert [percent(share) for share in (None, 0.5)] == ["no", "50.0 %"]
+    assert brief({"a": [1.0, float("nan")], "b": "c"}) == "{a 1,-, b c}"

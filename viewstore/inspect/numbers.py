@@ -1,0 +1,35 @@
+"""Numbers as people read them: in tables, on the axes of charts, as shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float | None) -> str:
+    """Return a number for a table: whole, or of four digits; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+
+
+def axis_number(value: float) -> str:
+    """Return a number for an axis: of three digits, or whole with commas from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share of 1 in percent, "no" for None."""
+    return "no" if share is None else f"{100 * share:.1f} %"
+
+
+def brief(value: Any) -> str:  # noqa: ANN401
+    """Return a setting or a param on one line: numbers short, lists and tables written out."""
+    if isinstance(value, float):
+        return number(value) if math.isfinite(value) else "-"
+    if isinstance(value, list | tuple):
+        return ",".join(map(brief, value))
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + "}"
+    return str(value)

@@ -1,0 +1,68 @@
+"""Pictures in the sizes in which sheet and report show them, and as data URIs for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from viewstore.images.colours import Pixels
+
+LOSSLESS_SIDE = 64  # up to it pictures are PNG, which the page enlarges without smoothing
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """A picture in a page: its data URI, and whether it is `small`: PNG, not smoothed."""
+
+    uri: str
+    small: bool
+
+
+def fit(pixels: Pixels, side: int) -> Image.Image:
+    """Return uint8 [H, W, 1 or 3] as a picture whose longer side is about `side` pixels.
+
+    Small ones are enlarged by a whole factor without smoothing, so that pixels stay pixels.
+    """
+    image = _image(pixels)
+    longer = max(image.size)
+    if longer <= side:
+        factor = side // longer
+        size = image.width * factor, image.height * factor
+        return image.resize(size, Image.Resampling.NEAREST)
+    scale = side / longer
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def shrink(pixels: Pixels, side: int) -> Pixels:
+    """Return uint8 [H, W, C] no longer than `side` pixels on its longer side."""
+    return pixels if max(pixels.shape[:2]) <= side else np.asarray(fit(pixels, side))
+
+
+def page_image(pixels: Pixels | None, side: int, quality: int) -> PageImage | None:
+    """Return a picture for a page, encoded anew: stored bytes never reach the page.
+
+    Args:
+        pixels: uint8 [H, W, 1 or 3]; None gives None.
+        side: Greatest longer side, in pixels.
+        quality: Of the JPEG, 1 to 95; pictures up to 64 pixels are PNG.
+    """
+    if pixels is None:
+        return None
+    pixels = shrink(pixels, side)
+    small = max(pixels.shape[:2]) <= LOSSLESS_SIDE
+    file = io.BytesIO()
+    if small:
+        _image(pixels).save(file, "PNG", optimize=True)
+    else:
+        _image(pixels).save(file, "JPEG", quality=quality, optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return PageImage(f"data:image/{'png' if small else 'jpeg'};base64,{data}", small)
+
+
+def _image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2))

@@ -1,0 +1,91 @@
+"""Where everything lies on a contact sheet, in pixels from its upper left corner. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from viewstore.errors import ConfigError
+from viewstore.store.view_set import ViewSet
+
+CELL = 112  # pixels of a picture's longer side
+GAP, MARGIN, BLOCK_GAP = 6, 16, 22
+LINE = 15  # of a caption
+VIEWS_ACROSS = 10  # a view set with more of them wraps
+MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """The cells of one view set: the original if it has boxes to show, and its views.
+
+    Views beyond the tenth continue on the next line.
+    """
+
+    view_set: ViewSet
+    original: bool
+
+    @property
+    def lines(self) -> int:
+        return -(-self.view_set.num_views // VIEWS_ACROSS)
+
+    @property
+    def width(self) -> int:
+        columns = min(self.view_set.num_views, VIEWS_ACROSS) + self.original
+        return columns * (CELL + GAP) - GAP
+
+    def offset(self, view: int) -> tuple[int, int]:
+        """Return left and top of a view within the block."""
+        line, column = divmod(view, VIEWS_ACROSS)
+        return (column + self.original) * (CELL + GAP), line * (CELL + LINE + GAP)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A sheet of `rows` samples below a header of `header` pixels, its blocks side by side."""
+
+    blocks: tuple[Block, ...]
+    rows: int
+    header: int
+
+    @property
+    def width(self) -> int:
+        inner = sum(block.width for block in self.blocks) + BLOCK_GAP * (len(self.blocks) - 1)
+        return max(inner, 3 * CELL) + 2 * MARGIN
+
+    @property
+    def row_height(self) -> int:
+        return LINE + 3 + max(b.lines for b in self.blocks) * (CELL + LINE + GAP) + GAP
+
+    @property
+    def height(self) -> int:
+        return self.header + self.rows * self.row_height + MARGIN
+
+    def lefts(self) -> Iterator[tuple[Block, int]]:
+        """Yield each block and its left edge."""
+        left = MARGIN
+        for block in self.blocks:
+            yield block, left
+            left += block.width + BLOCK_GAP
+
+
+def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
+    """Return the layout of a sheet that shows `rows` samples with one or more view sets.
+
+    Raises:
+        ConfigError: It has more than 64 megapixels.
+    """
+    blocks = tuple(
+        # The original is shown at least once.
+        Block(view_set, original=number == 0 or "crop_box" in view_set.params)
+        for number, view_set in enumerate(view_sets)
+    )
+    layout = Layout(blocks, rows, header=MARGIN + 4 * LINE + GAP)
+    if layout.width * layout.height > MAX_PIXELS:
+        fitting = (MAX_PIXELS // layout.width - layout.header - MARGIN) // layout.row_height
+        raise ConfigError(
+            f"a contact sheet must have at most 64 megapixels; {rows} samples give "
+            f"{layout.width * layout.height / 1e6:.0f}",
+            fix=f"show at most {fitting} samples, or one --view-set",
+        )
+    return layout

@@ -1,0 +1,139 @@
+"""The facts of summary.py as text for a terminal: lines, tables and small histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from viewstore.inspect.distributions import bars_of, merged
+from viewstore.inspect.numbers import brief, number, percent
+
+BAR_WIDTH, BLOCKS = 40, " ▁▂▃▄▅▆▇█"
+BINS = 16  # of histograms in text
+MOST_LABELS = 12
+
+Facts = Mapping[str, Any]
+
+
+def store_text(facts: Facts) -> str:
+    """Return `summary.store_facts` as text."""
+    labels = [f"{name} {count}" for name, count in facts["labels"].items()]
+    more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+    lines = [
+        f"samples   {facts['samples']}",
+        f"labels    {', '.join(labels[:MOST_LABELS])}{more}",
+        f"store id  {facts['store_id']}",
+    ]
+    for name, view_set in facts["view_sets"].items():
+        lines += ["", f"view set {name}", *_view_set_lines(view_set)]
+    return "\n".join(lines)
+
+
+def _view_set_lines(facts: Facts) -> list[str]:
+    roles = ", ".join(f"{count} {role}" for role, count in facts["roles"].items())
+    generator = facts["generator"]
+    args = ", ".join(f"{name} {brief(value)}" for name, value in generator["args"].items())
+    size = f"{facts['height']} x {facts['width']} x {facts['channels']} px"
+    shards, planned = facts["shards"], facts["shards_planned"]
+    partial = "" if shards == planned else f" of {planned}"
+    lines = [
+        f"  views      {facts['views']} ({roles}), {size}",
+        f"  stored     {facts['codec']['name']}, {shards}{partial} shards, "
+        f"{facts['bytes'] / 2**20:.1f} MiB",
+        f"  generator  {generator['name']} {generator['version']}: {args}",
+    ]
+    if "constraints" in facts:
+        lines += _constraint_lines(facts["constraints"])
+    return [*lines, *("  " + line for line in stats_table(facts["columns"]))]
+
+
+def _constraint_lines(facts: Facts) -> list[str]:
+    sign = "or more, -" if facts["hinge"] else "+-"
+    lines = [
+        f"  distance   {percent(facts['share_within'])} of views within "
+        f"{facts['eps1']:.3f} {sign}{facts['tolerance']:g} "
+        f"({facts['too_close']} too close, {facts['too_far']} too far)"
+    ]
+    if facts["share_converged"] is not None:
+        lines.append(f"  converged  {percent(facts['share_converged'])} of samples")
+    if facts["eps2"] is not None and facts["below_eps2"] is not None:
+        share = facts["below_eps2"] / max(facts["samples"], 1)
+        bound = "" if facts["bound"] is None else f"; geometry allows {facts['bound']:.3f}"
+        unreachable = ", so it is unreachable" if facts["unreachable"] else ""
+        lines.append(
+            f"  pairs      mean below eps2 {facts['eps2']:.3f} in {percent(share)} of samples"
+            f"{bound}{unreachable}"
+        )
+    return lines
+
+
+def sample_text(facts: Facts, roles: Mapping[str, Sequence[str]]) -> str:
+    """Return `summary.sample_facts` as text: a table per view set, a line per view.
+
+    `roles` are those of the views of each view set, by its name.
+    """
+    label = facts["label_name"] or ("none" if facts["label"] < 0 else facts["label"])
+    lines = [
+        f"key    {facts['key']}",
+        f"row    {facts['row']}",
+        f"label  {label}",
+        f"size   {facts['height']} x {facts['width']} px",
+    ]
+    for view_set, params in facts["view_sets"].items():
+        by_view = {name: values for name, values in params.items() if isinstance(values, list)}
+        rows = [
+            [str(view), role, *(brief(values[view]) for values in by_view.values())]
+            for view, role in enumerate(roles[view_set])
+        ]
+        lines += ["", f"view set {view_set}"]
+        lines += [f"  {name} {brief(v)}" for name, v in params.items() if name not in by_view]
+        lines += ["  " + line for line in table(["view", "role", *by_view], rows)]
+    return "\n".join(lines)
+
+
+def stats_table(columns: Mapping[str, Facts]) -> list[str]:
+    """Return `summary.column_facts` as the lines of a table, with a small histogram each."""
+    head = ["column", "values", "missing", "min", "p5", "p50", "p95", "max", "mean", "std", ""]
+    rows = []
+    for name, stats in columns.items():
+        counts = [str(stats["count"]), str(stats["fill"])]
+        if stats["count"]:
+            _, p5, _, p50, _, p95, _ = stats["percentiles"]
+            numbers = [stats["min"], p5, p50, p95, stats["max"], stats["mean"], stats["std"]]
+            rows.append([name, *counts, *map(number, numbers), spark(stats["histogram"])])
+        else:
+            rows.append([name, *counts, *["-"] * 7, ""])
+    return table(head, rows)
+
+
+def histogram_lines(stats: Facts) -> list[str]:
+    """Return the histogram of a column as lines of bars: one per whole number, or 16."""
+    bars = bars_of(stats["min"], stats["max"], stats["histogram"])
+    if not all(bar.label for bar in bars):
+        bars = bars_of(stats["min"], stats["max"], merged(stats["histogram"], BINS))
+    most = max((bar.count for bar in bars), default=1)
+    lines = []
+    for bar in bars:
+        label = bar.label or number(bar.low)
+        blocks = "█" * round(BAR_WIDTH * bar.count / most)
+        lines.append(f"{label:>12}  {bar.count:>10}  {blocks}".rstrip())
+    return lines
+
+
+def spark(counts: Sequence[int]) -> str:
+    """Return counts as 16 blocks of one character."""
+    bins = merged(counts, BINS)
+    most = max(bins) or 1
+    return "".join(BLOCKS[-(-8 * count // most)] for count in bins)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return aligned lines; the first column and those without a head to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index == 0 or not head[index] else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
