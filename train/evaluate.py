@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -135,6 +135,67 @@ def features_of(
     return Samples(features, labels)
 
 
+def spread_rows(labels: NDArray[np.int32], limit: int | None) -> NDArray[np.int64]:
+    """Return `limit` rows, ascending, of every label as many as of the others if there are.
+
+    `labels`: [N]. Rows of one label are taken evenly over all of its rows, since sources lie in
+    the order of their keys: the first rows are often one class. All rows if `limit` is None.
+    """
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    shares = np.zeros(len(groups), np.int64)
+    left = limit
+    while left:
+        open_groups = [i for i, group in enumerate(groups) if shares[i] < len(group)]
+        for i in open_groups[:left]:
+            shares[i] += 1
+        left -= min(left, len(open_groups))
+    chosen = [
+        group[np.arange(share) * len(group) // share]
+        for group, share in zip(groups, shares.tolist(), strict=True)
+        if share
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def labelled_alike(table: SourceTable, like: SourceTable, names: tuple[str, str]) -> SourceTable:
+    """Return `table` with its labels numbered as those of `like`, matched by name.
+
+    `names` are what the user calls the two sources, for the message. Sources whose labels are
+    numbers alone are taken to mean the same by them.
+
+    Raises:
+        ConfigError: `table` has labels that `like` has not, or only one of them has names.
+    """
+    if table.label_names == like.label_names:
+        return table
+    unknown = sorted(set(table.label_names) - set(like.label_names))
+    if unknown or not table.label_names:
+        more = f", and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        listed = f"{', '.join(unknown[:5])}{more}" if unknown else "numbers without names"
+        raise ConfigError(
+            f"labels of {names[0]} must be among those of {names[1]}",
+            code="VS104",
+            why=f"{names[0]} has {listed}, which {names[1]} has not",
+            fix="give two sources with the same classes",
+        )
+    numbers = np.array([like.label_names.index(name) for name in table.label_names], np.int32)
+    label = np.where(table.label < 0, table.label, numbers[np.maximum(table.label, 0)])
+    return replace(table, label=label.astype(np.int32), label_names=like.label_names)
+
+
+def check_classes(samples: Samples, what: str) -> None:
+    """Raise ConfigError if all samples are of one class: a probe would say 100 % of anything."""
+    if len(np.unique(samples.labels)) < 2:
+        raise ConfigError(
+            f"the {what} must have two classes or more, its {len(samples.labels)} samples have one",
+            code="VS104",
+            why="whatever is learnt from it, or asked about it, is right by itself",
+            fix="give a larger --limit or another source",
+        )
+
+
 def split_rows(count: int, holdout: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (bank, query) rows: every `holdout`-th row, from 0 on, is a query."""
     if holdout < 2:
@@ -209,6 +270,7 @@ def logistic_regression(bank: Samples, queries: Samples) -> tuple[float, float]:
     """
     validation = np.arange(len(bank.labels)) % VALIDATION == 0
     train = bank.take(~validation)
+    check_classes(train, "bank without every fifth sample, on which l2 is chosen,")
     check = bank.take(validation)
     scores = [_fit(train, l2).score(check.features, check.labels) for l2 in L2_GRID]
     best = np.flatnonzero(np.asarray(scores) == max(scores))
@@ -237,17 +299,25 @@ def evaluate(
     `preset`: Name in KNN_PRESETS, for "knn"; `seed`: of the order of "linear".
 
     Raises:
-        ConfigError: There is no such preset.
+        ConfigError: There is no such preset, or the bank or the queries are of one class.
     """
+    check_classes(bank, "bank")
+    check_classes(queries, "set of queries")
     sizes = {"queries": len(queries.labels), "bank": len(bank.labels)}
     if probe == "knn":
         if preset not in KNN_PRESETS:
             raise ConfigError(
                 f"kNN preset must be one of {', '.join(KNN_PRESETS)}, got {preset!r}", code="VS102"
             )
-        neighbours, temperature = KNN_PRESETS[preset]
+        asked, temperature = KNN_PRESETS[preset]
+        neighbours = tuple(dict.fromkeys(min(k, len(bank.labels)) for k in asked))
         by_k = {k: knn(bank, queries, neighbours=k, temperature=temperature) for k in neighbours}
-        details: dict[str, Any] = {"preset": preset, "temperature": temperature, "by_k": by_k}
+        details: dict[str, Any] = {
+            "preset": preset,
+            "temperature": temperature,
+            "neighbours": neighbours[0],
+            "by_k": by_k,
+        }
         return Score(metric="knn", accuracy=by_k[neighbours[0]], details=details, **sizes)
     if probe == "linear":
         accuracy = linear(bank, queries, seed=seed)

@@ -6,10 +6,11 @@ The command line calls `pretrain` with the settings of a run, its views and its 
 from __future__ import annotations
 
 import math
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,6 +125,22 @@ def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) ->
         )
 
 
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError if a launcher has started this process beside others that train the same.
+
+    Each would train a model of its own, and all would write them to one place.
+    """
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        count = environment.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            raise ConfigError(
+                f"training is not distributed, and {name} says that {count} processes train",
+                where=name,
+                why="each would train a model of its own and write it to the same --out",
+                fix="start one process, without torchrun, mpirun or srun -n",
+            )
+
+
 def pretrain(
     config: PretrainConfig, feed: Feed, options: RunOptions, progress: Progress
 ) -> TrainResult:
@@ -136,12 +153,13 @@ def pretrain(
             the loss is not finite.
         StoppedError: `options.stop` returned true; the checkpoint is written.
     """
+    check_alone(os.environ)
     check_views(config, feed.roles, feed.epoch_steps * config.batch_size)
     make_directory(options.out)
     device = torch.device(options.device)
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     # The run seeds the generator of the process, which is restored behind it.
-    with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(deterministic=True):
+    with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         torch.manual_seed(config.seed)
         network = seeded_network(config.network, config.seed)
         method = config.method.make(network, amp=config.precision == "bf16").to(device).train()

@@ -1,5 +1,6 @@
 """Probes of frozen features."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from viewstore.errors import ConfigError
 from viewstore.sources.open import open_source
+from viewstore.sources.table import SourceTable
 from viewstore.train.encoder_file import Encoder, EncoderSettings
 from viewstore.train.evaluate import (
     KNN_PRESETS,
@@ -19,7 +21,9 @@ from viewstore.train.evaluate import (
     features_of,
     images_of,
     knn,
+    labelled_alike,
     split_rows,
+    spread_rows,
 )
 from viewstore.train.networks import seeded_network
 
@@ -81,10 +85,63 @@ def test_near_neighbours_outvote_more_distant_ones_unless_votes_are_uniform() ->
 
 
 def test_dino_reports_each_number_of_neighbours() -> None:
-    score = evaluate(blobs(90, 0, spread=0.9), blobs(60, 1, spread=0.9), "knn", preset="dino")
+    score = evaluate(blobs(210, 0, spread=0.9), blobs(60, 1, spread=0.9), "knn", preset="dino")
     assert set(score.details["by_k"]) == {10, 20, 100, 200}
     assert score.accuracy == score.details["by_k"][20]
+    assert score.details["neighbours"] == 20
     assert KNN_PRESETS["dino"].temperature == 0.07
+
+
+def test_neighbours_are_reported_as_they_were_taken_from_a_small_bank() -> None:
+    score = evaluate(blobs(30, 0, spread=0.9), blobs(60, 1, spread=0.9), "knn", preset="dino")
+    assert set(score.details["by_k"]) == {10, 20, 30}
+    monitor = evaluate(blobs(30, 0), blobs(60, 1), "knn")
+    assert monitor.details["neighbours"] == 30
+
+
+@pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])
+def test_one_class_is_refused_as_bank_and_as_queries(probe: ProbeName) -> None:
+    whole = blobs(60, 0)
+    alone = whole.take(whole.labels == 1)
+    for bank, queries, what in ((alone, whole, "bank"), (whole, alone, "set of queries")):
+        with pytest.raises(ConfigError, match=f"the {what} must have two classes or more"):
+            evaluate(bank, queries, probe)
+
+
+def test_a_bank_too_small_to_choose_a_penalty_on_is_refused() -> None:
+    labels = np.array([0, 1, 1])
+    bank = Samples(np.eye(3, 5, dtype=np.float32), labels)
+    with pytest.raises(ConfigError, match="without every fifth sample"):
+        evaluate(bank, bank, "logreg")
+
+
+def test_a_limit_is_spread_over_the_labels_and_over_the_rows_of_each() -> None:
+    labels = np.repeat(np.array([0, 1, 2], np.int32), [50, 30, 2])
+    rows = spread_rows(labels, 20)
+    assert len(rows) == len(set(rows.tolist())) == 20
+    assert (np.diff(rows) > 0).all()
+    assert np.bincount(labels[rows]).tolist() == [9, 9, 2]
+    assert rows[:9].tolist() == [0, 5, 11, 16, 22, 27, 33, 38, 44]
+    assert spread_rows(labels, None).tolist() == spread_rows(labels, 500).tolist()
+    assert len(spread_rows(labels, 2)) == 2
+
+
+def table_of_labels(labels: list[int], names: tuple[str, ...]) -> SourceTable:
+    table = open_source("digits", limit=len(labels)).table
+    return replace(table, label=np.array(labels, np.int32), label_names=names)
+
+
+def test_labels_of_two_sources_are_matched_by_name() -> None:
+    bank = table_of_labels([0, 1, 2], ("ant", "bee", "cat"))
+    fewer = labelled_alike(table_of_labels([1, 0, -1], ("bee", "cat")), bank, ("t", "s"))
+    assert fewer.label.tolist() == [2, 1, -1]
+    assert fewer.label_names == bank.label_names
+    with pytest.raises(ConfigError, match="labels of t must be among those of s") as caught:
+        labelled_alike(table_of_labels([0, 1], ("cat", "dog")), bank, ("t", "s"))
+    assert caught.value.why == "t has dog, which s has not"
+    with pytest.raises(ConfigError) as caught:
+        labelled_alike(table_of_labels([0, 1], ()), bank, ("t", "s"))
+    assert caught.value.why == "t has numbers without names, which s has not"
 
 
 def test_a_linear_probe_on_frozen_features_is_named_so() -> None:

@@ -336,6 +336,32 @@ def test_a_run_borrows_the_generator_of_the_process(tmp_path: Path) -> None:
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_several_processes_do_not_train_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match=f"{name} says that 2 processes train") as caught:
+        run(tmp_path / "out")
+    assert "start one process" in (caught.value.fix or "")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv(name, "1")
+    assert run(tmp_path / "out").steps == 6
+
+
+def test_cudnn_is_deterministic_and_on_within_a_step(tmp_path: Path) -> None:
+    found: list[tuple[bool, bool]] = []
+
+    def stop() -> bool:
+        found.append((torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic))
+        return False
+
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic
+    run(tmp_path, stop=stop)
+    assert set(found) == {(True, True)}
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
+
+
 def test_losses_are_looked_at_late_where_looking_waits() -> None:
     state = TrainState()
     losses = Losses(state, every=3)

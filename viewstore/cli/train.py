@@ -292,7 +292,9 @@ def _told(facts: dict[str, Any]) -> str:
     show_default=True,
     help="Neighbours and temperature.",
 )
-@click.option("--limit", type=POSITIVE, metavar="N", help="First N images of each source only.")
+@click.option(
+    "--limit", type=POSITIVE, metavar="N", help="N images of each source, spread over its labels."
+)
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of linear.")
 @click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
 @click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
@@ -303,7 +305,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     from viewstore.sources.open import open_source
     from viewstore.train.encoder_file import load_encoder
     from viewstore.train.evaluate import evaluate as probe
-    from viewstore.train.evaluate import features_of, split_rows
+    from viewstore.train.evaluate import features_of, labelled_alike, split_rows, spread_rows
 
     if (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
@@ -315,20 +317,16 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         torch.set_num_threads(options["threads"])
     check_device(options["device"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    table = open_source(options["source"], limit=options["limit"]).table
-    count = len(table.keys)
+    table = open_source(options["source"]).table
+    bank_rows = spread_rows(table.label, options["limit"])
     if options["holdout"] is not None:
         queried = table
-        bank_rows, query_rows = split_rows(count, options["holdout"])
+        bank_part, query_part = split_rows(len(bank_rows), options["holdout"])
+        bank_rows, query_rows = bank_rows[bank_part], bank_rows[query_part]
     else:
-        queried = open_source(options["test"], limit=options["limit"]).table
-        if queried.label_names != table.label_names:
-            raise ConfigError(
-                "both sources must have the same labels",
-                why=f"{options['source']} has {len(table.label_names)} names, "
-                f"{options['test']} has {len(queried.label_names)}",
-            )
-        bank_rows, query_rows = torch.arange(count).numpy(), torch.arange(len(queried.keys)).numpy()
+        queried = open_source(options["test"]).table
+        queried = labelled_alike(queried, table, (options["test"], options["source"]))
+        query_rows = spread_rows(queried.label, options["limit"])
     device = options["device"]
     score = probe(
         features_of(encoder, table, bank_rows, device=device),
@@ -347,8 +345,11 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         "encoder": encoder.digest,
         **score.details,
     }
+    name = score.metric
+    if score.metric == "knn":
+        name = f"knn of {score.details['neighbours']} neighbours"
     text = (
-        f"{score.metric}: {100 * score.accuracy:.2f} % of {score.queries} right "
+        f"{name}: {100 * score.accuracy:.2f} % of {score.queries} right "
         f"(standard error {100 * score.standard_error:.2f}), learnt from {score.bank}"
     )
     terminal.result(facts, text)
