@@ -33,7 +33,7 @@ class ColumnStats:
     Attributes:
         count: Values that were written.
         fill: Values that were not: never written, or a sample that failed.
-        min, max, mean, std: Of the written values; None if there is none.
+        min, max, mean, std: Of the finite ones of them; None if there is none.
         percentiles: Values below which 1, 5, 25, 50, 75, 95 and 99 % lie.
         histogram: Counts of 64 equal bins between min and max.
     """
@@ -49,12 +49,16 @@ class ColumnStats:
 
 
 def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
-    """Return the summary of a column. `values`: [N, *column.shape]."""
+    """Return the summary of a column. `values`: [N, *column.shape].
+
+    It never fails: a manifest must not depend on what a generator measured.
+    """
     flat = values.reshape(-1)
     missing = column.missing(flat)
     written = flat[~missing].astype(np.float64)
     count, fill = len(written), int(missing.sum())
-    if not count:
+    written = written[np.isfinite(written)]
+    if not len(written):
         return ColumnStats(
             count=count,
             fill=fill,
@@ -65,7 +69,6 @@ def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
             percentiles=(),
             histogram=(),
         )
-    histogram, _ = np.histogram(written, BINS)
     return ColumnStats(
         count=count,
         fill=fill,
@@ -74,8 +77,16 @@ def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
         mean=float(written.mean()),
         std=float(written.std()),
         percentiles=tuple(np.percentile(written, PERCENTILES).tolist()),
-        histogram=tuple(histogram.tolist()),
+        histogram=_histogram(written),
     )
+
+
+def _histogram(values: NDArray[np.float64]) -> tuple[int, ...]:
+    try:
+        counts, _ = np.histogram(values, BINS)
+    except ValueError:  # float64 has no 65 numbers from the least value to the greatest
+        counts, _ = np.histogram(values - values.min(), BINS)
+    return tuple(counts.tolist())
 
 
 def pack_stats(plan: Plan, params: Mapping[str, NDArray[Any]]) -> bytes:
