@@ -196,7 +196,7 @@ def test_a_plan_out_of_limits_is_refused(
 def test_an_index_must_name_the_files_of_each_shard(store: StorePaths) -> None:
     index = Index.unpack(store.view_set("simclr").index.read_bytes())
     assert index.shards[0].file("views").name.endswith(".tar")
-    with pytest.raises(FormatError, match="index of shard 0 names no file for column:latent"):
+    with pytest.raises(FormatError, match="entry of shard 0 names no file for column:latent"):
         index.shards[0].file("column:latent")
 
 

@@ -17,7 +17,7 @@ from viewstore.errors import ConfigError
 from viewstore.export.selection import Exported, Listener, Selection, check_room
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
-from viewstore.files.local import read_record
+from viewstore.files.local import LOCAL
 from viewstore.format.records import LARGE_BYTES, canonical, check_form, parse
 from viewstore.format.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
 
@@ -87,7 +87,7 @@ def _done(selection: Selection, out: Path, names: list[str]) -> Exported | None:
         if found - unfinished:
             raise _other(out, f"it holds {min(found - unfinished)}")
         return None
-    index = read_record(out / INDEX, parse, limit=LARGE_BYTES)
+    index = LOCAL.record(out / INDEX, LARGE_BYTES, parse)
     facts = index.get("viewstore")
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         raise _other(out, f"its {INDEX} is not that of an export")

@@ -1,7 +1,8 @@
 """A cache of downloads on this disk: named by their sha256, shared by stores, jobs and ranks.
 
-A file has its name only when all its bytes were checked, and is evicted by unlink: who has it
-open keeps it. Room is reserved before a byte is downloaded, so that the limit is never passed.
+A file gets its name only when all its bytes were checked, and is evicted by unlink: a process that
+has it open can go on reading it. Space is reserved before a byte is downloaded, so that the limit
+is never passed.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Cache:
         if descriptor is not None:
             return descriptor
         if size <= self.settings.limit_bytes:
-            descriptor = self._kept(sha256, size, download, where)
+            descriptor = self._fill_from(sha256, size, download, where)
             if descriptor is not None:
                 return descriptor
         return self._stream(sha256, size, download, where)
@@ -100,7 +101,7 @@ class Cache:
 
     @property
     def keeps(self) -> bool:
-        """Whether a download would have room, as far as is known without trying."""
+        """Whether a download would fit, as far as is known without trying."""
         return self.settings.limit_bytes > 0 and time.monotonic() >= self._full_until
 
     @property
@@ -109,19 +110,19 @@ class Cache:
         return _total(*self._listed())
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[int]:
-        """Give the bytes that nothing takes yet, and let nobody reserve any meanwhile."""
+    def space_left(self) -> Iterator[int]:
+        """Give the bytes below the limit that are free; no process reserves any meanwhile."""
         self._make_folders()
         with self._locked("space"):
             self._sweep("")
             yield self.settings.limit_bytes - self.used_bytes
 
-    def _kept(self, sha256: str, size: int, download: Download, where: str) -> int | None:
-        """Download into the cache; None if it, or the disk, has no room."""
+    def _fill_from(self, sha256: str, size: int, download: Download, where: str) -> int | None:
+        """Download into the cache; None if it does not fit there, or on the disk."""
         try:
             self._make_folders()
             with self._locked(sha256[:3]):
-                descriptor = self._open(sha256, size)  # another may have been faster
+                descriptor = self._open(sha256, size)  # another process may be faster
                 if descriptor is not None:
                     return descriptor
                 reserved = self._reserve(sha256, size)
@@ -184,7 +185,7 @@ class Cache:
             mark.touch()
 
     def _reserve(self, sha256: str, size: int) -> tuple[Path, int] | None:
-        """Return a file of `size` bytes to fill, or None if the cache or the disk has no room."""
+        """Return a file of `size` bytes to fill, None if it does not fit cache or disk."""
         name = f"{sha256}.{size}.{socket.gethostname()}.{boot_id()}.{os.getpid()}"
         path = self._directory("tmp") / name
         with self._locked("space"):
@@ -286,7 +287,7 @@ class Cache:
         return victims if excess <= 0 else None
 
     def _order(self, objects: list[_Object], size: int) -> list[_Object]:
-        """Return the files in the order in which they make room."""
+        """Return the files in the order in which they are evicted."""
         if self.settings.eviction == "lru":
             return sorted(objects, key=lambda each: each.opened)
         stale_before = time.time() - STALE_SECONDS

@@ -207,10 +207,11 @@ def _named(path: Path, scratch: Path | None) -> Iterator[Path]:
         raise
 
 
-class Names:
-    """New names that become durable together: many of them cost few syncs."""
+class DirectorySyncs:
+    """New names of which the directories are synced together: many names cost few syncs."""
 
     def __init__(self) -> None:
+        """Begin without names."""
         self._folders: set[Path] = set()
 
     def make_directory(self, path: Path) -> None:
@@ -220,20 +221,20 @@ class Names:
         self.make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             path.mkdir()
-        self.keep(path)
+        self.add(path)
 
     def write(self, path: Path, data: bytes, *, mode: int = 0o644, scratch: Path) -> None:
         """Replace the file `path` by `data`, synced; `scratch` is on the same file system."""
         with _named(path, scratch) as temporary:
             write_temporary(temporary, data, mode=mode)
-        self.keep(path)
+        self.add(path)
 
-    def keep(self, path: Path) -> None:
-        """Take the name `path` too, whose giver may have been killed before it synced."""
+    def add(self, path: Path) -> None:
+        """Also fsync the directory of `path`: another process named it and may not have synced."""
         self._folders.add(path.parent)
 
     def sync(self) -> None:
-        """Make the names durable, but those in folders that are not ours to open."""
+        """Fsync the directories, except those that this user may not open."""
         for folder in sorted(self._folders):
             with contextlib.suppress(PermissionError):
                 fsync_directory(folder)

@@ -1,4 +1,4 @@
-"""FETCHDOC"""
+"""Fetches objects below a URL, going on where a connection broke, and counts what comes."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from viewstore.errors import ConfigError, FormatError, RemoteError
 
 @dataclass(eq=False)
 class Traffic:
-    """Counts of one opened store, whoever reads it; safe to share between threads.
+    """Counters of one opened store: shard cache hits and misses, bytes fetched. Thread-safe.
 
     Attributes:
-        hits: Times a shard was opened that was in the cache. One that was fetched ahead of its
-            opening is none: it was not there when it was asked for first.
+        hits: Times a shard was opened that was in the cache. The first opening of a shard that
+            was prefetched is no hit.
         misses: Times a shard was fetched whole.
-        fetched_bytes: What came, of any file, parts that came in vain included.
+        fetched_bytes: Bytes received, of any file, those of failed tries included.
     """
 
     hits: int = 0
     misses: int = 0
     fetched_bytes: int = 0
-    _ahead: set[str] = field(default_factory=set)
+    _prefetched: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def came(self, size: int) -> None:
+    def add_bytes(self, size: int) -> None:
         """Count bytes from the network."""
         with self._lock:
             self.fetched_bytes += size
 
-    def asked_ahead(self, sha256: str) -> None:
-        """Note that a shard will be fetched before it is opened."""
+    def prefetching(self, sha256: str) -> None:
+        """Note that a shard is about to be fetched before it is opened."""
         with self._lock:
-            self._ahead.add(sha256)
+            self._prefetched.add(sha256)
 
-    def came_ahead(self, sha256: str, *, fetched: bool) -> None:
-        """Count a shard that was asked for ahead; another process may have fetched it."""
+    def prefetched(self, sha256: str, *, fetched: bool) -> None:
+        """Count a prefetched shard; unless `fetched`, another process had brought it."""
         with self._lock:
             self.misses += fetched
             if not fetched:
-                self._ahead.discard(sha256)
+                self._prefetched.discard(sha256)
 
     def opened(self, sha256: str, *, fetched: bool) -> None:
         """Count a shard that is opened to be read."""
         with self._lock:
             self.misses += fetched
-            self.hits += not fetched and sha256 not in self._ahead
-            self._ahead.discard(sha256)
+            self.hits += not fetched and sha256 not in self._prefetched
+            self._prefetched.discard(sha256)
 
 
 PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
@@ -212,7 +212,7 @@ class Fetcher:
                 before = place
                 for chunk in answer.chunks:
                     place += len(chunk)
-                    self.traffic.came(len(chunk))
+                    self.traffic.add_bytes(len(chunk))
                     if place > end:
                         raise Failed(f"{place - end} bytes more than its length", most=1)
                     yield chunk

@@ -42,8 +42,8 @@ def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
         return None
     try:
         commit = Commit.unpack(raw)
-        if commit.shard != shard or commit.view_set != paths.root.name:
-            raise FormatError(f"commit is that of shard {commit.shard} of {commit.view_set}")
+        if commit.entry.shard != shard or commit.view_set != paths.root.name:
+            raise FormatError(f"commit is that of shard {commit.entry.shard} of {commit.view_set}")
     except FormatError as error:
         raise FormatError(
             f"commit of shard {shard} is damaged: {error}",

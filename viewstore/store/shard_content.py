@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from viewstore.errors import FormatError
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import MADE, Status
-from viewstore.format.manifest import BlobRecord, Commit, IndexedShard
+from viewstore.format.manifest import BlobRecord, ShardEntry
 from viewstore.format.plan import Plan
 from viewstore.format.tar import member_names, pack_npy_header, parse
 from viewstore.images.codec import Codec
@@ -22,7 +22,7 @@ Wrong = tuple[str, str]  # kind of a fault, and what it is
 def content_faults(
     plan: Plan,
     codec: Codec,
-    shard: Commit | IndexedShard,
+    shard: ShardEntry,
     read: Callable[[BlobRecord], memoryview],
     *,
     decode: bool,
@@ -55,7 +55,7 @@ def content_faults(
         yield "member", str(error)
 
 
-def chunk_facts(shard: Commit | IndexedShard, column: str) -> tuple[int, str]:
+def chunk_facts(shard: ShardEntry, column: str) -> tuple[int, str]:
     """Return size and sha256 of the chunk of a column, the same in pack and zarr array."""
     if column in shard.columns:
         _, size, sha256 = shard.columns[column]

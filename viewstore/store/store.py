@@ -16,6 +16,7 @@ from viewstore.errors import ConfigError, FormatError, nearest
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
+from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.sources.reader import SourceReader
@@ -78,18 +79,18 @@ class Store:
     @property
     def remote(self) -> bool:
         """Whether it lies elsewhere: its shards are downloaded before they are read."""
-        return self.files is not LOCAL
+        return self.files.cache is not None
 
     @property
     def name(self) -> str:
         """Last part of the path or URL."""
-        path = self.paths.root.resolve() if self.files is LOCAL else Path(self.location)
+        path = self.paths.root.resolve() if self.files.cache is None else Path(self.location)
         return path.name
 
     @property
     def root(self) -> Path:
         """The folder of the store. Raises ConfigError: it is remote, and has none."""
-        if self.files is not LOCAL:
+        if self.remote:
             raise ConfigError(f"store {self.location} is remote: it has no folder here")
         return self.paths.root
 
@@ -189,8 +190,6 @@ def open_store(
 
 
 def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
-    from viewstore.files.remote import RemoteFiles
-
     files = RemoteFiles(url, cache=cache, retry=retry)
     paths = StorePaths(Path())
     manifest = remote_manifest(paths, files)

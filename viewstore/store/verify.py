@@ -167,20 +167,20 @@ def shard_faults(
 ) -> Iterator[Fault]:
     """Yield the faults of one committed shard."""
     whole = True
-    for blob in commit.files:
+    for blob in commit.entry.files:
         for fault in _blob_faults(paths, commit, blob, level):
             whole = False
             yield fault
     if not whole or level == "quick":
         return
-    views = paths.root / commit.file("views").name
+    views = paths.root / commit.entry.file("views").name
 
     def read(blob: BlobRecord) -> memoryview:
         with (paths.root / blob.name).open("rb") as file:
             return map_file(file.fileno()).data
 
-    for kind, what in content_faults(plan, codec, commit, read, decode=level == "content"):
-        yield _fault(plan.view_set, commit.shard, kind, views, what)
+    for kind, what in content_faults(plan, codec, commit.entry, read, decode=level == "content"):
+        yield _fault(plan.view_set, commit.entry.shard, kind, views, what)
 
 
 def _blob_faults(
@@ -188,15 +188,17 @@ def _blob_faults(
 ) -> Iterator[Fault]:
     path = paths.root / blob.name
     if not path.is_file():
-        yield _fault(commit.view_set, commit.shard, "missing", path, f"its {blob.role} are missing")
+        yield _fault(
+            commit.view_set, commit.entry.shard, "missing", path, f"its {blob.role} are missing"
+        )
         return
     size = path.stat().st_size
     if size != blob.bytes:
         what = f"{size} bytes, its commit says {blob.bytes}"
-        yield _fault(commit.view_set, commit.shard, "size", path, what)
+        yield _fault(commit.view_set, commit.entry.shard, "size", path, what)
     elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
         what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
-        yield _fault(commit.view_set, commit.shard, "hash", path, what)
+        yield _fault(commit.view_set, commit.entry.shard, "hash", path, what)
 
 
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
@@ -210,11 +212,11 @@ def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
     Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
     while a repair has withdrawn some.
     """
-    named = {blob.name for commit in commits.values() for blob in commit.files}
+    named = {blob.name for commit in commits.values() for blob in commit.entry.files}
     for path in paths.quarantine.glob("*.json"):
         with contextlib.suppress(FormatError):
             withdrawn = Commit.unpack(disk.read_limited(path, COMMIT_BYTES))
-            named |= {blob.name for blob in withdrawn.files}
+            named |= {blob.name for blob in withdrawn.entry.files}
     with contextlib.suppress(FormatError, FileNotFoundError):
         index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
         named |= {blob.name for entry in index.shards for blob in entry.files}
@@ -241,7 +243,7 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
     for shard, commit in commits.items():
         for column in plan.columns:
             path = paths.params / column.name / chunk_key(column, shard)
-            _, expected = chunk_facts(commit, column.name)
+            _, expected = chunk_facts(commit.entry, column.name)
             if not path.is_file():
                 what = f"chunk {shard} of {column.name} is missing"
             elif disk.sha256_of(path) != expected:

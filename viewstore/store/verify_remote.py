@@ -16,10 +16,11 @@ from typing import TypeVar
 from viewstore.errors import ConfigError, FormatError, RemoteError, nearest
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
+from viewstore.files.local import whole_file
 from viewstore.files.maps import map_file
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import BlobRecord, IndexedShard, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import remote_manifest
@@ -88,7 +89,7 @@ def _view_set(
         return
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
-        found = _attempt(partial(files.content, path, size, sha256))
+        found = _attempt(partial(whole_file, files, path, size, sha256))
         if isinstance(found, _Wrong):
             yield _fault(files, name, None, path, found, kind="derived")
             if path == paths.index:  # which alone says what the shards are
@@ -100,7 +101,7 @@ def _view_set(
 
 
 def _shard(
-    files: RemoteFiles, view_set: ViewSet, shard: IndexedShard, level: Level
+    files: RemoteFiles, view_set: ViewSet, shard: ShardEntry, level: Level
 ) -> Iterator[Fault]:
     fetched: dict[str, memoryview] = {}
     for blob in shard.files:
@@ -134,11 +135,11 @@ def _fetch(
         os.close(descriptor)
 
 
-def _chunks(files: RemoteFiles, view_set: ViewSet, shard: IndexedShard) -> Iterator[Fault]:
+def _chunks(files: RemoteFiles, view_set: ViewSet, shard: ShardEntry) -> Iterator[Fault]:
     """Compare what a shard has in the zarr arrays with what its index entry says."""
     for column in view_set.plan.columns:
         path = view_set.paths.params / column.name / chunk_key(column, shard.shard)
-        found = _attempt(partial(files.content, path, *chunk_facts(shard, column.name)))
+        found = _attempt(partial(whole_file, files, path, *chunk_facts(shard, column.name)))
         if isinstance(found, _Wrong):
             yield _fault(files, view_set.name, None, path, found, kind="derived")
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
-from viewstore.files.local import LOCAL, Download, Files, matching
+from viewstore.files.local import LOCAL, Files, matching, whole_file
 from viewstore.files.maps import map_file
 from viewstore.format.columns import Column
-from viewstore.format.manifest import BlobRecord, Index, IndexedShard, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, Index, ShardEntry, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
@@ -27,15 +27,23 @@ from viewstore.store.committed import read_plan
 from viewstore.store.params import Params
 
 FETCHES = 8  # small remote files at one time
+MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A committed shard: its file, and its rows."""
+    """A committed shard, whose file of views can be opened.
 
-    path: Path
+    Attributes:
+        entry: What index.json lists of it.
+        rows: Its rows in the store.
+        folder: That of its view set.
+        files: Reads its files.
+    """
+
+    entry: ShardEntry
     rows: range
-    entry: IndexedShard
+    folder: Path
     files: Files = LOCAL
 
     def open(self) -> int:
@@ -46,29 +54,39 @@ class Shard:
                 of it would end the process.
             RemoteError: The remote store did not give it.
         """
-        blob = self.entry.file("views")
         try:
-            return self.files.open(self.path, blob.bytes, blob.sha256)
+            return self.files.open(self.path, self.blob.bytes, self.blob.sha256)
         except FormatError as error:
-            view_set, shard = self.path.parent.name, self.entry.shard
             raise FormatError(
-                f"shard {shard} of {view_set} {error}",
+                f"shard {self.entry.shard} of {self.folder.name} {error}",
                 code="VS203",
-                where=f"{self.where}: expected {blob.bytes} bytes",
+                where=f"{self.where}: expected {self.blob.bytes} bytes",
                 why="the file was changed after it was written; its sha256 cannot match",
-                fix=self.files.repair(self.path, f"--view-set {view_set} --only {shard}"),
+                fix=self.repair,
             ) from error
+
+    @cached_property
+    def blob(self) -> BlobRecord:
+        """The file of its views: what is downloaded, and what it must hold."""
+        return self.entry.file("views")
+
+    @property
+    def path(self) -> Path:
+        """Where the file of its views lies."""
+        return self.folder / self.blob.name
 
     @property
     def where(self) -> str:
-        """Path or URL of the file."""
+        """Path or URL of that file."""
         return self.files.where(self.path)
 
     @property
-    def download(self) -> Download:
-        """What to fetch before it is needed."""
-        blob = self.entry.file("views")
-        return Download(self.path, blob.bytes, blob.sha256)
+    def repair(self) -> str:
+        """What mends the shard."""
+        options = f"--view-set {self.folder.name} --only {self.entry.shard}"
+        if self.files.cache is None:
+            return f"viewstore verify {self.folder.parents[1]} --repair {options}"
+        return f"mend the store where it was built: viewstore verify STORE --repair {options}"
 
 
 class ViewSet:
@@ -139,10 +157,7 @@ class ViewSet:
         """The committed shards by number."""
         return {
             entry.shard: Shard(
-                self.paths.root / entry.file("views").name,
-                self.plan.shard_range(entry.shard),
-                entry,
-                self.files,
+                entry, self.plan.shard_range(entry.shard), self.paths.root, self.files
             )
             for entry in self.index.shards
         }
@@ -217,41 +232,48 @@ class ViewSet:
 
         Raises nothing: a shard that cannot be had raises where it is opened.
         """
-        self.files.prefetch([self.shards[k].download for k in shards if k in self.shards])
+        if self.files.cache is not None:
+            wanted = [self.shards[number] for number in shards if number in self.shards]
+            self.files.cache.prefetch([(shard.path, shard.blob) for shard in wanted])
 
     @property
     def remote(self) -> bool:
         """Whether its shards are downloaded before they are read."""
-        return self.files is not LOCAL
+        return self.files.cache is not None
 
     def check_cache(self) -> None:
         """Raise ConfigError if its shards are remote and the cache is too small for them."""
-        self.files.check_cache(self._largest)
+        if self.files.cache is not None:
+            self.files.cache.check_limit(self._largest)
 
     def at_hand(self, shard: int) -> bool:
         """Whether a shard is on this machine now."""
-        return self.files.holds(self.shards[shard].download.sha256)
+        cache = self.files.cache
+        return cache is None or cache.holds(self.shards[shard].blob.sha256)
 
     def most_open(self, sharing: int = 1) -> int:
         """Return how many shards to keep open: an evicted one takes disk until it is closed.
 
         `sharing`: View sets that are read through the cache together.
         """
-        return self.files.most_open(self._largest * sharing)
+        if self.files.cache is None:
+            return MOST_MAPS
+        return self.files.cache.most_open(self._largest * sharing)
 
     @property
     def _largest(self) -> int:
-        sizes = [shard.entry.file("views").bytes for shard in self.shards.values()]
-        return max(sizes, default=0)
+        return max((shard.blob.bytes for shard in self.shards.values()), default=0)
 
     def repair(self, shard: int) -> str:
         """Return what mends a shard."""
-        return self.files.repair(self.paths.plan, f"--view-set {self.name} --only {shard}")
+        return self.shards[shard].repair
 
     @property
     def finalise(self) -> str:
         """What derives its index, params and statistics anew."""
-        return self.files.finalise(self.paths.plan)
+        if self.files.cache is None:
+            return f"viewstore finalise {self.paths.root.parents[1]}"
+        return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
     def payloads(self, row: int) -> dict[str, bytes]:
         """Return the members of a row by extension, CRC checked, as they are stored."""
@@ -291,11 +313,12 @@ class ViewSet:
             return self._blob(entry.file(f"column:{column.name}"))
         begin, size, sha256 = entry.columns[column.name]
         pack = entry.file("params")
-        if self.files.keeps or self.files.holds(pack.sha256):
+        cache = self.files.cache
+        if cache is None or cache.keeps or cache.holds(pack.sha256):
             return self._blob(pack)[begin : begin + size]
         path = self.paths.root / pack.name
         check = partial(matching, size=size, sha256=sha256)
-        return memoryview(self.files.part(path, begin, begin + size, check))
+        return memoryview(cache.part(path, begin, begin + size, check))
 
     def _blob(self, blob: BlobRecord) -> memoryview:
         descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
@@ -308,7 +331,7 @@ class ViewSet:
         """Return a derived file. Raises FormatError: it is not the one the manifest names."""
         size, sha256 = self._entry.derived[name]
         try:
-            return self.files.content(self.paths.root / name, size, sha256)
+            return whole_file(self.files, self.paths.root / name, size, sha256)
         except FormatError as error:
             raise self._changed(name, error) from error
 
