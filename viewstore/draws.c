@@ -1,7 +1,8 @@
 /* Philox words and the order of an epoch, many at once, without the interpreter's lock.
  *
- * What is computed is written down in randomness.py and loaders/order.py, which compute it
- * themselves where there was no C compiler: integers alone, so that the results are the same.
+ * What is computed is written down in docs/format.md, section 7; randomness.py and
+ * loaders/plan/order.py compute it themselves where there was no C compiler. All are integers, so
+ * that the results are the same.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

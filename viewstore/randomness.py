@@ -2,7 +2,7 @@
 
 Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views: by a C
 module where one could be compiled, by numpy elsewhere. The layout of keys, counters and words is
-docs/format.md's: changing it changes every view.
+in docs/format.md, section 7: changing it changes every view.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AT_ONCE = 8192
 
 
 class Op(IntEnum):
-    """What a word is drawn for. Words of different ops never meet."""
+    """What a word is drawn for; words of two ops never meet. docs/format.md 7.4 reserves others."""
 
     CROP = 0
     FLIP = 1
@@ -44,10 +44,6 @@ class Op(IntEnum):
     GRAY = 4
     BLUR = 5
     SOLARIZE = 6
-    OP_LIST = 7
-    JIGSAW = 8
-    MIX = 9
-    MASK = 10
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255

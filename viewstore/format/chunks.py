@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,9 +126,7 @@ def zarr_group() -> bytes:
 
 def zarr_array(column: Column, rows: int, shard_rows: int) -> bytes:
     """Return the zarr.json of a column."""
-    fill: int | float | str = column.fill
-    if isinstance(fill, float) and not math.isfinite(fill):
-        fill = "NaN" if math.isnan(fill) else "Infinity"
+    fill = "NaN" if isinstance(column.fill, float) else column.fill
     chunk_shape = [shard_rows, *column.shape]
     meta = {
         "zarr_format": 3,

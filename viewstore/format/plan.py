@@ -87,8 +87,8 @@ class Plan:
             raise ConfigError(
                 f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
             )
-        if self.channels not in (1, 3):
-            raise ConfigError(f"views must have 1 or 3 channels, got {self.channels}")
+        if self.channels != 3:
+            raise ConfigError(f"views must have 3 channels, got {self.channels}")
         if len(self.roles) != self.views:
             raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
         names = [column.name for column in self.columns]

@@ -104,9 +104,7 @@ def strided_layout(
     """Return the layout of a raw shard with these members, or None for other codecs."""
     if members[-1] != "views.npy":
         return None
-    before = sum(
-        BLOCK + (json_bytes if extension == "json" else BLOCK) for extension in members[:-1]
-    )
+    before = (BLOCK + json_bytes) * (len(members) - 1)
     payload = NPY_BYTES + int(np.prod(shape))
     return Strided(
         stride=before + BLOCK + padded(payload), offset=before + BLOCK + NPY_BYTES, shape=shape

@@ -16,7 +16,7 @@ from viewstore.format.plan import Plan
 from viewstore.format.tar import member_names, pack_npy_header, parse
 from viewstore.images.codec import Codec
 
-Wrong = tuple[str, str]  # kind of a fault, and what it is
+KindAndWords = tuple[str, str]  # of a Fault
 
 
 def content_faults(
@@ -26,7 +26,7 @@ def content_faults(
     read: Callable[[BlobRecord], memoryview],
     *,
     decode: bool,
-) -> Iterator[Wrong]:
+) -> Iterator[KindAndWords]:
     """Yield the kind and the words of what does not fit together in a shard.
 
     Args:
@@ -72,7 +72,7 @@ def _member_faults(
     data: memoryview,
     *,
     decode: bool,
-) -> Iterator[Wrong]:
+) -> Iterator[KindAndWords]:
     """Compare the members of a shard with those its pack places; decode them if asked."""
     members = parse(data, member_names(plan, rows))
     if not np.array_equal(members, places):
@@ -85,7 +85,7 @@ def _member_faults(
                 check_member(plan, codec, extension, payload)
 
 
-def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[Wrong]:
+def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[KindAndWords]:
     """A row with status 1 or 2 has every column; fill there means it was lost."""
     status = values["status"]
     if (status == Status.NEVER_WRITTEN).any():
@@ -98,8 +98,7 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[Wrong]:
         if column.views is not None:
             array = array[:, list(column.views)]
         flat = array[good].reshape(int(good.sum()), -1)
-        fill = np.isnan(flat) if column.fill != column.fill else flat == column.fill
-        if flat.size and fill.all(axis=1).any():
+        if flat.size and column.missing(flat).all(axis=1).any():
             yield "params", f"column {column.name} has rows that were never written"
 
 
@@ -110,7 +109,7 @@ def check_member(plan: Plan, codec: Codec, extension: str, payload: bytes) -> No
         header = pack_npy_header(repr("|u1"), shape)
         if payload[: len(header)] != header:
             raise FormatError(f"views.npy must hold uint8 {shape}")
-    elif extension not in ("json", "cls"):
+    elif extension != "json":
         pixels = codec.decode(payload)
         if pixels.shape != (plan.height, plan.width, plan.channels):
             raise FormatError(f"{extension} decodes to {pixels.shape}, another size than planned")

@@ -22,7 +22,13 @@ from viewstore.format.paths import StorePaths
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import read_manifest, remote_manifest, view_sets
+from viewstore.store.committed import (
+    no_store,
+    no_view_set,
+    read_manifest,
+    remote_manifest,
+    view_sets,
+)
 from viewstore.store.view_set import ViewSet
 
 
@@ -133,13 +139,8 @@ class Store:
     def view_set(self, name: str) -> ViewSet:
         """Return a view set by name. Raises ConfigError naming the nearest."""
         if name not in self.view_sets:
-            raise ConfigError(
-                f"there is no view set {name!r} in this store; "
-                f"{nearest(name, list(self.view_sets))}",
-                code="VS102",
-                where=self.location,
-                fix=f"viewstore inspect {self.location}",
-            )
+            fix = f"viewstore inspect {self.location}"
+            raise no_view_set(name, self.view_sets, self.location, fix=fix)
         return self.view_sets[name]
 
     def urls(self, view_set: str) -> list[str]:
@@ -167,10 +168,8 @@ def open_store(
         return _open_remote(str(path), cache or CacheSettings.from_environment(), retry or Retry())
     paths = StorePaths(local_path(path))
     if not paths.root.is_dir():
-        raise ConfigError(
-            f"there is no store at {path}",
-            code="VS202",
-            where=str(path),
+        raise no_store(
+            path,
             why="the folder does not exist" if not paths.root.exists() else "it is not a folder",
             fix=f"viewstore build --generator w-search --out {path}",
         )

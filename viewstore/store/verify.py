@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viewstore.errors import ConfigError, FormatError, ViewStoreError, nearest
+from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
@@ -23,6 +23,7 @@ from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
     last_generation,
+    no_view_set,
     read_commit,
     read_manifest,
     read_plan,
@@ -66,11 +67,7 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     """
     paths = StorePaths(root)
     if only is not None and only not in view_sets(paths):
-        raise ConfigError(
-            f"there is no view set {only!r} in this store; {nearest(only, view_sets(paths))}",
-            code="VS102",
-            where=str(root),
-        )
+        raise no_view_set(only, view_sets(paths), root)
     manifest = yield from _records(paths)
     for name in view_sets(paths):
         if only in (None, name):

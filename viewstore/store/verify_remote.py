@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from viewstore.errors import ConfigError, FormatError, RemoteError, nearest
+from viewstore.errors import FormatError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import whole_file
@@ -23,7 +23,7 @@ from viewstore.format.chunks import chunk_key
 from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.sources.record import read_sources
-from viewstore.store.committed import remote_manifest
+from viewstore.store.committed import no_view_set, remote_manifest
 from viewstore.store.shard_content import chunk_facts, content_faults
 from viewstore.store.verify import Fault, Level
 from viewstore.store.view_set import ViewSet
@@ -31,12 +31,12 @@ from viewstore.store.view_set import ViewSet
 # What is kept here says nothing about what is there: nothing is found in this one, or kept.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class _Wrong:
-    """What is wrong with a file."""
+class FileFault:
+    """What is wrong with one file: the kind and the words of a Fault."""
 
     kind: str
     what: str
@@ -61,18 +61,14 @@ def verify_remote(
     files = RemoteFiles(url, cache=NO_CACHE, retry=retry or Retry())
     paths = StorePaths(Path())
     manifest = _attempt(lambda: remote_manifest(paths, files))
-    if isinstance(manifest, _Wrong):
+    if isinstance(manifest, FileFault):
         yield _fault(files, "manifest", None, paths.manifest, manifest, kind="record")
         return
     names = list(manifest.view_sets)
     if only is not None and only not in names:
-        raise ConfigError(
-            f"there is no view set {only!r} in this store; {nearest(only, names)}",
-            code="VS102",
-            where=url,
-        )
+        raise no_view_set(only, names, url)
     sources = _attempt(lambda: read_sources(paths, files))
-    if isinstance(sources, _Wrong):
+    if isinstance(sources, FileFault):
         yield _fault(files, "source", None, paths.sources_record, sources, kind="record")
     for name, entry in manifest.view_sets.items():
         if only in (None, name):
@@ -84,13 +80,13 @@ def _view_set(
 ) -> Iterator[Fault]:
     name = paths.root.name
     view_set = _attempt(lambda: ViewSet(paths, entry, files))
-    if isinstance(view_set, _Wrong):
+    if isinstance(view_set, FileFault):
         yield _fault(files, name, None, paths.plan, view_set, kind="plan")
         return
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
         found = _attempt(partial(whole_file, files, path, size, sha256))
-        if isinstance(found, _Wrong):
+        if isinstance(found, FileFault):
             yield _fault(files, name, None, path, found, kind="derived")
             if path == paths.index:  # which alone says what the shards are
                 return
@@ -110,7 +106,7 @@ def _shard(
             wrong: object = _attempt(partial(files.check_size, path, blob.bytes), kind="size")
         else:
             wrong = _attempt(partial(_fetch, files, path, blob, fetched))
-        if isinstance(wrong, _Wrong):
+        if isinstance(wrong, FileFault):
             yield _fault(files, view_set.name, shard.shard, path, wrong)
     if len(fetched) < len(shard.files):
         return
@@ -122,7 +118,7 @@ def _shard(
         lambda blob: fetched[blob.role],
         decode=level == "content",
     ):
-        yield _fault(files, view_set.name, shard.shard, views, _Wrong(kind, what))
+        yield _fault(files, view_set.name, shard.shard, views, FileFault(kind, what))
 
 
 def _fetch(
@@ -140,20 +136,20 @@ def _chunks(files: RemoteFiles, view_set: ViewSet, shard: ShardEntry) -> Iterato
     for column in view_set.plan.columns:
         path = view_set.paths.params / column.name / chunk_key(column, shard.shard)
         found = _attempt(partial(whole_file, files, path, *chunk_facts(shard, column.name)))
-        if isinstance(found, _Wrong):
+        if isinstance(found, FileFault):
             yield _fault(files, view_set.name, None, path, found, kind="derived")
 
 
-def _attempt(read: Callable[[], Found], *, kind: str = "hash") -> Found | _Wrong:
+def _attempt(read: Callable[[], Value], *, kind: str = "hash") -> Value | FileFault:
     """Return what `read` returns, or what is wrong with the file that it reads."""
     try:
         return read()
     except FormatError as error:
-        return _Wrong(kind, str(error))
+        return FileFault(kind, str(error))
     except RemoteError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        return _Wrong("missing", str(error))
+        return FileFault("missing", str(error))
 
 
 def _fault(
@@ -161,11 +157,11 @@ def _fault(
     view_set: str,
     shard: int | None,
     path: Path,
-    wrong: _Wrong,
+    fault: FileFault,
     *,
     kind: str | None = None,
 ) -> Fault:
     where = files.where(path)
     return Fault(
-        view_set=view_set, shard=shard, kind=kind or wrong.kind, path=where, what=wrong.what
+        view_set=view_set, shard=shard, kind=kind or fault.kind, path=where, what=fault.what
     )

@@ -220,7 +220,7 @@ class ViewSet:
             if payload[:NPY_BYTES] != pack_npy_header(repr("|u1"), shape):
                 raise FormatError(f"views of row {row} of {self.name} must be uint8 {shape}")
             return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
-        names = [name for name in self.plan.members if name not in ("cls", "json")]
+        names = [name for name in self.plan.members if name != "json"]
         return np.stack([self.codec.decode(payloads[name]) for name in names])
 
     def urls(self) -> list[str]:

@@ -174,7 +174,9 @@ def test_a_stray_commit_goes_and_builds_nothing(store: StorePaths) -> None:
     view_set = store.view_set("simclr")
     commit = read_commit(view_set, 1)
     assert commit is not None
-    view_set.commit(99).write_bytes(replace(commit, shard=99, files=()).pack())
+    view_set.commit(99).write_bytes(
+        replace(commit, entry=replace(commit.entry, shard=99, files=())).pack()
+    )
     (fault,) = faults_of(store)
     assert (fault.shard, fault.kind) == (99, "commit")
     assert finalise(store.root).generation == 2  # nothing new
