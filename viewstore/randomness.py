@@ -1,4 +1,4 @@
-"""Keyed randomness: a draw is a function of (seed, epoch, sample, view, op), never of its company.
+"""Keyed randomness: a draw is a function of (seed, epoch, row, view, op) and of nothing else.
 
 Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views: by a C
 module where one could be compiled, by numpy elsewhere. The layout of keys, counters and words is
@@ -50,7 +50,7 @@ class Op(IntEnum):
 
 
 def _rounds(key: tuple[int, int], columns: list[NDArray[np.uint64]]) -> None:
-    """Turn counters into words in place; so few at once that they stay in the fastest cache."""
+    """Turn counters into words in place; callers pass few enough for the fastest cache."""
     c0, c1, c2, c3 = columns
     first, second = np.empty_like(c0), np.empty_like(c0)
     low, high = key

@@ -1,7 +1,7 @@
-"""How the blobs of a store at a URL come to this machine: whole, ahead of their use, or in parts.
+"""Brings the blobs of a store at a URL to this machine: whole, prefetched, or in parts.
 
-A `BlobCache` belongs to one opened remote store; loaders ask it what is here and what fits. It
-fetches through a `Fetcher` and keeps what it fetches in the `Cache` that stores share.
+A `BlobCache` belongs to one opened remote store; readers ask it what is on this machine and what
+fits. It fetches through a `Fetcher` into the disk cache that all stores share.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class BlobCache:
     """Brings files below a URL to this machine; threads may share it, and it can be pickled.
 
     Attributes:
-        fetcher: Fetches, and counts what came.
-        disk: The files that are kept here, shared with other stores and processes.
+        fetcher: Fetches, and counts what it received.
+        disk: The files on this disk, shared with other stores and processes.
     """
 
     def __init__(self, url: str, cache: CacheSettings, retry: Retry) -> None:
@@ -59,7 +59,7 @@ class BlobCache:
 
     @property
     def traffic(self) -> Traffic:
-        """Counts of what came over the network."""
+        """Counters of this store."""
         return self.fetcher.traffic
 
     @property
@@ -104,10 +104,10 @@ class BlobCache:
         return descriptor
 
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
-        """Return `check` of bytes [start, stop) of a blob, which are not kept.
+        """Return `check` of bytes [start, stop) of a blob, which do not go to the cache.
 
         Raises:
-            FormatError: `check` refused what came, each time it was fetched.
+            FormatError: `check` refused the bytes, each time they were fetched.
             RemoteError: The server did not give it.
         """
         return self.checked(path, lambda: self.fetcher.read(path.as_posix(), start, stop), check)

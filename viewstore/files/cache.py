@@ -58,7 +58,7 @@ class Cache:
     """Opens downloads; safe to share between threads and processes.
 
     Attributes:
-        settings: Where, how many, and what goes first.
+        settings: Directory, limit and eviction.
         ranks: Processes of this machine that read through it, each with shards ahead.
         hash_tries: Downloads of a file that is wrong each time.
     """
@@ -80,7 +80,7 @@ class Cache:
             sha256: Of the file, in hex: what it is known by.
             size: Of the file, in bytes.
             download: Yields the bytes of the file, anew each time.
-            where: What people call it.
+            where: Its URL, for messages.
 
         Raises:
             FormatError: Every download had other bytes.
@@ -141,7 +141,7 @@ class Cache:
             ) from error
 
     def _open(self, sha256: str, size: int) -> int | None:
-        """Open what is there, after its bytes were seen by this boot of the machine."""
+        """Open a file of the cache whose bytes were checked since this boot of the machine."""
         path = self._object(sha256)
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -189,7 +189,7 @@ class Cache:
         name = f"{sha256}.{size}.{socket.gethostname()}.{boot_id()}.{os.getpid()}"
         path = self._directory("tmp") / name
         with self._locked("space"):
-            # Whoever holds the lock of a hash is its only writer: what is left is of the dead.
+            # The holder of a hash's lock is its only writer: what is left is of ended processes.
             for left in path.parent.glob(f"{sha256}.*"):
                 disk.unlink(left)
             self._sweep(sha256[:3])
@@ -327,7 +327,7 @@ class Cache:
         return reserved, objects
 
     def _sweep(self, mine: str) -> None:
-        """Drop what the dead have left: downloads and shared files whose lock nobody holds."""
+        """Drop what ended processes left: downloads and shared files whose lock nobody holds."""
         for path in self._directory("tmp").iterdir():
             if path.name[:3] != mine and not self._is_locked(path.name[:3]):
                 disk.unlink(path)
@@ -382,7 +382,7 @@ class Cache:
         return self._directory("obj") / sha256
 
     def _mark(self, sha256: str) -> Path:
-        """Return the name that says: this boot of this machine has seen the right bytes."""
+        """Return the file that exists once the bytes were checked since this boot."""
         return self._directory("seen") / f"{socket.gethostname()}.{boot_id()}" / sha256
 
 
@@ -394,5 +394,5 @@ def _total(reserved: list[tuple[str, int]], objects: list[_Object]) -> int:
 
 
 def boot_id() -> str:
-    """Return what this boot of the machine is known by."""
+    """Return the id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,7 +1,7 @@
-"""A file in the cache that processes of one host fill once and map together.
+"""A file in the cache that one process of a host fills and all map; ranks share a copy in it.
 
-Its bytes live as long as the processes that checked them: the last one removes it, and what
-killed ones left behind is filled anew. So nothing of another boot is ever read, and no torn file.
+The last process that uses it removes it, and what killed processes left is filled anew: no process
+reads bytes of another boot, or a file that is not whole.
 """
 
 from __future__ import annotations

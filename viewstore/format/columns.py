@@ -32,11 +32,11 @@ PER_SAMPLE = frozenset({"latent0"})
 
 
 class Status(IntEnum):
-    """How a view came about: the values of the column "status"."""
+    """What became of a view: the values of the column "status"."""
 
     NEVER_WRITTEN = 0
     OK = 1
-    GOAL_NOT_MET = 2  # kept all the same
+    GOAL_NOT_MET = 2  # its view is used like others
     FAILED = 3
     UNREADABLE = 4  # its source image is; the view is black
 

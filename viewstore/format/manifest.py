@@ -1,4 +1,4 @@
-"""What is built: commits of shards, their Merkle root, the index and the manifest. Pure.
+"""The records of what is built: commits of shards, index and manifest, and the ids over them.
 
 A shard exists when its commit record exists; a manifest names a generation of whole view sets.
 """

@@ -1,4 +1,4 @@
-"""A `.beton` as a source: its pictures, labels and keys, whoever wrote it."""
+"""A `.beton` of any writer as a source: its pictures, labels and keys."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from viewstore.beton.writer import Picture
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.sources.table import (
-    Found,
     OnError,
     Part,
+    ScannedImage,
     Source,
     SourceKind,
     by_key,
@@ -57,14 +57,14 @@ def scan_beton(spec: str, *, on_error: OnError, limit: int | None) -> Source:
         raise error.located(str(path), fix="write it again") from error
     skipped: list[tuple[str, str]] = []
 
-    def found() -> Iterator[Found]:
+    def found() -> Iterator[ScannedImage]:
         for row, (key, label) in enumerate(zip(keys, labels, strict=True)):
             try:
                 picture = _picture(opened, pictures.name, row)
             except FormatError as error:
                 refuse(f"{path}: sample {row}", key, error, on_error, skipped)
                 continue
-            yield _found(opened, pictures.name, row, key, label, picture)
+            yield _scanned(opened, pictures.name, row, key, label, picture)
 
     ordered = keys == sorted(keys, key=str.encode)
     rows = by_key(itertools.islice(found(), limit if ordered else None), str(path))
@@ -114,9 +114,11 @@ def _picture(opened: Beton, name: str, row: int) -> Picture:
     return picture
 
 
-def _found(opened: Beton, name: str, row: int, key: str, label: int, picture: Picture) -> Found:
+def _scanned(
+    opened: Beton, name: str, row: int, key: str, label: int, picture: Picture
+) -> ScannedImage:
     raw = picture.mode == RAW
-    return Found(
+    return ScannedImage(
         key=key,
         label=label,
         part=ARRAY if raw else FILES,

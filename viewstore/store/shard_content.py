@@ -1,4 +1,4 @@
-"""Whether a shard agrees with itself: its tar, its pack, its columns and its views."""
+"""Checks that a shard agrees with itself: tar, pack, columns, views; for verify and writers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viewstore.format.plan import Plan
 from viewstore.format.tar import member_names, pack_npy_header, parse
 from viewstore.images.codec import Codec
 
-KindAndWords = tuple[str, str]  # of a Fault
+FaultFacts = tuple[str, str]  # kind and description
 
 
 def content_faults(
@@ -26,22 +26,22 @@ def content_faults(
     read: Callable[[BlobRecord], memoryview],
     *,
     decode: bool,
-) -> Iterator[KindAndWords]:
-    """Yield the kind and the words of what does not fit together in a shard.
+) -> Iterator[FaultFacts]:
+    """Yield kind and description of each fault within a shard.
 
     Args:
         plan: The plan of its view set.
         codec: That of the plan.
-        shard: What is said of its files.
+        shard: Its entry in commit or index.
         read: Returns the bytes of a file, whose sha256 was compared.
         decode: Decode every view too.
     """
     try:
         rows = plan.shard_range(shard.shard)
         packed = [column.name for column in plan.columns if column.pack]
-        places, chunks = unpack_params(read(shard.file("params")), packed)
+        recorded, chunks = unpack_params(read(shard.file("params")), packed)
         data = read(shard.file("views"))
-        yield from _member_faults(plan, codec, rows, places, data, decode=decode)
+        yield from _member_faults(plan, codec, rows, recorded, data, decode=decode)
         values = {}
         for column in plan.columns:
             raw = chunks.get(column.name)
@@ -68,24 +68,24 @@ def _member_faults(
     plan: Plan,
     codec: Codec,
     rows: range,
-    places: NDArray[np.void],
+    recorded: NDArray[np.void],
     data: memoryview,
     *,
     decode: bool,
-) -> Iterator[KindAndWords]:
-    """Compare the members of a shard with those its pack places; decode them if asked."""
+) -> Iterator[FaultFacts]:
+    """Compare the members of a shard with those `recorded` in its pack; `decode` them too."""
     members = parse(data, member_names(plan, rows))
-    if not np.array_equal(members, places):
+    if not np.array_equal(members, recorded):
         yield "member", "members differ from pack"
     if decode:
-        for row_places in members.reshape(len(rows), len(plan.members)):
-            for place, extension in zip(row_places, plan.members, strict=True):
-                begin = int(place["offset"])
-                payload = data[begin : begin + int(place["size"])].tobytes()
+        for row_members in members.reshape(len(rows), len(plan.members)):
+            for member, extension in zip(row_members, plan.members, strict=True):
+                begin = int(member["offset"])
+                payload = data[begin : begin + int(member["size"])].tobytes()
                 check_member(plan, codec, extension, payload)
 
 
-def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[KindAndWords]:
+def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFacts]:
     """A row with status 1 or 2 has every column; fill there means it was lost."""
     status = values["status"]
     if (status == Status.NEVER_WRITTEN).any():

@@ -1,4 +1,4 @@
-"""Opening a store: what is in it, checked, and read by key or by row."""
+"""Opens a store, checks its records, and gives its rows, labels and view sets to users."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Keys(Sequence[str]):
 
     def row(self, key: str) -> int:
         """Return the row of a key. Raises ConfigError naming the nearest key."""
-        place = bisect.bisect_left(
+        position = bisect.bisect_left(
             self._order, key.encode(), key=lambda row: self._keys[row].encode()
         )
-        if place < len(self._order) and self._keys[self._order[place]] == key:
-            return self._order[place]
-        hint = nearest(key, [self._keys[row] for row in self._order[max(0, place - 50) :][:100]])
+        if position < len(self._order) and self._keys[self._order[position]] == key:
+            return self._order[position]
+        hint = nearest(key, [self._keys[row] for row in self._order[max(0, position - 50) :][:100]])
         raise ConfigError(f"there is no sample with key {key!r}; {hint}", code="VS102")
 
 
@@ -155,8 +155,8 @@ def open_store(
 
     Args:
         path: A folder, or a URL: s3://, gs://, az://, http(s)://, or what fsspec knows.
-        cache: Where downloads are kept, and how many; None: as the environment says.
-        retry: How patient remote reads are.
+        cache: Directory and size of the cache of downloads; None: as the environment says.
+        retry: How often and how long remote reads are tried.
 
     Raises:
         ConfigError: There is no store at `path`, or no build in it has ended yet.

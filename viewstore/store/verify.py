@@ -1,4 +1,4 @@
-"""Proving a store whole: what each level checks, and the faults it names."""
+"""Checks every file of a store of this machine and yields the faults it finds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.c
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is not as it was written.
+    """One deviation from what was written.
 
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.

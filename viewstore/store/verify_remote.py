@@ -1,7 +1,7 @@
-"""Proving a remote store whole for those who read it: all that its manifest leads to.
+"""Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
-Not every server lists what it has, so what nothing names is not looked for. Commit records are
-for who builds, and are not looked at.
+Not every server lists its files, so files that nothing names are not found. Commit records serve
+builders alone and are not read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from viewstore.store.shard_content import chunk_facts, content_faults
 from viewstore.store.verify import Fault, Level
 from viewstore.store.view_set import ViewSet
 
-# What is kept here says nothing about what is there: nothing is found in this one, or kept.
+# A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
 
 Value = TypeVar("Value")
@@ -52,7 +52,7 @@ def verify_remote(
         level: "quick" asks for the size of each shard; "deep" fetches all, a shard at a time, and
             looks at every hash, tar, member and params row; "content" also decodes every view.
         only: A view set, or None for all.
-        retry: How patient it is.
+        retry: How often and how long it tries.
 
     Raises:
         ConfigError: There is no store, or no such view set.

@@ -164,7 +164,7 @@ class ViewSet:
 
     @cached_property
     def members(self) -> NDArray[Any]:
-        """Places of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
+        """Offset, size and CRC of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
         shape = (self.plan.rows, len(self.plan.members))
         name = "index/members.npy"
         size, sha256 = self._entry.derived[name]
@@ -228,7 +228,7 @@ class ViewSet:
         return [shard.where for shard in self.shards.values()]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Say which shards are read next, in this order; remote ones begin to come.
+        """Begin to fetch remote shards that are read next, in this order.
 
         Raises nothing: a shard that cannot be had raises where it is opened.
         """
@@ -282,10 +282,10 @@ class ViewSet:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
         data = self._map(number)
         payloads = {}
-        for extension, place in zip(self.plan.members, self.members[row], strict=True):
-            begin, size = int(place["offset"]), int(place["size"])
+        for extension, member in zip(self.plan.members, self.members[row], strict=True):
+            begin, size = int(member["offset"]), int(member["size"])
             payload = data[begin : begin + size].tobytes()
-            if zlib.crc32(payload) != place["crc32"]:
+            if zlib.crc32(payload) != member["crc32"]:
                 raise FormatError(
                     f"{extension} of row {row} of {self.name} does not match its CRC-32",
                     code="VS203",
