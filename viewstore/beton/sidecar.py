@@ -1,4 +1,4 @@
-"""A view set as one FFCV `.beton`, and the record beside it that says what is in it."""
+"""The record beside an exported `.beton`, which says what is in it; sources check it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TypedDict, TypeVar
 
 from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
-from viewstore.files.cache import AHEAD, Cache, needed_bytes
+from viewstore.files.cache import Cache
 from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.eviction import AHEAD, needed_bytes
 from viewstore.files.fetch import Fetcher, Retry, Traffic
 from viewstore.files.transport import connect
 from viewstore.format.manifest import SHARD_SUFFIX, BlobRecord

@@ -25,32 +25,22 @@ from viewstore.errors import FormatError, UnavailableError
 from viewstore.files import disk
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.disk import drop_unlocked
+from viewstore.files.eviction import (
+    STALE_SECONDS,
+    CachedFile,
+    Eviction,
+    Reserved,
+    total_bytes,
+)
 
 Download = Callable[[], Iterator[bytes]]
 
-AHEAD = 2  # shards that a rank downloads before it needs them
-STALE_SECONDS = 7 * 86_400  # a resident that nobody opened for so long is none
 FULL_SECONDS = 60  # until a disk that was full is tried again
 OBJECT = re.compile(r"[0-9a-f]{64}")
 RESERVED = re.compile(r"([0-9a-f]{64})\.(\d+)\.")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOST_FILES = "host"  # the folder of what processes of one host make and share
 FOLDERS = ("obj", "tmp", "lock", "seen", HOST_FILES)
-
-
-def needed_bytes(largest: int, ranks: int) -> int:
-    """Return the least limit for shards of up to `largest` bytes and so many ranks here."""
-    return (ranks * (AHEAD + 1) + 1) * largest
-
-
-@dataclass(frozen=True)
-class _Object:
-    """A file in the cache. `added`, `opened`: seconds since the epoch."""
-
-    path: Path
-    bytes: int
-    added: float
-    opened: float
 
 
 @dataclass
@@ -107,7 +97,7 @@ class Cache:
     @property
     def used_bytes(self) -> int:
         """Bytes of the files, of the downloads under way and of what processes share."""
-        return _total(*self._listed())
+        return total_bytes(*self._listed())
 
     @contextlib.contextmanager
     def space_left(self) -> Iterator[int]:
@@ -193,7 +183,7 @@ class Cache:
             for left in path.parent.glob(f"{sha256}.*"):
                 disk.unlink(left)
             self._sweep(sha256[:3])
-            victims = self._victims(size)
+            victims = self._eviction.victims(*self._listed(), size, time.time())
             if victims is None:
                 self._warn(f"no room for {size} bytes: others download into it")
                 return None
@@ -205,7 +195,7 @@ class Cache:
                 except OSError as error:
                     if error.errno not in FULL:
                         raise
-                    rest = self._order(self._listed()[1], size)
+                    rest = self._eviction.order(self._listed()[1], size, time.time())
                     if not rest:
                         self._warn(f"{error.strerror}")
                         return None
@@ -243,27 +233,11 @@ class Cache:
     def _write(
         self, descriptor: int, sha256: str, size: int, download: Download, where: str
     ) -> None:
-        """Write a download that has the right length and sha256; others are begun again."""
+        """Write a download; one of another size or sha256 is begun again, `hash_tries` in all."""
         for left in reversed(range(self.hash_tries)):
             os.lseek(descriptor, 0, os.SEEK_SET)
-            found = hashlib.sha256()
-            length = 0
             try:
-                for chunk in download():
-                    length += len(chunk)
-                    if length > size:  # what was reserved is what is written
-                        raise FormatError(f"file must have {size} bytes, got more")
-                    found.update(chunk)
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
-                if length != size:
-                    raise FormatError(f"file must have {size} bytes, got {length}")
-                if found.hexdigest() != sha256:
-                    raise FormatError(
-                        f"file does not match its sha256: expected {sha256}, "
-                        f"got {found.hexdigest()}"
-                    )
+                _write_checked(descriptor, sha256, size, download())
                 return
             except FormatError as error:
                 if not left:
@@ -274,57 +248,30 @@ class Cache:
                         why="the remote file was changed, or the way from it changes bytes",
                     ) from error
 
-    def _victims(self, size: int) -> list[_Object] | None:
-        """Return what to evict before `size` bytes fit; None if that is not enough."""
-        reserved, objects = self._listed()
-        excess = _total(reserved, objects) + size - self.settings.limit_bytes
-        victims = []
-        for each in self._order(objects, size):
-            if excess <= 0:
-                break
-            victims.append(each)
-            excess -= each.bytes
-        return victims if excess <= 0 else None
+    @property
+    def _eviction(self) -> Eviction:
+        return Eviction(self.settings, self.ranks)
 
-    def _order(self, objects: list[_Object], size: int) -> list[_Object]:
-        """Return the files in the order in which they are evicted."""
-        if self.settings.eviction == "lru":
-            return sorted(objects, key=lambda each: each.opened)
-        stale_before = time.time() - STALE_SECONDS
-        spare = needed_bytes(max([size, *(each.bytes for each in objects)]), self.ranks)
-        left = max(0, self.settings.limit_bytes - spare)
-        stale: list[_Object] = []
-        residents: list[_Object] = []
-        turning: list[_Object] = []
-        for each in sorted(objects, key=lambda each: each.added):
-            if each.opened < stale_before:
-                stale.append(each)
-            elif each.bytes <= left and not turning:
-                left -= each.bytes
-                residents.append(each)
-            else:
-                turning.append(each)
-        return [*stale, *turning, *reversed(residents)]
-
-    def _evict(self, victim: _Object) -> None:
+    def _evict(self, victim: CachedFile) -> None:
         disk.unlink(victim.path)
         self._checked.discard(victim.path.name)
 
-    def _listed(self) -> tuple[list[tuple[str, int]], list[_Object]]:
-        """Return reservations as (sha256, bytes), and files. In this order: downloads become
-        files meanwhile, and must not be missed.
+    def _listed(self) -> tuple[list[Reserved], list[CachedFile]]:
+        """Return downloads under way, and files.
+
+        They are listed in this order: downloads become files meanwhile, and must not be missed.
         """
         folders = map(self._directory, ("tmp", HOST_FILES))
         matches = (RESERVED.match(path.name) for each in folders for path in each.iterdir())
         reserved = [(match[1], int(match[2])) for match in matches if match]
-        objects = []
+        files = []
         for path in self._directory("obj").iterdir():
             if OBJECT.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     facts = path.stat()
-                    each = _Object(path, facts.st_size, facts.st_mtime, facts.st_atime)
-                    objects.append(each)
-        return reserved, objects
+                    times = facts.st_mtime, facts.st_atime
+                    files.append(CachedFile(path, facts.st_size, *times))
+        return reserved, files
 
     def _sweep(self, mine: str) -> None:
         """Drop what ended processes left: downloads and shared files whose lock nobody holds."""
@@ -386,11 +333,24 @@ class Cache:
         return self._directory("seen") / f"{socket.gethostname()}.{boot_id()}" / sha256
 
 
-def _total(reserved: list[tuple[str, int]], objects: list[_Object]) -> int:
-    """Return the bytes of both: a download that just got its name is counted once."""
-    here = {each.path.name for each in objects}
-    coming = sum(size for sha256, size in reserved if sha256 not in here)
-    return coming + sum(each.bytes for each in objects)
+def _write_checked(descriptor: int, sha256: str, size: int, chunks: Iterator[bytes]) -> None:
+    """Write `chunks` to a file. Raises FormatError: they have another size or sha256."""
+    found = hashlib.sha256()
+    length = 0
+    for chunk in chunks:
+        length += len(chunk)
+        if length > size:  # no more is written than was reserved
+            raise FormatError(f"file must have {size} bytes, got more")
+        found.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    if length != size:
+        raise FormatError(f"file must have {size} bytes, got {length}")
+    if found.hexdigest() != sha256:
+        raise FormatError(
+            f"file does not match its sha256: expected {sha256}, got {found.hexdigest()}"
+        )
 
 
 def boot_id() -> str:

@@ -98,6 +98,7 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
 
 
 def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
+    """Return the fields of sources.json. Raises FormatError: it is damaged or missing."""
     return files.record(paths.sources_record, LARGE_BYTES, _unpack)
 
 

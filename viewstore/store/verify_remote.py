@@ -36,7 +36,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class FileFault:
-    """What is wrong with one file: the kind and the words of a Fault."""
+    """Kind and description of a fault of one file."""
 
     kind: str
     what: str
