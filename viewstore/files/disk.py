@@ -260,12 +260,12 @@ def put_if_absent(path: Path, data: bytes, *, scratch: Path, durable: bool = Tru
     temporary = scratch / f"{uuid.uuid4().hex}.record"
     try:
         write_temporary(temporary, data, mode=0o444)
-        won = link(temporary, path)
+        linked = link(temporary, path)
         if durable:
-            fsync_directory(path.parent)  # a winner may have been killed before it could
+            fsync_directory(path.parent)  # its linker may have been killed before it could
     finally:
         unlink(temporary)
-    return won
+    return linked
 
 
 def sha256_of(path: Path) -> str:

@@ -63,7 +63,7 @@ class Shard:
 
     @property
     def repair(self) -> str:
-        """What mends the shard."""
+        """The command that rebuilds the shard, or where to run it."""
         options = f"--view-set {self.folder.name} --only {self.entry.shard}"
         if self.files.cache is None:
             return f"viewstore verify {self.folder.parents[1]} --repair {options}"

@@ -205,12 +205,12 @@ class ViewSet:
         return max((shard.blob.bytes for shard in self.shards.values()), default=0)
 
     def repair(self, shard: int) -> str:
-        """Return what mends a shard."""
+        """Return the command that rebuilds a shard."""
         return self.shards[shard].repair
 
     @property
     def finalise(self) -> str:
-        """What derives its index, params and statistics anew."""
+        """The command that writes its index, params and statistics again."""
         if self.files.cache is None:
             return f"viewstore finalise {self.paths.root.parents[1]}"
         return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
