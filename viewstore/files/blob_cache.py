@@ -47,7 +47,7 @@ class BlobCache:
         """Connect to `url`. Raises as `connect`."""
         self.fetcher = Fetcher(url, connect(url, retry), retry, sleep=_wait_while_running)
         self.disk = Cache(cache, ranks=_local_ranks(), hash_tries=retry.hash_tries)
-        self._coming: set[str] = set()
+        self._prefetching: set[str] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -141,10 +141,10 @@ class BlobCache:
             if bytes_left < 0:
                 return
             with self._lock:
-                known = blob.sha256 in self._coming or self.holds(blob.sha256)
-                if known or len(self._coming) >= AHEAD:
+                known = blob.sha256 in self._prefetching or self.holds(blob.sha256)
+                if known or len(self._prefetching) >= AHEAD:
                     continue
-                self._coming.add(blob.sha256)
+                self._prefetching.add(blob.sha256)
             self.traffic.prefetching(blob.sha256)
             threading.Thread(target=self._prefetch, args=[path, blob], name=AHEAD_THREAD).start()
 
@@ -157,7 +157,7 @@ class BlobCache:
                 self.traffic.prefetched(blob.sha256, fetched=fetched)
         finally:
             with self._lock:
-                self._coming.discard(blob.sha256)
+                self._prefetching.discard(blob.sha256)
 
     def _open(self, path: Path, size: int, sha256: str) -> tuple[int, bool]:
         """Return a descriptor, and whether the file was fetched for it."""
