@@ -1,4 +1,4 @@
-"""The one table of the kinds of source; the first that matches a spelling takes it."""
+"""The table of the kinds of source; the first that matches a spelling is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scanning folders and WebDataset tars for their images: keys, places, checksums, sizes."""
+"""WebDataset tars as sources: scans them for keys, labels, byte ranges, checksums and sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from viewstore.files import disk
 from viewstore.format.tar import BLOCK, padded
 from viewstore.images.decode import probe
 from viewstore.sources.table import (
-    Found,
     OnError,
     Part,
+    ScannedImage,
     Source,
     SourceKind,
     by_key,
@@ -36,7 +36,7 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     """Return the images of the WebDataset tars that `spec` names."""
-    rows: list[Found] = []
+    rows: list[ScannedImage] = []
     parts = []
     skipped: list[tuple[str, str]] = []
     for number, path in enumerate(expand_braces(spec)):
@@ -82,7 +82,7 @@ def expand_braces(spec: str) -> list[Path]:
 
 def _scan_tar(
     path: Path, part: int, on_error: OnError, skipped: list[tuple[str, str]]
-) -> list[Found]:
+) -> list[ScannedImage]:
     rows = []
     with path.open("rb") as file:
         if path.stat().st_size < BLOCK:
@@ -98,9 +98,9 @@ def _scan_tar(
                 except FormatError as error:
                     refuse(f"{path}: {key}.{image.suffix}", key, error, on_error, skipped)
                     continue
-                place = part, image.offset, image.size
-                label = _label(data, members)
-                rows.append(Found(key, label, *place, zlib.crc32(payload), height, width))
+                label, crc32 = _label(data, members), zlib.crc32(payload)
+                span = part, image.offset, image.size
+                rows.append(ScannedImage(key, label, *span, crc32, height, width))
     return rows
 
 
