@@ -22,7 +22,15 @@ import viewstore
 from viewstore.build.adopt import make_folders
 from viewstore.build.run import BuildRequest, build
 from viewstore.format.chunks import chunk_key, pack_chunk
-from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, blob_name
+from viewstore.format.manifest import (
+    BlobRecord,
+    Commit,
+    Index,
+    Manifest,
+    ShardEntry,
+    ViewSetEntry,
+    blob_name,
+)
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import seal
@@ -162,12 +170,14 @@ def _write_view_set(paths: ViewSetPaths, plan: Plan) -> ViewSetEntry:
             file.truncate(size)
         commits[shard] = Commit(
             view_set=plan.view_set,
-            shard=shard,
             plan_id=plan.id,
+            entry=ShardEntry(
+                shard=shard,
+                rows=rows,
+                files=(blob,),
+                columns={column.name: (0, 1, sha256) for column in plan.columns},
+            ),
             attempt="",
-            rows=rows,
-            files=(blob,),
-            columns={column.name: (0, 1, sha256) for column in plan.columns},
             seconds=0.0,
             host="",
             created="",

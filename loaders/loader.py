@@ -339,8 +339,8 @@ class ViewLoader:
         }
 
     def _traffic(self) -> dict[str, float]:
-        found = {share.store.files.traffic for share in self._shares}
-        remote = [each for each in found if each is not None]
+        caches = [share.store.files.cache for share in self._shares]
+        remote = {cache.traffic for cache in caches if cache is not None}
         if not remote:
             return {}
         return {

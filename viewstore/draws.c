@@ -1,7 +1,8 @@
 /* Philox words and the order of an epoch, many at once, without the interpreter's lock.
  *
- * What is computed is written down in randomness.py and loaders/order.py, which compute it
- * themselves where there was no C compiler: integers alone, so that the results are the same.
+ * What is computed is written down in docs/format.md, section 7; randomness.py and
+ * loaders/plan/order.py compute it themselves where there was no C compiler. All are integers, so
+ * that the results are the same.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -53,11 +54,11 @@ static void fill_words(uint32_t low, uint32_t high, uint32_t op, const uint64_t 
         int here = (int)(count - begin < AT_ONCE ? count - begin : AT_ONCE);
         for (int number = 0; number < blocks; number++) {
             for (int i = 0; i < AT_ONCE; i++) {
-                Py_ssize_t place = begin + (i < here ? i : 0);
+                Py_ssize_t source = begin + (i < here ? i : 0);
                 block.words[0][i] = first + number;
-                block.words[1][i] = op | (uint32_t)views[place] << 16;
-                block.words[2][i] = (uint32_t)rows[place];
-                block.words[3][i] = (uint32_t)(rows[place] >> 32);
+                block.words[1][i] = op | (uint32_t)views[source] << 16;
+                block.words[2][i] = (uint32_t)rows[source];
+                block.words[3][i] = (uint32_t)(rows[source] >> 32);
             }
             turn(&block, low, high);
             for (int i = 0; i < here; i++)
@@ -103,14 +104,14 @@ static void feistel(const Order *order, uint32_t *restrict high, uint32_t *restr
 static void walk(const Order *order, int64_t *numbers, int count)
 {
     uint32_t high[AT_ONCE] = {0}, low[AT_ONCE] = {0};
-    int places[AT_ONCE];
+    int indices[AT_ONCE];
     uint64_t low_mask = (1ull << order->low_bits) - 1;
 
     for (int i = 0; i < count; i++)
-        places[i] = i;
+        indices[i] = i;
     while (count > 0) {
         for (int i = 0; i < count; i++) {
-            uint64_t number = (uint64_t)numbers[places[i]];
+            uint64_t number = (uint64_t)numbers[indices[i]];
             high[i] = (uint32_t)(number >> order->low_bits);
             low[i] = (uint32_t)(number & low_mask);
         }
@@ -118,9 +119,9 @@ static void walk(const Order *order, int64_t *numbers, int count)
         int outside = 0;
         for (int i = 0; i < count; i++) {
             uint64_t number = (uint64_t)high[i] << order->low_bits | low[i];
-            int place = places[i];
-            numbers[place] = (int64_t)number;
-            places[outside] = place;
+            int index = indices[i];
+            numbers[index] = (int64_t)number;
+            indices[outside] = index;
             outside += number >= order->size;
         }
         count = outside;

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The errors of the package, as one tree. All pickle with their facts.
 
 ViewStoreError
 ├── ConfigError       a setting contradicts another setting or the store (also a ValueError)
@@ -45,7 +45,7 @@ class ViewStoreError(Exception):
         self.fix = fix
 
     def located(self, where: str, *, fix: str | None = None) -> Self:
-        """Return the same error with where it is and what to do, unless it says so itself."""
+        """Return the same error with `where` and `fix` filled in, unless it has its own."""
         found = self.where or where
         return type(self)(str(self), code=self.code, where=found, why=self.why, fix=self.fix or fix)
 
@@ -104,7 +104,7 @@ class RemoteError(ViewStoreError):
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """Return ", did you mean 'x'?" for the name nearest to `name`, or the names there are."""
+    """Return "did you mean 'x'?" with the name nearest to `name`, else a list of all `names`."""
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -1,8 +1,8 @@
-"""Keyed randomness: a draw is a function of (seed, epoch, sample, view, op), never of its company.
+"""Keyed randomness: a draw is a function of (seed, epoch, row, view, op) and of nothing else.
 
 Philox4x32-10 as in Random123 (Salmon et al., SC 2011), vectorised over samples and views: by a C
 module where one could be compiled, by numpy elsewhere. The layout of keys, counters and words is
-docs/format.md's: changing it changes every view.
+in docs/format.md, section 7: changing it changes every view.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AT_ONCE = 8192
 
 
 class Op(IntEnum):
-    """What a word is drawn for. Words of different ops never meet."""
+    """What a word is drawn for; words of two ops never meet. docs/format.md 7.4 reserves others."""
 
     CROP = 0
     FLIP = 1
@@ -44,17 +44,13 @@ class Op(IntEnum):
     GRAY = 4
     BLUR = 5
     SOLARIZE = 6
-    OP_LIST = 7
-    JIGSAW = 8
-    MIX = 9
-    MASK = 10
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255
 
 
 def _rounds(key: tuple[int, int], columns: list[NDArray[np.uint64]]) -> None:
-    """Turn counters into words in place; so few at once that they stay in the fastest cache."""
+    """Turn counters into words in place; callers pass few enough for the fastest cache."""
     c0, c1, c2, c3 = columns
     first, second = np.empty_like(c0), np.empty_like(c0)
     low, high = key

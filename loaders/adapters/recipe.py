@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from viewstore.errors import ConfigError
+from viewstore.files.blob_cache import FileSettings
 from viewstore.files.crc_checks import Verify
-from viewstore.files.local import FileSettings
 from viewstore.loaders.batches.maker import OnCorrupt, Photometric
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Views
@@ -77,12 +77,16 @@ class Recipe:
         return ViewLoader(stores, self._views, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        places = [(s.location, s.files.settings, s.store_id) for s in self._stores]
+        places = [(s.location, _file_settings(s), s.store_id) for s in self._stores]
         return {**self.__dict__, "_stores": places, "_loader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._stores = [_reopened(*place) for place in state["_stores"]]
+
+
+def _file_settings(store: Store) -> FileSettings:
+    return {} if store.files.cache is None else store.files.cache.settings
 
 
 def _reopened(place: str, settings: FileSettings, store_id: str) -> Store:

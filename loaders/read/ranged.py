@@ -76,11 +76,12 @@ def ranged_shards(
         rate: Share of the rows that an epoch goes through.
         sharing: View sets that are read through the cache together.
     """
-    if not view_set.remote:
+    cache = view_set.files.cache
+    if cache is None:
         return frozenset()
     raw = view_set.index.strided is not None  # its views are one member
     share = min(1.0, slots if raw else slots / view_set.num_views)
-    share *= min(1.0, rate) * min(1.0, view_set.files.room.ranks / world_size)
+    share *= min(1.0, rate) * min(1.0, cache.ranks / world_size)
     used = np.full(view_set.plan.shards, share)
     if kept is not None:
         rows = np.bincount(kept // view_set.plan.shard_rows, minlength=view_set.plan.shards)
@@ -88,10 +89,10 @@ def ranged_shards(
         used *= rows / np.array(sizes)
     numbers = [number for number in view_set.shards if used[number] > 0]
     whole = [number for number in numbers if used[number] >= WORTH_SHARE]
-    together = [view_set.shards[number].download.bytes for number in whole]
+    together = [view_set.shards[number].blob.bytes for number in whole]
     if order.shards_at_once is not None:
         together = sorted(together)[-order.shards_at_once :]
-    if sum(together) > view_set.files.room.bytes // sharing:
+    if sum(together) > cache.limit_bytes // sharing:
         whole = []
     return frozenset(view_set.shards) - frozenset(whole)
 
@@ -113,7 +114,9 @@ class RangeReader:
     """Reads members of a remote view set by ranges, each checked against its CRC."""
 
     def __init__(self, view_set: ViewSet) -> None:
+        assert view_set.files.cache is not None, "views of this machine are read without ranges"
         self._view_set = view_set
+        self._cache = view_set.files.cache
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="viewstore-range")
 
     def read(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> Fetched:
@@ -175,7 +178,7 @@ class RangeReader:
                     )
             return found
 
-        return self._view_set.files.part(file.path, start, stop, check)
+        return self._cache.part(file.path, start, stop, check)
 
 
 class RangedViews:
@@ -197,7 +200,8 @@ class RangedViews:
         if number in self._open:
             return False
         view_set = self._views.view_set
-        wanted = number in self.shards or not view_set.files.keeps
+        cache = view_set.files.cache
+        wanted = number in self.shards or (cache is not None and not cache.keeps)
         return wanted and not view_set.at_hand(number)
 
     def read(self, asked: Asked, places: Rows) -> None:

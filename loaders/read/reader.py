@@ -135,9 +135,10 @@ class CachedReader:
     @property
     def by_ranges(self) -> bool:
         """Whether views may come by ranges of remote shards, each at a latency of its own."""
-        if self._ranged is None:
+        cache = self.view_set.files.cache
+        if self._ranged is None or cache is None:
             return False
-        return bool(self._ranged.shards) or not self.view_set.files.keeps
+        return bool(self._ranged.shards) or not cache.keeps
 
     @property
     def awaits(self) -> bool:

@@ -174,8 +174,9 @@ def _mirrored_within(room: float, reader: CachedReader, *, flipped: bool) -> boo
 def _shared(reader: CachedReader, *, mirrored: bool, alone: bool | None) -> SharedResident:
     """Return a copy shared by the ranks of this host; `alone` is one for want of it, if any."""
     views = reader.view_set
-    settings = views.files.settings.get("cache") or CacheSettings.from_environment()
-    blobs = {number: shard.entry.file("views").sha256 for number, shard in views.shards.items()}
+    cache = views.files.cache
+    settings = CacheSettings.from_environment() if cache is None else cache.disk.settings
+    blobs = {number: shard.blob.sha256 for number, shard in views.shards.items()}
     key = digest_of(
         {
             "layout": LAYOUT,
@@ -270,8 +271,8 @@ class SharedResident:
 
     def _bring_file(self) -> Iterator[float]:
         while True:
-            state = self._file.look()
-            if state == "ours":
+            state = self._file.try_acquire()
+            if state == "fill":
                 copy = self._over(self._file.to_fill())
                 parts = 0
                 while copy.copy_some():
@@ -284,7 +285,7 @@ class SharedResident:
                     return
                 del copy  # what others read is not left open for writing
                 state = self._file.publish()
-            if state == "whole":
+            if state == "ready":
                 copy = self._over(self._file.map())
                 copy.ready = True
                 self._use(copy)

@@ -52,9 +52,7 @@ class StoredViews(ABC):
         self.view_set = view_set
         self.shape = (view_set.height, view_set.width, view_set.channels)
         members = view_set.plan.members
-        self._columns = np.array(
-            [i for i, name in enumerate(members) if name not in ("json", "cls")]
-        )
+        self._columns = np.array([i for i, name in enumerate(members) if name != "json"])
         self._open = opened
         self._checks = CrcChecks(len(view_set) * len(self._columns), verify)
 

@@ -167,7 +167,7 @@ def recorder_in(folder: Path, patch: pytest.MonkeyPatch) -> Recorder:
 
     def told(paths: object, blobs: object, commit: builder.Commit) -> object:
         status = publish(paths, blobs, commit)  # type: ignore[arg-type]
-        recorder.mark(f"committed {commit.view_set} {commit.shard}")
+        recorder.mark(f"committed {commit.view_set} {commit.entry.shard}")
         return status
 
     patch.setattr(builder, "publish", told)

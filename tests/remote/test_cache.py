@@ -23,8 +23,9 @@ from tests.remote import blobs
 from tests.remote.servers import Faults, proxy, ranged_server
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files import disk
-from viewstore.files.cache import Cache, boot_id, needed_bytes
+from viewstore.files.cache import Cache, boot_id
 from viewstore.files.cache_settings import CacheSettings, parse_bytes
+from viewstore.files.eviction import needed_bytes
 
 REPO = Path(__file__).parents[2]
 SIZE = 1000

@@ -167,7 +167,7 @@ def test_ranges_of_a_broken_server_are_right(broken: Broken) -> None:
     files = broken.files()
     broken.faults.script = ["503", "cut", "reset", None, "cut, no length", "stall"]
     for start, stop in ((0, 1), (1000, 2_000_000), (len(BLOB) - 5, len(BLOB)), (17, 17)):
-        assert files.part(NAME, start, stop, bytes) == BLOB[start:stop]
+        assert files.cache.part(NAME, start, stop, bytes) == BLOB[start:stop]
 
 
 def test_waits_are_drawn_evenly_below_a_limit_that_doubles() -> None:

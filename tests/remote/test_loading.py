@@ -24,7 +24,7 @@ from tests.loaders.test_loader import traces
 from tests.remote.conftest import Open
 from tests.remote.servers import Fault, Faults, proxy, ranged_server
 from viewstore.errors import FormatError, UnavailableError
-from viewstore.files import remote
+from viewstore.files import blob_cache
 from viewstore.files.fetch import Retry
 from viewstore.loaders import Cached, Mix, ViewIterableDataset, ViewLoader
 from viewstore.loaders.adapters.recipe import Recipe
@@ -119,8 +119,8 @@ def test_prefetch_stays_under_its_bytes(
 ) -> None:
     store = open_remote(digits_url)
     views = store.view_sets["hard"]
-    sizes = [shard.download.bytes for shard in views.shards.values()]
-    monkeypatch.setattr(remote, "AHEAD_BYTES", sizes[1] + sizes[2] - 1)
+    sizes = [shard.blob.bytes for shard in views.shards.values()]
+    monkeypatch.setattr(blob_cache, "AHEAD_BYTES", sizes[1] + sizes[2] - 1)
     with in_order(store) as loader:
         loader.batch(0, 0)
         assert here(views) == [0, 1]
@@ -335,7 +335,7 @@ def test_a_recipe_takes_the_cache_and_the_patience_along(
     with again.loader as loader:
         assert len(loader) == 14
     sent = Recipe.__getstate__(again)["_stores"]
-    assert sent == [(digits_url, store.files.settings, store.store_id)] * 2
+    assert sent == [(digits_url, store.files.cache.settings, store.store_id)] * 2
     assert sent[0][1]["cache"].eviction == "lru"
 
 

@@ -175,7 +175,7 @@ def test_view_sets_that_do_not_fit_the_cache_together_are_read_by_ranges(
     digits_url: str, open_remote: Open
 ) -> None:
     views = open_remote(digits_url).view_sets["hard"]
-    largest = max(shard.download.bytes for shard in views.shards.values())
+    largest = max(shard.blob.bytes for shard in views.shards.values())
     store = open_remote(digits_url, limit_bytes=4 * largest)
     views = store.view_sets["hard"]
     assert [views.most_open(sharing) for sharing in (1, 2)] == [4, 3]  # 2 ahead, one in use
@@ -207,7 +207,7 @@ def test_views_that_are_files_of_their_own_count_as_what_is_used(
 def test_shards_that_do_not_fit_together_are_read_by_ranges(
     http_url: str, digits: Store, open_remote: Open
 ) -> None:
-    largest = max(shard.download.bytes for shard in digits.view_sets["hard"].shards.values())
+    largest = max(shard.blob.bytes for shard in digits.view_sets["hard"].shards.values())
     store = open_remote(http_url, limit_bytes=4 * largest)
     assert ranged(store, "hard") == {0, 1, 2, 3, 4}
     assert ranged(store, "hard", "block:4") == set()

@@ -73,7 +73,7 @@ def test_batches_of_a_remote_store_are_those_of_the_local_one(
 def test_batches_are_right_when_few_shards_fit_the_cache(
     s3_url: str, digits: Store, open_remote: Open, eviction: str
 ) -> None:
-    largest = max(s.download.bytes for s in digits.view_sets["hard"].shards.values())
+    largest = max(s.blob.bytes for s in digits.view_sets["hard"].shards.values())
     store = open_remote(s3_url, limit_bytes=4 * largest, eviction=eviction)
     settings = {"batch_size": 16, "seed": 4, "shuffle": "block:2", "num_threads": 2}
     with ViewLoader(digits, "hard", **settings) as local:
@@ -92,20 +92,20 @@ def test_a_second_job_downloads_no_shard_again(
     assert all(np.array_equal(again[row], expected[row]) for row in range(len(again)))
     for path in (tmp_path / "cache" / "obj").iterdir():
         assert facts[path.name] == path.stat().st_ino
-    assert {s.download.sha256 for s in digits.view_sets["hard"].shards.values()} <= set(facts)
+    assert {s.blob.sha256 for s in digits.view_sets["hard"].shards.values()} <= set(facts)
 
 
 def test_a_remote_store_can_be_sent_to_a_process(s3_url: str, open_remote: Open) -> None:
     store = open_remote(s3_url)
     again = pickle.loads(pickle.dumps(store.files))
     assert again.where(store.paths.manifest) == f"{s3_url}/manifest.json"
-    assert again.cache.settings == store.files.cache.settings  # type: ignore[attr-defined]
+    assert again.cache.settings == store.files.cache.settings  # type: ignore[union-attr]
 
 
 def test_a_cache_that_is_too_small_is_refused_with_the_size_it_needs(
     s3_url: str, digits: Store, open_remote: Open
 ) -> None:
-    largest = max(s.download.bytes for s in digits.view_sets["hard"].shards.values())
+    largest = max(s.blob.bytes for s in digits.view_sets["hard"].shards.values())
     store = open_remote(s3_url, limit_bytes=4 * largest - 1)
     with pytest.raises(ConfigError, match=f"at least {4 * largest} bytes, got") as caught:
         ViewLoader(store, "hard", batch_size=16)
@@ -116,7 +116,7 @@ def test_ranks_of_this_machine_need_shards_of_their_own(
     s3_url: str, digits: Store, open_remote: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    largest = max(s.download.bytes for s in digits.view_sets["hard"].shards.values())
+    largest = max(s.blob.bytes for s in digits.view_sets["hard"].shards.values())
     store = open_remote(s3_url, limit_bytes=25 * largest - 1)
     with pytest.raises(ConfigError, match=f"at least {25 * largest} bytes"):
         ViewLoader(store, "hard", batch_size=16)

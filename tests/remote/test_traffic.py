@@ -37,7 +37,7 @@ def epoch(store: Store | list[Store], **changes: Any) -> dict[str, float]:  # no
 
 
 def shard_bytes(store: Store) -> int:
-    return sum(shard.download.bytes for shard in store.view_sets["hard"].shards.values())
+    return sum(shard.blob.bytes for shard in store.view_sets["hard"].shards.values())
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -76,7 +76,7 @@ def test_what_came_in_vain_is_counted_too(digits: Store, open_remote: Open) -> N
     with ranged_server(digits.root) as upstream:
         whole = epoch(open_remote(upstream), shuffle="none")
         store = open_remote(upstream)
-        for path in store.files.cache.settings.directory.glob("obj/*"):  # type: ignore[attr-defined]
+        for path in store.files.cache.disk.settings.directory.glob("obj/*"):  # type: ignore[union-attr]
             path.unlink()
         faults = Faults(["flip"], only=".tar")
         with proxy(upstream, faults) as url:

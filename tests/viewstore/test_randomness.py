@@ -101,7 +101,7 @@ def test_seed_word_joins_the_first_two_words_of_its_op() -> None:
 
 
 def test_uniform_words_are_uniform_and_normal_ones_normal() -> None:
-    u = Stream(11).uniform(Op.MASK, np.arange(50_000), 0)
+    u = Stream(11).uniform(Op.SEQUENTIAL, np.arange(50_000), 0)
     counts = np.bincount(integers(u.ravel(), 20), minlength=20)
     chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
     assert chi_square < 50  # 19 degrees of freedom: p > 1e-4

@@ -76,16 +76,16 @@ class Beton:
             return column["size"].astype(np.int64)
         pointers = column["data_ptr"] if field.kind is Kind.RGB else column
         starts, sizes = self._regions
-        places = np.searchsorted(starts, pointers)
-        known = places < len(starts)
-        known[known] = starts[places[known]] == pointers[known]
+        positions = np.searchsorted(starts, pointers)
+        known = positions < len(starts)
+        known[known] = starts[positions[known]] == pointers[known]
         if not known.all():
             row = int(np.argmin(known))
             raise FormatError(
                 f"beton sample {row} must have its {name} where data begins, "
                 f"got byte {int(pointers[row])}"
             )
-        return sizes[places]
+        return sizes[positions]
 
     def read(self, name: str, row: int) -> int | float | bytes | NDArray[Any] | Picture:
         """Return the value of a sample: a number, bytes, an array or a Picture.

@@ -1,14 +1,15 @@
-"""A view set as one FFCV `.beton`, and the record beside it that says what is in it."""
+"""The record beside an exported `.beton`, which says what is in it; sources check it."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from viewstore.errors import FormatError
 from viewstore.files import disk
-from viewstore.files.local import read_record
-from viewstore.format.records import unseal
+from viewstore.files.local import LOCAL
+from viewstore.format.records import SMALL_BYTES, unseal
 
 KIND = "viewstore-beton"
 FORM = {
@@ -36,7 +37,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     sidecar = sidecar_of(path)
     if not sidecar.is_file():
         return None
-    return read_record(sidecar, lambda raw: unseal(raw, kind=KIND, form=FORM))
+    return LOCAL.record(sidecar, SMALL_BYTES, partial(unseal, kind=KIND, form=FORM))
 
 
 def check_sidecar(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Writing a `.beton` piece by piece: memory does not grow with the number of samples."""
+"""Writes a `.beton` sample by sample: memory does not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ class BetonWriter:
         sizes = [0 if data is None else len(data) for data in regions]
         pointers = self._allocate(sizes)
         record = self._records[self._added % len(self._records)]
-        for place, field in enumerate(self.fields):
-            record[f"f{place}"] = _record(field, values[place], pointers[place])
+        for number, field in enumerate(self.fields):
+            record[f"f{number}"] = _record(field, values[number], pointers[number])
         for data in regions:
             if data is not None:
                 self._stream.write(data)
-        places = zip(pointers, sizes, strict=True)
-        rows = [(self._added, pointer, size) for pointer, size in places if size]
+        spans = zip(pointers, sizes, strict=True)
+        rows = [(self._added, pointer, size) for pointer, size in spans if size]
         self._table.write(np.array(rows, TABLE_DTYPE).tobytes())
         self._added += 1
         if self._added % len(self._records) == 0 or self._added == self.num_samples:

@@ -21,10 +21,10 @@ from viewstore.store.committed import read_plan
 
 def make_folders(folders: Sequence[Path]) -> None:
     """Create the folders of a store or view set, durably."""
-    names = disk.Names()
+    names = disk.DirectorySyncs()
     for folder in folders:
         names.make_directory(folder)
-        names.keep(folder)
+        names.add(folder)
     names.sync()
 
 
@@ -65,10 +65,10 @@ def adopt_sources(
     check_rows(len(table.keys), shard_rows)
     make_folders(paths.folders)
     record, files = pack_sources(table, shard_rows)
-    names = disk.Names()
+    names = disk.DirectorySyncs()
     for name, data in files.items():
         path = paths.sources / name
-        names.keep(path)
+        names.add(path)
         if not path.is_file() or path.read_bytes() != data:
             names.write(path, data, mode=0o444, scratch=paths.tmp)
     names.sync()

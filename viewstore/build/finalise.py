@@ -13,7 +13,7 @@ import numpy as np
 
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
-from viewstore.files.local import read_record
+from viewstore.files.local import LOCAL
 from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry
@@ -83,13 +83,13 @@ def derive(
     If that is the entry `settled` of the newest manifest, what is there is durable already.
     """
     for commit in commits.values():
-        for blob in commit.files:
+        for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
     writer = _Writer(paths, is_new=settled is None or settled.root != index.root)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
-            writer.names.keep(paths.commit(shard))
+            writer.names.add(paths.commit(shard))
     members = _derive_columns(writer, plan, commits)
     writer.replace("index/members.npy", pack_npy(members))
     writer.replace("index.json", index.pack())
@@ -106,7 +106,7 @@ class _Writer:
     def __init__(self, paths: ViewSetPaths, *, is_new: bool) -> None:
         """Sync the names that are there already if they are those of a new entry."""
         self.paths, self.is_new = paths, is_new
-        self.names = disk.Names()
+        self.names = disk.DirectorySyncs()
         self.derived: Derived = {}
 
     def replace(self, name: str, data: bytes) -> None:
@@ -121,7 +121,7 @@ class _Writer:
         self.names.make_directory(path.parent)
         if self.is_new:
             while path != self.paths.root:
-                self.names.keep(path)
+                self.names.add(path)
                 path = path.parent
         return self.paths.root / name
 
@@ -135,7 +135,7 @@ def _derive_columns(writer: _Writer, plan: Plan, commits: Mapping[int, Commit]) 
         meta = zarr_array(column, plan.rows, plan.shard_rows)
         writer.replace(f"params.zarr/{column.name}/zarr.json", meta)
     for shard, commit in commits.items():
-        pack = disk.read_limited(paths.root / commit.file("params").name, SHARD_BYTES)
+        pack = disk.read_limited(paths.root / commit.entry.file("params").name, SHARD_BYTES)
         packed = [column.name for column in plan.columns if column.pack]
         places, chunks = unpack_params(pack, packed)
         rows = plan.shard_range(shard)
@@ -152,13 +152,13 @@ def _place_chunk(
     writer: _Writer, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
 ) -> None:
     paths = writer.paths
-    target = writer.begin(f"params.zarr/{column.name}/{chunk_key(column, commit.shard)}")
+    target = writer.begin(f"params.zarr/{column.name}/{chunk_key(column, commit.entry.shard)}")
     if chunk is None:
-        blob = paths.root / commit.file(f"column:{column.name}").name
+        blob = paths.root / commit.entry.file(f"column:{column.name}").name
         if not (target.exists() and target.samefile(blob)):
             disk.unlink(target)
             disk.link(blob, target)
-            writer.names.keep(target)
+            writer.names.add(target)
         return
     if not target.is_file() or target.read_bytes() != chunk:
         unpack_chunk(column, chunk, plan.shard_rows)
@@ -191,7 +191,7 @@ def _publish(
             view_sets=entries,
         )
         if last:
-            stored = read_record(paths.generation(last), Manifest.unpack, limit=LARGE_BYTES)
+            stored = LOCAL.record(paths.generation(last), LARGE_BYTES, Manifest.unpack)
             if _same(stored, manifest):  # nothing is new, or a crash came before manifest.json
                 manifest = stored
                 disk.fsync_directory(paths.generations)  # who named it may have been killed then

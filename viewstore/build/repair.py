@@ -117,7 +117,7 @@ def withdraw(paths: ViewSetPaths, shard: int) -> None:
     disk.fsync_directory(paths.quarantine)
     disk.unlink(path)
     disk.fsync_directory(paths.commits)
-    for blob in commit.files if commit is not None else ():
+    for blob in commit.entry.files if commit is not None else ():
         file = paths.root / blob.name
         if file.is_file() and (
             file.stat().st_size != blob.bytes or disk.sha256_of(file) != blob.sha256

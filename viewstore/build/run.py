@@ -27,7 +27,7 @@ from viewstore.shards.unit import Outcome, units
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import committed_shards, read_plan
+from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
@@ -367,7 +367,5 @@ def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:
     """Return the plan of a view set and its committed shards. Raises ConfigError: no such set."""
     paths = StorePaths(root).view_set(view_set)
     if not paths.plan.is_file():
-        raise ConfigError(
-            f"there is no view set {view_set!r} at {root}", code="VS102", where=str(root)
-        )
+        raise no_view_set(view_set, view_sets(StorePaths(root)), root)
     return read_plan(paths), committed_shards(paths)

@@ -138,11 +138,11 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
     """Say how much of each view set is built; exit 1 if something is missing."""
     from viewstore.build.run import status as read
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import view_sets
+    from viewstore.store.committed import no_store, view_sets
 
     names = [view_set] if view_set else view_sets(StorePaths(store))
     if not names:
-        raise ConfigError(f"there is no store at {store}", code="VS202", where=str(store))
+        raise no_store(store)
     facts = {}
     lines = []
     for name in names:
@@ -163,9 +163,10 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import no_store
 
     if not StorePaths(store).sources_record.is_file():
-        raise ConfigError(f"there is no store at {store}", code="VS202", where=str(store))
+        raise no_store(store)
     manifest = run(store, allow_partial=allow_partial)
     terminal.store_id = manifest.store_id
     terminal.result(

@@ -68,15 +68,11 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
 def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:
     """Return the faults of a store of this machine, those that are left if it is to be mended."""
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import no_store
     from viewstore.store.verify import verify as check
 
     if not StorePaths(store).sources.is_dir():
-        raise ConfigError(
-            f"there is no store at {store}",
-            code="VS202",
-            where=str(store),
-            fix="give the folder that --out named when it was built",
-        )
+        raise no_store(store, fix="give the folder that --out named when it was built")
     level, view_set = options["level"], options["view_set"]
     faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
     if options["repair"]:
@@ -133,12 +129,13 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     """Drop files that no commit names: what killed builds left behind."""
     from viewstore.build.repair import collect_garbage
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import no_store
 
     match = re.fullmatch(r"(\d+)([smhd])", older_than)
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
     if not StorePaths(store).sources.is_dir():
-        raise ConfigError(f"there is no store at {store}", code="VS202", where=str(store))
+        raise no_store(store)
     seconds = int(match[1]) * AGES[match[2]]
     removed = collect_garbage(store, older_seconds=seconds, dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"

@@ -17,7 +17,7 @@ from viewstore.errors import ConfigError
 from viewstore.export.selection import Exported, Selection, are_whole, check_export_space
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
-from viewstore.files.local import read_record
+from viewstore.files.local import LOCAL
 from viewstore.format.records import LARGE_BYTES, canonical, check_form, parse
 from viewstore.format.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
 from viewstore.progress import Progress, Silent
@@ -88,7 +88,7 @@ def _is_done(out: Path, paths: list[Path], facts: dict[str, Any]) -> bool:
         if foreign:
             raise _refusal(out, f"it holds {min(foreign)}")
         return False
-    index = read_record(out / INDEX, parse, limit=LARGE_BYTES)
+    index = LOCAL.record(out / INDEX, LARGE_BYTES, parse)
     recorded = index.get("viewstore")
     if not isinstance(recorded, dict) or recorded.get("kind") != KIND:
         raise _refusal(out, f"its {INDEX} is not that of an export")

@@ -1,7 +1,8 @@
 """A cache of downloads on this disk: named by their sha256, shared by stores, jobs and ranks.
 
-A file has its name only when all its bytes were checked, and is evicted by unlink: who has it
-open keeps it. Room is reserved before a byte is downloaded, so that the limit is never passed.
+A file gets its name only when all its bytes were checked, and is evicted by unlink: a process that
+has it open can go on reading it. Space is reserved before a byte is downloaded, so that the limit
+is never passed.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ from viewstore.errors import FormatError, UnavailableError
 from viewstore.files import disk
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.disk import drop_unlocked
+from viewstore.files.eviction import (
+    STALE_SECONDS,
+    CachedFile,
+    Eviction,
+    Reserved,
+    total_bytes,
+)
 
 Download = Callable[[], Iterator[bytes]]
 
-AHEAD = 2  # shards that a rank downloads before it needs them
-STALE_SECONDS = 7 * 86_400  # a resident that nobody opened for so long is none
 FULL_SECONDS = 60  # until a disk that was full is tried again
 OBJECT = re.compile(r"[0-9a-f]{64}")
 RESERVED = re.compile(r"([0-9a-f]{64})\.(\d+)\.")
@@ -37,27 +43,12 @@ HOST_FILES = "host"  # the folder of what processes of one host make and share
 FOLDERS = ("obj", "tmp", "lock", "seen", HOST_FILES)
 
 
-def needed_bytes(largest: int, ranks: int) -> int:
-    """Return the least limit for shards of up to `largest` bytes and so many ranks here."""
-    return (ranks * (AHEAD + 1) + 1) * largest
-
-
-@dataclass(frozen=True)
-class _Object:
-    """A file in the cache. `added`, `opened`: seconds since the epoch."""
-
-    path: Path
-    bytes: int
-    added: float
-    opened: float
-
-
 @dataclass
 class Cache:
     """Opens downloads; safe to share between threads and processes.
 
     Attributes:
-        settings: Where, how many, and what goes first.
+        settings: Directory, limit and eviction.
         ranks: Processes of this machine that read through it, each with shards ahead.
         hash_tries: Downloads of a file that is wrong each time.
     """
@@ -79,7 +70,7 @@ class Cache:
             sha256: Of the file, in hex: what it is known by.
             size: Of the file, in bytes.
             download: Yields the bytes of the file, anew each time.
-            where: What people call it.
+            where: Its URL, for messages.
 
         Raises:
             FormatError: Every download had other bytes.
@@ -89,7 +80,7 @@ class Cache:
         if descriptor is not None:
             return descriptor
         if size <= self.settings.limit_bytes:
-            descriptor = self._kept(sha256, size, download, where)
+            descriptor = self._fill_from(sha256, size, download, where)
             if descriptor is not None:
                 return descriptor
         return self._stream(sha256, size, download, where)
@@ -100,28 +91,28 @@ class Cache:
 
     @property
     def keeps(self) -> bool:
-        """Whether a download would have room, as far as is known without trying."""
+        """Whether a download would fit, as far as is known without trying."""
         return self.settings.limit_bytes > 0 and time.monotonic() >= self._full_until
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the files, of the downloads under way and of what processes share."""
-        return _total(*self._listed())
+        return total_bytes(*self._listed())
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[int]:
-        """Give the bytes that nothing takes yet, and let nobody reserve any meanwhile."""
+    def space_left(self) -> Iterator[int]:
+        """Give the bytes below the limit that are free; no process reserves any meanwhile."""
         self._make_folders()
         with self._locked("space"):
             self._sweep("")
             yield self.settings.limit_bytes - self.used_bytes
 
-    def _kept(self, sha256: str, size: int, download: Download, where: str) -> int | None:
-        """Download into the cache; None if it, or the disk, has no room."""
+    def _fill_from(self, sha256: str, size: int, download: Download, where: str) -> int | None:
+        """Download into the cache; None if it does not fit there, or on the disk."""
         try:
             self._make_folders()
             with self._locked(sha256[:3]):
-                descriptor = self._open(sha256, size)  # another may have been faster
+                descriptor = self._open(sha256, size)  # another process may be faster
                 if descriptor is not None:
                     return descriptor
                 reserved = self._reserve(sha256, size)
@@ -140,7 +131,7 @@ class Cache:
             ) from error
 
     def _open(self, sha256: str, size: int) -> int | None:
-        """Open what is there, after its bytes were seen by this boot of the machine."""
+        """Open a file of the cache whose bytes were checked since this boot of the machine."""
         path = self._object(sha256)
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -184,15 +175,15 @@ class Cache:
             mark.touch()
 
     def _reserve(self, sha256: str, size: int) -> tuple[Path, int] | None:
-        """Return a file of `size` bytes to fill, or None if the cache or the disk has no room."""
+        """Return a file of `size` bytes to fill, None if it does not fit cache or disk."""
         name = f"{sha256}.{size}.{socket.gethostname()}.{boot_id()}.{os.getpid()}"
         path = self._directory("tmp") / name
         with self._locked("space"):
-            # Whoever holds the lock of a hash is its only writer: what is left is of the dead.
+            # The holder of a hash's lock is its only writer: what is left is of ended processes.
             for left in path.parent.glob(f"{sha256}.*"):
                 disk.unlink(left)
             self._sweep(sha256[:3])
-            victims = self._victims(size)
+            victims = self._eviction.victims(*self._listed(), size, time.time())
             if victims is None:
                 self._warn(f"no room for {size} bytes: others download into it")
                 return None
@@ -204,7 +195,7 @@ class Cache:
                 except OSError as error:
                     if error.errno not in FULL:
                         raise
-                    rest = self._order(self._listed()[1], size)
+                    rest = self._eviction.order(self._listed()[1], size, time.time())
                     if not rest:
                         self._warn(f"{error.strerror}")
                         return None
@@ -242,27 +233,11 @@ class Cache:
     def _write(
         self, descriptor: int, sha256: str, size: int, download: Download, where: str
     ) -> None:
-        """Write a download that has the right length and sha256; others are begun again."""
+        """Write a download; one of another size or sha256 is begun again, `hash_tries` in all."""
         for left in reversed(range(self.hash_tries)):
             os.lseek(descriptor, 0, os.SEEK_SET)
-            found = hashlib.sha256()
-            length = 0
             try:
-                for chunk in download():
-                    length += len(chunk)
-                    if length > size:  # what was reserved is what is written
-                        raise FormatError(f"file must have {size} bytes, got more")
-                    found.update(chunk)
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
-                if length != size:
-                    raise FormatError(f"file must have {size} bytes, got {length}")
-                if found.hexdigest() != sha256:
-                    raise FormatError(
-                        f"file does not match its sha256: expected {sha256}, "
-                        f"got {found.hexdigest()}"
-                    )
+                _write_checked(descriptor, sha256, size, download())
                 return
             except FormatError as error:
                 if not left:
@@ -273,60 +248,33 @@ class Cache:
                         why="the remote file was changed, or the way from it changes bytes",
                     ) from error
 
-    def _victims(self, size: int) -> list[_Object] | None:
-        """Return what to evict before `size` bytes fit; None if that is not enough."""
-        reserved, objects = self._listed()
-        excess = _total(reserved, objects) + size - self.settings.limit_bytes
-        victims = []
-        for each in self._order(objects, size):
-            if excess <= 0:
-                break
-            victims.append(each)
-            excess -= each.bytes
-        return victims if excess <= 0 else None
+    @property
+    def _eviction(self) -> Eviction:
+        return Eviction(self.settings, self.ranks)
 
-    def _order(self, objects: list[_Object], size: int) -> list[_Object]:
-        """Return the files in the order in which they make room."""
-        if self.settings.eviction == "lru":
-            return sorted(objects, key=lambda each: each.opened)
-        stale_before = time.time() - STALE_SECONDS
-        spare = needed_bytes(max([size, *(each.bytes for each in objects)]), self.ranks)
-        left = max(0, self.settings.limit_bytes - spare)
-        stale: list[_Object] = []
-        residents: list[_Object] = []
-        turning: list[_Object] = []
-        for each in sorted(objects, key=lambda each: each.added):
-            if each.opened < stale_before:
-                stale.append(each)
-            elif each.bytes <= left and not turning:
-                left -= each.bytes
-                residents.append(each)
-            else:
-                turning.append(each)
-        return [*stale, *turning, *reversed(residents)]
-
-    def _evict(self, victim: _Object) -> None:
+    def _evict(self, victim: CachedFile) -> None:
         disk.unlink(victim.path)
         self._checked.discard(victim.path.name)
 
-    def _listed(self) -> tuple[list[tuple[str, int]], list[_Object]]:
-        """Return reservations as (sha256, bytes), and files. In this order: downloads become
-        files meanwhile, and must not be missed.
+    def _listed(self) -> tuple[list[Reserved], list[CachedFile]]:
+        """Return downloads under way, and files.
+
+        They are listed in this order: downloads become files meanwhile, and must not be missed.
         """
         folders = map(self._directory, ("tmp", HOST_FILES))
         matches = (RESERVED.match(path.name) for each in folders for path in each.iterdir())
         reserved = [(match[1], int(match[2])) for match in matches if match]
-        objects = []
+        files = []
         for path in self._directory("obj").iterdir():
             if OBJECT.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     facts = path.stat()
-                    each = _Object(path, facts.st_size, facts.st_mtime, facts.st_atime)
-                    objects.append(each)
-        return reserved, objects
+                    times = facts.st_mtime, facts.st_atime
+                    files.append(CachedFile(path, facts.st_size, *times))
+        return reserved, files
 
     def _sweep(self, mine: str) -> None:
-        """Drop what the dead have left: downloads and shared files whose lock nobody holds."""
+        """Drop what ended processes left: downloads and shared files whose lock nobody holds."""
         for path in self._directory("tmp").iterdir():
             if path.name[:3] != mine and not self._is_locked(path.name[:3]):
                 disk.unlink(path)
@@ -381,17 +329,30 @@ class Cache:
         return self._directory("obj") / sha256
 
     def _mark(self, sha256: str) -> Path:
-        """Return the name that says: this boot of this machine has seen the right bytes."""
+        """Return the file that exists once the bytes were checked since this boot."""
         return self._directory("seen") / f"{socket.gethostname()}.{boot_id()}" / sha256
 
 
-def _total(reserved: list[tuple[str, int]], objects: list[_Object]) -> int:
-    """Return the bytes of both: a download that just got its name is counted once."""
-    here = {each.path.name for each in objects}
-    coming = sum(size for sha256, size in reserved if sha256 not in here)
-    return coming + sum(each.bytes for each in objects)
+def _write_checked(descriptor: int, sha256: str, size: int, chunks: Iterator[bytes]) -> None:
+    """Write `chunks` to a file. Raises FormatError: they have another size or sha256."""
+    found = hashlib.sha256()
+    length = 0
+    for chunk in chunks:
+        length += len(chunk)
+        if length > size:  # no more is written than was reserved
+            raise FormatError(f"file must have {size} bytes, got more")
+        found.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    if length != size:
+        raise FormatError(f"file must have {size} bytes, got {length}")
+    if found.hexdigest() != sha256:
+        raise FormatError(
+            f"file does not match its sha256: expected {sha256}, got {found.hexdigest()}"
+        )
 
 
 def boot_id() -> str:
-    """Return what this boot of the machine is known by."""
+    """Return the id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

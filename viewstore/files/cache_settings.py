@@ -1,4 +1,4 @@
-"""Where downloads are kept and how many: the settings of the cache, also from the environment."""
+"""Settings of the cache of downloads, given or read from the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS |= {f"{unit}i": 1 << 10 * power for power, unit in enumerate("kmgt", 1)}
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where downloads are kept, and how many.
+    """Directory, size and eviction of the cache of downloads.
 
     Attributes:
         directory: The cache; may be shared by any number of processes.

@@ -1,4 +1,4 @@
-"""Which bytes are compared with their CRC: at the first touch, at every one, or never."""
+"""Decides which items a reader compares with their CRC: at first use, at every use, or never."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Verify = Literal["first", "always", "off"]
 
 
 class CrcChecks:
-    """Says which of some numbered things to check; remembers which passed, in a bit for each.
+    """Says which of `count` numbered items to check; remembers in a bit each which passed.
 
     Threads may share it: of two that set bits of one byte one may be lost, and what it stands for
     is checked again.
     """
 
     def __init__(self, count: int, verify: Verify) -> None:
-        """Check `count` things as `verify` says. Raises ConfigError: it says nothing known."""
+        """Check `count` items as `verify` says. Raises ConfigError: `verify` is unknown."""
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify must be first, always or off, got {verify!r}")
         self.verify = verify
@@ -34,12 +34,12 @@ class CrcChecks:
         return np.asarray(bits == 0)
 
     def is_due(self, number: int) -> bool:
-        """Whether to check one thing now; as `due`, without an array for each call."""
+        """Whether to check one item now; as `due`, without an array for each call."""
         if self.verify != "first":
             return self.verify == "always"
         return not int(self._passed[number >> 3]) >> (number & 7) & 1
 
     def passed(self, number: int) -> None:
-        """Remember that a thing matched its CRC."""
+        """Remember that an item matched its CRC."""
         if self.verify == "first":
             self._passed[number >> 3] |= 1 << (number & 7)

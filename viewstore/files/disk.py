@@ -1,4 +1,4 @@
-"""Every write, fsync, rename and link of the package: the seam that the fault tests replace.
+"""Every write, fsync, rename and link of the package; fault tests replace these functions.
 
 A file is written under a temporary name on the same file system, synced, and only then given
 its name, so that a crash at any instant leaves the old file or the new one.
@@ -25,37 +25,37 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems witho
 
 
 def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
-    """Return the error for people of something that the operating system refused."""
+    """Return the error to show for an OSError: a StoppedError where the disk is full."""
     if error.errno in FULL:
-        place = where or error.filename
+        path = where or error.filename
         return StoppedError(
             f"the disk is full: {error.strerror}",
             code="VS302",
-            where=None if place is None else str(place),
+            where=None if path is None else str(path),
             why="every committed shard is kept; what was unfinished was dropped",
             fix="free some space and run the same command again",
         )
-    place = error.filename or where
+    path = error.filename or where
     return UnavailableError(
         f"the system refused: {error.strerror or error}",
         code="VS302",
-        where=None if place is None else str(place),
+        where=None if path is None else str(path),
     )
 
 
 @contextlib.contextmanager
 def explained(where: Path) -> Iterator[None]:
-    """Raise, for an OSError in the block, the error that says what to do about it."""
+    """Raise what `explain` returns for an OSError in the block."""
     try:
         yield
-    except BrokenPipeError:  # a listener's terminal has gone away: nothing of the store's
+    except BrokenPipeError:  # the terminal is gone; nothing of the store is at fault
         raise
     except OSError as error:
         raise explain(error, where) from error
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in the directory `path` durable."""
+    """Fsync the directory `path`, so that the names in it survive a crash."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -115,7 +115,7 @@ def reserve(path: Path, size: int) -> int:
 
 
 def sync(descriptor: int) -> None:
-    """Make the bytes of an open file durable."""
+    """Fsync an open file."""
     os.fsync(descriptor)
 
 
@@ -155,7 +155,7 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def touch(path: Path) -> None:
-    """Make the age of the file `path` zero, if it is ours, so that no collection takes it."""
+    """Set the mtime of `path` to now, if this user may, so that no garbage collection drops it."""
     with contextlib.suppress(PermissionError):
         os.utime(path)
 
@@ -197,7 +197,7 @@ def write_atomic_with(
 
 @contextlib.contextmanager
 def _named(path: Path, scratch: Path | None) -> Iterator[Path]:
-    """Give the name `path` to what the block writes and syncs under a temporary one."""
+    """Yield a temporary path; rename it to `path` after the block, or remove it on an error."""
     temporary = (scratch or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -207,10 +207,11 @@ def _named(path: Path, scratch: Path | None) -> Iterator[Path]:
         raise
 
 
-class Names:
-    """New names that become durable together: many of them cost few syncs."""
+class DirectorySyncs:
+    """New names of which the directories are synced together: many names cost few syncs."""
 
     def __init__(self) -> None:
+        """Begin without names."""
         self._folders: set[Path] = set()
 
     def make_directory(self, path: Path) -> None:
@@ -220,20 +221,20 @@ class Names:
         self.make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             path.mkdir()
-        self.keep(path)
+        self.add(path)
 
     def write(self, path: Path, data: bytes, *, mode: int = 0o644, scratch: Path) -> None:
         """Replace the file `path` by `data`, synced; `scratch` is on the same file system."""
         with _named(path, scratch) as temporary:
             write_temporary(temporary, data, mode=mode)
-        self.keep(path)
+        self.add(path)
 
-    def keep(self, path: Path) -> None:
-        """Take the name `path` too, whose giver may have been killed before it synced."""
+    def add(self, path: Path) -> None:
+        """Also fsync the directory of `path`: another process named it and may not have synced."""
         self._folders.add(path.parent)
 
     def sync(self) -> None:
-        """Make the names durable, but those in folders that are not ours to open."""
+        """Fsync the directories, except those that this user may not open."""
         for folder in sorted(self._folders):
             with contextlib.suppress(PermissionError):
                 fsync_directory(folder)
@@ -259,12 +260,12 @@ def put_if_absent(path: Path, data: bytes, *, scratch: Path, durable: bool = Tru
     temporary = scratch / f"{uuid.uuid4().hex}.record"
     try:
         write_temporary(temporary, data, mode=0o444)
-        won = link(temporary, path)
+        linked = link(temporary, path)
         if durable:
-            fsync_directory(path.parent)  # a winner may have been killed before it could
+            fsync_directory(path.parent)  # its linker may have been killed before it could
     finally:
         unlink(temporary)
-    return won
+    return linked
 
 
 def sha256_of(path: Path) -> str:
@@ -290,18 +291,18 @@ def file_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed_stream(path: Path) -> Iterator[BinaryIO]:
-    """Create `path` for writing as `disk.stream_temporary` does, locked meanwhile."""
+    """Create `path` for writing as `stream_temporary` does, locked meanwhile."""
     with stream_temporary(path, mode=0o644) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield stream
 
 
 def drop_leftovers(path: Path, *, companions: tuple[str, ...] = ()) -> None:
-    """Remove the temporary files of `disk.write_atomic_with(path, ...)` that nobody writes.
+    """Remove the temporary files of `write_atomic_with(path, ...)` that no process writes.
 
     Args:
         path: What was to be written; its writer used `claimed_stream`.
-        companions: Suffixes of what the writer kept beside its temporary file.
+        companions: Suffixes of files that the writer had beside its temporary file.
     """
     for temporary in path.absolute().parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(FileNotFoundError):
@@ -309,7 +310,7 @@ def drop_leftovers(path: Path, *, companions: tuple[str, ...] = ()) -> None:
 
 
 def drop_unlocked(path: Path, *, companions: tuple[str, ...] = ()) -> None:
-    """Remove the file `path`, and first what lies beside it, unless a process has it locked.
+    """Remove the file `path`, and its companions before it, unless a process has it locked.
 
     Raises:
         OSError: There is no such file, or it cannot be read.

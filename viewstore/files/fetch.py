@@ -1,4 +1,4 @@
-"""FETCHDOC"""
+"""Fetches objects below a URL, resuming where a connection broke, and counts what it received."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from viewstore.errors import ConfigError, FormatError, RemoteError
 
 @dataclass(eq=False)
 class Traffic:
-    """Counts of one opened store, whoever reads it; safe to share between threads.
+    """Counters of one opened store: shard cache hits and misses, bytes fetched. Thread-safe.
 
     Attributes:
-        hits: Times a shard was opened that was in the cache. One that was fetched ahead of its
-            opening is none: it was not there when it was asked for first.
+        hits: Times a shard was opened that was in the cache. The first opening of a shard that
+            was prefetched is no hit.
         misses: Times a shard was fetched whole.
-        fetched_bytes: What came, of any file, parts that came in vain included.
+        fetched_bytes: Bytes received, of any file, those of failed tries included.
     """
 
     hits: int = 0
     misses: int = 0
     fetched_bytes: int = 0
-    _ahead: set[str] = field(default_factory=set)
+    _prefetched: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def came(self, size: int) -> None:
+    def add_bytes(self, size: int) -> None:
         """Count bytes from the network."""
         with self._lock:
             self.fetched_bytes += size
 
-    def asked_ahead(self, sha256: str) -> None:
-        """Note that a shard will be fetched before it is opened."""
+    def prefetching(self, sha256: str) -> None:
+        """Note that a shard is about to be fetched before it is opened."""
         with self._lock:
-            self._ahead.add(sha256)
+            self._prefetched.add(sha256)
 
-    def came_ahead(self, sha256: str, *, fetched: bool) -> None:
-        """Count a shard that was asked for ahead; another process may have fetched it."""
+    def prefetched(self, sha256: str, *, fetched: bool) -> None:
+        """Count a prefetched shard; unless `fetched`, another process had brought it."""
         with self._lock:
             self.misses += fetched
             if not fetched:
-                self._ahead.discard(sha256)
+                self._prefetched.discard(sha256)
 
     def opened(self, sha256: str, *, fetched: bool) -> None:
         """Count a shard that is opened to be read."""
         with self._lock:
             self.misses += fetched
-            self.hits += not fetched and sha256 not in self._ahead
-            self._ahead.discard(sha256)
+            self.hits += not fetched and sha256 not in self._prefetched
+            self._prefetched.discard(sha256)
 
 
 PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
@@ -62,14 +62,14 @@ STATUS = re.compile(r"status code: (\d{3})")
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """How patient a fetch is.
+    """How often and how long a fetch is tried.
 
     Attributes:
         tries: Connections in a row that brought nothing.
-        total_seconds: Time in which nothing came, over all tries.
+        total_seconds: Seconds without a byte, over all tries.
         first_seconds, longest_seconds: The longest wait before the second try; it doubles up to
             the other. Each wait is drawn evenly between 0 and that (full jitter).
-        stall_seconds: A connection on which nothing came for so long has failed.
+        stall_seconds: A connection without a byte for so long has failed.
         hash_tries: Downloads of a file whose hash is wrong each time.
     """
 
@@ -95,7 +95,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered: the size and version of the whole object, and the bytes asked for."""
+    """A response: size in bytes and ETag of the whole object, and the requested bytes."""
 
     size: int
     etag: str | None
@@ -103,11 +103,11 @@ class Answer:
 
 
 class Failed(Exception):
-    """One try failed.
+    """One try failed; another may be made.
 
     Attributes:
-        most: Tries after which failures of this kind are believed; None leaves it to Retry.
-        missing: Whether the server says that there is no such object.
+        most: Failures of this kind after which no other try is made; None leaves it to Retry.
+        missing: Whether the server answered that there is no such object.
     """
 
     def __init__(self, cause: str, *, most: int | None = None, missing: bool = False) -> None:
@@ -121,10 +121,10 @@ class Changed(FormatError):
 
 
 class Transport(Protocol):
-    """One connection at a time, without retries."""
+    """Makes requests, each once; `ObstoreTransport` and `FsspecTransport` are two."""
 
     def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
-        """Ask for bytes [start, stop) of an object, to the end if `stop` is None.
+        """Request bytes [start, stop) of an object, to the end if `stop` is None.
 
         Chunks may be cut anywhere, and raise Failed where the connection breaks.
 
@@ -135,7 +135,7 @@ class Transport(Protocol):
 
 
 def missing(cause: str) -> Failed:
-    """Return the failure of an object that is not there: a store may be slow to show it, once."""
+    """Return the failure of an object that is not there; it is tried twice, as stores may lag."""
     return Failed(cause, most=2, missing=True)
 
 
@@ -153,9 +153,9 @@ class Fetcher:
     Attributes:
         url: Of the store, for messages.
         transport: Makes the connections.
-        retry: How patient it is.
-        traffic: Counts what comes.
-        sleep, uniform: How it waits, and draws from 0 to 1; tests replace them.
+        retry: How often and how long it tries.
+        traffic: Counts the bytes received.
+        sleep, uniform: Waits for seconds, and draws from [0, 1); tests replace them.
     """
 
     url: str
@@ -178,7 +178,7 @@ class Fetcher:
         limit: int | None = None,
         whole: int | None = None,
     ) -> Iterator[bytes]:
-        """Yield bytes [start, stop) of an object once each, however often it takes.
+        """Yield bytes [start, stop) of an object, each once, over as many tries as it takes.
 
         Args:
             name: Name below the URL.
@@ -188,19 +188,19 @@ class Fetcher:
             whole: Refuse an object that has not so many bytes in all.
 
         Raises:
-            FileNotFoundError: There is none, asked twice.
+            FileNotFoundError: There is none, after two tries.
             RemoteError: The server did not give it within the limits.
             FormatError: It has another size, or it changed while it was read.
         """
         if start == stop:
             return
-        place, etag = start, None
+        offset, etag = start, None
         failures = 0
-        believed: Counter[int | None] = Counter()
+        failed_alike: Counter[int | None] = Counter()
         began = time.monotonic()
         while True:
             try:
-                answer = self.transport.get(name, place, stop, etag)
+                answer = self.transport.get(name, offset, stop, etag)
                 size, etag = answer.size, answer.etag
                 if limit is not None and size > limit:
                     raise FormatError(f"file must be at most {limit} bytes, got {size}")
@@ -209,22 +209,22 @@ class Fetcher:
                 end = size if stop is None else stop
                 if end > size:
                     raise FormatError(f"file must have {end} bytes at least, got {size}")
-                before = place
+                reached = offset
                 for chunk in answer.chunks:
-                    place += len(chunk)
-                    self.traffic.came(len(chunk))
-                    if place > end:
-                        raise Failed(f"{place - end} bytes more than its length", most=1)
+                    offset += len(chunk)
+                    self.traffic.add_bytes(len(chunk))
+                    if offset > end:
+                        raise Failed(f"{offset - end} bytes more than its length", most=1)
                     yield chunk
-                    if place - before >= PROGRESS_BYTES:
-                        before, failures, began = place, 0, time.monotonic()
-                if place == end:
+                    if offset - reached >= PROGRESS_BYTES:
+                        reached, failures, began = offset, 0, time.monotonic()
+                if offset == end:
                     return
-                raise Failed(f"body ended {end - place} bytes early")
+                raise Failed(f"body ended {end - offset} bytes early")
             except Failed as failure:
                 failures += 1
-                believed[failure.most] += 1
-                if failure.most is not None and believed[failure.most] >= failure.most:
+                failed_alike[failure.most] += 1
+                if failure.most is not None and failed_alike[failure.most] >= failure.most:
                     if failure.missing:
                         raise FileNotFoundError(self.where(name)) from failure
                     raise self._gave_up(name, failure, failures) from failure

@@ -1,7 +1,7 @@
-"""A file in the cache that processes of one host fill once and map together.
+"""A file in the cache that one process of a host fills and all map; ranks share a copy in it.
 
-Its bytes live as long as the processes that checked them: the last one removes it, and what
-killed ones left behind is filled anew. So nothing of another boot is ever read, and no torn file.
+The last process that uses it removes it, and what killed processes left is filled anew: no process
+reads bytes of another boot, or a file that is not whole.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from viewstore.files.maps import map_file
 
 MARK = b"viewstore: every byte is in place"
 
-State = Literal["whole", "ours", "busy"]
+State = Literal["ready", "fill", "wait"]
 
 
 class HostFile:
-    """One of the processes that share a file; a lock on the file says how they use it.
+    """The part of one process in a file that several share; a lock on the file says how.
 
-    Who fills it has locked it alone; who uses the whole file shares the lock. A file that nobody
-    has locked is new or left over. Nobody waits for a lock of the file.
+    The process that fills it holds an exclusive lock; those that use it when it is whole hold a
+    shared one. A file without a lock is new or left over. No process waits for a lock.
     """
 
     def __init__(self, cache: Cache, key: str, size: int) -> None:
@@ -49,14 +49,15 @@ class HostFile:
         self._descriptor: int | None = None
         self._pid = os.getpid()
 
-    def look(self) -> State:
-        """Take the file if that can be done now.
+    def try_acquire(self) -> State:
+        """Lock the file for this process if that can be done now.
 
-        Return "whole": every byte is in place; "ours": this process is to fill it; "busy":
-        another one does, look again later.
+        Returns:
+            "ready": every byte is in place; "fill": this process is to fill it; "wait": another
+            process fills it, and this one tries again later.
 
         Raises:
-            OSError: Cache or disk have no room for it, or it cannot be written.
+            OSError: It fits neither cache nor disk, or cannot be written.
         """
         self._descriptor = self._open()
         try:
@@ -64,38 +65,38 @@ class HostFile:
         except BaseException:
             self.close()
             raise
-        if state == "busy":
+        if state == "wait":
             self._release()
         return state
 
     def to_fill(self) -> NDArray[np.uint8]:
-        """Return the bytes of a file that is ours, to be written, [size]."""
+        """Return the bytes of a file that this process is to fill, uint8 [size]."""
         assert self._descriptor is not None
         return np.frombuffer(mmap.mmap(self._descriptor, self._size), np.uint8)
 
     def sync(self) -> None:
-        """Bring what was filled in to the disk: where that fails, pages would be lost later."""
+        """Write what was filled in to the disk: where that fails, pages would be lost later."""
         assert self._descriptor is not None
         disk.sync(self._descriptor)
 
     def publish(self) -> State:
-        """Say that every byte of a file that is ours is in place; return its state for us."""
+        """Mark the file that this process filled as whole; return "ready" or "wait"."""
         assert self._descriptor is not None
         self.sync()
         os.pwrite(self._descriptor, MARK, self._size)
         # The system gives up one lock before it gives the other: another may come between.
         if not _locked(self._descriptor, fcntl.LOCK_SH):
             self._release()
-            return "busy"
-        return "whole"
+            return "wait"
+        return "ready"
 
     def map(self) -> NDArray[np.uint8]:
-        """Return the bytes of a whole file, read-only, [size]."""
+        """Return the bytes of a file that is "ready", read-only, uint8 [size]."""
         assert self._descriptor is not None
         return map_file(self._descriptor)[: self._size]
 
     def close(self) -> None:
-        """Let go of the file; the last of its processes removes it."""
+        """Give up the lock; the last process that holds one removes the file."""
         if self._descriptor is None:
             return
         try:
@@ -114,27 +115,28 @@ class HostFile:
     def _open(self) -> int:
         with suppress(FileNotFoundError):
             return os.open(self.path, os.O_RDWR)
-        with self._cache.room() as room:
-            with suppress(FileNotFoundError):  # another may have been faster
+        with self._cache.space_left() as space_left:
+            with suppress(FileNotFoundError):  # another process was faster
                 return os.open(self.path, os.O_RDWR)
-            if self._stored > room:
-                raise OSError(errno.ENOSPC, f"its limit leaves room for {max(0, room)} bytes")
+            if self._stored > space_left:
+                left = max(0, space_left)
+                raise OSError(errno.ENOSPC, f"its limit leaves room for {left} bytes")
             descriptor = disk.reserve(self.path, 0)  # its name says how much it will take
-            _locked(descriptor, fcntl.LOCK_EX)  # or the next who asks for room takes it for left
+            _locked(descriptor, fcntl.LOCK_EX)  # or the next process takes it for left over
             return descriptor
 
     def _take(self, descriptor: int) -> State:
         if _locked(descriptor, fcntl.LOCK_EX):
             if not self._is_named(descriptor):  # its last user has just removed it
-                return "busy"
+                return "wait"
             os.pwrite(descriptor, bytes(len(MARK)), self._size)
             os.ftruncate(descriptor, self._stored)
-            # A map of a file without room on the disk would end the process that writes to it.
+            # On a full disk, writing to a map of the file would end the process.
             os.posix_fallocate(descriptor, 0, self._stored)
-            return "ours"
+            return "fill"
         # Who filled it may have been killed meanwhile: the lock alone does not say it is whole.
         shared = _locked(descriptor, fcntl.LOCK_SH) and self._is_named(descriptor)
-        return "whole" if shared and self._is_whole(descriptor) else "busy"
+        return "ready" if shared and self._is_whole(descriptor) else "wait"
 
     def _is_named(self, descriptor: int) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Maps of files that keep no descriptor: a process may have few of those, and stores many files.
+"""Read-only memory maps of files, which keep no descriptor: a process may open few files.
 
 `mmap.mmap` and `numpy.memmap` duplicate the descriptor for as long as the map lives.
 """
@@ -40,13 +40,13 @@ class _Map:
     def __init__(self, descriptor: int, size: int) -> None:
         self._unmap = _LIBC.munmap  # at the end of the process modules may be gone before maps
         self._size = 0
-        place = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-        if place == _FAILED:
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if address == _FAILED:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        self._place, self._size = place, size
+        self._address, self._size = address, size
         self.__array_interface__ = {
-            "data": (place, True),
+            "data": (address, True),
             "shape": (size,),
             "typestr": "|u1",
             "version": 3,
@@ -54,7 +54,7 @@ class _Map:
 
     def __del__(self) -> None:
         if self._size:
-            self._unmap(self._place, self._size)
+            self._unmap(self._address, self._size)
 
 
 def map_file(descriptor: int) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ def map_file(descriptor: int) -> NDArray[np.uint8]:
 
 
 def announce(data: NDArray[np.uint8], begin: int, size: int) -> None:
-    """Have the system fetch bytes [begin, begin + size) of a map."""
+    """Ask the system to read bytes [begin, begin + size) of a map into memory (madvise)."""
     first = begin - begin % mmap.PAGESIZE
     _LIBC.madvise(data.ctypes.data + first, begin + size - first, mmap.MADV_WILLNEED)
 
@@ -95,15 +95,15 @@ def map_npy(
     return np.frombuffer(data, dtype, count=count, offset=len(header)).reshape(shape)
 
 
-# Each of those who keep descriptors takes this share of what the process may have.
+# Each reader of many files takes this share of the descriptors that the process may have.
 SHARE = 8
 
 
 class Descriptor:
-    """An open file. It is closed when the last one who reads it lets go of it."""
+    """The number of an open file, which is closed when this object is collected."""
 
     def __init__(self, number: int) -> None:
-        """Take over a descriptor."""
+        """Own a descriptor."""
         self.number = number
 
     def __del__(self) -> None:

@@ -64,7 +64,7 @@ def _not_installed(package: str, url: str, error: ImportError) -> UnavailableErr
 
 
 class ObstoreTransport:
-    """One try at a time through obstore; its own retries are off, ours resume."""
+    """Requests through obstore, whose own retries are off: `Fetcher` retries and resumes."""
 
     _started_in: ClassVar[int | None] = None  # process of obstore's threads, which no fork takes
 
@@ -118,7 +118,7 @@ class ObstoreTransport:
         return Answer(size, found, chunks)
 
     def _check_process(self) -> None:
-        """Raise UnavailableError where a request would hang for ever."""
+        """Raise UnavailableError in a forked process, where a request would never end."""
         kind = ObstoreTransport
         kind._started_in = kind._started_in or os.getpid()
         if kind._started_in != os.getpid():
@@ -135,7 +135,7 @@ class ObstoreTransport:
             raise Failed(_cause(error)) from error
 
     def _failure(self, error: Exception) -> Exception:
-        """Return what an error of obstore means for us."""
+        """Return the Failed or Changed that stands for an error of obstore."""
         cause = _cause(error)
         if isinstance(error, FileNotFoundError):
             return missing(cause)
@@ -173,7 +173,7 @@ def _cause(error: Exception) -> str:
 
 
 class FsspecTransport:
-    """Any other file system that fsspec knows, in blocks whose length is checked."""
+    """Reads through any file system of fsspec, in blocks whose length is checked."""
 
     def __init__(self, url: str) -> None:
         try:

@@ -1,4 +1,6 @@
-"""Params columns: zarr chunks with their checksum, and the pack that a shard carries.
+"""Params columns as bytes: zarr chunks with their checksum, and the pack of a shard.
+
+Shard writers pack, readers of a store unpack.
 
 A chunk file is the C-order array of a shard's rows, padded with fill to the shard size, and its
 CRC-32C: the zarr v3 codecs (bytes, crc32c), so any zarr client reads and verifies it.
@@ -9,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +78,10 @@ def unpack_chunk(
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """The params pack of one shard, and where each column lies in it."""
+    """The bytes of a shard's params pack, and offset, size and sha256 of each column in it."""
 
     data: bytes
-    columns: dict[str, tuple[int, int, str]]  # offset, bytes, sha256
+    columns: dict[str, tuple[int, int, str]]
 
 
 def pack_params(members: NDArray[Any], chunks: Mapping[str, bytes]) -> Pack:
@@ -91,10 +92,10 @@ def pack_params(members: NDArray[Any], chunks: Mapping[str, bytes]) -> Pack:
     names = sorted(chunks)
     for name in names:
         writer.add(f"{name}.chunk", chunks[name])
-    places = writer.finish()[1:]
+    written = writer.finish()[1:]
     columns = {
-        name: (int(place["offset"]), int(place["size"]), hashlib.sha256(chunks[name]).hexdigest())
-        for name, place in zip(names, places, strict=True)
+        name: (int(part["offset"]), int(part["size"]), hashlib.sha256(chunks[name]).hexdigest())
+        for name, part in zip(names, written, strict=True)
     }
     return Pack(data=stream.getvalue(), columns=columns)
 
@@ -108,9 +109,9 @@ def unpack_params(
         FormatError: The pack is not the strict tar of these columns, or its index is damaged.
     """
     order = ["members.chunk", *(f"{name}.chunk" for name in sorted(names))]
-    places = parse(raw, order)
+    parts = parse(raw, order)
     view = memoryview(raw)
-    chunks = [view[p["offset"] : int(p["offset"]) + int(p["size"])] for p in places]
+    chunks = [view[p["offset"] : int(p["offset"]) + int(p["size"])] for p in parts]
     members = np.frombuffer(without_checksum(chunks[0], "member index"), MEMBER_DTYPE)
     return members, dict(zip(sorted(names), chunks[1:], strict=True))
 
@@ -127,9 +128,7 @@ def zarr_group() -> bytes:
 
 def zarr_array(column: Column, rows: int, shard_rows: int) -> bytes:
     """Return the zarr.json of a column."""
-    fill: int | float | str = column.fill
-    if isinstance(fill, float) and not math.isfinite(fill):
-        fill = "NaN" if math.isnan(fill) else "Infinity"
+    fill = "NaN" if isinstance(column.fill, float) else column.fill
     chunk_shape = [shard_rows, *column.shape]
     meta = {
         "zarr_format": 3,

@@ -17,32 +17,26 @@ from viewstore.errors import FormatError
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
 
-# docs/format.md 3.2: what a row holds that was never written. Private columns take the default
-# of their dtype: NaN, the unsigned maximum or the signed minimum.
-FILLS: Mapping[str, int | float] = {
+# What a row holds that was never written (docs/format.md 3.2). Other columns take the default of
+# their dtype: NaN, the unsigned maximum or the signed minimum.
+FILLS: Mapping[str, int] = {
     "status": 0,
     "parent": -2,
     "crop_local": -1,
     "jitter_order": 254,
-    "ops": 254,
-    "ops_args": math.inf,
-    "mix_partner": -2,
-    "mix_box": -1,
     "steps": -1,
-    "pair_loss": math.inf,
-    "model_step": -1,
 }
 
 # Columns of one entry a row, whatever their shape: it may happen to begin with the view count.
-PER_SAMPLE = frozenset({"latent0", "anchor_shift", "model_step"})
+PER_SAMPLE = frozenset({"latent0"})
 
 
 class Status(IntEnum):
-    """How a view came about: the values of the column "status"."""
+    """What became of a view: the values of the column "status"."""
 
     NEVER_WRITTEN = 0
     OK = 1
-    GOAL_NOT_MET = 2  # kept all the same
+    GOAL_NOT_MET = 2  # its view is used like others
     FAILED = 3
     UNREADABLE = 4  # its source image is; the view is black
 
@@ -99,10 +93,9 @@ class Column:
 
     def missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Return which values were never written."""
-        if not isinstance(self.fill, float):
-            return np.asarray(values == self.fill)
-        # NaN, and infinity where NaN has a meaning of its own.
-        return np.asarray(np.isnan(values) | (np.isinf(values) & (self.fill == math.inf)))
+        if isinstance(self.fill, float):
+            return np.asarray(np.isnan(values))
+        return np.asarray(values == self.fill)
 
     def empty(self, rows: int) -> NDArray[Any]:
         """Return an array of `rows` rows that were never written."""

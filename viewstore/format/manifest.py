@@ -1,4 +1,4 @@
-"""What is built: commits of shards, their Merkle root, the index and the manifest. Pure.
+"""The records of what is built: commits of shards, index and manifest, and the ids over them.
 
 A shard exists when its commit record exists; a manifest names a generation of whole view sets.
 """
@@ -26,16 +26,16 @@ ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
 DERIVED_NAME = re.compile(
     rf"index\.json|index/members\.npy|stats\.json|params\.zarr/({COLUMN_NAME.pattern}/)?zarr\.json"
 )
-FILES_FORM = [(str, str, int, str)]
-PLACES_FORM = {...: (int, int, str)}
-COMMIT_FORM: Mapping[str, Any] = {
-    "view_set": str,
+ENTRY_FORM: Mapping[str, Any] = {
     "shard": int,
+    "rows": int,
+    "files": [(str, str, int, str)],
+    "columns": {...: (int, int, str)},
+}
+COMMIT_OWN_FORM: Mapping[str, Any] = {
+    "view_set": str,
     "plan_id": str,
     "attempt": str,
-    "rows": int,
-    "files": FILES_FORM,
-    "columns": PLACES_FORM,
     "seconds": int | float,
     "host": str,
     "created": str,
@@ -58,7 +58,7 @@ INDEX_FORM: Mapping[str, Any] = {
     "complete": bool,
     "members": [str],
     "strided": dict | None,
-    "shards": [{"shard": int, "rows": int, "files": FILES_FORM, "columns": PLACES_FORM}],
+    "shards": [ENTRY_FORM],
 }
 STRIDED_FORM = {"stride": int, "offset": int, "shape": (int, int, int, int)}
 
@@ -74,53 +74,73 @@ class BlobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commit:
-    """The record that makes a shard exist. `attempt` to `created` enter no id."""
+class ShardEntry:
+    """A committed shard: what its commit record and index.json say of it.
 
-    view_set: str
+    Attributes:
+        shard: Its number.
+        rows: How many rows it holds.
+        files: Its files, one for each role.
+        columns: Params columns in the pack: name -> offset and size in bytes, and sha256.
+    """
+
     shard: int
-    plan_id: str
-    attempt: str
     rows: int
     files: tuple[BlobRecord, ...]
     columns: Mapping[str, tuple[int, int, str]]
+
+    def file(self, role: str) -> BlobRecord:
+        """Return the file of `role`. Raises FormatError if the entry names none."""
+        for blob in self.files:
+            if blob.role == role:
+                return blob
+        raise FormatError(f"entry of shard {self.shard} names no file for {role}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as a commit record and index.json hold it."""
+        return {
+            "shard": self.shard,
+            "rows": self.rows,
+            "files": _rows(self.files),
+            "columns": self.columns,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ShardEntry:
+        """Return the entry in JSON of the right form. Raises FormatError: a name is not its own."""
+        files = tuple(
+            BlobRecord(role=role, name=name, bytes=size, sha256=sha256)
+            for role, name, size, sha256 in value["files"]
+        )
+        for blob in files:
+            check_blob_name(blob, value["shard"])
+        columns = {name: tuple(part) for name, part in value["columns"].items()}
+        return cls(shard=value["shard"], rows=value["rows"], files=files, columns=columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """The record that makes a shard exist. `attempt`, `seconds`, `host`, `created` enter no id."""
+
+    view_set: str
+    plan_id: str
+    entry: ShardEntry
+    attempt: str
     seconds: float
     host: str
     created: str
 
-    def file(self, role: str) -> BlobRecord:
-        """Return the blob of `role`. Raises FormatError if the commit names none."""
-        return _blob_of(self.files, role, f"commit of shard {self.shard}")
-
     def pack(self) -> bytes:
         """Return the bytes of the commit record."""
-        return seal(COMMIT_KIND, {**asdict(self), "files": _rows(self.files)})
+        own = {key: getattr(self, key) for key in COMMIT_OWN_FORM}
+        return seal(COMMIT_KIND, {**own, **self.entry.to_json()})
 
     @classmethod
     def unpack(cls, raw: bytes) -> Commit:
         """Return the commit in a record. Raises FormatError."""
-        record = unseal(raw, kind=COMMIT_KIND, form=COMMIT_FORM)
-        values = {key: record[key] for key in COMMIT_FORM}
-        values["files"] = _blobs(values["files"])
-        values["columns"] = {name: tuple(place) for name, place in values["columns"].items()}
-        commit = cls(**values)
-        for blob in commit.files:
-            check_blob_name(blob, commit.shard)
-        return commit
-
-
-def _blobs(rows: Sequence[Sequence[Any]]) -> tuple[BlobRecord, ...]:
-    return tuple(
-        BlobRecord(role=role, name=name, bytes=size, sha256=sha256)
-        for role, name, size, sha256 in rows
-    )
-
-
-def _blob_of(blobs: Sequence[BlobRecord], role: str, what: str) -> BlobRecord:
-    for blob in blobs:
-        if blob.role == role:
-            return blob
-    raise FormatError(f"{what} names no file for {role}")
+        record = unseal(raw, kind=COMMIT_KIND, form={**COMMIT_OWN_FORM, **ENTRY_FORM})
+        own = {key: record[key] for key in COMMIT_OWN_FORM}
+        return cls(entry=ShardEntry.from_json(record), **own)
 
 
 def _rows(blobs: Sequence[BlobRecord]) -> list[list[Any]]:
@@ -159,11 +179,12 @@ def _merkle(hashes: Sequence[bytes]) -> bytes:
 
 def view_set_root(commits: Mapping[int, Commit], shards: int) -> str:
     """Return the Merkle root over shards 0..K-1; an absent shard is a leaf without files."""
-    leaves = [
-        canonical([k, commits[k].rows, _rows(commits[k].files)] if k in commits else [k, 0, []])
-        for k in range(shards)
-    ]
-    return merkle_root(leaves)
+    return merkle_root([_leaf(k, commits.get(k)) for k in range(shards)])
+
+
+def _leaf(shard: int, commit: Commit | None) -> bytes:
+    rows, files = (0, ()) if commit is None else (commit.entry.rows, commit.entry.files)
+    return canonical([shard, rows, _rows(files)])
 
 
 def store_id(sources_id: str, view_sets: Mapping[str, tuple[str, str]]) -> str:
@@ -240,20 +261,6 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexedShard:
-    """One shard as index.json lists it: what its commit says of its files."""
-
-    shard: int
-    rows: int
-    files: tuple[BlobRecord, ...]
-    columns: Mapping[str, tuple[int, int, str]]
-
-    def file(self, role: str) -> BlobRecord:
-        """Return the blob of `role`. Raises FormatError if the index names none."""
-        return _blob_of(self.files, role, f"index of shard {self.shard}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Index:
     """The shards of a view set that exist, as index.json lists them; a wids index too."""
 
@@ -264,7 +271,7 @@ class Index:
     complete: bool
     members: tuple[str, ...]
     strided: Strided | None
-    shards: tuple[IndexedShard, ...]
+    shards: tuple[ShardEntry, ...]
 
     @classmethod
     def of(cls, plan: Plan, commits: Mapping[int, Commit]) -> Index:
@@ -278,24 +285,18 @@ class Index:
             complete=len(commits) == plan.shards,
             members=plan.members,
             strided=strided_layout(plan.members, plan.json_bytes, shape),
-            shards=tuple(
-                IndexedShard(shard=k, rows=c.rows, files=c.files, columns=c.columns)
-                for k, c in sorted(commits.items())
-            ),
+            shards=tuple(commit.entry for _, commit in sorted(commits.items())),
         )
 
     def pack(self) -> bytes:
         """Return the bytes of index.json."""
-        shards = [
-            {"shard": s.shard, "rows": s.rows, "files": _rows(s.files), "columns": s.columns}
-            for s in self.shards
-        ]
         listed = [(shard.file("views"), shard.rows) for shard in self.shards]
         shardlist = [
             {"url": b.name, "nsamples": rows, "filesize": b.bytes, "sha256": b.sha256}
             for b, rows in listed
         ]
-        inner = {"format": FORMAT, "kind": INDEX_KIND, **asdict(self), "shards": shards}
+        inner = {"format": FORMAT, "kind": INDEX_KIND, **asdict(self)}
+        inner["shards"] = [shard.to_json() for shard in self.shards]
         return canonical(
             {
                 "__kind__": "wids-shard-index-v1",
@@ -316,18 +317,7 @@ class Index:
         if strided is not None:
             check_form(strided, STRIDED_FORM, f"{INDEX_KIND}.strided")
             strided = Strided(**{**strided, "shape": tuple(strided["shape"])})
-        shards = tuple(
-            IndexedShard(
-                shard=entry["shard"],
-                rows=entry["rows"],
-                files=_blobs(entry["files"]),
-                columns={name: tuple(place) for name, place in entry["columns"].items()},
-            )
-            for entry in inner["shards"]
-        )
+        shards = tuple(map(ShardEntry.from_json, inner["shards"]))
         values = {field.name: inner[field.name] for field in fields(cls)}
         members = tuple(values["members"])
-        for entry in shards:
-            for blob in entry.files:
-                check_blob_name(blob, entry.shard)
         return cls(**{**values, "strided": strided, "shards": shards, "members": members})

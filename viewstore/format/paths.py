@@ -1,4 +1,4 @@
-"""Where the files of a store lie. Pure: names only, nothing is opened."""
+"""The paths of the files of a store (docs/format.md 1.1); nothing is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a view set: everything that decides its bytes, fixed before the first one."""
+"""The plan of a view set, plan.json: everything that decides the bytes of its shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SHARD_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A file of weights that made the views: its content decides them, its name only helps."""
+    """A file of weights that made the views; the content decides them, `name` is for messages."""
 
     role: str
     name: str
@@ -40,7 +40,7 @@ class Plan:
         rows, shard_rows: Samples of the store; rows of each shard but the last.
         views: Views per sample, V.
         roles: Role of each view.
-        height, width, channels: Of the stored views, in pixels.
+        height, width, channels: Of the stored views, in pixels; channels is 3.
         codec: {"name", "args", "encoder"}.
         members: Extensions of the members of each sample, in byte order.
         json_bytes: Size of each json member, a multiple of 512.
@@ -86,8 +86,8 @@ class Plan:
             raise ConfigError(
                 f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
             )
-        if self.channels not in (1, 3):
-            raise ConfigError(f"views must have 1 or 3 channels, got {self.channels}")
+        if self.channels != 3:
+            raise ConfigError(f"views must have 3 channels, got {self.channels}")
         if len(self.roles) != self.views:
             raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
         names = [column.name for column in self.columns]

@@ -1,4 +1,4 @@
-"""Statistics of params columns: what finalise writes to stats.json and `stats` shows."""
+"""Statistics of params columns: stats.json, which finalise writes and readers open."""
 
 from __future__ import annotations
 

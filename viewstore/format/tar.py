@@ -1,6 +1,6 @@
-"""Shards as strict USTAR: the bytes we write, and a reader that accepts nothing else.
+"""Shards as strict USTAR, and npy headers: what writers pack, and the only bytes readers accept.
 
-Pure: bytes in, values out. The layout is docs/format.md section 2.
+The layout is docs/format.md section 2.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def unpack_npy(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
 
 @dataclass(frozen=True, kw_only=True)
 class Strided:
-    """Where the pixels of a raw shard lie: row i at offset + i * stride."""
+    """Where the pixels of a raw shard lie: uint8 `shape` of row i at byte offset + i * stride."""
 
     stride: int
     offset: int
@@ -104,9 +104,7 @@ def strided_layout(
     """Return the layout of a raw shard with these members, or None for other codecs."""
     if members[-1] != "views.npy":
         return None
-    before = sum(
-        BLOCK + (json_bytes if extension == "json" else BLOCK) for extension in members[:-1]
-    )
+    before = (BLOCK + json_bytes) * (len(members) - 1)
     payload = NPY_BYTES + int(np.prod(shape))
     return Strided(
         stride=before + BLOCK + padded(payload), offset=before + BLOCK + NPY_BYTES, shape=shape
@@ -114,7 +112,7 @@ def strided_layout(
 
 
 class TarWriter:
-    """Appends members to a stream, with their places and the sha256 of everything written."""
+    """Appends members to a stream; keeps offset, size and CRC of each and the sha256 of it all."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream

@@ -17,7 +17,7 @@ import numpy as np
 from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.columns import Status
-from viewstore.format.manifest import Commit
+from viewstore.format.manifest import Commit, ShardEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.tar import TarWriter
@@ -95,12 +95,14 @@ class ShardBuilder:
         blobs += others
         commit = Commit(
             view_set=unit.view_set,
-            shard=unit.shard,
             plan_id=self.plan.id,
+            entry=ShardEntry(
+                shard=unit.shard,
+                rows=unit.num_samples,
+                files=tuple(blob.record for blob in blobs),
+                columns=columns,
+            ),
             attempt=attempt,
-            rows=unit.num_samples,
-            files=tuple(blob.record for blob in blobs),
-            columns=columns,
             seconds=round(time.monotonic() - started, 3),
             host=socket.gethostname(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,7 +155,7 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
     """Raise ConfigError if a shard was committed under another plan."""
     if commit.plan_id != plan.id:
         raise ConfigError(
-            f"shard {commit.shard} of {plan.view_set} was committed under another plan",
+            f"shard {commit.entry.shard} of {plan.view_set} was committed under another plan",
             code="VS103",
             fix="build into another --view-set",
         )

@@ -38,9 +38,9 @@ def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> Won:
         for blob in blobs:
             _name_blob(paths.root / blob.record.name, blob)
         disk.fsync_directory(paths.root)
-        if disk.put_if_absent(paths.commit(commit.shard), commit.pack(), scratch=paths.tmp):
+        if disk.put_if_absent(paths.commit(commit.entry.shard), commit.pack(), scratch=paths.tmp):
             return "committed"
-    winner = read_commit(paths, commit.shard)
+    winner = read_commit(paths, commit.entry.shard)
     return "committed" if winner and winner.attempt == commit.attempt else "lost_race"
 
 

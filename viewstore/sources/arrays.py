@@ -100,14 +100,14 @@ def _digits() -> Arrays:
 def _twice(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Double one axis bilinearly: sample centres at (i + .5) / 2 - .5, edges repeated."""
     size = images.shape[axis]
-    places = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, None)
-    low = places.astype(np.int64)
+    centres = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, None)
+    low = centres.astype(np.int64)
     high = np.minimum(low + 1, size - 1)
     shape = [1, 1, 1]
     shape[axis] = -1
-    share = (places - low).reshape(shape)
-    doubled: NDArray[np.float64] = images.take(low, axis) * (1 - share)
-    doubled += images.take(high, axis) * share
+    weight = (centres - low).reshape(shape)
+    doubled: NDArray[np.float64] = images.take(low, axis) * (1 - weight)
+    doubled += images.take(high, axis) * weight
     return doubled
 
 

@@ -1,4 +1,4 @@
-"""A `.beton` as a source: its pictures, labels and keys, whoever wrote it."""
+"""A `.beton` of any writer as a source: its pictures, labels and keys."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from viewstore.beton.writer import Picture
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.sources.table import (
-    Found,
     OnError,
     Part,
+    ScannedImage,
     Source,
     SourceKind,
     by_key,
@@ -50,22 +50,22 @@ def scan_beton(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     path = Path(spec).resolve()
     try:
         record = check_sidecar(path)
-        opened = Beton(path)
-        pictures = picture_field(opened, path)
-        labels, keys = _labels(opened), _keys(opened)
-        opened.sizes(pictures.name)
+        beton = Beton(path)
+        pictures = picture_field(beton, path)
+        labels, keys = _labels(beton), _keys(beton)
+        beton.sizes(pictures.name)
     except FormatError as error:
         raise error.located(str(path), fix="write it again") from error
     skipped: list[tuple[str, str]] = []
 
-    def found() -> Iterator[Found]:
+    def found() -> Iterator[ScannedImage]:
         for row, (key, label) in enumerate(zip(keys, labels, strict=True)):
             try:
-                picture = _picture(opened, pictures.name, row)
+                picture = _picture(beton, pictures.name, row)
             except FormatError as error:
                 refuse(f"{path}: sample {row}", key, error, on_error, skipped)
                 continue
-            yield _found(opened, pictures.name, row, key, label, picture)
+            yield _scanned(beton, pictures.name, row, key, label, picture)
 
     ordered = keys == sorted(keys, key=str.encode)
     rows = by_key(itertools.islice(found(), limit if ordered else None), str(path))
@@ -80,18 +80,18 @@ def scan_beton(spec: str, *, on_error: OnError, limit: int | None) -> Source:
 
 def beton_pixels(uri: str, row: int) -> bytes:
     """Return the raw pixels of a row. Raises FormatError: the file was changed."""
-    opened = _open(uri)
-    if row >= len(opened):
-        raise FormatError(f"the beton has {len(opened)} samples now")
-    picture = _picture(opened, picture_field(opened, Path(uri)).name, row)
+    beton = _open(uri)
+    if row >= len(beton):
+        raise FormatError(f"the beton has {len(beton)} samples now")
+    picture = _picture(beton, picture_field(beton, Path(uri)).name, row)
     if picture.mode != RAW:
         raise FormatError(f"sample {row} must hold raw pixels")
     return picture.data
 
 
-def picture_field(opened: Beton, path: Path) -> Field:
+def picture_field(beton: Beton, path: Path) -> Field:
     """Return the picture field. Raises ConfigError: there is none, or more than one."""
-    fields = [field for field in opened.fields if field.kind is Kind.RGB]
+    fields = [field for field in beton.fields if field.kind is Kind.RGB]
     if len(fields) != 1:
         names = ", ".join(field.name for field in fields) or "none"
         raise ConfigError(
@@ -109,19 +109,21 @@ def _open(uri: str) -> Beton:
     return Beton(Path(uri))
 
 
-def _picture(opened: Beton, name: str, row: int) -> Picture:
-    picture = opened.read(name, row)
+def _picture(beton: Beton, name: str, row: int) -> Picture:
+    picture = beton.read(name, row)
     assert isinstance(picture, Picture)
     return picture
 
 
-def _found(opened: Beton, name: str, row: int, key: str, label: int, picture: Picture) -> Found:
+def _scanned(
+    beton: Beton, name: str, row: int, key: str, label: int, picture: Picture
+) -> ScannedImage:
     raw = picture.mode == RAW
-    return Found(
+    return ScannedImage(
         key=key,
         label=label,
         part=ARRAY if raw else FILES,
-        offset=row if raw else int(opened.column(name)[row]["data_ptr"]),
+        offset=row if raw else int(beton.column(name)[row]["data_ptr"]),
         size=len(picture.data),
         crc32=zlib.crc32(picture.data),
         height=picture.height,
@@ -129,13 +131,13 @@ def _found(opened: Beton, name: str, row: int, key: str, label: int, picture: Pi
     )
 
 
-def _labels(opened: Beton) -> list[int]:
+def _labels(beton: Beton) -> list[int]:
     """Return the label of each sample, -1 where there is none."""
-    names = [field.name for field in opened.fields if field.kind is Kind.INT]
+    names = [field.name for field in beton.fields if field.kind is Kind.INT]
     name = "label" if "label" in names else names[0] if len(names) == 1 else None
     if name is None:
-        return [-1] * len(opened)
-    labels: NDArray[np.int64] = opened.column(name)
+        return [-1] * len(beton)
+    labels: NDArray[np.int64] = beton.column(name)
     wrong = (labels < -1) | (labels >= 2**31)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -145,15 +147,15 @@ def _labels(opened: Beton) -> list[int]:
     return [int(label) for label in labels]
 
 
-def _keys(opened: Beton) -> list[str]:
-    if not any(field.name == "key" and field.kind is Kind.BYTES for field in opened.fields):
-        digits = max(4, len(str(len(opened) - 1)))
-        return [f"{row:0{digits}d}" for row in range(len(opened))]
-    return [_key(opened, row) for row in range(len(opened))]
+def _keys(beton: Beton) -> list[str]:
+    if not any(field.name == "key" and field.kind is Kind.BYTES for field in beton.fields):
+        digits = max(4, len(str(len(beton) - 1)))
+        return [f"{row:0{digits}d}" for row in range(len(beton))]
+    return [_key(beton, row) for row in range(len(beton))]
 
 
-def _key(opened: Beton, row: int) -> str:
-    data = opened.read("key", row)
+def _key(beton: Beton, row: int) -> str:
+    data = beton.read("key", row)
     assert isinstance(data, bytes)
     text = data.removesuffix(b"\0")
     if not text or len(text) > KEY_BYTES or b"\0" in text:

@@ -12,7 +12,7 @@ from pathlib import Path
 from viewstore.errors import FormatError
 from viewstore.images.decode import probe
 from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
-from viewstore.sources.table import Found, OnError, Part, Source, SourceKind, refuse, table_of
+from viewstore.sources.table import ScannedImage, OnError, Part, Source, SourceKind, refuse, table_of
 
 
 def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
@@ -28,7 +28,7 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     labels = {name: label for label, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
 
-    def found() -> Iterator[Found]:
+    def found() -> Iterator[ScannedImage]:
         for key in keys:
             label = labels[key.split("/")[0]] if "/" in key else -1
             path = folder / key
@@ -39,7 +39,7 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
             except (FormatError, OSError, UnicodeEncodeError) as error:
                 refuse(str(path), key, error, on_error, skipped)
                 continue
-            yield Found(key, label, 0, 0, len(data), zlib.crc32(data), height, width)
+            yield ScannedImage(key, label, 0, 0, len(data), zlib.crc32(data), height, width)
 
     rows = list(itertools.islice(found(), limit))
     part = Part(uri=str(folder), kind="dir", bytes=None, sha256=None)

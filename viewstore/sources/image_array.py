@@ -34,8 +34,8 @@ def read_images(
     gray = all(bool((image == image[..., :1]).all()) for image in images)
     if channels == 1 and not gray:
         raise ConfigError(f"{spec} holds colour images, but 1 channel is asked for", where=spec)
-    kept = (1 if gray else 3) if channels is None else channels
-    return np.ascontiguousarray(images[..., :kept].transpose(0, 3, 1, 2))
+    count = (1 if gray else 3) if channels is None else channels
+    return np.ascontiguousarray(images[..., :count].transpose(0, 3, 1, 2))
 
 
 def signed(images: NDArray[np.uint8]) -> NDArray[np.float32]:

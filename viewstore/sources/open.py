@@ -1,4 +1,4 @@
-"""Opening a source: the rows it has, fixed once; afterwards their table is enough to read them."""
+"""Opens a source by its spelling: finds its kind and returns the table of its rows."""
 
 from __future__ import annotations
 

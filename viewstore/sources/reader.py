@@ -67,7 +67,7 @@ class SourceReader:
     ) -> tuple[NDArray[np.uint8], int]:
         """Return the image in the bytes of a row, and its reduction, as `scaled_decode`.
 
-        `into` has room for the image; what is returned may lie in it.
+        `into` is memory of at least its size, in which the returned image may lie.
         """
         table = self.table
         if table.parts[table.part[row]].kind in ("array", "pixels"):
@@ -78,7 +78,7 @@ class SourceReader:
             return (np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels), 1
         try:
             image, made = scaled_decode(data, reduction, into=into)
-        except (FormatError, ConfigError) as error:  # too little room: not the size it had
+        except (FormatError, ConfigError) as error:  # the latter: `into` is too small
             raise self._unreadable(row, str(error)) from error
         sides = -(-int(table.height[row]) // made), -(-int(table.width[row]) // made)
         if image.shape[:2] != sides:  # crop boxes are drawn for the size it had
@@ -117,7 +117,7 @@ class SourceReader:
 def _below(folder: str, key: str) -> str:
     """Return folder/key. Raises FormatError: the key leads out of the folder.
 
-    It is asked for each sample of each epoch, and pathlib takes 25 us.
+    Called for each sample of each epoch; pathlib takes 25 us.
     """
     if key.startswith("/") or ".." in key.split("/") or "\0" in key:
         raise FormatError(f"key {key!r} leads out of its folder", where=folder)

@@ -1,4 +1,4 @@
-"""sources.json and its columns: what fixes the rows of a store, and their order."""
+"""sources.json and its columns, which fix the rows of a store and their order."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
 
 
 def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
+    """Return the fields of sources.json. Raises FormatError: it is damaged or missing."""
     return files.record(paths.sources_record, LARGE_BYTES, _unpack)
 
 
@@ -133,7 +134,7 @@ def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:
 
 
 class StoredKeys(Sequence[str]):
-    """Texts that lie one after another in an array of bytes, decoded when they are asked for."""
+    """Texts that lie one after another in an array of bytes, decoded on access."""
 
     def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.uint64]) -> None:
         """Take text i from data[offsets[i] : offsets[i + 1]].

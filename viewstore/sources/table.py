@@ -107,7 +107,7 @@ class SourceKind:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScannedImage:
     """One image that a source holds."""
 
     key: str
@@ -140,7 +140,7 @@ def take_rows(table: SourceTable, rows: NDArray[np.int64]) -> SourceTable:
     return SourceTable(keys=keys, parts=table.parts, label_names=table.label_names, **columns)
 
 
-def by_key(rows: Iterable[Found], spec: str) -> list[Found]:
+def by_key(rows: Iterable[ScannedImage], spec: str) -> list[ScannedImage]:
     """Return the rows in the order of their keys. Raises ConfigError: a key stands twice."""
     ordered = sorted(rows, key=lambda row: row.key.encode())
     for first, second in itertools.pairwise(ordered):
@@ -170,7 +170,7 @@ def refuse(
 
 
 def table_of(
-    rows: Iterable[Found], parts: tuple[Part, ...], label_names: tuple[str, ...]
+    rows: Iterable[ScannedImage], parts: tuple[Part, ...], label_names: tuple[str, ...]
 ) -> SourceTable:
     """Return the table of these rows, in their order.
 

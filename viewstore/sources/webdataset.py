@@ -19,7 +19,7 @@ from viewstore.sources.labels import Label, LabelReader
 from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
 from viewstore.sources.raw_views import raw_views
 from viewstore.sources.table import (
-    Found,
+    ScannedImage,
     OnError,
     Part,
     Source,
@@ -43,7 +43,7 @@ class _Scan:
 
     on_error: OnError
     parts: list[Part] = field(default_factory=list)
-    rows: list[Found] = field(default_factory=list)
+    rows: list[ScannedImage] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     labels: LabelReader = field(default_factory=LabelReader)
@@ -95,7 +95,7 @@ def _scan_tar(scan: _Scan, path: Path) -> None:
                 label = group.label(key, data, scan.labels)
                 crc32 = zlib.crc32(payload)
                 place = part("file"), member.offset, member.size
-                scan.rows.append(Found(key, label, *place, crc32, height, width))
+                scan.rows.append(ScannedImage(key, label, *place, crc32, height, width))
             if RAW_VIEWS in group.members:
                 member = group.members[RAW_VIEWS]
                 views, height, width = raw_views(data[member.offset : member.offset + NPY_BYTES])
@@ -108,7 +108,7 @@ def _scan_tar(scan: _Scan, path: Path) -> None:
                     label = group.label(group.key, data, scan.labels)
                     place = part("pixels"), begin, size
                     key = f"{group.key}.v{view}"
-                    scan.rows.append(Found(key, label, *place, crc32, height, width))
+                    scan.rows.append(ScannedImage(key, label, *place, crc32, height, width))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
-"""Publishing shards: blobs under their content names, then the one record that makes them exist.
-
-The order of the steps is docs/format.md section 4; nothing is ever renamed over a record, so
-builders that race, or wake up late, do no harm.
-"""
+"""Reads what builders published: plans, commits and manifests; says what is not there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, nearest
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
@@ -17,7 +13,7 @@ from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
 
-COMMIT_FILE = re.compile(r"(\d{6})\.json")
+NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the manifest
 
 
 def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
@@ -42,8 +38,8 @@ def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
         return None
     try:
         commit = Commit.unpack(raw)
-        if commit.shard != shard or commit.view_set != paths.root.name:
-            raise FormatError(f"commit is that of shard {commit.shard} of {commit.view_set}")
+        if commit.entry.shard != shard or commit.view_set != paths.root.name:
+            raise FormatError(f"commit is that of shard {commit.entry.shard} of {commit.view_set}")
     except FormatError as error:
         raise FormatError(
             f"commit of shard {shard} is damaged: {error}",
@@ -58,7 +54,7 @@ def committed_shards(paths: ViewSetPaths) -> list[int]:
     """Return the numbers of the shards that have a commit record, ascending."""
     if not paths.commits.is_dir():
         return []
-    matches = (COMMIT_FILE.fullmatch(path.name) for path in paths.commits.iterdir())
+    matches = (NUMBERED_FILE.fullmatch(path.name) for path in paths.commits.iterdir())
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -75,9 +71,6 @@ def view_sets(paths: StorePaths) -> list[str]:
     return sorted(path.name for path in paths.views.iterdir() if (path / "plan.json").is_file())
 
 
-GENERATION_FILE = re.compile(r"(\d{6})\.json")
-
-
 def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
     if not files.exists(paths.manifest):
@@ -88,7 +81,7 @@ def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
 def last_generation(paths: StorePaths) -> int:
     """Return the number of the newest generation, 0 before the first."""
     names = (path.name for path in paths.generations.iterdir())
-    return max((int(m[1]) for m in map(GENERATION_FILE.fullmatch, names) if m), default=0)
+    return max((int(m[1]) for m in map(NUMBERED_FILE.fullmatch, names) if m), default=0)
 
 
 def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
@@ -103,3 +96,22 @@ def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
             fix="check the address; it is that of the folder that --out named",
         )
     return manifest
+
+
+def no_store(where: object, *, why: str | None = None, fix: str | None = None) -> ConfigError:
+    """Return the error of a path that holds no store."""
+    return ConfigError(
+        f"there is no store at {where}", code="VS202", where=str(where), why=why, fix=fix
+    )
+
+
+def no_view_set(
+    name: str, known: Iterable[str], where: object, *, fix: str | None = None
+) -> ConfigError:
+    """Return the error of a view set that the store at `where` lacks; the nearest is named."""
+    return ConfigError(
+        f"there is no view set {name!r} in this store; {nearest(name, list(known))}",
+        code="VS102",
+        where=str(where),
+        fix=fix,
+    )

@@ -1,4 +1,4 @@
-"""How far the distances of a view set are from what its search was asked for."""
+"""Compares the distances of a view set with the settings of the search that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a store that a filter of `where.py` keeps, found block by block in its columns."""
+"""Evaluates a row filter of `where.py` on the columns of a store, block by block."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from viewstore.store.where import (
     Test,
     Truth,
     compare,
+    error_at,
     join,
-    misplaced,
     parse,
     tests_of,
 )
@@ -33,7 +33,7 @@ SOURCE_COLUMNS = ("label", "index", "height", "width")
 
 @dataclass(frozen=True)
 class Bound:
-    """A test's column in the store, and what it is compared with, as numbers.
+    """The column of a test in the store, and the values it is compared with.
 
     Attributes:
         name: Column of the view set, or one of SOURCE_COLUMNS, or "key".
@@ -48,25 +48,25 @@ class Bound:
     wanted: tuple[Any, ...]
 
 
-def matching_rows(store: Store, text: str, shown: Sequence[str] = ()) -> NDArray[np.int64]:
-    """Return the rows that `text` keeps, ascending.
+def matching_rows(store: Store, text: str, preferred: Sequence[str] = ()) -> NDArray[np.int64]:
+    """Return the rows for which the filter `text` is true, int64, ascending.
 
-    Only the columns it names are read. A name alone is a column of the `shown` view sets if they
-    have it, else of any view set; "view-set.column" says which.
+    Only the columns it names are read. A name alone is a column of one of the `preferred` view
+    sets if they have it, else of any view set; "view-set.column" says which.
 
     Raises:
-        ConfigError: The text is no filter, a column or value is unknown or ambiguous, or no row
-            is kept.
+        ConfigError: The text is no filter, a column or value is unknown or ambiguous, or it is
+            true for no row.
     """
     expr = parse(text)
-    bound = {test: _bind(store, test, text, shown) for test in tests_of(expr)}
+    bound = {test: _bind(store, test, text, preferred) for test in tests_of(expr)}
     _check_spans(expr, bound, text)
-    kept = []
+    selected = []
     for begin in range(0, store.num_samples, BLOCK_ROWS):
         block = np.arange(begin, min(store.num_samples, begin + BLOCK_ROWS), dtype=np.int64)
         truth = _truth(store, expr, bound, block, inside=False)
-        kept.append(block[np.broadcast_to(truth.so[:, 0], block.shape)])
-    rows = np.concatenate(kept)
+        selected.append(block[np.broadcast_to(truth.is_true[:, 0], block.shape)])
+    rows = np.concatenate(selected)
     if not len(rows):
         raise ConfigError(
             f"where keeps none of {store.num_samples} rows: {expr}",
@@ -76,13 +76,13 @@ def matching_rows(store: Store, text: str, shown: Sequence[str] = ()) -> NDArray
     return rows
 
 
-def _bind(store: Store, test: Test, text: str, shown: Sequence[str]) -> Bound:
+def _bind(store: Store, test: Test, text: str, preferred: Sequence[str]) -> Bound:
     set_name, dot, name = test.column.rpartition(".")
     if dot:
         if set_name not in store.view_sets:
             hint = nearest(set_name, list(store.view_sets))
             message = f"must name a view set of this store, got {set_name!r}; {hint}"
-            raise misplaced(message, text, test.place, code="VS102")
+            raise error_at(message, text, test.position, code="VS102")
         return _of_view_set(store.view_sets[set_name], test, name, text)
     if name == "key":
         return Bound(name, None, False, _keys(test, text))
@@ -90,15 +90,15 @@ def _bind(store: Store, test: Test, text: str, shown: Sequence[str]) -> Bound:
         wanted = _labels(store, test, text) if name == "label" else _numbers(test, text)
         return Bound(name, None, False, wanted)
     view_sets = [each for each in store.view_sets.values() if name in each.params]
-    having = [each for each in view_sets if each.name in shown] or view_sets
+    having = [each for each in view_sets if each.name in preferred] or view_sets
     if len(having) > 1:
         names = " or ".join(f"{each.name}.{name}" for each in having)
-        raise misplaced(f"must say which column {name} is meant: {names}", text, test.place)
+        raise error_at(f"must say which column {name} is meant: {names}", text, test.position)
     if not having:
         every = {column for each in store.view_sets.values() for column in each.params}
         hint = nearest(name, sorted({*every, *SOURCE_COLUMNS, "key"}))
         message = f"must name a column, got {name!r}; {hint}"
-        raise misplaced(message, text, test.place, code="VS102")
+        raise error_at(message, text, test.position, code="VS102")
     return _of_view_set(having[0], test, name, text)
 
 
@@ -106,18 +106,18 @@ def _of_view_set(view_set: ViewSet, test: Test, name: str, text: str) -> Bound:
     if name not in view_set.params:
         hint = nearest(name, list(view_set.params))
         message = f"must name a column of {view_set.name}, got {name!r}; {hint}"
-        raise misplaced(message, text, test.place, code="VS102")
+        raise error_at(message, text, test.position, code="VS102")
     column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
     if len(column.shape) > per_view:
         message = f"must name a column of single numbers; {name} has {column.shape} a row"
-        raise misplaced(message, text, test.place)
+        raise error_at(message, text, test.position)
     return Bound(name, view_set, per_view, _numbers(test, text))
 
 
 def _numbers(test: Test, text: str) -> tuple[Any, ...]:
     if any(isinstance(value, str) for value in test.values):
         message = f"must compare {test.column} with numbers, got {test}"
-        raise misplaced(message, text, test.place)
+        raise error_at(message, text, test.position)
     return tuple(int(value) if isinstance(value, bool) else value for value in test.values)
 
 
@@ -127,26 +127,26 @@ def _labels(store: Store, test: Test, text: str) -> tuple[Any, ...]:
         if isinstance(value, str) and value not in store.label_names:
             hint = nearest(value, list(store.label_names))
             message = f"must name a label, got {value!r}; {hint}"
-            raise misplaced(message, text, test.place, code="VS102")
+            raise error_at(message, text, test.position, code="VS102")
         wanted.append(store.label_names.index(value) if isinstance(value, str) else value)
     return tuple(wanted)
 
 
 def _keys(test: Test, text: str) -> tuple[Any, ...]:
     if test.sign not in ("=", "!=", "in") or not all(isinstance(v, str) for v in test.values):
-        raise misplaced("must ask of key = 'text', != or in", text, test.place)
+        raise error_at("must ask of key = 'text', != or in", text, test.position)
     return test.values
 
 
 def _check_spans(expr: Expr, bound: Mapping[Test, Bound], text: str) -> None:
     """Raise ConfigError if any(..) or all(..) would go over the views of two view sets."""
     if isinstance(expr, Over):
-        places = [bound[test] for test in tests_of(expr.expr)]
-        names = {each.view_set.name for each in places if each.view_set and each.per_view}
+        columns = [bound[test] for test in tests_of(expr.expr)]
+        names = {each.view_set.name for each in columns if each.view_set and each.per_view}
         if len(names) > 1:
             found = " and ".join(sorted(names))
             message = f"must not go over the views of {found} in one {expr.span}(..)"
-            raise misplaced(message, text, expr.place)
+            raise error_at(message, text, expr.position)
     elif isinstance(expr, Joined):
         for part in expr.parts:
             _check_spans(part, bound, text)
@@ -162,7 +162,7 @@ def _truth(
         return _truth(store, expr.expr, bound, rows, inside=True).over(expr.span)
     if isinstance(expr, Not):
         truth = _truth(store, expr.expr, bound, rows, inside=inside)
-        return Truth(truth.not_so, truth.so)
+        return Truth(truth.is_false, truth.is_true)
     if isinstance(expr, Joined):
         parts = [_truth(store, part, bound, rows, inside=inside) for part in expr.parts]
         return join(expr.word, parts)

@@ -1,8 +1,4 @@
-"""Params columns: zarr chunks with their checksum, and the pack that a shard carries.
-
-A chunk file is the C-order array of a shard's rows, padded with fill to the shard size, and its
-CRC-32C: the zarr v3 codecs (bytes, crc32c), so any zarr client reads and verifies it.
-"""
+"""Reads the params columns of a view set, whole or by rows, through their checksums."""
 
 from __future__ import annotations
 
@@ -24,16 +20,16 @@ from viewstore.format.chunks import chunk_key, unpack_chunk
 from viewstore.format.columns import Column
 
 ReadChunk = Callable[[Column, int], memoryview]
-WHOLE_BYTES = 256 << 20  # the columns of a view set that are kept whole take this much together
+WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
 CHUNKS_AT_ONCE = 1024
-MAPS_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
+MOST_MAPPED = 4096  # a process may have 65 530 maps, and shards are mapped too
 
 
 class Params(Mapping[str, NDArray[Any]]):
     """The columns of a view set, read through their checksums.
 
     `params[name]` is the whole column, [N, ...], kept in memory once read; `rows` maps chunks
-    and copies only what it is asked for.
+    and copies only the rows it returns.
     """
 
     def __init__(
@@ -49,8 +45,8 @@ class Params(Mapping[str, NDArray[Any]]):
     ) -> None:
         """Read the chunks below `root`; the rows of `absent` shards were never written.
 
-        A remote store gives the bytes of a column's chunk itself, by `chunk`(column, shard), and
-        is asked for `at_once` chunks at one time.
+        For a remote store, `chunk`(column, shard) returns the bytes of a chunk; `at_once` chunks
+        are fetched at one time.
         """
         self._read = chunk or self._mapped
         self._at_once = at_once
@@ -87,7 +83,7 @@ class Params(Mapping[str, NDArray[Any]]):
 
     @cached_property
     def small(self) -> frozenset[str]:
-        """The columns that may be kept whole: the smallest ones, up to WHOLE_BYTES together."""
+        """The columns that may stay in memory: the smallest ones, up to WHOLE_BYTES together."""
         columns = sorted(self.columns.values(), key=lambda each: (each.row_bytes, each.name))
         ends = itertools.accumulate(each.row_bytes * self.num_rows for each in columns)
         pairs = zip(columns, ends, strict=True)
@@ -110,7 +106,7 @@ class Params(Mapping[str, NDArray[Any]]):
         shards = rows // self.shard_rows
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)
         numbers = np.unique(shards).tolist()
-        for shard, chunk in zip(numbers, self._kept(column, numbers), strict=True):
+        for shard, chunk in zip(numbers, self._cached(column, numbers), strict=True):
             here = shards == shard
             values[here] = chunk[rows[here] - shard * self.shard_rows]
         return values
@@ -125,7 +121,7 @@ class Params(Mapping[str, NDArray[Any]]):
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
 
-    def _kept(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
+    def _cached(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Yield chunks of a column, which stay mapped."""
         for begin in range(0, len(shards), CHUNKS_AT_ONCE):
             some = shards[begin : begin + CHUNKS_AT_ONCE]
@@ -134,13 +130,13 @@ class Params(Mapping[str, NDArray[Any]]):
             for shard, chunk in zip(missing, self._each(column, missing), strict=True):
                 found[shard] = chunk
                 with self._lock:
-                    while len(self._chunks) >= MAPS_KEPT:
+                    while len(self._chunks) >= MOST_MAPPED:
                         del self._chunks[next(iter(self._chunks))]
                     self._chunks[column.name, shard] = chunk
             yield from (chunk for chunk in found.values() if chunk is not None)
 
     def _each(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """Yield chunks of a column, fetched several at one time where they come over a network."""
+        """Yield chunks of a column, `at_once` of them fetched at one time."""
         if self._at_once == 1 or len(shards) < 2:
             yield from (self._chunk(column, shard) for shard in shards)
             return

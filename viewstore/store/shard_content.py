@@ -1,4 +1,4 @@
-"""Whether a shard agrees with itself: its tar, its pack, its columns and its views."""
+"""Checks that a shard agrees with itself: tar, pack, columns, views; for verify and writers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from numpy.typing import NDArray
 from viewstore.errors import FormatError
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import MADE, Status
-from viewstore.format.manifest import BlobRecord, Commit, IndexedShard
+from viewstore.format.manifest import BlobRecord, ShardEntry
 from viewstore.format.plan import Plan
 from viewstore.format.tar import member_names, pack_npy_header, parse
 from viewstore.images.codec import Codec
 
-Wrong = tuple[str, str]  # kind of a fault, and what it is
+FaultFacts = tuple[str, str]  # kind and description
 
 
 def content_faults(
     plan: Plan,
     codec: Codec,
-    shard: Commit | IndexedShard,
+    shard: ShardEntry,
     read: Callable[[BlobRecord], memoryview],
     *,
     decode: bool,
-) -> Iterator[Wrong]:
-    """Yield the kind and the words of what does not fit together in a shard.
+) -> Iterator[FaultFacts]:
+    """Yield kind and description of each fault within a shard.
 
     Args:
         plan: The plan of its view set.
         codec: That of the plan.
-        shard: What is said of its files.
+        shard: Its entry in commit or index.
         read: Returns the bytes of a file, whose sha256 was compared.
         decode: Decode every view too.
     """
     try:
         rows = plan.shard_range(shard.shard)
         packed = [column.name for column in plan.columns if column.pack]
-        places, chunks = unpack_params(read(shard.file("params")), packed)
+        recorded, chunks = unpack_params(read(shard.file("params")), packed)
         data = read(shard.file("views"))
-        yield from _member_faults(plan, codec, rows, places, data, decode=decode)
+        yield from _member_faults(plan, codec, rows, recorded, data, decode=decode)
         values = {}
         for column in plan.columns:
             raw = chunks.get(column.name)
@@ -55,7 +55,7 @@ def content_faults(
         yield "member", str(error)
 
 
-def chunk_facts(shard: Commit | IndexedShard, column: str) -> tuple[int, str]:
+def chunk_facts(shard: ShardEntry, column: str) -> tuple[int, str]:
     """Return size and sha256 of the chunk of a column, the same in pack and zarr array."""
     if column in shard.columns:
         _, size, sha256 = shard.columns[column]
@@ -68,24 +68,24 @@ def _member_faults(
     plan: Plan,
     codec: Codec,
     rows: range,
-    places: NDArray[np.void],
+    recorded: NDArray[np.void],
     data: memoryview,
     *,
     decode: bool,
-) -> Iterator[Wrong]:
-    """Compare the members of a shard with those its pack places; decode them if asked."""
+) -> Iterator[FaultFacts]:
+    """Compare the members of a shard with those `recorded` in its pack; `decode` them too."""
     members = parse(data, member_names(plan, rows))
-    if not np.array_equal(members, places):
+    if not np.array_equal(members, recorded):
         yield "member", "members differ from pack"
     if decode:
-        for row_places in members.reshape(len(rows), len(plan.members)):
-            for place, extension in zip(row_places, plan.members, strict=True):
-                begin = int(place["offset"])
-                payload = data[begin : begin + int(place["size"])].tobytes()
+        for row_members in members.reshape(len(rows), len(plan.members)):
+            for member, extension in zip(row_members, plan.members, strict=True):
+                begin = int(member["offset"])
+                payload = data[begin : begin + int(member["size"])].tobytes()
                 check_member(plan, codec, extension, payload)
 
 
-def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[Wrong]:
+def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFacts]:
     """A row with status 1 or 2 has every column; fill there means it was lost."""
     status = values["status"]
     if (status == Status.NEVER_WRITTEN).any():
@@ -98,8 +98,7 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[Wrong]:
         if column.views is not None:
             array = array[:, list(column.views)]
         flat = array[good].reshape(int(good.sum()), -1)
-        fill = np.isnan(flat) if column.fill != column.fill else flat == column.fill
-        if flat.size and fill.all(axis=1).any():
+        if flat.size and column.missing(flat).all(axis=1).any():
             yield "params", f"column {column.name} has rows that were never written"
 
 
@@ -110,7 +109,7 @@ def check_member(plan: Plan, codec: Codec, extension: str, payload: bytes) -> No
         header = pack_npy_header(repr("|u1"), shape)
         if payload[: len(header)] != header:
             raise FormatError(f"views.npy must hold uint8 {shape}")
-    elif extension not in ("json", "cls"):
+    elif extension != "json":
         pixels = codec.decode(payload)
         if pixels.shape != (plan.height, plan.width, plan.channels):
             raise FormatError(f"{extension} decodes to {pixels.shape}, another size than planned")

@@ -1,4 +1,4 @@
-"""Opening a store: what is in it, checked, and read by key or by row."""
+"""Opens a store, checks its records, and gives its rows, labels and view sets to users."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from viewstore.errors import ConfigError, FormatError, nearest
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
+from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import read_manifest, remote_manifest, view_sets
+from viewstore.store.committed import (
+    no_store,
+    no_view_set,
+    read_manifest,
+    remote_manifest,
+    view_sets,
+)
 from viewstore.store.view_set import ViewSet
 
 
@@ -43,12 +50,12 @@ class Keys(Sequence[str]):
 
     def row(self, key: str) -> int:
         """Return the row of a key. Raises ConfigError naming the nearest key."""
-        place = bisect.bisect_left(
+        position = bisect.bisect_left(
             self._order, key.encode(), key=lambda row: self._keys[row].encode()
         )
-        if place < len(self._order) and self._keys[self._order[place]] == key:
-            return self._order[place]
-        hint = nearest(key, [self._keys[row] for row in self._order[max(0, place - 50) :][:100]])
+        if position < len(self._order) and self._keys[self._order[position]] == key:
+            return self._order[position]
+        hint = nearest(key, [self._keys[row] for row in self._order[max(0, position - 50) :][:100]])
         raise ConfigError(f"there is no sample with key {key!r}; {hint}", code="VS102")
 
 
@@ -78,18 +85,18 @@ class Store:
     @property
     def remote(self) -> bool:
         """Whether it lies elsewhere: its shards are downloaded before they are read."""
-        return self.files is not LOCAL
+        return self.files.cache is not None
 
     @property
     def name(self) -> str:
         """Last part of the path or URL."""
-        path = self.paths.root.resolve() if self.files is LOCAL else Path(self.location)
+        path = self.paths.root.resolve() if self.files.cache is None else Path(self.location)
         return path.name
 
     @property
     def root(self) -> Path:
         """The folder of the store. Raises ConfigError: it is remote, and has none."""
-        if self.files is not LOCAL:
+        if self.remote:
             raise ConfigError(f"store {self.location} is remote: it has no folder here")
         return self.paths.root
 
@@ -132,13 +139,8 @@ class Store:
     def view_set(self, name: str) -> ViewSet:
         """Return a view set by name. Raises ConfigError naming the nearest."""
         if name not in self.view_sets:
-            raise ConfigError(
-                f"there is no view set {name!r} in this store; "
-                f"{nearest(name, list(self.view_sets))}",
-                code="VS102",
-                where=self.location,
-                fix=f"viewstore inspect {self.location}",
-            )
+            fix = f"viewstore inspect {self.location}"
+            raise no_view_set(name, self.view_sets, self.location, fix=fix)
         return self.view_sets[name]
 
     def urls(self, view_set: str) -> list[str]:
@@ -153,8 +155,8 @@ def open_store(
 
     Args:
         path: A folder, or a URL: s3://, gs://, az://, http(s)://, or what fsspec knows.
-        cache: Where downloads are kept, and how many; None: as the environment says.
-        retry: How patient remote reads are.
+        cache: Directory and size of the cache of downloads; None: as the environment says.
+        retry: How often and how long remote reads are tried.
 
     Raises:
         ConfigError: There is no store at `path`, or no build in it has ended yet.
@@ -166,10 +168,8 @@ def open_store(
         return _open_remote(str(path), cache or CacheSettings.from_environment(), retry or Retry())
     paths = StorePaths(local_path(path))
     if not paths.root.is_dir():
-        raise ConfigError(
-            f"there is no store at {path}",
-            code="VS202",
-            where=str(path),
+        raise no_store(
+            path,
             why="the folder does not exist" if not paths.root.exists() else "it is not a folder",
             fix=f"viewstore build --generator w-search --out {path}",
         )
@@ -189,8 +189,6 @@ def open_store(
 
 
 def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
-    from viewstore.files.remote import RemoteFiles
-
     files = RemoteFiles(url, cache=cache, retry=retry)
     paths = StorePaths(Path())
     manifest = remote_manifest(paths, files)

@@ -1,4 +1,4 @@
-"""Proving a store whole: what each level checks, and the faults it names."""
+"""Checks every file of a store of this machine and yields the faults it finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viewstore.errors import ConfigError, FormatError, ViewStoreError, nearest
+from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
@@ -23,6 +23,7 @@ from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
     last_generation,
+    no_view_set,
     read_commit,
     read_manifest,
     read_plan,
@@ -36,7 +37,7 @@ BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.c
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is not as it was written.
+    """One deviation from what was written.
 
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
@@ -66,11 +67,7 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     """
     paths = StorePaths(root)
     if only is not None and only not in view_sets(paths):
-        raise ConfigError(
-            f"there is no view set {only!r} in this store; {nearest(only, view_sets(paths))}",
-            code="VS102",
-            where=str(root),
-        )
+        raise no_view_set(only, view_sets(paths), root)
     manifest = yield from _records(paths)
     for name in view_sets(paths):
         if only in (None, name):
@@ -180,20 +177,20 @@ def shard_faults(
 ) -> Iterator[Fault]:
     """Yield the faults of one committed shard."""
     whole = True
-    for blob in commit.files:
+    for blob in commit.entry.files:
         for fault in _blob_faults(paths, commit, blob, level):
             whole = False
             yield fault
     if not whole or level == "quick":
         return
-    views = paths.root / commit.file("views").name
+    views = paths.root / commit.entry.file("views").name
 
     def read(blob: BlobRecord) -> memoryview:
         with (paths.root / blob.name).open("rb") as file:
             return map_file(file.fileno()).data
 
-    for kind, what in content_faults(plan, codec, commit, read, decode=level == "content"):
-        yield _fault(plan.view_set, commit.shard, kind, views, what)
+    for kind, what in content_faults(plan, codec, commit.entry, read, decode=level == "content"):
+        yield _fault(plan.view_set, commit.entry.shard, kind, views, what)
 
 
 def _blob_faults(
@@ -201,15 +198,17 @@ def _blob_faults(
 ) -> Iterator[Fault]:
     path = paths.root / blob.name
     if not path.is_file():
-        yield _fault(commit.view_set, commit.shard, "missing", path, f"its {blob.role} are missing")
+        yield _fault(
+            commit.view_set, commit.entry.shard, "missing", path, f"its {blob.role} are missing"
+        )
         return
     size = path.stat().st_size
     if size != blob.bytes:
         what = f"{size} bytes, its commit says {blob.bytes}"
-        yield _fault(commit.view_set, commit.shard, "size", path, what)
+        yield _fault(commit.view_set, commit.entry.shard, "size", path, what)
     elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
         what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
-        yield _fault(commit.view_set, commit.shard, "hash", path, what)
+        yield _fault(commit.view_set, commit.entry.shard, "hash", path, what)
 
 
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
@@ -223,11 +222,11 @@ def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
     Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
     while a repair has withdrawn some.
     """
-    named = {blob.name for commit in commits.values() for blob in commit.files}
+    named = {blob.name for commit in commits.values() for blob in commit.entry.files}
     for path in paths.quarantine.glob("*.json"):
         with contextlib.suppress(FormatError):
             withdrawn = Commit.unpack(disk.read_limited(path, COMMIT_BYTES))
-            named |= {blob.name for blob in withdrawn.files}
+            named |= {blob.name for blob in withdrawn.entry.files}
     with contextlib.suppress(FormatError, FileNotFoundError):
         index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
         named |= {blob.name for entry in index.shards for blob in entry.files}
@@ -254,7 +253,7 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
     for shard, commit in commits.items():
         for column in plan.columns:
             path = paths.params / column.name / chunk_key(column, shard)
-            _, expected = chunk_facts(commit, column.name)
+            _, expected = chunk_facts(commit.entry, column.name)
             if not path.is_file():
                 what = f"chunk {shard} of {column.name} is missing"
             elif disk.sha256_of(path) != expected:

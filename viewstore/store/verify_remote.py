@@ -1,7 +1,7 @@
-"""Proving a remote store whole for those who read it: all that its manifest leads to.
+"""Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
-Not every server lists what it has, so what nothing names is not looked for. Commit records are
-for who builds, and are not looked at.
+Not every server lists its files, so files that nothing names are not found. Commit records serve
+builders alone and are not read.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from viewstore.errors import ConfigError, FormatError, RemoteError, nearest
+from viewstore.errors import FormatError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
+from viewstore.files.local import whole_file
 from viewstore.files.maps import map_file
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import BlobRecord, IndexedShard, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.sources.record import read_sources
-from viewstore.store.committed import remote_manifest
+from viewstore.store.committed import no_view_set, remote_manifest
 from viewstore.store.shard_content import chunk_facts, content_faults
 from viewstore.store.verify import Fault, Level
 from viewstore.store.view_set import ViewSet
 
-# What is kept here says nothing about what is there: nothing is found in this one, or kept.
+# A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class _Wrong:
-    """What is wrong with a file."""
+class FileFault:
+    """Kind and description of a fault of one file."""
 
     kind: str
     what: str
@@ -51,7 +52,7 @@ def verify_remote(
         level: "quick" asks for the size of each shard; "deep" fetches all, a shard at a time, and
             looks at every hash, tar, member and params row; "content" also decodes every view.
         only: A view set, or None for all.
-        retry: How patient it is.
+        retry: How often and how long it tries.
 
     Raises:
         ConfigError: There is no store, or no such view set.
@@ -60,18 +61,14 @@ def verify_remote(
     files = RemoteFiles(url, cache=NO_CACHE, retry=retry or Retry())
     paths = StorePaths(Path())
     manifest = _attempt(lambda: remote_manifest(paths, files))
-    if isinstance(manifest, _Wrong):
+    if isinstance(manifest, FileFault):
         yield _fault(files, "manifest", None, paths.manifest, manifest, kind="record")
         return
     names = list(manifest.view_sets)
     if only is not None and only not in names:
-        raise ConfigError(
-            f"there is no view set {only!r} in this store; {nearest(only, names)}",
-            code="VS102",
-            where=url,
-        )
+        raise no_view_set(only, names, url)
     sources = _attempt(lambda: read_sources(paths, files))
-    if isinstance(sources, _Wrong):
+    if isinstance(sources, FileFault):
         yield _fault(files, "source", None, paths.sources_record, sources, kind="record")
     for name, entry in manifest.view_sets.items():
         if only in (None, name):
@@ -83,13 +80,13 @@ def _view_set(
 ) -> Iterator[Fault]:
     name = paths.root.name
     view_set = _attempt(lambda: ViewSet(paths, entry, files))
-    if isinstance(view_set, _Wrong):
+    if isinstance(view_set, FileFault):
         yield _fault(files, name, None, paths.plan, view_set, kind="plan")
         return
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
-        found = _attempt(partial(files.content, path, size, sha256))
-        if isinstance(found, _Wrong):
+        found = _attempt(partial(whole_file, files, path, size, sha256))
+        if isinstance(found, FileFault):
             yield _fault(files, name, None, path, found, kind="derived")
             if path == paths.index:  # which alone says what the shards are
                 return
@@ -100,7 +97,7 @@ def _view_set(
 
 
 def _shard(
-    files: RemoteFiles, view_set: ViewSet, shard: IndexedShard, level: Level
+    files: RemoteFiles, view_set: ViewSet, shard: ShardEntry, level: Level
 ) -> Iterator[Fault]:
     fetched: dict[str, memoryview] = {}
     for blob in shard.files:
@@ -109,7 +106,7 @@ def _shard(
             wrong: object = _attempt(partial(files.check_size, path, blob.bytes), kind="size")
         else:
             wrong = _attempt(partial(_fetch, files, path, blob, fetched))
-        if isinstance(wrong, _Wrong):
+        if isinstance(wrong, FileFault):
             yield _fault(files, view_set.name, shard.shard, path, wrong)
     if len(fetched) < len(shard.files):
         return
@@ -121,7 +118,7 @@ def _shard(
         lambda blob: fetched[blob.role],
         decode=level == "content",
     ):
-        yield _fault(files, view_set.name, shard.shard, views, _Wrong(kind, what))
+        yield _fault(files, view_set.name, shard.shard, views, FileFault(kind, what))
 
 
 def _fetch(
@@ -134,25 +131,25 @@ def _fetch(
         os.close(descriptor)
 
 
-def _chunks(files: RemoteFiles, view_set: ViewSet, shard: IndexedShard) -> Iterator[Fault]:
+def _chunks(files: RemoteFiles, view_set: ViewSet, shard: ShardEntry) -> Iterator[Fault]:
     """Compare what a shard has in the zarr arrays with what its index entry says."""
     for column in view_set.plan.columns:
         path = view_set.paths.params / column.name / chunk_key(column, shard.shard)
-        found = _attempt(partial(files.content, path, *chunk_facts(shard, column.name)))
-        if isinstance(found, _Wrong):
+        found = _attempt(partial(whole_file, files, path, *chunk_facts(shard, column.name)))
+        if isinstance(found, FileFault):
             yield _fault(files, view_set.name, None, path, found, kind="derived")
 
 
-def _attempt(read: Callable[[], Found], *, kind: str = "hash") -> Found | _Wrong:
+def _attempt(read: Callable[[], Value], *, kind: str = "hash") -> Value | FileFault:
     """Return what `read` returns, or what is wrong with the file that it reads."""
     try:
         return read()
     except FormatError as error:
-        return _Wrong(kind, str(error))
+        return FileFault(kind, str(error))
     except RemoteError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        return _Wrong("missing", str(error))
+        return FileFault("missing", str(error))
 
 
 def _fault(
@@ -160,11 +157,11 @@ def _fault(
     view_set: str,
     shard: int | None,
     path: Path,
-    wrong: _Wrong,
+    fault: FileFault,
     *,
     kind: str | None = None,
 ) -> Fault:
     where = files.where(path)
     return Fault(
-        view_set=view_set, shard=shard, kind=kind or wrong.kind, path=where, what=wrong.what
+        view_set=view_set, shard=shard, kind=kind or fault.kind, path=where, what=fault.what
     )

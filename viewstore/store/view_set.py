@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
-from viewstore.files.local import LOCAL, Download, Files, matching
+from viewstore.files.local import LOCAL, Files, matching, whole_file
 from viewstore.files.maps import map_file
 from viewstore.format.columns import Column
-from viewstore.format.manifest import BlobRecord, Index, IndexedShard, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
@@ -25,50 +23,10 @@ from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 from viewstore.images.codec import Codec
 from viewstore.store.committed import read_plan
 from viewstore.store.params import Params
+from viewstore.store.shard import Shard
 
 FETCHES = 8  # small remote files at one time
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A committed shard: its file, and its rows."""
-
-    path: Path
-    rows: range
-    entry: IndexedShard
-    files: Files = LOCAL
-
-    def open(self) -> int:
-        """Return a descriptor of the file; a remote one is downloaded first, and checked.
-
-        Raises:
-            FormatError: The file is missing, or not as long as its commit says: reading a map
-                of it would end the process.
-            RemoteError: The remote store did not give it.
-        """
-        blob = self.entry.file("views")
-        try:
-            return self.files.open(self.path, blob.bytes, blob.sha256)
-        except FormatError as error:
-            view_set, shard = self.path.parent.name, self.entry.shard
-            raise FormatError(
-                f"shard {shard} of {view_set} {error}",
-                code="VS203",
-                where=f"{self.where}: expected {blob.bytes} bytes",
-                why="the file was changed after it was written; its sha256 cannot match",
-                fix=self.files.repair(self.path, f"--view-set {view_set} --only {shard}"),
-            ) from error
-
-    @property
-    def where(self) -> str:
-        """Path or URL of the file."""
-        return self.files.where(self.path)
-
-    @property
-    def download(self) -> Download:
-        """What to fetch before it is needed."""
-        blob = self.entry.file("views")
-        return Download(self.path, blob.bytes, blob.sha256)
+MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
 
 
 class ViewSet:
@@ -139,17 +97,14 @@ class ViewSet:
         """The committed shards by number."""
         return {
             entry.shard: Shard(
-                self.paths.root / entry.file("views").name,
-                self.plan.shard_range(entry.shard),
-                entry,
-                self.files,
+                entry, self.plan.shard_range(entry.shard), self.paths.root, self.files
             )
             for entry in self.index.shards
         }
 
     @cached_property
     def members(self) -> NDArray[Any]:
-        """Places of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
+        """Offset, size and CRC of all members, MEMBER_DTYPE [N, M], M = len(plan.members)."""
         shape = (self.plan.rows, len(self.plan.members))
         name = "index/members.npy"
         size, sha256 = self._entry.derived[name]
@@ -205,7 +160,7 @@ class ViewSet:
             if payload[:NPY_BYTES] != pack_npy_header(repr("|u1"), shape):
                 raise FormatError(f"views of row {row} of {self.name} must be uint8 {shape}")
             return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
-        names = [name for name in self.plan.members if name not in ("cls", "json")]
+        names = [name for name in self.plan.members if name != "json"]
         return np.stack([self.codec.decode(payloads[name]) for name in names])
 
     def urls(self) -> list[str]:
@@ -213,45 +168,52 @@ class ViewSet:
         return [shard.where for shard in self.shards.values()]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Say which shards are read next, in this order; remote ones begin to come.
+        """Begin to fetch remote shards that are read next, in this order.
 
         Raises nothing: a shard that cannot be had raises where it is opened.
         """
-        self.files.prefetch([self.shards[k].download for k in shards if k in self.shards])
+        if self.files.cache is not None:
+            wanted = [self.shards[number] for number in shards if number in self.shards]
+            self.files.cache.prefetch([(shard.path, shard.blob) for shard in wanted])
 
     @property
     def remote(self) -> bool:
         """Whether its shards are downloaded before they are read."""
-        return self.files is not LOCAL
+        return self.files.cache is not None
 
     def check_cache(self) -> None:
         """Raise ConfigError if its shards are remote and the cache is too small for them."""
-        self.files.check_cache(self._largest)
+        if self.files.cache is not None:
+            self.files.cache.check_limit(self._largest)
 
     def at_hand(self, shard: int) -> bool:
         """Whether a shard is on this machine now."""
-        return self.files.holds(self.shards[shard].download.sha256)
+        cache = self.files.cache
+        return cache is None or cache.holds(self.shards[shard].blob.sha256)
 
     def most_open(self, sharing: int = 1) -> int:
         """Return how many shards to keep open: an evicted one takes disk until it is closed.
 
         `sharing`: View sets that are read through the cache together.
         """
-        return self.files.most_open(self._largest * sharing)
+        if self.files.cache is None:
+            return MOST_MAPS
+        return self.files.cache.most_open(self._largest * sharing)
 
     @property
     def _largest(self) -> int:
-        sizes = [shard.entry.file("views").bytes for shard in self.shards.values()]
-        return max(sizes, default=0)
+        return max((shard.blob.bytes for shard in self.shards.values()), default=0)
 
     def repair(self, shard: int) -> str:
-        """Return what mends a shard."""
-        return self.files.repair(self.paths.plan, f"--view-set {self.name} --only {shard}")
+        """Return the command that rebuilds a shard."""
+        return self.shards[shard].repair
 
     @property
     def finalise(self) -> str:
-        """What derives its index, params and statistics anew."""
-        return self.files.finalise(self.paths.plan)
+        """The command that writes its index, params and statistics again."""
+        if self.files.cache is None:
+            return f"viewstore finalise {self.paths.root.parents[1]}"
+        return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
     def payloads(self, row: int) -> dict[str, bytes]:
         """Return the members of a row by extension, CRC checked, as they are stored."""
@@ -260,10 +222,10 @@ class ViewSet:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
         data = self._map(number)
         payloads = {}
-        for extension, place in zip(self.plan.members, self.members[row], strict=True):
-            begin, size = int(place["offset"]), int(place["size"])
+        for extension, member in zip(self.plan.members, self.members[row], strict=True):
+            begin, size = int(member["offset"]), int(member["size"])
             payload = data[begin : begin + size].tobytes()
-            if zlib.crc32(payload) != place["crc32"]:
+            if zlib.crc32(payload) != member["crc32"]:
                 raise FormatError(
                     f"{extension} of row {row} of {self.name} does not match its CRC-32",
                     code="VS203",
@@ -291,11 +253,12 @@ class ViewSet:
             return self._blob(entry.file(f"column:{column.name}"))
         begin, size, sha256 = entry.columns[column.name]
         pack = entry.file("params")
-        if self.files.keeps or self.files.holds(pack.sha256):
+        cache = self.files.cache
+        if cache is None or cache.keeps or cache.holds(pack.sha256):
             return self._blob(pack)[begin : begin + size]
         path = self.paths.root / pack.name
         check = partial(matching, size=size, sha256=sha256)
-        return memoryview(self.files.part(path, begin, begin + size, check))
+        return memoryview(cache.part(path, begin, begin + size, check))
 
     def _blob(self, blob: BlobRecord) -> memoryview:
         descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
@@ -308,7 +271,7 @@ class ViewSet:
         """Return a derived file. Raises FormatError: it is not the one the manifest names."""
         size, sha256 = self._entry.derived[name]
         try:
-            return self.files.content(self.paths.root / name, size, sha256)
+            return whole_file(self.files, self.paths.root / name, size, sha256)
         except FormatError as error:
             raise self._changed(name, error) from error
 

@@ -52,25 +52,25 @@ _KEYWORDS = ("and", "or", "not", "any", "all", "in", "is", "missing", "true", "f
 
 @dataclass(frozen=True)
 class Test:
-    """A column and what is asked of it: a comparison, "in" or "missing"."""
+    """A comparison of a column with values, or "in", or "missing"; `position` is for messages."""
 
     column: str
     sign: str
     values: tuple[Value, ...]
-    place: int  # in the text, for messages
+    position: int
 
     def __str__(self) -> str:
         if self.sign == "missing":
             return f"{self.column} is missing"
-        shown = [_shown(value) for value in self.values]
+        values = [_literal(value) for value in self.values]
         if self.sign == "in":
-            return f"{self.column} in [{', '.join(shown)}]"
-        return f"{self.column} {self.sign} {shown[0]}"
+            return f"{self.column} in [{', '.join(values)}]"
+        return f"{self.column} {self.sign} {values[0]}"
 
 
 @dataclass(frozen=True)
 class Not:
-    """What is not so."""
+    """True where an expression is false."""
 
     expr: Expr
 
@@ -80,7 +80,7 @@ class Not:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several expressions of which all ("and") or one ("or") must be so."""
+    """Several expressions of which all ("and") or one ("or") must be true."""
 
     word: Literal["and", "or"]
     parts: tuple[Expr, ...]
@@ -91,11 +91,11 @@ class Joined:
 
 @dataclass(frozen=True)
 class Over:
-    """An expression that must be so for any, or for all, views of a row."""
+    """An expression that must be true for any, or for all, views of a row."""
 
     span: Span
     expr: Expr
-    place: int
+    position: int
 
     def __str__(self) -> str:
         return f"{self.span}({self.expr})"
@@ -108,7 +108,7 @@ def parse(text: str) -> Expr:
     """Return the expression that `text` stands for.
 
     Raises:
-        ConfigError: It is none, or too large; the place in the text is named.
+        ConfigError: It is none, or too large; the position in the text is named.
     """
     if len(text.encode()) > MAX_BYTES:
         raise ConfigError(f"where must have at most {MAX_BYTES} bytes, got {len(text.encode())}")
@@ -126,12 +126,12 @@ def tests_of(expr: Expr) -> Iterator[Test]:
         yield from tests_of(expr.expr)
 
 
-def misplaced(message: str, text: str, place: int, *, code: str | None = None) -> ConfigError:
-    """Return an error about a place of a text; its `where` marks the place."""
+def error_at(message: str, text: str, position: int, *, code: str | None = None) -> ConfigError:
+    """Return an error about a position in a text, which its `where` marks."""
     return ConfigError(
-        f"where {message}, at character {place + 1}",
+        f"where {message}, at character {position + 1}",
         code=code,
-        where=f"{text[:place]} >>> {text[place:]}".strip(),
+        where=f"{text[:position]} >>> {text[position:]}".strip(),
     )
 
 
@@ -165,11 +165,11 @@ class _Parser:
             raise self._error(f"must have at most {MAX_TERMS} terms, {MAX_DEPTH} deep")
         if self._take("not"):
             return Not(self._term(depth + 1))
-        place = self._place
+        position = self._position
         for span in ("any", "all"):
             if self._take(span):
                 self._expect("(")
-                return Over(span, self._closed(depth), place)
+                return Over(span, self._closed(depth), position)
         if self._take("("):
             return self._closed(depth)
         return self._test()
@@ -180,7 +180,7 @@ class _Parser:
         return expr
 
     def _test(self) -> Expr:
-        place = self._place
+        position = self._position
         kind, column = self._peek
         if kind != "word" or column in _KEYWORDS:
             raise self._error("must have a column here")
@@ -188,7 +188,7 @@ class _Parser:
         if self._take("is"):
             inverted = self._take("not")
             self._expect("missing")
-            test = Test(column, "missing", (), place)
+            test = Test(column, "missing", (), position)
             return Not(test) if inverted else test
         if self._take("in"):
             self._expect("[")
@@ -196,13 +196,13 @@ class _Parser:
             while self._take(","):
                 values.append(self._value())
             self._expect("]")
-            return Test(column, "in", tuple(values), place)
+            return Test(column, "in", tuple(values), position)
         _, sign = self._peek
         sign = "=" if sign == "==" else sign
         if sign not in _COMPARE:
             raise self._error(f"must say what is asked of {column}: < <= = != >= > in is")
         self._next += 1
-        return Test(column, sign, (self._value(),), place)
+        return Test(column, sign, (self._value(),), position)
 
     def _value(self) -> Value:
         kind, token = self._peek
@@ -225,7 +225,7 @@ class _Parser:
         return "end", ""
 
     @property
-    def _place(self) -> int:
+    def _position(self) -> int:
         return self._tokens[self._next][2] if self._next < len(self._tokens) else len(self._text)
 
     def _take(self, token: str) -> bool:
@@ -238,22 +238,22 @@ class _Parser:
             raise self._error(f"must have {token!r} here")
 
     def _error(self, message: str) -> ConfigError:
-        return misplaced(message, self._text, self._place)
+        return error_at(message, self._text, self._position)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """Yield kind, token and place."""
-    place = 0
-    while text[place:].strip():
-        match = _TOKEN.match(text, place)
+    """Yield kind, token and position."""
+    position = 0
+    while text[position:].strip():
+        match = _TOKEN.match(text, position)
         if match is None or match.lastgroup is None:
-            start = place + len(text[place:]) - len(text[place:].lstrip())
-            raise misplaced(f"cannot be understood from {text[start:][:12]!r} on", text, start)
+            start = position + len(text[position:]) - len(text[position:].lstrip())
+            raise error_at(f"cannot be understood from {text[start:][:12]!r} on", text, start)
         yield match.lastgroup, match[match.lastgroup], match.start(match.lastgroup)
-        place = match.end()
+        position = match.end()
 
 
-def _shown(value: Value) -> str:
+def _literal(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"'{value}'" if isinstance(value, str) else str(value)
@@ -265,14 +265,16 @@ def _grouped(expr: Expr) -> str:
 
 @dataclass(frozen=True)
 class Truth:
-    """For each row and view, [B, 1 or V], what is so and what is not; missing values: neither."""
+    """Where a test is true and where false, bool [B, 1 or V] each; neither for missing values."""
 
-    so: NDArray[np.bool_]
-    not_so: NDArray[np.bool_]
+    is_true: NDArray[np.bool_]
+    is_false: NDArray[np.bool_]
 
     def over(self, span: Span) -> Truth:
-        """Return the truth for any or all views, [B, 1]."""
-        first, second = (self.so, self.not_so) if span == "any" else (self.not_so, self.so)
+        """Return where any or all views are true or false, [B, 1]."""
+        first, second = self.is_true, self.is_false
+        if span == "all":
+            first, second = second, first
         some = np.asarray(first.any(axis=1, keepdims=True))
         every = np.asarray(second.all(axis=1, keepdims=True))
         return Truth(some, every) if span == "any" else Truth(every, some)
@@ -281,27 +283,27 @@ class Truth:
 def compare(
     test: Test, values: NDArray[Any], missing: NDArray[np.bool_], wanted: Sequence[Any]
 ) -> Truth:
-    """Return the truth of a test of `values` against what it asks for, as their numbers."""
+    """Return where a test of `values` [B, 1 or V] against the `wanted` numbers is true or false."""
     if test.sign == "missing":
         return Truth(missing, ~missing)
     if values.dtype == np.float16:  # else a large number would overflow
         values = values.astype(np.float32)
     known = ~missing
     if test.sign == "in":
-        so = np.zeros(values.shape, np.bool_)
+        is_true = np.zeros(values.shape, np.bool_)
         for value in wanted:
-            so |= values == value
+            is_true |= values == value
     else:
-        so = _COMPARE[test.sign](values, wanted[0])
-    return Truth(so & known, ~so & known)
+        is_true = _COMPARE[test.sign](values, wanted[0])
+    return Truth(is_true & known, ~is_true & known)
 
 
 def join(word: str, parts: Sequence[Truth]) -> Truth:
-    """Return the truth of all ("and") or of one ("or") of `parts`."""
-    so, not_so = parts[0].so, parts[0].not_so
+    """Return where all ("and") or one ("or") of `parts` is true or false."""
+    is_true, is_false = parts[0].is_true, parts[0].is_false
     for part in parts[1:]:
         if word == "and":
-            so, not_so = so & part.so, not_so | part.not_so
+            is_true, is_false = is_true & part.is_true, is_false | part.is_false
         else:
-            so, not_so = so | part.so, not_so & part.not_so
-    return Truth(so, not_so)
+            is_true, is_false = is_true | part.is_true, is_false & part.is_false
+    return Truth(is_true, is_false)

@@ -17,6 +17,7 @@ import viewstore
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair, withdraw
+from viewstore.build.run import status
 from viewstore.cli import main as cli
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.paths import StorePaths
@@ -174,7 +175,9 @@ def test_a_stray_commit_goes_and_builds_nothing(store: StorePaths) -> None:
     view_set = store.view_set("simclr")
     commit = read_commit(view_set, 1)
     assert commit is not None
-    view_set.commit(99).write_bytes(replace(commit, shard=99, files=()).pack())
+    view_set.commit(99).write_bytes(
+        replace(commit, entry=replace(commit.entry, shard=99, files=())).pack()
+    )
     (fault,) = faults_of(store)
     assert (fault.shard, fault.kind) == (99, "commit")
     assert finalise(store.root).generation == 2  # nothing new
@@ -185,6 +188,8 @@ def test_a_stray_commit_goes_and_builds_nothing(store: StorePaths) -> None:
 def test_an_unknown_view_set_is_refused_with_the_nearest(store: StorePaths) -> None:
     with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
         list(verify(store.root, only="secnod"))
+    with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
+        status(store.root, "secnod")
 
 
 def write_images(folder: Path, bad: tuple[int, ...]) -> Path:

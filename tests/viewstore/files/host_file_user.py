@@ -28,21 +28,21 @@ class NaiveFile(HostFile):
 
     def _take(self, descriptor: int) -> State:
         if os.fstat(descriptor).st_size == self._stored:
-            return "whole"
+            return "ready"
         os.posix_fallocate(descriptor, 0, self._stored)
-        return "ours"
+        return "fill"
 
 
 def read_once(file: HostFile, dice: random.Random) -> bool | None:
     """Return whether the bytes of the file are right, or None if another fills it."""
-    state = file.look()
-    if state == "ours":
+    state = file.try_acquire()
+    if state == "fill":
         memory = file.to_fill()
         for part in np.split(np.arange(SIZE), PARTS):
             memory[part] = CONTENT[part]
             time.sleep(dice.random() * 0.002)
         state = file.publish()
-    if state == "busy":
+    if state == "wait":
         time.sleep(0.001)
         return None
     right = True

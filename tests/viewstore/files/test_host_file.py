@@ -40,9 +40,9 @@ def make(tmp_path: Path) -> Make:
 
 
 def fill(file: HostFile) -> HostFile:
-    assert file.look() == "ours"
+    assert file.try_acquire() == "fill"
     file.to_fill()[:] = bytearray(CONTENT)
-    assert file.publish() == "whole"
+    assert file.publish() == "ready"
     return file
 
 
@@ -56,11 +56,11 @@ def leave(file: HostFile) -> Path:
 
 def test_one_fills_and_the_others_read_when_it_is_whole(make: Make) -> None:
     first, second = make(), make()
-    assert first.look() == "ours"
+    assert first.try_acquire() == "fill"
     first.to_fill()[:] = bytearray(CONTENT)
-    assert second.look() == "busy"
-    assert first.publish() == "whole"
-    assert second.look() == "whole"
+    assert second.try_acquire() == "wait"
+    assert first.publish() == "ready"
+    assert second.try_acquire() == "ready"
     assert bytes(first.map()) == bytes(second.map()) == CONTENT
     assert not second.map().flags.writeable
     first.close()
@@ -72,11 +72,11 @@ def test_one_fills_and_the_others_read_when_it_is_whole(make: Make) -> None:
 
 def test_who_gives_up_leaves_the_filling_to_another(make: Make) -> None:
     first, second = make(), make()
-    assert first.look() == "ours"
+    assert first.try_acquire() == "fill"
     first.close()
     assert not first.path.exists()
     fill(second)
-    assert first.look() == "whole"
+    assert first.try_acquire() == "ready"
     first.close()
     second.close()
 
@@ -90,11 +90,11 @@ def test_what_the_dead_left_is_never_whole_and_its_room_is_used_again(
     harmed = {"none": whole, "unmarked": whole[:SIZE] + bytes(len(MARK))}
     path.write_bytes((harmed | {"empty": b"", "longer": whole + b"x"})[harm])
     file, other = make(limit_bytes=SIZE + len(MARK)), make()
-    assert file.look() == "ours"
-    assert other.look() == "busy"
+    assert file.try_acquire() == "fill"
+    assert other.try_acquire() == "wait"
     assert path.stat().st_blocks * 512 >= SIZE  # else a map of it may end who writes to it
     file.to_fill()[:] = bytearray(CONTENT)
-    assert file.publish() == "whole"
+    assert file.publish() == "ready"
     assert path.read_bytes() == whole
     file.close()
 
@@ -104,23 +104,23 @@ def test_a_filler_that_dies_while_another_looks_is_not_taken_for_done(make: Make
     path = leave(fill(make()))
     path.write_bytes(CONTENT + bytes(len(MARK)))
     first = make()
-    assert first.look() == "ours"
+    assert first.try_acquire() == "fill"
     with path.open("rb") as shared:
         leave(first)
         fcntl.flock(shared, fcntl.LOCK_SH)
-        assert make().look() == "busy"
+        assert make().try_acquire() == "wait"
 
 
 def test_there_is_no_room_beyond_the_limit_or_for_what_others_share(make: Make) -> None:
     stored = SIZE + len(MARK)
     with pytest.raises(OSError, match=f"limit leaves room for {SIZE} bytes"):
-        make(limit_bytes=SIZE).look()
+        make(limit_bytes=SIZE).try_acquire()
     first = fill(make(limit_bytes=2 * stored - 1))
     with pytest.raises(OSError, match=f"limit leaves room for {stored - 1} bytes"):
-        make("6" * 64, limit_bytes=2 * stored - 1).look()
+        make("6" * 64, limit_bytes=2 * stored - 1).try_acquire()
     leave(first)
     second = make("6" * 64, limit_bytes=2 * stored - 1)
-    assert second.look() == "ours"  # what is left over makes room
+    assert second.try_acquire() == "fill"  # what is left over makes room
     assert not first.path.exists()
     second.close()
 
@@ -137,7 +137,7 @@ def test_files_of_other_hosts_are_left_alone_until_they_are_old(make: Make, tmp_
         path.write_bytes(b"1234")
     week = time.time() - 8 * 86_400
     os.utime(old, (week, week))
-    with make()._cache.room():
+    with make()._cache.space_left():
         pass
     assert sorted((tmp_path / "host").iterdir()) == sorted([made.path, elsewhere])
     made.close()
@@ -151,7 +151,7 @@ def test_a_forked_child_keeps_the_file_of_its_parent(make: Make) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     other = make()
-    assert other.look() == "whole"
+    assert other.try_acquire() == "ready"
     file.close()
     assert other.path.exists()
     other.close()

@@ -7,6 +7,7 @@ from viewstore.format.manifest import (
     BlobRecord,
     Commit,
     Manifest,
+    ShardEntry,
     ViewSetEntry,
     blob_name,
     merkle_root,
@@ -20,12 +21,9 @@ def commit_of(name: str | None = None) -> Commit:
     blob = BlobRecord(role="views", name=name, bytes=1, sha256=sha256)
     return Commit(
         view_set="t",
-        shard=7,
         plan_id="0" * 64,
+        entry=ShardEntry(shard=7, rows=3, files=(blob,), columns={"status": (512, 12, "00")}),
         attempt="a",
-        rows=3,
-        files=(blob,),
-        columns={"status": (512, 12, "00")},
         seconds=1.0,
         host="h",
         created="now",

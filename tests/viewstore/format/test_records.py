@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from viewstore.errors import FormatError
-from viewstore.files.local import read_record
-from viewstore.format.records import canonical, check_form, parse, seal, unseal
+from viewstore.files.local import LOCAL
+from viewstore.format.records import SMALL_BYTES, canonical, check_form, parse, seal, unseal
 
 
 def test_canonical_bytes_are_frozen() -> None:
@@ -105,12 +105,12 @@ def test_reading_names_the_file(tmp_path: Path) -> None:
         return unseal(raw, kind="t", form={"x": int})
 
     with pytest.raises(FormatError, match=r"record\.json is missing") as caught:
-        read_record(path, unpack)
+        LOCAL.record(path, SMALL_BYTES, unpack)
     assert caught.value.where == str(path)
     path.write_bytes(canonical(json.loads(seal("t", {})) | {"format": 2}))
     with pytest.raises(FormatError, match="format version") as caught:
-        read_record(path, unpack)
+        LOCAL.record(path, SMALL_BYTES, unpack)
     assert (caught.value.where, caught.value.code) == (str(path), "VS204")
     assert caught.value.fix
     path.write_bytes(seal("t", {"x": 3}))
-    assert read_record(path, unpack)["x"] == 3
+    assert LOCAL.record(path, SMALL_BYTES, unpack)["x"] == 3

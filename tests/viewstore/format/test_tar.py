@@ -40,7 +40,7 @@ def golden_shard() -> bytes:
 
 
 def test_shard_bytes_are_frozen() -> None:
-    """docs/format.md 2.3; stock readers and our own stores depend on these bytes."""
+    """docs/format.md section 2; stock readers and our own stores depend on these bytes."""
     shard = golden_shard()
     assert len(shard) == 7168
     assert hashlib.sha256(shard).hexdigest() == (

@@ -140,9 +140,9 @@ def test_a_number_is_compared_as_it_is_stored(store: Store) -> None:
     stored = np.array([[0.1]], np.float32)
     test = parse("a <= 0.1")
     assert isinstance(test, Test)
-    assert compare(test, stored, np.zeros((1, 1), bool), (0.1,)).so.all()
+    assert compare(test, stored, np.zeros((1, 1), bool), (0.1,)).is_true.all()
     half = np.array([[1.0]], np.float16)
-    assert compare(test, half, np.zeros((1, 1), bool), (1e6,)).so.all()
+    assert compare(test, half, np.zeros((1, 1), bool), (1e6,)).is_true.all()
 
 
 def test_a_name_of_two_view_sets_must_be_chosen_unless_one_is_shown(store: Store) -> None:
@@ -181,13 +181,13 @@ def test_what_was_never_written_is_found_by_missing_alone() -> None:
     test = parse("a < 0.5")
     assert isinstance(test, Test)
     truth = compare(test, values, missing, (0.5,))
-    assert truth.over("any").so.ravel().tolist() == [True, False, True]
-    assert truth.over("any").not_so.ravel().tolist() == [False, False, False]
-    assert truth.over("all").so.ravel().tolist() == [False, False, False]
-    assert truth.over("all").not_so.ravel().tolist() == [False, False, True]
+    assert truth.over("any").is_true.ravel().tolist() == [True, False, True]
+    assert truth.over("any").is_false.ravel().tolist() == [False, False, False]
+    assert truth.over("all").is_true.ravel().tolist() == [False, False, False]
+    assert truth.over("all").is_false.ravel().tolist() == [False, False, True]
     gone = parse("a is missing")
     assert isinstance(gone, Test)
-    assert compare(gone, values, missing, ()).over("all").so.ravel().tolist() == [
+    assert compare(gone, values, missing, ()).over("all").is_true.ravel().tolist() == [
         False,
         True,
         False,
@@ -198,10 +198,10 @@ def test_what_was_never_written_is_found_by_missing_alone() -> None:
 def test_and_and_or_are_those_of_three_valued_logic(values: list[bool | None]) -> None:
     parts = [Truth(np.array([[v is True]]), np.array([[v is False]])) for v in values]
     both, one = join("and", parts), join("or", parts)
-    assert bool(both.so[0, 0]) == all(v is True for v in values)
-    assert bool(both.not_so[0, 0]) == any(v is False for v in values)
-    assert bool(one.so[0, 0]) == any(v is True for v in values)
-    assert bool(one.not_so[0, 0]) == all(v is False for v in values)
+    assert bool(both.is_true[0, 0]) == all(v is True for v in values)
+    assert bool(both.is_false[0, 0]) == any(v is False for v in values)
+    assert bool(one.is_true[0, 0]) == any(v is True for v in values)
+    assert bool(one.is_false[0, 0]) == all(v is False for v in values)
 
 
 def test_blocks_change_nothing_and_only_named_columns_are_read(
