@@ -19,8 +19,6 @@ from viewstore.build.adopt import adopt_sources
 from viewstore.build.run import (
     DEFAULT_SOURCE,
     BuildRequest,
-    Listener,
-    Silent,
     build,
     check_out,
     wanted_shards,
@@ -31,7 +29,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, choose_shard_rows
 from viewstore.images.codec import Codec
-from viewstore.shards.engine import Progressed
+from viewstore.progress import Fact, Progress, Silent
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable, take_rows
@@ -44,7 +42,7 @@ STRETCHES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a build would come to.
+    """What a build would take, as far as its first samples tell.
 
     Attributes:
         plan: Of the whole build, as far as a few samples tell: calibrated settings may differ.
@@ -95,12 +93,12 @@ class Rehearsal:
         return self.costs[self.plan.codec["name"]].set_bytes // self.plan.shards
 
 
-def rehearse(request: BuildRequest, samples: int, listener: Listener | None = None) -> Rehearsal:
+def rehearse(request: BuildRequest, samples: int, progress: Progress | None = None) -> Rehearsal:
     """Build evenly spread samples in a scratch folder, and measure.
 
     Raises:
         ConfigError: What the build itself would refuse.
-        UnavailableError: The disk has no room for two shards.
+        UnavailableError: The disk has no space for two shards.
     """
     check_out(request.out)
     paths = StorePaths(request.out)
@@ -109,13 +107,13 @@ def rehearse(request: BuildRequest, samples: int, listener: Listener | None = No
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
         adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows)
-        clock = _Clock(listener or Silent(), request.name)
+        clock = _Clock(progress or Silent(), request.name)
         build(_scratch_request(request, paths, scratch), clock)
         view_set = open_store(scratch).view_sets[request.name]
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
-    there = set(committed_shards(paths.view_set(request.name)))
-    missing = [shard for shard in wanted_shards(request, plan) if shard not in there]
+    committed = set(committed_shards(paths.view_set(request.name)))
+    missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
     found = Rehearsal(
         plan=plan,
         sampled=len(rows),
@@ -123,12 +121,12 @@ def rehearse(request: BuildRequest, samples: int, listener: Listener | None = No
         percentiles=tuple(each * plan.views for each in clock.percentiles()),
         workers=max(1, min(request.workers or len(os.sched_getaffinity(0)), len(missing))),
         left=sum(len(plan.shard_range(shard)) for shard in missing),
-        committed=len(there),
+        committed=len(committed),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         machine=machine_at(request.out),
         costs=costs,
     )
-    _check_room(found, request.out)
+    _check_space(found, request.out)
     return found
 
 
@@ -179,7 +177,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
     )
 
 
-def _check_room(found: Rehearsal, out: Path) -> None:
+def _check_space(found: Rehearsal, out: Path) -> None:
     needed, free = 2 * found.unit_bytes, found.machine.free_bytes
     if found.left and free < needed:
         raise UnavailableError(
@@ -191,30 +189,22 @@ def _check_room(found: Rehearsal, out: Path) -> None:
 
 
 class _Clock:
-    """Listens to a build and keeps the time of each sample of one view set."""
+    """A progress that passes all on, and keeps the time of each sample of one view set."""
 
-    def __init__(self, listener: Listener, view_set: str) -> None:
-        self.listener, self.view_set = listener, view_set
+    def __init__(self, progress: Progress, view_set: str) -> None:
+        self.progress, self.view_set = progress, view_set
+        self.note, self.warn, self.end = progress.note, progress.warn, progress.end
+        self.label = ""
         self.times: list[tuple[float, int]] = []
 
-    def warn(self, message: str) -> None:
-        self.listener.warn(message)
+    def begin(self, label: str, total: int, unit: str) -> None:
+        self.label = label
+        self.progress.begin(label, total, unit)
 
-    def note(self, message: str) -> None:
-        self.listener.note(message)
-
-    def begin(self, plan: Plan, total: int) -> Progressed:
-        progressed = self.listener.begin(plan, total)
-
-        def count(done: int) -> None:
-            if plan.view_set == self.view_set:
-                self.times.append((time.perf_counter(), done))
-            progressed(done)
-
-        return count
-
-    def end(self) -> None:
-        self.listener.end()
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        if self.label == self.view_set:
+            self.times.append((time.perf_counter(), count))
+        self.progress.advance(count, **facts)
 
     def samples_per_second(self) -> float:
         """Return the rate without the first sample, which loads and compiles."""

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.compose import OnError, WeightFiles
+from viewstore.build.compose import OnError
 from viewstore.build.finalise import LOCK, finalise
-from viewstore.build.run import BuildRequest, Listener, Silent, build_shards
+from viewstore.build.roles import WeightFiles
+from viewstore.build.run import BuildRequest, build_shards
 from viewstore.errors import FormatError
 from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.shards.engine import check_outcomes
+from viewstore.progress import Progress, Silent
 from viewstore.store.committed import (
     committed_shards,
     read_commit,
@@ -35,7 +36,7 @@ DAY_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
-    """What a repair did: the shards it rebuilt by view set, and the manifest after it."""
+    """The result of a repair: the shards it rebuilt by view set, and the manifest after it."""
 
     shards: dict[str, list[int]]
     manifest: Manifest
@@ -48,7 +49,7 @@ def repair(
     files: WeightFiles | None = None,
     on_error: OnError = "fail",
     workers: int = 0,
-    listener: Listener | None = None,
+    progress: Progress | None = None,
 ) -> Repaired:
     """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
 
@@ -75,11 +76,11 @@ def repair(
                 generator=read_plan(paths.view_set(name)).generator["name"],
                 out=root,
                 view_set=name,
-                files=files or WeightFiles(),
+                files=files or {},
                 on_error=on_error,
                 workers=workers,
             )
-            rebuilt[name] = _rebuild(paths, request, shards, listener or Silent())
+            rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         for fault in faults:
             if fault.kind == "derived":
                 disk.unlink(Path(fault.path))
@@ -90,15 +91,14 @@ def repair(
 
 
 def _rebuild(
-    paths: StorePaths, request: BuildRequest, shards: list[int], listener: Listener
+    paths: StorePaths, request: BuildRequest, shards: list[int], progress: Progress
 ) -> list[int]:
-    """Withdraw shards and build them again; return those, without records that no plan asks for."""
+    """Withdraw shards and build them again; return those, without any that the plan lacks."""
     plan = read_plan(paths.view_set(request.name))
     for shard in shards:
         withdraw(paths.view_set(request.name), shard)
     planned = [shard for shard in shards if shard < plan.shards]
-    request = replace(request, only=tuple(planned))
-    check_outcomes(build_shards(request, paths, plan, listener))
+    build_shards(replace(request, only=tuple(planned)), paths, plan, progress)
     return planned
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from viewstore.cli.terminal import duration
+from viewstore.cli.text import duration
 
 if TYPE_CHECKING:
     from viewstore.build.rehearsal import Rehearsal
-    from viewstore.build.run import BuildRequest, Listener
+    from viewstore.build.run import BuildRequest
     from viewstore.costs.estimate import Machine
+    from viewstore.progress import Progress
     from viewstore.store.store import Store
     from viewstore.store.view_set import ViewSet
 
 
-def dry_run(request: BuildRequest, samples: int, listener: Listener) -> tuple[dict[str, Any], str]:
+def dry_run(request: BuildRequest, samples: int, progress: Progress) -> tuple[dict[str, Any], str]:
     """Return what a build would come to, as facts and as text."""
     from viewstore.build.rehearsal import rehearse
 
-    found = rehearse(request, samples, listener)
+    found = rehearse(request, samples, progress)
     facts = _rehearsal_facts(request, found)
     return facts, "\n".join(_rehearsal_lines(facts))
 

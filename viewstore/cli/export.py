@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from viewstore.cli.command import command
+from viewstore.cli.options import FILE, STORE
 from viewstore.cli.terminal import Terminal
+from viewstore.progress import Progress, tracked
 
 if TYPE_CHECKING:
-    from viewstore.export.selection import Exported, Listener, Selection
+    from viewstore.export.selection import Exported, Selection
 
 
 @command("export", example="viewstore export views --format ffcv --out views.beton")
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option(
     "--format",
     "form",
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     required=True,
     help="ffcv: one .beton file. webdataset: a folder of tars.",
 )
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to."
-)
+@click.option("-o", "--out", type=FILE, required=True, metavar="PATH", help="Where to.")
 @click.option("--view-set", metavar="NAME", help="Which one.  [default: the only one]")
 @click.option(
     "--columns",
@@ -58,8 +58,8 @@ def export(
     names = None if columns is None else [] if columns == "none" else columns.split(",")
     selection = select(opened, view_set, columns=names, where=where, limit=limit)
     total = len(selection.rows)
-    with disk.explained(out), terminal.progress(total, unit="samples", label="export") as bar:
-        done = _write(form, selection, out, bar)
+    with disk.explained(out), tracked(terminal, "export", total, "samples"):
+        done = _write(form, selection, out, terminal)
     facts = {
         "paths": [str(path) for path in done.paths],
         "num_samples": done.num_samples,
@@ -71,11 +71,11 @@ def export(
     terminal.result(facts, text + (", there already" if done.already else ""))
 
 
-def _write(form: str, selection: Selection, out: Path, listener: Listener) -> Exported:
+def _write(form: str, selection: Selection, out: Path, progress: Progress) -> Exported:
     if form == "ffcv":
         from viewstore.export.ffcv import export_beton
 
-        return export_beton(selection, out, listener=listener)
+        return export_beton(selection, out, listener=progress)
     from viewstore.export.webdataset import export_tar
 
-    return export_tar(selection, out, listener=listener)
+    return export_tar(selection, out, listener=progress)

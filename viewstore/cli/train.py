@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.terminal import Terminal, duration
+from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
+from viewstore.cli.terminal import Terminal
+from viewstore.cli.text import duration
 from viewstore.errors import ConfigError
-from viewstore.shards.signals import heard_by
+from viewstore.progress import tracked
+from viewstore.shards.signals import StopRequest, stop_signals_to
 
 if TYPE_CHECKING:
     from viewstore.train.config import PretrainConfig
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
 
 OPTIMIZERS = ["sgd", "adam", "adamw"]
-POSITIVE = click.IntRange(min=1)
 
 
 @command(
@@ -53,7 +55,7 @@ POSITIVE = click.IntRange(min=1)
     "-o",
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="DIR",
     help="Checkpoint and encoder; a run that is there goes on.",
 )
@@ -109,8 +111,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+@DEVICE
+@TORCH_THREADS
 @click.option("--half", is_flag=True, help="Round the encoder's weights to float16.")
 def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Train an encoder on views, or go on with a run; stopped at any moment, it loses minutes.
@@ -120,7 +122,6 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.shards.engine import StopRequest
     from viewstore.sources.open import open_source
     from viewstore.train.feed import open_feed, store_of_source
     from viewstore.train.pretrain import RunOptions, pretrain
@@ -145,11 +146,11 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         stop=lambda: stop.requested,
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
-    progress = partial(terminal.progress, unit="views", label="train")
-    with heard_by(stop.request), open_feed(store, config, num_threads=options["threads"]) as feed:
-        result = pretrain(config, feed, run, progress)
+    threads = options["threads"]
+    with stop_signals_to(stop.request), open_feed(store, config, num_threads=threads) as feed:
+        result = pretrain(config, feed, run, partial(tracked, terminal, "train", unit="views"))
     facts = _facts(config, result)
-    terminal.result(facts, _told(facts))
+    terminal.result(facts, _summary_text(facts))
     return 0
 
 
@@ -242,7 +243,7 @@ def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _summary_text(facts: dict[str, Any]) -> str:
     if facts["resumed_at"] == facts["steps"]:
         return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
     begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
@@ -254,7 +255,7 @@ def _told(facts: dict[str, Any]) -> str:
 
 
 @command("eval", example="viewstore eval run --source digits --probe knn --holdout 4")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=FILE)
 @click.option(
     "--source", required=True, metavar="SRC", help="Labelled images that the probe learns from."
 )
@@ -279,8 +280,8 @@ def _told(facts: dict[str, Any]) -> str:
 )
 @click.option("--limit", type=POSITIVE, metavar="N", help="First N images of each source only.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of linear.")
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+@DEVICE
+@TORCH_THREADS
 def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
     import torch

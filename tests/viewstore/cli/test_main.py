@@ -15,7 +15,7 @@ import pytest
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.cli import main as cli
-from viewstore.cli.build import parse_assignments, parse_shards, parse_slice
+from viewstore.cli.options import parse_assignments, parse_shards, parse_slice
 from viewstore.errors import ConfigError, ViewStoreError
 
 PYTHON = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
