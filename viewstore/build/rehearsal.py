@@ -1,7 +1,7 @@
 """A build tried on a few samples: how long the whole would take, and what it would cost.
 
-The samples are built for real, into a scratch store that is removed again; the store itself is
-only read.
+`viewstore build --dry-run` calls `rehearse`. The samples are built for real, into a scratch store
+that is removed again; the store itself is only read.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Rehearsal:
         sampled: Samples that were built.
         views_per_second: By one worker, the first sample left out.
         percentiles: Views/s of stretches of the build: 10, 50 and 90 % are slower.
-        workers: That the build would use.
-        left: Samples that are not committed yet.
-        committed: Shards that are there already.
+        workers: Number of workers that the build would use.
+        left: Number of samples that are not committed yet.
+        committed: Number of shards that are committed already.
         peak_bytes: Memory of this process at its peak.
         costs: What the codecs make of the views.
     """
@@ -74,7 +74,7 @@ class Rehearsal:
 
     @property
     def best_shard_rows(self) -> int:
-        """Rows of a shard that a new store should have; another one keeps those it has."""
+        """Best rows per shard of a new store; an existing store cannot change its own."""
         row_bytes = self.costs[self.plan.codec["name"]].set_bytes / self.plan.rows
         return shard_rows_for(
             self.plan.rows,
@@ -189,7 +189,7 @@ def _check_space(found: Rehearsal, out: Path) -> None:
 
 
 class _Clock:
-    """A progress that passes all on, and keeps the time of each sample of one view set."""
+    """A Progress that passes everything on, and records the time of each sample of a view set."""
 
     def __init__(self, progress: Progress, view_set: str) -> None:
         self.progress, self.view_set = progress, view_set

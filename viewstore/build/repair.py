@@ -1,6 +1,7 @@
 """Mending a store: rebuild exactly the damaged shards from their recorded plan, drop garbage.
 
-Nothing bad vanishes: withdrawn commits and bad files move to quarantine/.
+`viewstore verify --repair` and `viewstore gc` call it. Nothing damaged is deleted: withdrawn
+commits and bad files move to quarantine/.
 """
 
 from __future__ import annotations
@@ -53,17 +54,12 @@ def repair(
 ) -> Repaired:
     """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
 
+    `files` are those of networks by role, where the packaged ones do not do.
+
     Raises:
         FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
     """
-    for fault in faults:
-        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
-            raise FormatError(
-                f"cannot be repaired: {fault.what}",
-                where=fault.path,
-                why="shards are rebuilt from this record",
-                fix="build the store again",
-            )
+    _check_repairable(faults)
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
@@ -81,13 +77,29 @@ def repair(
                 workers=workers,
             )
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
-        for fault in faults:
-            if fault.kind == "derived":
-                disk.unlink(Path(fault.path))
-            if fault.view_set == "manifest" and Path(fault.path).is_file():
-                aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
-                disk.rename(Path(fault.path), paths.tmp / aside)
+        _drop_derived(paths, faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def _check_repairable(faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+            raise FormatError(
+                f"cannot be repaired: {fault.what}",
+                where=fault.path,
+                why="shards are rebuilt from this record",
+                fix="build the store again",
+            )
+
+
+def _drop_derived(paths: StorePaths, faults: Sequence[Fault]) -> None:
+    """Remove damaged derived files, and set damaged manifests aside, for `finalise` to write."""
+    for fault in faults:
+        if fault.kind == "derived":
+            disk.unlink(Path(fault.path))
+        if fault.view_set == "manifest" and Path(fault.path).is_file():
+            aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
+            disk.rename(Path(fault.path), paths.tmp / aside)
 
 
 def _rebuild(
@@ -160,8 +172,8 @@ def failed_shards(paths: ViewSetPaths) -> list[int]:
     from viewstore.store.params import Params
 
     plan = read_plan(paths)
-    there = set(committed_shards(paths))
-    absent = set(range(plan.shards)) - there
+    committed = set(committed_shards(paths))
+    absent = set(range(plan.shards)) - committed
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
     bad = np.flatnonzero((params["status"] >= 3).any(axis=1))
-    return sorted({int(row) // plan.shard_rows for row in bad} & there)
+    return sorted({int(row) // plan.shard_rows for row in bad} & committed)

@@ -160,8 +160,8 @@ def check_out(out: Path) -> None:
         raise ConfigError(
             f"--out must be a folder, {out} is a file", where=str(out), fix="name another --out"
         )
-    ours = {path.name for path in (*StorePaths(out).folders[1:], StorePaths(out).manifest)}
-    if {path.name for path in out.iterdir()} - ours:  # a killed build may have begun with any
+    known = {path.name for path in (*StorePaths(out).folders[1:], StorePaths(out).manifest)}
+    if {path.name for path in out.iterdir()} - known:  # a killed build may have begun with any
         raise ConfigError(
             f"{out} is not empty and not a store",
             where=str(out),

@@ -104,7 +104,7 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     from viewstore.costs.estimate import size
     from viewstore.inspect.summary import table
 
-    shown = costs["shown_views"]
+    views = costs["shown_views"]
     head = [
         "codec",
         "a view",
@@ -132,9 +132,9 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     ]
     rate = machine["disk_bytes_per_second"]
     disk = "a disk that was not measured" if rate is None else f"a disk of {size(rate)}/s"
-    plural = "views" if shown > 1 else "view"
+    plural = "views" if views > 1 else "view"
     return [
-        f"  costs      an epoch of {shown} {plural} a sample, {machine['cores']} cores, {disk}; "
+        f"  costs      an epoch of {views} {plural} a sample, {machine['cores']} cores, {disk}; "
         f"take {costs['advice']}: {costs['why']}",
         *("  " + line for line in table(head, rows)),
     ]

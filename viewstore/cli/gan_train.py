@@ -121,7 +121,7 @@ def _train_generator(
     from viewstore.generators.gan.training import GanSettings, train_generator
 
     settings = _settings(GanSettings, given)
-    everything, shown, _ = _images(options, size=options["size"], channels=None)
+    everything, training, _ = _images(options, size=options["size"], channels=None)
     distance = PixelFrechet(_spread(everything))
     due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
 
@@ -135,7 +135,7 @@ def _train_generator(
     with tracked(terminal, "gan train", total, "images") as progress:
         report = _report_to(progress)
         network = train_generator(
-            shown,
+            training,
             settings,
             state=options["state"],
             device=options["device"],
@@ -180,15 +180,17 @@ def _train_inverter(
     encoder = load_model("encoder", options["encoder"] or packaged_weights("encoder"))
     network = opened.network.to(options["device"])
     encoder = encoder.to(options["device"])
-    _, shown, held = _images(options, size=network.res, channels=network.channels)
+    _, training, held_out = _images(options, size=network.res, channels=network.channels)
     with tracked(terminal, "inverter", settings.steps, "steps") as progress:
+        report = _report_to(progress)
         trained = train_inverter(
-            shown, network, encoder, settings, device=options["device"], report=_report_to(progress)
+            training, network, encoder, settings, device=options["device"], report=report
         )
-    measured = quality(held if len(held) else shown, trained, network.cpu(), encoder.cpu())
+    judged = held_out if len(held_out) else training
+    measured = quality(judged, trained, network.cpu(), encoder.cpu())
     facts: dict[str, Any] = {
         **measured,
-        "measured_on": "held-out images" if len(held) else "training images",
+        "measured_on": "held-out images" if len(held_out) else "training images",
         "parameters": sum(value.numel() for value in trained.parameters()),
     }
     trained.provenance = _provenance(settings, options, facts)

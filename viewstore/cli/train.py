@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.cli.command import command
 from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
@@ -19,8 +21,11 @@ from viewstore.progress import tracked
 from viewstore.shards.signals import StopRequest, stop_signals_to
 
 if TYPE_CHECKING:
+    from viewstore.sources.table import SourceTable
     from viewstore.train.config import PretrainConfig
     from viewstore.train.pretrain import TrainResult
+
+    Rows = tuple[SourceTable, NDArray[np.int64]]  # rows of a source
 
 
 OPTIMIZERS = ["sgd", "adam", "adamw"]
@@ -286,10 +291,9 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
     import torch
 
-    from viewstore.sources.open import open_source
     from viewstore.train.encoder_file import load_encoder
     from viewstore.train.evaluate import evaluate as probe
-    from viewstore.train.evaluate import features_of, split_rows
+    from viewstore.train.evaluate import features_of
 
     if (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
@@ -301,24 +305,10 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         torch.set_num_threads(options["threads"])
     check_device(options["device"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    table = open_source(options["source"], limit=options["limit"]).table
-    count = len(table.keys)
-    if options["holdout"] is not None:
-        queried = table
-        bank_rows, query_rows = split_rows(count, options["holdout"])
-    else:
-        queried = open_source(options["test"], limit=options["limit"]).table
-        if queried.label_names != table.label_names:
-            raise ConfigError(
-                "both sources must have the same labels",
-                why=f"{options['source']} has {len(table.label_names)} names, "
-                f"{options['test']} has {len(queried.label_names)}",
-            )
-        bank_rows, query_rows = torch.arange(count).numpy(), torch.arange(len(queried.keys)).numpy()
-    device = options["device"]
+    bank, queries = _probed(options)
     score = probe(
-        features_of(encoder, table, bank_rows, device=device),
-        features_of(encoder, queried, query_rows, device=device),
+        features_of(encoder, *bank, device=options["device"]),
+        features_of(encoder, *queries, device=options["device"]),
         options["probe"],
         preset=options["preset"],
         seed=options["seed"],
@@ -339,6 +329,25 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     )
     terminal.result(facts, text)
     return 0
+
+
+def _probed(options: dict[str, Any]) -> tuple[Rows, Rows]:
+    """Return the rows that a probe learns from, and those that it is asked about."""
+    from viewstore.sources.open import open_source
+    from viewstore.train.evaluate import split_rows
+
+    table = open_source(options["source"], limit=options["limit"]).table
+    if options["holdout"] is not None:
+        bank, queries = split_rows(len(table.keys), options["holdout"])
+        return (table, bank), (table, queries)
+    tested = open_source(options["test"], limit=options["limit"]).table
+    if tested.label_names != table.label_names:
+        raise ConfigError(
+            "both sources must have the same labels",
+            why=f"{options['source']} has {len(table.label_names)} names, "
+            f"{options['test']} has {len(tested.label_names)}",
+        )
+    return (table, np.arange(len(table.keys))), (tested, np.arange(len(tested.keys)))
 
 
 def encoder_path(checkpoint: Path) -> Path:
