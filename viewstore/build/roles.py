@@ -1,7 +1,8 @@
 """The roles that networks have in generators: one table, with the file and the loader of each.
 
 A generator names the roles it needs (`Settings.NEEDS`); a user names files with the options of
-the command line, which are made from this table. Importing this module loads no network code.
+the command line, which are made from this table. Importing this module loads neither numpy nor
+torch.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.errors import ConfigError, UnavailableError
-from viewstore.format.plan import Weights
 from viewstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from viewstore.format.plan import Weights
     from viewstore.generators.gan.file import OpenedGenerator
 
 
@@ -112,9 +113,13 @@ def load_models(
 ) -> tuple[dict[str, Any], list[Weights]]:
     """Load the networks that a generator needs; return them by role, and what a plan records.
 
+    A role without a file, the user's or a packaged one, is left out.
+
     Raises:
-        What `load_model` raises.
+        ConfigError, CheckpointError, UnavailableError: As `load_model`.
     """
+    from viewstore.format.plan import Weights
+
     models = {}
     weights = []
     for role in needs:
