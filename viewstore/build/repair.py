@@ -19,6 +19,7 @@ from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build_shards
 from viewstore.errors import FormatError
 from viewstore.files import disk
+from viewstore.format.columns import Status
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.progress import Progress, Silent
@@ -175,5 +176,5 @@ def failed_shards(paths: ViewSetPaths) -> list[int]:
     committed = set(committed_shards(paths))
     absent = set(range(plan.shards)) - committed
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
-    bad = np.flatnonzero((params["status"] >= 3).any(axis=1))
+    bad = np.flatnonzero((params["status"] >= Status.FAILED).any(axis=1))
     return sorted({int(row) // plan.shard_rows for row in bad} & committed)

@@ -32,7 +32,7 @@ CheckStop = Callable[[], None]
 
 
 class RendersViews(Protocol):
-    """What a generator looks like from here (the whole contract: generators/base.py)."""
+    """What a generator looks like from here (the whole contract: generators/contract.py)."""
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield the views of each sample, in any order."""
@@ -113,7 +113,7 @@ class ShardBuilder:
         )
         status = publish(self.paths, blobs, commit)
         size = sum(blob.record.bytes for blob in blobs)
-        failures = int((shard.columns["status"] >= 3).any(axis=1).sum())
+        failures = int((shard.columns["status"] >= Status.FAILED).any(axis=1).sum())
         return _outcome(unit, attempt, status, started, num_bytes=size, failures=failures)
 
     def _in_order(self, unit: Unit) -> Iterator[Rendered]:
