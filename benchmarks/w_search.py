@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from viewstore.build import compose
+from viewstore.build.roles import load_models
 from viewstore.build.run import BuildRequest, build
 from viewstore.files.disk import write_atomic
 from viewstore.format.paths import StorePaths
@@ -62,7 +63,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     build(BuildRequest(generator="recon", out=folder, source="digits", limit=samples, workers=1))
     paths = StorePaths(folder)
     table, _, _ = read_sources(paths)
-    models, _ = compose.load_models(ROLES, compose.WeightFiles())
+    models, _ = load_models(ROLES, {})
     context = compose.make_context(
         table=table,
         seed=0,
