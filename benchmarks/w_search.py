@@ -33,7 +33,7 @@ from viewstore.generators.latent.decode import decoder_of, to_pixels, unit_image
 from viewstore.generators.latent.engine import WSearchGenerator
 from viewstore.generators.latent.goal import distances, is_candidate, view_losses
 from viewstore.generators.latent.search import WSearch
-from viewstore.images.codec import Codec
+from viewstore.images.raw import Raw
 from viewstore.sources.record import read_sources
 
 ROLES = ("gan", "encoder")
@@ -66,7 +66,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     context = compose.make_context(
         table=table,
         seed=0,
-        codec=Codec(name="raw"),
+        codec=Raw(),
         models=models,
         parent=compose.parent_view_set(paths, "recon"),
         device="cpu",

@@ -111,7 +111,7 @@ def _features(
     """Return the features of each source image and of its views, [B, 1 + DRAWS, E]."""
     pixels = np.empty((len(samples), 1 + DRAWS, size, size, 3), np.uint8)
     for number, views in enumerate(experts.render(samples)):
-        pixels[number, 0] = resize(samples[number].image, size, size, filter="area")
+        pixels[number, 0] = resize(samples[number].image, size, size)
         pixels[number, 1:] = views.pixels
     seen = from_pixels(pixels, device)
     with torch.no_grad():

@@ -117,7 +117,7 @@ def fit_source(image: NDArray[np.uint8], size: int, channels: int) -> NDArray[np
         )
     if image.shape[:2] == (size, size):
         return image
-    return resize(image, size, size, filter="area")
+    return resize(image, size, size)
 
 
 @contextlib.contextmanager

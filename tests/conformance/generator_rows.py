@@ -18,7 +18,7 @@ import numpy as np
 from tests.generators.latent_world import World, make_world
 from viewstore.generators import GENERATORS, make_settings
 from viewstore.generators.contract import Context, Rendered, Sample, Settings
-from viewstore.images.codec import Codec
+from viewstore.images.raw import Raw
 
 NUM = 5
 # What makes a generator quick on this world; everything else is its default.
@@ -47,7 +47,7 @@ def world_of(name: str) -> World:
         source_height=None,
         source_width=None,
         source_image=picture,
-        codec=Codec(name="raw"),
+        codec=Raw(),
     )
     return World(context, tuple(Sample(row, picture(row)) for row in range(NUM)))
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.shards.builder import BuilderFactory, ShardBuilder
 from viewstore.shards.unit import Watch
-from viewstore.shards.writer import json_bytes, members_of
+from viewstore.shards.writer import json_bytes
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
@@ -199,8 +199,8 @@ def make_plan(
         height=height,
         width=width,
         channels=3,
-        codec=context.codec.to_plan(width),
-        members=members_of(context.codec, views),
+        codec=codec_to_plan(context.codec, width),
+        members=context.codec.members(views),
         json_bytes=json_bytes(view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
         generator={"name": name, "version": settings.VERSION, "args": _args(settings)},
@@ -264,7 +264,7 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
-        codec=Codec.from_plan(plan.codec),
+        codec=codec_from_plan(plan.codec),
         models=models,
         parent=parent,
         device=device,

@@ -30,7 +30,6 @@ from viewstore.costs.measure import codec_costs, machine_at
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, choose_shard_rows
-from viewstore.images.codec import Codec
 from viewstore.shards.engine import Progressed
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
@@ -165,7 +164,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
             )
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
-        changes["codec"] = request.codec or Codec.from_plan(stored.codec).name
+        changes["codec"] = request.codec or stored.codec["name"]
     return replace(
         request,
         out=scratch,

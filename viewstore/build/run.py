@@ -19,7 +19,7 @@ from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, choose_shard_rows
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.shards.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
 from viewstore.shards.signals import heard_by
 from viewstore.shards.unit import Outcome, units
@@ -347,11 +347,11 @@ def _codec(
     request: BuildRequest, stored: Plan | None, settings: Settings, table: SourceTable
 ) -> Codec:
     if request.codec is not None:
-        return Codec(name=request.codec)
+        return make_codec(request.codec)
     if stored is not None:
-        return Codec.from_plan(stored.codec)
+        return codec_from_plan(stored.codec)
     side = settings.height or int(max(table.height.max(), table.width.max()))
-    return Codec(name="raw" if settings.NEEDS or side <= 64 else "jpg")
+    return make_codec("raw" if settings.NEEDS or side <= 64 else "jpg")
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

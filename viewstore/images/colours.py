@@ -30,8 +30,8 @@ DIFFERENCES = 2 * LEVELS + 1  # of two levels
 _LEVEL = np.arange(LEVELS + 1, dtype=np.float32)
 # Shares of red, green and blue in the gray level, and the half that rounds it.
 _LUMA = np.array([[19595, 38470, 7471, 1 << 15]], np.float32) / np.float32(1 << 16)
-# Place of a colour in the table of hues: differences to green, counted from their least.
-_HUE_PLACE = np.array([[DIFFERENCES, 1 - DIFFERENCES, -1, (DIFFERENCES + 1) * LEVELS]], np.float32)
+# Index of a colour in the table of hues: differences to green, counted from their least.
+_HUE_INDEX = np.array([[DIFFERENCES, 1 - DIFFERENCES, -1, (DIFFERENCES + 1) * LEVELS]], np.float32)
 
 
 def brighten(pixels: Pixels, factor: float) -> None:
@@ -108,8 +108,8 @@ def _cut(levels: Floats, factor: float) -> Pixels:
 
 def _hue(view: Pixels, turns: float) -> Pixels:
     """Turn the hue by steps of 1/255 turn, cut towards zero; hue and saturation are uint8."""
-    place = cv2.transform(view.astype(np.float32), _HUE_PLACE).astype(np.int32)
-    hue = hues().take(place)
+    index = cv2.transform(view.astype(np.float32), _HUE_INDEX).astype(np.int32)
+    hue = hues().take(index)
     hue += np.uint8(int(turns * LEVELS) % 256)
     red, green, blue = cv2.split(view)
     value = cv2.max(cv2.max(red, green), blue)
@@ -131,7 +131,7 @@ def _hue(view: Pixels, turns: float) -> Pixels:
 def hues() -> Pixels:
     """Return Pillow's hue of every difference of levels, uint8 [511 * 511].
 
-    A colour's place is that of red - green, then of green - blue, each counted from -255. It is
+    A colour's index is that of red - green, then of green - blue, each counted from -255. It is
     a table, as Pillow cuts what float32 and float64 in turn have made of a fraction: where that
     is whole, the hue may come out one lower.
     """
@@ -147,8 +147,8 @@ def hues() -> Pixels:
 def _shares() -> Floats:
     """Return how much of the saturation red, green and blue lack at each hue, [3, 256]."""
     # The three are one function of the hue, a third of the circle apart; 255 is all.
-    place = (6 * np.arange(256) + np.array([[5], [3], [1]]) * LEVELS) % CIRCLE
-    shares: Floats = np.clip(np.minimum(place, 4 * LEVELS - place), 0, LEVELS).astype(np.float32)
+    position = (6 * np.arange(256) + np.array([[5], [3], [1]]) * LEVELS) % CIRCLE
+    shares: Floats = np.clip(np.minimum(position, 4 * LEVELS - position), 0, LEVELS).astype("f4")
     return shares
 
 

@@ -21,7 +21,7 @@ from viewstore.format.manifest import Commit
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.tar import TarWriter
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.shards.commit import publish
 from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit, Watch
 from viewstore.shards.writer import ShardWriter, blob_of, check_views
@@ -53,7 +53,7 @@ class ShardBuilder:
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = Codec.from_plan(self.plan.codec)
+        self.codec = codec_from_plan(self.plan.codec)
 
     def run(self, unit: Unit) -> Outcome:
         """Build and commit a shard, unless that is done; never raises an Exception."""

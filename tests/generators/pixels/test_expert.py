@@ -8,8 +8,8 @@ import pytest
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.pixels.expert import Expert
-from viewstore.images.codec import Codec
 from viewstore.images.policies import policies
+from viewstore.images.raw import Raw
 
 SIZES = [(40, 50), (50, 40), (33, 33), (64, 48)]
 
@@ -27,7 +27,7 @@ def context(seed: int = 0, height: int | None = None, width: int | None = None) 
         source_height=height,
         source_width=width,
         source_image=picture,
-        codec=Codec(name="raw"),
+        codec=Raw(),
     )
 
 
