@@ -13,7 +13,7 @@ from torch import nn
 
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context, Rendered, Sample
-from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.inversion import Inversion, ResolvedInversion
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.shape import Architecture
 from viewstore.images.codec import make_codec
@@ -106,7 +106,7 @@ class FixedViewSet:
         return self.pixels[row]
 
 
-def as_view_set(settings: Inversion, rendered: Iterable[Rendered]) -> FixedViewSet:
+def as_view_set(settings: ResolvedInversion, rendered: Iterable[Rendered]) -> FixedViewSet:
     """Return rendered rows 0..N-1 as a view set `recon`."""
     rows = sorted(rendered, key=lambda one: one.index)
     names = [column.name for column in settings.columns()]

@@ -28,7 +28,7 @@ from viewstore.store.committed import read_manifest, read_plan
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context, Settings
+    from viewstore.generators.contract import Context, Resolved
 
 
 OnError = Literal["fail", "skip"]
@@ -171,7 +171,7 @@ def _shared(sizes: NDArray[Any]) -> int | None:
 
 
 def make_plan(
-    settings: Settings,
+    settings: Resolved,
     context: Context,
     *,
     name: str,
@@ -182,13 +182,13 @@ def make_plan(
     weights: list[Weights],
 ) -> Plan:
     """Return the plan of resolved settings."""
-    views = settings.views
-    height, width = settings.height, settings.width
-    if height is None or width is None:
-        raise ConfigError(f"generator {name} did not settle the size of its views")
+    from viewstore.generators import settings_class
+
+    views, height, width = settings.views, settings.height, settings.width
+    kind = settings_class(name)
     rows = StoreRows(table)
     parent = context.parent
-    libraries = [*LIBRARIES, *(["torch"] if settings.NEEDS else [])]
+    libraries = [*LIBRARIES, *(["torch"] if kind.NEEDS else [])]
     return Plan(
         view_set=view_set,
         sources_id=sources_id,
@@ -203,7 +203,7 @@ def make_plan(
         members=context.codec.members(views),
         json_bytes=json_bytes(view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
-        generator={"name": name, "version": settings.VERSION, "args": _args(settings)},
+        generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
         resample={"filter": getattr(settings, "filter", "area"), "library": "opencv"},
         seed=context.seed,
@@ -214,7 +214,7 @@ def make_plan(
     )
 
 
-def _args(settings: Settings) -> dict[str, Any]:
+def _args(settings: Resolved) -> dict[str, Any]:
     return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
@@ -273,7 +273,7 @@ def _make_builder(
         paths=paths.view_set(view_set),
         plan=plan,
         rows=StoreRows(table),
-        generator=settings.make(context),
+        generator=settings.resolve(context).make(context),
         on_error=on_error,
         watch=watch,
     )

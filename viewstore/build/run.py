@@ -294,7 +294,7 @@ def _plan(
         warn=listener.warn,
     )
     resolved = settings.resolve(context)
-    row_bytes = resolved.views * (resolved.height or 1) * (resolved.width or 1) * 3
+    row_bytes = resolved.views * resolved.height * resolved.width * 3
 
     def shard_rows_of(rows: int) -> int:
         return request.shard_rows or choose_shard_rows(rows, row_bytes)
