@@ -1,4 +1,7 @@
-"""The judge that a generator is trained against: StyleGAN2's `orig` discriminator."""
+"""The network that a generator is trained against: StyleGAN2's `orig` discriminator.
+
+Source: arXiv:1912.04958; spread within groups of images: arXiv:1710.10196, section 3.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,15 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, C, H, W] to one score each; higher is more real.
 
-    `channels` are the feature maps at 4, 8, ... pixels, as in Architecture. A batch must be a
-    multiple of `group`: the spread within groups is a feature, which resists mode collapse.
+    A batch must be a multiple of `group`: the spread within groups is a feature, which resists
+    mode collapse.
     """
 
     def __init__(self, channels: tuple[int, ...], image_channels: int, *, group: int) -> None:
+        """Make it for images of `image_channels` channels.
+
+        `channels` are the feature maps at 4, 8, ... pixels, as in Architecture.
+        """
         super().__init__()
         self.group = group
         widths = channels[::-1]

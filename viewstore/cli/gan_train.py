@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from viewstore.cli.command import command
 from viewstore.cli.gan import FILE, open_told, synthesise, told
-from viewstore.cli.terminal import Progress, Terminal
+from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -130,16 +130,14 @@ def _train_generator(
 
     total = settings.steps * settings.batch
     with terminal.progress(total, unit="images", label="gan train") as bar:
-        report = _report_to(bar)
         network = train_generator(
             shown,
             settings,
             state=options["state"],
             device=options["device"],
-            report=report,
+            progress=bar,  # type: ignore[arg-type]
             snapshot=measure,
         )
-        report(total, {})
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
     facts: dict[str, Any] = {
@@ -151,18 +149,6 @@ def _train_generator(
     origin = Origin(provenance=_provenance(settings, options, facts))
     written = write_generator(options["out"], network, origin, half=half)
     return facts | {"fingerprint": written.fingerprint}
-
-
-def _report_to(bar: Progress) -> Callable[[int, dict[str, float]], None]:
-    """Return what shows a training on `bar`, told how far it is in all, and its losses."""
-    before = 0
-
-    def report(done: int, losses: dict[str, float]) -> None:
-        nonlocal before
-        bar.advance(done - before, **losses)
-        before = done
-
-    return report
 
 
 def _train_inverter(
@@ -180,7 +166,12 @@ def _train_inverter(
     _, shown, held = _images(options, size=network.res, channels=network.channels)
     with terminal.progress(settings.steps, unit="steps", label="inverter") as bar:
         trained = train_inverter(
-            shown, network, encoder, settings, device=options["device"], report=_report_to(bar)
+            shown,
+            network,
+            encoder,
+            settings,
+            device=options["device"],
+            progress=bar,  # type: ignore[arg-type]
         )
     measured = quality(held if len(held) else shown, trained, network.cpu(), encoder.cpu())
     facts: dict[str, Any] = {
