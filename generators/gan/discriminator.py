@@ -28,6 +28,7 @@ class EqualisedConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, outputs, H / stride, W / stride] of `x` [N, inputs, H, W]."""
         size = self.weight.shape[-1]
         weight = self.weight / math.sqrt(self.weight[0].numel())
         padding = size // 2 if self.stride == 1 else 0
@@ -47,6 +48,7 @@ class DownBlock(nn.Module):
         self.register_buffer("taps", filter_of(TAPS), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, outputs, H / 2, W / 2] of `x` [N, inputs, H, W]."""
         x = smooth(self.conv0(x), self.taps, before=2, after=2)
         halved: Tensor = self.conv1(x)
         return halved
@@ -82,6 +84,7 @@ class Discriminator(nn.Module):
                 nn.init.normal_(parameter, generator=generator)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores [N] of `images` [N, C, H, W]."""
         x = self.from_rgb(images)
         for block in self.blocks:
             x = block(x)

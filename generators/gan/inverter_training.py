@@ -1,4 +1,4 @@
-"""Train an inverter: pixels and features of the decoded guess should be those of the image."""
+"""Train an inverter: the pixels and features of its decoded guess become those of the image."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class WSearchGenerator:
         self._judge_slots = max(1, settings.slots // JUDGE_SHARE)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
-        """Yield one Rendered for each sample, as they finish.
+        """Yield one Rendered for each sample, as they finish, in no fixed order.
 
         Samples that were refused wait until they fill the refining pool, or nothing else is left.
         """
@@ -293,7 +293,7 @@ class WSearchGenerator:
 
 
 def _finite(done: Finished[_Job]) -> Tensor:
-    """Return the latents found, or the anchor's where the search lost them."""
+    """Return the latents of a sample, or the anchor's where they are no longer finite."""
     if np.isfinite(done.last).all():
         return done.latents
     return done.start.job.latent0.expand_as(done.latents)

@@ -1,4 +1,4 @@
-"""Inversion: the latents whose image is nearest to each source image, in pixels and features."""
+"""Inversion: for each source image the latents whose image is nearest, in pixels and features."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from viewstore.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from viewstore.generators.gan.file import OpenedGenerator
+    from viewstore.generators.gan.file import StoredGenerator
     from viewstore.generators.stylegan2.network import StyleGAN2
 
 
@@ -59,7 +59,7 @@ def told(facts: dict[str, Any]) -> str:
     )
 
 
-def open_told(terminal: Terminal, path: Path) -> OpenedGenerator:
+def open_told(terminal: Terminal, path: Path) -> StoredGenerator:
     """Open a generator file, and say what its reader and its licence want said."""
     from viewstore.generators.gan.file import read_generator
 

@@ -35,7 +35,7 @@ _HUE_INDEX = np.array([[DIFFERENCES, 1 - DIFFERENCES, -1, (DIFFERENCES + 1) * LE
 
 
 def brighten(pixels: Pixels, factor: float) -> None:
-    """Multiply uint8 pixels by `factor` in place: rounded, and clamped to 255."""
+    """Multiply uint8 pixels of any shape by `factor` in place: rounded, and clamped to 255."""
     table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
     pixels[...] = table[pixels]
 
@@ -49,7 +49,16 @@ def recolour(
     blur: float,
     solarize: int,
 ) -> None:
-    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
+    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place.
+
+    Args:
+        pixels: The view.
+        jitter: Factors of brightness, contrast and saturation, and the hue shift in turns.
+        jitter_order: The order of these four, by number; NOT_APPLIED for those that are off.
+        gray: Whether all channels become the gray level.
+        blur: Sigma of a Gaussian blur, in pixels; 0 is off.
+        solarize: Levels from here on are inverted; SOLARIZE_OFF is off.
+    """
     order = [op for op in jitter_order if op != NOT_APPLIED]
     if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
         return

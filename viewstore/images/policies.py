@@ -1,4 +1,4 @@
-"""The augmentation policies: what `expert` view sets and online views draw and render.
+"""The augmentation policies of `expert` view sets and online views: what they draw and render.
 
 A policy is settings alone. The table names each one; policies that treat the two views of a
 pair differently have one entry for even view numbers and one for odd ones.
