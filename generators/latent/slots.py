@@ -3,6 +3,7 @@
 A sample that is done leaves at once and the next one takes its slot. Nothing couples slots: the
 loss is summed, each slot has its own Adam state and step counter, and slots that have run out of
 samples keep computing, because a batch of another size would round differently.
+Source of the updates: Adam, arXiv:1412.6980, algorithm 1.
 """
 
 from __future__ import annotations
@@ -108,6 +109,15 @@ class SlotPool(Generic[Job]):
         objective: Objective,
         judge: Callable[[Job, NDArray[np.float32]], bool],
     ) -> None:
+        """Make an empty pool.
+
+        Args:
+            slots: P, constant: another number rounds differently.
+            lr: Of Adam.
+            max_steps: Updates after which a sample leaves its slot in any case.
+            objective: What is minimised.
+            judge: Whether a sample may leave, given what the objective measured of it.
+        """
         self._slots: list[_Slot[Job] | None] = [None] * slots
         self._lr = lr
         self._max_steps = max_steps
@@ -175,24 +185,20 @@ class SlotPool(Generic[Job]):
                 continue
             first = values.copy() if slot.first is None else slot.first
             slot.first = first
-            sound = bool(np.isfinite(values).all())
-            reached = sound and not slot.judged_before and self._judge(slot.start.job, values)
+            finite = bool(np.isfinite(values).all())
+            reached = finite and not slot.judged_before and self._judge(slot.start.job, values)
             slot.judged_before = False
-            if reached or not sound or slot.steps >= self._max_steps:
+            if reached or not finite or slot.steps >= self._max_steps:
                 state = AdamState(
                     steps=slot.steps,
                     mean=self._mean[number].clone(),
                     square=self._square[number].clone(),
                     first=first,
                 )
-                latents = self._latents[number].clone()
+                latents, last = self._latents[number].clone(), values.copy()
                 finished.append(
                     Finished(
-                        start=slot.start,
-                        latents=latents,
-                        last=values.copy(),
-                        reached=reached,
-                        state=state,
+                        start=slot.start, latents=latents, last=last, reached=reached, state=state
                     )
                 )
                 self._slots[number] = None

@@ -54,13 +54,13 @@ def test_crop_boxes_lie_in_the_image(height: int, width: int, low: float, epoch:
     boxes = draws.draw_crop(
         Stream(5, epoch), np.arange(40), 3, height, width, scale=(low, 1), ratio=RATIO
     )
-    top, left, tall, wide = boxes.T
-    assert (tall >= 1).all()
-    assert (wide >= 1).all()
+    top, left, crop_height, crop_width = boxes.T
+    assert (crop_height >= 1).all()
+    assert (crop_width >= 1).all()
     assert (top >= 0).all()
     assert (left >= 0).all()
-    assert (top + tall <= height).all()
-    assert (left + wide <= width).all()
+    assert (top + crop_height <= height).all()
+    assert (left + crop_width <= width).all()
 
 
 def test_crop_boxes_cover_the_range_of_areas_and_aspects() -> None:
@@ -166,8 +166,8 @@ def test_antialias_gives_the_same_pixels_on_every_kind_of_processor() -> None:
         "import hashlib, numpy as np; from viewstore.images.resize import crop_resize\n"
         "rng = np.random.default_rng(0); found = hashlib.sha256()\n"
         "pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)\n"
-        "for tall, wide, side in rng.integers(8, 80, (60, 3)).tolist():\n"
-        "    view = crop_resize(pixels, (4, 7, tall, wide), (side, side), 'antialias')\n"
+        "for height, width, side in rng.integers(8, 80, (60, 3)).tolist():\n"
+        "    view = crop_resize(pixels, (4, 7, height, width), (side, side), 'antialias')\n"
         "    found.update(view.tobytes())\n"
         "print(found.hexdigest())\n"
     )
