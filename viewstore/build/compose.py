@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.build.roles import WeightFiles, load_models
-from viewstore.errors import CheckpointError, ConfigError
+from viewstore.errors import CheckpointError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
-from viewstore.shards.writer import json_bytes, members_of
+from viewstore.shards.writer import json_bytes
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
@@ -30,7 +30,7 @@ from viewstore.store.committed import read_manifest, read_plan
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context, Settings
+    from viewstore.generators.contract import Context, Resolved
 
 
 OnError = Literal["fail", "skip"]
@@ -91,7 +91,7 @@ def _common(sizes: NDArray[Any]) -> int | None:
 
 
 def make_plan(
-    settings: Settings,
+    settings: Resolved,
     context: Context,
     *,
     name: str,
@@ -101,18 +101,14 @@ def make_plan(
     shard_rows: int,
     weights: list[Weights],
 ) -> Plan:
-    """Return the plan of resolved settings: all that decides the bytes of a view set.
+    """Return the plan of resolved settings: all that decides the bytes of a view set."""
+    from viewstore.generators import settings_class
 
-    Raises:
-        ConfigError: The settings do not say how large the views are.
-    """
-    views = settings.views
-    height, width = settings.height, settings.width
-    if height is None or width is None:
-        raise ConfigError(f"generator {name} did not settle the size of its views")
+    views, height, width = settings.views, settings.height, settings.width
+    kind = settings_class(name)
     rows = StoreRows(table)
     parent = context.parent
-    libraries = [*LIBRARIES, *(["torch"] if settings.NEEDS else [])]
+    libraries = [*LIBRARIES, *(["torch"] if kind.NEEDS else [])]
     return Plan(
         view_set=view_set,
         sources_id=sources_id,
@@ -123,11 +119,11 @@ def make_plan(
         height=height,
         width=width,
         channels=3,
-        codec=context.codec.to_plan(width),
-        members=members_of(context.codec, views),
+        codec=codec_to_plan(context.codec, width),
+        members=context.codec.members(views),
         json_bytes=json_bytes(view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
-        generator={"name": name, "version": settings.VERSION, "args": _args(settings)},
+        generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
         resample={"filter": getattr(settings, "filter", "area"), "library": "opencv"},
         seed=context.seed,
@@ -138,7 +134,7 @@ def make_plan(
     )
 
 
-def _args(settings: Settings) -> dict[str, Any]:
+def _args(settings: Resolved) -> dict[str, Any]:
     return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
@@ -189,7 +185,7 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
-        codec=Codec.from_plan(plan.codec),
+        codec=codec_from_plan(plan.codec),
         models=models,
         parent=parent,
         device=device,
@@ -198,7 +194,7 @@ def _make_builder(
         paths=paths.view_set(view_set),
         plan=plan,
         rows=StoreRows(table),
-        generator=settings.make(context),
+        generator=settings.resolve(context).make(context),
         on_error=on_error,
         progress=progress,
         check_stop=check_stop,

@@ -29,7 +29,6 @@ from viewstore.costs.measure import codec_costs, machine_at
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
-from viewstore.images.codec import Codec
 from viewstore.progress import Fact, Progress, Silent
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
@@ -167,7 +166,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
             )
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
-        changes["codec"] = request.codec or Codec.from_plan(stored.codec).name
+        changes["codec"] = request.codec or stored.codec["name"]
     return replace(
         request,
         out=scratch,

@@ -19,10 +19,10 @@ from viewstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from viewstore.format.plan import Weights
-    from viewstore.generators.gan.file import OpenedGenerator
+    from viewstore.generators.gan.file import StoredGenerator
 
 
-def open_generator(path: Path, progress: Progress) -> OpenedGenerator:
+def open_generator(path: Path, progress: Progress) -> StoredGenerator:
     """Open a StyleGAN2 file; notes say its licence and what its reader saw.
 
     Raises:

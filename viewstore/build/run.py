@@ -25,7 +25,7 @@ from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Executor, Job, Policy, Queue, raise_failure
 from viewstore.shards.local import run_local
@@ -292,7 +292,7 @@ def _plan(
         warn=progress.warn,
     )
     resolved = settings.resolve(context)
-    row_bytes = resolved.views * (resolved.height or 1) * (resolved.width or 1) * 3
+    row_bytes = resolved.views * resolved.height * resolved.width * 3
 
     def shard_rows_of(rows: int) -> int:
         return request.shard_rows or choose_shard_rows(rows, row_bytes)
@@ -354,11 +354,11 @@ def _codec(
     request: BuildRequest, stored: Plan | None, settings: Settings, table: SourceTable
 ) -> Codec:
     if request.codec is not None:
-        return Codec(name=request.codec)
+        return make_codec(request.codec)
     if stored is not None:
-        return Codec.from_plan(stored.codec)
+        return codec_from_plan(stored.codec)
     side = settings.height or int(max(table.height.max(), table.width.max()))
-    return Codec(name="raw" if settings.NEEDS or side <= 64 else "jpg")
+    return make_codec("raw" if settings.NEEDS or side <= 64 else "jpg")
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

@@ -149,10 +149,10 @@ def _parts(
             continue
         view_set = newest_round(store, view.name)
         spent = view.n / bare_rate(view_set, threads=threads, seconds=seconds)
-        if view_set.codec.name == "raw":
-            copy += spent
-        else:
+        if view_set.codec.encoded:
             decode += spent
+        else:
+            copy += spent
         set_bytes += view_set.num_bytes
         read_bytes += view.n * view_set.num_bytes / (len(view_set) * view_set.num_views)
     if online:

@@ -75,11 +75,23 @@ _OPTIONS = (
 )
 
 
+class _CodecChoice(click.Choice):  # type: ignore[type-arg]
+    """The names in the table of codecs, which is imported no sooner than somebody asks for one."""
+
+    def __init__(self) -> None:
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+
+        return tuple(CODECS)
+
+
 @command("build", example="viewstore build --generator w-search --out views")
 @click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
 @click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
 @click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
-@click.option("--codec", type=click.Choice(list(CODECS)), help="How to store.")
+@click.option("--codec", type=_CodecChoice(), help="How to store.")
 @click.option("--dry-run", is_flag=True, help="Try some samples, say what it would cost.")
 @click.option(
     "--sample",

@@ -25,7 +25,7 @@ from viewstore.cli.options import (
 )
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
-from viewstore.progress import Progress, tracked
+from viewstore.progress import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,16 +133,14 @@ def _train_generator(
 
     total = settings.steps * settings.batch
     with tracked(terminal, "gan train", total, "images") as progress:
-        report = _report_to(progress)
         network = train_generator(
             training,
             settings,
             state=options["state"],
             device=options["device"],
-            report=report,
+            progress=progress,
             snapshot=measure,
         )
-        report(total, {})
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
     facts: dict[str, Any] = {
@@ -154,18 +152,6 @@ def _train_generator(
     origin = Origin(provenance=_provenance(settings, options, facts))
     written = write_generator(options["out"], network, origin, half=half)
     return facts | {"fingerprint": written.fingerprint}
-
-
-def _report_to(progress: Progress) -> Callable[[int, dict[str, float]], None]:
-    """Return what advances `progress` when it is called with all units so far and the losses."""
-    before = 0
-
-    def report(done: int, losses: dict[str, float]) -> None:
-        nonlocal before
-        progress.advance(done - before, **losses)
-        before = done
-
-    return report
 
 
 def _train_inverter(
@@ -182,9 +168,13 @@ def _train_inverter(
     encoder = encoder.to(options["device"])
     _, training, held_out = _images(options, size=network.res, channels=network.channels)
     with tracked(terminal, "inverter", settings.steps, "steps") as progress:
-        report = _report_to(progress)
         trained = train_inverter(
-            training, network, encoder, settings, device=options["device"], report=report
+            training,
+            network,
+            encoder,
+            settings,
+            device=options["device"],
+            progress=progress,
         )
     judged = held_out if len(held_out) else training
     measured = quality(judged, trained, network.cpu(), encoder.cpu())

@@ -91,8 +91,3 @@ def parse_shards(text: str | None) -> tuple[int, ...] | None:
             raise ConfigError(f"--only must list shards like 17,20-22, got {text!r}")
         shards += range(int(first), int(last or first) + 1)
     return tuple(shards)
-
-
-def no_store(path: Path, *, fix: str | None = None) -> ConfigError:
-    """Return the error for a path that should be a store."""
-    return ConfigError(f"there is no store at {path}", code="VS202", where=str(path), fix=fix)

@@ -21,7 +21,7 @@ from viewstore.format.manifest import Commit, ShardEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.tar import TarWriter
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.progress import Progress, Silent
 from viewstore.shards.commit import publish
 from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit
@@ -59,7 +59,7 @@ class ShardBuilder:
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = Codec.from_plan(self.plan.codec)
+        self.codec = codec_from_plan(self.plan.codec)
 
     def run(self, unit: Unit) -> Outcome:
         """Build and commit a shard, unless it is committed; errors are in the outcome."""

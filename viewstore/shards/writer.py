@@ -129,11 +129,3 @@ def blob_of(shard: int, role: str, temporary: Path, size: int, sha256: str) -> B
     return Blob(
         record=BlobRecord(role=role, name=name, bytes=size, sha256=sha256), temporary=temporary
     )
-
-
-def members_of(codec: Codec, views: int) -> tuple[str, ...]:
-    """Return the extensions of each sample's members, in byte order."""
-    if codec.name == "raw":
-        return ("json", "views.npy")
-    digits = 2 if views > 10 else 1
-    return ("json", *(f"v{view:0{digits}d}.{codec.suffix}" for view in range(views)))
