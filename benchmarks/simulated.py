@@ -36,7 +36,7 @@ from viewstore.format.plan import Plan
 from viewstore.format.records import seal
 from viewstore.format.stats import pack_stats
 from viewstore.format.tar import BLOCK, MEMBER_DTYPE, NPY_BYTES, npy_header, padded
-from viewstore.images.codec import Codec
+from viewstore.images.codec import codec_from_plan
 from viewstore.sources.record import KIND, NUMBERS
 
 SHARD_ROWS = 1024
@@ -214,7 +214,7 @@ def _shard_form(plan: Plan) -> tuple[NDArray[Any], bytes, int]:
         members["crc32"][:, -1] = zlib.crc32(bytes(size))
         return members, b"", strided.stride
     waves = np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(np.uint8) * 4
-    picture = Codec.from_plan(plan.codec).encode(np.repeat(waves[:, :, None], 3, axis=2))
+    picture = codec_from_plan(plan.codec).encode(np.repeat(waves[:, :, None], 3, axis=2))
     members["offset"] = BLOCK
     members["size"] = len(picture)
     members["crc32"] = zlib.crc32(picture)

@@ -25,15 +25,16 @@ from typing import Any
 import torch
 
 from viewstore.build import compose
+from viewstore.build.roles import load_models
 from viewstore.build.run import BuildRequest, build
 from viewstore.files.disk import write_atomic
 from viewstore.format.paths import StorePaths
 from viewstore.generators.contract import Context, Sample
 from viewstore.generators.latent.decode import decoder_of, to_pixels, unit_images
-from viewstore.generators.latent.engine import WSearchGenerator
+from viewstore.generators.latent.engine import ResolvedSearch, WSearchGenerator
 from viewstore.generators.latent.goal import distances, is_candidate, view_losses
 from viewstore.generators.latent.search import WSearch
-from viewstore.images.codec import Codec
+from viewstore.images.raw import Raw
 from viewstore.sources.record import read_sources
 
 ROLES = ("gan", "encoder")
@@ -62,11 +63,11 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     build(BuildRequest(generator="recon", out=folder, source="digits", limit=samples, workers=1))
     paths = StorePaths(folder)
     table, _, _ = read_sources(paths)
-    models, _ = compose.load_models(ROLES, compose.WeightFiles())
+    models, _ = load_models(ROLES, {})
     context = compose.make_context(
         table=table,
         seed=0,
-        codec=Codec(name="raw"),
+        codec=Raw(),
         models=models,
         parent=compose.parent_view_set(paths, "recon"),
         device="cpu",
@@ -74,7 +75,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     return context, [Sample(row, context.source_image(row)) for row in range(samples)]
 
 
-def run_pool(settings: WSearch, context: Context, samples: list[Sample]) -> Repeat:
+def run_pool(settings: ResolvedSearch, context: Context, samples: list[Sample]) -> Repeat:
     """Search all samples in the pool."""
     started = time.perf_counter()
     ended = list(settings.make(context).render(samples))
@@ -83,12 +84,11 @@ def run_pool(settings: WSearch, context: Context, samples: list[Sample]) -> Repe
     return Repeat(seconds, steps * settings.views, len(ended) * settings.views)
 
 
-def run_textbook(settings: WSearch, context: Context, samples: list[Sample]) -> Repeat:
+def run_textbook(settings: ResolvedSearch, context: Context, samples: list[Sample]) -> Repeat:
     """Search the first samples one by one, as the loop is usually written."""
-    search = settings.search()
-    decode, encoder = decoder_of(context, search.psi), context.models["encoder"]
-    starts = WSearchGenerator(search, context)
-    lr = search.lr * decode.gan.sigma_w
+    decode, encoder = decoder_of(context, settings.psi), context.models["encoder"]
+    starts = WSearchGenerator(settings, context)
+    lr = settings.lr * decode.gan.sigma_w
     steps = 0
     started = time.perf_counter()
     some = samples[:TEXTBOOK_SAMPLES]
@@ -96,15 +96,15 @@ def run_textbook(settings: WSearch, context: Context, samples: list[Sample]) -> 
         start = starts.start(sample)
         latents = start.latents.clone().requires_grad_()
         adam = torch.optim.Adam([latents], lr=lr)
-        for _ in range(search.max_steps + 1):
+        for _ in range(settings.max_steps + 1):
             steps += 1
             images = decode.gan.synthesis(latents, fused=True)
             measured = distances(encoder(unit_images(images)), start.target[0])
-            losses = view_losses(search.goal, measured)
+            losses = view_losses(settings, measured)
             adam.zero_grad()
             losses.mean().backward()
             figures = torch.stack([*measured, losses], dim=-1).detach().numpy()
-            if is_candidate(search.goal, figures, tol_search=search.tol_search):
+            if is_candidate(settings, figures, tol_search=settings.tol_search):
                 break
             adam.step()
         to_pixels(images.detach())
@@ -118,7 +118,7 @@ def measure(*, samples: int, repeats: int, slots: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         context, images = prepare(Path(folder) / "store", samples)
         settings = WSearch(slots=slots).resolve(context)
-        runs: dict[str, Callable[[WSearch, Context, list[Sample]], Repeat]] = {
+        runs: dict[str, Callable[[ResolvedSearch, Context, list[Sample]], Repeat]] = {
             "textbook": run_textbook,
             "pool": run_pool,
         }

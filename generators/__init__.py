@@ -1,4 +1,8 @@
-"""Makers of views: the one table of their names; each row is a settings class in its module."""
+"""Makers of views: the table of their names, and the way from a name to settings.
+
+A generator is one file, which holds its settings and what renders its views (see `contract`), and
+one row here. Nothing of it is imported before its name is used.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,17 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """Where a generator lives, and the settings that its name stands for."""
+    """What the name of a generator stands for.
+
+    Attributes:
+        module: Below this package; it is imported no sooner than the name is used.
+        settings: The class of its settings there.
+        defaults: Settings that differ from the defaults of the class.
+    """
 
     module: str
     settings: str
-    values: Mapping[str, Any] = {}
+    defaults: Mapping[str, Any] = {}
 
 
 GENERATORS: Mapping[str, Row] = {
@@ -42,14 +52,15 @@ def settings_class(name: str) -> type[Settings]:
         )
     row = GENERATORS[name]
     module = importlib.import_module(f"viewstore.generators.{row.module}")
-    found: type[Settings] = getattr(module, row.settings)
-    return found
+    kind: type[Settings] = getattr(module, row.settings)
+    return kind
 
 
 def make_settings(name: str, values: Mapping[str, Any]) -> Settings:
     """Return the settings of generator `name` with `values` in place of its defaults.
 
-    Lists, as JSON and TOML give them, become tuples.
+    `values` are the user's, or the args of a stored plan; lists, of which JSON and TOML make
+    sequences, become tuples.
 
     Raises:
         ConfigError: An unknown generator or setting (the nearest is named), or a bad value.
@@ -61,7 +72,7 @@ def make_settings(name: str, values: Mapping[str, Any]) -> Settings:
             raise ConfigError(
                 f"generator {name} has no setting {key!r}; {nearest(key, known)}", code="VS102"
             )
-    merged = {**GENERATORS[name].values, **values}
+    merged = {**GENERATORS[name].defaults, **values}
     try:
         return kind(**{key: _tuples(value) for key, value in merged.items()})
     except TypeError as error:

@@ -1,24 +1,22 @@
-"""The contract of a generator: settings that describe a view set, and what renders its views.
+"""The contract of a generator: the user's settings, what they resolve to, and what renders views.
 
-A generator is a pure function of (seed, sample, view, settings, weights): the same pixels and
-params whoever computes them, in whatever company.
+A generator is a pure function of (seed, sample, view, resolved settings, weights): the same pixels
+and params whoever computes them, and whatever else is computed beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, ClassVar, Protocol
 
 from viewstore.format.columns import Column
 from viewstore.images.codec import Codec
+from viewstore.images.colours import Pixels
 from viewstore.shards.unit import Rendered, Sample
 from viewstore.store.view_set import ViewSet
 
-__all__ = ["Context", "Generator", "Rendered", "Sample", "Settings"]
+__all__ = ["Context", "Generator", "Rendered", "Resolved", "Sample", "Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +32,14 @@ class Context:
         device: Torch device, "cpu" or "cuda:0".
         models: Frozen networks by role ("gan", "encoder", "inverter"), as the settings' NEEDS ask.
         parent: The finished view set that the settings' PARENT names.
-        warn: Told what the user should know; called by `resolve`, in the main process.
+        warn: Takes a message for the user; called by `resolve`, in the main process.
     """
 
     seed: int
     num_samples: int
     source_height: int | None
     source_width: int | None
-    source_image: Callable[[int], NDArray[np.uint8]]
+    source_image: Callable[[int], Pixels]
     codec: Codec
     device: str = "cpu"
     models: Mapping[str, Any] = field(default_factory=dict)
@@ -56,8 +54,43 @@ class Generator(Protocol):
         """Yield one Rendered for each sample, in any order, pulling samples as there is room."""
 
 
+class Resolved(Protocol):
+    """Settings in which nothing is automatic: a frozen dataclass that the plan stores as JSON.
+
+    Its fields are those of the settings that it came from, which read it back: settings made of
+    these values resolve to an equal `Resolved`.
+    """
+
+    @property
+    def views(self) -> int:
+        """Views per sample."""
+
+    @property
+    def height(self) -> int:
+        """Of every view, in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Of every view, in pixels."""
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role of each view: "expert", "generated", "global", "local", ..."""
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the params columns that `render` gives; "status" is one of them."""
+
+    def make(self, context: Context) -> Generator:
+        """Return the generator.
+
+        Raises:
+            ConfigError: The context lacks the parent view set, or it does not fit.
+        """
+
+
 class Settings(Protocol):
-    """A frozen, JSON-able dataclass of one generator kind; a row of the table in `__init__`.
+    """The user's settings of one kind of generator: a frozen dataclass, named by the table.
+
+    A setting that is None is automatic.
 
     Class attributes:
         VERSION: Raised when the same settings would give other pixels or params.
@@ -69,21 +102,16 @@ class Settings(Protocol):
     PARENT: ClassVar[str | None]
     NEEDS: ClassVar[tuple[str, ...]]
 
-    views: int
-    height: int | None
-    width: int | None
+    @property
+    def height(self) -> int | None:
+        """Of every view, in pixels."""
 
-    def resolve(self, context: Context) -> Self:
-        """Return these settings with every automatic value filled in: what the plan stores."""
+    def resolve(self, context: Context) -> Resolved:
+        """Return what these settings come to for this source, these networks and this parent.
 
-    def roles(self) -> tuple[str, ...]:
-        """Return the role of each view: "expert", "generated", "global", "local", ..."""
-
-    def columns(self) -> tuple[Column, ...]:
-        """Return the params columns that `render` gives; "status" is one of them."""
-
-    def make(self, context: Context) -> Generator:
-        """Return the generator of resolved settings."""
+        Raises:
+            ConfigError: They do not fit the context.
+        """
 
     def parent_settings(self) -> Mapping[str, Any]:
         """Return what PARENT must be built with for these views to start from it."""

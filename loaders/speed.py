@@ -83,7 +83,7 @@ def bare_rate(view_set: ViewSet, *, threads: int, seconds: float) -> float:
     """Return the views a second that threads copy from memory in shuffled order, or decode."""
     cv2.setNumThreads(1)
     pixels = np.stack(sample_views(view_set, SAMPLE_VIEWS))
-    if view_set.codec.name == "raw":
+    if not view_set.codec.encoded:
         return _together(_copies(pixels), COPIED_AT_ONCE, threads=threads, seconds=seconds)
     payloads = [view_set.codec.encode(view) for view in pixels]
     decode = view_set.codec.decode

@@ -1,33 +1,38 @@
-"""How far long work is: one protocol, which those who work tell and those who show it implement."""
+"""How far long work is: the one protocol between what works and what shows it to a user."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 Fact = float | int | str
 
 
 class Progress(Protocol):
-    """Told how work goes. One piece of work at a time: `begin`, any number of `advance`, `end`."""
+    """Shows one piece of work at a time: `begin`, any number of `advance`, `end`.
+
+    The command line shows it on a terminal or as lines; `Silent` shows nothing.
+    """
 
     def begin(self, label: str, total: int, unit: str) -> None:
-        """Begin work of `total` units, such as "views"."""
+        """Begin work of `total` units; `unit` is their plural, such as "views"."""
 
     def advance(self, count: int = 1, **facts: Fact) -> None:
-        """Count `count` more units as done; `facts` replace those that were shown before."""
+        """Count `count` more units as done; `facts` replace those given before."""
 
     def end(self) -> None:
         """End the work begun last, whether all of it was done or not."""
 
     def note(self, text: str) -> None:
-        """Take a line about what is going on."""
+        """Show a line that informs the user."""
 
     def warn(self, text: str) -> None:
-        """Take a line that the user should act on."""
+        """Show a line that the user should act on."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A Progress that shows nothing; the base of those that need only some of the methods."""
 
     def begin(self, label: str, total: int, unit: str) -> None:
         """Show nothing."""
@@ -43,3 +48,13 @@ class Silent:
 
     def warn(self, text: str) -> None:
         """Show nothing."""
+
+
+@contextmanager
+def tracked(progress: Progress, label: str, total: int, unit: str) -> Iterator[Progress]:
+    """Begin work on `progress`, and end it with the block, also if that raises."""
+    progress.begin(label, total, unit)
+    try:
+        yield progress
+    finally:
+        progress.end()

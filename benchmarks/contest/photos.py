@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.images.codec import Codec
 from viewstore.images.decode import decode, probe
+from viewstore.images.jpg import Jpg
 from viewstore.images.resize import resize
 from viewstore.randomness import Stream
 
@@ -51,7 +51,7 @@ def cut(image: NDArray[np.uint8], number: int, *, square: bool) -> NDArray[np.ui
 
 def jpegs(sources: list[Path], count: int, *, square: bool) -> Iterator[bytes]:
     """Yield `count` JPEGs of quality 90; photographs come round again with other parts."""
-    codec = Codec(name="jpg")
+    codec = Jpg()
     if square:
         sources = [path for path in sources if min(probe(path.read_bytes())[:2]) >= LEAST_PIXELS]
     for number in range(count):

@@ -1,4 +1,4 @@
-"""The network pickles of stylegan2-ada-pytorch: which module holds which tensor, and its settings.
+"""Reads the network pickles of stylegan2-ada-pytorch: tensors by module, and settings.
 
 Every module of such a file carries its own source code, which ordinary unpickling executes. Here a
 module is a record of its name and state; of the source, only the SHA-256 is kept.

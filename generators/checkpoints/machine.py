@@ -1,4 +1,4 @@
-"""A pickle machine that builds inert values only: nothing is imported, or called by name.
+"""Runs pickles on a machine that builds inert values only: nothing is imported or called by name.
 
 CPython's unpickler calls whatever `find_class` returns and sets attributes on whatever is on its
 stack; an allow-list has to foresee each way to abuse that. This machine has no such ways: a global
@@ -44,6 +44,7 @@ class DType:
     code: str
 
     def check_state(self, state: object) -> None:
+        """Raise Malformed unless the state is that of a little-endian number."""
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|", "="):
             raise Malformed("a numpy dtype is not a little-endian number")
 
@@ -80,7 +81,7 @@ def load(
 
 
 class _Misuse(Malformed):
-    """An opcode does not fit what is on the stack; `load` adds its place."""
+    """An opcode does not fit what is on the stack; `load` adds its name and offset."""
 
 
 class _Machine:

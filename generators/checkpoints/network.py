@@ -1,4 +1,4 @@
-"""A network that is still in its file: checked by names and shapes first, then copied out."""
+"""Copies a network out of its file, once the names and shapes of its tensors are checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILTER = re.compile(r"synthesis\.b\d+\.((conv0|conv1|skip)\.)?resample_filter")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileNetwork:
-    """What a file says of its generator.
+    """A generator whose tensors are still in its file.
 
     Attributes:
         tensors: Every tensor of the network, by canonical name; filters also by layer.

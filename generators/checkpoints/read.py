@@ -1,4 +1,4 @@
-"""Files of StyleGAN2 networks from elsewhere, read without executing anything in them."""
+"""Reads files of StyleGAN2 networks from elsewhere without executing anything in them."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class NetworkTensors:
     """A generator's tensors, ready for `StyleGAN2.from_tensors`, and where they come from.
 
     Attributes:
-        tensors: float32, by the canonical names of docs/formats; owned by the caller.
+        tensors: float32, by the canonical names of docs/gan.md; owned by the caller.
         kwargs: Constructor arguments, defaults included.
         source_sha256: Of the whole file.
         module_src_sha256: Of the source code embedded in the file, which never ran.
-        licence_note: One line to show when the file is opened.
-        notes: Further lines to show: what the file lacked.
+        licence_note: One line for the user.
+        notes: Further lines for the user: what the file lacked.
     """
 
     tensors: dict[str, Array]
@@ -68,8 +68,8 @@ class NetworkTensors:
 def read_checkpoint(path: Path, *, limits: Limits | None = None) -> NetworkTensors:
     """Return the averaged generator of a stylegan2-ada-pytorch pickle or a rosinality checkpoint.
 
-    The format is told by content. Nothing in the file is executed or imported, and memory stays
-    within a small multiple of its size.
+    The format is recognised by content. Nothing in the file is executed or imported, and memory
+    stays within a small multiple of its size.
 
     Raises:
         CheckpointError: whatever is wrong with the file; nothing else leaves.

@@ -1,4 +1,4 @@
-"""The checkpoints of rosinality's StyleGAN2, by canonical names.
+"""Reads the checkpoints of rosinality/stylegan2-pytorch: tensors by canonical names.
 
 The names differ, and tensors carry axes of length 1 for the batch; resampling kernels hold the
 gain of 4 that our resampling applies itself.

@@ -1,4 +1,4 @@
-"""Pickle opcodes, listed without executing any: which may occur, how many, how long."""
+"""Lists the opcodes of a pickle without executing any, and checks which, how many and how long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 class Malformed(Exception):
-    """A rule of the file format is broken; who knows the file turns it into a CheckpointError."""
+    """A rule of the file format is broken; `read` turns it into a CheckpointError."""
 
     def __init__(self, reason: str, *, fix: str | None = None) -> None:
         super().__init__(reason)
@@ -53,18 +53,20 @@ class Budget:
         self._copies_left = 2 * file_bytes
 
     def take_opcode(self, position: int) -> None:
+        """Account for an opcode at byte `position`. Raises Malformed: it is one too many."""
         self._opcodes += 1
         if self._opcodes > self.limits.opcodes:
             refusal = over_limit("opcodes", self.limits.opcodes)
             raise Malformed(f"{refusal} at byte {position}", fix=refusal.fix)
 
     def take_tensor(self) -> None:
+        """Account for a tensor or module. Raises Malformed: it is one too many."""
         self._tensors += 1
         if self._tensors > self.limits.tensors:
             raise over_limit("tensors", self.limits.tensors)
 
     def take_copy(self, num_bytes: int) -> None:
-        """Account for `num_bytes` that are about to be copied out of the file."""
+        """Account for bytes to be copied out of the file. Raises Malformed: they are too many."""
         self._copies_left -= num_bytes
         if self._copies_left < 0:
             raise Malformed("its tensors hold more than twice the bytes of the file")

@@ -1,4 +1,4 @@
-"""What `torch.save` writes, read without torch: the zip container and the legacy stream.
+"""Reads what `torch.save` writes, without torch: the zip container and the legacy stream.
 
 A legacy stream is five pickles (magic, version, system, value, storage keys) and then, for each
 key, a 64-bit count and raw little-endian numbers. Each storage inside a network pickle is one too.
@@ -63,8 +63,8 @@ def read_storage(data: bytes, budget: Budget) -> Storage:
 
 
 def _read_stream(data: bytes, stream: io.BytesIO, table: Table, budget: Budget) -> object:
-    places: dict[str, memoryview] = {}
-    storages = Storages(lambda key: places[key])
+    numbers: dict[str, memoryview] = {}
+    storages = Storages(lambda key: numbers[key])
     if load(stream, {}, budget) != _MAGIC or load(stream, {}, budget) != _VERSION:
         raise Malformed("it is not a torch file of version 1001")
     match load(stream, {}, budget):
@@ -80,7 +80,7 @@ def _read_stream(data: bytes, stream: io.BytesIO, table: Table, budget: Budget) 
         raise Malformed("the storages in the file are not those that its tensors use")
     position = stream.tell()
     for key in keys:
-        places[key], position = _take_numbers(data, position, storages.by_key[key])
+        numbers[key], position = _take_numbers(data, position, storages.by_key[key])
     if position != len(data):
         raise Malformed(f"{len(data) - position} bytes follow its last storage")
     return value

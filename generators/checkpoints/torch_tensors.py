@@ -1,4 +1,4 @@
-"""Tensors as torch writes them into pickles: storages, geometry and what rebuilds them."""
+"""Tensors as torch writes them into pickles: storages, geometry, and what rebuilds them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Storage:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one number."""
         return int(self.code[-1])
 
 
@@ -65,10 +66,10 @@ class FileTensor:
 
     def reshaped(self, shape: tuple[int, ...]) -> FileTensor:
         """Return the tensor without axes of length 1, to match `shape`."""
-        kept = [axis for axis, length in enumerate(self.shape) if length != 1]
-        if [self.shape[axis] for axis in kept] != [length for length in shape if length != 1]:
+        axes = [axis for axis, length in enumerate(self.shape) if length != 1]
+        if [self.shape[axis] for axis in axes] != [length for length in shape if length != 1]:
             raise Malformed(f"a tensor must have shape {shape}, got {self.shape}")
-        strides = iter([self.stride[axis] for axis in kept])
+        strides = iter([self.stride[axis] for axis in axes])
         stride = tuple(1 if length == 1 else next(strides) for length in shape)
         return replace(self, shape=shape, stride=stride)
 

@@ -1,4 +1,7 @@
-"""The judge that a generator is trained against: StyleGAN2's `orig` discriminator."""
+"""The network that a generator is trained against: StyleGAN2's `orig` discriminator.
+
+Source: arXiv:1912.04958; spread within groups of images: arXiv:1710.10196, section 3.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class EqualisedConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, outputs, H / stride, W / stride] of `x` [N, inputs, H, W]."""
         size = self.weight.shape[-1]
         weight = self.weight / math.sqrt(self.weight[0].numel())
         padding = size // 2 if self.stride == 1 else 0
@@ -44,6 +48,7 @@ class DownBlock(nn.Module):
         self.register_buffer("taps", filter_of(TAPS), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, outputs, H / 2, W / 2] of `x` [N, inputs, H, W]."""
         x = smooth(self.conv0(x), self.taps, before=2, after=2)
         halved: Tensor = self.conv1(x)
         return halved
@@ -52,11 +57,15 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, C, H, W] to one score each; higher is more real.
 
-    `channels` are the feature maps at 4, 8, ... pixels, as in Architecture. A batch must be a
-    multiple of `group`: the spread within groups is a feature, which resists mode collapse.
+    A batch must be a multiple of `group`: the spread within groups is a feature, which resists
+    mode collapse.
     """
 
     def __init__(self, channels: tuple[int, ...], image_channels: int, *, group: int) -> None:
+        """Make it for images of `image_channels` channels.
+
+        `channels` are the feature maps at 4, 8, ... pixels, as in Architecture.
+        """
         super().__init__()
         self.group = group
         widths = channels[::-1]
@@ -75,6 +84,7 @@ class Discriminator(nn.Module):
                 nn.init.normal_(parameter, generator=generator)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores [N] of `images` [N, C, H, W]."""
         x = self.from_rgb(images)
         for block in self.blocks:
             x = block(x)

@@ -1,4 +1,4 @@
-"""Open a generator from any file we know, and write it as our own (docs/gan.md)."""
+"""Files of generators: any known format is read, our own is written (docs/gan.md)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Origin:
         family: "viewstore", "stylegan2-ada-pytorch" or "rosinality".
         source_sha256: Of the file it was converted from.
         module_src_sha256: Of the source code in that file, which never ran.
-        licence_note: One line to show when the file is opened.
+        licence_note: One line for the user.
         provenance: How it was trained: commands, seed, versions, data, metrics.
     """
 
@@ -45,28 +45,27 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedGenerator:
-    """A frozen network and what its file says about it."""
+class StoredGenerator:
+    """A generator as its file holds it.
+
+    Attributes:
+        network: Frozen, on the CPU.
+        origin: Where its weights come from.
+        notes: Lines for the user: what the file lacked.
+    """
 
     network: StyleGAN2
     origin: Origin
     notes: tuple[str, ...] = ()
 
 
-def open_generator(path: Path) -> StyleGAN2:
-    """Return the frozen generator of a file; the format is told by content, never by suffix.
-
-    Raises:
-        CheckpointError: the file is not a StyleGAN2 network that we read.
-    """
-    return read_generator(path).network
-
-
-def read_generator(path: Path) -> OpenedGenerator:
+def read_generator(path: Path) -> StoredGenerator:
     """Return the frozen generator of a file and where it comes from.
 
+    The format is recognised by content, never by suffix.
+
     Raises:
-        CheckpointError: the file is not a StyleGAN2 network that we read.
+        CheckpointError: The file is not a StyleGAN2 network that we read.
     """
     try:
         if path.is_file() and is_tensor_file(path):
@@ -90,7 +89,7 @@ def write_generator(path: Path, network: StyleGAN2, origin: Origin, *, half: boo
     """Write our own file and return the network that it holds, rounded once if `half`.
 
     Raises:
-        CheckpointError: a weight is too large for float16, or the file reads back differently.
+        CheckpointError: A weight is too large for float16, or the file reads back differently.
     """
     written = rounded(network, half=half)
     tensors = as_stored(written.state_dict(), half=half)
@@ -115,7 +114,7 @@ def rounded(network: StyleGAN2, *, half: bool) -> StyleGAN2:
 
 
 def compared_images(network: StyleGAN2) -> torch.Tensor:
-    """Return the keyed images by which two networks are compared."""
+    """Return images of four keyed z, float32 [4, C, H, W], by which two networks are compared."""
     labels = torch.arange(COMPARED) % network.c_dim if network.c_dim else None
     with torch.no_grad():
         images: torch.Tensor = network.synthesis(network.sample(COMPARED, 0, labels))
@@ -128,7 +127,7 @@ def _compare(path: Path, written: StyleGAN2) -> None:
         raise CheckpointError(f"{path} reads back as another network", where=str(path))
 
 
-def _read_own(path: Path) -> OpenedGenerator:
+def _read_own(path: Path) -> StoredGenerator:
     tensors, about = read_tensors(path, KIND)
     network = StyleGAN2.from_tensors(tensors, read_json(about, "kwargs"))
     network.sigma_w = _sigma(about.get("sigma_w", ""))
@@ -139,7 +138,7 @@ def _read_own(path: Path) -> OpenedGenerator:
         licence_note=about.get("licence_note"),
         provenance=read_json(about, "provenance"),
     )
-    return OpenedGenerator(network=network, origin=origin)
+    return StoredGenerator(network=network, origin=origin)
 
 
 def _sigma(text: str) -> float:
@@ -152,7 +151,7 @@ def _sigma(text: str) -> float:
     return value
 
 
-def _read_foreign(path: Path) -> OpenedGenerator:
+def _read_foreign(path: Path) -> StoredGenerator:
     found = read_checkpoint(path)
     origin = Origin(
         family=found.family,
@@ -161,4 +160,4 @@ def _read_foreign(path: Path) -> OpenedGenerator:
         licence_note=found.licence_note,
     )
     network = StyleGAN2.from_tensors(found.tensors, found.kwargs)
-    return OpenedGenerator(network=network, origin=origin, notes=found.notes)
+    return StoredGenerator(network=network, origin=origin, notes=found.notes)

@@ -1,4 +1,7 @@
-"""Fréchet distance between two sets of images, in the principal components of one of them."""
+"""Fréchet distance between two sets of images, in the principal components of one of them.
+
+Source: arXiv:1706.08500, equation 6, on pixels instead of Inception features.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ class PixelFrechet:
     """
 
     def __init__(self, real: NDArray[np.floating], components: int = COMPONENTS) -> None:
+        """Measure distances to `real`, [N, ...], in that many principal components of it."""
         rows = _rows(real)
         self._centre = rows.mean(0)
         values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
@@ -26,7 +30,10 @@ class PixelFrechet:
         self._root = _square_root(self._covariance)
 
     def __call__(self, images: NDArray[np.floating]) -> float:
-        """Return the squared distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))."""
+        """Return the squared distance of `images`, [M, ...].
+
+        It is |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of means m and covariances C.
+        """
         mean, covariance = self._moments(_rows(images))
         shared = np.linalg.eigvalsh(self._root @ covariance @ self._root)
         trace = np.trace(self._covariance) + np.trace(covariance)

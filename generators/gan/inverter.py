@@ -1,4 +1,4 @@
-"""The inverter: a small network that guesses the codes of an image in one pass."""
+"""The inverter: a small network that guesses the codes of an image in one pass, and its file."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class InverterShape:
     """The images that an inverter reads and the codes that it gives.
 
     Attributes:
+        res: Side of the images, in pixels: a power of two from 4 to 1024.
+        channels: Of the images.
+        num_codes, w_dim: Codes of an image, and their width.
         generator: Fingerprint of the generator that it was trained for.
     """
 
@@ -65,6 +68,7 @@ class Inverter(nn.Module):
     w_avg: Tensor
 
     def __init__(self, shape: InverterShape) -> None:
+        """Make an untrained inverter; `provenance` is for whoever trains it to fill in."""
         super().__init__()
         self.shape = shape
         self.provenance: dict[str, Any] = {}
@@ -79,18 +83,22 @@ class Inverter(nn.Module):
 
     @property
     def res(self) -> int:
+        """Side of the images, in pixels."""
         return self.shape.res
 
     @property
     def channels(self) -> int:
+        """Channels of the images."""
         return self.shape.channels
 
     @property
     def num_codes(self) -> int:
+        """Codes of an image."""
         return self.shape.num_codes
 
     @property
     def w_dim(self) -> int:
+        """Width of a code."""
         return self.shape.w_dim
 
     @property
@@ -99,6 +107,7 @@ class Inverter(nn.Module):
         return weights_digest(asdict(self.shape), self.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the codes of `x`. Raises ConfigError: images of another size."""
         size = (self.channels, self.res, self.res)
         if tuple(x.shape[1:]) != size:
             raise ConfigError(f"images must be [N, {', '.join(map(str, size))}], got {[*x.shape]}")
@@ -121,11 +130,12 @@ def load_inverter(path: Path) -> Inverter:
     """Return the frozen inverter of a file.
 
     Raises:
-        CheckpointError: the file is not an inverter.
+        CheckpointError: The file is not an inverter.
     """
     tensors, about = read_tensors(path, KIND)
     try:
-        inverter = Inverter(InverterShape(**_fields(read_json(about, "shape"))))
+        shape: dict[str, Any] = read_json(about, "shape")
+        inverter = Inverter(InverterShape(**shape))
         inverter.load_state_dict({name: value.float() for name, value in tensors.items()})
         inverter.provenance = read_json(about, "provenance")
     except (ConfigError, CheckpointError, TypeError, RuntimeError) as error:
@@ -135,7 +145,3 @@ def load_inverter(path: Path) -> Inverter:
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise CheckpointError(f"{path} holds weights that are not finite", where=str(path))
     return inverter.requires_grad_(False).eval()
-
-
-def _fields(stored: dict[str, object]) -> dict[str, Any]:
-    return dict(stored)

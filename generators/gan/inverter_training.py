@@ -1,4 +1,4 @@
-"""Train an inverter: pixels and features of the decoded guess should be those of the image."""
+"""Train an inverter: the pixels and features of its decoded guess become those of the image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from viewstore.errors import ConfigError
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.progress import Progress, Silent
 
 REPORT_EVERY = 25
 QUALITY_BATCH = 256
 
 Encoder = Callable[[Tensor], Tensor]
-Report = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InverterSettings:
-    """The recipe.
+    """How an inverter is trained.
 
     Attributes:
-        feature_weight: Weight of the squared distance between features; 0 needs no encoder.
+        steps: How long, in batches.
+        batch: Images of a step.
+        lr: Of Adam.
+        feature_weight: Weight of the squared distance between features.
+        seed: Of the weights at the start, and of the order of the images.
     """
 
     steps: int = 2000
@@ -54,16 +58,18 @@ def train_inverter(
     settings: InverterSettings,
     *,
     device: str = "cpu",
-    report: Report = lambda step, losses: None,
+    progress: Progress | None = None,
 ) -> Inverter:
-    """Train on `images` float32 [N, C, H, W] in [-1, 1] and return the frozen inverter.
+    """Train on `images`, float32 [N, C, H, W] in [-1, 1] and return the frozen inverter.
 
     `encoder` takes images in [0, 1] and gives unit features [N, D]; it and `generator` are frozen
-    networks on `device`. `report` is told the step and the two parts of the loss.
+    networks on `device`. `progress` was begun by the caller, in steps; it is advanced with the
+    two parts of the loss, "pixels" and "features".
 
     Raises:
-        ConfigError: the images are not of the generator's size, or the loss is not finite.
+        ConfigError: The images are not of the generator's size, or the loss is not finite.
     """
+    progress = progress or Silent()
     size = (generator.channels, generator.res, generator.res)
     if images.dtype != torch.float32 or tuple(images.shape[1:]) != size or not len(images):
         raise ConfigError(
@@ -72,6 +78,7 @@ def train_inverter(
         )
     inverter = _untrained(generator, settings.seed).to(device)
     adam = torch.optim.Adam(inverter.parameters(), lr=settings.lr)
+    reported = 0
     for step in range(settings.steps):
         real = images[epoch_rows(len(images), settings.batch, settings.seed, step)].to(device)
         decoded = generator.synthesis(inverter(real))
@@ -84,7 +91,8 @@ def train_inverter(
             losses = {"pixels": pixels.item(), "features": features.item()}
             if not all(map(math.isfinite, losses.values())):
                 raise ConfigError(f"training left the finite numbers at step {step}: {losses}")
-            report(step + 1, losses)
+            progress.advance(step + 1 - reported, **losses)
+            reported = step + 1
     return inverter.requires_grad_(False).eval().cpu()
 
 
@@ -92,9 +100,10 @@ def train_inverter(
 def quality(
     images: Tensor, inverter: Inverter, generator: StyleGAN2, encoder: Encoder
 ) -> dict[str, float]:
-    """Return how far decoded guesses are from images: mean squared pixels, distance of features.
+    """Return how far decoded guesses are from `images`, float32 [N, C, H, W] in [-1, 1].
 
-    Everything on the CPU; values of pixels in [-1, 1], decoded ones clamped.
+    "pixel_mse" is the mean squared error, of decoded images that are clamped; "shift_mean" and
+    "shift_p95" are the mean and the 95th percentile of the feature distance. All on the CPU.
     """
     errors, shifts = [], []
     for real in torch.split(images, QUALITY_BATCH):

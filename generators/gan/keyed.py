@@ -1,4 +1,4 @@
-"""Which rows a training step reads and which generator it draws from: functions of the step."""
+"""The rows that a training step reads and its random numbers: functions of seed and step alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def keyed_generator(purpose: str, *key: int) -> torch.Generator:
 
 
 def epoch_rows(num: int, batch: int, seed: int, step: int) -> Tensor:
-    """Return the rows of a step: batches cut from keyed permutations of all rows, end to end."""
+    """Return the rows of a step, int64 [batch].
+
+    Batches are cut from keyed permutations of all `num` rows, end to end.
+    """
     first = step * batch
     epochs = range(first // num, (first + batch - 1) // num + 1)
     orders = [torch.randperm(num, generator=keyed_generator("epoch", seed, e)) for e in epochs]

@@ -1,4 +1,4 @@
-"""Train a StyleGAN2 generator on images. Source: arXiv:1912.04958; recipe of arXiv:2006.06676.
+"""Train a StyleGAN2 generator on images (arXiv:1912.04958), with the settings of arXiv:2006.06676.
 
 Every draw of a step is keyed by (seed, step), so a resumed run equals an uninterrupted one bit
 for bit, on the same machine.
@@ -26,23 +26,22 @@ from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.resample import filter_of
 from viewstore.generators.stylegan2.shape import Architecture
+from viewstore.progress import Progress, Silent
 
 KIND = "viewstore_gan_training"
 KIMG = 1000
 W_AVG_KEEP = 0.995
 R1_EVERY = 16
-REPORT_EVERY = 16
 
-Report = Callable[[int, dict[str, float]], None]
 Snapshot = Callable[[int, StyleGAN2], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanSettings:
-    """The recipe; the defaults are those of the digits that the package ships.
+    """How a generator is trained; the defaults are those of the digits that the package ships.
 
     Attributes:
-        kimg: How long to train, in thousands of real images shown.
+        kimg: How long to train, in thousands of real images.
         latent_dim: Width of z and of w. 512 for photographs.
         channels: Feature maps of a layer, at most. 512 for photographs.
         channel_base: Feature maps times resolution, at most.
@@ -77,10 +76,11 @@ class GanSettings:
 
     @property
     def steps(self) -> int:
+        """Steps of the whole training."""
         return math.ceil(self.kimg * KIMG / self.batch)
 
     def architecture(self, resolution: int, image_channels: int) -> Architecture:
-        """Return the network for images of this size."""
+        """Return the network for images of `resolution` pixels a side, a power of two."""
         sizes = [4 << i for i in range(resolution.bit_length() - 2)]
         return Architecture(
             z_dim=self.latent_dim,
@@ -94,7 +94,11 @@ class GanTrainer:
     """Two networks, the average of one, and their optimisers at some step."""
 
     def __init__(self, images: Tensor, settings: GanSettings, *, device: str = "cpu") -> None:
-        """Start at step 0. `images`: float32 [N, C, H, W] in [-1, 1], on any device."""
+        """Start at step 0 on `images`, float32 [N, C, H, W] in [-1, 1], on any device.
+
+        Raises:
+            ConfigError: The images are of another form, or fewer than a batch.
+        """
         _check_images(images, settings)
         self.settings, self.device = settings, device
         self.images = images
@@ -103,33 +107,33 @@ class GanTrainer:
         keyed = keyed_generator("weights", settings.seed)
         generator = StyleGAN2(shape)
         initialise(generator, keyed)
-        judge = Discriminator(shape.channels, shape.image_channels, group=settings.group)
-        judge.initialise(keyed)
+        discriminator = Discriminator(shape.channels, shape.image_channels, group=settings.group)
+        discriminator.initialise(keyed)
         self.generator = generator.to(device)
-        self.judge = judge.to(device)
+        self.discriminator = discriminator.to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         # R1 is its own step each R1_EVERY: the optimiser is slowed to match (lazy regularisation).
         lazy = R1_EVERY / (R1_EVERY + 1)
         self.generator_adam = _adam(self.generator, settings.lr, 0.99)
-        self.judge_adam = _adam(self.judge, settings.lr * lazy, 0.99**lazy)
+        self.discriminator_adam = _adam(self.discriminator, settings.lr * lazy, 0.99**lazy)
 
     def advance(self) -> dict[str, float]:
-        """Do one step; return its losses every REPORT_EVERY steps, else nothing.
+        """Do one step; return its losses where R1 is one of them, else nothing.
 
         Raises:
-            ConfigError: a loss is not finite.
+            ConfigError: A loss is not finite.
         """
         seed, batch = self.settings.seed, self.settings.batch
         keyed = keyed_generator("step", seed, self.step)
         real = self.images[epoch_rows(len(self.images), batch, seed, self.step)].to(self.device)
         generator_loss = self._train_generator(keyed)
-        judge_loss = self._train_judge(real, keyed)
+        discriminator_loss = self._train_discriminator(real, keyed)
         penalty = self._penalise(real) if self.step % R1_EVERY == 0 else None
         self.step += 1
         self._update_average()
         if penalty is None:
             return {}
-        losses = {"g": float(generator_loss), "d": float(judge_loss), "r1": float(penalty)}
+        losses = {"g": float(generator_loss), "d": float(discriminator_loss), "r1": float(penalty)}
         if not all(map(math.isfinite, losses.values())):
             raise ConfigError(
                 f"training left the finite numbers before step {self.step}: {losses}",
@@ -144,29 +148,32 @@ class GanTrainer:
         return images, codes
 
     def _train_generator(self, keyed: torch.Generator) -> Tensor:
-        self.judge.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         images, codes = self._fake(keyed)
-        loss = F.softplus(-self.judge(images)).mean()
+        loss = F.softplus(-self.discriminator(images)).mean()
         _update(self.generator_adam, loss)
-        self.judge.requires_grad_(True)
+        self.discriminator.requires_grad_(True)
         with torch.no_grad():
             self.generator.w_avg.lerp_(codes[:, 0].mean(0), 1 - W_AVG_KEEP)
         return loss.detach()
 
-    def _train_judge(self, real: Tensor, keyed: torch.Generator) -> Tensor:
+    def _train_discriminator(self, real: Tensor, keyed: torch.Generator) -> Tensor:
         with torch.no_grad():
             images, _ = self._fake(keyed)
-        loss = F.softplus(self.judge(images)).mean() + F.softplus(-self.judge(real)).mean()
-        _update(self.judge_adam, loss)
+        loss = (
+            F.softplus(self.discriminator(images)).mean()
+            + F.softplus(-self.discriminator(real)).mean()
+        )
+        _update(self.discriminator_adam, loss)
         return loss.detach()
 
     def _penalise(self, real: Tensor) -> Tensor:
         """Do the R1 step: the squared gradient of the scores by real images."""
         real = real.clone().requires_grad_()
-        scores = self.judge(real).sum()
+        scores = self.discriminator(real).sum()
         (slope,) = torch.autograd.grad(scores, real, create_graph=True)
         penalty = slope.square().sum((1, 2, 3)).mean() * (self.settings.gamma / 2)
-        _update(self.judge_adam, penalty * R1_EVERY)
+        _update(self.discriminator_adam, penalty * R1_EVERY)
         return penalty.detach()
 
     @torch.no_grad()
@@ -178,8 +185,8 @@ class GanTrainer:
         for average, current in weights:
             average.lerp_(current, 1 - keep)
         buffers = zip(self.average.buffers(), self.generator.buffers(), strict=True)
-        for kept, latest in buffers:
-            kept.copy_(latest)
+        for stored, latest in buffers:
+            stored.copy_(latest)
 
     def result(self) -> StyleGAN2:
         """Return a frozen copy of the averaged generator."""
@@ -187,7 +194,7 @@ class GanTrainer:
         return StyleGAN2.from_tensors(tensors, self.average.kwargs)
 
     def write(self, path: Path) -> None:
-        """Write everything that the next step depends on."""
+        """Write everything that the next step depends on to a file that `read` reads."""
         tensors: dict[str, Tensor] = {}
         for name, network in self._networks().items():
             tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
@@ -202,8 +209,8 @@ class GanTrainer:
         """Go on from what `write` wrote.
 
         Raises:
-            CheckpointError: not such a file.
-            ConfigError: it is of other settings (but for the length) or other images.
+            CheckpointError: Not such a file.
+            ConfigError: It is of other settings (but for the length) or other images.
         """
         tensors, about = read_tensors(path, KIND)
         self._check_run(path, read_json(about, "settings"), about.get("images", ""))
@@ -233,10 +240,15 @@ class GanTrainer:
             )
 
     def _networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "judge": self.judge, "average": self.average}
+        # The names are those of the tensors in state files.
+        return {
+            "generator": self.generator,
+            "judge": self.discriminator,
+            "average": self.average,
+        }
 
     def _optimisers(self) -> dict[str, torch.optim.Adam]:
-        return {"generator_adam": self.generator_adam, "judge_adam": self.judge_adam}
+        return {"generator_adam": self.generator_adam, "judge_adam": self.discriminator_adam}
 
 
 def train_generator(
@@ -245,32 +257,47 @@ def train_generator(
     *,
     state: Path | None = None,
     device: str = "cpu",
-    report: Report = lambda seen, losses: None,
+    progress: Progress | None = None,
     snapshot: Snapshot = lambda seen, network: None,
 ) -> StyleGAN2:
-    """Train on `images` float32 [N, C, H, W] in [-1, 1]; return the averaged generator.
+    """Train on `images`, float32 [N, C, H, W] in [-1, 1]; return the averaged generator.
 
-    With `state`, the training is written to that file every `snapshot_kimg`, and goes on from it
-    if it exists. `report` is told the images seen and the losses; `snapshot` gets the network.
+    Args:
+        images: The training set; C is 1 or 3, H and W a power of two.
+        settings: How it is trained.
+        state: A file that the training is written to every `snapshot_kimg`, and from which it goes
+            on if the file exists.
+        device: Torch device.
+        progress: Begun by the caller, in images; advanced with the losses "g", "d" and "r1".
+        snapshot: Called with the images seen so far and the averaged generator, every
+            `snapshot_kimg` and at the end.
+
+    Raises:
+        ConfigError: The images do not fit, a loss is not finite, or `state` is of another run.
+        CheckpointError: `state` cannot be read.
     """
+    progress = progress or Silent()
     trainer = GanTrainer(images, settings, device=device)
     if state is not None and state.exists():
         trainer.read(state)
     every = max(1, round(settings.snapshot_kimg * KIMG / settings.batch))
+    reported = 0
     while trainer.step < settings.steps:
         losses = trainer.advance()
         seen = trainer.step * settings.batch
         if losses:
-            report(seen, losses)
+            progress.advance(seen - reported, **losses)
+            reported = seen
         if trainer.step % every == 0 or trainer.step == settings.steps:
             if state is not None:
                 trainer.write(state)
             snapshot(seen, trainer.result())
+    progress.advance(settings.steps * settings.batch - reported)
     return trainer.result()
 
 
 def initialise(network: StyleGAN2, keyed: torch.Generator) -> None:
-    """Draw the weights of an untrained network."""
+    """Draw the weights of an untrained network, in place, from `keyed`."""
     for name, tensor in network.named_parameters():
         if name.endswith("affine.bias"):
             nn.init.ones_(tensor)

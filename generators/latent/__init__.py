@@ -1,6 +1,7 @@
 """Views searched in latent space: inversion, W-search, W-perturb, and the pool they run in.
 
-`search`, `perturb` and `inversion` are the settings and rows of the generator table, light to
-import; `engine`, `decode` and `slots` compute, with torch.
-Source: Han et al., Constructive Assimilation.
+`search`, `perturb` and `inversion` hold the user's settings, which are rows of the generator table,
+and what they resolve to, which plans store: the names of those fields, and the pixels and params
+that equal ones give, are fixed. `engine`, `slots`, `goal`, `decode` and `numerics` compute; how is
+free as long as the bits stay. Source: Han et al., "Constructive Assimilation".
 """

@@ -1,8 +1,7 @@
-"""How far expert views lie from their anchors: where W-search takes its distance from."""
+"""How far expert views lie from their anchors: the distance that searches take by default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.generators.contract import Sample
-from viewstore.generators.latent.decode import from_pixels
-from viewstore.generators.pixels.expert import Expert, ExpertGenerator
+from viewstore.generators.contract import Context, Sample
+from viewstore.generators.latent.decode import Features, from_pixels, gan_of
+from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
 from viewstore.images.resize import resize
 from viewstore.randomness import BUILD, Op, Stream
 
 SAMPLES = 2048
 DRAWS = 4
 CHUNK = 64  # samples at a time
-DIGITS = 4  # kept of each figure: machines differ in the later ones, plans must not
+DIGITS = 4  # of each figure, after the point: machines differ in later ones, plans must not
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,31 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(
-    *,
-    encoder: Callable[[Tensor], Tensor],
-    policy: str,
-    source_image: Callable[[int], NDArray[np.uint8]],
-    num_samples: int,
-    seed: int,
-    size: int,
-    device: str = "cpu",
-) -> Calibration:
-    """Measure expert views of up to 2,048 keyed samples, four of each, at `size` pixels.
+def calibrate(context: Context) -> Calibration:
+    """Measure the expert views that the context's encoder was trained with, at the GAN's size.
 
-    `policy`: name of the expert policy that the encoder was trained with.
+    Four views of each of up to 2,048 samples, drawn by the context's seed.
+
+    Raises:
+        ConfigError: The encoder's policy is unknown, or the context has no generator.
     """
-    settings = Expert(policy=policy, views=DRAWS, height=size, width=size)
-    experts = ExpertGenerator(settings, seed)
-    rows = keyed_rows(num_samples, seed)
+    encoder = context.models["encoder"].to(context.device)
+    size = gan_of(context).res
+    settings = ResolvedExpert(
+        policy=encoder.policy, views=DRAWS, height=size, width=size, filter="area"
+    )
+    experts = ExpertGenerator(settings, context.seed)
+    rows = calibration_rows(context.num_samples, context.seed).tolist()
     features = []
     for first in range(0, len(rows), CHUNK):
-        chunk = [Sample(int(row), source_image(int(row))) for row in rows[first : first + CHUNK]]
-        features.append(_features(encoder, experts, chunk, size, device))
+        chunk = [Sample(row, context.source_image(row)) for row in rows[first : first + CHUNK]]
+        features.append(_features(encoder, experts, chunk, size, context.device))
     all_features = torch.cat(features)
     return summarise(all_features[:, 0], all_features[:, 1:])
 
 
-def keyed_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
-    """Return the rows to calibrate on: all, or 2,048 that depend on nothing but the seed."""
+def calibration_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
+    """Return the rows to measure, ascending: all, or 2,048 that depend on the seed alone."""
     if num_samples <= SAMPLES:
         return np.arange(num_samples)
     index = np.arange(num_samples, dtype=np.uint64)
@@ -82,7 +79,7 @@ def keyed_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
 
 
 def summarise(anchors: Tensor, views: Tensor) -> Calibration:
-    """Return the figures of unit features `anchors` [B, E] and `views` [B, draws, E]."""
+    """Return the figures of unit features, float32: `anchors` [B, E], `views` [B, draws, E]."""
     to_anchor = (views - anchors[:, None]).norm(dim=-1).double().numpy()
     pairs = (views - views.roll(1, dims=1)).norm(dim=-1).double().mean()
     between = (anchors - anchors.roll(1, dims=0)).norm(dim=-1).double().mean()
@@ -102,7 +99,7 @@ def summarise(anchors: Tensor, views: Tensor) -> Calibration:
 
 
 def _features(
-    encoder: Callable[[Tensor], Tensor],
+    encoder: Features,
     experts: ExpertGenerator,
     samples: list[Sample],
     size: int,
@@ -111,7 +108,7 @@ def _features(
     """Return the features of each source image and of its views, [B, 1 + DRAWS, E]."""
     pixels = np.empty((len(samples), 1 + DRAWS, size, size, 3), np.uint8)
     for number, views in enumerate(experts.render(samples)):
-        pixels[number, 0] = resize(samples[number].image, size, size, filter="area")
+        pixels[number, 0] = resize(samples[number].image, size, size)
         pixels[number, 1:] = views.pixels
     seen = from_pixels(pixels, device)
     with torch.no_grad():

@@ -1,69 +1,60 @@
-"""What the settings of latent views share: checks against the networks, and defaults."""
+"""What the settings of latent views share: columns, defaults, checks against the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
+from viewstore.generators.contract import Context
 from viewstore.generators.gan.inverter import Inverter, InverterShape
-from viewstore.generators.latent.calibration import calibrate
+from viewstore.generators.latent.decode import gan_of
+from viewstore.generators.latent.numerics import device_class
 from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context
-
+    from _typeshed import DataclassInstance
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
 
 
-class KeepsLatents(Protocol):
-    """As much of the settings of latent views as decides their columns."""
-
-    @property
-    def views(self) -> int: ...
-    @property
-    def keep_latents(self) -> bool: ...
-    @property
-    def code_shape(self) -> tuple[int, int] | None: ...
-
-
 def latent_columns(
-    settings: KeepsLatents, per_view: Mapping[str, str], *, per_sample: tuple[str, ...] = ()
+    per_view: Mapping[str, str],
+    *,
+    views: int,
+    latents: tuple[int, int] | None,
+    per_sample: tuple[str, ...] = (),
 ) -> tuple[Column, ...]:
-    """Return the columns of latent views: dtypes `per_view`, and f4 `per_sample`, by name.
+    """Return the columns of latent views, by name.
 
-    Views with a distance, if there are several, have distances to each other too.
+    Args:
+        per_view: Dtypes of the columns with a value per view. A "distance", if there are several
+            views, has distances of views to each other beside it.
+        views: Per sample.
+        latents: The shape (L, D) of latents, if those of views and anchor are stored.
+        per_sample: Names of the float32 columns with a value per sample.
     """
-    views = settings.views
     if "distance" in per_view and views > 1:
         per_view = {**per_view, "mean_pair_distance": "f4", "min_pair_distance": "f4"}
     columns = [Column(name=name, dtype=dtype, shape=(views,)) for name, dtype in per_view.items()]
     columns += [Column(name=name, dtype="f4", shape=()) for name in per_sample]
-    if settings.keep_latents:
-        assert settings.code_shape is not None, "resolved settings know the shape of the latents"
-        shape = tuple(settings.code_shape)
-        columns.append(Column(name="latent", dtype="f2", shape=(views, *shape), pack=False))
-        columns.append(Column(name="latent0", dtype="f2", shape=shape, pack=False))
+    if latents is not None:
+        columns.append(Column(name="latent", dtype="f2", shape=(views, *latents), pack=False))
+        columns.append(Column(name="latent0", dtype="f2", shape=latents, pack=False))
     return tuple(sorted(columns, key=lambda column: column.name))
 
 
-def gan_of(context: Context) -> StyleGAN2:
-    """Return the context's generator. Raises ConfigError if there is none."""
-    if "gan" not in context.models:
-        raise ConfigError("latent views need a generator", fix="give one with --gan")
-    return cast(StyleGAN2, context.models["gan"])
-
-
-def device_class(device: str) -> str:
-    """Return "cpu" or "cuda": what rounds in the same way."""
-    return device.partition(":")[0]
+def not_automatic(settings: DataclassInstance) -> dict[str, Any]:
+    """Return the settings, by name, whose defaults are not None: they resolve to themselves."""
+    named = [field.name for field in fields(settings) if field.default is not None]
+    return {name: getattr(settings, name) for name in named}
 
 
 def default_slots(device: str) -> int:
-    """Return the number of samples that are worked on at a time."""
+    """Return how many samples are worked on at a time on a torch device."""
     return SLOTS_CUDA if device_class(device) == "cuda" else SLOTS_CPU
 
 
@@ -106,37 +97,28 @@ def check_inverter(gan: StyleGAN2, inverter: Inverter) -> None:
             )
 
 
-def check_parent(context: Context, psi: float) -> None:
-    """Raise ConfigError if the parent view set holds no latents of this generator and psi."""
-    gan = gan_of(context)
-    if context.parent is None:
+def checked_parent(context: Context, psi: float) -> ViewSet:
+    """Return the parent view set, which holds latents of the context's generator at `psi`.
+
+    Raises:
+        ConfigError: There is none, or its latents are of another generator or psi.
+    """
+    gan, parent = gan_of(context), context.parent
+    if parent is None:
         raise ConfigError("latent views start from the view set 'recon', which is not there")
-    shape = tuple(context.parent.plan.column("latent").shape)
+    shape = tuple(parent.plan.column("latent").shape)
     if shape != (1, gan.num_codes, gan.w_dim):
         raise ConfigError(
-            f"latents of {context.parent.name} have shape {shape[1:]}, "
+            f"latents of {parent.name} have shape {shape[1:]}, "
             f"the generator's have {(gan.num_codes, gan.w_dim)}",
             code="VS103",
-            fix=f"build {context.parent.name} again with this generator",
+            fix=f"build {parent.name} again with this generator",
         )
-    inverted = context.parent.plan.generator["args"]["psi"]
+    inverted = parent.plan.generator["args"]["psi"]
     if inverted != psi:
         raise ConfigError(
             f"psi must be that of the inversion, {inverted:g}, got {psi:g}",
             code="VS103",
-            fix=f"pass psi={inverted:g}, or build {context.parent.name} with psi={psi:g}",
+            fix=f"pass psi={inverted:g}, or build {parent.name} with psi={psi:g}",
         )
-
-
-def calibrate_for(context: Context) -> dict[str, float]:
-    """Measure the expert views that the context's encoder was trained with."""
-    encoder = context.models["encoder"].to(context.device)
-    return calibrate(
-        encoder=encoder,
-        policy=encoder.policy,
-        source_image=context.source_image,
-        num_samples=context.num_samples,
-        seed=context.seed,
-        size=gan_of(context).res,
-        device=context.device,
-    ).to_json()
+    return parent

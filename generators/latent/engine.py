@@ -1,4 +1,7 @@
-"""W-search itself: a pool that searches, the judgement of stored pixels, a pool that refines."""
+"""The search of W-search: a pool that searches, the judging of stored pixels, a pool that refines.
+
+Source: Han et al., "Constructive Assimilation", section 3.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.errors import StoppedError
-from viewstore.format.columns import Status
+from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
-from viewstore.generators.latent.checks import check_parent
+from viewstore.generators.latent.checks import checked_parent, latent_columns
 from viewstore.generators.latent.decode import (
-    Precision,
-    autocast,
     clamped_share,
     decoded_features,
     decoder_of,
     fit_source,
     from_pixels,
-    keep_freed_memory,
-    repeatable,
     start_noise,
     to_pixels,
     unit_images,
@@ -38,47 +37,79 @@ from viewstore.generators.latent.goal import (
     is_candidate,
     view_losses,
 )
+from viewstore.generators.latent.numerics import (
+    Precision,
+    autocast,
+    keep_freed_memory,
+    repeatable,
+)
 from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.images.colours import Pixels
+
+Units = Literal["sigma_w", "abs"]
+OnMiss = Literal["keep", "error"]
 
 REFUSALS = 3  # the one that sends a sample to the refining pool, and two there
 REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, per sample judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """What `WSearch` comes to once it is resolved; nothing is automatic here.
+class ResolvedSearch(Goal):
+    """What `WSearch` resolves to; its attributes are those of `Goal` and of `WSearch`.
 
     Attributes:
-        goal: What is asked of a sample.
-        psi: Truncation.
-        unit_is_sigma: Whether `lr` and `start` are multiples of the spread of the codes.
-
-    The others are those of `WSearch`.
+        code_shape: Of the generator's latents, (L, D).
+        calibration: What eps1 was taken from; None if it was given.
     """
 
-    goal: Goal
-    psi: float
-    unit_is_sigma: bool
+    height: int
+    width: int
+    preset: str
+    anchor: Anchor
+    units: Units
     lr: float
     start: float
     exact_first: bool
-    anchor: Anchor
+    psi: float
     tol_search: float
     max_steps: int
     precision: Precision
     keep_latents: bool
-    on_miss: Literal["keep", "error"]
+    on_miss: OnMiss
+    strict: bool
     slots: int
+    device_class: str
     threads: int
+    code_shape: tuple[int, int]
+    calibration: dict[str, float] | None
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role of each view."""
+        return ("generated",) * self.views
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the params columns, by name."""
+        per_view = {"status": "u1", "parent": "i4", "seed": "u8", "distance": "f4"}
+        per_view |= {"steps": "i4", "converged": "u1", "clipped": "f4", "loss0": "f4", "loss": "f4"}
+        return latent_columns(
+            per_view,
+            views=self.views,
+            latents=self.code_shape if self.keep_latents else None,
+            per_sample=("anchor_shift", "x_invert_mse"),
+        )
+
+    def make(self, context: Context) -> WSearchGenerator:
+        """Return the generator. Raises ConfigError: the parent is absent, or does not fit."""
+        return WSearchGenerator(self, context)
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A sample under search: what its views are measured against, and how it fared."""
+    """A sample under search: what its views are measured against, and how often it was refused."""
 
     index: int
-    latent0: Tensor  # [L, D]
-    features0: Tensor
+    latent0: Tensor  # of the anchor, [L, D]
+    features0: Tensor  # of the anchor, [E]
     anchor_shift: float
     invert_mse: float
     seeds: NDArray[np.uint64]
@@ -88,7 +119,7 @@ class _Job:
 class _Judged(NamedTuple):
     """What a sample is as stored: pixels [n, H, W, 3], clipped [n], measured [n, 4]."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     clipped: NDArray[np.float32]
     measured: NDArray[np.float32]
 
@@ -96,21 +127,20 @@ class _Judged(NamedTuple):
 class WSearchGenerator:
     """Searches samples in a pool of slots."""
 
-    def __init__(self, settings: Search, context: Context) -> None:
-        check_parent(context, settings.psi)
+    def __init__(self, settings: ResolvedSearch, context: Context) -> None:
+        self._parent = checked_parent(context, settings.psi)
         keep_freed_memory()
         self._settings = settings
         self._context = context
-        self._goal = settings.goal
         self._decode = decoder_of(context, settings.psi)
         self._encoder = context.models["encoder"].to(context.device)
-        unit = self._decode.gan.sigma_w if settings.unit_is_sigma else 1.0
+        unit = self._decode.gan.sigma_w if settings.units == "sigma_w" else 1.0
         self._lr = settings.lr * unit
         self._start_std = settings.start * unit
         self._judge_slots = max(1, settings.slots // JUDGE_SHARE)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
-        """Yield one Rendered for each sample, as they finish.
+        """Yield one Rendered for each sample, as they finish, in no fixed order.
 
         Samples that were refused wait until they fill the refining pool, or nothing else is left.
         """
@@ -155,27 +185,24 @@ class WSearchGenerator:
     def _measure(self, features: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of each sample [P], and [P, n, 4]: distances and loss of each view."""
         measured = distances(features, anchors)
-        losses = view_losses(self._goal, measured)
+        losses = view_losses(self._settings, measured)
         return losses.mean(-1), torch.stack([*measured, losses], dim=-1)
 
     def _is_candidate(self, job: _Job, measured: NDArray[np.float32]) -> bool:
         tol = self._settings.tol_search / 2**job.refusals
-        return is_candidate(self._goal, measured, tol_search=tol)
+        return is_candidate(self._settings, measured, tol_search=tol)
 
     @torch.no_grad()
     def start(self, sample: Sample) -> Start[_Job]:
         """Return a sample on its way into the pool: its noised latents and its anchor."""
         gan, device, row = self._decode.gan, self._context.device, sample.index
-        parent, settings = self._context.parent, self._settings
-        assert parent is not None, "checked when this generator was made"
+        parent, settings = self._parent, self._settings
         stored = parent.params.rows("latent", np.array([row]))[0, 0].astype(np.float32)
         latent0 = torch.from_numpy(stored).to(device)
         source = fit_source(sample.image, gan.res, gan.channels)
         h_recon, h_image = self._encoder(from_pixels(np.stack([parent[row][0], source]), device))
-        noise, seeds = start_noise(
-            self._context.seed, row, settings.goal.views, self._decode.code_shape
-        )
-        if settings.exact_first and self._goal.has_pairs:
+        noise, seeds = start_noise(self._context.seed, row, settings.views, settings.code_shape)
+        if settings.exact_first and settings.has_pairs:
             noise[0] = 0
         job = _Job(
             index=row,
@@ -206,17 +233,17 @@ class WSearchGenerator:
         job, settings = done.start.job, self._settings
         if not np.isfinite(done.last).all():
             return self._rendered(done, judged, Status.FAILED)
-        if done.reached and is_accepted(self._goal, judged.measured):
+        if done.reached and is_accepted(self._settings, judged.measured):
             return self._rendered(done, judged, Status.OK)
-        again = done.reached and job.refusals + 1 < REFUSALS and self._goal.stop == "distances"
-        if again and done.progress.steps < settings.max_steps:
+        again = done.reached and job.refusals + 1 < REFUSALS and self._settings.stop == "distances"
+        if again and done.state.steps < settings.max_steps:
             later = replace(job, refusals=job.refusals + 1)
             return Start(
-                job=later, latents=done.latents, target=done.start.target, progress=done.progress
+                job=later, latents=done.latents, target=done.start.target, state=done.state
             )
         if settings.on_miss == "error":
             raise StoppedError(
-                f"sample {job.index} did not converge in {done.progress.steps} steps",
+                f"sample {job.index} did not converge in {done.state.steps} steps",
                 fix="allow more with max_steps, or keep such samples with on_miss=keep",
             )
         return self._rendered(done, judged, Status.GOAL_NOT_MET)
@@ -242,17 +269,17 @@ class WSearchGenerator:
         return [_Judged(pixels[i], clipped[i], measured[i]) for i in range(len(done))]
 
     def _rendered(self, done: Finished[_Job], judged: _Judged, status: int) -> Rendered:
-        job, views = done.start.job, self._goal.views
+        job, views = done.start.job, self._settings.views
         anchor, mean_pair, least_pair, loss = judged.measured.T
         params: dict[str, NDArray[Any]] = {
             "status": np.full(views, status, np.uint8),
             "parent": np.zeros(views, np.int32),
             "seed": job.seeds,
             "distance": anchor,
-            "steps": np.full(views, done.progress.steps, np.int32),
+            "steps": np.full(views, done.state.steps, np.int32),
             "converged": np.full(views, status == Status.OK, np.uint8),
             "clipped": judged.clipped,
-            "loss0": done.progress.first[:, 3],
+            "loss0": done.state.first[:, 3],
             "loss": loss,
             "anchor_shift": np.array(job.anchor_shift, np.float32),
             "x_invert_mse": np.array(job.invert_mse, np.float32),
@@ -266,7 +293,7 @@ class WSearchGenerator:
 
 
 def _finite(done: Finished[_Job]) -> Tensor:
-    """Return the latents found, or the anchor's where the search lost them."""
+    """Return the latents of a sample, or the anchor's where they are no longer finite."""
     if np.isfinite(done.last).all():
         return done.latents
     return done.start.job.latent0.expand_as(done.latents)

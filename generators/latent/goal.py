@@ -1,4 +1,4 @@
-"""The objective of W-search, and which samples are good enough.
+"""The objective of W-search, and the rules by which a sample is done.
 
 `d_k` is the distance of view k to the anchor, `p_kj` that of views k and j, all between unit
 vectors. Source: equations 1 and 2 of Han et al., "Constructive Assimilation".
@@ -24,7 +24,7 @@ Spread = Literal["per-view", "mean"]
 Stop = Literal["distances", "loss"]
 
 WITHIN_BOUND = 0.95  # of the bound: as near as views that were searched for come to it
-PAIRS_KEPT = 0.98  # of the target for the mean pair: what rounding to stored pixels may cost
+PAIR_SHARE = 0.98  # of the target for the mean pair: rounding to stored pixels may cost the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Goal:
         eps_min: Distance below which a view is pushed from its nearest one; 0 is off.
         lam: Weight of both pushes.
         delta: How a distance other than eps1 is punished; "hinge" only one below it.
-        spread: Whether eps2 is asked of each view's mean distance, or of the sample's.
+        spread: Whether eps2 is a goal for the mean distance of each view, or of the sample.
         stop: Whether a sample is a candidate by its distances, or by its loss alone.
         loss_stop: The loss of a candidate, for stop "loss".
         tol: How far distances of stored pixels may be from eps1.
@@ -57,7 +57,7 @@ class Goal:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether pairwise distances are asked for at all."""
+        """Whether pairwise distances are part of the goal."""
         return self.lam > 0 and self.views > 1
 
     @property
@@ -69,7 +69,13 @@ class Goal:
 
 
 class Distances(NamedTuple):
-    """Feature distances of each view; `mean_pair` and `least_pair` are 0 for a single view."""
+    """Feature distances of each view, float32 [..., n]; those of pairs are 0 for a single view.
+
+    Attributes:
+        anchor: To the anchor.
+        mean_pair: To the other views, the mean.
+        least_pair: To the nearest other view.
+    """
 
     anchor: Tensor
     mean_pair: Tensor
@@ -132,7 +138,7 @@ def is_accepted(goal: Goal, measured: NDArray[np.float32]) -> bool:
     near = bool(_off(goal, anchor) <= goal.tol)
     if goal.stop == "loss":
         return near
-    return near and bool(mean_pair.mean() >= PAIRS_KEPT * goal.mean_pair_target)
+    return near and bool(mean_pair.mean() >= PAIR_SHARE * goal.mean_pair_target)
 
 
 def _off(goal: Goal, anchor: NDArray[np.float32]) -> float:

@@ -1,10 +1,10 @@
-"""Inversion: the latents whose image is nearest to each source image, in pixels and features."""
+"""Inversion: for each source image the latents whose image is nearest, in pixels and features."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,27 +14,27 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
-    calibrate_for,
     check_encoder,
     check_inverter,
     check_positive,
     check_size,
     default_slots,
-    device_class,
-    gan_of,
+    not_automatic,
 )
 from viewstore.generators.latent.decode import (
     decoded_features,
     decoder_of,
     fit_source,
     from_pixels,
-    keep_freed_memory,
-    repeatable,
+    gan_of,
     to_pixels,
     unit_images,
 )
+from viewstore.generators.latent.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.images.colours import Pixels
 
 STEPS_AFTER_INVERTER, STEPS_FROM_AVERAGE = 50, 300
 SHIFT_OF_EPS1 = 1 / 5
@@ -42,9 +42,9 @@ SHIFT_OF_EPS1 = 1 / 5
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """Settings of the view set `recon`: one view, the reconstruction, and its latents.
+    """The user's settings of the view set `recon`: one view, the reconstruction, and its latents.
 
-    None is filled in by `resolve`.
+    What is None is automatic.
 
     Attributes:
         psi: Truncation of the generator; the view sets made from this one must have the same.
@@ -92,8 +92,12 @@ class Inversion:
         if self.lam_f > 0 and self.measured is False:
             raise ConfigError("recon.lam_f must be 0 without an encoder")
 
-    def resolve(self, context: Context) -> Self:
-        """Fill in the size, the limits and what depends on the networks given."""
+    def resolve(self, context: Context) -> ResolvedInversion:
+        """Fill in the size, the limits and what depends on the networks given.
+
+        Raises:
+            ConfigError: The networks do not fit each other, or an encoder is needed.
+        """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
         measured = encoder is not None if self.measured is None else self.measured
@@ -109,11 +113,11 @@ class Inversion:
         if measured and encoder is not None:
             check_encoder(gan, encoder)
             if shift_stop is None:
-                calibration = calibrate_for(context)
+                calibration = calibrate(context).to_json()
                 shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
         steps = STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
-        return replace(
-            self,
+        return ResolvedInversion(
+            **not_automatic(self),
             height=gan.res,
             width=gan.res,
             code_shape=(gan.num_codes, gan.w_dim),
@@ -126,11 +130,44 @@ class Inversion:
             calibration=calibration or self.calibration,
         )
 
+    def parent_settings(self) -> Mapping[str, Any]:
+        """Return nothing: these views are of the source images."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedInversion:
+    """What `Inversion` resolves to; its attributes are those of `Inversion`.
+
+    Attributes:
+        shift_stop: None if no feature distance is asked for.
+        code_shape: Of the generator's latents, (L, D).
+        calibration: What `shift_stop` was taken from; None if it was given.
+    """
+
+    views: int
+    height: int
+    width: int
+    psi: float
+    lr: float
+    lam_f: float
+    mse_stop: float
+    shift_stop: float | None
+    max_steps: int
+    measured: bool
+    inverter: bool
+    slots: int
+    device_class: str
+    threads: int
+    code_shape: tuple[int, int]
+    calibration: dict[str, float] | None
+
     def roles(self) -> tuple[str, ...]:
+        """Return the role of the one view."""
         return ("generated",)
 
     def columns(self) -> tuple[Column, ...]:
-        assert self.code_shape is not None, "resolved settings know the shape of the latents"
+        """Return the params columns, by name."""
         columns = [
             Column(name="status", dtype="u1", shape=(1,)),
             Column(name="parent", dtype="i4", shape=(1,)),
@@ -147,23 +184,21 @@ class Inversion:
         return tuple(sorted(columns, key=lambda column: column.name))
 
     def make(self, context: Context) -> InversionGenerator:
+        """Return the generator."""
         return InversionGenerator(self, context)
-
-    def parent_settings(self) -> Mapping[str, Any]:
-        return {}
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
     index: int
-    image: NDArray[np.uint8]  # the source at the generator's size
+    image: Pixels  # the source at the generator's size
     features: Tensor  # of that image; empty without an encoder
 
 
 class InversionGenerator:
     """Finds latents in a slot pool, one view per slot."""
 
-    def __init__(self, settings: Inversion, context: Context) -> None:
+    def __init__(self, settings: ResolvedInversion, context: Context) -> None:
         keep_freed_memory()
         self._settings = settings
         self._context = context
@@ -173,9 +208,8 @@ class InversionGenerator:
         self._inverter = models["inverter"].to(device) if settings.inverter else None
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        """Yield one Rendered for each sample, as they finish."""
         settings = self._settings
-        assert settings.slots is not None
-        assert settings.max_steps is not None
         pool: SlotPool[_Job] = SlotPool(
             slots=settings.slots,
             lr=settings.lr * self._decode.gan.sigma_w,
@@ -240,15 +274,15 @@ class InversionGenerator:
         rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
         pixels = to_pixels(self._decode(rounded))
         status = Status.FAILED if failed else Status.OK if done.reached else Status.GOAL_NOT_MET
-        loss = done.progress.first[2] if failed else done.last[2]
+        loss = done.state.first[2] if failed else done.last[2]
         seen = self._context.codec.roundtrip(pixels)
         params: dict[str, NDArray[Any]] = {
             "status": np.array([status], np.uint8),
             "parent": np.array([-1], np.int32),
             "latent": stored,
-            "steps": np.array([done.progress.steps], np.int32),
+            "steps": np.array([done.state.steps], np.int32),
             "converged": np.array([status == Status.OK], np.uint8),
-            "loss0": np.array([done.progress.first[2]], np.float32),
+            "loss0": np.array([done.state.first[2]], np.float32),
             "loss": np.array([loss], np.float32),
             "x_invert_mse": _mean_square(job.image, seen[0]),
         }
@@ -264,7 +298,7 @@ class InversionGenerator:
         return Rendered(index=job.index, pixels=pixels, params=params)
 
 
-def _mean_square(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _mean_square(first: Pixels, second: Pixels) -> NDArray[np.float32]:
     """Return the mean squared error of two images as values in [-1, 1]."""
     difference = (first.astype(np.float32) - second.astype(np.float32)) / 127.5
     return np.array(np.square(difference).mean(), np.float32)

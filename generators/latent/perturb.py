@@ -7,8 +7,8 @@ deviation sigma; sigma .2 in units "abs" with psi .7 is theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,30 +19,32 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.latent.checks import (
     check_encoder,
-    check_parent,
     check_positive,
     check_size,
-    device_class,
-    gan_of,
+    checked_parent,
     latent_columns,
+    not_automatic,
 )
 from viewstore.generators.latent.decode import (
+    Features,
     clamped_share,
     decoded_features,
     decoder_of,
     from_pixels,
-    repeatable,
+    gan_of,
     start_noise,
     to_pixels,
 )
 from viewstore.generators.latent.goal import distances
+from viewstore.generators.latent.numerics import device_class, repeatable
+from viewstore.images.colours import Pixels
 
 SPREAD_SEED, SPREAD_SAMPLES = 0, 10_000  # codes whose spread is the unit "wstd"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WPerturb:
-    """Settings of W-perturb. None is filled in by `resolve`.
+    """The user's settings of W-perturb; what is None is automatic.
 
     Attributes:
         views: Per sample.
@@ -78,8 +80,12 @@ class WPerturb:
                 f"w-perturb.sigma_units must be one of ('wstd', 'abs'), got {self.sigma_units!r}"
             )
 
-    def resolve(self, context: Context) -> Self:
-        """Fill in the size and what depends on the networks given."""
+    def resolve(self, context: Context) -> ResolvedPerturb:
+        """Fill in the size and what depends on the networks given.
+
+        Raises:
+            ConfigError: The networks or the parent do not fit.
+        """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
         measured = encoder is not None if self.measured is None else self.measured
@@ -88,9 +94,9 @@ class WPerturb:
                 raise ConfigError("w-perturb.measured needs an encoder; give one with --encoder")
             check_encoder(gan, encoder)
         if context.parent is not None:
-            check_parent(context, self.psi)
-        return replace(
-            self,
+            checked_parent(context, self.psi)
+        return ResolvedPerturb(
+            **not_automatic(self),
             height=gan.res,
             width=gan.res,
             measured=measured,
@@ -99,26 +105,52 @@ class WPerturb:
         )
 
     def parent_settings(self) -> Mapping[str, Any]:
+        """Return the psi that the view set `recon` must have."""
         return {"psi": self.psi}
 
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedPerturb:
+    """What `WPerturb` resolves to; its attributes are those of `WPerturb`.
+
+    Attributes:
+        code_shape: Of the generator's latents, (L, D).
+    """
+
+    views: int
+    height: int
+    width: int
+    sigma: float
+    sigma_units: Literal["wstd", "abs"]
+    psi: float
+    measured: bool
+    keep_latents: bool
+    device_class: str
+    threads: int
+    code_shape: tuple[int, int]
+
     def roles(self) -> tuple[str, ...]:
+        """Return the role of each view."""
         return ("generated",) * self.views
 
     def columns(self) -> tuple[Column, ...]:
+        """Return the params columns, by name."""
         per_view = {"status": "u1", "parent": "i4", "seed": "u8", "clipped": "f4"}
         if self.measured:
             per_view["distance"] = "f4"
-        return latent_columns(self, per_view)
+        latents = self.code_shape if self.keep_latents else None
+        return latent_columns(per_view, views=self.views, latents=latents)
 
     def make(self, context: Context) -> WPerturbGenerator:
+        """Return the generator. Raises ConfigError: the parent is absent, or does not fit."""
         return WPerturbGenerator(self, context)
 
 
 class WPerturbGenerator:
     """Decodes perturbed latents, one sample at a time: a constant shape."""
 
-    def __init__(self, settings: WPerturb, context: Context) -> None:
-        check_parent(context, settings.psi)
+    def __init__(self, settings: ResolvedPerturb, context: Context) -> None:
+        self._parent = checked_parent(context, settings.psi)
         self._settings = settings
         self._context = context
         self._decode = decoder_of(context, settings.psi)
@@ -129,6 +161,7 @@ class WPerturbGenerator:
             self._sigma *= gan.sample(SPREAD_SAMPLES, SPREAD_SEED)[:, 0].std(0)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
+        """Yield one Rendered for each sample, in their order."""
         for sample in samples:
             with repeatable(self._context.device, self._settings.threads):
                 rendered = self._one(sample.index)
@@ -136,10 +169,9 @@ class WPerturbGenerator:
 
     @torch.no_grad()
     def _one(self, row: int) -> Rendered:
-        settings, device, parent = self._settings, self._context.device, self._context.parent
-        assert parent is not None, "checked when this generator was made"
+        settings, device, parent = self._settings, self._context.device, self._parent
         latent0 = parent.params.rows("latent", np.array([row]))[0, 0]
-        noise, seeds = start_noise(self._context.seed, row, settings.views, self._decode.code_shape)
+        noise, seeds = start_noise(self._context.seed, row, settings.views, settings.code_shape)
         start = torch.from_numpy(latent0.astype(np.float32)).to(device)
         latents = start + self._sigma * noise.to(device)
         decoded = self._decode(latents)
@@ -151,20 +183,19 @@ class WPerturbGenerator:
             "clipped": clamped_share(decoded),
         }
         if self._encoder is not None:
-            params |= self._distances(pixels, parent[row][0])
+            params |= self._distances(self._encoder, pixels, parent[row][0])
         if settings.keep_latents:
             params |= {"latent": latents.cpu().numpy().astype(np.float16), "latent0": latent0}
         return Rendered(index=row, pixels=pixels, params=params)
 
     def _distances(
-        self, pixels: NDArray[np.uint8], anchor: NDArray[np.uint8]
+        self, encoder: Features, pixels: Pixels, anchor: Pixels
     ) -> dict[str, NDArray[Any]]:
-        assert self._encoder is not None
         device = self._context.device
         features = decoded_features(
-            pixels[None], codec=self._context.codec, encoder=self._encoder, device=device
+            pixels[None], codec=self._context.codec, encoder=encoder, device=device
         )[0]
-        measured = distances(features, self._encoder(from_pixels(anchor[None], device))[0])
+        measured = distances(features, encoder(from_pixels(anchor[None], device))[0])
         to_anchor, mean_pair, least_pair = (values.cpu().numpy() for values in measured)
         if len(features) == 1:
             return {"distance": to_anchor}

@@ -1,6 +1,7 @@
 """W-search settings: views at a chosen feature distance of their anchor, apart from each other.
 
-The search itself is in `w_engine`. Source: Han et al., "Constructive Assimilation", section 3.
+What they resolve to, and the search itself, are in `engine`.
+Source: Han et al., "Constructive Assimilation", section 3.
 
 Online search is not offered: one step per batch against the current encoder does worse than no
 generated view at all (appendix F of the paper).
@@ -9,74 +10,94 @@ generated view at all (appendix F of the paper).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from viewstore.errors import ConfigError
-from viewstore.format.columns import Column
-from viewstore.generators.contract import Context, Generator
+from viewstore.generators.contract import Context
+from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
-    calibrate_for,
     check_encoder,
-    check_parent,
     check_positive,
     check_size,
+    checked_parent,
     default_slots,
-    device_class,
-    gan_of,
-    latent_columns,
+    not_automatic,
 )
-from viewstore.generators.latent.decode import Precision
-from viewstore.generators.latent.goal import WITHIN_BOUND, Anchor, Delta, Goal, Spread, Stop
+from viewstore.generators.latent.decode import gan_of
+from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Units
+from viewstore.generators.latent.goal import WITHIN_BOUND, Anchor, Delta, Spread, Stop
+from viewstore.generators.latent.numerics import Precision, device_class
 from viewstore.store.constraints import pair_bound
+from viewstore.store.view_set import ViewSet
 
-if TYPE_CHECKING:
-    from viewstore.generators.latent.engine import Search
+PresetName = Literal["fast", "paper"]
 
-Preset = Literal["fast", "paper"]
 
-# What a preset says of the settings that are None. eps1, eps2, eps_min None: from the encoder.
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {
-        "lam": 0.1,
-        "units": "sigma_w",
-        "lr": 0.04,
-        "start": 0.1,
-        "exact_first": False,
-        "psi": 1.0,
-        "stop": "distances",
-        "max_steps": 400,
-    },
-    "paper": {
-        "eps1": 0.3,
-        "eps2": 0.5,
-        "eps_min": 0.0,
-        "lam": 0.01,
-        "units": "abs",
-        "lr": 0.01,
-        "start": 0.001,
-        "exact_first": True,
-        "psi": 0.7,
-        "stop": "loss",
-        "max_steps": 1000,
-        "precision": "fp32",
-    },
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What the automatic settings of W-search are, but for those that are None here too.
+
+    None means: by the encoder (eps1, and by that eps2 and eps_min), or by the device (precision).
+    """
+
+    eps1: float | None = None
+    eps2: float | None = None
+    eps_min: float | None = None
+    lam: float
+    units: Units
+    lr: float
+    start: float
+    exact_first: bool
+    psi: float
+    stop: Stop
+    max_steps: int
+    precision: Precision | None = None
+
+
+PRESETS: dict[PresetName, Preset] = {
+    "fast": Preset(
+        lam=0.1,
+        units="sigma_w",
+        lr=0.04,
+        start=0.1,
+        exact_first=False,
+        psi=1.0,
+        stop="distances",
+        max_steps=400,
+    ),
+    "paper": Preset(
+        eps1=0.3,
+        eps2=0.5,
+        eps_min=0.0,
+        lam=0.01,
+        units="abs",
+        lr=0.01,
+        start=0.001,
+        exact_first=True,
+        psi=0.7,
+        stop="loss",
+        max_steps=1000,
+        precision="fp32",
+    ),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": ("fast", "paper"),
-    "anchor": ("recon", "image"),
-    "delta": ("l2", "l1", "hinge", "cosine"),
-    "spread": ("per-view", "mean"),
-    "units": ("sigma_w", "abs"),
-    "stop": ("distances", "loss"),
-    "precision": ("fp32", "bf16"),
-    "on_miss": ("keep", "error"),
+    "preset": get_args(PresetName),
+    "anchor": get_args(Anchor),
+    "delta": get_args(Delta),
+    "spread": get_args(Spread),
+    "units": get_args(Units),
+    "stop": get_args(Stop),
+    "precision": get_args(Precision),
+    "on_miss": get_args(OnMiss),
 }
+TOL_SEARCH: dict[Precision, float] = {"bf16": 0.01, "fp32": 0.015}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WSearch:
-    """Settings of W-search. None takes the preset's value, or is filled in by `resolve`.
+    """The user's settings of W-search. What is None takes the preset's value, or is automatic.
 
     Attributes:
         views: n. At least 2 unless lam is 0.
@@ -97,7 +118,7 @@ class WSearch:
         loss_stop: The loss of a candidate, for stop "loss".
         tol: Greatest |distance - eps1| of stored pixels in a converged sample.
         tol_search: The same under search; by default .015, and .01 in bf16.
-        max_steps: Updates after which a sample is kept as it is.
+        max_steps: Updates after which a sample that did not converge ends.
         precision: Of the networks under search; `fast`: bf16 on CUDA, fp32 on CPU.
         keep_latents: Whether to store the latents of views and anchor.
         on_miss: Whether a sample that does not converge is kept, with status 2, or stops the build.
@@ -114,7 +135,7 @@ class WSearch:
     views: int = 8
     height: int | None = None
     width: int | None = None
-    preset: Preset = "fast"
+    preset: PresetName = "fast"
     eps1: float | None = None
     eps2: float | None = None
     eps_min: float | None = None
@@ -122,7 +143,7 @@ class WSearch:
     delta: Delta = "l2"
     spread: Spread = "per-view"
     anchor: Anchor = "recon"
-    units: Literal["sigma_w", "abs"] | None = None
+    units: Units | None = None
     lr: float | None = None
     start: float | None = None
     exact_first: bool | None = None
@@ -134,7 +155,7 @@ class WSearch:
     max_steps: int | None = None
     precision: Precision | None = None
     keep_latents: bool = False
-    on_miss: Literal["keep", "error"] = "keep"
+    on_miss: OnMiss = "keep"
     strict: bool = False
     slots: int | None = None
     device_class: str | None = None
@@ -147,126 +168,100 @@ class WSearch:
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ConfigError(f"w-search.{name} must be one of {allowed}, got {value!r}")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        check_positive(
-            "w-search",
-            self,
-            (
-                *("views", "eps2", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps"),
-                *("slots", "threads"),
-            ),
-        )
+        positive = ("views", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps")
+        check_positive("w-search", self, (*positive, "slots", "threads"))
+        if self.views > 1:  # a single view has no pairs, and resolves to an eps2 of 0
+            check_positive("w-search", self, ("eps2",))
         if self.eps1 is not None and not 0 < self.eps1 < 2:
             raise ConfigError(f"w-search.eps1 must be in (0, 2), got {self.eps1}")
-        for name in ("eps_min", "lam", "start"):
+        for name in ("eps2", "eps_min", "lam", "start"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"w-search.{name} must be 0 or more, got {value}")
-        if self.views < 2 and self.lam:
+        lam = _or(self.lam, PRESETS[self.preset].lam)
+        if self.views < 2 and lam:
             raise ConfigError(
-                f"w-search.views must be 2 or more while lam is {self.lam}, got {self.views}"
+                f"w-search.views must be 2 or more while lam is {lam}, got {self.views}"
             )
 
-    def resolve(self, context: Context) -> Self:
+    def resolve(self, context: Context) -> ResolvedSearch:
         """Fill in the size, the distances and what depends on the device.
 
         Warns if eps2 is out of reach, or if reconstructions lie far from their source images.
 
         Raises:
-            ConfigError: networks or parent do not fit, or `strict` and eps2 is out of reach.
+            ConfigError: The networks or the parent do not fit, or `strict` and eps2 is out of
+                reach.
         """
-        gan, encoder = gan_of(context), context.models["encoder"]
+        gan, preset = gan_of(context), PRESETS[self.preset]
         check_size(gan, self.height, self.width)
-        check_encoder(gan, encoder)
-        precision = self.precision
-        if precision is None:
-            precision = "bf16" if device_class(context.device) == "cuda" else "fp32"
-        eps1, calibration = self.eps1, self.calibration
+        check_encoder(gan, context.models["encoder"])
+        eps1, calibration = _or(self.eps1, preset.eps1), self.calibration
         if eps1 is None:
-            calibration = calibrate_for(context)
+            calibration = calibrate(context).to_json()
             eps1 = calibration["mean"]
-        resolved = replace(
-            self,
+        fast: Precision = "bf16" if device_class(context.device) == "cuda" else "fp32"
+        precision = _or(_or(self.precision, preset.precision), fast)
+        psi = _or(self.psi, preset.psi)
+        resolved = ResolvedSearch(
+            **not_automatic(self),
             height=gan.res,
             width=gan.res,
             code_shape=(gan.num_codes, gan.w_dim),
             eps1=eps1,
             eps2=self._reachable(eps1, context),
-            eps_min=eps1 / 2 if self.eps_min is None else self.eps_min,
-            tol_search=self.tol_search or (0.01 if precision == "bf16" else 0.015),
+            eps_min=_or(_or(self.eps_min, preset.eps_min), eps1 / 2),
+            lam=_or(self.lam, preset.lam),
+            units=_or(self.units, preset.units),
+            lr=_or(self.lr, preset.lr),
+            start=_or(self.start, preset.start),
+            exact_first=_or(self.exact_first, preset.exact_first),
+            psi=psi,
+            stop=_or(self.stop, preset.stop),
+            tol_search=_or(self.tol_search, TOL_SEARCH[precision]),
+            max_steps=_or(self.max_steps, preset.max_steps),
             precision=precision,
-            slots=self.slots or default_slots(context.device),
+            slots=_or(self.slots, default_slots(context.device)),
             device_class=device_class(context.device),
             calibration=calibration,
         )
         if context.parent is not None:
-            check_parent(context, resolved.resolved_psi)
-            _warn_of_shift(context, eps1)
+            _warn_of_shift(context, checked_parent(context, psi), eps1)
         return resolved
 
     def _reachable(self, eps1: float, context: Context) -> float:
         """Return eps2, given or lowered to what geometry allows; `paper` keeps it in the loss."""
+        preset = PRESETS[self.preset]
+        eps2, lam = _or(self.eps2, preset.eps2), _or(self.lam, preset.lam)
         if self.views < 2:
-            return 0.0 if self.eps2 is None else self.eps2
+            return _or(eps2, 0.0)
         bound = pair_bound(eps1, self.views)
-        if self.eps2 is None:
+        if eps2 is None:
             return WITHIN_BOUND * bound
-        if self.eps2 <= bound or not self.lam:
-            return self.eps2
+        if eps2 <= bound or not lam:
+            return eps2
         message = (
-            f"eps2={self.eps2:.3f} cannot be reached with eps1={eps1:.3f} and n={self.views} "
+            f"eps2={eps2:.3f} cannot be reached with eps1={eps1:.3f} and n={self.views} "
             f"(bound {bound:.3f}); stopping at {WITHIN_BOUND * bound:.3f}"
         )
         if self.strict:
             raise ConfigError(message, fix=f"set eps2 to {WITHIN_BOUND * bound:.3f} or less")
         context.warn(message)
-        return self.eps2 if self.preset == "paper" else WITHIN_BOUND * bound
-
-    @property
-    def resolved_psi(self) -> float:
-        assert self.psi is not None, "a preset gives psi"
-        return self.psi
+        return eps2 if self.preset == "paper" else WITHIN_BOUND * bound
 
     def parent_settings(self) -> Mapping[str, Any]:
-        return {"psi": self.resolved_psi}
-
-    def goal(self) -> Goal:
-        """Return what resolved settings ask of a sample."""
-        return Goal(**{field.name: getattr(self, field.name) for field in fields(Goal)})
-
-    def roles(self) -> tuple[str, ...]:
-        return ("generated",) * self.views
-
-    def columns(self) -> tuple[Column, ...]:
-        per_view = {"status": "u1", "parent": "i4", "seed": "u8", "distance": "f4"}
-        per_view |= {"steps": "i4", "converged": "u1", "clipped": "f4", "loss0": "f4", "loss": "f4"}
-        return latent_columns(self, per_view, per_sample=("anchor_shift", "x_invert_mse"))
-
-    def search(self) -> Search:
-        """Return what these settings come to, once they are resolved."""
-        from viewstore.generators.latent.engine import Search
-
-        derived: dict[str, Any] = {
-            "goal": self.goal(),
-            "psi": self.resolved_psi,
-            "unit_is_sigma": self.units == "sigma_w",
-        }
-        same = {each.name for each in fields(Search)} - set(derived)
-        return Search(**derived, **{name: getattr(self, name) for name in same})
-
-    def make(self, context: Context) -> Generator:
-        from viewstore.generators.latent.engine import WSearchGenerator
-
-        return WSearchGenerator(self.search(), context)
+        """Return the psi that the view set `recon` must have."""
+        return {"psi": _or(self.psi, PRESETS[self.preset].psi)}
 
 
-def _warn_of_shift(context: Context, eps1: float) -> None:
-    assert context.parent is not None
-    if "anchor_shift" not in context.parent.params:
+def _or(given: T | None, automatic: T) -> T:
+    return automatic if given is None else given
+
+
+def _warn_of_shift(context: Context, parent: ViewSet, eps1: float) -> None:
+    if "anchor_shift" not in parent.params:
         return
-    shift = float(context.parent.params["anchor_shift"].mean())
+    shift = float(parent.params["anchor_shift"].mean())
     if shift > eps1 / 2:
         context.warn(
             f"reconstructions are {shift:.3f} from their source images on average, "

@@ -3,6 +3,7 @@
 A sample that is done leaves at once and the next one takes its slot. Nothing couples slots: the
 loss is summed, each slot has its own Adam state and step counter, and slots that have run out of
 samples keep computing, because a batch of another size would round differently.
+Source of the updates: Adam, arXiv:1412.6980, algorithm 1.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ class Objective(Protocol):
     """What is minimised; slot i may only depend on latents[i] and targets[...][i]."""
 
     def __call__(self, latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Return the loss of each slot [P] and what a judge wants to know of it [P, ...].
+        """Return the loss of each slot [P] and what its judge decides by [P, ...], float32.
 
-        `latents`: float32 [P, n, L, D]; `targets`: what the samples brought, stacked.
+        `latents`: float32 [P, n, L, D]; `targets`: those of the samples, stacked.
         """
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
-    """Adam's state of one sample, for going on in another pool.
+class AdamState:
+    """Where the optimisation of one sample is, for going on in another pool.
 
     Attributes:
         steps: Updates made so far.
         mean, square: Moving averages of the gradient and of its square, [n, L, D].
-        first: What the objective said before the first update.
+        first: What the objective measured before the first update.
     """
 
     steps: int
@@ -56,14 +57,14 @@ class Start(Generic[Job]):
         job: The caller's own; handed to the judge and back.
         latents: Where to start, float32 [n, L, D].
         target: The sample's part of each of the objective's targets.
-        progress: State to go on with. The point it came with was judged already, so it is
-            updated before it is judged again.
+        state: State to go on with. Its latents were judged already, so they are updated
+            before they are judged again.
     """
 
     job: Job
     latents: Tensor
     target: tuple[Tensor, ...]
-    progress: Progress | None = None
+    state: AdamState | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +73,17 @@ class Finished(Generic[Job]):
 
     Attributes:
         start: As it came in.
-        latents: The point that was evaluated and judged, not an updated one.
-        last: What the objective said of that point.
-        reached: The judge was content; false after `max_steps`, or if `last` is not finite.
-        progress: Adam's state at that point.
+        latents: Those that were evaluated and judged last, not updated ones; float32 [n, L, D].
+        last: What the objective measured of them.
+        reached: Whether the judge accepted; not after `max_steps`, or if `last` is not finite.
+        state: Adam's state at these latents.
     """
 
     start: Start[Job]
     latents: Tensor
     last: NDArray[np.float32]
     reached: bool
-    progress: Progress
+    state: AdamState
 
 
 @dataclass(eq=False)
@@ -94,7 +95,10 @@ class _Slot(Generic[Job]):
 
 
 class SlotPool(Generic[Job]):
-    """P slots of n views each. All samples must bring tensors of the same shapes."""
+    """P slots of n views each. All samples must bring tensors of the same shapes.
+
+    The caller fills free slots and steps, in turns, until no slot is busy.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,15 @@ class SlotPool(Generic[Job]):
         objective: Objective,
         judge: Callable[[Job, NDArray[np.float32]], bool],
     ) -> None:
+        """Make an empty pool.
+
+        Args:
+            slots: P, constant: another number rounds differently.
+            lr: Of Adam.
+            max_steps: Updates after which a sample leaves its slot in any case.
+            objective: What is minimised.
+            judge: Whether a sample may leave, given what the objective measured of it.
+        """
         self._slots: list[_Slot[Job] | None] = [None] * slots
         self._lr = lr
         self._max_steps = max_steps
@@ -144,17 +157,17 @@ class SlotPool(Generic[Job]):
     def _put(self, slot: int, start: Start[Job]) -> None:
         if not len(self._latents):
             self._allocate(start)
-        progress = start.progress
+        state = start.state
         self._latents[slot] = start.latents
         for all_slots, one in zip(self._targets, start.target, strict=True):
             all_slots[slot] = one
-        self._mean[slot] = 0 if progress is None else progress.mean
-        self._square[slot] = 0 if progress is None else progress.square
+        self._mean[slot] = 0 if state is None else state.mean
+        self._square[slot] = 0 if state is None else state.square
         self._slots[slot] = _Slot(
             start=start,
-            steps=0 if progress is None else progress.steps,
-            first=None if progress is None else progress.first,
-            judged_before=progress is not None,
+            steps=0 if state is None else state.steps,
+            first=None if state is None else state.first,
+            judged_before=state is not None,
         )
 
     def _allocate(self, start: Start[Job]) -> None:
@@ -170,32 +183,26 @@ class SlotPool(Generic[Job]):
         for number, (slot, values) in enumerate(zip(self._slots, measured, strict=True)):
             if slot is None:
                 continue
-            if slot.first is None:
-                slot.first = values.copy()
-            sound = bool(np.isfinite(values).all())
-            reached = sound and not slot.judged_before and self._judge(slot.start.job, values)
+            first = values.copy() if slot.first is None else slot.first
+            slot.first = first
+            finite = bool(np.isfinite(values).all())
+            reached = finite and not slot.judged_before and self._judge(slot.start.job, values)
             slot.judged_before = False
-            if reached or not sound or slot.steps >= self._max_steps:
-                finished.append(self._finish(number, slot, values.copy(), reached))
+            if reached or not finite or slot.steps >= self._max_steps:
+                state = AdamState(
+                    steps=slot.steps,
+                    mean=self._mean[number].clone(),
+                    square=self._square[number].clone(),
+                    first=first,
+                )
+                latents, last = self._latents[number].clone(), values.copy()
+                finished.append(
+                    Finished(
+                        start=slot.start, latents=latents, last=last, reached=reached, state=state
+                    )
+                )
                 self._slots[number] = None
         return finished
-
-    def _finish(
-        self, number: int, slot: _Slot[Job], last: NDArray[np.float32], reached: bool
-    ) -> Finished[Job]:
-        assert slot.first is not None
-        return Finished(
-            start=slot.start,
-            latents=self._latents[number].clone(),
-            last=last,
-            reached=reached,
-            progress=Progress(
-                steps=slot.steps,
-                mean=self._mean[number].clone(),
-                square=self._square[number].clone(),
-                first=slot.first,
-            ),
-        )
 
     def _update(self, gradient: Tensor) -> None:
         """Make one Adam step in each busy slot, corrected for the slot's own age."""

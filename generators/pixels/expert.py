@@ -1,4 +1,4 @@
-"""Expert views: cached renderings of an augmentation policy, with what was drawn for each."""
+"""Expert views: renderings of an augmentation policy, with the params drawn for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viewstore.format.columns import Column
 from viewstore.format.plan import MAX_VIEWS
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.images.policies import ViewPolicy, output_size, policies
-from viewstore.images.resize import STORED_FILTERS, check_filter
+from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 from viewstore.randomness import BUILD, Stream
 
 SMALL_PIXELS = 64  # up to this side, views are as large as their source
@@ -53,46 +53,62 @@ class Expert:
             if side is not None and side < 1:
                 raise ConfigError(f"expert.height and expert.width must be >= 1, got {side}")
 
-    def resolve(self, context: Context) -> Expert:
-        """Return these settings with the size of the views filled in."""
+    def resolve(self, context: Context) -> ResolvedExpert:
+        """Fill in the size of the views."""
         height, width = context.source_height, context.source_width
         if height is None or width is None or max(height, width) > SMALL_PIXELS:
             height = width = LARGE_VIEW
         height, width = output_size(self.policy, height, width)
-        return replace(self, height=self.height or height, width=self.width or width)
-
-    def roles(self) -> tuple[str, ...]:
-        """Return the role of each view."""
-        return tuple(policy.role for policy in self._policies())
-
-    def columns(self) -> tuple[Column, ...]:
-        """Return the params columns, by name."""
-        status = Column(name="status", dtype="u1", shape=())
-        columns = sorted((*self._policies()[0].columns, status), key=lambda column: column.name)
-        return tuple(replace(column, shape=(self.views, *column.shape)) for column in columns)
-
-    def make(self, context: Context) -> ExpertGenerator:
-        """Return the generator of resolved settings."""
-        return ExpertGenerator(self, context.seed)
+        return ResolvedExpert(
+            policy=self.policy,
+            views=self.views,
+            height=self.height or height,
+            width=self.width or width,
+            filter=check_filter(self.filter, STORED_FILTERS),
+        )
 
     def parent_settings(self) -> Mapping[str, Any]:
         """Return nothing: these views are of the source images."""
         return {}
 
-    def _policies(self) -> list[ViewPolicy]:
-        """Return the policy of each view."""
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedExpert:
+    """What `Expert` resolves to; its attributes are those of `Expert`."""
+
+    policy: str
+    views: int
+    height: int
+    width: int
+    filter: Filter
+
+    @property
+    def policies(self) -> list[ViewPolicy]:
+        """The policy of each view, before it is fitted to the size."""
         return list(itertools.islice(itertools.cycle(policies(self.policy)), self.views))
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role of each view."""
+        return tuple(policy.role for policy in self.policies)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the params columns, by name."""
+        status = Column(name="status", dtype="u1", shape=())
+        columns = sorted((*self.policies[0].columns, status), key=lambda column: column.name)
+        return tuple(replace(column, shape=(self.views, *column.shape)) for column in columns)
+
+    def make(self, context: Context) -> ExpertGenerator:
+        """Return the generator."""
+        return ExpertGenerator(self, context.seed)
 
 
 class ExpertGenerator:
     """Draws params keyed by (seed, sample, view) and renders them."""
 
-    def __init__(self, settings: Expert, seed: int) -> None:
-        if settings.height is None or settings.width is None:
-            raise ConfigError("expert settings must be resolved before they make a generator")
+    def __init__(self, settings: ResolvedExpert, seed: int) -> None:
         self.size = settings.height, settings.width
-        self.filter = check_filter(settings.filter, STORED_FILTERS)
-        self.policies = [policy.for_size(*self.size) for policy in settings._policies()]
+        self.filter = settings.filter
+        self.policies = [policy.for_size(*self.size) for policy in settings.policies]
         self.stream = Stream(seed, 0, BUILD)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
@@ -110,11 +126,11 @@ class ExpertGenerator:
             for view, policy in enumerate(self.policies)
         ]
         params = {name: np.stack([each[name] for each in drawn], axis=1) for name in drawn[0]}
-        for place, sample in enumerate(batch):
-            mine = {name: column[place] for name, column in params.items()}
+        for number, sample in enumerate(batch):
+            of_sample = {name: column[number] for name, column in params.items()}
             pixels = np.empty((len(self.policies), *self.size, 3), np.uint8)
             for view, policy in enumerate(self.policies):
-                one = {name: column[view] for name, column in mine.items()}
+                one = {name: column[view] for name, column in of_sample.items()}
                 policy.render(sample.image, one, self.size, self.filter, pixels[view])
             status = np.ones(len(self.policies), np.uint8)
-            yield Rendered(sample.index, pixels, {**mine, "status": status})
+            yield Rendered(sample.index, pixels, {**of_sample, "status": status})

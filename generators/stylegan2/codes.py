@@ -1,4 +1,4 @@
-"""Keyed latents: row i depends on the seed and i alone, whatever the number of rows."""
+"""Keyed normal deviates: row i depends on the seed and i alone, whatever the number of rows."""
 
 from __future__ import annotations
 

@@ -27,13 +27,21 @@ class Dense(nn.Module):
         self.lr = lr
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, outputs] of `x` [N, inputs]."""
         gain = self.lr / math.sqrt(self.weight.shape[1])
         return F.linear(x, self.weight * gain, self.bias * self.lr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How one pass through the layers is computed."""
+    """How one pass through the layers is computed.
+
+    Attributes:
+        noise: The stored one ("const"), drawn from `generator` ("random"), or none.
+        generator: A CPU generator.
+        fused: Whether each sample has its own weight, the textbook form; slower.
+        clamp: Bound of every activation, or None.
+    """
 
     noise: Noise
     generator: torch.Generator | None
@@ -59,6 +67,7 @@ class ImageLayer(StyledLayer):
     """Features to pixels: a modulated 1x1 convolution."""
 
     def forward(self, x: Tensor, w: Tensor, options: Options) -> Tensor:
+        """Return pixels [N, outputs, H, W] of features `x` [N, inputs, H, W], codes `w` [N, D]."""
         with torch.autocast(w.device.type, enabled=False):
             style = self.affine(w) / math.sqrt(self.weight.shape[1])
         if options.fused:

@@ -102,6 +102,7 @@ class Skip(nn.Module):
         self.weight = nn.Parameter(torch.zeros(outputs, inputs, 1, 1))
 
     def forward(self, x: Tensor, taps: Tensor) -> Tensor:
+        """Return [N, outputs, 2H, 2W] of `x` [N, inputs, H, W]."""
         return upsample(F.conv2d(x, self.weight / math.sqrt(self.weight.shape[1])), taps)
 
 
@@ -208,7 +209,7 @@ class StyleGAN2(nn.Module):
         """Return the frozen network of tensors with canonical names, as float32.
 
         Raises:
-            CheckpointError: a name is missing, extra or misshapen, or a weight is not finite.
+            CheckpointError: A name is missing, extra or misshapen, or a weight is not finite.
         """
         loaded = _one_filter({name: _float32(name, value) for name, value in tensors.items()})
         shape = infer({name: tuple(value.shape) for name, value in loaded.items()}, kwargs)
@@ -219,6 +220,7 @@ class StyleGAN2(nn.Module):
 
     @property
     def res(self) -> int:
+        """Side of the images, in pixels."""
         return self.shape.resolution
 
     @property
@@ -228,22 +230,27 @@ class StyleGAN2(nn.Module):
 
     @property
     def num_codes(self) -> int:
+        """Codes of an image, L."""
         return self.shape.num_codes
 
     @property
     def w_dim(self) -> int:
+        """Width of a code, D."""
         return self.shape.w_dim
 
     @property
     def z_dim(self) -> int:
+        """Width of z."""
         return self.shape.z_dim
 
     @property
     def c_dim(self) -> int:
+        """Classes of a conditional network; 0 for others."""
         return self.shape.c_dim
 
     @property
     def w_avg(self) -> Tensor:
+        """The average code, float32 [D]."""
         return self.mapping.w_avg
 
     def sample(self, n: int, seed: int, c: Tensor | None = None, *, psi: float = 1.0) -> Tensor:
@@ -284,12 +291,12 @@ def _float32(name: str, value: np.ndarray | Tensor) -> Tensor:
 def _one_filter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give each block one resampling filter; files repeat it per layer, always the same."""
     filters = {name: value for name, value in tensors.items() if name.endswith(".resample_filter")}
-    kept = {name: value for name, value in tensors.items() if name not in filters}
+    others = {name: value for name, value in tensors.items() if name not in filters}
     first = next(iter(filters.values()), None)
     if first is None:
         raise CheckpointError("tensor synthesis.b4.resample_filter is missing")
     for name, value in filters.items():
         if not torch.equal(value, first):
             raise CheckpointError(f"tensor {name} must be equal in every layer")
-    blocks = {name.split(".")[1] for name in kept if name.startswith("synthesis.")}
-    return kept | {f"synthesis.{block}.resample_filter": first for block in blocks}
+    blocks = {name.split(".")[1] for name in others if name.startswith("synthesis.")}
+    return others | {f"synthesis.{block}.resample_filter": first for block in blocks}

@@ -1,4 +1,4 @@
-"""The shape of a StyleGAN2 network, inferred from its tensors or chosen by the trainer."""
+"""The architecture of a StyleGAN2 network, inferred from its tensors or chosen by the trainer."""
 
 from __future__ import annotations
 
@@ -41,11 +41,18 @@ class Architecture:
     """What decides the names and shapes of a network's tensors, and how they are applied.
 
     Attributes:
+        z_dim: Width of z.
+        c_dim: Classes; 0 for an unconditional network.
         channels: Feature maps of the blocks at 4, 8, 16, ... pixels.
         mapping_widths: Outputs of the mapping layers; the last is the width of a code.
         embed_width: Outputs of the label embedding; 0 for an unconditional network.
         taps: Shape of the resampling filter: (t, t), or (t,) if applied per axis.
+        image_channels: Channels of the images.
+        kind: How features become an image: a sum over blocks ("skip"), or the last block alone,
+            without ("orig") or with residual blocks ("resnet").
         conv_clamp: Bound of every activation, or None.
+        use_noise: Whether layers add noise.
+        lr_multiplier: By which the stored weights of the mapping layers are scaled.
     """
 
     z_dim: int
@@ -62,18 +69,21 @@ class Architecture:
 
     @property
     def w_dim(self) -> int:
+        """Width of a code."""
         return self.mapping_widths[-1]
 
     @property
     def resolution(self) -> int:
+        """Side of the images, in pixels."""
         return 4 << (len(self.channels) - 1)
 
     @property
     def num_codes(self) -> int:
+        """Codes of an image."""
         return 2 * len(self.channels)
 
     def draws_image(self, block: int) -> bool:
-        """Tell whether the block turns its features into pixels."""
+        """Return whether a block turns its features into pixels."""
         return self.kind == "skip" or block == len(self.channels) - 1
 
     def shapes(self) -> dict[str, Shape]:
@@ -153,11 +163,11 @@ class Architecture:
 def infer(shapes: Mapping[str, Shape], kwargs: Mapping[str, Any]) -> Architecture:
     """Return the architecture of tensors of these shapes, built with these constructor arguments.
 
-    Shapes decide sizes; `kwargs` decides what shapes do not tell (architecture, clamp, learning
+    Shapes decide sizes; `kwargs` decides what shapes do not (architecture, clamp, learning
     rate multiplier, noise) and must agree with the rest. Constructor defaults may be absent.
 
     Raises:
-        CheckpointError: not a StyleGAN2 network, or one that we could not run faithfully.
+        CheckpointError: Not a StyleGAN2 network, or one that we could not run faithfully.
     """
     mapping = _section(kwargs, "mapping_kwargs", MAPPING_KWARGS)
     synthesis = _section(kwargs, "synthesis_kwargs", SYNTHESIS_KWARGS)

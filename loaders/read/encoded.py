@@ -8,7 +8,6 @@ import cv2
 
 from viewstore.errors import FormatError
 from viewstore.files.crc_checks import Verify
-from viewstore.images.codec import ViewDecoder
 from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.read.shards import OpenShards
 from viewstore.loaders.read.stored import Asked, Payloads, StoredViews
@@ -20,7 +19,7 @@ class EncodedViews(StoredViews):
 
     def __init__(self, view_set: ViewSet, opened: OpenShards, *, verify: Verify) -> None:
         super().__init__(view_set, opened, verify=verify)
-        self._decode = ViewDecoder(view_set.codec, self.shape).decode
+        self._decode = view_set.codec.view_decoder(self.shape).decode
 
     def read(self, asked: Asked, places: Rows) -> None:
         mine, shown = asked.rows[places], asked.views[places]

@@ -17,8 +17,8 @@ import numpy as np
 
 from tests.generators.latent_world import World, make_world
 from viewstore.generators import GENERATORS, make_settings
-from viewstore.generators.contract import Context, Rendered, Sample, Settings
-from viewstore.images.codec import Codec
+from viewstore.generators.contract import Context, Rendered, Resolved, Sample
+from viewstore.images.raw import Raw
 
 NUM = 5
 # What makes a generator quick on this world; everything else is its default.
@@ -47,18 +47,24 @@ def world_of(name: str) -> World:
         source_height=None,
         source_width=None,
         source_image=picture,
-        codec=Codec(name="raw"),
+        codec=Raw(),
     )
     return World(context, tuple(Sample(row, picture(row)) for row in range(NUM)))
 
 
-def settings_of(name: str) -> Settings:
+def settings_of(name: str) -> Resolved:
     """Return the resolved settings of generator `name`, as a plan gives them back."""
+    context = world_of(name).context
+    return make_settings(name, stored_settings(name)).resolve(context)
+
+
+def stored_settings(name: str) -> dict[str, Any]:
+    """Return what a plan stores of the settings of generator `name`."""
     small = {"height": 32, "width": 32} if GENERATORS[name].settings == "Expert" else {}
     settings = make_settings(name, {**small, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(name).context)
-    stored = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
-    return make_settings(name, stored)
+    stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
+    return stored
 
 
 def render(name: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Rendered]:

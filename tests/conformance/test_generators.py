@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conformance.generator_rows import NUM, digest, picture, render, settings_of
-from viewstore.generators import GENERATORS
+from tests.conformance.generator_rows import (
+    NUM,
+    digest,
+    picture,
+    render,
+    settings_of,
+    stored_settings,
+)
+from viewstore.generators import GENERATORS, settings_class
 from viewstore.generators.contract import Rendered
-from viewstore.generators.pixels.expert import Expert
+from viewstore.generators.pixels.expert import ResolvedExpert
 from viewstore.images.policies import policies
 
 REPO = Path(__file__).parents[2]
@@ -40,6 +48,14 @@ def test_views_do_not_depend_on_their_company_or_order(name: str) -> None:
     for row in range(1, NUM):
         assert digest(backwards[row]) == digest(all_views(name)[row])
     assert digest(alone[2]) == digest(all_views(name)[2])
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_settings_resolve_to_themselves_once_nothing_is_automatic(name: str) -> None:
+    stored = stored_settings(name)
+    assert json.loads(json.dumps(asdict(settings_of(name)))) == stored  # type: ignore[call-overload]
+    assert [key for key, value in stored.items() if value is None and key != "calibration"] == []
+    assert {field.name for field in fields(settings_class(name))} == set(stored)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -85,8 +101,8 @@ def test_draws_follow_the_seed(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERTS)
 def test_stored_params_replay_expert_views(name: str) -> None:
     settings = settings_of(name)
-    assert isinstance(settings, Expert)
-    size = (settings.height or 0, settings.width or 0)
+    assert isinstance(settings, ResolvedExpert)
+    size = (settings.height, settings.width)
     pair = [policy.for_size(*size) for policy in policies(settings.policy)]
     for row, rendered in all_views(name).items():
         for view in range(settings.views):

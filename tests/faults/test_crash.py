@@ -33,7 +33,7 @@ from viewstore.build.repair import collect_garbage
 from viewstore.errors import ConfigError
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
-from viewstore.images.codec import Codec
+from viewstore.images.codec import codec_from_plan
 from viewstore.shards import builder
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import committed_shards, read_commit, read_plan, view_sets
@@ -119,7 +119,7 @@ def wrong_now(store: Path, marks: tuple[str, ...], ids: list[str]) -> str | None
     there = set()
     for name in view_sets(paths):
         plan = read_plan(paths.view_set(name))
-        codec = Codec.from_plan(plan.codec)
+        codec = codec_from_plan(plan.codec)
         for shard in committed_shards(paths.view_set(name)):
             commit = read_commit(paths.view_set(name), shard)
             assert commit is not None

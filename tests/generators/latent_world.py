@@ -13,10 +13,10 @@ from torch import nn
 
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context, Rendered, Sample
-from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.inversion import Inversion, ResolvedInversion
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.shape import Architecture
-from viewstore.images.codec import Codec
+from viewstore.images.codec import make_codec
 from viewstore.train.encoder_file import Encoder, EncoderSettings
 from viewstore.train.networks import seeded_network
 
@@ -106,7 +106,7 @@ class FixedViewSet:
         return self.pixels[row]
 
 
-def as_view_set(settings: Inversion, rendered: Iterable[Rendered]) -> FixedViewSet:
+def as_view_set(settings: ResolvedInversion, rendered: Iterable[Rendered]) -> FixedViewSet:
     """Return rendered rows 0..N-1 as a view set `recon`."""
     rows = sorted(rendered, key=lambda one: one.index)
     names = [column.name for column in settings.columns()]
@@ -126,7 +126,7 @@ class World:
     samples: tuple[Sample, ...]
 
     def with_codec(self, name: str) -> World:
-        return replace(self, context=replace(self.context, codec=Codec(name=name)))
+        return replace(self, context=replace(self.context, codec=make_codec(name)))
 
     def with_models(self, **models: object) -> World:
         merged = {**self.context.models, **models}
@@ -152,7 +152,7 @@ def make_world(*, num: int, channels: int = 1, max_steps: int = 40) -> World:
         source_height=16,
         source_width=16,
         source_image=lambda row: images[row],
-        codec=Codec(name="raw"),
+        codec=make_codec("raw"),
         models={"gan": gan, "encoder": encoder},
     )
     samples = tuple(Sample(row, images[row]) for row in range(num))

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from viewstore.build.compose import load_model, packaged_weights
+from viewstore.build.roles import load_model, packaged_weights
 from viewstore.generators.gan.file import read_generator
 from viewstore.generators.gan.frechet import PixelFrechet
 from viewstore.generators.gan.inverter import load_inverter

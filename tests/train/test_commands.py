@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import viewstore
-from viewstore.build.compose import packaged_weights
+from viewstore.build.roles import packaged_weights
 from viewstore.cli.main import main
 from viewstore.train.checkpoint import NAME
 from viewstore.train.encoder_file import load_encoder

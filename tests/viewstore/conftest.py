@@ -12,7 +12,6 @@ from PIL import Image
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.viewstore.pages import HOSTILE
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.compose import WeightFiles
 from viewstore.build.run import BuildRequest, build
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.store.store import Store, open_store
@@ -67,9 +66,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
             out=folder / "store",
             source=str(folder / "images.npz"),
             settings={"views": 3, "eps1": 0.3, "eps2": 0.4, "max_steps": 25, "slots": 6},
-            files=WeightFiles(
-                gan=folder / "gan.safetensors", encoder=folder / "encoder.safetensors"
-            ),
+            files={role: folder / f"{role}.safetensors" for role in ("gan", "encoder")},
         )
     )
     torch.set_num_threads(threads)

@@ -1,6 +1,9 @@
 """A whole build: from a request to a manifest, and what mends or continues one.
 
-`run` is the way from start to end, `compose` brings generators and networks together with a plan,
-`adopt` fixes rows and plan before the first byte, `finalise` derives what readers open. This room
-and the command line are the only ones that see generators and training, inside functions.
+`run` is the way from start to end: `adopt` fixes rows and plan before the first shard, `compose`
+brings settings and networks (`roles`) together into a plan and builders, `finalise` writes what
+readers open. `rehearsal` tries a build on some samples, `repair` rebuilds damaged shards.
+
+This room and the command line are the only ones that see generators and training, inside
+functions. Others rely on `BuildRequest`, `build` and `finalise`; the rest may change.
 """

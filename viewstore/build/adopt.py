@@ -1,7 +1,6 @@
-"""Publishing shards: blobs under their content names, then the one record that makes them exist.
+"""Fixing the rows of a store and the plan of a view set, before the first shard of either.
 
-The order of the steps is docs/format.md section 4; nothing is ever renamed over a record, so
-builders that race, or wake up late, do no harm.
+`run` calls it at the start of each build: the first build fixes both, later ones must agree.
 """
 
 from __future__ import annotations

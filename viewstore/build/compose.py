@@ -1,12 +1,13 @@
-"""From settings to live objects: the one place that knows generators, networks and stores."""
+"""From settings to live objects: what a generator is given, the plan of a view set, a builder.
+
+`run` calls it to plan; each worker calls the factory of `builder_factory` for its builder.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import importlib.resources
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import CheckpointError, ConfigError, UnavailableError
+from viewstore.build.roles import WeightFiles, load_models
+from viewstore.errors import CheckpointError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
-from viewstore.images.codec import Codec
-from viewstore.shards.builder import BuilderFactory, ShardBuilder
-from viewstore.shards.unit import Watch
-from viewstore.shards.writer import json_bytes, members_of
+from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
+from viewstore.progress import Progress
+from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
+from viewstore.shards.writer import json_bytes
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
@@ -28,20 +30,15 @@ from viewstore.store.committed import read_manifest, read_plan
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context, Settings
+    from viewstore.generators.contract import Context, Resolved
 
 
 OnError = Literal["fail", "skip"]
-PACKAGED = {
-    "gan": "digits-gan.safetensors",
-    "encoder": "digits-encoder.safetensors",
-    "inverter": "digits-inverter.safetensors",
-}
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 class StoreRows:
-    """The samples of a store, as a builder wants them."""
+    """The samples of a store by row: what a builder reads (`shards.unit.Rows`)."""
 
     def __init__(self, table: SourceTable) -> None:
         self.table = table
@@ -57,88 +54,6 @@ class StoreRows:
         return int(self.table.label[row])
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightFiles:
-    """Files of weights by role; None means the ones that the package ships for `digits`."""
-
-    gan: Path | None = None
-    encoder: Path | None = None
-    inverter: Path | None = None
-
-    def path(self, role: str) -> Path | None:
-        """Return the file of a role; a user's GAN has no packaged inverter."""
-        given: Path | None = getattr(self, role)
-        if given is not None:
-            return given
-        if role == "inverter" and self.gan is not None:
-            return None
-        return packaged_weights(role)
-
-
-def packaged_weights(role: str) -> Path:
-    """Return the path of the digits weights that the package ships for a role."""
-    return Path(str(importlib.resources.files("viewstore"))) / "weights" / PACKAGED[role]
-
-
-Note = Callable[[str], None]
-
-
-def say_nothing(line: str) -> None:
-    """Take a line for the user, and drop it."""
-
-
-def load_model(role: str, path: Path, note: Note = say_nothing) -> Any:  # noqa: ANN401
-    """Load the frozen network of a role; `note` is told its licence and what its reader saw.
-
-    Raises:
-        CheckpointError: The file is not one.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
-        )
-    try:
-        if role == "gan":
-            from viewstore.generators.gan.file import read_generator
-
-            opened = read_generator(path)
-            for line in filter(None, (*opened.notes, opened.origin.licence_note)):
-                note(f"{path.name}: {line}")
-            return opened.network
-        if role == "inverter":
-            from viewstore.generators.gan.inverter import load_inverter
-
-            return load_inverter(path)
-        from viewstore.train.encoder_file import load_encoder
-
-        return load_encoder(path)
-    except ImportError as error:
-        raise UnavailableError(f"{role} needs a package that is missing: {error}") from error
-
-
-def load_models(
-    needs: tuple[str, ...], files: WeightFiles, note: Note = say_nothing
-) -> tuple[dict[str, Any], list[Weights]]:
-    """Load the networks a generator needs, and say which files they are."""
-    models = {}
-    weights = []
-    for role in needs:
-        path = files.path(role)
-        if path is None:
-            continue
-        models[role] = load_model(role, path, note)
-        data = path.read_bytes()
-        weights.append(
-            Weights(
-                role=role,
-                name=path.name,
-                bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
-        )
-    return models, weights
-
-
 def make_context(
     *,
     table: SourceTable,
@@ -149,14 +64,18 @@ def make_context(
     device: str,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Context:
-    """Return what a generator of this store is given."""
+    """Return what a generator of this store is given.
+
+    `models` are networks by role, `parent` the finished view set that the generator starts from,
+    if it has one; `warn` is called with warnings for the user.
+    """
     from viewstore.generators.contract import Context
 
     return Context(
         seed=seed,
         num_samples=len(table.keys),
-        source_height=_shared(table.height),
-        source_width=_shared(table.width),
+        source_height=_common(table.height),
+        source_width=_common(table.width),
         source_image=SourceReader(table).image,
         codec=codec,
         device=device,
@@ -166,12 +85,13 @@ def make_context(
     )
 
 
-def _shared(sizes: NDArray[Any]) -> int | None:
+def _common(sizes: NDArray[Any]) -> int | None:
+    """Return the size that all images have, or None."""
     return int(sizes[0]) if len(sizes) and (sizes == sizes[0]).all() else None
 
 
 def make_plan(
-    settings: Settings,
+    settings: Resolved,
     context: Context,
     *,
     name: str,
@@ -181,14 +101,14 @@ def make_plan(
     shard_rows: int,
     weights: list[Weights],
 ) -> Plan:
-    """Return the plan of resolved settings."""
-    views = settings.views
-    height, width = settings.height, settings.width
-    if height is None or width is None:
-        raise ConfigError(f"generator {name} did not settle the size of its views")
+    """Return the plan of resolved settings: all that decides the bytes of a view set."""
+    from viewstore.generators import settings_class
+
+    views, height, width = settings.views, settings.height, settings.width
+    kind = settings_class(name)
     rows = StoreRows(table)
     parent = context.parent
-    libraries = [*LIBRARIES, *(["torch"] if settings.NEEDS else [])]
+    libraries = [*LIBRARIES, *(["torch"] if kind.NEEDS else [])]
     return Plan(
         view_set=view_set,
         sources_id=sources_id,
@@ -199,11 +119,11 @@ def make_plan(
         height=height,
         width=width,
         channels=3,
-        codec=context.codec.to_plan(width),
-        members=members_of(context.codec, views),
+        codec=codec_to_plan(context.codec, width),
+        members=context.codec.members(views),
         json_bytes=json_bytes(view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
-        generator={"name": name, "version": settings.VERSION, "args": _args(settings)},
+        generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
         resample={"filter": getattr(settings, "filter", "area"), "library": "opencv"},
         seed=context.seed,
@@ -214,7 +134,7 @@ def make_plan(
     )
 
 
-def _args(settings: Settings) -> dict[str, Any]:
+def _args(settings: Resolved) -> dict[str, Any]:
     return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
@@ -227,32 +147,33 @@ def parent_view_set(paths: StorePaths, name: str) -> ViewSet | None:
 
 
 def builder_factory(
-    root: Path, view_set: str, files: WeightFiles, *, device: str, on_error: OnError, threads: int
+    root: Path, view_set: str, files: WeightFiles, *, device: str, on_error: OnError
 ) -> BuilderFactory:
-    """Return what a worker calls to get its builder; picklable."""
-    return partial(
-        _make_builder, root, view_set, files, device=device, on_error=on_error, threads=threads
-    )
+    """Return what a worker calls to get the builder of a view set whose plan is adopted."""
+    return partial(_make_builder, root, view_set, files, device, on_error)
 
 
 def _make_builder(
     root: Path,
     view_set: str,
     files: WeightFiles,
-    watch: Watch,
-    *,
     device: str,
     on_error: OnError,
+    progress: Progress,
+    check_stop: CheckStop,
+    *,
     threads: int,
 ) -> ShardBuilder:
     import cv2
 
     from viewstore.generators import make_settings
 
-    cv2.setNumThreads(threads)
     paths = StorePaths(root)
     table, _, _ = read_sources(paths)
     plan = read_plan(paths.view_set(view_set))
+    if plan.weights:  # sums of several threads differ in their last bits
+        threads = 1
+    cv2.setNumThreads(threads)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
     if settings.NEEDS:
         import torch
@@ -264,7 +185,7 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
-        codec=Codec.from_plan(plan.codec),
+        codec=codec_from_plan(plan.codec),
         models=models,
         parent=parent,
         device=device,
@@ -273,9 +194,10 @@ def _make_builder(
         paths=paths.view_set(view_set),
         plan=plan,
         rows=StoreRows(table),
-        generator=settings.make(context),
+        generator=settings.resolve(context).make(context),
         on_error=on_error,
-        watch=watch,
+        progress=progress,
+        check_stop=check_stop,
     )
 
 

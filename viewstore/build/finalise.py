@@ -1,6 +1,7 @@
 """From commits to a manifest: the derived files, and the generation that readers open.
 
-Single writer, idempotent, cheap; what it derives can be deleted and is made again.
+A complete build ends with it, and `viewstore finalise` calls it after slices. One process at a
+time writes; a second call changes nothing; derived files that were deleted are written again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Derived = dict[str, tuple[int, str]]
 
 
 def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
-    """Write the derived files of every view set whose shards are all there, and the manifest.
+    """Write the derived files of every view set whose shards are all committed, and the manifest.
 
     A view set that is not complete keeps the entry that it has, which names what it lacks; without
     one it stays out of the manifest, unless `allow_partial`.
@@ -49,14 +50,14 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     with disk.explained(root), disk.file_lock(paths.finalise_lock):
         _, _, sources_id = read_sources(paths)
         newest = read_manifest(paths)
-        settled = {} if newest is None else newest.view_sets
+        published = {} if newest is None else newest.view_sets
         entries = {}
         complete = True
         for name in view_sets(paths):
             plan = read_plan(paths.view_set(name))
             found = read_commits(paths.view_set(name))
             commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
-            before = settled.get(name)
+            before = published.get(name)
             if len(commits) < plan.shards:
                 if before is not None or allow_partial:
                     complete = False
@@ -76,17 +77,21 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
 
 
 def derive(
-    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], settled: ViewSetEntry | None
+    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], published: ViewSetEntry | None
 ) -> ViewSetEntry:
     """Write index, members, params and stats of a view set; return its entry in the manifest.
 
-    If that is the entry `settled` of the newest manifest, what is there is durable already.
+    If `published`, the entry of the newest manifest, has the same root, files that are right
+    already are durable too.
+
+    Raises:
+        FormatError: A file of a commit is missing, or has another size.
     """
     for commit in commits.values():
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
-    writer = _Writer(paths, is_new=settled is None or settled.root != index.root)
+    writer = _Writer(paths, is_new=published is None or published.root != index.root)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
             writer.names.add(paths.commit(shard))
@@ -101,7 +106,7 @@ def derive(
 
 
 class _Writer:
-    """Writes derived files where they differ, and keeps what the manifest says of them."""
+    """Writes derived files where they differ; `derived` is what the manifest says of them."""
 
     def __init__(self, paths: ViewSetPaths, *, is_new: bool) -> None:
         """Sync the names that are there already if they are those of a new entry."""
@@ -137,18 +142,18 @@ def _derive_columns(writer: _Writer, plan: Plan, commits: Mapping[int, Commit]) 
     for shard, commit in commits.items():
         pack = disk.read_limited(paths.root / commit.entry.file("params").name, SHARD_BYTES)
         packed = [column.name for column in plan.columns if column.pack]
-        places, chunks = unpack_params(pack, packed)
+        table, chunks = unpack_params(pack, packed)
         rows = plan.shard_range(shard)
-        members[rows.start : rows.stop] = places.reshape(len(rows), len(plan.members))
+        members[rows.start : rows.stop] = table.reshape(len(rows), len(plan.members))
         for column in plan.columns:
-            _place_chunk(writer, plan, column, commit, chunks.get(column.name))
+            _derive_chunk(writer, plan, column, commit, chunks.get(column.name))
     for shard in range(plan.shards):
         if shard not in commits:
             _remove_chunks(paths, plan, shard)
     return members
 
 
-def _place_chunk(
+def _derive_chunk(
     writer: _Writer, plan: Plan, column: Column, commit: Commit, chunk: memoryview | None
 ) -> None:
     paths = writer.paths

@@ -1,7 +1,7 @@
 """A build tried on a few samples: how long the whole would take, and what it would cost.
 
-The samples are built for real, into a scratch store that is removed again; the store itself is
-only read.
+`viewstore build --dry-run` calls `rehearse`. The samples are built for real, into a scratch store
+that is removed again; the store itself is only read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from viewstore.build.adopt import adopt_sources
 from viewstore.build.run import (
     DEFAULT_SOURCE,
     BuildRequest,
-    Listener,
-    Silent,
     build,
     check_out,
     wanted_shards,
@@ -31,8 +29,7 @@ from viewstore.costs.measure import codec_costs, machine_at
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
-from viewstore.images.codec import Codec
-from viewstore.shards.engine import Progressed
+from viewstore.progress import Fact, Progress, Silent
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable, take_rows
@@ -45,16 +42,16 @@ STRETCHES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a build would come to.
+    """What a build would take, as far as its first samples tell.
 
     Attributes:
         plan: Of the whole build, as far as a few samples tell: calibrated settings may differ.
         sampled: Samples that were built.
         views_per_second: By one worker, the first sample left out.
         percentiles: Views/s of stretches of the build: 10, 50 and 90 % are slower.
-        workers: That the build would use.
-        left: Samples that are not committed yet.
-        committed: Shards that are there already.
+        workers: Number of workers that the build would use.
+        left: Number of samples that are not committed yet.
+        committed: Number of shards that are committed already.
         peak_bytes: Memory of this process at its peak.
         costs: What the codecs make of the views.
     """
@@ -77,7 +74,7 @@ class Rehearsal:
 
     @property
     def best_shard_rows(self) -> int:
-        """Rows of a shard that a new store should have; another one keeps those it has."""
+        """Best rows per shard of a new store; an existing store cannot change its own."""
         row_bytes = self.costs[self.plan.codec["name"]].set_bytes / self.plan.rows
         sample_seconds = self.plan.views / self.views_per_second
         return choose_shard_rows(self.plan.rows, row_bytes, sample_seconds=sample_seconds)
@@ -93,12 +90,12 @@ class Rehearsal:
         return self.costs[self.plan.codec["name"]].set_bytes // self.plan.shards
 
 
-def rehearse(request: BuildRequest, samples: int, listener: Listener | None = None) -> Rehearsal:
+def rehearse(request: BuildRequest, samples: int, progress: Progress | None = None) -> Rehearsal:
     """Build evenly spread samples in a scratch folder, and measure.
 
     Raises:
         ConfigError: What the build itself would refuse.
-        UnavailableError: The disk has no room for two shards.
+        UnavailableError: The disk has no space for two shards.
     """
     check_out(request.out)
     paths = StorePaths(request.out)
@@ -107,13 +104,13 @@ def rehearse(request: BuildRequest, samples: int, listener: Listener | None = No
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
         adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows)
-        clock = _Clock(listener or Silent(), request.name)
+        clock = _Clock(progress or Silent(), request.name)
         build(_scratch_request(request, paths, scratch), clock)
         view_set = open_store(scratch).view_sets[request.name]
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
-    there = set(committed_shards(paths.view_set(request.name)))
-    missing = [shard for shard in wanted_shards(request, plan) if shard not in there]
+    committed = set(committed_shards(paths.view_set(request.name)))
+    missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
     found = Rehearsal(
         plan=plan,
         sampled=len(rows),
@@ -121,7 +118,7 @@ def rehearse(request: BuildRequest, samples: int, listener: Listener | None = No
         percentiles=tuple(each * plan.views for each in clock.percentiles()),
         workers=max(1, min(request.workers or len(os.sched_getaffinity(0)), len(missing))),
         left=sum(len(plan.shard_range(shard)) for shard in missing),
-        committed=len(there),
+        committed=len(committed),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         machine=machine_at(request.out),
         costs=costs,
@@ -169,7 +166,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
             )
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
-        changes["codec"] = request.codec or Codec.from_plan(stored.codec).name
+        changes["codec"] = request.codec or stored.codec["name"]
     return replace(
         request,
         out=scratch,
@@ -184,30 +181,22 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
 
 
 class _Clock:
-    """Listens to a build and keeps the time of each sample of one view set."""
+    """A Progress that passes everything on, and records the time of each sample of a view set."""
 
-    def __init__(self, listener: Listener, view_set: str) -> None:
-        self.listener, self.view_set = listener, view_set
+    def __init__(self, progress: Progress, view_set: str) -> None:
+        self.progress, self.view_set = progress, view_set
+        self.note, self.warn, self.end = progress.note, progress.warn, progress.end
+        self.label = ""
         self.times: list[tuple[float, int]] = []
 
-    def warn(self, message: str) -> None:
-        self.listener.warn(message)
+    def begin(self, label: str, total: int, unit: str) -> None:
+        self.label = label
+        self.progress.begin(label, total, unit)
 
-    def note(self, message: str) -> None:
-        self.listener.note(message)
-
-    def begin(self, plan: Plan, total: int) -> Progressed:
-        progressed = self.listener.begin(plan, total)
-
-        def count(done: int) -> None:
-            if plan.view_set == self.view_set:
-                self.times.append((time.perf_counter(), done))
-            progressed(done)
-
-        return count
-
-    def end(self) -> None:
-        self.listener.end()
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        if self.label == self.view_set:
+            self.times.append((time.perf_counter(), count))
+        self.progress.advance(count, **facts)
 
     def samples_per_second(self) -> float:
         """Return the rate without the first sample, which loads and compiles."""

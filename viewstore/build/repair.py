@@ -1,6 +1,7 @@
 """Mending a store: rebuild exactly the damaged shards from their recorded plan, drop garbage.
 
-Nothing bad vanishes: withdrawn commits and bad files move to quarantine/.
+`viewstore verify --repair` and `viewstore gc` call it. Nothing damaged is deleted: withdrawn
+commits and bad files move to quarantine/.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.compose import OnError, WeightFiles
+from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
-from viewstore.build.run import BuildRequest, Listener, Silent, build_shards
+from viewstore.build.roles import WeightFiles
+from viewstore.build.run import BuildRequest, build_shards
 from viewstore.errors import FormatError
 from viewstore.files import disk
+from viewstore.format.columns import Status
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.shards.engine import check_outcomes
+from viewstore.progress import Progress, Silent
 from viewstore.store.committed import (
     committed_shards,
     read_commit,
@@ -35,7 +38,7 @@ DAY_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
-    """What a repair did: the shards it rebuilt by view set, and the manifest after it."""
+    """The result of a repair: the shards it rebuilt by view set, and the manifest after it."""
 
     shards: dict[str, list[int]]
     manifest: Manifest
@@ -48,21 +51,16 @@ def repair(
     files: WeightFiles | None = None,
     on_error: OnError = "fail",
     workers: int = 0,
-    listener: Listener | None = None,
+    progress: Progress | None = None,
 ) -> Repaired:
     """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
+
+    `files` are those of networks by role, where the packaged ones do not do.
 
     Raises:
         FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
     """
-    for fault in faults:
-        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
-            raise FormatError(
-                f"cannot be repaired: {fault.what}",
-                where=fault.path,
-                why="shards are rebuilt from this record",
-                fix="build the store again",
-            )
+    _check_repairable(faults)
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
@@ -75,30 +73,45 @@ def repair(
                 generator=read_plan(paths.view_set(name)).generator["name"],
                 out=root,
                 view_set=name,
-                files=files or WeightFiles(),
+                files=files or {},
                 on_error=on_error,
                 workers=workers,
             )
-            rebuilt[name] = _rebuild(paths, request, shards, listener or Silent())
-        for fault in faults:
-            if fault.kind == "derived":
-                disk.unlink(Path(fault.path))
-            if fault.view_set == "manifest" and Path(fault.path).is_file():
-                aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
-                disk.rename(Path(fault.path), paths.tmp / aside)
+            rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
+        _drop_derived(paths, faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
 
 
+def _check_repairable(faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+            raise FormatError(
+                f"cannot be repaired: {fault.what}",
+                where=fault.path,
+                why="shards are rebuilt from this record",
+                fix="build the store again",
+            )
+
+
+def _drop_derived(paths: StorePaths, faults: Sequence[Fault]) -> None:
+    """Remove damaged derived files, and set damaged manifests aside, for `finalise` to write."""
+    for fault in faults:
+        if fault.kind == "derived":
+            disk.unlink(Path(fault.path))
+        if fault.view_set == "manifest" and Path(fault.path).is_file():
+            aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
+            disk.rename(Path(fault.path), paths.tmp / aside)
+
+
 def _rebuild(
-    paths: StorePaths, request: BuildRequest, shards: list[int], listener: Listener
+    paths: StorePaths, request: BuildRequest, shards: list[int], progress: Progress
 ) -> list[int]:
-    """Withdraw shards and build them again; return those, without records that no plan asks for."""
+    """Withdraw shards and build them again; return those, without any that the plan lacks."""
     plan = read_plan(paths.view_set(request.name))
     for shard in shards:
         withdraw(paths.view_set(request.name), shard)
     planned = [shard for shard in shards if shard < plan.shards]
-    request = replace(request, only=tuple(planned))
-    check_outcomes(build_shards(request, paths, plan, listener))
+    build_shards(replace(request, only=tuple(planned)), paths, plan, progress)
     return planned
 
 
@@ -167,8 +180,8 @@ def failed_shards(paths: ViewSetPaths) -> list[int]:
     from viewstore.store.params import Params
 
     plan = read_plan(paths)
-    there = set(committed_shards(paths))
-    absent = set(range(plan.shards)) - there
+    committed = set(committed_shards(paths))
+    absent = set(range(plan.shards)) - committed
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)
-    bad = np.flatnonzero((params["status"] >= 3).any(axis=1))
-    return sorted({int(row) // plan.shard_rows for row in bad} & there)
+    bad = np.flatnonzero((params["status"] >= Status.FAILED).any(axis=1))
+    return sorted({int(row) // plan.shard_rows for row in bad} & committed)

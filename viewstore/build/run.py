@@ -1,18 +1,23 @@
-"""A whole build: rows fixed, settings resolved, plan adopted, shards made, manifest written."""
+"""A whole build: rows fixed, settings resolved, plan adopted, shards made, manifest written.
+
+The command line and tests call `build` with a BuildRequest; `repair` calls `build_shards` alone.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
 from viewstore.build.adopt import adopt_plan, adopt_sources
-from viewstore.build.compose import OnError, WeightFiles
+from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
+from viewstore.build.roles import WeightFiles, load_models
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
@@ -20,9 +25,11 @@ from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
-from viewstore.images.codec import Codec
-from viewstore.shards.engine import Policy, Progressed, Queue, StopRequest, check_outcomes, executor
-from viewstore.shards.signals import heard_by
+from viewstore.images.codec import Codec, codec_from_plan, make_codec
+from viewstore.progress import Progress, Silent, tracked
+from viewstore.shards.engine import Executor, Job, Policy, Queue, raise_failure
+from viewstore.shards.local import run_local
+from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
@@ -38,19 +45,28 @@ DEFAULT_SOURCE = "digits"
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What a user asks `build` for.
+    """What a user wants built.
 
     Attributes:
         generator: Name in the table of generators.
+        out: Folder of the store.
         settings: Settings of the generator that the user gave; the others are automatic.
-        out: The store.
         source: Source images; None means those of the store, or the digits for a new one.
         view_set: Name of the view set; None means the generator's.
         limit: Take the first rows of the source only.
-        codec: "raw", "jpg", "png" or "webp"; None means raw up to 64 px, else jpg.
+        seed: Of every draw; None means that of the view set, 0 for a new one.
+        codec: Name in the table of codecs; None means that of the view set; for a new one raw up
+            to 64 px and for views of networks, else jpg.
         shard_rows: Rows per shard of a new store; None chooses.
+        files: Files of networks by role; those of other roles are packaged.
+        executor: Where the shards are built: a row of `shards.executors`.
+        workers: That the executor uses; 0 lets it choose.
+        device: Torch device of the networks.
         slice_of: (i, n): build the shards with number % n == i, and do not finalise.
         only: Build these shards only.
+        on_error: "fail" stops at the first shard that fails and at an image that cannot be read;
+            "skip" leaves such images out and builds the other shards.
+        grace_seconds: How long running shards may go on after a stop signal.
     """
 
     generator: str
@@ -62,7 +78,8 @@ class BuildRequest:
     seed: int | None = None
     codec: str | None = None
     shard_rows: int | None = None
-    files: WeightFiles = field(default_factory=WeightFiles)
+    files: WeightFiles = field(default_factory=dict)
+    executor: Executor = run_local
     workers: int = 0
     device: str = "cpu"
     slice_of: tuple[int, int] | None = None
@@ -78,7 +95,14 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What a build came to."""
+    """The result of a build.
+
+    Attributes:
+        outcomes: Of the shards that this run built.
+        manifest: The newest one, or None if shards are still missing or this was a slice.
+        skipped: Key and reason of each source image that was left out.
+        parent: The build of the view set that the generator starts from, if that was missing.
+    """
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
@@ -98,40 +122,7 @@ class Built:
         return sum(outcome.failures for outcome in self.outcomes)
 
 
-class Listener(Protocol):
-    """Told how a build goes."""
-
-    def warn(self, message: str) -> None:
-        """Take a warning."""
-
-    def note(self, message: str) -> None:
-        """Take a line about what is going on."""
-
-    def begin(self, plan: Plan, total: int) -> Progressed:
-        """Take the plan and the samples to render; return what counts rendered samples."""
-
-    def end(self) -> None:
-        """The rendering begun last has ended."""
-
-
-class Silent:
-    """A listener that says nothing."""
-
-    def warn(self, message: str) -> None:
-        """Say nothing."""
-
-    def note(self, message: str) -> None:
-        """Say nothing."""
-
-    def begin(self, plan: Plan, total: int) -> Progressed:
-        """Count nothing."""
-        return lambda count: None
-
-    def end(self) -> None:
-        """Say nothing."""
-
-
-def build(request: BuildRequest, listener: Listener | None = None) -> Built:
+def build(request: BuildRequest, progress: Progress | None = None) -> Built:
     """Build a view set, or go on with it; a complete build ends with a manifest.
 
     Raises:
@@ -140,31 +131,26 @@ def build(request: BuildRequest, listener: Listener | None = None) -> Built:
         UnavailableError: The disk is too full to begin, or cannot be written.
         ViewStoreError: A shard failed; the others were built.
     """
-    with disk.explained(request.out):
-        return _build(request, listener or Silent())
-
-
-def _build(request: BuildRequest, listener: Listener) -> Built:
     from viewstore.generators import make_settings
 
+    progress = progress or Silent()
     paths = StorePaths(request.out)
-    check_out(request.out)
-    make_settings(request.generator, request.settings)  # refused before anything is read
-    table, skipped = _rows(request, paths, listener)
-    plan, parent = _plan(request, paths, table, listener)
-    started = time.monotonic()
-    outcomes = build_shards(request, paths, plan, listener)
-    check_outcomes(outcomes)
-    whole = len(committed_shards(paths.view_set(plan.view_set))) == plan.shards
-    manifest = finalise(request.out) if whole and request.slice_of is None else None
-    return Built(
-        plan=plan,
-        outcomes=tuple(outcomes),
-        manifest=manifest,
-        seconds=time.monotonic() - started,
-        skipped=skipped,
-        parent=parent,
-    )
+    with disk.explained(request.out):
+        check_out(request.out)
+        make_settings(request.generator, request.settings)  # refused before anything is read
+        table, skipped = _rows(request, paths, progress)
+        plan, parent = _plan(request, paths, table, progress)
+        started = time.monotonic()
+        outcomes = build_shards(request, paths, plan, progress)
+        whole = len(committed_shards(paths.view_set(plan.view_set))) == plan.shards
+        return Built(
+            plan=plan,
+            outcomes=tuple(outcomes),
+            manifest=finalise(request.out) if whole and request.slice_of is None else None,
+            seconds=time.monotonic() - started,
+            skipped=skipped,
+            parent=parent,
+        )
 
 
 def check_out(out: Path) -> None:
@@ -175,8 +161,8 @@ def check_out(out: Path) -> None:
         raise ConfigError(
             f"--out must be a folder, {out} is a file", where=str(out), fix="name another --out"
         )
-    ours = {path.name for path in (*StorePaths(out).folders[1:], StorePaths(out).manifest)}
-    if {path.name for path in out.iterdir()} - ours:  # a killed build may have begun with any
+    known = {path.name for path in (*StorePaths(out).folders[1:], StorePaths(out).manifest)}
+    if {path.name for path in out.iterdir()} - known:  # a killed build may have begun with any
         raise ConfigError(
             f"{out} is not empty and not a store",
             where=str(out),
@@ -188,15 +174,21 @@ def check_out(out: Path) -> None:
 
 
 def build_shards(
-    request: BuildRequest, paths: StorePaths, plan: Plan, listener: Listener
+    request: BuildRequest, paths: StorePaths, plan: Plan, progress: Progress
 ) -> list[Outcome]:
-    """Render and commit the missing shards that the request names."""
+    """Render and commit the missing shards that the request names; return their outcomes.
+
+    Raises:
+        StoppedError: A signal asked for a stop.
+        UnavailableError: The disk is too full to begin.
+        ViewStoreError: A shard failed.
+    """
     view_set = paths.view_set(plan.view_set)
-    there = set(committed_shards(view_set))
-    if there:  # whoever committed them may have been killed before it synced their names
+    committed = set(committed_shards(view_set))
+    if committed:  # whoever committed them may have been killed before it synced their names
         disk.fsync_directory(view_set.commits)
-    wanted = [shard for shard in wanted_shards(request, plan) if shard not in there]
-    if not wanted:
+    missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
+    if not missing:
         return []
     check_free_bytes(
         request.out,
@@ -205,35 +197,37 @@ def build_shards(
         why="every committed shard is kept",
         fix="free some space and run the same command again",
     )
-    todo = units(plan, wanted)
-    workers = min(request.workers or len(os.sched_getaffinity(0)), len(todo))
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    make = compose.builder_factory(
-        request.out,
-        plan.view_set,
-        request.files,
-        device=request.device,
-        on_error=request.on_error,
-        threads=1 if plan.weights else threads,
+    job = Job(
+        make=compose.builder_factory(
+            request.out,
+            plan.view_set,
+            request.files,
+            device=request.device,
+            on_error=request.on_error,
+        ),
+        queue=Queue(Policy(), units(plan, missing)),
+        stop=StopRequest(request.grace_seconds),
+        progress=progress,
+        workers=request.workers,
     )
-    stop = StopRequest(request.grace_seconds)
-    outcomes: list[Outcome] = []
+    samples = sum(len(plan.shard_range(shard)) for shard in missing)
+    with tracked(progress, plan.view_set, samples, "samples"), stop_signals_to(job.stop.request):
+        outcomes = _run(job, request)
+    raise_failure(outcomes)
+    if job.stop.requested:
+        raise stopped_on_request()
+    return outcomes
 
-    def report(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        if outcome.status == "stopped" or (
-            outcome.status == "failed" and request.on_error == "fail"
-        ):
-            stop.request_now()
 
-    progressed = listener.begin(plan, sum(unit.num_samples for unit in todo))
-    try:
-        with heard_by(stop.request):
-            policy = Policy(grace_seconds=request.grace_seconds)
-            executor(make, stop, workers).run(Queue(policy, todo), report, progressed)
-    finally:
-        listener.end()
-    stop.check(outcomes)
+def _run(job: Job, request: BuildRequest) -> list[Outcome]:
+    """Run a job; an outcome after which the others would be in vain stops it."""
+    outcomes = []
+    with closing(request.executor(job)) as finished:
+        for outcome in finished:
+            outcomes.append(outcome)
+            failed = outcome.status == "failed" and request.on_error == "fail"
+            if failed or outcome.status == "stopped":
+                job.stop.request_now()
     return outcomes
 
 
@@ -252,24 +246,24 @@ def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
 
 
 def _rows(
-    request: BuildRequest, paths: StorePaths, listener: Listener
+    request: BuildRequest, paths: StorePaths, progress: Progress
 ) -> tuple[SourceTable, tuple[tuple[str, str], ...]]:
     """Open the source, or read the rows that the store has fixed."""
     if paths.sources_record.is_file() and request.source is None and request.limit is None:
         return read_sources(paths)[0], ()
-    spec = request.source or _source_before(paths)
-    listener.note(f"reading the source {spec}")
+    spec = request.source or _default_source(paths)
+    progress.note(f"reading the source {spec}")
     source = open_source(spec, limit=request.limit, on_error=request.on_error)
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
-        listener.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
+        progress.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
     for note in source.notes:
-        listener.warn(f"{note} (in {spec})")
+        progress.warn(f"{note} (in {spec})")
     return source.table, tuple(source.skipped)
 
 
-def _source_before(paths: StorePaths) -> str:
-    """Return the source of a store, as it would be given; the digits for a new one."""
+def _default_source(paths: StorePaths) -> str:
+    """Return the source of a store as a user would give it; the digits for a new one."""
     if not paths.sources_record.is_file():
         return DEFAULT_SOURCE
     uris = [part.uri for part in read_sources(paths)[0].parts]
@@ -277,22 +271,19 @@ def _source_before(paths: StorePaths) -> str:
 
 
 def _plan(
-    request: BuildRequest, paths: StorePaths, table: SourceTable, listener: Listener
+    request: BuildRequest, paths: StorePaths, table: SourceTable, progress: Progress
 ) -> tuple[Plan, Built | None]:
-    """Adopt the plan of the request, its parent view set built before."""
-    from viewstore.generators import make_settings
-
-    view_set_paths = paths.view_set(request.name)
-    stored = read_plan(view_set_paths) if view_set_paths.plan.is_file() else None
-    resumed = stored is not None and stored.generator["name"] == request.generator
-    before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
-    settings = make_settings(request.generator, {**before, **request.settings})
-    parent_built = None
-    if settings.PARENT is not None and compose.parent_view_set(paths, settings.PARENT) is None:
-        wanted = settings.parent_settings()
-        parent_built = _build_parent(request, settings.PARENT, wanted, listener)
-    models, weights = compose.load_models(settings.NEEDS, request.files, listener.note)
-    parent = None if settings.PARENT is None else compose.parent_view_set(paths, settings.PARENT)
+    """Adopt the plan of the request; build the view set that it starts from, if that is missing."""
+    view_set = paths.view_set(request.name)
+    stored = read_plan(view_set) if view_set.plan.is_file() else None
+    settings = _settings(request, stored)
+    parent = built = None
+    if settings.PARENT is not None:
+        parent = compose.parent_view_set(paths, settings.PARENT)
+        if parent is None:
+            built = _build_parent(request, settings.PARENT, settings.parent_settings(), progress)
+            parent = compose.parent_view_set(paths, settings.PARENT)
+    models, weights = load_models(settings.NEEDS, request.files, progress)
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
@@ -300,10 +291,10 @@ def _plan(
         models=models,
         parent=parent,
         device=request.device,
-        warn=listener.warn,
+        warn=progress.warn,
     )
     resolved = settings.resolve(context)
-    row_bytes = resolved.views * (resolved.height or 1) * (resolved.width or 1) * 3
+    row_bytes = resolved.views * resolved.height * resolved.width * 3
 
     def shard_rows_of(rows: int) -> int:
         return request.shard_rows or choose_shard_rows(rows, row_bytes)
@@ -321,12 +312,21 @@ def _plan(
         weights=weights,
     )
     check_size(plan)
-    adopt_plan(view_set_paths, plan)
-    return plan, parent_built
+    adopt_plan(view_set, plan)
+    return plan, built
+
+
+def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
+    """Return the settings of the request, over those of the plan that it goes on with."""
+    from viewstore.generators import make_settings
+
+    resumed = stored is not None and stored.generator["name"] == request.generator
+    before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
+    return make_settings(request.generator, {**before, **request.settings})
 
 
 def _build_parent(
-    request: BuildRequest, name: str, settings: Mapping[str, Any], listener: Listener
+    request: BuildRequest, name: str, settings: Mapping[str, Any], progress: Progress
 ) -> Built:
     """Build the view set `name` that a generator starts from; only `settings` are not automatic."""
     if request.slice_of is not None:
@@ -334,7 +334,7 @@ def _build_parent(
             f"view set {name!r} must be complete before slices of {request.name} are built",
             fix=f"viewstore build --generator {name} --out {request.out}",
         )
-    listener.note(f"{request.generator} starts from the view set {name!r}: building it first")
+    progress.note(f"{request.generator} starts from the view set {name!r}: building it first")
     parent = replace(
         request,
         generator=name,
@@ -343,7 +343,7 @@ def _build_parent(
         codec=None,
         only=None,
     )
-    return build(parent, listener)
+    return build(parent, progress)
 
 
 def _seed(request: BuildRequest, stored: Plan | None) -> int:
@@ -356,11 +356,11 @@ def _codec(
     request: BuildRequest, stored: Plan | None, settings: Settings, table: SourceTable
 ) -> Codec:
     if request.codec is not None:
-        return Codec(name=request.codec)
+        return make_codec(request.codec)
     if stored is not None:
-        return Codec.from_plan(stored.codec)
+        return codec_from_plan(stored.codec)
     side = settings.height or int(max(table.height.max(), table.width.max()))
-    return Codec(name="raw" if settings.NEEDS or side <= 64 else "jpg")
+    return make_codec("raw" if settings.NEEDS or side <= 64 else "jpg")
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
+from viewstore.cli.options import POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
+from viewstore.progress import tracked
 
 if TYPE_CHECKING:
     from viewstore.costs.estimate import Machine
@@ -27,16 +29,14 @@ QUIET_LOAD = 0.5
 
 
 @command("bench", example="viewstore bench views --views simclr,simclr,w-search")
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option(
     "--views",
     metavar="LIST",
     help="What a batch holds, as for train.  [default: each view set alone, 2 views]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="[default: all that may be used]"
-)
+@click.option("--batch-size", type=POSITIVE, default=256, show_default=True)
+@click.option("--threads", type=POSITIVE, metavar="N", help="[default: all that may be used]")
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="For each figure.")
 def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN401
     """Measure how fast this store loads here, and say what bounds it.
@@ -58,7 +58,7 @@ def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN
     files = [shard.path for each in opened.view_sets.values() for shard in each.shards.values()]
     machine = machine_at(opened.root, files)
     found = {}
-    with terminal.progress(len(groups), unit="loaders", label="bench") as bar:
+    with tracked(terminal, "bench", len(groups), "loaders"):
         for name, views in groups.items():
             found[name] = _measured(
                 opened,
@@ -68,7 +68,7 @@ def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN
                 threads=threads,
                 seconds=options["seconds"],
             )
-            bar.advance()
+            terminal.advance()
     facts = {"threads": threads, "load": load, "machine": asdict(machine), "loaders": found}
     terminal.result(facts, "\n".join(_lines(found, facts)))
 
@@ -149,10 +149,10 @@ def _parts(
             continue
         view_set = newest_round(store, view.name)
         spent = view.n / bare_rate(view_set, threads=threads, seconds=seconds)
-        if view_set.codec.name == "raw":
-            copy += spent
-        else:
+        if view_set.codec.encoded:
             decode += spent
+        else:
+            copy += spent
         set_bytes += view_set.num_bytes
         read_bytes += view.n * view_set.num_bytes / (len(view_set) * view_set.num_views)
     if online:

@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-import tomllib
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from viewstore.cli import options as shared
 from viewstore.cli.command import command, options_of
-from viewstore.cli.terminal import Progress, Terminal, duration
-from viewstore.errors import ConfigError
+from viewstore.cli.options import FILE, ONE_VIEW_SET, POSITIVE, STORE
+from viewstore.cli.terminal import Terminal
+from viewstore.cli.text import duration
+from viewstore.images.codec import CODECS
+from viewstore.shards.executors import EXECUTORS
 
-DEFAULT_OUT = Path("views")
-FILE = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from viewstore.build.run import BuildRequest, Built
 
-
-STORE = click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_OUT,
-    show_default=True,
-    metavar="STORE",
-    help="The store.",
-)
-WEIGHTS = (
-    click.option("--gan", type=FILE, metavar="FILE", help="StyleGAN2 weights."),
-    click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder."),
-    click.option("--inverter", type=FILE, metavar="FILE", help="GAN inverter."),
-)
 _OPTIONS = (
     click.option(
-        "--source",
-        metavar="SRC",
-        help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits."
-        "  [default: the store's, or digits]",
+        "--source", metavar="SRC", help=f"{shared.SOURCES}  [default: the store's, or digits]"
     ),
-    STORE,
+    click.option(
+        "-o",
+        "--out",
+        type=FILE,
+        default=Path("views"),
+        show_default=True,
+        metavar="STORE",
+        help="The store.",
+    ),
     click.option("--view-set", metavar="NAME", help="Its name.  [default: generator's]"),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N samples only."),
+    click.option("--limit", type=POSITIVE, metavar="N", help="First N samples only."),
     click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]"),
-    *WEIGHTS,
-    click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another setting."),
+    *shared.WEIGHTS,
+    shared.SETTINGS,
     click.option("--shard-rows", type=click.IntRange(1, 8192), metavar="S", help="Rows a shard."),
-    click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes."),
-    click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device."),
+    click.option(
+        "--executor",
+        type=click.Choice(list(EXECUTORS)),
+        default="local",
+        show_default=True,
+        help="Where shards are built.",
+        hidden=len(EXECUTORS) == 1,
+    ),
+    shared.WORKERS,
+    shared.DEVICE,
     click.option("--shard", metavar="I/N", help="Build slice I of N; finalise afterwards."),
     click.option("--only", metavar="K,K-K", help="Build these shards only."),
     click.option(
         "--on-error",
-        type=click.Choice(["fail", "skip"]),
+        type=shared.ON_ERROR,
         default="fail",
         show_default=True,
         help="At an image that cannot be read.",
@@ -75,11 +75,23 @@ _OPTIONS = (
 )
 
 
+class _CodecChoice(click.Choice):  # type: ignore[type-arg]
+    """The names in the table of codecs, which is imported no sooner than somebody asks for one."""
+
+    def __init__(self) -> None:
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+
+        return tuple(CODECS)
+
+
 @command("build", example="viewstore build --generator w-search --out views")
 @click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
 @click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
 @click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
-@click.option("--codec", type=click.Choice(["raw", "jpg", "png", "webp"]), help="How to store.")
+@click.option("--codec", type=_CodecChoice(), help="How to store.")
 @click.option("--dry-run", is_flag=True, help="Try some samples, say what it would cost.")
 @click.option(
     "--sample",
@@ -100,9 +112,7 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         return _build(terminal, options)
     from viewstore.cli.costs import dry_run
 
-    with ExitStack() as stack:
-        facts, text = dry_run(_request(options), sample, Shown(terminal, stack))
-    terminal.result(facts, text)
+    terminal.result(*dry_run(_request(options), sample, terminal))
     return 0
 
 
@@ -121,18 +131,17 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     from viewstore.build.run import build as run
 
     request = _request(options)
-    with ExitStack() as stack:
-        built = run(request, Shown(terminal, stack))
+    built = run(request, terminal)
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
     facts = _facts(built, request)
-    terminal.result(facts, _told(facts, built.plan.view_set))
+    terminal.result(facts, _summary_text(facts, built.plan.view_set))
     return int(built.failures > options["max_failures"])
 
 
 @command("status", example="viewstore status views --view-set w-search")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@STORE
+@ONE_VIEW_SET
 @click.option("--missing", is_flag=True, help="Print the numbers of the missing shards.")
 def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool) -> int:
     """Say how much of each view set is built; exit 1 if something is missing."""
@@ -157,7 +166,7 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
 
 
 @command("finalise", example="viewstore finalise views")
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
 def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
     """Write the manifest of what is built; run once after all slices."""
@@ -176,100 +185,32 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
     )
 
 
-class Shown:
-    """Shows a build on the terminal."""
-
-    def __init__(self, terminal: Terminal, stack: ExitStack) -> None:
-        self.terminal, self.stack = terminal, stack
-
-    def warn(self, message: str) -> None:
-        self.terminal.warn(message)
-
-    def note(self, message: str) -> None:
-        self.terminal.note(message)
-
-    def begin(self, plan: Any, total: int) -> Any:  # noqa: ANN401
-        bar: Progress = self.stack.enter_context(
-            self.terminal.progress(total, unit="samples", label=plan.view_set)
-        )
-        return lambda count: bar.advance(count)
-
-    def end(self) -> None:
-        self.stack.pop_all().close()
-
-
-def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
-    from viewstore.build.compose import WeightFiles
+def _request(options: dict[str, Any]) -> BuildRequest:
     from viewstore.build.run import BuildRequest
 
-    settings = parse_assignments(options["assignments"])
     flags = {"views": options["views"], "height": options["size"], "width": options["size"]}
-    for key, value in flags.items():
-        if value is not None and key in settings:
-            raise ConfigError(f"{key} is given twice: as a flag and with --set")
-    settings |= {key: value for key, value in flags.items() if value is not None}
-    roles = ("gan", "encoder", "inverter")
     return BuildRequest(
         generator=options["generator"],
         out=options["out"],
-        settings=settings,
+        settings=shared.merge_settings(shared.parse_assignments(options["assignments"]), flags),
         source=options["source"],
         view_set=options["view_set"],
         limit=options["limit"],
         seed=options["seed"],
         codec=options["codec"],
         shard_rows=options["shard_rows"],
-        files=WeightFiles(**{role: options[role] for role in roles}),
+        files=shared.weight_files(options),
+        executor=EXECUTORS[options["executor"]],
         workers=options["workers"] or 0,
         device=options["device"],
-        slice_of=parse_slice(options["shard"]),
-        only=parse_shards(options["only"]),
+        slice_of=shared.parse_slice(options["shard"]),
+        only=shared.parse_shards(options["only"]),
         on_error=options["on_error"],
         grace_seconds=options["grace"],
     )
 
 
-def parse_assignments(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings of `--set K=V` options; a value that is not TOML is a string."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set must be K=V, got {text!r}")
-        key = key.strip().removeprefix("generator.")
-        if key in settings:
-            raise ConfigError(f"--set {key} is given twice")
-        try:
-            settings[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key] = value
-    return settings
-
-
-def parse_slice(text: str | None) -> tuple[int, int] | None:
-    """Return (i, n) of "i/n", 0 <= i < n."""
-    if text is None:
-        return None
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ConfigError(f"--shard must be I/N with 0 <= I < N, got {text!r}")
-    return int(index), int(count)
-
-
-def parse_shards(text: str | None) -> tuple[int, ...] | None:
-    """Return the shard numbers of "17,20-22"."""
-    if text is None:
-        return None
-    shards: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise ConfigError(f"--only must list shards like 17,20-22, got {text!r}")
-        shards += range(int(first), int(last or first) + 1)
-    return tuple(shards)
-
-
-def _facts(built: Any, request: Any) -> dict[str, Any]:  # noqa: ANN401
+def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
     plan = built.plan
     facts = {
         "store": str(request.out),
@@ -301,7 +242,7 @@ def _goals(out: Path, view_set: str) -> dict[str, Any]:
     return {"converged_samples": int(converged.sum()), "converged_share": float(converged.mean())}
 
 
-def _told(facts: dict[str, Any], view_set: str) -> str:
+def _summary_text(facts: dict[str, Any], view_set: str) -> str:
     views = facts["built_samples"] * facts["views"]
     if facts["built_samples"]:
         lines = [

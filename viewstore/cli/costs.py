@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from viewstore.cli.terminal import duration
+from viewstore.cli.text import duration
 
 if TYPE_CHECKING:
     from viewstore.build.rehearsal import Rehearsal
-    from viewstore.build.run import BuildRequest, Listener
+    from viewstore.build.run import BuildRequest
     from viewstore.costs.estimate import Machine
+    from viewstore.progress import Progress
     from viewstore.store.store import Store
     from viewstore.store.view_set import ViewSet
 
 
-def dry_run(request: BuildRequest, samples: int, listener: Listener) -> tuple[dict[str, Any], str]:
+def dry_run(request: BuildRequest, samples: int, progress: Progress) -> tuple[dict[str, Any], str]:
     """Return what a build would come to, as facts and as text."""
     from viewstore.build.rehearsal import rehearse
 
-    found = rehearse(request, samples, listener)
+    found = rehearse(request, samples, progress)
     facts = _rehearsal_facts(request, found)
     return facts, "\n".join(_rehearsal_lines(facts))
 
@@ -103,7 +104,7 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     from viewstore.costs.estimate import size
     from viewstore.inspect.text import table
 
-    shown = costs["shown_views"]
+    views = costs["shown_views"]
     head = [
         "codec",
         "a view",
@@ -131,9 +132,9 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     ]
     rate = machine["disk_bytes_per_second"]
     disk = "a disk that was not measured" if rate is None else f"a disk of {size(rate)}/s"
-    plural = "views" if shown > 1 else "view"
+    plural = "views" if views > 1 else "view"
     return [
-        f"  costs      an epoch of {shown} {plural} a sample, {machine['cores']} cores, {disk}; "
+        f"  costs      an epoch of {views} {plural} a sample, {machine['cores']} cores, {disk}; "
         f"take {costs['advice']}: {costs['why']}",
         *("  " + line for line in table(head, rows)),
     ]

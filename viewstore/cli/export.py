@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
 from viewstore.cli.command import command
+from viewstore.cli.options import FILE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.export.formats import FORMATS
-
-if TYPE_CHECKING:
-    from viewstore.progress import Progress
+from viewstore.progress import tracked
 
 
 @command("export", example="viewstore export views --format ffcv --out views.beton")
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option(
     "--format",
     "form",
@@ -24,9 +22,7 @@ if TYPE_CHECKING:
     required=True,
     help=" ".join(f"{name}: {each.contents}." for name, each in FORMATS.items()),
 )
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to."
-)
+@click.option("-o", "--out", type=FILE, required=True, metavar="PATH", help="Where to.")
 @click.option("--view-set", metavar="NAME", help="Which one.  [default: the only one]")
 @click.option(
     "--columns",
@@ -59,8 +55,8 @@ def export(
     names = None if columns is None else [] if columns == "none" else columns.split(",")
     selection = select(opened, view_set, columns=names, where=where, limit=limit)
     total = len(selection.rows)
-    with disk.explained(out), terminal.progress(total, unit="samples", label="export") as bar:
-        done = FORMATS[form].export(selection, out, progress=cast("Progress", bar))
+    with disk.explained(out), tracked(terminal, "export", total, "samples"):
+        done = FORMATS[form].export(selection, out, progress=terminal)
     facts = {
         "paths": [str(path) for path in done.paths],
         "num_samples": done.num_samples,

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
+from viewstore.cli.options import FILE
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from viewstore.generators.gan.file import OpenedGenerator
     from viewstore.generators.stylegan2.network import StyleGAN2
 
 
@@ -28,7 +28,6 @@ COMMANDS = {
     "convert": Entry("viewstore.cli.gan:convert", "Write any StyleGAN2 file as our own."),
 }
 BATCH = 100
-FILE = click.Path(path_type=Path)
 
 
 @click.group("gan", cls=LazyGroup, table=COMMANDS, context_settings=CONTEXT)
@@ -52,22 +51,12 @@ def synthesise(network: StyleGAN2, codes: Tensor, *, noise: Any) -> NDArray[np.f
     return images
 
 
-def told(facts: dict[str, Any]) -> str:
+def summary_text(facts: dict[str, Any]) -> str:
+    """Return a line for each fact."""
     return "\n".join(
         f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"
         for name, value in facts.items()
     )
-
-
-def open_told(terminal: Terminal, path: Path) -> OpenedGenerator:
-    """Open a generator file, and say what its reader and its licence want said."""
-    from viewstore.generators.gan.file import read_generator
-
-    opened = read_generator(path)
-    for line in (*opened.notes, opened.origin.licence_note):
-        if line:
-            terminal.note(f"{path.name}: {line}")
-    return opened
 
 
 @command("sample", example="viewstore gan sample --gan gan.safetensors --z z.npy --out images.npy")
@@ -89,13 +78,14 @@ def sample(
     out: Path,
 ) -> None:
     """Make images of latents: float32 [N, C, H, W], clamped to [-1, 1]."""
+    from viewstore.build.roles import open_generator
     from viewstore.files.disk import write_atomic
 
     if (z is None) == (w is None):
         raise ConfigError("give exactly one of --z and --w")
     if not np.isfinite(truncation):
         raise ConfigError(f"--truncation must be finite, got {truncation}")
-    network = open_told(terminal, gan_file).network
+    network = open_generator(gan_file, terminal).network
     codes = _codes_of_z(network, z, labels) if z else _codes_of_w(network, w, labels)
     codes = network.w_avg + truncation * (codes - network.w_avg) if truncation != 1 else codes
     images = synthesise(network, codes, noise=noise)
@@ -201,9 +191,10 @@ def convert(terminal: Terminal, file: Path, out: Path, dtype: str) -> None:
 
     f32 keeps every bit; f16 rounds the weights once, and says how far that moves the images.
     """
+    from viewstore.build.roles import open_generator
     from viewstore.generators.gan.file import compared_images, read_generator, write_generator
 
-    opened = open_told(terminal, file)
+    opened = open_generator(file, terminal)
     write_generator(out, opened.network, opened.origin, half=dtype == "f16")
     network = read_generator(out).network
     moved = float((compared_images(network) - compared_images(opened.network)).abs().max())
@@ -219,4 +210,4 @@ def convert(terminal: Terminal, file: Path, out: Path, dtype: str) -> None:
         "fingerprint": network.fingerprint,
         "largest_difference": moved,
     }
-    terminal.result(facts, told(facts))
+    terminal.result(facts, summary_text(facts))

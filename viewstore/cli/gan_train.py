@@ -13,9 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import command
-from viewstore.cli.gan import FILE, open_told, synthesise, told
-from viewstore.cli.terminal import Progress, Terminal
+from viewstore.cli.gan import summary_text, synthesise
+from viewstore.cli.options import (
+    DEVICE,
+    FILE,
+    POSITIVE,
+    SETTINGS,
+    SOURCES,
+    merge_settings,
+    parse_assignments,
+)
+from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
+from viewstore.progress import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,11 +48,11 @@ MEASURED_IMAGES = 2000
     default="digits",
     show_default=True,
     metavar="SRC",
-    help="Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits.",
+    help=SOURCES,
 )
 @click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The weights.")
 @click.option("--size", type=click.IntRange(4, 1024), metavar="PX", help="Side of the images.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N images only.")
+@click.option("--limit", type=POSITIVE, metavar="N", help="First N images only.")
 @click.option(
     "--holdout", type=click.IntRange(min=2), metavar="K", help="Leave out rows 0, K, 2K, ..."
 )
@@ -50,13 +60,13 @@ MEASURED_IMAGES = 2000
 @click.option("--steps", type=int, metavar="N", help="Batches shown (inverter).")
 @click.option("--batch", type=int, metavar="B", help="Images of a step.")
 @click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]")
-@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another setting.")
+@SETTINGS
 @click.option("--gan", "gan_file", type=FILE, metavar="FILE", help="Generator to invert.")
 @click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder (inverter).")
 @click.option("--state", type=FILE, metavar="FILE", help="Go on from here, and write here.")
 @click.option("--dtype", type=click.Choice(["f32", "f16"]), default="f16", show_default=True)
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Torch threads.")
+@DEVICE
+@click.option("--threads", type=POSITIVE, metavar="N", help="Torch threads.")
 def train(terminal: Terminal, part: str, threads: int | None, **options: Any) -> None:  # noqa: ANN401
     """Train a generator on images, or the inverter that guesses a generator's latents.
 
@@ -74,20 +84,13 @@ def train(terminal: Terminal, part: str, threads: int | None, **options: Any) ->
     facts = work(terminal, given, options)
     facts |= {"file": str(options["out"]), "bytes": options["out"].stat().st_size}
     facts |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    terminal.result(facts, told(facts))
+    terminal.result(facts, summary_text(facts))
 
 
 def _given(part: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that were given; those of the other part are refused."""
-    from viewstore.cli.build import parse_assignments
-
-    given = parse_assignments(options["assignments"])
-    for name in ("kimg", "steps", "batch", "seed"):
-        if options[name] is None:
-            continue
-        if name in given:
-            raise ConfigError(f"{name} is given twice: as a flag and with --set")
-        given[name] = options[name]
+    flags = {name: options[name] for name in ("kimg", "steps", "batch", "seed")}
+    given = merge_settings(parse_assignments(options["assignments"]), flags)
     others = ["gan_file", "encoder"] if part == "generator" else ["state"]
     for name in others:
         if options[name] is not None:
@@ -118,7 +121,7 @@ def _train_generator(
     from viewstore.generators.gan.training import GanSettings, train_generator
 
     settings = _settings(GanSettings, given)
-    everything, shown, _ = _images(options, size=options["size"], channels=None)
+    everything, training, _ = _images(options, size=options["size"], channels=None)
     distance = PixelFrechet(_spread(everything))
     due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
 
@@ -129,17 +132,15 @@ def _train_generator(
             terminal.note(f"{seen / 1000:.1f} kimg: Fréchet distance {near:.2f}")
 
     total = settings.steps * settings.batch
-    with terminal.progress(total, unit="images", label="gan train") as bar:
-        report = _report_to(bar)
+    with tracked(terminal, "gan train", total, "images") as progress:
         network = train_generator(
-            shown,
+            training,
             settings,
             state=options["state"],
             device=options["device"],
-            report=report,
+            progress=progress,
             snapshot=measure,
         )
-        report(total, {})
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
     facts: dict[str, Any] = {
@@ -153,39 +154,33 @@ def _train_generator(
     return facts | {"fingerprint": written.fingerprint}
 
 
-def _report_to(bar: Progress) -> Callable[[int, dict[str, float]], None]:
-    """Return what shows a training on `bar`, told how far it is in all, and its losses."""
-    before = 0
-
-    def report(done: int, losses: dict[str, float]) -> None:
-        nonlocal before
-        bar.advance(done - before, **losses)
-        before = done
-
-    return report
-
-
 def _train_inverter(
     terminal: Terminal, given: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    from viewstore.build.compose import load_model, packaged_weights
+    from viewstore.build.roles import load_model, open_generator, packaged_weights
     from viewstore.generators.gan.inverter import write_inverter
     from viewstore.generators.gan.inverter_training import InverterSettings, quality, train_inverter
 
     settings = _settings(InverterSettings, given)
-    opened = open_told(terminal, options["gan_file"] or packaged_weights("gan"))
+    opened = open_generator(options["gan_file"] or packaged_weights("gan"), terminal)
     encoder = load_model("encoder", options["encoder"] or packaged_weights("encoder"))
     network = opened.network.to(options["device"])
     encoder = encoder.to(options["device"])
-    _, shown, held = _images(options, size=network.res, channels=network.channels)
-    with terminal.progress(settings.steps, unit="steps", label="inverter") as bar:
+    _, training, held_out = _images(options, size=network.res, channels=network.channels)
+    with tracked(terminal, "inverter", settings.steps, "steps") as progress:
         trained = train_inverter(
-            shown, network, encoder, settings, device=options["device"], report=_report_to(bar)
+            training,
+            network,
+            encoder,
+            settings,
+            device=options["device"],
+            progress=progress,
         )
-    measured = quality(held if len(held) else shown, trained, network.cpu(), encoder.cpu())
+    judged = held_out if len(held_out) else training
+    measured = quality(judged, trained, network.cpu(), encoder.cpu())
     facts: dict[str, Any] = {
         **measured,
-        "measured_on": "held-out images" if len(held) else "training images",
+        "measured_on": "held-out images" if len(held_out) else "training images",
         "parameters": sum(value.numel() for value in trained.parameters()),
     }
     trained.provenance = _provenance(settings, options, facts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from viewstore.cli.command import command
+from viewstore.cli.options import FILE, ONE_VIEW_SET
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
 @click.argument("store")
 @click.argument("key", required=False)
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="F.png", help="Pictures as PNG.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="A report to open.")
-@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@click.option("--sheet", type=FILE, metavar="F.png", help="Pictures as PNG.")
+@click.option("--html", type=FILE, metavar="F.html", help="A report to open.")
+@ONE_VIEW_SET
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Samples to show.")
 @click.option("--random", "at_random", is_flag=True, help="Random samples, not the first ones.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of --random.")
@@ -60,7 +60,7 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
 @command("stats", example="viewstore stats views --column distance")
 @click.argument("store")
 @click.option("--column", metavar="C", help="One column, with its histogram.")
-@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@ONE_VIEW_SET
 def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
     """Show the columns of params, and what the view sets cost on this machine."""
     from viewstore.cli.costs import cost_lines, store_costs

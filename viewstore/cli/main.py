@@ -17,7 +17,7 @@ import click
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import StoppedError, ViewStoreError
-from viewstore.shards.signals import Stopped, heard_by, raise_stopped
+from viewstore.shards.signals import RaiseOnce, Stopped, stop_signals_to
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
 LEARN = "Learn from them"
@@ -61,13 +61,13 @@ def root(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of what happened.
 
-    A stop signal ends it with 4; engines listen for themselves. Without `arguments` the process
-    ends here, and a signal that comes later finds nothing left to stop.
+    A stop signal ends it with 4; builds and trainings take stop signals themselves while they
+    run. Without `arguments` the process ends here, and ignores later signals.
     """
     terminal = Terminal()
     code: int | None = None
     try:
-        with heard_by(raise_stopped, then=signal.SIG_IGN if arguments is None else None):
+        with stop_signals_to(RaiseOnce(), then=signal.SIG_IGN if arguments is None else None):
             code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
     except Stopped as stopped:
         if code is None:

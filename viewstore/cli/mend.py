@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewstore.cli.build import WEIGHTS, Shown, parse_shards
 from viewstore.cli.command import command, options_of
+from viewstore.cli.options import (
+    ON_ERROR,
+    ONE_VIEW_SET,
+    STORE,
+    WEIGHTS,
+    WORKERS,
+    parse_shards,
+    weight_files,
+)
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
@@ -28,17 +35,17 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--deep", "level", flag_value="deep", default="deep", help="Every hash. [default]")
 @click.option("--content", "level", flag_value="content", help="Decode every view too.")
 @click.option("--repair", is_flag=True, help="Rebuild exactly the damaged shards.")
-@click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+@ONE_VIEW_SET
 @click.option("--only", metavar="K,K-K", help="With --repair: these shards only.")
 @click.option("--failed", is_flag=True, help="With --repair: also shards with failed samples.")
 @click.option(
     "--on-error",
-    type=click.Choice(["fail", "skip"]),
+    type=ON_ERROR,
     help="With --repair: what to do with source images that cannot be read."
     "  [default: fail; skip with --failed]",
 )
 @options_of(WEIGHTS)
-@click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.")
+@WORKERS
 def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN401
     """Prove a store whole: every shard hash, member checksum and params row.
 
@@ -90,7 +97,6 @@ def _repair(
     options: dict[str, Any],
 ) -> str:
     """Mend the faults that the options select; return what was rebuilt, as text."""
-    from viewstore.build.compose import WeightFiles
     from viewstore.build.repair import failed_shards, repair
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import view_sets
@@ -108,21 +114,19 @@ def _repair(
             ]
     if not chosen:
         return ""
-    roles = ("gan", "encoder", "inverter")
-    with ExitStack() as stack:
-        done = repair(
-            store,
-            chosen,
-            files=WeightFiles(**{role: options[role] for role in roles}),
-            on_error=options["on_error"] or ("skip" if options["failed"] else "fail"),
-            workers=options["workers"] or 0,
-            listener=Shown(terminal, stack),
-        )
+    done = repair(
+        store,
+        chosen,
+        files=weight_files(options),
+        on_error=options["on_error"] or ("skip" if options["failed"] else "fail"),
+        workers=options["workers"] or 0,
+        progress=terminal,
+    )
     return ", ".join(f"{name} {shards}" for name, shards in done.shards.items())
 
 
 @command("gc", example="viewstore gc views --older-than 24h --dry-run")
-@click.argument("store", type=click.Path(path_type=Path))
+@STORE
 @click.option("--older-than", default="24h", show_default=True, metavar="AGE", help="30m, 24h, 2d")
 @click.option("--dry-run", is_flag=True, help="Say what would go.")
 def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.cli.command import command
-from viewstore.cli.terminal import Progress, Terminal, duration
+from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
+from viewstore.cli.terminal import Terminal
+from viewstore.cli.text import duration
 from viewstore.errors import ConfigError
-from viewstore.progress import Fact, Silent
-from viewstore.shards.signals import heard_by
+from viewstore.shards.signals import StopRequest, stop_signals_to
 
 if TYPE_CHECKING:
+    from viewstore.sources.table import SourceTable
     from viewstore.train.config import PretrainConfig
     from viewstore.train.pretrain import TrainResult
 
+    Rows = tuple[SourceTable, NDArray[np.int64]]  # rows of a source
+
 
 OPTIMIZERS = ["sgd", "adam", "adamw"]
-POSITIVE = click.IntRange(min=1)
 
 
 @command(
@@ -54,7 +58,7 @@ POSITIVE = click.IntRange(min=1)
     "-o",
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="DIR",
     help="Checkpoint and encoder; a run that is there goes on.",
 )
@@ -104,8 +108,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+@DEVICE
+@TORCH_THREADS
 @click.option("--half", is_flag=True, help="Round the encoder's weights to float16.")
 def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Train an encoder on views, or go on with a run; stopped at any moment, it loses minutes.
@@ -115,7 +119,6 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.shards.engine import StopRequest
     from viewstore.sources.open import open_source
     from viewstore.train.feed import open_feed, store_of_source
     from viewstore.train.pretrain import RunOptions, pretrain
@@ -140,34 +143,12 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         stop=lambda: stop.requested,
         command=shlex.join(["viewstore", *sys.argv[1:]]),
     )
-    with (
-        ExitStack() as stack,
-        heard_by(stop.request),
-        open_feed(store, config, num_threads=options["threads"]) as feed,
-    ):
-        result = pretrain(config, feed, run, Shown(terminal, stack))
+    threads = options["threads"]
+    with stop_signals_to(stop.request), open_feed(store, config, num_threads=threads) as feed:
+        result = pretrain(config, feed, run, terminal)
     facts = _facts(config, result)
-    terminal.result(facts, _told(facts))
+    terminal.result(facts, _summary_text(facts))
     return 0
-
-
-class Shown(Silent):
-    """Shows a training on the terminal."""
-
-    bar: Progress
-
-    def __init__(self, terminal: Terminal, stack: ExitStack) -> None:
-        self.terminal, self.stack = terminal, stack
-
-    def begin(self, label: str, total: int, unit: str) -> None:
-        shown = self.terminal.progress(total, unit=unit, label=label)
-        self.bar = self.stack.enter_context(shown)
-
-    def advance(self, count: int = 1, **facts: Fact) -> None:
-        self.bar.advance(count, **facts)
-
-    def end(self) -> None:
-        self.stack.pop_all().close()
 
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:
@@ -257,7 +238,7 @@ def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _summary_text(facts: dict[str, Any]) -> str:
     if facts["resumed_at"] == facts["steps"]:
         return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
     begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
@@ -269,7 +250,7 @@ def _told(facts: dict[str, Any]) -> str:
 
 
 @command("eval", example="viewstore eval run --source digits --probe knn --holdout 4")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=FILE)
 @click.option(
     "--source", required=True, metavar="SRC", help="Labelled images that the probe learns from."
 )
@@ -296,16 +277,15 @@ def _told(facts: dict[str, Any]) -> str:
     "--limit", type=POSITIVE, metavar="N", help="N images of each source, spread over its labels."
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of linear.")
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="Torch device.")
-@click.option("--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]")
+@DEVICE
+@TORCH_THREADS
 def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
     import torch
 
-    from viewstore.sources.open import open_source
     from viewstore.train.encoder_file import load_encoder
     from viewstore.train.evaluate import evaluate as probe
-    from viewstore.train.evaluate import features_of, labelled_alike, split_rows, spread_rows
+    from viewstore.train.evaluate import features_of
 
     if (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
@@ -317,20 +297,10 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         torch.set_num_threads(options["threads"])
     check_device(options["device"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    table = open_source(options["source"]).table
-    bank_rows = spread_rows(table.label, options["limit"])
-    if options["holdout"] is not None:
-        queried = table
-        bank_part, query_part = split_rows(len(bank_rows), options["holdout"])
-        bank_rows, query_rows = bank_rows[bank_part], bank_rows[query_part]
-    else:
-        queried = open_source(options["test"]).table
-        queried = labelled_alike(queried, table, (options["test"], options["source"]))
-        query_rows = spread_rows(queried.label, options["limit"])
-    device = options["device"]
+    bank, queries = _probed(options)
     score = probe(
-        features_of(encoder, table, bank_rows, device=device),
-        features_of(encoder, queried, query_rows, device=device),
+        features_of(encoder, *bank, device=options["device"]),
+        features_of(encoder, *queries, device=options["device"]),
         options["probe"],
         preset=options["preset"],
         seed=options["seed"],
@@ -354,6 +324,21 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     )
     terminal.result(facts, text)
     return 0
+
+
+def _probed(options: dict[str, Any]) -> tuple[Rows, Rows]:
+    """Return the rows that a probe learns from, and those that it is asked about."""
+    from viewstore.sources.open import open_source
+    from viewstore.train.evaluate import labelled_alike, split_rows, spread_rows
+
+    table = open_source(options["source"]).table
+    rows = spread_rows(table.label, options["limit"])
+    if options["holdout"] is not None:
+        bank, queries = split_rows(len(rows), options["holdout"])
+        return (table, rows[bank]), (table, rows[queries])
+    tested = open_source(options["test"]).table
+    tested = labelled_alike(tested, table, (options["test"], options["source"]))
+    return (table, rows), (tested, spread_rows(tested.label, options["limit"]))
 
 
 def encoder_path(checkpoint: Path) -> Path:

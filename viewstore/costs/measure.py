@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from viewstore.costs.disk_space import existing_folder, free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, encoded_row_bytes, raw_row_bytes, set_bytes
 from viewstore.format.plan import Plan
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, make_codec
 from viewstore.store.view_set import ViewSet
 
 READ_BYTES = 256 << 20
@@ -136,7 +136,7 @@ def codec_costs(
     names = dict.fromkeys([own.name, "raw", "jpg"] if own.name == "raw" else [own.name, "raw"])
     costs = {}
     for name in names:
-        codec = own if name == own.name else Codec(name=name)
+        codec = own if name == own.name else make_codec(name)
         costs[name] = _cost(codec, pixels, view_set, plan, seconds)
     return costs
 
@@ -144,22 +144,22 @@ def codec_costs(
 def _cost(
     codec: Codec, pixels: Sequence[NDArray[np.uint8]], view_set: ViewSet, plan: Plan, seconds: float
 ) -> CodecCost:
-    if codec.name == "raw":
+    planned = replace(plan, members=codec.members(plan.views))
+    if not codec.encoded:
         return CodecCost(
-            codec="raw",
+            codec=codec.name,
             view_bytes=plan.height * plan.width * plan.channels,
-            set_bytes=set_bytes(replace(plan, members=("json", "views.npy")), raw_row_bytes(plan)),
+            set_bytes=set_bytes(planned, raw_row_bytes(plan)),
             decode_views_per_second=None,
         )
     payloads = [codec.encode(each) for each in pixels]
     sizes = [len(each) for each in payloads]
     if codec.name == view_set.codec.name:
         sizes = _stored_sizes(view_set)
-    members = ("json", *(f"v{view}.{codec.suffix}" for view in range(plan.views)))
     return CodecCost(
         codec=codec.name,
         view_bytes=sum(sizes) / len(sizes),
-        set_bytes=set_bytes(replace(plan, members=members), encoded_row_bytes(plan, sizes)),
+        set_bytes=set_bytes(planned, encoded_row_bytes(plan, sizes)),
         decode_views_per_second=decode_rate(codec, payloads, seconds=seconds),
     )
 

@@ -151,7 +151,7 @@ def _file_bytes(fields: Sequence[Field], sizes: NDArray[np.int64], page_bytes: i
 def _data_sizes(selection: Selection, fields: Sequence[Field]) -> NDArray[np.int64]:
     """Return the bytes of each sample's data."""
     views, rows = selection.view_set, selection.rows
-    if views.codec.name == "jpg":
+    if views.codec.suffix == "jpg":
         first = len(views.plan.members) - views.num_views  # `cls` and `json` come first
         pictures = views.members["size"][rows, first:].sum(axis=1, dtype=np.int64)
     else:
@@ -183,7 +183,7 @@ def _samples(selection: Selection, progress: Progress | None) -> Iterator[list[V
 
 def _pictures(view_set: ViewSet, row: int) -> list[Picture]:
     """Return the views of a row: JPEG files as they are, everything else as pixels."""
-    if view_set.codec.name == "jpg":
+    if view_set.codec.suffix == "jpg":
         members = view_set.payloads(row)
         files = [members[name] for name in view_set.plan.members if name.endswith(".jpg")]
         return [Picture(JPG, *_jpeg_size(data), data) for data in files]

@@ -30,12 +30,12 @@ DIFFERENCES = 2 * LEVELS + 1  # of two levels
 _LEVEL = np.arange(LEVELS + 1, dtype=np.float32)
 # Shares of red, green and blue in the gray level, and the half that rounds it.
 _LUMA = np.array([[19595, 38470, 7471, 1 << 15]], np.float32) / np.float32(1 << 16)
-# Place of a colour in the table of hues: differences to green, counted from their least.
-_HUE_PLACE = np.array([[DIFFERENCES, 1 - DIFFERENCES, -1, (DIFFERENCES + 1) * LEVELS]], np.float32)
+# Index of a colour in the table of hues: differences to green, counted from their least.
+_HUE_INDEX = np.array([[DIFFERENCES, 1 - DIFFERENCES, -1, (DIFFERENCES + 1) * LEVELS]], np.float32)
 
 
 def brighten(pixels: Pixels, factor: float) -> None:
-    """Multiply uint8 pixels by `factor` in place: rounded, and clamped to 255."""
+    """Multiply uint8 pixels of any shape by `factor` in place: rounded, and clamped to 255."""
     table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
     pixels[...] = table[pixels]
 
@@ -49,7 +49,16 @@ def recolour(
     blur: float,
     solarize: int,
 ) -> None:
-    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place."""
+    """Apply colour jitter, grayscale, blur and solarize to uint8 [H, W, 3] in place.
+
+    Args:
+        pixels: The view.
+        jitter: Factors of brightness, contrast and saturation, and the hue shift in turns.
+        jitter_order: The order of these four, by number; NOT_APPLIED for those that are off.
+        gray: Whether all channels become the gray level.
+        blur: Sigma of a Gaussian blur, in pixels; 0 is off.
+        solarize: Levels from here on are inverted; SOLARIZE_OFF is off.
+    """
     order = [op for op in jitter_order if op != NOT_APPLIED]
     if not (order or gray or blur > 0 or solarize < SOLARIZE_OFF):
         return
@@ -108,8 +117,8 @@ def _cut(levels: Floats, factor: float) -> Pixels:
 
 def _hue(view: Pixels, turns: float) -> Pixels:
     """Turn the hue by steps of 1/255 turn, cut towards zero; hue and saturation are uint8."""
-    place = cv2.transform(view.astype(np.float32), _HUE_PLACE).astype(np.int32)
-    hue = hues().take(place)
+    index = cv2.transform(view.astype(np.float32), _HUE_INDEX).astype(np.int32)
+    hue = hues().take(index)
     hue += np.uint8(int(turns * LEVELS) % 256)
     red, green, blue = cv2.split(view)
     value = cv2.max(cv2.max(red, green), blue)
@@ -131,7 +140,7 @@ def _hue(view: Pixels, turns: float) -> Pixels:
 def hues() -> Pixels:
     """Return Pillow's hue of every difference of levels, uint8 [511 * 511].
 
-    A colour's place is that of red - green, then of green - blue, each counted from -255. It is
+    A colour's index is that of red - green, then of green - blue, each counted from -255. It is
     a table, as Pillow cuts what float32 and float64 in turn have made of a fraction: where that
     is whole, the hue may come out one lower.
     """
@@ -147,8 +156,8 @@ def hues() -> Pixels:
 def _shares() -> Floats:
     """Return how much of the saturation red, green and blue lack at each hue, [3, 256]."""
     # The three are one function of the hue, a third of the circle apart; 255 is all.
-    place = (6 * np.arange(256) + np.array([[5], [3], [1]]) * LEVELS) % CIRCLE
-    shares: Floats = np.clip(np.minimum(place, 4 * LEVELS - place), 0, LEVELS).astype(np.float32)
+    position = (6 * np.arange(256) + np.array([[5], [3], [1]]) * LEVELS) % CIRCLE
+    shares: Floats = np.clip(np.minimum(position, 4 * LEVELS - position), 0, LEVELS).astype("f4")
     return shares
 
 

@@ -50,18 +50,18 @@ typedef struct {
 static void fill_area(Axis axis, int from, int to)
 {
     double scale = 1.0 / ((double)to / from);
-    for (int place = 0; place < to; place++) {
-        double begin = place * scale, end = begin + scale;
+    for (int index = 0; index < to; index++) {
+        double begin = index * scale, end = begin + scale;
         double length = fmin(scale, from - begin);
         int last = (int)fmin(floor(end), from - 1);
         int whole = (int)fmin(ceil(begin), last);
-        float *weights = axis.weights + (size_t)place * axis.taps;
+        float *weights = axis.weights + (size_t)index * axis.taps;
         int count = 0;
 
         memset(weights, 0, axis.taps * sizeof(float));
-        axis.first[place] = whole;
+        axis.first[index] = whole;
         if (whole - begin > 1e-3) {
-            axis.first[place] = whole - 1;
+            axis.first[index] = whole - 1;
             weights[count++] = (float)((whole - begin) / length);
         }
         for (int pixel = whole; pixel < last && count < axis.taps; pixel++)
@@ -74,10 +74,10 @@ static void fill_area(Axis axis, int from, int to)
 /* Whole blocks: a sum of whole numbers, to be divided at the end. */
 static void fill_blocks(Axis axis, int size, int to)
 {
-    for (int place = 0; place < to; place++) {
-        axis.first[place] = place * size;
+    for (int index = 0; index < to; index++) {
+        axis.first[index] = index * size;
         for (int tap = 0; tap < size; tap++)
-            axis.weights[(size_t)place * axis.taps + tap] = 1;
+            axis.weights[(size_t)index * axis.taps + tap] = 1;
     }
 }
 
@@ -89,8 +89,8 @@ static void fill_blocks(Axis axis, int size, int to)
 static void fill_linear(Axis axis, int from, int to, int clamped)
 {
     double scale = 1.0 / ((double)to / from);
-    for (int place = 0; place < to; place++) {
-        float middle = (float)((place + 0.5) * scale - 0.5);
+    for (int index = 0; index < to; index++) {
+        float middle = (float)((index + 0.5) * scale - 0.5);
         int first = (int)floorf(middle);
         float share = middle - first;
 
@@ -98,9 +98,9 @@ static void fill_linear(Axis axis, int from, int to, int clamped)
             first = first < 0 ? 0 : from - 1;
             share = 0;
         }
-        axis.first[place] = first;
-        axis.weights[2 * place] = rintf((1.0f - share) * 2048);
-        axis.weights[2 * place + 1] = rintf(share * 2048);
+        axis.first[index] = first;
+        axis.weights[2 * index] = rintf((1.0f - share) * 2048);
+        axis.weights[2 * index + 1] = rintf(share * 2048);
     }
 }
 
@@ -110,7 +110,7 @@ INLINE void sum_taps(const float *restrict line, Axis axis, int count, int mirro
     const int step = mirrored ? -1 : 1;
     const int *first = axis.first + (mirrored ? count - 1 : 0);
     const float *weights = axis.weights + (size_t)taps * (mirrored ? count - 1 : 0);
-    for (int place = 0; place < count; place++) {
+    for (int index = 0; index < count; index++) {
         const float *pixel = line + CHANNELS * *first;
         lanes sum = weights[0] * *(const lanes *)pixel;
         for (int tap = 1; tap < taps; tap++)
@@ -189,7 +189,7 @@ typedef struct {
     float *sum;        /* of such rows */
     int16_t *blend[2]; /* such rows in fixed point */
     void *memory;
-} Room;
+} Scratch;
 
 /* Whether every pixel of the view stands for a whole number of pixels, both ways. */
 static int in_blocks(const Crop *crop)
@@ -202,80 +202,84 @@ static int most_taps(int from, int to, int by_area)
     return by_area ? (int)ceil((double)from / to) + 1 : 2;
 }
 
-static int take_room(const Crop *crop, int by_area, Room *room)
+static int take_scratch(const Crop *crop, int by_area, Scratch *scratch)
 {
-    size_t tall = crop->view_height, wide = crop->view_width;
-    room->across.taps = most_taps(crop->width, crop->view_width, by_area);
-    room->down.taps = most_taps(crop->height, crop->view_height, by_area);
+    size_t height = crop->view_height, width = crop->view_width;
+    scratch->across.taps = most_taps(crop->width, crop->view_width, by_area);
+    scratch->down.taps = most_taps(crop->height, crop->view_height, by_area);
     /* Weights of nothing meet what lies behind the last pixel. */
-    size_t line = (size_t)(crop->width + room->across.taps + 1) * CHANNELS;
-    size_t row = (wide + 1) * CHANNELS;
-    size_t words = wide * (room->across.taps + 1) + tall * (room->down.taps + 1) + line + 3 * row;
+    size_t line = (size_t)(crop->width + scratch->across.taps + 1) * CHANNELS;
+    size_t row = (width + 1) * CHANNELS;
+    size_t words = width * (scratch->across.taps + 1) + height * (scratch->down.taps + 1)
+                   + line + 3 * row;
 
-    float *next = room->memory = PyMem_RawCalloc(words, sizeof(float));
+    float *next = scratch->memory = PyMem_RawCalloc(words, sizeof(float));
     if (next == NULL)
         return 0;
-    room->across.weights = next, next += wide * room->across.taps;
-    room->down.weights = next, next += tall * room->down.taps;
-    room->across.first = (int *)next, next += wide;
-    room->down.first = (int *)next, next += tall;
-    room->line = next, next += line;
-    room->row = next, next += row;
-    room->sum = next, next += row;
-    room->blend[0] = (int16_t *)next;
-    room->blend[1] = room->blend[0] + row;
+    scratch->across.weights = next, next += width * scratch->across.taps;
+    scratch->down.weights = next, next += height * scratch->down.taps;
+    scratch->across.first = (int *)next, next += width;
+    scratch->down.first = (int *)next, next += height;
+    scratch->line = next, next += line;
+    scratch->row = next, next += row;
+    scratch->sum = next, next += row;
+    scratch->blend[0] = (int16_t *)next;
+    scratch->blend[1] = scratch->blend[0] + row;
     return 1;
 }
 
-static void average_areas(const Crop *crop, Room *room)
+static void average_areas(const Crop *crop, Scratch *scratch)
 {
     int count = crop->view_width * CHANNELS, held = -1;
-    int tall = crop->height / crop->view_height, wide = crop->width / crop->view_width;
+    int block_height = crop->height / crop->view_height;
+    int block_width = crop->width / crop->view_width;
     float share = 1, more = 0;
     if (in_blocks(crop)) {
-        fill_blocks(room->across, wide, crop->view_width);
-        fill_blocks(room->down, tall, crop->view_height);
-        share = 1.0f / ((float)tall * wide);
-        more = tall == 2 && wide == 2 ? 0.125f : 0; /* there OpenCV rounds halves up */
+        fill_blocks(scratch->across, block_width, crop->view_width);
+        fill_blocks(scratch->down, block_height, crop->view_height);
+        share = 1.0f / ((float)block_height * block_width);
+        /* There OpenCV rounds halves up. */
+        more = block_height == 2 && block_width == 2 ? 0.125f : 0;
     } else {
-        fill_area(room->across, crop->width, crop->view_width);
-        fill_area(room->down, crop->height, crop->view_height);
+        fill_area(scratch->across, crop->width, crop->view_width);
+        fill_area(scratch->down, crop->height, crop->view_height);
     }
     for (int y = 0; y < crop->view_height; y++) {
-        const float *weights = room->down.weights + (size_t)y * room->down.taps;
-        memset(room->sum, 0, count * sizeof(float));
-        for (int tap = 0; tap < room->down.taps && weights[tap] > 0; tap++) {
-            int from = room->down.first[y] + tap;
+        const float *weights = scratch->down.weights + (size_t)y * scratch->down.taps;
+        memset(scratch->sum, 0, count * sizeof(float));
+        for (int tap = 0; tap < scratch->down.taps && weights[tap] > 0; tap++) {
+            int from = scratch->down.first[y] + tap;
             if (from != held)
-                across(crop->source + from * crop->stride, crop->width, room->across,
-                       crop->view_width, crop->mirrored, room->line, room->row);
+                across(crop->source + from * crop->stride, crop->width, scratch->across,
+                       crop->view_width, crop->mirrored, scratch->line, scratch->row);
             held = from;
-            add_row(room->row, weights[tap], room->sum, count);
+            add_row(scratch->row, weights[tap], scratch->sum, count);
         }
-        round_row(room->sum, share, more, crop->view + (size_t)y * count, count);
+        round_row(scratch->sum, share, more, crop->view + (size_t)y * count, count);
     }
 }
 
-static void interpolate(const Crop *crop, Room *room)
+static void interpolate(const Crop *crop, Scratch *scratch)
 {
     int count = crop->view_width * CHANNELS, held[2] = {-1, -1};
-    fill_linear(room->across, crop->width, crop->view_width, 1);
-    fill_linear(room->down, crop->height, crop->view_height, 0);
+    fill_linear(scratch->across, crop->width, crop->view_width, 1);
+    fill_linear(scratch->down, crop->height, crop->view_height, 0);
     for (int y = 0; y < crop->view_height; y++) {
         const int16_t *rows[2];
         for (int tap = 0; tap < 2; tap++) {
-            int from = room->down.first[y] + tap;
+            int from = scratch->down.first[y] + tap;
             from = from < 0 ? 0 : from >= crop->height ? crop->height - 1 : from;
-            int16_t *kept = room->blend[from % 2]; /* two neighbours differ in their last bit */
+            /* Two neighbours differ in their last bit. */
+            int16_t *shorts = scratch->blend[from % 2];
             if (held[from % 2] != from) {
-                across(crop->source + from * crop->stride, crop->width, room->across,
-                       crop->view_width, crop->mirrored, room->line, room->row);
-                cut_to_shorts(room->row, kept, count);
+                across(crop->source + from * crop->stride, crop->width, scratch->across,
+                       crop->view_width, crop->mirrored, scratch->line, scratch->row);
+                cut_to_shorts(scratch->row, shorts, count);
             }
             held[from % 2] = from;
-            rows[tap] = kept;
+            rows[tap] = shorts;
         }
-        const float *weights = room->down.weights + 2 * (size_t)y;
+        const float *weights = scratch->down.weights + 2 * (size_t)y;
         blend_rows(rows[0], rows[1], (int16_t)weights[0], (int16_t)weights[1],
                    crop->view + (size_t)y * count, count);
     }
@@ -305,19 +309,19 @@ static int resize(const Crop *crop)
     int shrinks = crop->height >= crop->view_height && crop->width >= crop->view_width;
     int halves = crop->height == 2 * crop->view_height && crop->width == 2 * crop->view_width;
     int by_area = (crop->by_area && shrinks) || halves;
-    Room room;
+    Scratch scratch;
 
     if (crop->height == crop->view_height && crop->width == crop->view_width) {
         copy(crop);
         return 1;
     }
-    if (!take_room(crop, by_area, &room))
+    if (!take_scratch(crop, by_area, &scratch))
         return 0;
     if (by_area)
-        average_areas(crop, &room);
+        average_areas(crop, &scratch);
     else
-        interpolate(crop, &room);
-    PyMem_RawFree(room.memory);
+        interpolate(crop, &scratch);
+    PyMem_RawFree(scratch.memory);
     return 1;
 }
 

@@ -1,4 +1,4 @@
-"""Images: encoded bytes to pixels and back, within limits, the same for everybody.
+"""Image files to pixels, within limits, the same on every machine; views and sources alike.
 
 Pixels are uint8 on the decoder's grid: EXIF orientation is never applied, so that crop boxes
 mean the same in every program that reads the file without applying it either.
@@ -63,7 +63,7 @@ def probe(data: Encoded, *, limits: Limits = LIMITS) -> tuple[int, int, str]:
     suffix = sniff(data)
     size = read_size(data, suffix, limits)
     if size is None:
-        with opened(data, suffix, limits) as image:
+        with open_image(data, suffix, limits) as image:
             size = image.height, image.width
     return *size, suffix
 
@@ -100,11 +100,11 @@ def scaled_decode(
         raise ConfigError(f"reduction must be one of {REDUCTIONS}, got {reduction}")
     suffix = sniff(data)
     size = read_size(data, suffix, limits)
-    if size and suffix == "jpg" and (colours := jpeg_colours(data, size)):
-        return decode_jpeg(data, size, colours, reduction=reduction, into=into), reduction
-    with opened(data, suffix, limits) as image:
+    if size and suffix == "jpg" and jpeg_colours(data, size):
+        return decode_jpeg(data, size, reduction=reduction, into=into), reduction
+    with open_image(data, suffix, limits) as image:
         pixels = _to_rgb(image, suffix)
-    return (pixels if into is None else copied_into(pixels, into)), 1
+    return (pixels if into is None else copy_into(pixels, into)), 1
 
 
 def jpeg_colours(data: Encoded, size: tuple[int, int]) -> str | None:
@@ -117,53 +117,63 @@ def jpeg_colours(data: Encoded, size: tuple[int, int]) -> str | None:
 
 
 def decode_jpeg(
-    data: Encoded,
-    size: tuple[int, int],
-    colours: str,
-    *,
-    gray: bool = False,
-    reduction: int = 1,
-    into: Pixels | None = None,
+    data: Encoded, size: tuple[int, int], *, reduction: int = 1, into: Pixels | None = None
 ) -> Pixels:
-    """Decode strictly: a warning of the decoder is an error, and so is a cut file."""
-    wanted, channels = ("GRAY", 1) if gray and colours == "Gray" else ("RGB", 3)
+    """Return a YCbCr or gray JPEG of `size` (height, width), whose header was checked, as RGB.
+
+    `reduction` and `into` are those of `scaled_decode`.
+
+    Raises:
+        FormatError: The file is cut short, or its decoder warns of anything.
+        ConfigError: `into` is too small for the image.
+    """
     height, width = (-(-side // reduction) for side in size)
-    buffer = None if into is None else view_of(into, height, width, channels)
+    buffer = None if into is None else first_pixels(into, height, width)
     # The decoder takes the smallest scale that gives these sides.
     least = {"min_height": height, "min_width": width} if reduction > 1 else {}
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace=wanted, strict=True, buffer=buffer, **least
+            data, colorspace="RGB", strict=True, buffer=buffer, **least
         )
     except ValueError as error:
         raise unreadable(f"jpg does not decode: {error}") from error
     return pixels
 
 
-def view_of(into: Pixels, height: int, width: int, channels: int = 3) -> Pixels:
-    """Return the first bytes of `into` as uint8 [height, width, channels].
+def first_pixels(into: Pixels, height: int, width: int) -> Pixels:
+    """Return the first bytes of `into` as uint8 [height, width, 3].
 
     Raises:
         ConfigError: It has fewer bytes, or they do not lie side by side.
     """
-    wanted = height * width * channels
+    wanted = height * width * 3
     if into.dtype != np.uint8 or not into.flags.c_contiguous or into.size < wanted:
         raise ConfigError(
-            f"an image of {height} x {width} x {channels} needs {wanted} contiguous bytes to be "
+            f"an image of {height} x {width} x 3 needs {wanted} contiguous bytes to be "
             f"decoded into, got {into.dtype} {list(into.shape)}"
         )
-    return into.reshape(-1)[:wanted].reshape(height, width, channels)
+    return into.reshape(-1)[:wanted].reshape(height, width, 3)
 
 
-def copied_into(pixels: Pixels, into: Pixels) -> Pixels:
-    target = view_of(into, *pixels.shape)
+def copy_into(pixels: Pixels, into: Pixels) -> Pixels:
+    """Return a copy of `pixels`, uint8 [H, W, 3], in the first bytes of `into`.
+
+    Raises:
+        ConfigError: `into` is too small, or its bytes do not lie side by side.
+    """
+    target = first_pixels(into, *pixels.shape[:2])
     target[...] = pixels
     return target
 
 
 @contextmanager
-def opened(data: Encoded, suffix: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
-    """Open with Pillow; whatever it raises, also on the way to pixels, is a FormatError."""
+def open_image(data: Encoded, suffix: str, limits: Limits) -> Iterator[ImageFile.ImageFile]:
+    """Open a file of format `suffix` with Pillow, for as long as the context lasts.
+
+    Raises:
+        FormatError: Whatever Pillow raises, in the body of the context too; an image over a
+            limit, or one of several pictures; a format that this Pillow cannot read.
+    """
     if suffix not in _PLUGINS:
         raise unreadable(f"{suffix} cannot be read by the Pillow that is installed")
     try:

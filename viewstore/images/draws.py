@@ -1,7 +1,7 @@
-"""What augmentation policies are made of: draws of params, and the cutting of drawn boxes.
+"""Draws of the params of views: crop boxes, switches, colour jitter and blur.
 
 Draws are vectorised over samples and views and return params in the dtypes that a store keeps,
-so that a view rebuilt from its stored params is the same view bit for bit. Rendering is pure.
+so that a view rebuilt from its stored params is the same view bit for bit.
 Source: arXiv:2002.05709, appendix A; boxes as in torchvision's RandomResizedCrop.
 """
 
@@ -34,6 +34,8 @@ def draw_crop(
 ) -> NDArray[np.float32]:
     """Return crop boxes (top, left, height, width) in source pixels, float32 [..., 4].
 
+    `index`, `view`, and the image sizes `height` and `width` broadcast against each other.
+
     Ten attempts at an area in `scale` and a log-uniform aspect ratio (width / height) in
     `ratio`; where none fits, the largest centred box with the ratio clamped.
     """
@@ -42,13 +44,13 @@ def draw_crop(
     shape = rows.shape
     rows, views, heights, widths = (a.reshape(-1) for a in (rows, views, heights, widths))
     boxes = _centred_boxes(heights, widths, ratio)
-    left_over = np.arange(len(rows))
+    open_rows = np.arange(len(rows))
     for attempt in range(CROP_ATTEMPTS):
-        u = stream.uniform(Op.CROP, rows[left_over], views[left_over], first_block=attempt)
-        drawn, fits = _attempt(u, heights[left_over], widths[left_over], scale, ratio)
-        boxes[left_over[fits]] = drawn[fits]
-        left_over = left_over[~fits]
-        if not len(left_over):
+        u = stream.uniform(Op.CROP, rows[open_rows], views[open_rows], first_block=attempt)
+        drawn, fits = _attempt(u, heights[open_rows], widths[open_rows], scale, ratio)
+        boxes[open_rows[fits]] = drawn[fits]
+        open_rows = open_rows[~fits]
+        if not len(open_rows):
             break
     return boxes.reshape(*shape, 4).astype(np.float32)
 
@@ -63,26 +65,30 @@ def _attempt(
     area = height * width * (scale[0] + u[:, 0] * (scale[1] - scale[0]))
     low, high = np.log(ratio)
     aspect = np.exp(low + u[:, 1] * (high - low))
-    wide = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    tall = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (wide >= 1) & (wide <= width) & (tall >= 1) & (tall <= height)
-    top = integers(u[:, 2], height - tall + 1)
-    left = integers(u[:, 3], width - wide + 1)
-    return np.stack([top, left, tall, wide], axis=1), fits
+    crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (crop_width >= 1) & (crop_width <= width) & (crop_height >= 1) & (crop_height <= height)
+    top = integers(u[:, 2], height - crop_height + 1)
+    left = integers(u[:, 3], width - crop_width + 1)
+    return np.stack([top, left, crop_height, crop_width], axis=1), fits
 
 
 def _centred_boxes(height: NDArray[Any], width: NDArray[Any], ratio: Range) -> NDArray[np.int64]:
-    narrow = width / height < ratio[0]
-    broad = width / height > ratio[1]
-    tall = np.where(narrow, np.rint(width / ratio[0]), height).astype(np.int64)
-    wide = np.where(broad, np.rint(height * ratio[1]), width).astype(np.int64)
-    return np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], axis=1)
+    too_narrow = width / height < ratio[0]
+    too_wide = width / height > ratio[1]
+    crop_height = np.where(too_narrow, np.rint(width / ratio[0]), height).astype(np.int64)
+    crop_width = np.where(too_wide, np.rint(height * ratio[1]), width).astype(np.int64)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return np.stack([top, left, crop_height, crop_width], axis=1)
 
 
 def draw_switch(
     stream: Stream, op: Op, index: Integers, view: Integers, probability: float
 ) -> NDArray[np.bool_]:
-    """Return where word 0 of `op` says yes, bool [...]; 0 and 1 need no draw."""
+    """Return True with `probability`, bool [...], by word 0 of `op`; 0 and 1 need no draw.
+
+    `index` (rows of the store) and `view` (numbers of views) broadcast against each other.
+    """
     if probability in (0, 1):
         return np.full(np.broadcast_shapes(np.shape(index), np.shape(view)), bool(probability))
     words = stream.words(op, index, view)[..., 0]

@@ -1,4 +1,4 @@
-"""What an image file says about itself before its pixels are decoded, checked against limits.
+"""The format and size of an image file by its header, checked against limits before decoding.
 
 A few bytes can ask for gigabytes, so the size is read and refused here, by own code for the
 formats that training sets are made of, before any decoder sees the file.

@@ -1,4 +1,4 @@
-"""The augmentation policies: what `expert` view sets and online views draw and render.
+"""The augmentation policies of `expert` view sets and online views: what they draw and render.
 
 A policy is settings alone. The table names each one; policies that treat the two views of a
 pair differently have one entry for even view numbers and one for odd ones.
@@ -119,7 +119,7 @@ class Policy:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The params of one view; those of colours only where a colour may change."""
-        return _COLUMNS if self.colours else _PLACE_COLUMNS
+        return _COLUMNS if self.colours else _CUT_COLUMNS
 
     @property
     def whole_pixels(self) -> bool:
@@ -146,16 +146,16 @@ class Policy:
         """Return params by column; the image sizes `height`, `width` bound the crop box."""
         at = (index, view)
         flip = draws.draw_switch(stream, Op.FLIP, *at, self.flip).astype(np.uint8)
-        place: Drawn = {"crop_box": self._box(stream, *at, height, width), "flip": flip}
+        cut: Drawn = {"crop_box": self._box(stream, *at, height, width), "flip": flip}
         if not self.colours:
-            return place
+            return cut
         factors, order = draws.draw_jitter(
             stream, *at, strength=self.jitter, probability=self.jitter_probability
         )
         inverted = draws.draw_switch(stream, Op.SOLARIZE, *at, self.solarize)
         threshold = np.where(inverted, self.threshold, colours.SOLARIZE_OFF)
         return {
-            **place,
+            **cut,
             "jitter": factors,
             "jitter_order": order,
             "gray": draws.draw_switch(stream, Op.GRAY, *at, self.gray).astype(np.uint8),
@@ -170,9 +170,9 @@ class Policy:
             return draws.draw_crop(
                 stream, index, view, height, width, scale=self.scale, ratio=self.ratio
             )
-        tall, wide, *_ = np.broadcast_arrays(height, width, index, view)
-        corner = np.zeros(tall.shape, np.float32)
-        return np.stack([corner, corner, tall, wide], axis=-1).astype(np.float32)
+        heights, widths, *_ = np.broadcast_arrays(height, width, index, view)
+        corner = np.zeros(heights.shape, np.float32)
+        return np.stack([corner, corner, heights, widths], axis=-1).astype(np.float32)
 
     def render(
         self,
@@ -210,7 +210,7 @@ _COLUMNS = (
     Column(name="jitter_order", dtype="u1", shape=(4,)),
     Column(name="solarize", dtype="u2", shape=()),
 )
-_PLACE_COLUMNS = tuple(column for column in _COLUMNS if column.name in ("crop_box", "flip"))
+_CUT_COLUMNS = tuple(column for column in _COLUMNS if column.name in ("crop_box", "flip"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,13 +258,13 @@ class Digits:
         """Return params by column: crop words 0, 2, 3 are zoom, top, left; 4 and 5 the turn."""
         u = stream.uniform(Op.CROP, index, view, blocks=2)
         share = self.zoom[0] + u[..., 0] * (self.zoom[1] - self.zoom[0])
-        tall, wide = share * np.asarray(height), share * np.asarray(width)
-        top, left = u[..., 2] * (height - tall), u[..., 3] * (width - wide)
+        crop_height, crop_width = share * np.asarray(height), share * np.asarray(width)
+        top, left = u[..., 2] * (height - crop_height), u[..., 3] * (width - crop_width)
         low, high = self.brightness
         factor = low + stream.uniform(Op.JITTER, index, view, blocks=2)[..., 4] * (high - low)
         turn = self.turn * normal(u[..., 4], u[..., 5])
         return {
-            "crop_box": np.stack([top, left, tall, wide], axis=-1).astype(np.float32),
+            "crop_box": np.stack([top, left, crop_height, crop_width], -1).astype(np.float32),
             "x_brightness": factor.astype(np.float32),
             "x_rotation": turn.astype(np.float32),
         }
@@ -279,7 +279,7 @@ class Digits:
     ) -> Pixels:
         """Return the view with these params; always interpolated linearly, as warps are."""
         view = np.empty((*size, image.shape[2]), np.uint8) if out is None else out
-        resize.warp(image, params["crop_box"], float(params["x_rotation"]), size, view)
+        resize.warp(image, params["crop_box"], float(params["x_rotation"]), view)
         colours.brighten(view, float(params["x_brightness"]))
         return view
 

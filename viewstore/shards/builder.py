@@ -1,4 +1,4 @@
-"""Building one shard: render its rows in order, and commit the files they make."""
+"""The builder of shards: renders the rows of a unit in order, and commits the files they make."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from viewstore.format.manifest import Commit, ShardEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.tar import TarWriter
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan
+from viewstore.progress import Progress, Silent
 from viewstore.shards.commit import publish
-from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit, Watch
+from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit
 from viewstore.shards.writer import ShardWriter, blob_of, check_views
 from viewstore.store.committed import read_commit
 
+CheckStop = Callable[[], None]
+
 
 class RendersViews(Protocol):
-    """What a generator looks like from here (the whole contract: generators/base.py)."""
+    """What a generator looks like from here (the whole contract: generators/contract.py)."""
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield the views of each sample, in any order."""
@@ -40,6 +43,8 @@ class ShardBuilder:
     """Builds shards of one plan; one per worker, its generator's networks stay loaded.
 
     Attributes:
+        progress: Advanced by one for each rendered sample.
+        check_stop: Called before each sample; raises StoppedError if the unit must not go on.
         on_error: "fail" ends a shard at an unreadable source image; "skip" keeps the row with
             status 4 and black views.
     """
@@ -49,14 +54,15 @@ class ShardBuilder:
     rows: Rows
     generator: RendersViews
     on_error: Literal["fail", "skip"] = "fail"
-    watch: Watch | None = None
+    progress: Progress = field(default_factory=Silent)
+    check_stop: CheckStop = lambda: None
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codec = Codec.from_plan(self.plan.codec)
+        self.codec = codec_from_plan(self.plan.codec)
 
     def run(self, unit: Unit) -> Outcome:
-        """Build and commit a shard, unless that is done; never raises an Exception."""
+        """Build and commit a shard, unless it is committed; errors are in the outcome."""
         attempt = uuid.uuid4().hex
         started = time.monotonic()
         try:
@@ -72,11 +78,11 @@ class ShardBuilder:
         except OSError as error:
             refused = disk.explain(error, self.paths.root)
             status: OutcomeStatus = "stopped" if isinstance(refused, StoppedError) else "failed"
-            again = status == "failed"
-            return _outcome(unit, attempt, status, started, error=refused, again=again)
-        except Exception as error:  # an engine must hear of it as a value, whatever it is
+            retryable = status == "failed"
+            return _outcome(unit, attempt, status, started, error=refused, retryable=retryable)
+        except Exception as error:  # an executor gets a value, whatever happens
             bug = bug_of(error)
-            return _outcome(unit, attempt, "failed", started, error=bug, again=True)
+            return _outcome(unit, attempt, "failed", started, error=bug, retryable=True)
         finally:
             for path in self.paths.tmp.glob(f"{attempt}.*"):
                 disk.unlink(path)
@@ -109,7 +115,7 @@ class ShardBuilder:
         )
         status = publish(self.paths, blobs, commit)
         size = sum(blob.record.bytes for blob in blobs)
-        failures = int((shard.columns["status"] >= 3).any(axis=1).sum())
+        failures = int((shard.columns["status"] >= Status.FAILED).any(axis=1).sum())
         return _outcome(unit, attempt, status, started, num_bytes=size, failures=failures)
 
     def _in_order(self, unit: Unit) -> Iterator[Rendered]:
@@ -120,8 +126,7 @@ class ShardBuilder:
         samples = self._samples(unit, unreadable)
         for rendered in self.generator.render(samples):
             waiting[rendered.index] = rendered
-            if self.watch is not None:
-                self.watch.rendered()
+            self.progress.advance()
             while following in waiting or following in unreadable:
                 yield waiting.pop(following) if following in waiting else self._black(following)
                 following += 1
@@ -132,8 +137,7 @@ class ShardBuilder:
 
     def _samples(self, unit: Unit, unreadable: set[int]) -> Iterator[Sample]:
         for row in range(unit.first, unit.first + unit.num_samples):
-            if self.watch is not None:
-                self.watch.check()
+            self.check_stop()
             try:
                 image = self.rows.image(row)
             except FormatError:
@@ -162,22 +166,10 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
 
 
 def bug_of(error: Exception) -> ViewStoreError:
-    """Return the error for people of an exception that nobody expected, and where it arose."""
+    """Return an unexpected exception as a ViewStoreError that names the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last]
-    return ViewStoreError(f"{type(error).__name__}: {error}", where=", ".join(place) or None)
-
-
-def error_facts(error: ViewStoreError) -> dict[str, str | None]:
-    """Return what is needed to raise the same kind of error in another process."""
-    return {
-        "kind": type(error).__name__,
-        "message": str(error),
-        "code": error.code,
-        "where": error.where,
-        "why": error.why,
-        "fix": error.fix,
-    }
+    lines = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last]
+    return ViewStoreError(f"{type(error).__name__}: {error}", where=", ".join(lines) or None)
 
 
 def _outcome(
@@ -189,7 +181,7 @@ def _outcome(
     num_bytes: int = 0,
     failures: int = 0,
     error: ViewStoreError | None = None,
-    again: bool = False,
+    retryable: bool = False,
 ) -> Outcome:
     return Outcome(
         shard=unit.shard,
@@ -198,9 +190,14 @@ def _outcome(
         seconds=time.monotonic() - started,
         num_bytes=num_bytes,
         failures=failures,
-        error=None if error is None else error_facts(error),
-        again=again,
+        # Without its traceback, whose frames would keep the arrays of the shard alive.
+        error=None if error is None else error.with_traceback(None),
+        retryable=retryable,
     )
 
 
-BuilderFactory = Callable[[Watch], ShardBuilder]
+class BuilderFactory(Protocol):
+    """Makes the builder of one worker, in that worker; picklable."""
+
+    def __call__(self, progress: Progress, check_stop: CheckStop, *, threads: int) -> ShardBuilder:
+        """Return a builder that uses at most `threads` threads. Raises ViewStoreError."""

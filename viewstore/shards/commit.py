@@ -16,18 +16,18 @@ from viewstore.format.manifest import BlobRecord, Commit
 from viewstore.format.paths import ViewSetPaths
 from viewstore.store.committed import read_commit
 
-Won = Literal["committed", "lost_race"]
+PublishResult = Literal["committed", "lost_race"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """A finished, synced file that waits under a temporary name."""
+    """A finished, synced file under a temporary name, and the record of it once published."""
 
     record: BlobRecord
     temporary: Path
 
 
-def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> Won:
+def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> PublishResult:
     """Name the blobs, make the names durable, then put the commit record if absent.
 
     Returns:
@@ -45,7 +45,7 @@ def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> Won:
 
 
 def _name_blob(target: Path, blob: Blob) -> None:
-    """Give a blob its content name; a file that has it is kept if its bytes are right."""
+    """Give a blob its content name; a file of that name stays if its bytes are right."""
     if (
         target.is_file()
         and target.stat().st_size == blob.record.bytes

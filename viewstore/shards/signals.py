@@ -1,22 +1,28 @@
-"""The signals by which a scheduler asks for a stop, and who hears them."""
+"""Stop signals: SIGTERM and SIGUSR1, by which a scheduler asks a process to end soon.
+
+While a command runs, its handler is `RaiseOnce`: the first signal ends whatever it does. While an
+executor runs shards, the handler is `StopRequest.request`: a flag that workers check per sample.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from viewstore.errors import StoppedError
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-IMPORT_SECONDS = 0.05  # until a signal that fell into an import is sent again
+IMPORT_SECONDS = 0.05  # until a signal that arrived within an import is sent again
 Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(BaseException):
-    """A stop signal was heard.
+    """A stop signal arrived.
 
     No Exception, as KeyboardInterrupt is none: what handles errors must not take it for an
     image that cannot be read or for a fault of a store.
@@ -27,50 +33,84 @@ class Stopped(BaseException):
         self.number = number
 
 
-def raise_stopped(number: int, frame: FrameType | None) -> None:
-    """Signal handler: raise Stopped, once an import that is under way is over.
+@dataclass
+class RaiseOnce:
+    """Signal handler that raises Stopped at the first signal, and ignores all later ones.
 
-    If the stack is unwound for it already, do nothing: some senders signal the process and then
-    its group, and the second must not break what cleans up.
+    Some senders signal the process and then its group: the second signal must not break what
+    cleans up after the first. A signal that arrives within an import is sent again a little
+    later, because imports swallow or rename what is raised in some places of them.
     """
-    if _unwinding():
-        return
-    if _importing(frame):
-        signal.signal(signal.SIGALRM, _Again(number))
-        signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
-        return
-    raise Stopped(number)
 
+    raised: bool = False
 
-def _unwinding() -> bool:
-    handled = sys.exc_info()[1]
-    while handled is not None and not isinstance(handled, Stopped):
-        handled = handled.__context__
-    return handled is not None
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:
+            return
+        if _importing(frame):
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+            signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+            return
+        self.raised = True
+        raise Stopped(number)
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether an import is under way, which swallows or renames what is raised in places of it."""
+    """Return whether `frame` runs within an import."""
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
 
 
-@dataclass(frozen=True)
-class _Again:
-    """Handler of the alarm: send the signal once more, to whoever hears it now."""
+class StopRequest:
+    """A flag with a deadline: no new shard begins, running ones may go on until the deadline.
 
-    number: int
+    Attributes:
+        grace_seconds: Time from the first signal to the deadline.
+        deadline: On the clock of time.monotonic(), in seconds; 0 while nothing was requested.
+    """
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        signal.raise_signal(self.number)
+    def __init__(self, grace_seconds: float) -> None:
+        self.grace_seconds = grace_seconds
+        self.deadline = 0.0
+
+    @property
+    def requested(self) -> bool:
+        return self.deadline > 0
+
+    def request(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Request a stop; a signal handler. Repeats do not move the deadline."""
+        self.deadline = self.deadline or time.monotonic() + self.grace_seconds
+
+    def request_now(self) -> None:
+        """Request a stop without grace."""
+        self.deadline = time.monotonic()
+
+    def check(self) -> None:
+        """Raise StoppedError if the deadline has passed."""
+        check_deadline(self.deadline)
+
+
+def check_deadline(deadline: float) -> None:
+    """Raise StoppedError if `deadline` (0: none; else seconds of time.monotonic()) has passed."""
+    if deadline and time.monotonic() > deadline:
+        raise stopped_on_request()
+
+
+def stopped_on_request() -> StoppedError:
+    """Return the error of work that ended early because of a StopRequest."""
+    return StoppedError(
+        "stopped on request",
+        why="every committed shard is kept; the unfinished one was dropped",
+        fix="run the same command again",
+    )
 
 
 @contextlib.contextmanager
-def heard_by(handler: Handler, *, then: signal.Handlers | None = None) -> Iterator[None]:
-    """Let `handler` hear stop signals while the block runs, if this is the main thread.
+def stop_signals_to(handler: Handler, *, then: signal.Handlers | None = None) -> Iterator[None]:
+    """Send stop signals to `handler` while the block runs, if this is the main thread.
 
-    Afterwards `then` hears them, and none is sent again; None means who heard them before.
+    Afterwards they go to the handlers from before; or to `then`, and none is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -83,13 +123,13 @@ def heard_by(handler: Handler, *, then: signal.Handlers | None = None) -> Iterat
     finally:
         for number, earlier in zip(STOP_SIGNALS, before, strict=True):
             signal.signal(number, earlier if then is None else then)
-        if then is not None and isinstance(signal.getsignal(signal.SIGALRM), _Again):
+        if then is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Hold stop signals back while the block runs; a process that starts in it never hears them.
+def stop_signals_blocked() -> Iterator[None]:
+    """Block stop signals while the block runs; a process that starts in it inherits that.
 
     A signal to the whole group then spares a worker that is still starting, and the resource
     tracker of multiprocessing, without which the parent ends in a heap of tracebacks.

@@ -1,4 +1,4 @@
-"""One shard as files: the tar and the params pack, written row by row, and read back."""
+"""The values that pass through a build of shards: units in, samples, rendered views, outcomes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.errors import ViewStoreError
 from viewstore.format.plan import Plan
 
 
@@ -28,7 +29,7 @@ class Rendered:
 
 
 class Rows(Protocol):
-    """The samples of a store."""
+    """The samples of a store, by row."""
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the source image of a row, uint8 [H, W, 3]. Raises FormatError."""
@@ -72,12 +73,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one attempt came to; built-in types only, because it crosses processes.
+    """The result of one attempt to build a shard; it crosses processes, so it must pickle.
 
     Attributes:
-        failures: Rows that were kept with status 3 or 4.
-        error: Keyword facts of a ViewStoreError, if the status is "failed" or "stopped".
-        again: Whether another attempt may help.
+        seconds: Time of the attempt.
+        num_bytes: Size of the files that it committed.
+        failures: Rows that are stored with status 3 or 4.
+        error: Why, if the status is "failed" or "stopped".
+        retryable: Whether another attempt may help.
     """
 
     shard: int
@@ -86,15 +89,5 @@ class Outcome:
     seconds: float
     num_bytes: int = 0
     failures: int = 0
-    error: dict[str, str | None] | None = None
-    again: bool = False
-
-
-class Watch(Protocol):
-    """What a running builder tells its engine, and hears from it."""
-
-    def rendered(self) -> None:
-        """Count one sample."""
-
-    def check(self) -> None:
-        """Raise StoppedError if the unit must not go on."""
+    error: ViewStoreError | None = None
+    retryable: bool = False

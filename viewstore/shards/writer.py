@@ -1,4 +1,4 @@
-"""One shard as files: the tar and the params pack, written row by row, and read back."""
+"""One shard as files: the tar and the params pack, written row by row, then read back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ from viewstore.store.shard_content import check_member
 
 
 class ShardWriter:
-    """Collects the params of a shard while its rows go into the tar."""
+    """Writes the members of each row into the tar, and collects the params of all rows.
+
+    `add` takes each row once, in order; `write_columns` then writes the params. `columns` holds
+    them by name, [rows of the unit, ...].
+    """
 
     def __init__(self, plan: Plan, codec: Codec, rows: Rows, unit: Unit) -> None:
         self.plan, self.codec, self.rows, self.unit = plan, codec, rows, unit
@@ -41,7 +45,7 @@ class ShardWriter:
         self.npy_header = pack_npy_header(repr("|u1"), shape)
 
     def add(self, tar: TarWriter, rendered: Rendered) -> None:
-        """Append the members of a row and keep its params."""
+        """Append the members of a row. Raises ViewStoreError if its views have another shape."""
         if rendered.pixels.shape != self.shape or rendered.pixels.dtype != np.uint8:
             raise ViewStoreError(
                 f"views of row {rendered.index} must be uint8 {self.shape}, "
@@ -64,7 +68,11 @@ class ShardWriter:
     def write_columns(
         self, tmp: Path, attempt: str, members: NDArray[Any]
     ) -> tuple[dict[str, tuple[int, int, str]], list[Blob]]:
-        """Write the params pack and the columns that have a file of their own."""
+        """Write the params pack, and each column that has a file of its own.
+
+        `members` is the tar's table of members. Returns the (offset, size, sha256) of each
+        packed column, and the written files.
+        """
         chunks = {
             column.name: pack_chunk(column, self.columns[column.name], self.plan.shard_rows)
             for column in self.plan.columns
@@ -110,9 +118,9 @@ def check_views(path: Path, plan: Plan, codec: Codec, unit: Unit, members: NDArr
         grid = found.reshape(unit.num_samples, len(plan.members))
         last = unit.num_samples - 1
         for row in {0, last, random.Random(unit.shard).randint(0, last)}:
-            for place, extension in zip(grid[row], plan.members, strict=True):
-                begin = int(place["offset"])
-                check_member(plan, codec, extension, data[begin : begin + int(place["size"])])
+            for member, extension in zip(grid[row], plan.members, strict=True):
+                begin, size = int(member["offset"]), int(member["size"])
+                check_member(plan, codec, extension, data[begin : begin + size])
 
 
 def blob_of(shard: int, role: str, temporary: Path, size: int, sha256: str) -> Blob:
@@ -121,11 +129,3 @@ def blob_of(shard: int, role: str, temporary: Path, size: int, sha256: str) -> B
     return Blob(
         record=BlobRecord(role=role, name=name, bytes=size, sha256=sha256), temporary=temporary
     )
-
-
-def members_of(codec: Codec, views: int) -> tuple[str, ...]:
-    """Return the extensions of each sample's members, in byte order."""
-    if codec.name == "raw":
-        return ("json", "views.npy")
-    digits = 2 if views > 10 else 1
-    return ("json", *(f"v{view:0{digits}d}.{codec.suffix}" for view in range(views)))

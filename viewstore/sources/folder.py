@@ -12,7 +12,15 @@ from pathlib import Path
 from viewstore.errors import FormatError
 from viewstore.images.decode import probe
 from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
-from viewstore.sources.table import ScannedImage, OnError, Part, Source, SourceKind, refuse, table_of
+from viewstore.sources.table import (
+    OnError,
+    Part,
+    ScannedImage,
+    Source,
+    SourceKind,
+    refuse,
+    table_of,
+)
 
 
 def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:

@@ -19,9 +19,9 @@ from viewstore.sources.labels import Label, LabelReader
 from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
 from viewstore.sources.raw_views import raw_views
 from viewstore.sources.table import (
-    ScannedImage,
     OnError,
     Part,
+    ScannedImage,
     Source,
     SourceKind,
     by_key,

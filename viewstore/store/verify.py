@@ -18,7 +18,7 @@ from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewS
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
@@ -129,7 +129,7 @@ def _view_set(
     if entry is not None and plan.id != entry.plan_id:
         yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
     commits = yield from _commits(paths, plan)
-    codec = Codec.from_plan(plan.codec)
+    codec = codec_from_plan(plan.codec)
     published = _published(paths, plan) if entry is not None else set()
     for shard in range(plan.shards):
         commit = commits.get(shard)

@@ -20,7 +20,7 @@ from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
 from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
-from viewstore.images.codec import Codec
+from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.store.committed import read_plan
 from viewstore.store.params import Params
 from viewstore.store.shard import Shard
@@ -81,7 +81,7 @@ class ViewSet:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec.from_plan(self.plan.codec)
+        return codec_from_plan(self.plan.codec)
 
     @cached_property
     def index(self) -> Index:

@@ -13,7 +13,6 @@ from viewstore.files.tensors import read_tensors, write_tensors
 from viewstore.generators.gan.file import (
     Origin,
     compared_images,
-    open_generator,
     read_generator,
     write_generator,
 )
@@ -55,7 +54,7 @@ def test_float32_file_gives_the_same_network(tmp_path: Path, network: StyleGAN2)
 def test_float16_values_are_the_weights(tmp_path: Path, network: StyleGAN2) -> None:
     path = tmp_path / "gan"
     written = write_generator(path, network, ORIGIN, half=True)
-    read = open_generator(path)
+    read = read_generator(path).network
     assert read.fingerprint == written.fingerprint != network.fingerprint
     assert all(value.dtype == torch.float32 for value in read.state_dict().values())
     again = write_generator(tmp_path / "again", read, ORIGIN, half=True)
@@ -101,7 +100,7 @@ def test_files_with_other_text_are_refused(
     changed: dict[str, Any] = text | about
     write_tensors(path, tensors, {k: v for k, v in changed.items() if v is not None})
     with pytest.raises(CheckpointError, match=message) as caught:
-        open_generator(path)
+        read_generator(path)
     assert str(path) in str(caught.value)
 
 
@@ -110,7 +109,7 @@ def test_tensors_of_other_types_are_refused(tmp_path: Path, network: StyleGAN2) 
     write_generator(path, network, ORIGIN, half=False)
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
     with pytest.raises(CheckpointError, match="must be float16 or float32, got"):
-        open_generator(path)
+        read_generator(path)
 
 
 def test_every_truncation_is_refused(tmp_path: Path, network: StyleGAN2) -> None:
@@ -120,7 +119,7 @@ def test_every_truncation_is_refused(tmp_path: Path, network: StyleGAN2) -> None
     for length in range(0, len(data), len(data) // 50):
         path.write_bytes(data[:length])
         with pytest.raises(CheckpointError):
-            open_generator(path)
+            read_generator(path)
 
 
 def test_flipped_bytes_are_refused_or_change_only_values(
@@ -136,7 +135,7 @@ def test_flipped_bytes_are_refused_or_change_only_values(
         broken[position] ^= int(rng.integers(1, 256))
         path.write_bytes(broken)
         try:
-            open_generator(path)
+            read_generator(path)
         except CheckpointError:
             refused += 1
     assert refused > 50
@@ -144,4 +143,4 @@ def test_flipped_bytes_are_refused_or_change_only_values(
 
 def test_missing_file_is_a_checkpoint_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none"):
-        open_generator(tmp_path / "none")
+        read_generator(tmp_path / "none")

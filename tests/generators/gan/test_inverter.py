@@ -14,6 +14,7 @@ from viewstore.generators.gan.inverter_training import InverterSettings, train_i
 from viewstore.generators.gan.keyed import keyed_generator
 from viewstore.generators.gan.training import GanSettings, initialise
 from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.progress import Fact, Silent
 
 DIGITS = InverterShape(res=16, channels=1, num_codes=6, w_dim=32, generator="00")
 
@@ -58,13 +59,18 @@ def test_codes_are_the_average_plus_an_offset() -> None:
 @pytest.mark.parametrize("part", ["pixels", "features"])
 def test_training_lowers_both_parts_of_the_loss(network: StyleGAN2, part: str) -> None:
     losses: list[float] = []
+
+    class Recorded(Silent):
+        def advance(self, count: int = 1, **facts: Fact) -> None:
+            losses.append(float(facts[part]))
+
     settings = InverterSettings(steps=76, batch=16, lr=2e-3, feature_weight=1.0)
     trained = train_inverter(
         real_images(network),
         network,
         encoder,
         settings,
-        report=lambda step, told: losses.append(told[part]),
+        progress=Recorded(),
     )
     assert losses[-1] < 0.6 * losses[0]
     assert (trained.res, trained.channels, trained.num_codes, trained.w_dim) == (8, 1, 4, 6)

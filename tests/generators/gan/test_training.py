@@ -17,12 +17,23 @@ from viewstore.generators.gan.frechet import PixelFrechet
 from viewstore.generators.gan.keyed import epoch_rows
 from viewstore.generators.gan.training import GanSettings, GanTrainer, train_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.progress import Fact, Silent
 from viewstore.sources.image_array import read_images, signed
 
 CONST = "synthesis.b4.const"
 TINY = GanSettings(
     kimg=0.16, latent_dim=6, mapping_layers=1, channels=4, batch=8, snapshot_kimg=0.08
 )
+
+
+class Recorded(Silent):
+    """Keeps every count and the losses that came with it."""
+
+    def __init__(self) -> None:
+        self.advances: list[tuple[int, dict[str, Fact]]] = []
+
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        self.advances.append((count, facts))
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +51,12 @@ def equal(a: StyleGAN2, b: StyleGAN2) -> bool:
 
 
 def test_training_is_finite_and_reported(digits: Tensor) -> None:
-    told: list[tuple[int, dict[str, float]]] = []
-    network = train_generator(digits, TINY, report=lambda seen, losses: told.append((seen, losses)))
-    assert [seen for seen, _ in told] == [8, 136]
-    assert all(math.isfinite(value) for _, losses in told for value in losses.values())
+    progress = Recorded()
+    network = train_generator(digits, TINY, progress=progress)
+    assert [count for count, _ in progress.advances] == [8, 128, 24]
+    first, second, _ = (losses for _, losses in progress.advances)
+    assert first.keys() == second.keys() == {"g", "d", "r1"}
+    assert all(math.isfinite(float(value)) for value in (*first.values(), *second.values()))
     images = network.synthesis(network.sample(4, 0))
     assert images.shape == (4, 1, 8, 8)
     assert bool(images.isfinite().all())
@@ -64,10 +77,10 @@ def test_resumed_training_equals_an_uninterrupted_one(digits: Tensor, tmp_path: 
 def test_finished_training_is_not_repeated(digits: Tensor, tmp_path: Path) -> None:
     state = tmp_path / "state"
     first = train_generator(digits, TINY, state=state)
-    steps: list[int] = []
-    again = train_generator(digits, TINY, state=state, report=lambda seen, _: steps.append(seen))
+    progress = Recorded()
+    again = train_generator(digits, TINY, state=state, progress=progress)
     assert equal(again, first)
-    assert not steps
+    assert progress.advances == [(160, {})]
 
 
 def test_seed_decides_the_result(digits: Tensor) -> None:
@@ -104,7 +117,7 @@ def test_average_follows_with_its_half_life(digits: Tensor) -> None:
 
 def test_penalty_is_the_squared_gradient_by_real_images(digits: Tensor) -> None:
     trainer = GanTrainer(digits, replace(TINY, gamma=3.0))
-    judge = trainer.judge.double()
+    judge = trainer.discriminator.double()
     real = digits[:8].double() + 0.01  # zero is the kink of the first leaky ReLU
     step = 1e-6
     total = 0.0

@@ -12,7 +12,7 @@ import pytest
 
 import viewstore
 from tests.generators.latent_world import small_encoder, small_gan, source_images
-from viewstore.build.compose import WeightFiles
+from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError
 from viewstore.generators.gan.file import Origin, write_generator
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     write_generator(folder / "gan.safetensors", gan, Origin(family="test"), half=False)
     save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
     np.savez(folder / "images.npz", images=source_images(gan, ROWS))
-    weights = WeightFiles(gan=folder / "gan.safetensors", encoder=folder / "encoder.safetensors")
+    weights = {role: folder / f"{role}.safetensors" for role in ("gan", "encoder")}
     return Files(weights, folder / "images.npz")
 
 
@@ -121,7 +121,7 @@ def test_another_encoder_is_another_plan(files: Files, whole: BuildRequest, tmp_
     plan = build(replace(whole, only=(0,))).plan
     other = small_encoder(source_images(small_gan(), 16))
     save_encoder(tmp_path / "other.safetensors", other.settings, other.network)
-    weights = WeightFiles(gan=files.weights.gan, encoder=tmp_path / "other.safetensors")
+    weights = {**files.weights, "encoder": tmp_path / "other.safetensors"}
     second = build(replace(whole, view_set="second", files=weights, only=(0,))).plan
     assert second.id != plan.id
 

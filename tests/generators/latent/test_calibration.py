@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,7 @@ import torch
 
 from tests.generators.latent_world import World, make_world
 from viewstore.errors import ConfigError
-from viewstore.generators.latent.calibration import calibrate, keyed_rows, summarise
-from viewstore.generators.latent.checks import calibrate_for
+from viewstore.generators.latent.calibration import calibrate, calibration_rows, summarise
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +32,22 @@ def test_figures_are_those_of_plain_loops() -> None:
 
 
 def test_a_large_source_is_sampled_by_key() -> None:
-    rows = keyed_rows(5000, seed=1)
+    rows = calibration_rows(5000, seed=1)
     assert len(set(rows.tolist())) == 2048
-    assert np.array_equal(rows, keyed_rows(5000, seed=1))
-    assert not np.array_equal(rows, keyed_rows(5000, seed=2))
-    assert keyed_rows(7, seed=1).tolist() == list(range(7))
+    assert np.array_equal(rows, calibration_rows(5000, seed=1))
+    assert not np.array_equal(rows, calibration_rows(5000, seed=2))
+    assert calibration_rows(7, seed=1).tolist() == list(range(7))
 
 
 def test_the_seed_decides_the_figures(world: World) -> None:
-    first = calibrate_for(world.context)
-    assert first == calibrate_for(world.context)
-    assert first != calibrate_for(replace(world.context, seed=4))
-    assert first["samples"] == 6
+    first = calibrate(world.context)
+    assert first == calibrate(world.context)
+    assert first != calibrate(replace(world.context, seed=4))
+    assert first.samples == 6
 
 
 def test_an_unknown_policy_is_named(world: World) -> None:
+    encoder = copy.copy(world.context.models["encoder"])
+    encoder.settings = replace(encoder.settings, policy="mirror")
     with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
-        calibrate(
-            encoder=world.context.models["encoder"],
-            policy="mirror",
-            source_image=world.context.source_image,
-            num_samples=6,
-            seed=0,
-            size=16,
-        )
+        calibrate(world.with_models(encoder=encoder).context)

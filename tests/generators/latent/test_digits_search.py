@@ -9,12 +9,12 @@ import pytest
 
 import viewstore
 from benchmarks.w_search import measure
-from viewstore.build.compose import PACKAGED, packaged_weights
+from viewstore.build.roles import ROLES, packaged_weights
 from viewstore.build.run import BuildRequest, build
 from viewstore.store.constraints import pair_bound
 
 pytestmark = pytest.mark.skipif(
-    not all(packaged_weights(role).is_file() for role in PACKAGED),
+    not all(packaged_weights(role).is_file() for role in ROLES),
     reason="the weights for the digits are not in this checkout: make demo-weights",
 )
 

@@ -258,7 +258,7 @@ def test_the_published_preset_keeps_its_eps2_in_the_loss(world: World) -> None:
     assert resolved.eps2 == 0.5
     assert len(warnings) == 1
     assert (resolved.psi, resolved.max_steps, resolved.exact_first) == (0.7, 1000, True)
-    assert resolved.goal().mean_pair_target == pytest.approx(0.426, abs=5e-4)
+    assert resolved.mean_pair_target == pytest.approx(0.426, abs=5e-4)
 
 
 def test_reconstructions_far_from_their_sources_are_warned_of(world: World) -> None:
@@ -274,6 +274,12 @@ def test_eps1_is_calibrated_when_it_is_not_given(world: World) -> None:
     assert resolved.eps1 == resolved.calibration["mean"]
     assert resolved.eps2 == pytest.approx(0.95 * pair_bound(resolved.eps1, 8))
     assert resolved.eps_min == resolved.eps1 / 2
+
+
+def test_a_single_view_is_searched_without_pairs(world: World) -> None:
+    (one,) = search(world, [1], views=1, lam=0.0).values()
+    assert one.params["converged"].all()
+    assert "mean_pair_distance" not in one.params
 
 
 @pytest.mark.parametrize(

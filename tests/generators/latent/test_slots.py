@@ -50,11 +50,11 @@ def run(slots: SlotPool[int], starts: Iterable[Start[int]]) -> dict[int, Finishe
 def test_a_slot_moves_as_stock_adam_moves_one_sample() -> None:
     jobs = [start(job) for job in range(7)]
     ended = run(pool(), jobs)
-    assert len({done.progress.steps for done in ended.values()}) > 1
+    assert len({done.state.steps for done in ended.values()}) > 1
     for one in jobs:
         latents = one.latents.clone().requires_grad_()
         adam = torch.optim.Adam([latents], lr=0.1)
-        for _ in range(ended[one.job].progress.steps):
+        for _ in range(ended[one.job].state.steps):
             adam.zero_grad()
             bowl(latents[None], one.target)[0].sum().backward()
             adam.step()
@@ -66,7 +66,7 @@ def test_order_and_neighbours_change_no_bit() -> None:
     ended = run(pool(), jobs)
     again = run(pool(), jobs[::-1]) | run(pool(), [jobs[5]])
     for job, done in ended.items():
-        assert done.progress.steps == again[job].progress.steps
+        assert done.state.steps == again[job].state.steps
         assert torch.equal(done.latents, again[job].latents)
 
 
@@ -86,7 +86,7 @@ def test_a_stop_by_the_mean_of_the_batch_couples_slots() -> None:
 def test_the_accepted_point_is_the_one_that_was_evaluated() -> None:
     there = start(1)
     (done,) = run(pool(), [Start(job=1, latents=there.target[0], target=there.target)]).values()
-    assert done.progress.steps == 0
+    assert done.state.steps == 0
     assert torch.equal(done.latents, there.target[0])
     far = run(pool(), [there])[1]
     assert far.reached
@@ -95,7 +95,7 @@ def test_the_accepted_point_is_the_one_that_was_evaluated() -> None:
 
 def test_max_steps_ends_a_sample_that_cannot_get_there() -> None:
     ended = run(pool(judge=lambda job, measured: False, max_steps=9), map(start, range(5)))
-    assert {(done.progress.steps, done.reached) for done in ended.values()} == {(9, False)}
+    assert {(done.state.steps, done.reached) for done in ended.values()} == {(9, False)}
 
 
 def test_a_sample_that_is_not_finite_leaves_and_harms_nobody() -> None:
@@ -103,7 +103,7 @@ def test_a_sample_that_is_not_finite_leaves_and_harms_nobody() -> None:
     broken = Start(job=9, latents=jobs[0].latents * torch.nan, target=jobs[0].target)
     ended = run(pool(), [jobs[0], broken, *jobs[1:]])
     assert not ended[9].reached
-    assert ended[9].progress.steps == 0
+    assert ended[9].state.steps == 0
     healthy = run(pool(), jobs)
     assert all(torch.equal(ended[job].latents, healthy[job].latents) for job in healthy)
 
@@ -139,15 +139,15 @@ def test_the_shape_never_changes() -> None:
 def test_going_on_in_another_pool_is_as_if_it_never_moved(cut: int) -> None:
     whole = run(pool(max_steps=20, judge=lambda job, measured: False), [start(0)])[0]
     part = run(pool(max_steps=cut, judge=lambda job, measured: False), [start(0)])[0]
-    again = Start(job=0, latents=part.latents, target=part.start.target, progress=part.progress)
+    again = Start(job=0, latents=part.latents, target=part.start.target, state=part.state)
     rest = run(pool(max_steps=20, judge=lambda job, measured: False), [again])[0]
-    assert rest.progress.steps == 20
+    assert rest.state.steps == 20
     assert torch.equal(rest.latents, whole.latents)
-    assert np.array_equal(rest.progress.first, whole.progress.first)
+    assert np.array_equal(rest.state.first, whole.state.first)
 
 
 def test_a_refused_point_is_updated_before_it_is_judged_again() -> None:
     content = pool(judge=lambda job, measured: True)
     first = run(content, [start(0)])[0]
-    again = Start(job=0, latents=first.latents, target=first.start.target, progress=first.progress)
-    assert run(content, [again])[0].progress.steps == 1
+    again = Start(job=0, latents=first.latents, target=first.start.target, state=first.state)
+    assert run(content, [again])[0].state.steps == 1

@@ -8,8 +8,8 @@ import pytest
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.pixels.expert import Expert
-from viewstore.images.codec import Codec
 from viewstore.images.policies import policies
+from viewstore.images.raw import Raw
 
 SIZES = [(40, 50), (50, 40), (33, 33), (64, 48)]
 
@@ -27,7 +27,7 @@ def context(seed: int = 0, height: int | None = None, width: int | None = None) 
         source_height=height,
         source_width=width,
         source_image=picture,
-        codec=Codec(name="raw"),
+        codec=Raw(),
     )
 
 
@@ -60,7 +60,7 @@ def test_a_view_does_not_depend_on_the_samples_before_it() -> None:
 def test_columns_are_what_is_rendered() -> None:
     settings = Expert(policy="byol", views=4, height=16, width=16)
     one = render(settings, [0])[0]
-    columns = settings.columns()
+    columns = settings.resolve(context()).columns()
     assert [column.name for column in columns] == sorted(one.params)
     for column in columns:
         assert one.params[column.name].shape == column.shape
@@ -102,9 +102,9 @@ def test_views_of_dino_alternate_and_keep_their_role() -> None:
     solarized = np.array([params["solarize"] for params in drawn]) < 256
     assert not solarized[:, ::2].any()
     assert solarized[:, 1::2].any()
-    assert settings.roles() == ("global",) * 4
-    assert Expert(policy="dino-local").roles() == ("local", "local")
-    assert Expert().roles() == ("expert", "expert")
+    assert settings.resolve(context()).roles() == ("global",) * 4
+    assert Expert(policy="dino-local").resolve(context()).roles() == ("local", "local")
+    assert Expert().resolve(context()).roles() == ("expert", "expert")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,3 @@ def test_views_of_dino_alternate_and_keep_their_role() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(ConfigError, match=message):
         Expert(**settings)
-
-
-def test_settings_must_be_resolved_before_they_render() -> None:
-    with pytest.raises(ConfigError, match="must be resolved"):
-        Expert().make(context())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from viewstore.generators.gan.file import open_generator, read_generator, write_generator
+from viewstore.generators.gan.file import read_generator, write_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
 
 W_TOLERANCE = 1e-6
@@ -24,14 +24,14 @@ def arrays(path: Path) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def ada(gan_fixtures: Path) -> tuple[StyleGAN2, Mapping[str, Any]]:
-    return open_generator(gan_fixtures / "nv_cifar32_uncond.pkl"), arrays(
+    return read_generator(gan_fixtures / "nv_cifar32_uncond.pkl").network, arrays(
         gan_fixtures / "nv_cifar32_uncond.npz"
     )
 
 
 @pytest.fixture(scope="module")
 def rosinality(gan_fixtures: Path) -> tuple[StyleGAN2, Mapping[str, Any]]:
-    return open_generator(gan_fixtures / "rosinality_32.pt"), arrays(
+    return read_generator(gan_fixtures / "rosinality_32.pt").network, arrays(
         gan_fixtures / "rosinality_32.npz"
     )
 

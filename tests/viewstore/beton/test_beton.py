@@ -20,7 +20,7 @@ from viewstore.beton.layout import JPG, RAW, RGB_DTYPE, TABLE_DTYPE, Field, Head
 from viewstore.beton.reader import Beton
 from viewstore.beton.writer import BetonWriter, Picture, Value, write_beton
 from viewstore.errors import ConfigError, FormatError
-from viewstore.images.codec import Codec
+from viewstore.images.jpg import Jpg
 
 PAGE = layout.MIN_PAGE_BYTES
 FIELDS = (
@@ -40,7 +40,7 @@ def pixels_of(row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def samples() -> Iterator[list[Value]]:
     """Yield a raw picture, a JPEG, and a raw picture, with keys of several lengths."""
     for row in range(ROWS):
-        jpg = Codec(name="jpg").encode(pixels_of(row))
+        jpg = Jpg().encode(pixels_of(row))
         data, mode = (jpg, JPG) if row == 1 else (pixels_of(row).tobytes(), RAW)
         box = np.full(4, row, "<f4").tobytes()
         yield [Picture(mode, 4, 5, data), row + 7, b"k" * (row + 1), box]

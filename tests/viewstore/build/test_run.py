@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.tar import TarWriter
+from viewstore.shards.engine import Job
+from viewstore.shards.unit import Outcome
 
 
 def test_a_disk_too_full_to_begin_is_no_stop(
@@ -91,3 +94,37 @@ def test_a_limit_alone_takes_all_tars_of_the_store(tmp_path: Path) -> None:
     build_small(tmp_path / "s", str(tmp_path / "{one,two}.tar"), limit=5)
     again = build_small(tmp_path / "s", None, limit=5, view_set="second")
     assert again.plan.rows == 5
+
+
+def test_an_executor_is_any_callable_that_yields_outcomes(tmp_path: Path, source: str) -> None:
+    """One that runs the last unit first, with threads of its own choice, builds the same store."""
+
+    def last_first(job: Job) -> Generator[Outcome]:
+        builder = job.make(job.progress, job.stop.check, threads=2)
+        while not job.stop.requested and job.queue.todo:
+            unit = job.queue.todo.pop()
+            outcome = builder.run(unit)
+            if job.queue.finished(unit, outcome):
+                yield outcome
+
+    built = build_small(tmp_path / "a", source, executor=last_first)
+    assert [outcome.shard for outcome in built.outcomes] == [2, 1, 0]
+    local = build_small(tmp_path / "b", source)
+    assert built.manifest is not None
+    assert local.manifest is not None
+    assert built.manifest.store_id == local.manifest.store_id
+
+
+def test_a_failure_ends_the_executor(tmp_path: Path, source: str) -> None:
+    """No unit is taken after the one that failed, and its error is raised as it is."""
+    given: list[Job] = []
+
+    def fails(job: Job) -> Generator[Outcome]:
+        given.append(job)
+        while not job.stop.requested and (unit := job.queue.take()) is not None:
+            error = UnavailableError("no device", code="VS301")
+            yield Outcome(shard=unit.shard, attempt="", status="failed", seconds=0.0, error=error)
+
+    with pytest.raises(UnavailableError, match="no device"):
+        build_small(tmp_path / "s", source, executor=fails)
+    assert [unit.shard for unit in given[0].queue.todo] == [1, 2]

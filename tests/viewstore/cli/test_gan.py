@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from viewstore.cli.main import main
-from viewstore.generators.gan.file import Origin, open_generator, read_generator, write_generator
+from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import load_inverter
 from viewstore.generators.gan.keyed import keyed_generator
 from viewstore.generators.gan.training import GanSettings, initialise
@@ -86,7 +86,7 @@ def test_held_out_rows_do_not_matter(run: Run, tmp_path: Path) -> None:
         _, told, _ = run("train", "--part", "generator", *options, "--out", out)
         prints.append(told["result"]["fingerprint"])
     assert prints[0] == prints[1]
-    assert open_generator(out).channels == 3
+    assert read_generator(out).network.channels == 3
 
 
 def test_inverter_is_trained_and_written(run: Run, tmp_path: Path, gan_file: Path) -> None:
@@ -108,7 +108,7 @@ def test_inverter_is_trained_and_written(run: Run, tmp_path: Path, gan_file: Pat
     assert code == 0
     assert "for tests only" in err
     inverter = load_inverter(out)
-    assert inverter.shape.generator == open_generator(gan_file).fingerprint
+    assert inverter.shape.generator == read_generator(gan_file).network.fingerprint
     assert inverter.provenance["metrics"]["measured_on"] == "held-out images"
     assert 0 < told["result"]["pixel_mse"] < 4
     assert 0 < told["result"]["shift_mean"] <= told["result"]["shift_p95"] <= 2
@@ -153,7 +153,7 @@ def test_images_of_z_are_those_of_the_network(
     files = ["--gan", gan_file, "--z", saved(tmp_path / "z.npy", z), "--out", out]
     code, told, err = run("sample", *files, "--noise", noise, "--truncation", 0.7)
     images = np.load(out, allow_pickle=False)
-    generator = open_generator(gan_file)
+    generator = read_generator(gan_file).network
     wanted = generator.synthesis(generator.mapping(torch.from_numpy(z), psi=0.7), noise=noise)
     np.testing.assert_allclose(images, wanted.clamp(-1, 1), rtol=0, atol=1e-5)
     assert (code, images.dtype, told["result"]["shape"]) == (0, np.float32, [150, 1, 8, 8])
@@ -170,7 +170,7 @@ def test_images_of_w_are_those_of_the_network(
     run("sample", "--gan", gan_file, "--w", saved(tmp_path / "w.npy", w), "--out", out)
     codes = torch.from_numpy(w.astype(np.float32))
     codes = codes if layers else codes[:, None].repeat(1, 4, 1)
-    wanted = open_generator(gan_file).synthesis(codes).clamp(-1, 1)
+    wanted = read_generator(gan_file).network.synthesis(codes).clamp(-1, 1)
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
 
 
@@ -256,7 +256,7 @@ def test_conversion_to_f32_keeps_every_bit(run: Run, tmp_path: Path, gan_file: P
     out = tmp_path / "copy"
     code, told, err = run("convert", gan_file, "--out", out)
     assert (code, told["result"]["largest_difference"]) == (0, 0)
-    assert open_generator(out).fingerprint == open_generator(gan_file).fingerprint
+    assert read_generator(out).network.fingerprint == read_generator(gan_file).network.fingerprint
     assert "for tests only" in err
     assert read_generator(out).origin.licence_note == "for tests only"
 

@@ -15,7 +15,7 @@ import pytest
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.cli import main as cli
-from viewstore.cli.build import parse_assignments, parse_shards, parse_slice
+from viewstore.cli.options import parse_assignments, parse_shards, parse_slice
 from viewstore.errors import ConfigError, ViewStoreError
 
 PYTHON = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
@@ -239,7 +239,7 @@ def test_a_stdout_that_was_never_open_is_141(store: Path) -> None:
 
 def test_starting_loads_nothing_heavy() -> None:
     code = (
-        "import sys, viewstore.cli.main; "
+        "import sys, viewstore.cli.main, viewstore.cli.options; "
         "print([m for m in ('torch', 'numpy', 'zarr', 'rich', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

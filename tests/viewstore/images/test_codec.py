@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.images.codec import Codec, restart_interval
+from viewstore.images.codec import CODECS, codec_from_plan, codec_to_plan, make_codec
 from viewstore.images.decode import decode, probe, scaled_decode
 from viewstore.images.header import Limits
-from viewstore.images.resize import resize
+from viewstore.images.jpg import Jpg, restart_interval
+from viewstore.images.png import Png
+from viewstore.images.webp import Webp
 
 RNG = np.random.Generator(np.random.Philox(11))
 COARSE = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -161,7 +163,7 @@ def test_a_flat_image_is_no_bomb_until_it_is_large() -> None:
 
 
 def test_a_png_view_holds_nothing_but_its_pixels() -> None:
-    data = Codec(name="png").encode(PIXELS)
+    data = Png().encode(PIXELS)
     kinds, at = [], 8
     while at < len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -172,25 +174,29 @@ def test_a_png_view_holds_nothing_but_its_pixels() -> None:
 
 def test_a_view_of_another_format_is_refused() -> None:
     with pytest.raises(FormatError, match="must be a jpg, got a png"):
-        Codec(name="jpg").decode(FORMS["png"])
-    with pytest.raises(FormatError, match="grayscale or YCbCr"):
-        Codec(name="jpg").decode(FORMS["cmyk"])
+        Jpg().decode(FORMS["png"])
+    for form in (FORMS["cmyk"], encoded("JPEG", "L")):
+        with pytest.raises(FormatError, match="must be YCbCr"):
+            Jpg().decode(form)
+    for form in (encoded("PNG", "L"), FORMS["palette"]):
+        with pytest.raises(FormatError, match="must be 8-bit RGB"):
+            Png().decode(form)
 
 
 @pytest.mark.parametrize("name", ["png", "webp"])
 def test_lossless_codecs_keep_every_pixel(name: str) -> None:
-    codec = Codec(name=name)
+    codec = make_codec(name)
     assert np.array_equal(codec.decode(codec.encode(PIXELS)), PIXELS)
     assert codec.encode(PIXELS) == codec.encode(PIXELS)
 
 
 def test_jpg_views_have_restart_markers_and_the_pixels_of_a_plain_jpg() -> None:
-    codec = Codec(name="jpg")
+    codec = Jpg()
     data = codec.encode(PIXELS)
     assert b"\xff\xdd\x00\x04" in data
     assert np.array_equal(codec.decode(data), decode(jpg(quality=90)))
     assert np.array_equal(codec.roundtrip(PIXELS[None])[0], codec.decode(data))
-    assert Codec.from_plan(codec.to_plan(64)) == codec
+    assert codec_from_plan(codec_to_plan(codec, 64)) == codec
 
 
 @pytest.mark.parametrize(("width", "interval"), [(256, 4), (224, 2), (96, 3), (16, 1), (80, 5)])
@@ -198,12 +204,62 @@ def test_restart_intervals_divide_the_row(width: int, interval: int) -> None:
     assert restart_interval(width, "420") == interval
 
 
-def test_settings_that_contradict_are_refused() -> None:
-    for wrong in ({"name": "gif"}, {"name": "png", "quality": 3}, {"name": "jpg", "quality": 0}):
-        with pytest.raises(ConfigError):
-            Codec(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="filter"):
-        resize(PIXELS, 4, 4, "cubic")  # type: ignore[arg-type]
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="codec must be one of raw, jpg, png, webp, got 'gif'"):
+        make_codec("gif")
+    for quality in (0, 101):
+        with pytest.raises(ConfigError, match=r"quality must be in \[1, 100\]"):
+            Jpg(quality=quality)
+        with pytest.raises(ConfigError, match=r"quality must be in \[1, 100\]"):
+            Webp(quality=quality)
+    with pytest.raises(ConfigError, match="subsampling must be 420 or 444"):
+        Jpg(subsampling="422")
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_codec_comes_back_from_its_plan(name: str) -> None:
+    codec = make_codec(name)
+    assert codec.name == name
+    assert codec_from_plan(codec_to_plan(codec, 64)) == codec
+    assert (codec.encoder is not None) == codec.encoded
+    for views in (1, 10, 11):
+        members = codec.members(views)
+        assert list(members) == sorted(members)
+        assert len(members) == 1 + (views if codec.encoded else 1)
+
+
+def test_what_plans_say_of_codecs_is_frozen() -> None:
+    """Stored plans and their ids hold these."""
+    assert {name: make_codec(name).args(224) for name in CODECS} == {
+        "raw": {},
+        "jpg": {"quality": 90, "subsampling": "420", "restart": 2},
+        "png": {"level": 6},
+        "webp": {"quality": None, "method": 4},
+    }
+    assert Jpg(quality=80, subsampling="444", restart=False).args(224) == {
+        "quality": 80,
+        "subsampling": "444",
+        "restart": False,
+    }
+    assert make_codec("jpg").members(11)[:2] == ("json", "v00.jpg")
+    assert make_codec("webp").members(2) == ("json", "v0.webp", "v1.webp")
+    assert make_codec("raw").members(2) == ("json", "views.npy")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{}, {"name": "gif"}, {"name": "jpg", "args": {"quality": 0}}, {"name": "jpg", "args": 3}],
+)
+def test_a_codec_that_no_plan_has_is_refused(field: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match="plan has a codec that cannot be read"):
+        codec_from_plan(field)
+
+
+def test_a_lossy_codec_keeps_its_settings_in_the_plan() -> None:
+    for codec in (Jpg(quality=80, subsampling="444", restart=False), Webp(quality=75)):
+        assert codec_from_plan(codec_to_plan(codec, 48)) == codec
+        assert not codec.lossless
+        assert codec.roundtrip(PIXELS[None]).shape == (1, *PIXELS.shape)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -218,7 +274,7 @@ def test_decoding_into_a_buffer_fills_its_first_bytes(form: str) -> None:
 
 @pytest.mark.parametrize("name", ["jpg", "png", "webp"])
 def test_a_stored_view_decodes_into_its_place_in_a_batch(name: str) -> None:
-    codec = Codec(name=name)
+    codec = make_codec(name)
     batch = np.zeros((3, *PIXELS.shape), np.uint8)
     data = codec.encode(PIXELS)
     assert np.shares_memory(codec.decode(data, into=batch[1]), batch)

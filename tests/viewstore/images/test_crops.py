@@ -35,28 +35,37 @@ def test_it_is_compiled_wherever_a_compiler_is() -> None:
 
 @compiled
 @given(
-    height=SIDES, width=SIDES, tall=SIDES, wide=SIDES, mirrored=st.booleans(), by_area=st.booleans()
+    height=SIDES,
+    width=SIDES,
+    crop_height=SIDES,
+    crop_width=SIDES,
+    mirrored=st.booleans(),
+    by_area=st.booleans(),
 )
-@example(height=224, width=224, tall=112, wide=112, mirrored=True, by_area=False)
-@example(height=40, width=30, tall=80, wide=60, mirrored=True, by_area=True)  # halves
-@example(height=40, width=30, tall=80, wide=60, mirrored=False, by_area=False)
-@example(height=20, width=30, tall=60, wide=120, mirrored=True, by_area=True)  # whole blocks
-@example(height=20, width=30, tall=60, wide=120, mirrored=False, by_area=False)
-@example(height=1, width=1, tall=140, wide=139, mirrored=False, by_area=True)
-@example(height=139, width=140, tall=1, wide=1, mirrored=True, by_area=True)
-@example(height=50, width=50, tall=50, wide=50, mirrored=True, by_area=True)  # as it is
-@example(height=50, width=50, tall=50, wide=120, mirrored=False, by_area=True)
-@example(height=139, width=139, tall=140, wide=140, mirrored=False, by_area=True)  # thin shares
+@example(height=224, width=224, crop_height=112, crop_width=112, mirrored=True, by_area=False)
+# Halves.
+@example(height=40, width=30, crop_height=80, crop_width=60, mirrored=True, by_area=True)
+@example(height=40, width=30, crop_height=80, crop_width=60, mirrored=False, by_area=False)
+# Whole blocks.
+@example(height=20, width=30, crop_height=60, crop_width=120, mirrored=True, by_area=True)
+@example(height=20, width=30, crop_height=60, crop_width=120, mirrored=False, by_area=False)
+@example(height=1, width=1, crop_height=140, crop_width=139, mirrored=False, by_area=True)
+@example(height=139, width=140, crop_height=1, crop_width=1, mirrored=True, by_area=True)
+# As it is.
+@example(height=50, width=50, crop_height=50, crop_width=50, mirrored=True, by_area=True)
+@example(height=50, width=50, crop_height=50, crop_width=120, mirrored=False, by_area=True)
+# Thin shares.
+@example(height=139, width=139, crop_height=140, crop_width=140, mirrored=False, by_area=True)
 def test_the_pixels_are_those_of_opencv(
-    height: int, width: int, tall: int, wide: int, mirrored: bool, by_area: bool
+    height: int, width: int, crop_height: int, crop_width: int, mirrored: bool, by_area: bool
 ) -> None:
-    box = (HEIGHT - tall, 7, tall, wide)
+    box = (HEIGHT - crop_height, 7, crop_height, crop_width)
     ours, theirs = blank(height, width, 3), blank(height, width, 3)
     cut(IMAGE, [(ours, box, mirrored, by_area)])
     cut_with_opencv(IMAGE, [(theirs, box, mirrored, by_area)])
     assert np.array_equal(ours, theirs)
-    shrinks = by_area and tall >= height and wide >= width
-    part = IMAGE[box[0] : box[0] + tall, box[1] : box[1] + wide]
+    shrinks = by_area and crop_height >= height and crop_width >= width
+    part = IMAGE[box[0] : box[0] + crop_height, box[1] : box[1] + crop_width]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     plain = cv2.resize(part, (width, height), interpolation=method)
     assert np.array_equal(ours, plain[:, ::-1] if mirrored else plain)
@@ -79,13 +88,15 @@ def test_black_white_and_steps_between_stay_opencvs() -> None:
 def test_many_crops_of_one_image_fill_their_views_and_nothing_else() -> None:
     rng = np.random.default_rng(1)
     batches = [blank(3, 40, 41, 3), blank(3, 20, 20, 3)]
-    asked = []
+    crops = []
     for batch in batches:
         top, left = rng.integers(0, 60, 2).tolist()
-        tall, wide = rng.integers(30, 90, 2).tolist()
-        asked.append((batch[1], (float(top), float(left), float(tall), float(wide)), True, True))
-    cut(IMAGE, asked)
-    for batch, (_, box, mirrored, by_area) in zip(batches, asked, strict=True):
+        crop_height, crop_width = rng.integers(30, 90, 2).tolist()
+        crops.append(
+            (batch[1], (float(top), float(left), float(crop_height), float(crop_width)), True, True)
+        )
+    cut(IMAGE, crops)
+    for batch, (_, box, mirrored, by_area) in zip(batches, crops, strict=True):
         assert (batch[[0, 2]] == 77).all()
         alone = np.empty_like(batch[1])
         cut(IMAGE, [(alone, np.array(box), mirrored, by_area)])

@@ -54,13 +54,13 @@ def test_crop_boxes_lie_in_the_image(height: int, width: int, low: float, epoch:
     boxes = draws.draw_crop(
         Stream(5, epoch), np.arange(40), 3, height, width, scale=(low, 1), ratio=RATIO
     )
-    top, left, tall, wide = boxes.T
-    assert (tall >= 1).all()
-    assert (wide >= 1).all()
+    top, left, crop_height, crop_width = boxes.T
+    assert (crop_height >= 1).all()
+    assert (crop_width >= 1).all()
     assert (top >= 0).all()
     assert (left >= 0).all()
-    assert (top + tall <= height).all()
-    assert (left + wide <= width).all()
+    assert (top + crop_height <= height).all()
+    assert (left + crop_width <= width).all()
 
 
 def test_crop_boxes_cover_the_range_of_areas_and_aspects() -> None:
@@ -166,8 +166,8 @@ def test_antialias_gives_the_same_pixels_on_every_kind_of_processor() -> None:
         "import hashlib, numpy as np; from viewstore.images.resize import crop_resize\n"
         "rng = np.random.default_rng(0); found = hashlib.sha256()\n"
         "pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)\n"
-        "for tall, wide, side in rng.integers(8, 80, (60, 3)).tolist():\n"
-        "    view = crop_resize(pixels, (4, 7, tall, wide), (side, side), 'antialias')\n"
+        "for height, width, side in rng.integers(8, 80, (60, 3)).tolist():\n"
+        "    view = crop_resize(pixels, (4, 7, height, width), (side, side), 'antialias')\n"
         "    found.update(view.tobytes())\n"
         "print(found.hexdigest())\n"
     )
@@ -220,7 +220,7 @@ def test_a_view_can_be_rendered_into_a_buffer() -> None:
 def test_warp_without_a_turn_is_a_linear_resize() -> None:
     pixels = picture(8, 8)
     out = np.empty((16, 16, 3), np.uint8)
-    resize.warp(pixels, (0, 0, 8, 8), 0.0, (16, 16), out)
+    resize.warp(pixels, (0, 0, 8, 8), 0.0, out)
     resized = resize.crop_resize(pixels, (0, 0, 8, 8), (16, 16), "linear")
     assert np.abs(out.astype(int) - resized).max() <= 2
 
@@ -228,7 +228,7 @@ def test_warp_without_a_turn_is_a_linear_resize() -> None:
 def test_warp_by_a_quarter_turn_turns_the_image() -> None:
     pixels = picture(6, 6)
     out = np.empty_like(pixels)
-    resize.warp(pixels, (0, 0, 6, 6), np.pi / 2, (6, 6), out)
+    resize.warp(pixels, (0, 0, 6, 6), np.pi / 2, out)
     assert np.array_equal(out, np.rot90(pixels))
 
 

@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from viewstore.errors import FormatError
-from viewstore.images.codec import Codec, ViewDecoder
 from viewstore.images.header import jpeg_head
+from viewstore.images.image_codec import ViewDecoder
+from viewstore.images.jpg import Jpg
+from viewstore.images.png import Png
+from viewstore.images.webp import Webp
 
 SHAPE = (24, 40, 3)
 
@@ -34,24 +37,24 @@ def decoded(decoder: ViewDecoder, data: bytes) -> np.ndarray:
 
 def counted_headers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     parsed: list[int] = []
-    decode = Codec.decode
+    decode = Jpg.decode
 
-    def counting(self: Codec, data: bytes, **into: np.ndarray) -> np.ndarray:
+    def counting(self: Jpg, data: bytes, **into: np.ndarray) -> np.ndarray:
         parsed.append(len(data))
         return decode(self, data, **into)
 
-    monkeypatch.setattr(Codec, "decode", counting)
+    monkeypatch.setattr(Jpg, "decode", counting)
     return parsed
 
 
 def test_a_header_is_parsed_once_for_all_views_that_begin_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    codec = Codec(name="jpg")
+    codec = Jpg()
     files = [codec.encode(pixels(seed)) for seed in range(5)]
     wanted = [codec.decode(data) for data in files]
     parsed = counted_headers(monkeypatch)
-    decoder = ViewDecoder(codec, SHAPE)
+    decoder = codec.view_decoder(SHAPE)
     for data, right in zip(files, wanted, strict=True):
         np.testing.assert_array_equal(decoded(decoder, memoryview(data)), right)
     assert len(parsed) == 1
@@ -76,7 +79,7 @@ def test_a_header_is_parsed_once_for_all_views_that_begin_with_it(
 def test_what_is_no_view_is_refused_whether_or_not_a_header_was_met(
     file: bytes, message: str, met: bool
 ) -> None:
-    decoder = ViewDecoder(Codec(name="jpg"), SHAPE)
+    decoder = Jpg().view_decoder(SHAPE)
     if met:
         decoded(decoder, jpeg(0))
     with pytest.raises(FormatError, match=message):
@@ -88,7 +91,7 @@ def test_every_byte_of_a_header_counts() -> None:
     head = jpeg_head(file)
     assert file.startswith(head)
     assert head[-10:-7] == b"\x03\x01\x00"  # its last segment begins a scan of three components
-    decoder = ViewDecoder(Codec(name="jpg"), SHAPE)
+    decoder = Jpg().view_decoder(SHAPE)
     right = decoded(decoder, file)
     sides = head.index(b"\xff\xc0") + 5
     for place, byte in ((sides + 1, 25), (sides - 3, 0xFF)):
@@ -102,7 +105,7 @@ def test_every_byte_of_a_header_counts() -> None:
 def test_the_scans_of_a_progressive_file_are_counted_each_time() -> None:
     file = jpeg(0, progressive=True)
     assert jpeg_head(file) == b""
-    decoder = ViewDecoder(Codec(name="jpg"), SHAPE)
+    decoder = Jpg().view_decoder(SHAPE)
     decoded(decoder, file)
     scan = file[file.rindex(b"\xff\xda") : -2]
     with pytest.raises(FormatError, match="at most 16 scans"):
@@ -110,8 +113,8 @@ def test_the_scans_of_a_progressive_file_are_counted_each_time() -> None:
 
 
 def test_views_of_other_codecs_decode_as_the_codec_does() -> None:
-    for codec in (Codec(name="png"), Codec(name="webp")):
-        decoder = ViewDecoder(codec, SHAPE)
+    for codec in (Png(), Webp()):
+        decoder = codec.view_decoder(SHAPE)
         for seed in range(2):
             file = codec.encode(pixels(seed))
             np.testing.assert_array_equal(decoded(decoder, file), pixels(seed))

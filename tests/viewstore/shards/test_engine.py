@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,9 +17,12 @@ import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.repair import collect_garbage
 from viewstore.errors import ConfigError, StoppedError
-from viewstore.shards.builder import ShardBuilder, bug_of, error_facts
-from viewstore.shards.engine import LocalPool, Policy, Queue, StopRequest, raise_outcome
-from viewstore.shards.unit import Outcome, Unit, Watch
+from viewstore.progress import Progress, Silent
+from viewstore.shards.builder import CheckStop, ShardBuilder, bug_of
+from viewstore.shards.engine import Job, Policy, Queue, raise_failure
+from viewstore.shards.local import LocalPool
+from viewstore.shards.signals import StopRequest
+from viewstore.shards.unit import Outcome, Unit
 from viewstore.store.verify import verify
 
 PYTHON = [sys.executable, "-m", "viewstore"]
@@ -29,17 +33,17 @@ def unit(shard: int) -> Unit:
     return Unit(view_set="t", shard=shard, first=shard, num_samples=1)
 
 
-def outcome(shard: int, *, again: bool) -> Outcome:
-    return Outcome(shard=shard, attempt="a", status="failed", seconds=0.0, again=again)
+def outcome(shard: int, *, retryable: bool) -> Outcome:
+    return Outcome(shard=shard, attempt="a", status="failed", seconds=0.0, retryable=retryable)
 
 
 def test_a_failure_that_may_pass_is_tried_again_within_its_budget() -> None:
     queue = Queue(Policy(app_attempts=3), [unit(0)])
     for _ in range(2):
         assert queue.take() == unit(0)
-        assert not queue.settle(unit(0), outcome(0, again=True))
-    assert queue.settle(unit(0), outcome(0, again=True))
-    assert queue.settle(unit(1), outcome(1, again=False))
+        assert not queue.finished(unit(0), outcome(0, retryable=True))
+    assert queue.finished(unit(0), outcome(0, retryable=True))
+    assert queue.finished(unit(1), outcome(1, retryable=False))
 
 
 def test_lost_workers_have_a_budget_of_their_own() -> None:
@@ -53,10 +57,22 @@ def test_lost_workers_have_a_budget_of_their_own() -> None:
 
 def test_an_error_keeps_its_facts_across_processes() -> None:
     error = ConfigError("no", code="VS103", where="here", why="so", fix="that")
-    failed = Outcome(shard=0, attempt="", status="failed", seconds=0, error=error_facts(error))
+    failed = Outcome(shard=0, attempt="", status="failed", seconds=0, error=error)
     with pytest.raises(ConfigError, match="no") as caught:
-        raise_outcome(failed)
-    assert (caught.value.code, caught.value.where, caught.value.fix) == ("VS103", "here", "that")
+        raise_failure([pickle.loads(pickle.dumps(failed))])
+    found = caught.value
+    assert (found.code, found.where, found.why, found.fix) == ("VS103", "here", "so", "that")
+
+
+def test_a_failure_goes_before_a_stop() -> None:
+    stopped = Outcome(
+        shard=0, attempt="", status="stopped", seconds=0, error=StoppedError("stopped")
+    )
+    failed = Outcome(shard=1, attempt="", status="failed", seconds=0, error=ConfigError("failed"))
+    with pytest.raises(ConfigError, match="failed"):
+        raise_failure([stopped, failed])
+    with pytest.raises(StoppedError, match="stopped"):
+        raise_failure([stopped])
 
 
 def test_an_exception_that_nobody_expected_says_where_it_arose() -> None:
@@ -77,23 +93,21 @@ def kill_workers() -> None:
             thread.join(300)
 
 
-def fail_to_make(watch: Watch) -> ShardBuilder:
+def fail_to_make(progress: Progress, check_stop: CheckStop, *, threads: int) -> ShardBuilder:
     raise ConfigError("no networks here")
 
 
 def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
     """Every unit ends with an outcome; one in between kills all workers."""
+    queue = Queue(Policy(infra_attempts=2), [unit(0), unit(1)])
+    job = Job(make=fail_to_make, queue=queue, stop=StopRequest(0.0), progress=Silent())
     outcomes: list[Outcome] = []
-
-    def report(outcome: Outcome) -> None:
-        outcomes.append(outcome)
+    for each in LocalPool(job, workers=1, threads=1).run():
+        outcomes.append(each)
         if len(outcomes) == 1:
             kill_workers()
-
-    pool = LocalPool(fail_to_make, StopRequest(0.0), workers=1)
-    pool.run(Queue(Policy(infra_attempts=2), [unit(0), unit(1)]), report, lambda count: None)
     assert [outcome.shard for outcome in outcomes] == [0, 1]
-    assert {dict(outcome.error or {})["message"] for outcome in outcomes} == {"no networks here"}
+    assert {str(outcome.error) for outcome in outcomes} == {"no networks here"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from viewstore.shards.signals import STOP_SIGNALS, Stopped, heard_by, held_back, raise_stopped
+from viewstore.shards.signals import (
+    STOP_SIGNALS,
+    RaiseOnce,
+    Stopped,
+    stop_signals_blocked,
+    stop_signals_to,
+)
 
 
 def test_a_second_signal_does_not_break_what_cleans_up() -> None:
@@ -25,7 +31,7 @@ def test_a_second_signal_does_not_break_what_cleans_up() -> None:
             signal.raise_signal(signal.SIGTERM)
             cleaned.append(True)
 
-    with pytest.raises(Stopped), heard_by(raise_stopped):
+    with pytest.raises(Stopped), stop_signals_to(RaiseOnce()):
         stopped_twice()
     assert cleaned == [True]
 
@@ -48,22 +54,23 @@ def test_a_signal_in_an_import_is_heard_after_it(
         importlib.import_module("sends_a_signal")
         time.sleep(60)
 
-    with pytest.raises(Stopped), heard_by(raise_stopped):
+    with pytest.raises(Stopped), stop_signals_to(RaiseOnce()):
         imported()
     assert hasattr(sys.modules["sends_a_signal"], "Holder")
 
 
-def test_who_heard_before_hears_again() -> None:
+def test_the_handlers_from_before_come_back() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
-    with heard_by(raise_stopped):
-        assert {signal.getsignal(number) for number in STOP_SIGNALS} == {raise_stopped}
+    handler = RaiseOnce()
+    with stop_signals_to(handler):
+        assert all(signal.getsignal(number) is handler for number in STOP_SIGNALS)
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-def test_a_signal_that_was_held_back_is_heard_afterwards() -> None:
+def test_a_signal_that_was_blocked_is_heard_afterwards() -> None:
     heard: list[int] = []
-    with heard_by(lambda number, frame: heard.append(number)):
-        with held_back():
+    with stop_signals_to(lambda number, frame: heard.append(number)):
+        with stop_signals_blocked():
             signal.raise_signal(signal.SIGUSR1)
             assert heard == []
         assert heard == [signal.SIGUSR1]

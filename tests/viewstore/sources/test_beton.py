@@ -14,7 +14,7 @@ from viewstore.beton.writer import Picture, write_beton
 from viewstore.errors import ConfigError, FormatError
 from viewstore.export.ffcv import export_beton
 from viewstore.export.selection import select
-from viewstore.images.codec import Codec
+from viewstore.images.jpg import Jpg
 from viewstore.sources import beton
 from viewstore.sources.open import open_source
 from viewstore.sources.reader import SourceReader
@@ -55,7 +55,7 @@ def test_a_beton_with_several_pictures_is_no_source(raw_store: Store, tmp_path: 
 def test_pictures_that_are_damaged_are_named_or_left_out(tmp_path: Path) -> None:
     """Written by nobody's export: there is no sha256 to tell."""
     path = tmp_path / "s.beton"
-    jpg = Codec(name="jpg").encode(np.zeros((16, 16, 3), np.uint8))
+    jpg = Jpg().encode(np.zeros((16, 16, 3), np.uint8))
     rows = [
         [Picture(JPG, 16, 16, jpg), 4],
         [Picture(JPG, 16, 24, jpg), 5],

@@ -1,0 +1,133 @@
+"""The roles that networks have in generators: one table, with the file and the loader of each.
+
+A generator names the roles it needs (`Settings.NEEDS`); a user names files with the options of
+the command line, which are made from this table. Importing this module loads neither numpy nor
+torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from viewstore.format.plan import Weights
+    from viewstore.generators.gan.file import StoredGenerator
+
+
+def open_generator(path: Path, progress: Progress) -> StoredGenerator:
+    """Open a StyleGAN2 file; notes say its licence and what its reader saw.
+
+    Raises:
+        CheckpointError: The file is not one.
+    """
+    from viewstore.generators.gan.file import read_generator
+
+    opened = read_generator(path)
+    for line in filter(None, (*opened.notes, opened.origin.licence_note)):
+        progress.note(f"{path.name}: {line}")
+    return opened
+
+
+def _load_gan(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    return open_generator(path, progress).network
+
+
+def _load_encoder(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.encoder_file import load_encoder
+
+    return load_encoder(path)
+
+
+def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.generators.gan.inverter import load_inverter
+
+    return load_inverter(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How a network of one role is named, found and loaded.
+
+    Attributes:
+        help: Of its option on the command line, which is `--` and the name of the role.
+        packaged: File of the weights for the digits that the package ships.
+        load: Returns the frozen network of a file. Raises CheckpointError.
+        fits: Role whose packaged file the packaged one was made for: a user's own file of that
+            role has none.
+    """
+
+    help: str
+    packaged: str
+    load: Callable[[Path, Progress], Any]
+    fits: str | None = None
+
+
+ROLES: Mapping[str, Role] = {
+    "gan": Role("StyleGAN2 weights.", "digits-gan.safetensors", _load_gan),
+    "encoder": Role("SSL encoder.", "digits-encoder.safetensors", _load_encoder),
+    "inverter": Role("GAN inverter.", "digits-inverter.safetensors", _load_inverter, fits="gan"),
+}
+WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
+
+
+def packaged_weights(role: str) -> Path:
+    """Return the path of the digits weights that the package ships for a role."""
+    return Path(str(importlib.resources.files("viewstore"))) / "weights" / ROLES[role].packaged
+
+
+def weight_file(role: str, files: WeightFiles) -> Path | None:
+    """Return the file of a role, or None if neither the user nor the package has one."""
+    if role in files:
+        return files[role]
+    return None if ROLES[role].fits in files else packaged_weights(role)
+
+
+def load_model(role: str, path: Path, progress: Progress | None = None) -> Any:  # noqa: ANN401
+    """Load the frozen network of a role; its licence and its reader's remarks are notes.
+
+    Raises:
+        ConfigError: There is no such file.
+        CheckpointError: The file is no network of this role.
+        UnavailableError: A package that it needs is missing.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
+        )
+    try:
+        return ROLES[role].load(path, progress or Silent())
+    except ImportError as error:
+        raise UnavailableError(f"{role} needs a package that is missing: {error}") from error
+
+
+def load_models(
+    needs: Sequence[str], files: WeightFiles, progress: Progress | None = None
+) -> tuple[dict[str, Any], list[Weights]]:
+    """Load the networks that a generator needs; return them by role, and what a plan records.
+
+    A role without a file, the user's or a packaged one, is left out.
+
+    Raises:
+        ConfigError, CheckpointError, UnavailableError: As `load_model`.
+    """
+    from viewstore.format.plan import Weights
+
+    models = {}
+    weights = []
+    for role in needs:
+        path = weight_file(role, files)
+        if path is None:
+            continue
+        models[role] = load_model(role, path, progress)
+        data = path.read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        weights.append(Weights(role=role, name=path.name, bytes=len(data), sha256=sha256))
+    return models, weights

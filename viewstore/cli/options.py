@@ -1,0 +1,93 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from viewstore.build.roles import ROLES
+from viewstore.errors import ConfigError
+
+FILE = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+ON_ERROR = click.Choice(["fail", "skip"])
+SOURCES = "Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits."
+
+STORE = click.argument("store", type=FILE)
+ONE_VIEW_SET = click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
+SETTINGS = click.option(
+    "--set", "assignments", multiple=True, metavar="K=V", help="Another setting."
+)
+WORKERS = click.option("-j", "--workers", type=POSITIVE, metavar="N", help="Processes.")
+DEVICE = click.option(
+    "--device", default="cpu", show_default=True, metavar="D", help="Torch device."
+)
+TORCH_THREADS = click.option(
+    "--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]"
+)
+WEIGHTS = tuple(
+    click.option(f"--{name}", type=FILE, metavar="FILE", help=role.help)
+    for name, role in ROLES.items()
+)
+
+
+def weight_files(options: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files that the options WEIGHTS name, by role."""
+    return {role: options[role] for role in ROLES if options[role] is not None}
+
+
+def parse_assignments(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings of `--set K=V` options; a value that is not TOML is a string."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set must be K=V, got {text!r}")
+        key = key.strip().removeprefix("generator.")
+        if key in settings:
+            raise ConfigError(f"--set {key} is given twice")
+        try:
+            settings[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key] = value
+    return settings
+
+
+def merge_settings(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of `--set` with those that flags name and that are not None.
+
+    Raises:
+        ConfigError: A setting is given both ways.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name in given:
+        if name in settings:
+            raise ConfigError(f"{name} is given twice: as a flag and with --set")
+    return {**settings, **given}
+
+
+def parse_slice(text: str | None) -> tuple[int, int] | None:
+    """Return (i, n) of "i/n", 0 <= i < n."""
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(f"--shard must be I/N with 0 <= I < N, got {text!r}")
+    return int(index), int(count)
+
+
+def parse_shards(text: str | None) -> tuple[int, ...] | None:
+    """Return the shard numbers of "17,20-22"."""
+    if text is None:
+        return None
+    shards: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ConfigError(f"--only must list shards like 17,20-22, got {text!r}")
+        shards += range(int(first), int(last or first) + 1)
+    return tuple(shards)

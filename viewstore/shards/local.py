@@ -1,0 +1,189 @@
+"""The executor of one machine: units run in this process, or in spawned workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.progress import Fact, Silent
+from viewstore.shards.builder import BuilderFactory, ShardBuilder, bug_of
+from viewstore.shards.engine import Job
+from viewstore.shards.signals import STOP_SIGNALS, check_deadline, stop_signals_blocked
+from viewstore.shards.unit import Outcome, Unit
+
+POLL_SECONDS = 0.25
+
+
+def run_local(job: Job) -> Generator[Outcome]:
+    """Run a job on the cores that this process may use; each worker gets its share of threads.
+
+    One worker runs in this process. The number of workers is that of the cores unless the job
+    names one, and never more than its units.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = min(job.workers or cores, len(job.queue.todo))
+    threads = max(1, cores // workers)
+    return _in_process(job, threads) if workers == 1 else LocalPool(job, workers, threads).run()
+
+
+def _in_process(job: Job, threads: int) -> Generator[Outcome]:
+    builder = job.make(job.progress, job.stop.check, threads=threads)
+    while not job.stop.requested and (unit := job.queue.take()) is not None:
+        outcome = builder.run(unit)
+        if job.queue.finished(unit, outcome):
+            yield outcome
+
+
+class LocalPool:
+    """Runs units in spawned processes, each with its own builder.
+
+    A worker is a pool of one, so that a killed process breaks only itself: its unit goes back
+    into the queue and a new worker takes over.
+    """
+
+    def __init__(self, job: Job, workers: int, threads: int) -> None:
+        """Start nothing yet; `threads` are those of one worker."""
+        self.job, self.workers, self.threads = job, workers, threads
+        self.context = multiprocessing.get_context("spawn")
+        self.pools: dict[int, ProcessPoolExecutor] = {}
+        self.busy: dict[Future[Outcome], tuple[int, Unit]] = {}
+        self.idle: list[int] = []
+
+    def run(self) -> Generator[Outcome]:
+        """Run the job. Raises ConfigError within a worker, StoppedError if workers keep dying."""
+        if multiprocessing.parent_process() is not None:
+            raise ConfigError(
+                "a build with several workers cannot start inside a worker process",
+                why="each worker runs the calling script again, which would build again",
+                fix="put the build under `if __name__ == '__main__':`, or use workers=1",
+            )
+        job = self.job
+        with stop_signals_blocked():  # the resource tracker starts with the first shared value
+            shared = _Shared(self.context)
+        self.idle = list(range(self.workers))
+        self.pools = {number: self._pool(shared) for number in self.idle}
+        try:
+            while self.busy or (job.queue.todo and not job.stop.requested):
+                self._submit(shared)
+                done, _ = concurrent.futures.wait(
+                    self.busy, timeout=POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                shared.deadline.value = job.stop.deadline
+                if count := shared.newly_rendered():
+                    job.progress.advance(count)
+                for future in done:
+                    yield from self._finished(future, shared)
+        except BaseException:
+            for pool in self.pools.values():
+                _kill(pool)
+            raise
+        finally:
+            for pool in self.pools.values():
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, shared: _Shared) -> None:
+        """Give every idle worker a unit, as long as there are any."""
+        job = self.job
+        while self.idle and not job.stop.requested and (unit := job.queue.take()) is not None:
+            number = self.idle.pop()
+            try:
+                with stop_signals_blocked():
+                    self.busy[self.pools[number].submit(_run, unit)] = (number, unit)
+            except BrokenProcessPool:  # killed while it had nothing to do
+                self.idle.append(number)
+                self._lost(number, unit, shared)
+
+    def _finished(self, future: Future[Outcome], shared: _Shared) -> Generator[Outcome]:
+        number, unit = self.busy.pop(future)
+        self.idle.append(number)
+        try:
+            outcome = future.result()
+        except BrokenProcessPool:
+            self._lost(number, unit, shared)
+        else:
+            if self.job.queue.finished(unit, outcome):
+                yield outcome
+
+    def _lost(self, number: int, unit: Unit, shared: _Shared) -> None:
+        self.pools[number].shutdown(wait=False)
+        self.pools[number] = self._pool(shared)
+        self.job.queue.lost(unit)
+
+    def _pool(self, shared: _Shared) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1,
+            mp_context=self.context,
+            initializer=_start,
+            initargs=(self.job.make, shared, self.threads),
+        )
+
+
+class _Shared(Silent):
+    """Memory that workers and their parent share: samples rendered, and the stop's deadline.
+
+    In a worker it is the progress of the builder.
+    """
+
+    def __init__(self, context: Any) -> None:  # noqa: ANN401
+        self.samples = context.Value("Q", 0)
+        self.deadline = context.Value("d", 0.0)
+        self.counted = 0
+
+    def advance(self, count: int = 1, **facts: Fact) -> None:
+        with self.samples.get_lock():
+            self.samples.value += count
+
+    def check_stop(self) -> None:
+        check_deadline(self.deadline.value)
+
+    def newly_rendered(self) -> int:
+        """Return the samples rendered since the last call; for the parent."""
+        before, self.counted = self.counted, int(self.samples.value)
+        return self.counted - before
+
+
+_builder: ShardBuilder | ViewStoreError | None = None  # of this worker, or why it has none
+
+
+def _start(make: BuilderFactory, shared: _Shared, threads: int) -> None:
+    """Make the worker's builder; end with the parent, and leave signals to it.
+
+    A scheduler signals the whole group: the parent alone decides how long a unit may go on.
+    """
+    global _builder
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _builder = make(shared, shared.check_stop, threads=threads)
+    except ViewStoreError as error:  # a worker that cannot start is no lost worker
+        _builder = error
+    except Exception as error:
+        _builder = bug_of(error)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(unit: Unit) -> Outcome:
+    if isinstance(_builder, ShardBuilder):
+        return _builder.run(unit)
+    error = _builder or ViewStoreError("worker has no builder")
+    return Outcome(shard=unit.shard, attempt="", status="failed", seconds=0.0, error=error)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.kill()
