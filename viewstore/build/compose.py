@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build.roles import WeightFiles, load_models
-from viewstore.errors import CheckpointError
+from viewstore.build.roles import WeightFiles, load_models, weights_of
+from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
@@ -181,6 +181,8 @@ def _make_builder(
         torch.set_num_threads(threads)
     models, weights = load_models(settings.NEEDS, files)
     check_weights(plan, weights)
+    check_parent(paths, plan)
+    check_versions(plan)
     parent = None if plan.parent is None else parent_view_set(paths, plan.parent["view_set"])
     context = make_context(
         table=table,
@@ -199,6 +201,62 @@ def _make_builder(
         progress=progress,
         check_stop=check_stop,
     )
+
+
+def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> None:
+    """Check that shards built now would be those that were planned, before any is given up.
+
+    Raises:
+        CheckpointError: The files of weights are others.
+        ConfigError: The view set that it starts from is another, or is gone.
+        UnavailableError: The libraries that decide its bytes have other versions here.
+    """
+    from viewstore.generators import settings_class
+
+    check_weights(plan, weights_of(settings_class(plan.generator["name"]).NEEDS, files))
+    check_parent(paths, plan)
+    check_versions(plan)
+
+
+def check_parent(paths: StorePaths, plan: Plan) -> None:
+    """Raise ConfigError unless the parent of a view set is the one that it was planned with."""
+    if plan.parent is None:
+        return
+    name = plan.parent["view_set"]
+    parent = paths.view_set(name)
+    found = read_plan(parent).id if parent.plan.is_file() else None
+    if found != plan.parent["plan_id"]:
+        raise ConfigError(
+            f"view set {plan.view_set} was made from another {name!r} than the store has now"
+            if found
+            else f"view set {plan.view_set} was made from {name!r}, which the store has no longer",
+            code="VS103",
+            where=str(parent.plan),
+            why="its views would be others than those that are stored",
+            fix=f"build {name!r} with its former settings, or build into another --view-set",
+        )
+
+
+def check_versions(plan: Plan) -> None:
+    """Raise UnavailableError unless encoder and libraries are those of the plan."""
+    encoder = codec_from_plan(plan.codec).encoder
+    changed = (
+        {} if encoder == plan.codec["encoder"] else {"encoder": (plan.codec["encoder"], encoder)}
+    )
+    for library, version in plan.libraries.items():
+        try:
+            found = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found != version:
+            changed[library] = (version, found)
+    if changed:
+        said = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+        raise UnavailableError(
+            f"view set {plan.view_set} was made with other versions: {said}",
+            why="other versions may make other bytes of the same views",
+            fix="install those versions, or build into another --view-set",
+        )
 
 
 def check_weights(plan: Plan, found: list[Weights]) -> None:

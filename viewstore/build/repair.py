@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.compose import OnError
+from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build_shards
@@ -64,11 +64,10 @@ def repair(
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
-        for name in view_sets(paths):
-            here = [f for f in faults if f.view_set == name and f.kind in REBUILT_KINDS]
-            shards = sorted({fault.shard for fault in here if fault.shard is not None})
-            if not shards:
-                continue
+        damaged = _damaged_shards(paths, faults)
+        for name in damaged:  # all of them, before any shard is given up
+            check_reproducible(paths, read_plan(paths.view_set(name)), files or {})
+        for name, shards in damaged.items():
             request = BuildRequest(
                 generator=read_plan(paths.view_set(name)).generator["name"],
                 out=root,
@@ -80,6 +79,28 @@ def repair(
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         _drop_derived(paths, faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, list[int]]:
+    """Return the shards to rebuild by view set; parents come before what starts from them."""
+    found: dict[str, set[int]] = {}
+    for fault in faults:
+        if fault.kind in REBUILT_KINDS and fault.shard is not None:
+            found.setdefault(fault.view_set, set()).add(fault.shard)
+    names = [name for name in view_sets(paths) if name in found]
+    return {name: sorted(found[name]) for name in sorted(names, key=lambda n: _depth(paths, n))}
+
+
+def _depth(paths: StorePaths, name: str) -> int:
+    """Return how many view sets a view set starts from, one from the other."""
+    depth = 0
+    plan = read_plan(paths.view_set(name))
+    while plan.parent is not None and depth < len(view_sets(paths)):
+        parent = paths.view_set(plan.parent["view_set"])
+        if not parent.plan.is_file():
+            break
+        plan, depth = read_plan(parent), depth + 1
+    return depth
 
 
 def _check_repairable(faults: Sequence[Fault]) -> None:

@@ -90,6 +90,13 @@ def weight_file(role: str, files: WeightFiles) -> Path | None:
     return None if ROLES[role].fits in files else packaged_weights(role)
 
 
+def no_file(role: str, path: Path) -> ConfigError:
+    """Return the error for a file of weights that is not there."""
+    return ConfigError(
+        f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
+    )
+
+
 def load_model(role: str, path: Path, progress: Progress | None = None) -> Any:  # noqa: ANN401
     """Load the frozen network of a role; its licence and its reader's remarks are notes.
 
@@ -99,9 +106,7 @@ def load_model(role: str, path: Path, progress: Progress | None = None) -> Any: 
         UnavailableError: A package that it needs is missing.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
-        )
+        raise no_file(role, path)
     try:
         return ROLES[role].load(path, progress or Silent())
     except ImportError as error:
@@ -118,16 +123,25 @@ def load_models(
     Raises:
         ConfigError, CheckpointError, UnavailableError: As `load_model`.
     """
+    paths = {role: weight_file(role, files) for role in needs}
+    models = {
+        role: load_model(role, path, progress) for role, path in paths.items() if path is not None
+    }
+    return models, weights_of(needs, files)
+
+
+def weights_of(needs: Sequence[str], files: WeightFiles) -> list[Weights]:
+    """Return what a plan records of the files of some roles. Raises ConfigError: one is missing."""
     from viewstore.format.plan import Weights
 
-    models = {}
     weights = []
     for role in needs:
         path = weight_file(role, files)
         if path is None:
             continue
-        models[role] = load_model(role, path, progress)
+        if not path.is_file():
+            raise no_file(role, path)
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         weights.append(Weights(role=role, name=path.name, bytes=len(data), sha256=sha256))
-    return models, weights
+    return weights

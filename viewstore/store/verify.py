@@ -42,7 +42,7 @@ class Fault:
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "orphan", "unpublished" (committed, but no manifest names it).
+            "record", "orphan", "unpublished" (committed, but no manifest names it), "parent".
     """
 
     view_set: str
@@ -128,6 +128,8 @@ def _view_set(
         return
     if entry is not None and plan.id != entry.plan_id:
         yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
+    if plan.parent is not None:
+        yield from _parent(paths, plan)
     commits = yield from _commits(paths, plan)
     codec = codec_from_plan(plan.codec)
     published = _published(paths, plan) if entry is not None else set()
@@ -144,6 +146,18 @@ def _view_set(
     elif commits:
         what = f"{len(commits)} of {plan.shards} shards are committed, and no manifest names it"
         yield _fault(name, None, "unpublished", paths.plan, what)
+
+
+def _parent(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
+    """The view set that this one starts from is still the one it was made from."""
+    assert plan.parent is not None
+    name = plan.parent["view_set"]
+    parent = StorePaths(paths.root.parents[1]).view_set(name)
+    with contextlib.suppress(ViewStoreError):  # a damaged plan is a fault of its own set
+        found = read_plan(parent).id if parent.plan.is_file() else None
+        if found != plan.parent["plan_id"]:
+            what = f"the store has {'another' if found else 'no'} {name} than it was made from"
+            yield _fault(plan.view_set, None, "parent", paths.plan, what)
 
 
 def _published(paths: ViewSetPaths, plan: Plan) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 
 import viewstore
 from tests.generators.latent_world import small_encoder, small_gan, source_images
+from viewstore.build.repair import repair
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build
-from viewstore.errors import ConfigError
+from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.generators.latent.checks import SLOTS_CPU
 from viewstore.generators.latent.inversion import STEPS_FROM_AVERAGE, Inversion
+from viewstore.store.verify import verify
 from viewstore.store.view_set import ViewSet
 from viewstore.train.encoder_file import save_encoder
 
@@ -162,3 +165,49 @@ def test_a_parent_is_built_at_the_psi_of_its_child_and_its_own_defaults(
     }
     assert built.plan.generator["args"]["psi"] == 0.7
     assert searched(request)[1].shape == (2, 16, 16, 3)
+
+
+def damage_shard(request: BuildRequest, name: str, shard: int) -> None:
+    """Cut a shard of a view set short."""
+    folder = request.out / "views" / name
+    (path,) = folder.glob(f"{shard:06d}-*.tar")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1024])
+
+
+def test_a_child_is_not_repaired_from_a_parent_that_was_rebuilt(
+    files: Files, tmp_path: Path
+) -> None:
+    request = inverted(files, tmp_path / "store", shard_rows=4)
+    build(request)
+    shutil.rmtree(request.out / "views" / "recon")
+    build(replace(request, generator="recon", settings={"max_steps": 30, "slots": 2}))
+    faults = list(verify(request.out))
+    assert [(fault.view_set, fault.kind) for fault in faults] == [("w-search", "parent")]
+    damage_shard(request, "w-search", 1)
+    faults = list(verify(request.out))
+    with pytest.raises(ConfigError, match="was made from another 'recon'"):
+        repair(request.out, faults, files=files.weights)
+    assert [f.kind for f in verify(request.out)] == ["parent", "size"]  # nothing was given up
+
+
+def test_nothing_is_given_up_for_a_repair_with_other_weights_or_versions(
+    whole: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(whole)
+    damage_shard(whole, "w-search", 1)
+    faults = list(verify(whole.out))
+    others = {**whole.files, "encoder": tmp_path / "other.safetensors"}
+    others["encoder"].write_bytes(whole.files["encoder"].read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="the encoder is not the one"):
+        repair(whole.out, faults, files=others)
+    versions = importlib.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            importlib.metadata, "version", lambda name: "0.1" if name == "numpy" else versions(name)
+        )
+        with pytest.raises(UnavailableError, match=r"numpy was .*, is 0\.1"):
+            repair(whole.out, faults, files=whole.files)
+    assert [(f.kind, f.shard) for f in verify(whole.out)] == [("size", 1)]
+    repair(whole.out, faults, files=whole.files)
+    assert list(verify(whole.out)) == []
