@@ -66,6 +66,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     models, _ = load_models(ROLES, {})
     context = compose.make_context(
         table=table,
+        view_set="w-search",
         seed=0,
         codec=Raw(),
         models=models,

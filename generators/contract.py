@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from viewstore.format.columns import Column
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
+from viewstore.randomness import Stream
 from viewstore.shards.unit import Rendered, Sample
 from viewstore.store.view_set import ViewSet
 
@@ -24,7 +25,7 @@ class Context:
     """What a generator is given besides its settings.
 
     Attributes:
-        seed: Seed of the plan; draws come from Stream(seed, 0, BUILD).
+        seed, view_set, round: Of the plan; they key the `stream` that all draws come from.
         num_samples: Rows of the store.
         source_height, source_width: Size that all source images share, or None where they differ.
         source_image: Decodes the source image of a row: uint8 [H, W, 3].
@@ -36,6 +37,7 @@ class Context:
     """
 
     seed: int
+    view_set: str
     num_samples: int
     source_height: int | None
     source_width: int | None
@@ -44,7 +46,13 @@ class Context:
     device: str = "cpu"
     models: Mapping[str, Any] = field(default_factory=dict)
     parent: ViewSet | None = None
+    round: int = 1
     warn: Callable[[str], None] = lambda message: None
+
+    @property
+    def stream(self) -> Stream:
+        """The stream of all draws of the view set, keyed further by sample and view."""
+        return Stream.of_view_set(self.seed, self.view_set, self.round)
 
 
 class Generator(Protocol):

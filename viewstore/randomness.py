@@ -22,7 +22,8 @@ except ImportError:  # installed where there was no C compiler
 compiled = _draws
 
 AUGMENT = b"viewstore/aug/1"
-BUILD = b"viewstore/build/1"
+BUILD = b"viewstore/build/2"
+CALIBRATION = b"viewstore/calibration/1"
 
 Integers = int | NDArray[np.integer[Any]]
 
@@ -98,12 +99,20 @@ class Stream:
     Attributes:
         seed: Seed of the loader or plan, in [0, 2^53).
         epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
-        domain: AUGMENT while training, BUILD for cached views.
+        domain: AUGMENT while training, CALIBRATION, or that of a view set (`of_view_set`).
     """
 
     seed: int
     epoch: int = 0
     domain: bytes = AUGMENT
+
+    @classmethod
+    def of_view_set(cls, seed: int, view_set: str, round: int = 1) -> Stream:
+        """Return the stream of the draws of a view set.
+
+        Name and round salt it: two view sets of one seed must not be the same pictures.
+        """
+        return cls(seed, 0, BUILD + f"/{view_set}/{round}".encode())
 
     @property
     def key(self) -> tuple[int, int]:

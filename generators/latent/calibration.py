@@ -13,7 +13,7 @@ from viewstore.generators.contract import Context, Sample
 from viewstore.generators.latent.decode import Features, from_pixels, gan_of
 from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
 from viewstore.images.resize import resize
-from viewstore.randomness import BUILD, Op, Stream
+from viewstore.randomness import CALIBRATION, Op, Stream
 
 SAMPLES = 2048
 DRAWS = 4
@@ -59,7 +59,7 @@ def calibrate(context: Context) -> Calibration:
     settings = ResolvedExpert(
         policy=encoder.policy, views=DRAWS, height=size, width=size, filter="area"
     )
-    experts = ExpertGenerator(settings, context.seed)
+    experts = ExpertGenerator(settings, Stream(context.seed, 0, CALIBRATION))
     rows = calibration_rows(context.num_samples, context.seed).tolist()
     features = []
     for first in range(0, len(rows), CHUNK):
@@ -74,7 +74,7 @@ def calibration_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
     if num_samples <= SAMPLES:
         return np.arange(num_samples)
     index = np.arange(num_samples, dtype=np.uint64)
-    words = Stream(seed, 0, BUILD).words(Op.SET_CHOICE, index, 0)[:, 0]
+    words = Stream(seed, 0, CALIBRATION).words(Op.SET_CHOICE, index, 0)[:, 0]
     return np.sort(np.argsort(words, kind="stable")[:SAMPLES])
 
 

@@ -17,7 +17,7 @@ from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
 from viewstore.images.resize import resize
-from viewstore.randomness import BUILD, Stream
+from viewstore.randomness import Stream
 
 Features = Callable[[Tensor], Tensor]
 
@@ -96,13 +96,13 @@ def decoded_features(pixels: Pixels, *, codec: Codec, encoder: Features, device:
 
 
 def start_noise(
-    seed: int, index: int, views: int, code_shape: tuple[int, int]
+    stream: Stream, index: int, views: int, code_shape: tuple[int, int]
 ) -> tuple[Tensor, NDArray[np.uint64]]:
     """Return N(0, 1) noise of a sample, float32 [views, L, D], and the word that seeds each view.
 
     `index` is the sample's row, `code_shape` is (L, D).
     """
-    words = Stream(seed, 0, BUILD).seed_word(index, np.arange(views))
+    words = stream.seed_word(index, np.arange(views))
     codes, width = code_shape
     drawn = [keyed_normal(codes, width, int(word)) for word in words]
     return torch.stack(drawn), words

@@ -201,7 +201,7 @@ class WSearchGenerator:
         latent0 = torch.from_numpy(stored).to(device)
         source = fit_source(sample.image, gan.res, gan.channels)
         h_recon, h_image = self._encoder(from_pixels(np.stack([parent[row][0], source]), device))
-        noise, seeds = start_noise(self._context.seed, row, settings.views, settings.code_shape)
+        noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         if settings.exact_first and settings.has_pairs:
             noise[0] = 0
         job = _Job(

@@ -171,7 +171,7 @@ class WPerturbGenerator:
     def _one(self, row: int) -> Rendered:
         settings, device, parent = self._settings, self._context.device, self._parent
         latent0 = parent.params.rows("latent", np.array([row]))[0, 0]
-        noise, seeds = start_noise(self._context.seed, row, settings.views, settings.code_shape)
+        noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         start = torch.from_numpy(latent0.astype(np.float32)).to(device)
         latents = start + self._sigma * noise.to(device)
         decoded = self._decode(latents)

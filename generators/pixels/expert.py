@@ -15,7 +15,7 @@ from viewstore.format.plan import MAX_VIEWS
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.images.policies import ViewPolicy, output_size, policies
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
-from viewstore.randomness import BUILD, Stream
+from viewstore.randomness import Stream
 
 SMALL_PIXELS = 64  # up to this side, views are as large as their source
 LARGE_VIEW = 224
@@ -99,17 +99,17 @@ class ResolvedExpert:
 
     def make(self, context: Context) -> ExpertGenerator:
         """Return the generator."""
-        return ExpertGenerator(self, context.seed)
+        return ExpertGenerator(self, context.stream)
 
 
 class ExpertGenerator:
     """Draws params keyed by (seed, sample, view) and renders them."""
 
-    def __init__(self, settings: ResolvedExpert, seed: int) -> None:
+    def __init__(self, settings: ResolvedExpert, stream: Stream) -> None:
         self.size = settings.height, settings.width
         self.filter = settings.filter
         self.policies = [policy.for_size(*self.size) for policy in settings.policies]
-        self.stream = Stream(seed, 0, BUILD)
+        self.stream = stream
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield the views of each sample, in the order of the samples."""

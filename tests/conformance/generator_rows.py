@@ -43,6 +43,7 @@ def world_of(name: str) -> World:
         return make_world(num=NUM)
     context = Context(
         seed=3,
+        view_set="views",
         num_samples=NUM,
         source_height=None,
         source_width=None,

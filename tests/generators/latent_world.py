@@ -148,6 +148,7 @@ def make_world(*, num: int, channels: int = 1, max_steps: int = 40) -> World:
     encoder = small_encoder(source_images(gan, 64), in_channels=channels)
     context = Context(
         seed=3,
+        view_set="views",
         num_samples=num,
         source_height=16,
         source_width=16,

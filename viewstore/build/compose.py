@@ -58,10 +58,12 @@ def make_context(
     *,
     table: SourceTable,
     seed: int,
+    view_set: str,
     codec: Codec,
     models: Mapping[str, Any],
     parent: ViewSet | None,
     device: str,
+    round: int = 1,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Context:
     """Return what a generator of this store is given.
@@ -73,6 +75,8 @@ def make_context(
 
     return Context(
         seed=seed,
+        view_set=view_set,
+        round=round,
         num_samples=len(table.keys),
         source_height=_common(table.height),
         source_width=_common(table.width),
@@ -187,6 +191,8 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
+        view_set=plan.view_set,
+        round=plan.round,
         codec=codec_from_plan(plan.codec),
         models=models,
         parent=parent,

@@ -287,6 +287,7 @@ def _plan(
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
+        view_set=request.name,
         codec=_codec(request, stored, settings, table),
         models=models,
         parent=parent,

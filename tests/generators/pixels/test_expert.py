@@ -20,9 +20,12 @@ def picture(row: int) -> Any:  # noqa: ANN401
     return (np.stack([rows * 5 + row, columns * 3, rows * columns // 4], -1) % 256).astype("u1")
 
 
-def context(seed: int = 0, height: int | None = None, width: int | None = None) -> Context:
+def context(
+    seed: int = 0, height: int | None = None, width: int | None = None, *, view_set: str = "views"
+) -> Context:
     return Context(
         seed=seed,
+        view_set=view_set,
         num_samples=100,
         source_height=height,
         source_width=width,
@@ -120,3 +123,18 @@ def test_views_of_dino_alternate_and_keep_their_role() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(ConfigError, match=message):
         Expert(**settings)
+
+
+def test_view_sets_of_one_seed_are_not_the_same_pictures() -> None:
+    """Neither their crops nor their flips have more in common than chance."""
+
+    def boxes(view_set: str, round: int = 1) -> Any:  # noqa: ANN401
+        given = replace(context(view_set=view_set), round=round)
+        generator = Expert(policy="simclr", views=4, height=8, width=8).resolve(given).make(given)
+        rendered = generator.render(Sample(row, picture(0)) for row in range(50))
+        return np.stack([one.params["crop_box"] for one in rendered])
+
+    first = boxes("moco")
+    assert np.array_equal(first, boxes("moco"))
+    for other in (boxes("simsiam"), boxes("moco", round=2), boxes("moco2")):
+        assert (first == other).all(axis=-1).mean() < 0.05
