@@ -8,7 +8,6 @@ import torch
 
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.train.loops import loop_loss
-from viewstore.build.compose import WeightFiles
 from viewstore.build.run import BuildRequest, build
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.images.resize import crop_resize
@@ -41,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             out=folder / "store",
             source=str(folder / "images.npz"),
             settings={"views": 2, "eps1": 0.3, "eps2": 0.4, "max_steps": 5, "slots": 6},
-            files=WeightFiles(gan=folder / "gan", encoder=folder / "encoder"),
+            files={"gan": folder / "gan", "encoder": folder / "encoder"},
         )
     )
     return open_store(folder / "store")
