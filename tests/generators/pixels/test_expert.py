@@ -1,5 +1,6 @@
 """Expert view sets: settings, sizes, columns, and views that their stored params replay."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from viewstore.format.columns import DTYPES, FILLS, Column
 from viewstore.generators import GENERATORS
 from viewstore.images.policies import POLICIES, as_policies
 from viewstore.loaders.plan.order import Order, Permutation
-from viewstore.randomness import AUGMENT, BUILD, Op, Stream
+from viewstore.randomness import CALIBRATION, Op, Stream
 
 PAGE = (REPO / "docs" / "format.md").read_text()
 M32 = (1 << 32) - 1
@@ -91,10 +92,16 @@ def test_words_are_those_of_the_page(
     seed: int, epoch: int, op: Op, row: int, view: int, block: int
 ) -> None:
     at = (int(op), row, view)
-    for text, domain in (("viewstore/aug/1", AUGMENT), ("viewstore/build/1", BUILD)):
+    streams = {
+        "viewstore/aug/1": Stream(seed, epoch),
+        "viewstore/build/2/w-search/12": replace(
+            Stream.of_view_set(seed, "w-search", 12), epoch=epoch
+        ),
+        "viewstore/calibration/1": Stream(seed, epoch, CALIBRATION),
+    }
+    for text, stream in streams.items():
         expected = page_words(text, seed, epoch, *at, block)
         expected += page_words(text, seed, epoch, *at, block + 1)
-        stream = Stream(seed, epoch, domain)
         found = stream.words(op, np.uint64(row), view, blocks=2, first_block=block)  # type: ignore[arg-type]
         assert found.tolist() == expected
         low, high, *_ = page_words(text, seed, epoch, 255, row, view, 0)
