@@ -62,7 +62,12 @@ def export(
         "num_samples": done.num_samples,
         "bytes": done.bytes,
         "already": done.already,
+        "left_out": done.left_out,
     }
     files = f"{len(done.paths)} files" if len(done.paths) > 1 else "1 file"
     text = f"{out}: {done.num_samples} samples, {done.bytes / 1e6:.1f} MB in {files}"
-    terminal.result(facts, text + (", there already" if done.already else ""))
+    text += ", there already" if done.already else ""
+    if done.left_out:
+        samples = "1 sample is" if done.left_out == 1 else f"{done.left_out} samples are"
+        text += f"\n{samples} left out: a view was not made, and would be black"
+    terminal.result(facts, text)

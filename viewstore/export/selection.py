@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.errors import ConfigError, nearest
 from viewstore.files import disk
-from viewstore.format.columns import Column
+from viewstore.format.columns import MADE, Column
 from viewstore.format.records import digest_of
 from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store
@@ -33,19 +33,26 @@ class Selection:
         view_set: One of its view sets, complete.
         rows: Ascending rows of the store, int64 [n], n >= 1.
         columns: Params columns, ordered by name.
+        left_out: Rows that were asked for and have a view that was not made: it is black.
     """
 
     store: Store
     view_set: ViewSet
     rows: NDArray[np.int64]
     columns: tuple[Column, ...]
+    left_out: int = 0
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the content of an export of this selection."""
+        """SHA-256 of everything that decides the content of an export of this selection.
+
+        Other view sets of the store do not.
+        """
         facts = {
-            "store_id": self.store.store_id,
+            "sources_id": self.store.manifest.sources_id,
             "view_set": self.view_set.name,
+            "plan_id": self.view_set.plan.id,
+            "root": self.view_set.index.root,
             "rows": self.rows.tolist(),
             "columns": [column.name for column in self.columns],
         }
@@ -61,18 +68,26 @@ class Exported:
         num_samples: Samples in them.
         bytes: Size of the files together.
         already: Whether they were there before, whole, and nothing was written.
+        left_out: Samples that are not in them, since a view of theirs was not made.
     """
 
     paths: tuple[Path, ...]
     num_samples: int
     bytes: int
     already: bool
+    left_out: int
 
     @classmethod
     def of(cls, selection: Selection, paths: Sequence[Path], *, already: bool) -> Self:
         """Return what an export of `selection` came to, whose files are `paths`."""
         size = sum(path.stat().st_size for path in paths)
-        return cls(paths=tuple(paths), num_samples=len(selection.rows), bytes=size, already=already)
+        return cls(
+            paths=tuple(paths),
+            num_samples=len(selection.rows),
+            bytes=size,
+            already=already,
+            left_out=selection.left_out,
+        )
 
 
 def select(
@@ -85,6 +100,9 @@ def select(
 ) -> Selection:
     """Return what to export of a store.
 
+    Rows with a view that was not made, since its source image could not be read or its generator
+    failed, are left out and counted.
+
     Args:
         store: An open store.
         view_set: Name of a view set; None if the store has only one.
@@ -94,7 +112,7 @@ def select(
 
     Raises:
         ConfigError: There is no such view set or column, the view set is not complete, no row
-            matches, or the limit is below 1.
+            matches, none of them was made, or the limit is below 1.
     """
     chosen = store.view_set(view_set) if view_set is not None else _only_view_set(store)
     if not chosen.complete:
@@ -116,12 +134,26 @@ def select(
     rows = np.arange(store.num_samples)
     if where is not None:
         rows = matching_rows(store, where, [chosen.name])
+    made = rows[np.isin(chosen.params.rows("status", rows), MADE).all(axis=1)]
+    if not len(made):
+        raise ConfigError(
+            f"none of the {len(rows)} samples to export has all of its views",
+            where=store.location,
+            why="their source images could not be read, or their generator failed",
+            fix=f"viewstore verify {store.location} --repair --failed",
+        )
     return Selection(
         store=store,
         view_set=chosen,
-        rows=rows[:limit],
+        rows=made[:limit],
+        left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
         columns=tuple(by_name[name] for name in sorted(set(names))),
     )
+
+
+def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
+    """Return how many of `rows` up to the last of `made` are not among them."""
+    return int(np.count_nonzero(rows <= made[-1])) - len(made)
 
 
 def _only_view_set(store: Store) -> ViewSet:

@@ -70,7 +70,7 @@ def _facts(selection: Selection) -> dict[str, Any]:
     return {
         "format": 1,
         "kind": KIND,
-        "store_id": selection.store.store_id,
+        "sources_id": selection.store.manifest.sources_id,
         "rows": len(selection.rows),
         "selection": selection.digest,
         "label_names": list(selection.store.label_names),

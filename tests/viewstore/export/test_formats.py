@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.viewstore.commands import invoke
-from tests.viewstore.small_stores import ROWS
+from tests.viewstore.small_stores import ROWS, build_small
 from viewstore.errors import ConfigError
 from viewstore.export.formats import FORMATS
 from viewstore.export.selection import Exported, are_whole, select
 from viewstore.files import disk
 from viewstore.progress import Fact, Silent
-from viewstore.store.store import Store
+from viewstore.store.store import Store, open_store
 
 
 class Counter(Silent):
@@ -69,3 +71,46 @@ def test_files_are_whole_if_all_have_their_digests(tmp_path: Path) -> None:
     assert are_whole({tmp_path / "a": sha256})
     assert not are_whole({tmp_path / "a": "0" * 64})
     assert not are_whole({tmp_path / "a": sha256, tmp_path / "b": sha256})
+
+
+@pytest.fixture
+def damaged_images(tmp_path: Path) -> Path:
+    """Three photographs, the second of which cannot be read beyond its header."""
+    folder = tmp_path / "images" / "cat"
+    folder.mkdir(parents=True)
+    rng = np.random.Generator(np.random.Philox(1))
+    for number in range(3):
+        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    cut = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(cut[: len(cut) // 2])
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_that_were_not_made_are_left_out_and_counted(
+    damaged_images: Path, tmp_path: Path, name: str
+) -> None:
+    """A black picture with a label would be learned."""
+    build_small(tmp_path / "s", str(damaged_images), on_error="skip")
+    store = open_store(tmp_path / "s")
+    assert store.view_sets["simclr"].params["status"].tolist() == [[1, 1], [4, 4], [1, 1]]
+    selection = select(store)
+    assert (selection.rows.tolist(), selection.left_out) == ([0, 2], 1)
+    done = FORMATS[name].export(selection, tmp_path / "out")
+    assert (done.num_samples, done.left_out) == (2, 1)
+    assert (select(store, limit=1).left_out, select(store, limit=2).left_out) == (0, 1)
+    ran = invoke("export", tmp_path / "s", "--format", name, "--out", tmp_path / "out")
+    assert "1 sample is left out: a view was not made" in ran.output
+    with pytest.raises(ConfigError, match="none of the 1 samples to export") as caught:
+        select(store, where="key == 'cat/1.jpg'")
+    assert "--repair --failed" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_another_view_set_makes_no_other_export(source: str, tmp_path: Path, name: str) -> None:
+    build_small(tmp_path / "s", source)
+    FORMATS[name].export(select(open_store(tmp_path / "s")), tmp_path / "out")
+    build_small(tmp_path / "s", None, view_set="second", seed=1)
+    again = select(open_store(tmp_path / "s"), "simclr")
+    assert FORMATS[name].export(again, tmp_path / "out").already
