@@ -46,14 +46,14 @@ def check_filter(name: str, known: Sequence[Filter] = FILTERS) -> Filter:
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """Return `image`, uint8 [H, W, 3], resized to `height` x `width` by averaging areas (OpenCV).
+    """Return `image`, uint8 [H, W, 3], resized to `height` x `width` with the filter "area".
 
-    An image of that size is returned itself, not a copy. Where a side grows the pixels are not
-    those of the filter "area", which is then "linear".
+    The pixels are those of a crop of the whole image: an encoder is probed on what it was trained
+    on. An image of that size is returned itself, not a copy.
     """
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return crop_resize(image, (0, 0, *image.shape[:2]), (height, width), "area")
 
 
 def crop_resize(

@@ -201,3 +201,11 @@ def test_without_the_module_opencv_cuts_the_same_views() -> None:
     pixels = np.arange(60 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(60, 50, 3)
     view = crop_resize(pixels, (2, 3, 50, 40), (20, 21), "area", mirrored=True)
     assert ran.stdout == view.tobytes()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (12, 11), (9, 90), (90, 9), (30, 20)])
+def test_a_resized_image_is_the_crop_of_all_of_it(size: tuple[int, int]) -> None:
+    """Growing as well as shrinking: the filter "area" means one thing."""
+    image = np.random.Generator(np.random.Philox(2)).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    expected = crop_resize(image, (0, 0, 30, 20), size, "area")
+    assert np.array_equal(resize.resize(image, *size), expected)
