@@ -93,8 +93,16 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
     )
     if columns["part"].max() >= len(parts):
         raise FormatError(f"sources name part {columns['part'].max()}, there are {len(parts)}")
-    numbers = {name: columns[name] for name in NUMBERS}
-    return SourceTable(keys=keys, parts=parts, label_names=tuple(record["label_names"]), **numbers)
+    order = columns["key_order"]
+    if order.max() >= len(keys):
+        raise FormatError(f"source keys are ordered by row {order.max()}, there are {len(keys)}")
+    return SourceTable(
+        keys=keys,
+        parts=parts,
+        label_names=tuple(record["label_names"]),
+        key_order=order,
+        **{name: columns[name] for name in NUMBERS},
+    )
 
 
 def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class SourceTable:
         height, width: Of the image in pixels, EXIF orientation not applied.
         parts: Where the bytes lie.
         label_names: Name of each label; empty if they have none.
+        key_order: The rows in the order of their keys' bytes, as a store keeps them; None where
+            the table was scanned.
     """
 
     keys: Sequence[str]
@@ -59,6 +61,7 @@ class SourceTable:
     width: NDArray[np.uint32]
     parts: tuple[Part, ...]
     label_names: tuple[str, ...] = ()
+    key_order: NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True)

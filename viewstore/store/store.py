@@ -35,12 +35,9 @@ from viewstore.store.view_set import ViewSet
 class Keys(Sequence[str]):
     """The sample keys in row order, with look-up by bisection."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = keys
-
-    @cached_property
-    def _order(self) -> list[int]:
-        return sorted(range(len(self._keys)), key=lambda row: self._keys[row].encode())
+    def __init__(self, keys: Sequence[str], order: Sequence[int] | NDArray[np.uint64]) -> None:
+        """Take the keys, and their rows in the order of the keys' bytes."""
+        self._keys, self._order = keys, order
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -51,12 +48,16 @@ class Keys(Sequence[str]):
     def row(self, key: str) -> int:
         """Return the row of a key. Raises ConfigError naming the nearest key."""
         position = bisect.bisect_left(
-            self._order, key.encode(), key=lambda row: self._keys[row].encode()
+            range(len(self._keys)), key.encode(), key=lambda each: self._at(each).encode()
         )
-        if position < len(self._order) and self._keys[self._order[position]] == key:
-            return self._order[position]
-        hint = nearest(key, [self._keys[row] for row in self._order[max(0, position - 50) :][:100]])
+        if position < len(self._keys) and self._at(position) == key:
+            return int(self._order[position])
+        near = range(max(0, position - 50), min(len(self._keys), position + 50))
+        hint = nearest(key, [self._at(each) for each in near])
         raise ConfigError(f"there is no sample with key {key!r}; {hint}", code="VS102")
+
+    def _at(self, position: int) -> str:
+        return self._keys[int(self._order[position])]
 
 
 class Store:
@@ -112,7 +113,9 @@ class Store:
     @cached_property
     def keys(self) -> Keys:
         """The key of each row."""
-        return Keys(self.table.keys)
+        order = self.table.key_order
+        assert order is not None, "tables of stores have it"
+        return Keys(self.table.keys, order)
 
     @property
     def labels(self) -> NDArray[np.int32]:
