@@ -36,7 +36,7 @@ __all__ = [
     "tuple_of",
 ]
 
-# Their modules need torch, which a ViewLoader imports beside its first batch.
+# Their modules need torch, which is imported while threads fill a loader's first batch.
 _HOMES = {
     "Batch": "batches.batch",
     "View": "batches.batch",

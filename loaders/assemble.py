@@ -101,7 +101,8 @@ class Assembly:
         Raises:
             ConfigError: Several stores show views of several sizes.
         """
-        order, start = self.order(seed), self._start(seed)
+        order = self.order(seed)
+        start = self._start(order)
         pool = BufferPool(pin=self.settings.pin)
         maker = self._maker(order, start, pool)
         share = -(-self.cut.global_batch // self.cut.world_size)
@@ -126,12 +127,12 @@ class Assembly:
         for each in self.stores:
             each.close()
 
-    def _start(self, seed: int) -> State:
+    def _start(self, order: Order) -> State:
         """Return the state of a loader at the start of epoch 0."""
         return State(
             store=stores_digest([each.store.store_id for each in self.stores]),
-            order=self.order(seed).name,
-            seed=seed,
+            order=order.name,
+            seed=order.seed,
             epoch=0,
             step=0,
             G=self.cut.global_batch,
@@ -193,10 +194,10 @@ def assemble(
     rank, world_size = find_rank(settings.rank, settings.world_size)
     memory = machine_bytes()
     clock = Clock()
-    opened = _open(
+    store_views = _open(
         stores, views, settings.rows if several else [settings.rows], settings, memory, clock
     )
-    sizes = [each.num_rows for each in opened]
+    sizes = [each.num_rows for each in store_views]
     cut = Cut(
         num_rows=sum(sizes if rates is None else map(rows_per_epoch, sizes, rates)),
         global_batch=settings.batch_size,
@@ -208,7 +209,7 @@ def assemble(
     threads = settings.num_threads
     found = Assembly(
         settings=settings,
-        stores=tuple(opened),
+        stores=tuple(store_views),
         rates=rates,
         cut=cut,
         threads=len(os.sched_getaffinity(0)) if threads is None else threads,
@@ -217,7 +218,9 @@ def assemble(
         clock=clock,
     )
     _divide_cache(found)
-    readers = [(part, any(slots.then)) for each in opened for slots, part, _ in each.set_readers]
+    readers = [
+        (part, any(slots.then)) for each in store_views for slots, part, _ in each.set_readers
+    ]
     if settings.resident != "auto" or found.threads:  # without threads the caller would wait for it
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         keep_resident(readers, settings.resident, ranks=ranks)

@@ -44,7 +44,7 @@ class LoaderSettings:
         num_threads: Threads of the pool; 0 works in the caller's thread, None takes the
             CPUs that the process may use.
         prefetch: Batches made ahead, at most 1 GiB; of small ones that are copied as they
-            are stored, eight times as many, which share memory by eight.
+            are stored, eight times as many, each eight in one block of memory.
         verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
         missing: Views that were not made: "raise", "fallback" (show what is stored) or
             "resample" (another view of the sample).
@@ -52,7 +52,7 @@ class LoaderSettings:
         on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
             are black, it is not valid, and stats() counts it.
         resident: Copy raw view sets into memory: "auto" does, in the background, while they
-            take no more than a quarter of it; several ranks of a host share one file in the
+            fit a quarter of the machine's memory; several ranks of a host share one file in the
             cache.
         scaled_decode: Decode a JPEG at a half, a quarter or an eighth where every crop of it
             is that much larger than its view; it changes pixels.

@@ -46,7 +46,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Online:
-    """Views rendered from the source image as they are asked for.
+    """Views rendered from source images while they are loaded.
 
     Attributes:
         policy: The augmentation policy, by name or with numbers of your own.

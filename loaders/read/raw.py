@@ -50,7 +50,7 @@ class RawViews(StoredViews):
     def __init__(
         self, view_set: ViewSet, shards: OpenShards, strided: Strided, *, verify: Verify
     ) -> None:
-        """Prepare to gather. Raises FormatError: the index places views not as the plan does."""
+        """Prepare to gather. Raises FormatError: index and plan disagree about where views lie."""
         super().__init__(view_set, shards, verify=verify)
         self._strided = strided
         self._check_layout()

@@ -55,7 +55,7 @@ def recolour(
 def _recolour(x: Tensor, params: Mapping[str, Tensor]) -> None:
     """Apply the ops to uint8 [B, H, W, 3] in place, in the order in which views are rendered."""
     *factors, turns = params["jitter"].unbind(1)
-    # Pillow has 256 hues; cut in the precision of `colours.recolour`, lest a step differ.
+    # Pillow has 256 hues; cut in the precision of `colours.recolour`, so that no step differs.
     amounts = (*factors, (turns.double() * LEVELS).trunc().remainder(256))
     for ops in params["jitter_order"].unbind(1):
         for op, (amount, apply) in enumerate(zip(amounts, _JITTERS, strict=True)):
