@@ -89,10 +89,11 @@ class Assembly:
 
     def order(self, seed: int) -> Order:
         """Return the order of a seed."""
-        shard_rows = self.stores[0].store.shard_rows
-        num_rows = self.cut.num_rows
         return Order(
-            shuffle=self.settings.shuffle, num_rows=num_rows, seed=seed, shard_rows=shard_rows
+            shuffle=self.settings.shuffle,
+            num_rows=self.cut.num_rows,
+            seed=seed,
+            shard_rows=self.stores[0].store.shard_rows,
         )
 
     def run(self, seed: int) -> Run:
@@ -111,13 +112,14 @@ class Assembly:
         prefetch = max(1, min(self.settings.prefetch, PREFETCH_BYTES // max(1, group_bytes)))
         pool.expect(prefetch)
         pipeline = Pipeline(maker, threads=self.threads, prefetch=prefetch)
-        ahead = prefetch * maker.steps_at_once
         return Run(
             order=order,
             start=start,
             maker=maker,
             pipeline=pipeline,
-            stream=EpochStream(pipeline, steps=self.cut.steps, ahead=ahead),
+            stream=EpochStream(
+                pipeline, steps=self.cut.steps, ahead=prefetch * maker.steps_at_once
+            ),
             prefetch=prefetch,
             sample_bytes=sample_bytes,
         )
