@@ -19,7 +19,6 @@ BEGIN, END = "<!-- loaders table: begin -->", "<!-- loaders table: end -->"
 OURS, LIMIT = "viewstore", "limit"
 SECOND_LINES = {
     "verify=off": '`verify="off"`',
-    "reuse=True": "`reuse=True`: buffers hold until the next batch, as FFCV's",
     "antialias=False": "without antialiasing: other pictures",
     "filter=antialias": "resized by torch's antialiased filter",
 }

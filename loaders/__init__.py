@@ -1,10 +1,16 @@
-"""Batches of cached and online views, in an order keyed by seed and epoch alone."""
+"""Batches of cached and online views, in an order keyed by seed and epoch alone.
+
+Users make a `ViewLoader`; `adapters` make one for other loops. Each room imports only those before
+it: pipeline, plan, read, render, batches; then settings, assemble, loader, adapters.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Mix, Online
+from viewstore.loaders.plan.slots import Slot
+from viewstore.loaders.settings import LoaderSettings
 
 if TYPE_CHECKING:
     from viewstore.loaders.adapters.torch_data import (
@@ -18,8 +24,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Cached",
+    "LoaderSettings",
     "Mix",
     "Online",
+    "Slot",
     "View",
     "ViewDataset",
     "ViewIterableDataset",
@@ -28,7 +36,7 @@ __all__ = [
     "tuple_of",
 ]
 
-# Their modules need torch, which a ViewLoader imports beside its first batch.
+# Their modules need torch, which is imported while threads fill a loader's first batch.
 _HOMES = {
     "Batch": "batches.batch",
     "View": "batches.batch",

@@ -1,4 +1,4 @@
-"""How fast a loader is here, and how fast a bare loop over the same views would be."""
+"""How fast a loader is on this machine, and how fast bare loops over the same views are."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ COPIES_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a loader did.
+    """Speed of a loader.
 
     Attributes:
         first_batch_seconds: From its construction, in this process.
         samples_per_second: After a warm-up epoch.
-        wait_share: Of the time, how long the caller waited for a batch.
-        render_seconds: Of a sample, all threads at work: crops, flips and colours.
+        wait_share: Share of the time that the caller waited for a batch.
+        render_seconds: For a sample with all threads at work: crops, flips and colours.
         slots: Views of a sample.
     """
 
@@ -47,7 +47,7 @@ class Speed:
 def loader_speed(
     store: Store, views: Views, *, batch_size: int, threads: int, seconds: float
 ) -> Speed:
-    """Iterate over whole epochs, or parts of a long one, for some seconds."""
+    """Measure a loader: whole epochs, or parts of a long one, for some seconds."""
     began = time.perf_counter()
     with ViewLoader(store, views, batch_size=batch_size, num_threads=threads) as loader:
         batches = (batch for _ in itertools.count() for batch in loader)
@@ -68,7 +68,10 @@ def loader_speed(
 
 
 def _iterate(batches: Iterator[Batch], *, seconds: float, least: int) -> tuple[int, float]:
-    """Return samples and seconds: `least` batches, unless they take ten times too long."""
+    """Return samples and seconds of `seconds` and at least `least` batches.
+
+    Fewer than `least` batches where those would take ten times as long.
+    """
     samples = count = 0
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds or (
@@ -80,7 +83,7 @@ def _iterate(batches: Iterator[Batch], *, seconds: float, least: int) -> tuple[i
 
 
 def bare_rate(view_set: ViewSet, *, threads: int, seconds: float) -> float:
-    """Return the views a second that threads copy from memory in shuffled order, or decode."""
+    """Return the views per second that threads copy from memory in shuffled order, or decode."""
     cv2.setNumThreads(1)
     pixels = np.stack(sample_views(view_set, SAMPLE_VIEWS))
     if not view_set.codec.encoded:
@@ -96,30 +99,30 @@ def bare_rate(view_set: ViewSet, *, threads: int, seconds: float) -> float:
 
 
 def _copies(pixels: NDArray[np.uint8]) -> Callable[[], object]:
-    """Return what gathers views from memory that is too large to stay in the processor."""
+    """Return what gathers views from memory that is too large for the caches of the processor."""
     flat = pixels.reshape(len(pixels), -1)
     repeats = max(1, COPIES_BYTES // flat.nbytes)
     many = np.tile(flat, (repeats, 1))
     rng = np.random.default_rng(0)
-    places = [rng.integers(0, len(many), COPIED_AT_ONCE) for _ in range(8)]
-    turn = itertools.cycle(places)
+    orders = [rng.integers(0, len(many), COPIED_AT_ONCE) for _ in range(8)]
+    order = itertools.cycle(orders)
 
     def copy() -> None:
         out = np.empty((COPIED_AT_ONCE, flat.shape[1]), np.uint8)
-        np.take(many, next(turn), axis=0, out=out, mode="clip")
+        np.take(many, next(order), axis=0, out=out, mode="clip")
 
     return copy
 
 
 def _together(step: Callable[[], object], views: int, *, threads: int, seconds: float) -> float:
-    """Return the views a second of threads that all run a step."""
+    """Return the views per second of threads that all run `step`, which makes `views`."""
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(rate_of, step, seconds=seconds) for _ in range(threads)]
         return views * sum(job.result() for job in jobs)
 
 
 def source_rate(store: Store, *, threads: int, seconds: float) -> float:
-    """Return the source images a second that threads read and decode."""
+    """Return the source images per second that threads read and decode."""
     rows = np.linspace(0, store.num_samples - 1, SOURCE_IMAGES).astype(np.int64).tolist()
     return _together(
         lambda: [store.source.image(row) for row in rows],

@@ -28,7 +28,18 @@ VIEWSTORE = {
 }
 VIEWSTORE |= {"cli": " ".join(VIEWSTORE), "__main__": "cli"}
 # Each may import those before it.
-LOADERS = ("pipeline", "plan", "read", "render", "batches", "loader", "speed", "adapters")
+LOADERS = (
+    "pipeline",
+    "plan",
+    "read",
+    "render",
+    "batches",
+    "settings",
+    "assemble",
+    "loader",
+    "speed",
+    "adapters",
+)
 GENERATORS = {
     "contract": "",
     "pixels": "contract",

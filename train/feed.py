@@ -1,4 +1,4 @@
-"""From a store and settings to the views of a run: roles, sizes, rows, loader."""
+"""Makes the feed of a training run from a store and settings: its loader, rows and roles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viewstore.errors import ConfigError
 from viewstore.format.records import digest_of
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
-from viewstore.loaders.plan.slots import CachedSlots, OnlineSlot, resolve
+from viewstore.loaders.plan.slots import Slot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.store import Store
@@ -24,7 +24,7 @@ from viewstore.train.pretrain import Feed, check_views
 
 
 class SourceOnly:
-    """The rows of a source where a loader wants a store: no view sets, all views are online."""
+    """A source in place of a store, for a loader: it has no view sets, all views are online."""
 
     def __init__(self, table: SourceTable) -> None:
         self.table = table
@@ -43,7 +43,7 @@ def store_of_source(table: SourceTable) -> Store:
     return cast(Store, SourceOnly(table))
 
 
-def kept_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
+def training_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
     """Return the rows that are trained on, without every `holdout`-th, from 0 on."""
     rows = np.arange(count, dtype=np.int64)
     return rows if holdout is None else rows[rows % holdout != 0]
@@ -58,27 +58,28 @@ def open_feed(
     Raises:
         ConfigError: A view is unknown, or the views are not what the strategy wants.
     """
-    views = _sized(parse_views(",".join(config.views), list(store.view_sets)), config.size)
-    cached, online = resolve(views, store)
-    roles = _roles(cached, online)
-    rows = kept_rows(store.num_samples, config.holdout)
-    check_views(config, roles, len(rows))
+    rows = training_rows(store.num_samples, config.holdout)
     loader = ViewLoader(
         store,
-        views=views,
-        batch_size=config.batch_size,
+        views=_sized(parse_views(",".join(config.views), list(store.view_sets)), config.size),
+        # A larger one is refused by check_views, after what it says of the views.
+        batch_size=min(config.batch_size, len(rows)),
         seed=config.seed,
         # A filter is part of the loader's state: without holdout there is none.
         rows=None if config.holdout is None else rows,
         num_threads=num_threads,
     )
     with loader:
+        for slot in loader.slots:
+            _check_slot(slot)
+        check_views(config, loader.roles, len(rows))
         yield Feed(
             loader=loader,
-            roles=roles,
+            roles=loader.roles,
             epoch_steps=len(loader),
-            size=_size(cached, online),
-            policy=_policy(cached, online),
+            size=max(slot.height for slot in loader.slots),
+            # Of the first view that has one: what distances will be calibrated with.
+            policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
             store_id=store.store_id,
         )
 
@@ -90,37 +91,16 @@ def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Onli
     return [replace(view, size=size) if isinstance(view, Online) else view for view in views]
 
 
-def _roles(cached: list[CachedSlots], online: list[OnlineSlot]) -> tuple[str, ...]:
-    """Return the role of each slot. Raises ConfigError: a view set has views of several roles."""
-    roles = {each.slot: each.policy.role for each in online}
-    for each in cached:
-        name, (role, *others) = each.view_set.name, sorted(set(each.view_set.roles))
-        if others:
-            raise ConfigError(
-                f"views of {name} must have one role, they are {', '.join([role, *others])}",
-                where=f"--views {name}",
-                fix="name a view set whose views have one role",
-            )
-        roles |= dict.fromkeys(each.slots, role)
-    return tuple(role for _, role in sorted(roles.items()))
-
-
-def _size(cached: list[CachedSlots], online: list[OnlineSlot]) -> int:
-    sizes = [each.size for each in online]
-    sizes += [(each.view_set.height, each.view_set.width) for each in cached]
-    for height, width in sizes:
-        if height != width:
-            raise ConfigError(
-                f"views must be square to be trained on, got {height}x{width}", fix="give --size"
-            )
-    return max(side for side, _ in sizes)
-
-
-def _policy(cached: list[CachedSlots], online: list[OnlineSlot]) -> str:
-    """Return the policy of the first expert view: what distances will be calibrated with."""
-    names = {each.slot: each.policy.name for each in online}
-    for each in cached:
-        for view_set in each.view_sets:
-            args = view_set.plan.generator["args"]
-            names |= dict.fromkeys(each.slots, args.get("policy", ""))
-    return next((name for _, name in sorted(names.items()) if name), "")
+def _check_slot(slot: Slot) -> None:
+    """Raise ConfigError unless a slot can be trained on: views of one role, and square."""
+    if len(slot.roles) > 1:
+        raise ConfigError(
+            f"views of {slot.name} must have one role, they are {', '.join(slot.roles)}",
+            where=f"--views {slot.name}",
+            fix="name a view set whose views have one role",
+        )
+    if slot.height != slot.width:
+        raise ConfigError(
+            f"views must be square to be trained on, got {slot.height}x{slot.width}",
+            fix="give --size",
+        )

@@ -29,7 +29,6 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
     "limit filter=antialias": ("torch", "simplejpeg", "viewstore"),
     "viewstore": ("viewstore",),
     "viewstore verify=off": ("viewstore",),
-    "viewstore reuse=True": ("viewstore",),
     "viewstore filter=antialias": ("viewstore",),
     "ffcv": ("ffcv",),
     "dali": ("nvidia.dali",),
@@ -43,7 +42,6 @@ ANTIALIAS = {"filter": "antialias"}
 OVERRIDES = {
     "limit filter=antialias": ANTIALIAS,
     "viewstore verify=off": {"verify": "off"},
-    "viewstore reuse=True": {"reuse": True},
     "viewstore filter=antialias": ANTIALIAS,
     "torch filter=antialias": ANTIALIAS,
     "webdataset filter=antialias": ANTIALIAS,
@@ -55,7 +53,6 @@ ONLY = {
     "viewstore filter=antialias": "online",
     "torch filter=antialias": "online",
     "webdataset filter=antialias": "online",
-    "viewstore reuse=True": "raw",
     "dali antialias=False": "online",
 }
 TUNE_EPOCHS = 2

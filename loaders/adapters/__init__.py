@@ -1,4 +1,5 @@
 """The loader in other loops: torch's DataLoader, StatefulDataLoader, Lightning; and in workers.
 
-Each turns its framework's questions into settings of a ViewLoader; none decides what is shown.
+Each makes a ViewLoader from its own arguments, and asks it for batches and states. None decides
+what is shown.
 """

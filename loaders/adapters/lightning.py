@@ -1,4 +1,4 @@
-"""A data module for Lightning: the threads of a ViewLoader, its place kept in checkpoints."""
+"""A data module for Lightning: the threads of a ViewLoader, with its state in checkpoints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from viewstore.errors import ConfigError, UnavailableError
-from viewstore.loaders.adapters.recipe import Recipe, Settings
+from viewstore.loaders.adapters.recipe import Recipe
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.settings import LoaderArguments, LoaderSettings
 from viewstore.store.store import Store
 
 try:
@@ -23,21 +24,21 @@ class ViewDataModule(LightningDataModule):
     """Hands a ViewLoader to a Trainer, for the trainer's rank.
 
     Use Trainer(use_distributed_sampler=False): the loader cuts every step over the ranks itself.
-    A checkpoint keeps where the loader stands, in mid epoch too; it resumes on any number of
-    ranks.
+    A checkpoint holds the loader's state, in mid epoch too; it resumes on any number of ranks.
     """
 
     def __init__(
         self,
         store: Store | Sequence[Store],
         views: str | Views,
-        **settings: Unpack[Settings],
+        **settings: Unpack[LoaderArguments],
     ) -> None:
-        """Take the arguments of ViewLoader; rank and world_size are the trainer's."""
+        """Take the arguments of ViewLoader but rank and world_size, which are the trainer's."""
         super().__init__()
         if "rank" in settings or "world_size" in settings:
             raise ConfigError("rank and world_size of a data module are those of its trainer")
-        self._recipe = Recipe(store, views, {**settings, "rank": 0, "world_size": 1})
+        settings = {**settings, "rank": 0, "world_size": 1}
+        self._recipe = Recipe(store, views, LoaderSettings(**settings))
         self._loader: ViewLoader | None = None
         self._state: dict[str, Any] | None = None
 
@@ -64,7 +65,7 @@ class ViewDataModule(LightningDataModule):
         self._state = state_dict
 
     def teardown(self, stage: str) -> None:
-        """Join the threads of the loader; its place is kept."""
+        """Join the threads of the loader; its state is kept."""
         self._state = self.state_dict()
         self._close()
 

@@ -1,12 +1,13 @@
 """The loader as datasets of torch, for loops and trainers that want a DataLoader.
 
-A batch is made whole in one worker process. Where the threads of a ViewLoader can be used, they
-are faster: nothing is copied between processes.
+Each batch is made in one worker process. Where the threads of a ViewLoader can be used, they are
+faster: nothing is copied between processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
@@ -14,18 +15,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.adapters.recipe import Recipe, Settings
+from viewstore.loaders.adapters.recipe import Recipe
 from viewstore.loaders.batches.batch import Batch
 from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.settings import LoaderArguments, LoaderSettings
 from viewstore.store.store import Store
 
 MAX_WORKERS = 1024
 TupleForm = bool | Literal["solo-learn", "lightly"]
-Place = tuple[int, int, range]
+BatchKey = tuple[int, int, range]  # epoch, step, positions
 
 
 def tuple_of(batch: Batch, form: TupleForm = True) -> tuple[Any, ...]:
-    """Return a batch as others expect it.
+    """Return a batch as a tuple in the form that other packages expect.
 
     True and "solo-learn": (index, [pixels of each slot], label); "lightly": ([pixels], label,
     index). Pixels stay uint8.
@@ -41,29 +43,29 @@ def keep_batch(batch: Any) -> Any:  # noqa: ANN401
     return batch
 
 
-class _Batches:
-    """What the datasets share: a loader in each process that makes batches in its only thread."""
+class _BatchSource:
+    """What the datasets share: a loader in each process, which makes batches in its main thread."""
 
     def __init__(
         self,
         store: Store | Sequence[Store],
         views: str | Views,
         as_tuple: TupleForm,
-        settings: Settings,
+        arguments: LoaderArguments,
     ) -> None:
         if as_tuple not in (True, False, "solo-learn", "lightly"):
             raise ConfigError(
                 f"as_tuple must be True, False, 'solo-learn' or 'lightly', got {as_tuple!r}"
             )
-        device = torch.device(settings.get("device") or "cpu")
-        if device.type != "cpu" or settings.get("pin"):
+        settings = LoaderSettings(**arguments)
+        if torch.device(settings.device or "cpu").type != "cpu" or settings.pin:
             raise ConfigError(
                 "datasets hand batches over in memory of the CPU that is not pinned; "
                 "move them with batch.to(device) in the training process"
             )
         self._as_tuple = as_tuple
-        self._recipe = Recipe(store, views, {**settings, "num_threads": 0})
-        self._recipe.loader  # noqa: B018  # settings that make no sense are refused here
+        self._recipe = Recipe(store, views, replace(settings, num_threads=0))
+        self._recipe.loader  # noqa: B018  # wrong settings are refused here, not in a worker
 
     def make(self, epoch: int, step: int) -> Any:  # noqa: ANN401
         batch = self._recipe.loader.batch(epoch, step)
@@ -74,7 +76,7 @@ class _Batches:
         loader.seek(epoch, step)
         return loader.state_dict()
 
-    def place_of(self, state: dict[str, Any]) -> tuple[int, int]:
+    def step_of(self, state: dict[str, Any]) -> tuple[int, int]:
         """Return epoch and step of a state. Raises ConfigError: it is of another order or seed."""
         loader = self._recipe.loader
         seed = loader.state_dict()["seed"]
@@ -96,7 +98,7 @@ class _Batches:
 
 
 class ViewDataset(Dataset[Any]):
-    """A map-style dataset whose items are batches, asked for by its own batch sampler.
+    """A map-style dataset whose items are batches, indexed by its own batch sampler.
 
     DataLoader(dataset, batch_sampler=dataset.batches(), collate_fn=keep_batch, num_workers=4)
     """
@@ -107,28 +109,32 @@ class ViewDataset(Dataset[Any]):
         views: str | Views,
         *,
         as_tuple: TupleForm = False,
-        **settings: Unpack[Settings],
+        **settings: Unpack[LoaderArguments],
     ) -> None:
         """Take the arguments of ViewLoader, and whether batches become tuples (`tuple_of`)."""
-        self._batches = _Batches(store, views, as_tuple, settings)
+        self._batches = _BatchSource(store, views, as_tuple, settings)
 
     def __len__(self) -> int:
         """Return the batches of an epoch, the same on every rank."""
         return self._batches.steps
 
     def batches(self) -> ViewBatches:
-        """Return the batch sampler: it says which batch comes next, and where a run resumes."""
+        """Return the batch sampler, which yields the keys of batches and has the state of a run."""
         return ViewBatches(self._batches)
 
-    def __getitem__(self, place: Place) -> Any:  # noqa: ANN401
-        """Return the batch of (epoch, step, positions)."""
-        if not isinstance(place, tuple) or len(place) != 3:
+    def __getitem__(self, key: BatchKey) -> Any:  # noqa: ANN401
+        """Return the batch of (epoch, step, positions).
+
+        Raises:
+            ConfigError: The key is not one that the dataset's own batch sampler yields.
+        """
+        if not isinstance(key, tuple) or len(key) != 3:
             raise ConfigError(
-                f"ViewDataset must be asked by its own batch sampler, got {place!r}",
+                f"ViewDataset must be asked by its own batch sampler, got {key!r}",
                 why="a row alone does not say its epoch, which decides its views",
                 fix="DataLoader(dataset, batch_sampler=dataset.batches(), collate_fn=keep_batch)",
             )
-        epoch, step, positions = place
+        epoch, step, positions = key
         if positions != self._batches.positions(step):
             raise ConfigError(
                 f"step {step} of this rank has {self._batches.positions(step)}, its sampler "
@@ -141,50 +147,50 @@ class ViewDataset(Dataset[Any]):
     __getitems__ = __getitem__
 
 
-class ViewBatches(Sampler[Place]):
-    """The places (epoch, step, positions) of one epoch after another; each iter() begins one.
+class ViewBatches(Sampler[BatchKey]):
+    """The keys (epoch, step, positions) of the batches of an epoch; each iter() begins the next.
 
-    A DataLoader runs ahead of what it hands over: to resume, take batch.state, or let a
+    A DataLoader runs ahead of what it delivers: to resume, take batch.state, or let a
     StatefulDataLoader keep count.
     """
 
-    def __init__(self, batches: _Batches) -> None:
+    def __init__(self, batches: _BatchSource) -> None:
         self._batches = batches
         self._next = (0, 0)
-        self._begun: tuple[int, int] | None = None
+        self._resume: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self._batches.steps
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[BatchKey]:
         epoch, first = self._next
         self._next = (epoch + 1, 0)
         for step in range(first, self._batches.steps):
-            self._begun = (epoch, step + 1)
+            self._resume = (epoch, step + 1)
             yield epoch, step, self._batches.positions(step)
-        self._begun = None
+        self._resume = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin `epoch` at the next iter(); a place within it is kept, so that a resume is."""
+        """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
         if epoch != self._next[0]:
-            self._next, self._begun = (epoch, 0), None
+            self._next, self._resume = (epoch, 0), None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resumes after the last place that was given out."""
-        return self._batches.state(*(self._begun or self._next))
+        """Return what resumes after the last key that was yielded."""
+        return self._batches.state(*(self._resume or self._next))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin there at the next iter(). Raises ConfigError: the state is of something else."""
-        self._next, self._begun = self._batches.place_of(state), None
+        self._next, self._resume = self._batches.step_of(state), None
 
 
 class ViewIterableDataset(IterableDataset[Any]):
     """An iterable dataset of batches, for DataLoader(dataset, batch_size=None, num_workers=4).
 
     Each worker makes whole batches in turn, so the batches come in the order of the ViewLoader
-    whatever their number. Each iter() is an epoch. To resume with any number of workers, give
-    the state of the last batch to load_state_dict of a new dataset; a StatefulDataLoader keeps
-    count itself.
+    whatever the number of workers. Each iter() is an epoch. To resume with any number of workers,
+    give the state of the last batch to load_state_dict of a new dataset; a StatefulDataLoader
+    counts itself.
     """
 
     def __init__(
@@ -193,10 +199,10 @@ class ViewIterableDataset(IterableDataset[Any]):
         views: str | Views,
         *,
         as_tuple: TupleForm = False,
-        **settings: Unpack[Settings],
+        **settings: Unpack[LoaderArguments],
     ) -> None:
         """Take the arguments of ViewLoader, and whether batches become tuples (`tuple_of`)."""
-        self._batches = _Batches(store, views, as_tuple, settings)
+        self._batches = _BatchSource(store, views, as_tuple, settings)
         # Epoch and step at which each worker begins its next epoch, and whether it began one:
         # in memory that the workers share, so that new ones go on where old ones ended.
         self._next = torch.zeros((MAX_WORKERS, 3), dtype=torch.int64)
@@ -206,12 +212,12 @@ class ViewIterableDataset(IterableDataset[Any]):
         """Return the batches of an epoch, the same on every rank."""
         return self._batches.steps
 
-    def __iter__(self) -> Turns:
-        return Turns(self._batches, self._next)
+    def __iter__(self) -> WorkerBatches:
+        return WorkerBatches(self._batches, self._next)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin `epoch` at the next iter(); a place within it is kept, so that a resume is."""
-        if epoch != _place(self._next[0])[0]:
+        """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
+        if epoch != _epoch_and_step(self._next[0])[0]:
             self._move((epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
@@ -226,34 +232,34 @@ class ViewIterableDataset(IterableDataset[Any]):
                 "batches are made in worker processes: their dataset does not know which arrived",
                 fix="take batch.state of the last batch, or use StatefulDataLoader of torchdata",
             )
-        return self._batches.state(*_place(self._next[_worker()[0]]))
+        return self._batches.state(*_epoch_and_step(self._next[_worker()[0]]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin there at the next iter(). Raises ConfigError: the state is of something else."""
-        self._move(self._batches.place_of(state))
+        self._move(self._batches.step_of(state))
 
-    def _move(self, place: tuple[int, int]) -> None:
-        values = torch.tensor([*place, 0])
+    def _move(self, step: tuple[int, int]) -> None:
+        values = torch.tensor([*step, 0])
         if get_worker_info() is None:
             self._next[:] = values
-        else:  # what the others do is theirs
+        else:  # the other workers move themselves
             self._next[_worker()[0]] = values
 
 
-class Turns:
-    """The batches of an epoch that fall to this worker: every one of `stride`, from its own on."""
+class WorkerBatches:
+    """The batches of an epoch that this worker makes: each `stride`-th, from its number on."""
 
-    def __init__(self, batches: _Batches, shared: Tensor) -> None:
+    def __init__(self, batches: _BatchSource, shared: Tensor) -> None:
         self._batches = batches
         worker, self._stride = _worker()
         self._mine = shared[worker]
-        self._begin(*_place(self._mine), worker)
+        self._begin(*_epoch_and_step(self._mine), worker)
 
     def _begin(self, epoch: int, step: int, ahead: int) -> None:
         self._epoch, self._step = epoch, step + ahead
         self._mine[:] = torch.tensor([epoch + 1, 0, 1])
 
-    def __iter__(self) -> Turns:
+    def __iter__(self) -> WorkerBatches:
         return self
 
     def __next__(self) -> Any:  # noqa: ANN401
@@ -264,19 +270,19 @@ class Turns:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where this worker goes on; it is of use to a worker of as many others only."""
+        """Return what this worker resumes from, valid with the same number of workers only."""
         state = self._batches.state(self._epoch, 0)
         return {**state, "step": self._step, "stride": self._stride}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises ConfigError: it is of something else, or of other workers."""
-        place = {**state, "step": 0}
-        if place.pop("stride", None) != self._stride:
+        begin = {**state, "step": 0}
+        if begin.pop("stride", None) != self._stride:
             raise ConfigError(
                 f"worker state is of another number of workers, this is one of {self._stride}",
                 fix="resume with as many workers, or from batch.state with any number",
             )
-        epoch, _ = self._batches.place_of(place)
+        epoch, _ = self._batches.step_of(begin)
         self._begin(epoch, int(state["step"]), 0)
 
 
@@ -286,6 +292,6 @@ def _worker() -> tuple[int, int]:
     return (0, 1) if info is None else (info.id, info.num_workers)
 
 
-def _place(values: Tensor) -> tuple[int, int]:
+def _epoch_and_step(values: Tensor) -> tuple[int, int]:
     epoch, step, _ = values.tolist()
     return int(epoch), int(step)

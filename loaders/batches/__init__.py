@@ -1,5 +1,5 @@
-"""A batch: what makes one of decided rows, joins those of several stores, and hands it over.
+"""Batches: what a loader shows of a store, made into batches, those of several stores joined.
 
-`batch` is what users hold and needs torch; `maker` and `several` do not import it until the first
-batch is asked for.
+`batch` is what users hold; it needs torch, as `deliver` and `concatenate` do. The other modules
+import none of these until the first batch is made.
 """

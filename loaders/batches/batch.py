@@ -1,4 +1,4 @@
-"""What a loader hands over: views with their params, and where the loader stands after them."""
+"""A batch as users hold it: views with their params, rows, labels, and the loader's state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS = 255
 
 
 class ViewParams(Mapping[str, Tensor]):
-    """Params by column name, each gathered when it is first asked for."""
+    """Params by column name, each gathered when it is first read. Pickles as a plain dict."""
 
     def __init__(self, names: Collection[str], gather: Callable[[str], Tensor]) -> None:
         """Gather `names` by `gather`(name)."""
@@ -60,8 +60,8 @@ class View:
         parent: int64 [B]: the view it was derived from, -1 for the source image.
         view: int64 [B]: number of the cached view, or of the slot that was rendered.
         source: "cached:NAME" or "online:NAME".
-        colourless: The pixels are still without the colours that params tell; `Batch.to` makes
-            them. Never so in a batch that a loader hands over.
+        colourless: Whether the pixels still lack the colours that params record; `Batch.to` makes
+            them. Never so in a batch that a loader delivers.
     """
 
     pixels: Tensor
@@ -79,7 +79,7 @@ class Batch:
     """This rank's samples of one step.
 
     Attributes:
-        views: A view for each slot, in the order they were asked for.
+        views: A view for each slot, in the order of `loader.slots`.
         index: int64 [B], row of each sample in the store.
         label: int64 [B], -1 where a sample has none.
         valid: bool [B], false where a sample only pads the last step.
@@ -106,8 +106,9 @@ class Batch:
         Views that are still colourless get their colours there.
         """
         device = torch.device(device)
-        late = [view for view in self.views if view.colourless]
-        coloured = iter(recolour([view.pixels for view in late], [v.params for v in late], device))
+        colourless = [view for view in self.views if view.colourless]
+        pixels = [view.pixels for view in colourless]
+        coloured = iter(recolour(pixels, [view.params for view in colourless], device))
         views = (
             replace(view, pixels=next(coloured), colourless=False)
             if view.colourless
@@ -131,7 +132,7 @@ class Batch:
     ) -> list[Tensor]:
         """Return each view as a network takes it, [B, C, H, W], on the batch's device.
 
-        The layout in memory stays channels last. `normalise` tells the arithmetic; pixels cross
+        The layout in memory stays channels last; `normalise` says what is computed. Pixels move
         to the device as uint8 if `to` or the loader's `device` comes first.
 
         Raises:
@@ -164,13 +165,18 @@ def normalise(
     scale = (1 / (LEVELS * deviation)).float().view(count, 1, 1)
     shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(count, 1, 1)
     wanted = pixels[..., :count, :, :]
-    made = torch.empty_like(wanted, dtype=dtype)
+    out = torch.empty_like(wanted, dtype=dtype)
     shift, scale = torch.stack([shift, scale]).to(pixels.device, non_blocking=True)
-    return torch.addcmul(shift, wanted, scale, out=made)
+    return torch.addcmul(shift, wanted, scale, out=out)
 
 
 def check_device(name: str | torch.device, *, pin: bool) -> torch.device:
-    """Return a device. Raises ConfigError or UnavailableError: torch does not know or find it."""
+    """Return the device `name`.
+
+    Raises:
+        ConfigError: Torch does not know it.
+        UnavailableError: It, or pinned memory, needs a CUDA device, and there is none.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

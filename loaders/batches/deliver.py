@@ -1,4 +1,4 @@
-"""How batches are handed over: pixels as tensors, views with their params, status and origin."""
+"""Turns filled drafts into batches: pixels as tensors, views with params, status and origin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from viewstore.images.policies import Drawn
 from viewstore.loaders.batches.batch import Batch, View, ViewParams
 from viewstore.loaders.plan.ahead import part_of
 from viewstore.loaders.plan.cut import Cut
-from viewstore.loaders.plan.slots import CachedSlots, OnlineSlot
+from viewstore.loaders.plan.slots import CachedSlots, OnlineSlot, rendered_columns
 from viewstore.loaders.plan.state import State
-from viewstore.loaders.read.reader import AnyReader, CachedReader, by_set, numbers_within
+from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.render.layered import Mirrored, delivered_params
 
 if TYPE_CHECKING:
     from viewstore.loaders.batches.draft import Draft
-
 
 Sizes = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
 
@@ -34,37 +34,36 @@ class CachedDelivery:
 
     def __init__(
         self,
-        group: CachedSlots,
+        slots: CachedSlots,
         number: int,
-        reader: AnyReader,
+        reader: CachedReader,
         mirrored: Mirrored | None,
         sizes: Sizes,
     ) -> None:
-        """Deliver slot `number` of a group.
+        """Deliver the slot with index `number` in `slots`.
 
         Args:
-            group: The slots of the view set.
+            slots: The slots of the view set.
             number: Which of them.
             reader: Reads the view set.
             mirrored: Says of rows which views show their box from right to left, if any does.
             sizes: Returns height and width of the source images of rows.
         """
-        self.slot = group.slots[number]
-        self.then = group.then[number]
-        self._role = group.roles[number]
+        public = slots.public[number]
+        self.slot = slots.slots[number]
+        self.then = slots.then[number]
+        self._role = public.role
         self._reader = reader
         self._mirrored = mirrored
         self._sizes = sizes
-        self._size = group.view_set.height, group.view_set.width
-        self._source = f"cached:{group.view_set.name}"
-        self._drawn: tuple[str, ...] = ()
+        self._size = slots.group.height, slots.group.width
+        self._source = f"cached:{slots.group.name}"
         if self.then is not None:
             self._source += f"+{self.then.policy.name}"
-            columns = (column.name for column in self.then.policy.columns)
-            self._drawn = (*columns, "crop_box", "crop_local")
-        self._names = tuple(dict.fromkeys((*group.params, *self._drawn)))
+        self._drawn = rendered_columns(self.then)
+        self._names = public.columns
         # What would touch a disk is gathered at once, by a thread of the loader.
-        large = {name for name in group.params if not reader.in_memory(name)}
+        large = {name for name in slots.params if not reader.in_memory(name)}
         self._eager = tuple(sorted(large - set(self._drawn)))
 
     def views(
@@ -77,10 +76,10 @@ class CachedDelivery:
     ) -> list[View]:
         """Return the views `views` [B] of `rows` [B], of one batch after another.
 
-        `pixels` are those of each batch, `drawn` what was rendered on all of them.
+        `pixels` are those of each batch, `drawn` the params that were rendered on all of them.
         """
         sizes = [len(each) for each in pixels]
-        numbers = numbers_within(self._reader, views)
+        numbers = self._reader.own_numbers(views)
         columns = zip(
             pixels,
             self._params(sizes, rows, views, drawn),
@@ -91,7 +90,7 @@ class CachedDelivery:
         )
         return [
             View(
-                pixels=shown,
+                pixels=tensor,
                 params=params,
                 status=status,
                 role=self._role,
@@ -100,7 +99,7 @@ class CachedDelivery:
                 source=self._source,
                 colourless=colourless,
             )
-            for shown, params, status, parent, view in columns
+            for tensor, params, status, parent, view in columns
         ]
 
     def _params(
@@ -112,8 +111,8 @@ class CachedDelivery:
     ) -> Iterator[ViewParams]:
         """Yield the params of each batch."""
         for begin, end in bounds_of(sizes):
-            mine = partial(self._gather, rows[begin:end], views[begin:end], begin, drawn)
-            params = ViewParams(self._names, mine)
+            gather = partial(self._gather, rows[begin:end], views[begin:end], begin, drawn)
+            params = ViewParams(self._names, gather)
             for name in self._eager:
                 params[name]
             yield params
@@ -126,10 +125,10 @@ class CachedDelivery:
         drawn: Drawn,
         name: str,
     ) -> Tensor:
-        """Return a column of `rows`, which stand from `begin` on in `drawn`."""
+        """Return a column of `rows`, whose params begin at `begin` in `drawn`."""
         if name in self._drawn:
-            mine = part_of(drawn, begin, begin + len(rows))
-            return torch.from_numpy(self._rendered(rows, views, mine, name))
+            part = part_of(drawn, begin, begin + len(rows))
+            return torch.from_numpy(self._rendered(rows, views, part, name))
         found = self._reader.params(name, rows, views[:, None])
         if self._reader.per_view(name):
             found = np.ascontiguousarray(found[:, 0])
@@ -141,7 +140,7 @@ class CachedDelivery:
         if name not in ("crop_box", "crop_local"):
             return drawn[name].copy()
         assert self.then is not None
-        box = by_set(self._reader, views, partial(self._stored_box, rows))
+        box = self._reader.by_view(views, partial(self._stored_box, rows))
         flipped = np.zeros(len(rows), np.bool_)
         if self._mirrored is not None:
             flipped = self._mirrored(rows)[np.arange(len(rows)), views]
@@ -150,15 +149,15 @@ class CachedDelivery:
     def _stored_box(
         self,
         rows: NDArray[np.int64],
-        reader: CachedReader,
-        places: NDArray[np.int64],
+        part: ViewSetReader,
+        indices: NDArray[np.int64],
         views: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        box = np.zeros((len(places), 4))
-        if "crop_box" in reader.view_set.params:
-            box[:] = reader.params("crop_box", rows[places], views[:, None])[:, 0]
+        box = np.zeros((len(indices), 4))
+        if "crop_box" in part.view_set.params:
+            box[:] = part.params("crop_box", rows[indices], views[:, None])[:, 0]
         else:  # such views show the whole source image
-            box[:, 2], box[:, 3] = self._sizes(rows[places])
+            box[:, 2], box[:, 3] = self._sizes(rows[indices])
         return box
 
     def _column(
@@ -169,19 +168,19 @@ class CachedDelivery:
         rows: NDArray[np.int64],
         views: NDArray[np.int64],
     ) -> Tensor:
-        """Return a column of integers, `usual` for the views of a set that has it not."""
+        """Return a column of integers, `usual` for the views of a set that lacks it."""
         if self._reader.constant(name, usual):
             return filled(len(rows), usual, dtype)
 
         def stored(
-            reader: CachedReader, places: NDArray[np.int64], views: NDArray[np.int64]
+            part: ViewSetReader, indices: NDArray[np.int64], views: NDArray[np.int64]
         ) -> NDArray[np.integer[Any]]:
-            if reader.constant(name, usual):
-                return np.full(len(places), usual, dtype)
-            found = reader.params(name, rows[places], views[:, None])
+            if part.constant(name, usual):
+                return np.full(len(indices), usual, dtype)
+            found = part.params(name, rows[indices], views[:, None])
             return found[:, 0].astype(dtype)
 
-        return torch.from_numpy(by_set(self._reader, views, stored))
+        return torch.from_numpy(self._reader.by_view(views, stored))
 
 
 def filled(size: int, value: int, dtype: type[np.integer[Any]]) -> Tensor:
@@ -198,20 +197,20 @@ def online_views(
 ) -> list[View]:
     """Return the views of a slot that was rendered from source images, of one batch after another.
 
-    `pixels` are those of each batch, `drawn` what was rendered on all of them.
+    `pixels` are those of each batch, `drawn` the params of all of them.
     """
     return [
         View(
-            pixels=shown,
+            pixels=tensor,
             params=ViewParams(tuple(drawn), partial(_drawn_column, drawn, begin, end)),
-            status=filled(len(shown), 1, np.uint8),
+            status=filled(len(tensor), 1, np.uint8),
             role=slot.policy.role,
-            parent=filled(len(shown), -1, np.int64),
-            view=filled(len(shown), slot.slot, np.int64),
+            parent=filled(len(tensor), -1, np.int64),
+            view=filled(len(tensor), slot.slot, np.int64),
             source=f"online:{slot.policy.name}",
             colourless=colourless,
         )
-        for shown, (begin, end) in zip(pixels, bounds_of([len(p) for p in pixels]), strict=True)
+        for tensor, (begin, end) in zip(pixels, bounds_of([len(p) for p in pixels]), strict=True)
     ]
 
 
@@ -220,13 +219,13 @@ def _drawn_column(drawn: Drawn, begin: int, end: int, name: str) -> Tensor:
 
 
 def bounds_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield where each of some parts begins and ends, one after another."""
+    """Yield begin and end of parts of these sizes that lie one after another."""
     return itertools.pairwise(itertools.accumulate(sizes, initial=0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """Makes batches of what was filled.
+    """Makes batches of filled drafts.
 
     Attributes:
         cached: The slots of each view set.
@@ -247,8 +246,8 @@ class Delivery:
     def batches(self, draft: Draft) -> list[Batch]:
         """Return the batches of a filled draft.
 
-        Beside the copying of small views a call into torch costs more than it seems: what all
-        batches have is made once for all of them, and split.
+        Next to the copying of small views each call into torch counts: what all batches have is
+        made once for all of them, and split.
         """
         rows, sizes = draft.rows, draft.sizes
         columns = zip(
@@ -274,18 +273,18 @@ class Delivery:
 
     def _views(self, draft: Draft) -> list[list[View]]:
         """Return the views of each slot, for one batch after another."""
-        decided = draft.decided
+        plan = draft.plan
         pixels = [
             torch.from_numpy(buffer.transpose(0, 3, 1, 2)).split_with_sizes(draft.sizes)
             for buffer in draft.buffers
         ]
         views: dict[int, list[View]] = {}
-        for group, shown, then in zip(self.cached, decided.shown, decided.then, strict=True):
-            for slot, mine, drawn in zip(group, shown.T, then, strict=True):
+        for slots, numbers, then in zip(self.cached, plan.views, plan.then, strict=True):
+            for slot, mine, drawn in zip(slots, numbers.T, then, strict=True):
                 late = self.colourless(drawn)
-                shows = pixels[slot.slot]
-                views[slot.slot] = slot.views(shows, decided.rows, mine.copy(), drawn, late)
-        for online, drawn in zip(self.online, decided.drawn, strict=True):
+                tensors = pixels[slot.slot]
+                views[slot.slot] = slot.views(tensors, plan.rows, mine.copy(), drawn, late)
+        for online, drawn in zip(self.online, plan.online, strict=True):
             late = self.colourless(drawn)
             views[online.slot] = online_views(online, pixels[online.slot], drawn, late)
         return [views[slot] for slot in range(len(pixels))]

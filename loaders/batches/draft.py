@@ -1,4 +1,4 @@
-"""Batches in the making: what was decided of them, and the memory that threads fill."""
+"""Batches that are being made: the plan of their samples, and the memory that threads fill."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.loaders.pipeline.buffers import Buffer
-from viewstore.loaders.plan.ahead import Decided
+from viewstore.loaders.plan.ahead import SamplePlan
 
 
 @dataclass(kw_only=True)
 class Draft:
-    """Batches in the making, one after another.
+    """Some batches that are being made, one after another.
 
     Attributes:
+        epoch: Their epoch.
         steps: Their steps.
         sizes: Samples of each.
-        decided: Their rows, views and draws.
+        plan: Their rows, views and draws.
         valid: Which samples are neither padding nor damaged, [B].
         buffers: Memory of each slot, uint8 [B, H, W, C].
     """
@@ -26,11 +27,11 @@ class Draft:
     epoch: int
     steps: range
     sizes: list[int]
-    decided: Decided
+    plan: SamplePlan
     valid: NDArray[np.bool_]
     buffers: list[Buffer]
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Rows of the store, [B]."""
-        return self.decided.rows
+        return self.plan.rows

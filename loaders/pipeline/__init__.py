@@ -1,5 +1,5 @@
-"""Threads and memory: work planned ahead, done in slices, handed over in order.
+"""Threads and memory: batches are planned ahead, made in slices, handed over in order.
 
-It knows nothing of views: what is made, and of what, is a `Maker`'s affair. Nothing here decides
-what a batch holds, so all of it may change for the sake of speed.
+Nothing here knows views: what is made, and of what, is decided by a `Maker`. No batch depends on
+what happens here, so all of it may change for the sake of speed.
 """

@@ -5,7 +5,6 @@ Fresh memory costs a page fault every 4 KiB, which for small views takes longer 
 
 from __future__ import annotations
 
-import itertools
 import math
 import mmap
 import threading
@@ -19,62 +18,51 @@ from numpy.typing import NDArray
 Buffer = NDArray[np.uint8]
 Shape = tuple[int, ...]
 
-HUGE_PAGE = 2 << 20
+HUGE_PAGE_BYTES = 2 << 20
 # Rows that begin at a multiple of 32 bytes are written past the caches by libjpeg-turbo: decoding
 # into them takes longer, and so does flipping them right after.
-OFF_ALIGNMENT = 16
+MISALIGNMENT_BYTES = 16
 
 
-def pages(size: int) -> Buffer:
-    """Return fresh memory, uint8 [size], in huge pages where the system has them."""
+def allocate(size: int) -> Buffer:
+    """Return fresh zeroed memory, uint8 [size], in huge pages where the system has them."""
     memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+    if size >= HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)[:size]
 
 
 def _buffer(shape: Shape) -> Buffer:
-    return pages(OFF_ALIGNMENT + math.prod(shape))[OFF_ALIGNMENT:].reshape(shape)
+    return allocate(MISALIGNMENT_BYTES + math.prod(shape))[MISALIGNMENT_BYTES:].reshape(shape)
 
 
 class BufferPool:
     """Lends memory to batches. Safe to call from several threads."""
 
-    def __init__(self, *, reuse: bool = False, pin: bool = False) -> None:
+    def __init__(self, *, pin: bool = False) -> None:
         """Make an empty pool.
 
         Args:
-            reuse: Lend the buffers of a slot in turn, held or not; else the end of the last
-                reference is waited for.
             pin: Lend pinned memory. Torch keeps and reuses it, since it knows of the copies
                 to a device that are still under way.
         """
-        self._keep = self._ring = 0
-        self._reuse = reuse
         self._pin = pin
+        self._most_spare = 0  # of a shape
         self._spare: defaultdict[Shape, list[Buffer]] = defaultdict(list)
-        self._turns: defaultdict[int, itertools.count[int]] = defaultdict(itertools.count)
-        self._rings: dict[tuple[int, int, Shape], Buffer] = {}
         self._lent: dict[int, tuple[weakref.ref[_Lease], Buffer]] = {}
         self._ended: deque[weakref.ref[_Lease]] = deque()
         self._lock = threading.Lock()
 
     def expect(self, batches: int) -> None:
-        """Expect so many batches to be under way at a time."""
+        """Expect so many batches to be under way at a time; without it nothing is used again."""
         # As many again for what the caller holds, and for slots of one shape.
-        self._keep = 2 * batches + 2
-        self._ring = self._keep if self._reuse else 0
+        self._most_spare = 2 * batches + 2
 
-    def take(self, shape: Shape, slot: int) -> Buffer:
-        """Return uint8 `shape` for the views of a slot; what it holds is left over."""
+    def take(self, shape: Shape) -> Buffer:
+        """Return uint8 `shape` with undefined content; it is the caller's until he drops it."""
         if self._pin:
             return _pinned(shape)
         with self._lock:
-            if self._ring:
-                key = (slot, next(self._turns[slot]) % self._ring, shape)
-                if key not in self._rings:
-                    self._rings[key] = _buffer(shape)
-                return self._rings[key]
             self._collect()
             spare = self._spare[shape]
             memory = spare.pop() if spare else _buffer(shape)
@@ -92,19 +80,11 @@ class BufferPool:
             self._collect()
             return sum(len(spare) for spare in self._spare.values())
 
-    def close(self) -> None:
-        """Give memory back to the system; what is lent follows with the end of its lease."""
-        with self._lock:
-            self._keep = 0
-            self._spare.clear()
-            self._rings.clear()
-            self._lent.clear()
-
     def _collect(self) -> None:
         """Take memory back whose lease has ended."""
         while self._ended:
             _, memory = self._lent.pop(id(self._ended.popleft()), (None, None))
-            if memory is not None and len(spare := self._spare[memory.shape]) < self._keep:
+            if memory is not None and len(spare := self._spare[memory.shape]) < self._most_spare:
                 spare.append(memory)
 
 
@@ -125,13 +105,13 @@ class _Lease:
 
 
 class Scratch(threading.local):
-    """Memory of each thread for images and views that are rendered on."""
+    """Memory of each thread for images and views that are rendered from."""
 
     def __init__(self) -> None:
         self._memory: Buffer = np.empty(0, np.uint8)
 
     def take(self, count: int, shape: tuple[int, ...]) -> Buffer:
-        """Return uint8 [count, *shape], until the thread asks again."""
+        """Return uint8 [count, *shape], valid until this thread asks again."""
         size = count * int(np.prod(shape))
         if len(self._memory) < size:
             self._memory = np.empty(size, np.uint8)

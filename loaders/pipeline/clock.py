@@ -1,4 +1,4 @@
-"""Where the time of a loader goes: seconds by what they were spent on, and what was handed over."""
+"""Totals of a loader: seconds by what they were spent on, samples and bytes delivered."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TOTALS = (
 class Clock:
     """Totals of one loader, to which all of its threads add.
 
-    Who measures adds once for a batch or a slice of it, never for a view: small raw views take
-    less than a microsecond each. What `ViewLoader.stats` says tells the meaning of each total.
+    Add once for a batch or a slice of it, never for a view: small raw views take less than a
+    microsecond each. `ViewLoader.stats` says what each total means.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class Clock:
         self._lock = threading.Lock()
 
     def add(self, **amounts: float) -> None:
-        """Add to totals."""
+        """Add to totals, by their names in TOTALS."""
         with self._lock:
             for name, amount in amounts.items():
                 self._totals[name] += amount
 
     @property
     def totals(self) -> dict[str, float]:
-        """What was added so far."""
+        """Every total by name."""
         with self._lock:
             return dict(self._totals)
 
     @property
     def wait_share(self) -> float:
-        """How much of a loop's time was waiting for batches; 0 before the first one."""
+        """Share of a loop's time that was spent waiting for batches; 0 before the first one."""
         totals = self.totals
         waited = totals["wait_seconds"]
         spent = waited + totals["away_seconds"]

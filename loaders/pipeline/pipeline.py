@@ -1,4 +1,4 @@
-"""The threads: batches are planned ahead, filled in slices, and handed over in order."""
+"""Batches made by threads: planned ahead, filled in slices, and handed over in order."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from operator import itemgetter
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from viewstore.loaders.pipeline.threads import Crew
+from viewstore.loaders.pipeline.threads import ThreadPool
 
 Step = tuple[int, int]  # epoch and step
 Batch = TypeVar("Batch")
 
 
 class Maker(Protocol[Batch]):
-    """Plans batches, fills them in slices, and hands them over."""
+    """Plans batches, fills them in slices, and hands them over. Several threads call it at once."""
 
     @property
-    def together(self) -> int:
-        """How many steps a thread makes at once."""
+    def steps_at_once(self) -> int:
+        """How many steps one thread makes together."""
 
     def slices(self, size: int, threads: int) -> list[tuple[int, int]]:
-        """Return the parts of `size` samples that threads fill."""
+        """Return the bounds (begin, end) of the slices of `size` samples that threads fill."""
 
-    def chores(self, epoch: int, step: int) -> list[Callable[[], object]]:
-        """Return what may be done beside a step."""
+    def background_tasks(self, epoch: int, step: int) -> list[Callable[[], object]]:
+        """Return what may be done in the background once `step` is under way."""
 
-    def copies(self) -> list[Callable[[], bool]]:
-        """Return what brings view sets into memory; each is called again while it is True."""
+    def copy_tasks(self) -> list[Callable[[], bool]]:
+        """Return what copies view sets into memory; each is called again while it returns True."""
 
     def plan(self, epoch: int, steps: range) -> Any:  # noqa: ANN401
         """Return the draft of some steps; its `rows` are as many as their samples."""
@@ -41,27 +41,27 @@ class Maker(Protocol[Batch]):
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Read and render samples [begin, end) of a draft."""
 
-    def ready(self) -> None:
-        """Have at hand what `finish` needs, which takes a while the first time."""
+    def warm_up(self) -> None:
+        """Load what `finish` needs, such as imports, which takes a while the first time."""
 
     def finish(self, draft: Any) -> list[Batch]:  # noqa: ANN401
         """Return the batches of a filled draft."""
 
 
 class Pipeline(Generic[Batch]):
-    """Runs a maker on a crew of threads, at most `prefetch` batches ahead.
+    """Runs a maker on a pool of threads, at most `prefetch` groups of steps ahead.
 
-    Steps that are made together count as one, after the first: nothing waits for it longer than
-    it takes.
+    A group has the steps that one thread makes together; the first step is a group of its own, so
+    that nothing delays the first batch.
     """
 
     def __init__(self, maker: Maker[Batch], *, threads: int, prefetch: int) -> None:
-        """Start no thread yet; with `threads` 0 batches are made as they are asked for."""
+        """Start no thread yet; with `threads` 0 the caller's thread makes each batch on demand."""
         self._maker = maker
         self._threads = threads
         self._prefetch = prefetch
-        self._crew: Crew | None = None
-        self._begun = False
+        self._pool: ThreadPool | None = None
+        self._copying = False
 
     def run(self, steps: Iterable[Step]) -> Generator[Batch]:
         """Yield the batch of each (epoch, step). An error surfaces at its batch.
@@ -69,32 +69,33 @@ class Pipeline(Generic[Batch]):
         Closing the iterator drops the batches that are under way.
         """
         if self._threads == 0:
-            for copy in self._copies():
+            for copy in self._new_copy_tasks():
                 while copy():
                     pass
             for epoch, step in steps:
-                yield from _made(self._maker, epoch, range(step, step + 1))
+                yield from _make(self._maker, epoch, range(step, step + 1))
             return
-        crew = self._crew = self._crew or Crew(self._threads, "viewstore-loader")
+        pool = self._pool = self._pool or ThreadPool(self._threads, "viewstore-loader")
         ahead: deque[_Job[Batch]] = deque()
-        chores: list[Callable[[], object]] = []
-        begun = False
+        tasks: list[Callable[[], object]] = []
+        warm = False
         try:
-            for epoch, group in _groups(steps, self._maker.together):
-                job = _Job(self._maker, crew, self._threads, epoch, group)
+            for epoch, group in _groups(steps, self._maker.steps_at_once):
+                job = _Job(self._maker, pool, self._threads, epoch, group)
                 ahead.append(job)
-                crew.do(job.begin)
-                if not begun:
-                    self._maker.ready()
-                    job.begun.wait()  # all that the caller waits for stands before what follows
-                begun = True
-                chores += [each for step in group for each in self._maker.chores(epoch, step)]
+                pool.submit(job.start)
+                if not warm:
+                    self._maker.warm_up()
+                    job.submitted.wait()  # all slices of the first batch go before other work
+                warm = True
+                for step in group:
+                    tasks += self._maker.background_tasks(epoch, step)
                 if len(ahead) >= self._prefetch:
                     yield from self._wait(ahead.popleft())
-                    while chores:
-                        crew.do(partial(_try, chores.pop()))
-                    if copies := self._copies():
-                        crew.do(partial(_copy, weakref.ref(crew), copies))
+                    while tasks:
+                        pool.submit(partial(_try, tasks.pop()))
+                    if copies := self._new_copy_tasks():
+                        pool.submit(partial(_copy, weakref.ref(pool), copies))
             while ahead:
                 yield from self._wait(ahead.popleft())
         finally:
@@ -103,20 +104,20 @@ class Pipeline(Generic[Batch]):
 
     def close(self) -> None:
         """Drop what is under way and join the threads."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
-    def _copies(self) -> list[Callable[[], bool]]:
-        """Return the copying that was not begun yet."""
-        begun, self._begun = self._begun, True
-        return [] if begun else self._maker.copies()
+    def _new_copy_tasks(self) -> list[Callable[[], bool]]:
+        """Return the maker's copy tasks the first time, nothing after that."""
+        copying, self._copying = self._copying, True
+        return [] if copying else self._maker.copy_tasks()
 
     def _wait(self, job: _Job[Batch]) -> Iterator[Batch]:
-        made, error = job.done.get()
-        made.reverse()
-        while made:  # what was yielded belongs to the caller alone
-            yield made.pop()
+        batches, error = job.result.get()
+        batches.reverse()
+        while batches:  # what was yielded belongs to the caller alone
+            yield batches.pop()
         if error is not None:
             raise error
 
@@ -124,9 +125,9 @@ class Pipeline(Generic[Batch]):
 def _groups(steps: Iterable[Step], size: int) -> Iterator[tuple[int, range]]:
     """Yield an epoch and steps of it: the first one alone, then up to each multiple of `size`."""
     alone = True
-    for epoch, places in itertools.groupby(steps, key=itemgetter(0)):
+    for epoch, pairs in itertools.groupby(steps, key=itemgetter(0)):
         first: int | None = None
-        for _, step in places:
+        for _, step in pairs:
             first = step if first is None else first
             if alone or (step + 1) % size == 0:
                 yield epoch, range(first, step + 1)
@@ -135,21 +136,21 @@ def _groups(steps: Iterable[Step], size: int) -> Iterator[tuple[int, range]]:
             yield epoch, range(first, step + 1)
 
 
-def _made(maker: Maker[Batch], epoch: int, steps: range) -> list[Batch]:
+def _make(maker: Maker[Batch], epoch: int, steps: range) -> list[Batch]:
     draft = maker.plan(epoch, steps)
     maker.fill(draft, 0, len(draft.rows))
     return maker.finish(draft)
 
 
-def _try(chore: Callable[[], object]) -> None:
+def _try(task: Callable[[], object]) -> None:
     with suppress(Exception):  # the batch that needs what was not done will raise the same
-        chore()
+        task()
 
 
-def _copy(owner: weakref.ref[Crew], copies: list[Callable[[], bool]]) -> None:
-    """Bring view sets into memory, one after the other: one thread makes no batches meanwhile.
+def _copy(owner: weakref.ref[ThreadPool], copies: list[Callable[[], bool]]) -> None:
+    """Copy view sets into memory, one after the other, on one thread, which makes no batches then.
 
-    Where there is no other, copying goes on behind the batches that wait.
+    In a pool of one thread each part of the copying goes to the end of the queue.
     """
     while copies:
         more = False
@@ -157,73 +158,75 @@ def _copy(owner: weakref.ref[Crew], copies: list[Callable[[], bool]]) -> None:
             more = copies[0]()
         if not more:
             del copies[0]
-        crew = owner()
-        if crew is None or not crew.close.alive:
+        pool = owner()
+        if pool is None or not pool.close.alive:
             return
-        if crew.size == 1:
-            crew.do(partial(_copy, owner, copies))
+        if pool.size == 1:
+            pool.submit(partial(_copy, owner, copies))
             return
-        del crew
+        del pool
 
 
 class _Job(Generic[Batch]):
-    """Some batches under way. No thread ever waits for another: the last slice finishes them."""
+    """Some batches under way. No thread ever waits for another: the one that fills the last slice
+    finishes them.
+    """
 
     def __init__(
-        self, maker: Maker[Batch], crew: Crew, threads: int, epoch: int, steps: range
+        self, maker: Maker[Batch], pool: ThreadPool, threads: int, epoch: int, steps: range
     ) -> None:
-        self.done: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
+        self.result: SimpleQueue[tuple[list[Batch], BaseException | None]] = SimpleQueue()
         self.dropped = False
-        self.begun = threading.Event()
+        self.submitted = threading.Event()
         self._maker, self._threads = maker, threads
-        self._crew = weakref.ref(crew)  # a thread that held it could be the one to end it
+        self._pool = weakref.ref(pool)  # a thread that held it could be the one to end it
         self._lock = threading.Lock()
-        self._left = 0
+        self._unfilled = 0
         self._epoch, self._steps = epoch, steps
 
-    def begin(self) -> None:
-        """Do what comes first, leave the rest to the crew, and say so."""
+    def start(self) -> None:
+        """Plan one step and submit its slices, or make several steps; then set `submitted`."""
         if len(self._steps) == 1:
             self._plan()
         else:
-            self._make()
-        self.begun.set()
+            self._make_together()
+        self.submitted.set()
 
-    def _make(self) -> None:
+    def _make_together(self) -> None:
         if self.dropped:
             return
         try:
-            self.done.put((_made(self._maker, self._epoch, self._steps), None))
+            self.result.put((_make(self._maker, self._epoch, self._steps), None))
         except BaseException:
             self._make_singly()
 
     def _make_singly(self) -> None:
-        """Make batches until one fails: the error is its own."""
-        made: list[Batch] = []
+        """Make batches one by one until one fails: the error then surfaces at its own batch."""
+        batches: list[Batch] = []
         try:
             for step in self._steps:
-                made += _made(self._maker, self._epoch, range(step, step + 1))
+                batches += _make(self._maker, self._epoch, range(step, step + 1))
         except BaseException as error:
-            self.done.put((made, error))
+            self.result.put((batches, error))
             return
-        self.done.put((made, None))
+        self.result.put((batches, None))
 
     def _plan(self) -> None:
-        crew = self._crew()
-        if self.dropped or crew is None:
+        pool = self._pool()
+        if self.dropped or pool is None:
             return
         try:
             draft = self._maker.plan(self._epoch, self._steps)
-            parts = self._maker.slices(len(draft.rows), self._threads)
+            slices = self._maker.slices(len(draft.rows), self._threads)
         except BaseException as error:
             self._fail(error)
             return
-        self._left = len(parts)
-        if len(parts) == 1:
-            self._fill(draft, *parts[0])
+        self._unfilled = len(slices)
+        if len(slices) == 1:
+            self._fill(draft, *slices[0])
             return
-        for part in parts:  # its own too: a batch planned before this one may still wait
-            crew.do(partial(self._fill, draft, *part))
+        for each in slices:  # its own too: a batch planned before this one may still wait
+            pool.submit(partial(self._fill, draft, *each))
 
     def _fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         if self.dropped:
@@ -231,10 +234,10 @@ class _Job(Generic[Batch]):
         try:
             self._maker.fill(draft, begin, end)
             with self._lock:
-                self._left -= 1
-                last = self._left == 0
+                self._unfilled -= 1
+                last = self._unfilled == 0
             if last:
-                self.done.put((self._maker.finish(draft), None))
+                self.result.put((self._maker.finish(draft), None))
         except BaseException as error:
             self._fail(error)
 
@@ -242,29 +245,33 @@ class _Job(Generic[Batch]):
         with self._lock:
             failed, self.dropped = self.dropped, True
         if not failed:
-            self.done.put(([], error))
+            self.result.put(([], error))
 
 
-class Course(Generic[Batch]):
-    """Goes on beyond the end of an epoch: the first batches of the next one are ready then.
+class EpochStream(Generic[Batch]):
+    """One batch after another, over the ends of epochs: a loader's iteration asks it for each.
 
-    Epochs that are no longer than what is made ahead end it: one would be made in vain, if no
-    other is asked for.
+    The first batches of an epoch are made before the one before it ends. Where an epoch is no
+    longer than what is made ahead, each epoch is a run of its own: else a whole one would be made
+    in vain if no other is iterated.
     """
 
     def __init__(self, pipeline: Pipeline[Batch], *, steps: int, ahead: int) -> None:
-        """Begin nothing; an epoch has `steps` steps, of which `ahead` are made ahead."""
+        """Make nothing yet; an epoch has `steps` steps, of which `ahead` are made ahead."""
         self._pipeline = pipeline
         self._steps = steps
-        self._goes_on = steps > ahead
+        self._crosses_epochs = steps > ahead
         self._run: Generator[Batch] | None = None
 
     def next(self, epoch: int, step: int) -> Batch:
-        """Return the batch of a place: that behind the last one, unless the course was dropped."""
-        run = self._run or self._pipeline.run(self._places(epoch, step))
+        """Return the batch of (epoch, step), which follows the last one unless `drop` was called.
+
+        Raises what making it raises, and begins a new run after that.
+        """
+        run = self._run or self._pipeline.run(self._steps_from(epoch, step))
         self._run = None  # an error, or an interrupt, ends it
         batch = next(run)
-        if self._goes_on or step + 1 < self._steps:
+        if self._crosses_epochs or step + 1 < self._steps:
             self._run = run
         return batch
 
@@ -274,9 +281,9 @@ class Course(Generic[Batch]):
             self._run.close()
             self._run = None
 
-    def _places(self, epoch: int, step: int) -> Iterator[Step]:
-        """Yield a place and those behind it."""
-        epochs: Iterable[int] = itertools.count(epoch) if self._goes_on else [epoch]
+    def _steps_from(self, epoch: int, step: int) -> Iterator[Step]:
+        """Yield (epoch, step) and all that follow it."""
+        epochs: Iterable[int] = itertools.count(epoch) if self._crosses_epochs else [epoch]
         for now in epochs:
             yield from zip(itertools.repeat(now), range(step, self._steps), strict=False)
             step = 0

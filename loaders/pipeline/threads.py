@@ -1,4 +1,4 @@
-"""Threads that do what they are given, in order, and end with the one who hired them."""
+"""A fixed pool of daemon threads over one queue, on which a `Pipeline` makes batches."""
 
 from __future__ import annotations
 
@@ -12,44 +12,50 @@ import cv2
 Work = Callable[[], object]
 
 
-class Crew:
-    """Some threads and one queue.
+class ThreadPool:
+    """A fixed pool of daemon threads over one FIFO queue.
 
-    They are daemons, so that an interrupt while they begin cannot keep the process from ending;
-    closing, garbage collection and the end of the process join them.
+    The threads are joined on close, on garbage collection and at exit. They are daemons, so that
+    an interrupt while they start cannot keep the process from ending.
+
+    Attributes:
+        size: Number of threads.
+        close: Joins the threads; what waits in the queue is dropped. `close.alive` is False
+            after that.
     """
 
-    def __init__(self, count: int, name: str) -> None:
-        self.size = count
+    def __init__(self, size: int, name: str) -> None:
+        """Start `size` threads, named `name`-0, `name`-1, ..."""
+        self.size = size
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
-        ended = threading.Event()
+        closed = threading.Event()
         threads = [
             threading.Thread(
-                target=_labour, args=(self._queue, ended), name=f"{name}-{number}", daemon=True
+                target=_run, args=(self._queue, closed), name=f"{name}-{number}", daemon=True
             )
-            for number in range(count)
+            for number in range(size)
         ]
-        self.close = weakref.finalize(self, _end, self._queue, ended, threads)
+        self.close = weakref.finalize(self, _join, self._queue, closed, threads)
         for thread in threads:
             thread.start()
 
-    def do(self, work: Work) -> None:
-        """Put work behind what waits. It must not raise; once closed it is never done."""
+    def submit(self, work: Work) -> None:
+        """Append work to the queue. It must not raise; after `close` it is never run."""
         self._queue.put(work)
 
 
-def _labour(queue: SimpleQueue[Work | None], ended: threading.Event) -> None:
+def _run(queue: SimpleQueue[Work | None], closed: threading.Event) -> None:
     # Our threads are the parallelism; OpenCV's own would only contend with them.
     cv2.setNumThreads(1)
-    while (work := queue.get()) is not None and not ended.is_set():
+    while (work := queue.get()) is not None and not closed.is_set():
         work()
         del work  # while this thread waits, it must not keep a batch alive
 
 
-def _end(
-    queue: SimpleQueue[Work | None], ended: threading.Event, threads: list[threading.Thread]
+def _join(
+    queue: SimpleQueue[Work | None], closed: threading.Event, threads: list[threading.Thread]
 ) -> None:
-    ended.set()
+    closed.set()
     for _ in threads:
         queue.put(None)
     for thread in threads:

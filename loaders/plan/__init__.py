@@ -1,6 +1,5 @@
 """Pure decisions: which rows, views and sets a step shows, and where a loader stands.
 
-Everything follows from (seed, epoch) and what was asked for; threads, ranks and time enter nowhere.
-Orders and schedules are fixed for good: golden tests hold them, and states that were saved rely on
-them.
+Everything follows from (seed, epoch) and the settings; threads, ranks and time enter nowhere.
+Orders and schedules are fixed for good: golden tests hold them, and saved states rely on them.
 """

@@ -1,4 +1,4 @@
-"""What is decided before pixels are touched, for many steps at once: rows, views, draws."""
+"""Plans many steps at once, before pixels are touched: rows, view numbers, draws."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from viewstore.loaders.plan.order import RowOrder
 
 # The order, the schedule and the draws cost the same for few samples as for many.
 SAMPLES_AT_ONCE = 65_536
-KEPT_BLOCKS = 3  # prefetch crosses into the next block, and the one behind may still be asked for
+BLOCKS = 3  # prefetch crosses into the next block, and the one before may still be used
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decided:
-    """What is decided of some samples.
+class SamplePlan:
+    """What some samples show.
 
     Attributes:
         rows: Rows of the store, int64 [B].
-        shown: View numbers for each cached group, [B, n].
-        drawn: Params of each online slot, [B, ...].
-        then: For each cached group, params of each slot; none where its views are shown as
+        views: View numbers of each cached group, int64 [B, n].
+        online: Params of each online slot, [B, ...].
+        then: For each cached group the params of each slot; {} where its views are shown as
             they are stored.
     """
 
     rows: NDArray[np.int64]
-    shown: list[NDArray[np.int64]]
-    drawn: list[Drawn]
+    views: list[NDArray[np.int64]]
+    online: list[Drawn]
     then: list[list[Drawn]]
 
-    def part(self, begin: int, end: int) -> Decided:
-        """Return what is decided of samples [begin, end)."""
-        return Decided(
+    def part(self, begin: int, end: int) -> SamplePlan:
+        """Return the plan of samples [begin, end)."""
+        return SamplePlan(
             rows=self.rows[begin:end],
-            shown=[each[begin:end] for each in self.shown],
-            drawn=[part_of(each, begin, end) for each in self.drawn],
+            views=[each[begin:end] for each in self.views],
+            online=[part_of(each, begin, end) for each in self.online],
             then=[[part_of(each, begin, end) for each in group] for group in self.then],
         )
 
@@ -51,86 +51,90 @@ def part_of(drawn: Drawn, begin: int, end: int) -> Drawn:
     return {name: column[begin:end] for name, column in drawn.items()}
 
 
-Decide = Callable[[NDArray[np.int64], int], Decided]
+PlanSamples = Callable[[NDArray[np.int64], int], SamplePlan]  # rows [B] and epoch
 
 
-class Ahead:
-    """What is decided of each step of this rank, a block of steps at a time."""
+class StepPlanner:
+    """The plans of this rank's steps, made a block of steps at a time.
+
+    A maker asks it for each batch. Safe to call from several threads.
+    """
 
     def __init__(
         self,
         order: RowOrder,
         cut: Cut,
-        kept: NDArray[np.int64] | None,
-        decide: Decide,
+        selected: NDArray[np.int64] | None,
+        plan_samples: PlanSamples,
         *,
-        weight: int,
-        together: int = 1,
+        drawn_slots: int,
+        steps_at_once: int = 1,
     ) -> None:
         """Plan the steps of `cut`.
 
         Args:
-            order: Which row stands where.
+            order: Which row stands at which position; of `selected` rows, which of them.
             cut: Which positions this rank reads.
-            kept: The sorted rows of a filter, or None.
-            decide: Decides about rows of an epoch.
-            weight: Slots that are drawn for a sample: more of them, fewer samples at once.
-            together: How many steps are asked for at once, from a multiple of it on.
+            selected: The ascending rows of a filter, or None.
+            plan_samples: Plans rows of an epoch.
+            drawn_slots: Slots that are drawn for a sample: more of them, fewer samples a block.
+            steps_at_once: How many steps `steps` is asked for, from a multiple of it on.
         """
-        self._order, self._cut, self._kept, self._decide = order, cut, kept, decide
+        self._order, self._cut, self._selected = order, cut, selected
+        self._plan_samples = plan_samples
         share = max(1, cut.global_batch // cut.world_size)
-        span = SAMPLES_AT_ONCE // max(1, weight) // share
-        self._span = max(1, span // together) * together
+        span = SAMPLES_AT_ONCE // max(1, drawn_slots) // share
+        self._span = max(1, span // steps_at_once) * steps_at_once
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._lock = threading.Lock()
 
-    def steps(self, epoch: int, steps: range) -> Decided:
-        """Return what is decided of some steps. Raises what `decide` raises of their rows."""
+    def steps(self, epoch: int, steps: range) -> SamplePlan:
+        """Return the plan of some steps. Raises what `plan_samples` raises of their rows."""
         number = steps.start // self._span
         block = self._block(epoch, number)
         with block.lock:
-            if block.decided is None and not block.broken:
+            if block.plan is None and not block.failed:
                 self._fill(block, epoch, number)
-            if block.decided is not None:
+            if block.plan is not None:
                 first, last = (
                     block.bounds[step - number * self._span] for step in (steps[0], steps[-1])
                 )
-                return block.decided.part(first[0], last[1])
-        return self._decide(self._rows(steps, epoch), epoch)
+                return block.plan.part(first[0], last[1])
+        return self._plan_samples(self._rows(steps, epoch), epoch)
 
-    def follows(self, epoch: int, step: int) -> tuple[int, int] | None:
-        """Return a place in the block after that of a step, once a block: at its first step."""
+    def next_block(self, epoch: int, step: int) -> tuple[int, int] | None:
+        """Return the first (epoch, step) of the next block; None unless `step` begins a block."""
         if step % self._span:
             return None
         following = step + self._span
         return (epoch, following) if following < self._cut.steps else (epoch + 1, 0)
 
     def prepare(self, epoch: int, step: int) -> None:
-        """Decide about the block of a step, unless that was done."""
+        """Plan the block of a step, unless that was done."""
         block = self._block(epoch, step // self._span)
         with block.lock:
-            if block.decided is None and not block.broken:
+            if block.plan is None and not block.failed:
                 self._fill(block, epoch, step // self._span)
 
     def rows_after(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Return the rows of later steps, in order, as far as they are decided."""
+        """Return the rows of later steps, in order, as far as they are planned; int64."""
         number = step // self._span
         block = self._block(epoch, number)
-        following = self.follows(epoch, number * self._span)
+        following = self.next_block(epoch, number * self._span)
         assert following is not None
         with self._lock:
             after = self._blocks.get((following[0], following[1] // self._span))
         found = [np.empty(0, np.int64)]
-        if block.decided is not None:
-            found.append(block.decided.rows[block.bounds[step % self._span][1] :])
-            if after is not None and after.decided is not None:
-                found.append(after.decided.rows)
+        if block.plan is not None:
+            found.append(block.plan.rows[block.bounds[step % self._span][1] :])
+            if after is not None and after.plan is not None:
+                found.append(after.plan.rows)
         return np.concatenate(found)
 
     def _block(self, epoch: int, number: int) -> _Block:
         with self._lock:
             if (epoch, number) not in self._blocks:
-                while len(self._blocks) >= KEPT_BLOCKS:
+                while len(self._blocks) >= BLOCKS:
                     del self._blocks[next(iter(self._blocks))]
                 self._blocks[epoch, number] = _Block()
             return self._blocks[epoch, number]
@@ -142,21 +146,21 @@ class Ahead:
         ends = np.cumsum(sizes).tolist()
         block.bounds = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         try:
-            block.decided = self._decide(self._rows(steps, epoch), epoch)
-        except ViewStoreError:  # of some step: each one is decided alone, and raises its own
-            block.broken = True
+            block.plan = self._plan_samples(self._rows(steps, epoch), epoch)
+        except ViewStoreError:  # of some step: each is planned alone then, and raises its own
+            block.failed = True
 
     def _rows(self, steps: range, epoch: int) -> NDArray[np.int64]:
         positions = np.concatenate([self._cut.positions(step)[0] for step in steps])
         rows = self._order.rows(positions, epoch)
-        return rows if self._kept is None else self._kept[rows]
+        return rows if self._selected is None else self._selected[rows]
 
 
 class _Block:
-    """Steps that are decided together."""
+    """Steps that are planned together: `plan` is None until then, or for good if it `failed`."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.bounds: list[tuple[int, int]] = []
-        self.decided: Decided | None = None
-        self.broken = False
+        self.plan: SamplePlan | None = None
+        self.failed = False

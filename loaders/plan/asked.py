@@ -1,4 +1,4 @@
-"""What a loader is asked to show: cached and online views, named or in short form."""
+"""The views that a user asks a loader for: Cached, Online, Mix, and their short form in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from viewstore.errors import ConfigError, nearest
 from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
 from viewstore.images.resize import Filter, check_filter
-from viewstore.loaders.plan.mixed import MixedViews, check_weights
+from viewstore.loaders.plan.mixed import check_weights
 from viewstore.loaders.plan.schedule import Pick
-from viewstore.store.store import Store, newest_round
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Online:
-    """Views rendered from the source image as they are asked for.
+    """Views rendered from source images while they are loaded.
 
     Attributes:
         policy: The augmentation policy, by name or with numbers of your own.
@@ -84,8 +83,8 @@ class Mix:
             set of share w was shown within a few of w * E times. Else they are drawn anew.
         pick: Which view of the set, as in `Cached`.
         params: Columns to deliver, and "x_set", the number of the set in the order of their
-            names. None: that and all packed columns which the sets store in one form; what a set
-            has not reads as never written.
+            names. None: that and all packed columns which the sets store in one form. A column
+            that a set lacks reads as never written.
         then, size, filter: As in `Cached`.
     """
 
@@ -102,15 +101,6 @@ class Mix:
     def __post_init__(self) -> None:
         check_weights(self.weights)
         _check_cached(self)
-
-    def view_sets(self, store: Store) -> MixedViews:
-        """Return the view sets in `store`, the newest round of each."""
-        names = sorted(self.weights)
-        return MixedViews(
-            tuple(newest_round(store, name) for name in names),
-            tuple(self.weights[name] / sum(self.weights.values()) for name in names),
-            self.balanced,
-        )
 
 
 AnyView = Cached | Online | Mix
@@ -138,12 +128,12 @@ def _check_cached(view: Cached | Mix) -> None:
 def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:
     """Return the views of a short form such as "simclr,simclr,w-search+flip".
 
-    A name is a view set if the store has it, else an online policy; "+flip" renders a policy on
-    the cached view.
+    A name is a view set if it is in `view_sets`, else an online policy; "+flip" renders the policy
+    flip on the cached view.
 
     Raises:
-        ConfigError: It is both, or neither (the nearest is named). "cached:NAME" and
-            "online:NAME" choose.
+        ConfigError: A name is both, where "cached:NAME" or "online:NAME" must be written, or
+            neither.
     """
     return [_parse_view(name.strip(), view_sets) for name in text.split(",")]
 

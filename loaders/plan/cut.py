@@ -1,4 +1,4 @@
-"""The order of an epoch, and its cut into steps and ranks: functions of seed and epoch alone."""
+"""The cut of an epoch into steps, and of each step into the parts of the ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """The steps of an epoch, and the part of each that one rank reads.
+    """The steps of an epoch, and the part of each step that one rank reads.
 
     Attributes:
         num_rows: Rows of an epoch, n.
@@ -27,6 +27,9 @@ class Cut:
             epoch with valid = False, or "keep" it short, for evaluation.
         rank, world_size: Ranks cut a step in rank order.
         uneven: Whether the first ranks may take one sample more than the others.
+
+    Raises:
+        ConfigError: The settings contradict each other, or leave no step.
     """
 
     num_rows: int
@@ -65,13 +68,16 @@ class Cut:
         return self.global_batch
 
     def positions(self, step: int) -> tuple[Positions, NDArray[np.bool_]]:
-        """Return the positions of a step that this rank reads, and which are no padding."""
+        """Return the positions of a step that this rank reads, and which are not padding; [B].
+
+        Padding takes the positions at the start of the epoch.
+        """
         span = self.span(step)
         raw = np.arange(span.start, span.stop, dtype=np.int64)
         return raw % max(1, self.num_rows), raw < self.num_rows
 
     def span(self, step: int) -> range:
-        """Return the positions of a step that this rank reads, not yet wrapped to the start."""
+        """Return the positions of a step that this rank reads; from `num_rows` on, padding."""
         share, extra = divmod(self.step_size(step), self.world_size)
         first = step * self.global_batch + self.rank * share + min(self.rank, extra)
         return range(first, first + share + (self.rank < extra))
@@ -96,7 +102,7 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
 
     Raises:
-        ConfigError: One of the two is there without the other, or is no number.
+        ConfigError: One of the two is given without the other, or is not a number.
     """
     if rank is not None and world_size is not None:
         return rank, world_size

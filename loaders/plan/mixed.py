@@ -1,7 +1,7 @@
-"""Several view sets in one slot: the set is drawn for each sample, its views go on their schedule.
+"""The view sets that slots show, one or a mix of several, and the schedule of their views.
 
-To what reads and delivers them, mixed view sets are one: its views are those of the first set,
-then those of the second, and so on.
+In a mix the set is drawn for each sample and slot; the views of each set keep the schedule that
+they have alone.
 """
 
 from __future__ import annotations
@@ -37,18 +37,25 @@ def check_weights(weights: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class MixedViews:
-    """View sets that share slots.
+class ViewSetGroup:
+    """The view sets that some slots show, as one: a single set, or those of a Mix.
+
+    The views of a group are numbered through: those of the first set, then those of the second.
 
     Attributes:
-        view_sets: In the order of their names.
+        view_sets: The sets; those of a Mix in the order of their names.
         weights: How often each is shown, of 1.
         balanced: Whether a sample goes through its sets evenly over the epochs.
+        mixed: Whether the group is a Mix, even of one set: it has SET_COLUMN then.
+
+    Raises:
+        ConfigError: The sets have views of several sizes.
     """
 
     view_sets: tuple[ViewSet, ...]
-    weights: tuple[float, ...]
-    balanced: bool
+    weights: tuple[float, ...] = (1.0,)
+    balanced: bool = False
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         shapes = {each.name: (each.height, each.width, each.channels) for each in self.view_sets}
@@ -62,6 +69,7 @@ class MixedViews:
 
     @property
     def name(self) -> str:
+        """Names of the sets, joined by "|"."""
         return "|".join(each.name for each in self.view_sets)
 
     @property
@@ -82,20 +90,37 @@ class MixedViews:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(role for each in self.view_sets for role in each.roles)
+        """The distinct roles of the views, sorted."""
+        return tuple(sorted({role for each in self.view_sets for role in each.roles}))
 
     @cached_property
     def starts(self) -> Rows:
-        """Number of each set's first view."""
+        """Number of each set's first view, [S]."""
         counts = [each.num_views for each in self.view_sets]
         return np.cumsum([0, *counts[:-1]], dtype=np.int64)
 
     def columns(self, params: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Return the columns to deliver: `params`, or all packed ones that agree in their form.
+        """Return the columns to deliver: `params`, or all packed ones, of a Mix those that its
+        sets store in one form, and SET_COLUMN.
 
         Raises:
             ConfigError: No set has one of `params`, or they store it in several forms.
         """
+        return self._mixed_columns(params) if self.mixed else self._own_columns(params)
+
+    def _own_columns(self, params: tuple[str, ...] | None) -> tuple[str, ...]:
+        (view_set,) = self.view_sets
+        if params is None:
+            return tuple(column.name for column in view_set.plan.columns if column.pack)
+        for name in params:
+            if name not in view_set.params:
+                hint = nearest(name, list(view_set.params))
+                raise ConfigError(
+                    f"view set {view_set.name} has no column {name!r}; {hint}", code="VS102"
+                )
+        return params
+
+    def _mixed_columns(self, params: tuple[str, ...] | None) -> tuple[str, ...]:
         every = sorted({c.name for each in self.view_sets for c in each.plan.columns})
         if params is None:
             packed = {c.name for each in self.view_sets for c in each.plan.columns if c.pack}
@@ -114,7 +139,7 @@ class MixedViews:
         return params
 
     def form(self, name: str) -> Column:
-        """Return column `name` with the form it has for one view."""
+        """Return column `name` with the dtype and shape that one view has."""
         ((dtype, shape),) = self._forms(name)
         return Column(name=name, dtype=dtype, shape=shape)
 
@@ -137,41 +162,25 @@ class MixedViews:
         return np.asarray(np.searchsorted(bounds, u, side="right"))
 
 
-class MixedSchedule:
-    """The views to show of each sample where none of any set is missing."""
+class GroupSchedule:
+    """The views to show of each sample where every view of the sets was made."""
 
-    def __init__(
-        self, views: MixedViews, schedules: Sequence[Schedule], seed: int, slots: Sequence[int]
-    ) -> None:
-        """Show in `slots` the set that is chosen, and of it what its schedule says."""
-        self._views, self._schedules, self._seed, self._slots = views, schedules, seed, slots
+    def __init__(self, group: ViewSetGroup, *, seed: int, slots: Sequence[int], pick: Pick) -> None:
+        """Show views of `group` in `slots`."""
+        self._group, self._seed, self._slots = group, seed, slots
+        self._schedules = [
+            Schedule(seed, len(each), cached=each.num_views, wanted=len(slots), pick=pick)
+            for each in group.view_sets
+        ]
 
-    def views(self, epoch: int, index: Rows) -> Rows:
-        """Return the view numbers of each slot, [B, n]."""
-        chosen = self._views.chosen(self._seed, epoch, index, self._slots)
-        shown = np.empty(chosen.shape, np.int64)
-        for number, (schedule, start) in enumerate(
-            zip(self._schedules, self._views.starts.tolist(), strict=True)
-        ):
-            asked = chosen == number
-            shown[asked] = start + schedule.views(epoch, index)[asked]
-        return shown
-
-
-def schedule_of(
-    views: ViewSet | MixedViews, *, seed: int, slots: Sequence[int], pick: Pick
-) -> Schedule | MixedSchedule:
-    """Return the schedule of a view set, or of several that share slots."""
-    schedules = [
-        Schedule(
-            seed,
-            len(one),
-            cached=one.num_views,
-            wanted=len(slots),
-            pick=pick,
-        )
-        for one in (views.view_sets if isinstance(views, MixedViews) else [views])
-    ]
-    if isinstance(views, MixedViews):
-        return MixedSchedule(views, schedules, seed, slots)
-    return schedules[0]
+    def views(self, epoch: int, rows: Rows) -> Rows:
+        """Return the view numbers, as the group counts them, of each slot, [B, n]."""
+        if len(self._schedules) == 1:
+            return self._schedules[0].views(epoch, rows)
+        chosen = self._group.chosen(self._seed, epoch, rows, self._slots)
+        views = np.empty(chosen.shape, np.int64)
+        starts = self._group.starts.tolist()
+        for number, (schedule, start) in enumerate(zip(self._schedules, starts, strict=True)):
+            mine = chosen == number
+            views[mine] = start + schedule.views(epoch, rows)[mine]
+        return views

@@ -1,9 +1,8 @@
-"""The order of an epoch, and its cut into steps and ranks: functions of seed and epoch alone."""
+"""Which row stands at which position of an epoch: a function of seed and epoch alone."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -19,12 +18,14 @@ VERSION = 1
 SHARDS_STREAM = 1  # stream 0 orders rows; from 2 on, the windows of a block shuffle
 WINDOW_STREAM = 2
 AT_ONCE = 8192
-Rounds = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A keyed permutation of range(size) that needs no memory: Feistel rounds, cycle walking.
+    """A keyed permutation of range(size) that needs no memory.
+
+    A Feistel network over the bits of a number, applied again to what falls outside of the range
+    (cycle walking). The compiled module does the same, faster.
 
     Attributes:
         size: Number of elements.
@@ -45,16 +46,12 @@ class Permutation:
         object.__setattr__(self, "_keys", tuple(np.frombuffer(digest, "<u4")))
 
     def __call__(self, positions: Positions) -> Positions:
-        """Return the element at each position."""
+        """Return the element at each of some positions, int64 of their shape."""
         if compiled is None or self.size <= 1:
-            return self._walk(positions, self._forward)
+            return self._walk(positions)
         numbers = np.array(positions, np.int64, order="C")
         compiled.permute(self.size, np.array(self._keys, "<u4"), numbers)
         return numbers
-
-    def inverse(self, elements: Positions) -> Positions:
-        """Return the position of each element."""
-        return self._walk(elements, self._backward)
 
     @property
     def _bits(self) -> tuple[int, int]:
@@ -62,28 +59,22 @@ class Permutation:
         bits = (self.size - 1).bit_length()
         return bits // 2, bits - bits // 2
 
-    def _walk(self, numbers: Positions, rounds: Rounds) -> Positions:
-        given = np.asarray(numbers)
+    def _walk(self, positions: Positions) -> Positions:
+        given = np.asarray(positions)
         if self.size <= 1:
             return np.zeros(given.shape, np.int64)
         x = given.astype(np.uint64).reshape(-1)
         for begin in range(0, len(x), AT_ONCE):  # so many stay in the fastest cache
-            x[begin : begin + AT_ONCE] = rounds(x[begin : begin + AT_ONCE])
+            x[begin : begin + AT_ONCE] = self._rounds(x[begin : begin + AT_ONCE])
         outside = np.flatnonzero(x >= self.size)
         while len(outside):
-            x[outside] = walked = rounds(x[outside])
+            x[outside] = walked = self._rounds(x[outside])
             outside = outside[walked >= self.size]
         return x.astype(np.int64).reshape(given.shape)
 
-    def _forward(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _rounds(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         high, low = self._split(x)
         for i, key in enumerate(self._keys):
-            self._round(i, key, high, low)
-        return self._join(high, low)
-
-    def _backward(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        high, low = self._split(x)
-        for i, key in reversed(list(enumerate(self._keys))):
             self._round(i, key, high, low)
         return self._join(high, low)
 
@@ -119,10 +110,10 @@ def _mix(x: NDArray[np.uint32], key: np.uint32) -> NDArray[np.uint32]:
 
 
 class RowOrder(Protocol):
-    """Says which row stands where in an epoch."""
+    """Which row stands at which position of an epoch: `Order`, or `SeveralRows`."""
 
     def rows(self, positions: Positions, epoch: int) -> Positions:
-        """Return the row at each position of an epoch."""
+        """Return the row at each of some positions of an epoch, int64 [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +149,13 @@ class Order:
 
     @property
     def shards_at_once(self) -> int | None:
-        """How many shards are in use at one time; None is all of them."""
+        """How many shards are read from at one time; None: all of them."""
         if self.shuffle == "global":
             return None
         return 1 if self.shuffle == "none" else self._window
 
     def rows(self, positions: Positions, epoch: int) -> Positions:
-        """Return the row at each position of an epoch."""
+        """Return the row at each of some positions of an epoch, int64 [B]."""
         if self.shuffle == "none":
             return positions
         if self.shuffle == "global":
@@ -185,11 +176,11 @@ class Order:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         bounds = np.append(starts[: -1 : self._window], self.num_rows)
         windows = np.searchsorted(bounds, positions, side="right") - 1
-        places = np.empty(positions.shape, np.int64)
+        offsets = np.empty(positions.shape, np.int64)  # into the rows of the shuffled shards
         for window in np.unique(windows).tolist():
-            here = windows == window
+            inside = windows == window
             size = int(bounds[window + 1] - bounds[window])
-            inside = Permutation(size, self.seed, epoch, WINDOW_STREAM + window)
-            places[here] = bounds[window] + inside(positions[here] - bounds[window])
-        turn = np.searchsorted(starts, places, side="right") - 1
-        return np.asarray(shards[turn] * self.shard_rows + places - starts[turn])
+            permutation = Permutation(size, self.seed, epoch, WINDOW_STREAM + window)
+            offsets[inside] = bounds[window] + permutation(positions[inside] - bounds[window])
+        number = np.searchsorted(starts, offsets, side="right") - 1
+        return np.asarray(shards[number] * self.shard_rows + offsets - starts[number])

@@ -1,4 +1,4 @@
-"""Which rows a loader goes through: those of a filter, and those of several stores."""
+"""Which rows a loader goes through: those of a row filter, and those of several stores."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from viewstore.store.store import Store
 Rows = NDArray[np.int64]
 
 
-def kept_rows(
-    store: Store, rows: ArrayLike | None, where: str | None, shown: Sequence[str]
+def selected_rows(
+    store: Store, rows: ArrayLike | None, where: str | None, view_sets: Sequence[str]
 ) -> NDArray[np.int64] | None:
-    """Return the rows in `rows` that match `where`, ascending; None if neither is given.
+    """Return the rows in `rows` that match `where`, int64 ascending; None if neither is given.
 
-    `shown` are the view sets whose columns `where` means first.
+    `view_sets` are those that the loader reads: a bare column name in `where` means them.
 
     Raises:
-        ConfigError: `rows` is no ascending selection of the store's rows, `where` is no filter,
-            or nothing is kept.
+        ConfigError: `rows` is not an ascending selection of the store's rows, `where` is not a
+            filter, or no row is selected.
     """
     listed = None if rows is None else _listed(rows, store.num_samples)
     if where is None:
         return listed
-    found = matching_rows(store, where, shown)
+    found = matching_rows(store, where, view_sets)
     if listed is None:
         return found
     both = np.intersect1d(listed, found, assume_unique=True)
@@ -42,13 +42,13 @@ def kept_rows(
 
 
 def _listed(rows: ArrayLike, num_samples: int) -> NDArray[np.int64]:
-    kept = np.asarray(rows)
-    if kept.ndim != 1 or not len(kept) or kept.dtype.kind not in "iu":
+    listed = np.asarray(rows)
+    if listed.ndim != 1 or not len(listed) or listed.dtype.kind not in "iu":
         raise ConfigError("rows must be a non-empty, one-dimensional array of row numbers")
-    kept = kept.astype(np.int64)
-    if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= num_samples:
+    listed = listed.astype(np.int64)
+    if (np.diff(listed) <= 0).any() or listed[0] < 0 or listed[-1] >= num_samples:
         raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
-    return kept
+    return listed
 
 
 STORE_STREAM = 1 << 40  # of the permutations, beyond those of any block shuffle
@@ -57,63 +57,71 @@ SEED_BITS = 53
 
 @dataclass(frozen=True)
 class SeveralRows:
-    """Which rows an epoch takes from several stores, and where they stand.
+    """Which rows an epoch takes from several stores, and at which positions they stand.
 
-    An epoch has m = floor(rate * n) of the n rows of a store. The epochs go on through one
-    permutation of the store after another, so its rows are used up evenly: without replacement
-    over epochs, and over the turn of a permutation exactly once.
+    An epoch has m = floor(rate * n) of the n rows of a store, the next m of an endless sequence:
+    one permutation of the store's rows after another. A permutation is a turn, so each turn has
+    every row exactly once, whatever the rate.
 
     Attributes:
         order: Order of the elements of an epoch, sum of m.
         rates: Rate of each store.
-        kept: Rows of each store that are gone through; None: all.
+        selected: Rows of each store that are gone through; None: all.
         counts: Rows of each store.
     """
 
     order: Order
     rates: tuple[float, ...]
-    kept: tuple[NDArray[np.int64] | None, ...]
+    selected: tuple[NDArray[np.int64] | None, ...]
     counts: tuple[int, ...]
 
     @property
     def per_epoch(self) -> list[int]:
         """Rows that an epoch takes from each store, m."""
-        return [per_epoch(n, rate) for n, rate in zip(self.sizes, self.rates, strict=True)]
+        return [rows_per_epoch(n, rate) for n, rate in zip(self.sizes, self.rates, strict=True)]
 
     @property
     def sizes(self) -> list[int]:
         """Rows of each store that are gone through, n."""
-        pairs = zip(self.counts, self.kept, strict=True)
-        return [count if kept is None else len(kept) for count, kept in pairs]
+        pairs = zip(self.counts, self.selected, strict=True)
+        return [count if rows is None else len(rows) for count, rows in pairs]
 
     def rows(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Return for each position of an epoch turn * all rows + row, counted through."""
+        """Return for each position of an epoch turn * sum(counts) + row, int64 [B].
+
+        `row` counts through the rows of all stores, those of the first store first.
+        """
         elements = self.order.rows(positions, epoch)
         bounds = np.cumsum([0, *self.per_epoch])
         stores = np.searchsorted(bounds, elements, side="right") - 1
         found = np.empty(elements.shape, np.int64)
         for number, size in enumerate(self.sizes):
-            here = stores == number
-            passed = epoch * self.per_epoch[number] + elements[here] - bounds[number]
-            found[here] = self._of_store(number, *divmod(passed, size))
+            mine = stores == number
+            passed = epoch * self.per_epoch[number] + elements[mine] - bounds[number]
+            found[mine] = self._of_store(number, *divmod(passed, size))
         return found
 
     def _of_store(
-        self, number: int, turns: NDArray[np.int64], places: NDArray[np.int64]
+        self, number: int, turns: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        rows = places.copy()
+        """Return turn * sum(counts) + row for offsets into the permutations of turns."""
+        rows = offsets.copy()
         if self.order.shuffle == "global":
             for turn in np.unique(turns).tolist():
                 mine = turns == turn
                 size, stream = self.sizes[number], STORE_STREAM + number
-                rows[mine] = Permutation(size, self.order.seed, turn, stream)(places[mine])
-        kept = self.kept[number]
-        rows = rows if kept is None else kept[rows]
+                rows[mine] = Permutation(size, self.order.seed, turn, stream)(offsets[mine])
+        selected = self.selected[number]
+        rows = rows if selected is None else selected[rows]
         return turns * sum(self.counts) + sum(self.counts[:number]) + rows
 
 
-def per_epoch(size: int, rate: float) -> int:
-    """Return how many of `size` rows an epoch has. Raises ConfigError: none, or no rate."""
+def rows_per_epoch(size: int, rate: float) -> int:
+    """Return how many of `size` rows an epoch has.
+
+    Raises:
+        ConfigError: It has none, or `rate` is not a finite number above 0.
+    """
     if not (math.isfinite(rate) and rate > 0):
         raise ConfigError(f"rates must be above 0, got {rate}")
     count = math.floor(rate * size)
@@ -123,7 +131,11 @@ def per_epoch(size: int, rate: float) -> int:
 
 
 def check_rates(rates: Sequence[float] | None, stores: int, shuffle: str) -> tuple[float, ...]:
-    """Return the rate of each of several stores; None: 1. Raises ConfigError."""
+    """Return the rate of each of several stores, 1 where `rates` is None.
+
+    Raises:
+        ConfigError: The rates are not one for each store, or `shuffle` is for one store only.
+    """
     rates = (1.0,) * stores if rates is None else tuple(rates)
     if len(rates) != stores:
         raise ConfigError(f"rates must be one for each of {stores} stores, got {len(rates)}")
@@ -133,7 +145,7 @@ def check_rates(rates: Sequence[float] | None, stores: int, shuffle: str) -> tup
 
 
 def store_seed(seed: int, number: int) -> int:
-    """Return the seed of draws and schedules of a store: the loader's for the first one.
+    """Return the seed of draws and schedules of store `number`: the loader's for store 0.
 
     Rows of the same number in two stores must not be augmented alike.
     """

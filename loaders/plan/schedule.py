@@ -1,4 +1,4 @@
-"""Which of the cached views a slot shows, over samples and epochs."""
+"""Which of its cached views each sample shows in which slot, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viewstore.randomness import Op, Stream
 Pick = Literal["schedule", "random"]
 Missing = Literal["raise", "fallback", "resample"]
 
-KEPT_BYTES = 64 << 20  # permutations of more samples are drawn again in each epoch
+TABLE_BYTES = 64 << 20  # permutations of more samples are drawn again in each epoch
 
 
 def check_count(name: str, wanted: int, cached: int) -> None:
@@ -60,13 +60,16 @@ def preference(
 
 
 class Schedule:
-    """The views to show of each sample, with the permutations of a cycle kept in memory."""
+    """`choose_views` of every epoch, with the permutations of a cycle in memory if small.
+
+    Safe to call from several threads.
+    """
 
     def __init__(self, seed: int, num_rows: int, *, cached: int, wanted: int, pick: Pick) -> None:
         """Show `wanted` of `cached` views of `num_rows` rows as `preference` does."""
         self._seed, self._cached, self._wanted, self._pick = seed, cached, wanted, pick
         self._period = cached // math.gcd(cached, wanted) if pick == "schedule" else 1
-        self._keeps = self._period > 1 and cached < 256 and num_rows * cached <= KEPT_BYTES
+        self._has_table = self._period > 1 and cached < 256 and num_rows * cached <= TABLE_BYTES
         self._num_rows = num_rows
         self._cycle = -1
         self._table: NDArray[np.uint8] | None = None
@@ -77,7 +80,7 @@ class Schedule:
         """Return the view numbers of each slot, [B, wanted], those of `choose_views`."""
         cycle, turn = divmod(epoch, self._period)
         columns = (turn * self._wanted + np.arange(self._wanted)) % self._cached
-        if not self._keeps:
+        if not self._has_table:
             return choose_views(
                 self._seed,
                 epoch,
@@ -117,9 +120,9 @@ def replace_missing(
     *,
     name: str,
     missing: Missing,
-    asked: NDArray[np.bool_] | None = None,
+    needed: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the views to show in place of `views` where some were not made.
+    """Return the views to show instead of `views`, [B, n], where some were not made.
 
     Args:
         views: Chosen view numbers, [B, n].
@@ -129,15 +132,15 @@ def replace_missing(
         name: View set, for messages.
         missing: "raise", "fallback" (show what is stored), or "resample" (the next usable view
             of the sample that no slot shows; else the first usable one).
-        asked: Which of `views` will be shown, [B, n]; None: all.
+        needed: Which of `views` will be shown, [B, n]; None: all.
 
     Raises:
         FormatError: A view was not made and `missing` is "raise", or no view of a sample was.
     """
     usable = np.isin(status, MADE)
     bad = ~np.take_along_axis(usable, views, axis=1)
-    if asked is not None:
-        bad &= asked
+    if needed is not None:
+        bad &= needed
     if missing == "fallback" or not bad.any():
         return views
     first = int(np.flatnonzero(bad.any(axis=1))[0])
@@ -154,8 +157,8 @@ def replace_missing(
         spare = [view for view in order[row].tolist() if usable[row, view]]
         if not spare:
             raise FormatError(f"no view of row {index[row]} of {name} was made")
-        shown = set(views[row][~bad[row]].tolist())
-        unused = iter([view for view in spare if view not in shown])
+        used = set(views[row][~bad[row]].tolist())
+        unused = iter([view for view in spare if view not in used])
         for slot in np.flatnonzero(bad[row]).tolist():
             replaced[row, slot] = next(unused, spare[0])
     return replaced

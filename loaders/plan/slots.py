@@ -1,25 +1,61 @@
-"""What a loader is asked to show: cached and online views, named or in short form."""
+"""The slots of a loader: what its views are, resolved against a store.
+
+`resolve` turns the views that were asked for into slots grouped by what they read; `Slot` is what
+users see of each as `loader.slots`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from viewstore.errors import ConfigError, nearest
+from viewstore.errors import ConfigError
 from viewstore.format.records import canonical
 from viewstore.images.policies import ViewPolicy, as_policies, output_size
 from viewstore.images.resize import Filter
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
-from viewstore.loaders.plan.mixed import MixedViews
+from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.schedule import Pick, check_count
 from viewstore.store.store import Store, newest_round
-from viewstore.store.view_set import ViewSet
 
 SMALL_PIXELS = 64  # up to this side, online views are as large as their source
 LARGE_VIEW = 224
 DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What `batch.views[number]` of a loader is.
+
+    Attributes:
+        number: Number of the slot.
+        kind: "cached", "online", or "mix" where the view set, or the kind, varies by sample.
+        name: The view set or the online policy; names of several are joined by "|".
+        policy: Name of the policy that the views are drawn with: the online one, or that in the
+            settings of the view set's generator; "" where it has none, joined as `name`.
+        then: Name of the policy that is rendered on cached views, or None.
+        roles: The distinct roles of its views, sorted.
+        height, width, channels: Size of its views, in pixels.
+        columns: Names of its params.
+    """
+
+    number: int
+    kind: Literal["cached", "online", "mix"]
+    name: str
+    policy: str
+    then: str | None
+    roles: tuple[str, ...]
+    height: int
+    width: int
+    channels: int
+    columns: tuple[str, ...]
+
+    @property
+    def role(self) -> str:
+        """Role of its views, "mixed" where they have several."""
+        return self.roles[0] if len(self.roles) == 1 else "mixed"
 
 
 @dataclass(frozen=True)
@@ -31,47 +67,74 @@ class OnlineSlot:
     size: tuple[int, int]
     filter: Filter
 
+    @property
+    def public(self) -> Slot:
+        """What users see of it."""
+        return Slot(
+            number=self.slot,
+            kind="online",
+            name=self.policy.name,
+            policy=self.policy.name,
+            then=None,
+            roles=(self.policy.role,),
+            height=self.size[0],
+            width=self.size[1],
+            channels=3,
+            columns=tuple(column.name for column in self.policy.columns),
+        )
+
 
 @dataclass(frozen=True)
 class CachedSlots:
     """The slots that show one view set, or several that are mixed.
 
     Attributes:
-        view_set: Where the views lie.
-        slots: Their numbers.
+        group: The view sets.
+        slots: Numbers of the slots.
         pick: How views are chosen over epochs.
-        params: Columns to deliver.
+        params: Columns of the view sets to deliver.
         then: For each slot what is rendered on its cached view, or None.
     """
 
-    view_set: ViewSet | MixedViews
+    group: ViewSetGroup
     slots: tuple[int, ...]
     pick: Pick
     params: tuple[str, ...]
     then: tuple[OnlineSlot | None, ...]
 
     @property
-    def view_sets(self) -> tuple[ViewSet, ...]:
-        """The view set, or all that are mixed."""
-        if isinstance(self.view_set, MixedViews):
-            return self.view_set.view_sets
-        return (self.view_set,)
+    def public(self) -> tuple[Slot, ...]:
+        """What users see of each slot.
 
-    @property
-    def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """Height, width and channels of each slot's views."""
-        stored = self.view_set.height, self.view_set.width
-        sizes = (stored if then is None else then.size for then in self.then)
-        return tuple((*size, self.view_set.channels) for size in sizes)
+        The role of a policy that makes global or local crops replaces that of the stored views.
+        """
+        group = self.group
+        found = []
+        for number, then in zip(self.slots, self.then, strict=True):
+            height, width = (group.height, group.width) if then is None else then.size
+            slot = Slot(
+                number=number,
+                kind="mix" if group.mixed else "cached",
+                name=group.name,
+                policy=_joined(
+                    each.plan.generator["args"].get("policy", "") for each in group.view_sets
+                ),
+                then=None if then is None else then.policy.name,
+                roles=(then.policy.role,) if then and then.policy.role != "expert" else group.roles,
+                height=height,
+                width=width,
+                channels=group.channels,
+                columns=tuple(dict.fromkeys((*self.params, *rendered_columns(then)))),
+            )
+            found.append(slot)
+        return tuple(found)
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Role of each slot's views; that of a global or local crop stands over the stored one."""
-        stored = self.view_set.roles[0] if len(set(self.view_set.roles)) == 1 else "mixed"
-        return tuple(
-            stored if then is None or then.policy.role == "expert" else then.policy.role
-            for then in self.then
-        )
+
+def rendered_columns(then: OnlineSlot | None) -> tuple[str, ...]:
+    """Return the columns that rendering on cached views delivers, in place of stored ones."""
+    if then is None:
+        return ()
+    return (*(column.name for column in then.policy.columns), "crop_box", "crop_local")
 
 
 def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineSlot]]:
@@ -82,35 +145,64 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
     """
     if not views:
         raise ConfigError("views must name at least one view")
-    slots = list(_slots(views))
+    slots = list(_numbered(views))
     rendered: dict[int, OnlineSlot] = {}
     base = _base_size(slots, store)
-    seen: dict[str | ViewPolicy, int] = {}
+    uses: dict[str | ViewPolicy, int] = {}
     for slot, view in slots:
         policy = view.policy if isinstance(view, Online) else view.then
         if policy is not None:
-            place = seen.get(policy, 0)
-            seen[policy] = place + 1
+            use = uses.get(policy, 0)
+            uses[policy] = use + 1
             within = base if isinstance(view, Online) else _stored_size(view, store)
-            rendered[slot] = _rendered(slot, policy, place, view, within)
+            rendered[slot] = _rendered(slot, policy, use, view, within)
     cached = _cached_slots(slots, rendered, store) + _mixed_slots(slots, rendered, store)
     online = [rendered[slot] for slot, view in slots if isinstance(view, Online)]
     return cached, online
 
 
+def public_slots(cached: Sequence[CachedSlots], online: Sequence[OnlineSlot]) -> tuple[Slot, ...]:
+    """Return every slot of a store by number, as users see it."""
+    slots = [slot for each in cached for slot in each.public] + [each.public for each in online]
+    return tuple(sorted(slots, key=lambda slot: slot.number))
+
+
+def merged_slots(by_store: Sequence[tuple[Slot, ...]]) -> tuple[Slot, ...]:
+    """Return the slots of a loader over some stores: what differs between them is joined."""
+    if len(by_store) == 1:
+        return by_store[0]
+    return tuple(_merged(slots) for slots in zip(*by_store, strict=True))
+
+
+def _merged(slots: Sequence[Slot]) -> Slot:
+    return replace(
+        slots[0],
+        kind=slots[0].kind if len({slot.kind for slot in slots}) == 1 else "mix",
+        name=_joined(slot.name for slot in slots),
+        policy=_joined(slot.policy for slot in slots),
+        roles=tuple(sorted({role for slot in slots for role in slot.roles})),
+        columns=tuple(sorted({name for slot in slots for name in slot.columns})),
+    )
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "|".join(sorted({name for name in names if name}))
+
+
 def _rendered(
     slot: int,
     policy: str | ViewPolicy,
-    place: int,
+    use: int,
     view: AnyView,
     within: tuple[int, int],
 ) -> OnlineSlot:
+    """Return a slot that renders `policy`, whose `use`-th slot it is, at most in size `within`."""
     size = (view.size, view.size) if view.size else output_size(policy, *within)
     pair = as_policies(policy)
-    return OnlineSlot(slot, pair[place % len(pair)].for_size(*size), size, view.filter)
+    return OnlineSlot(slot, pair[use % len(pair)].for_size(*size), size, view.filter)
 
 
-def _slots(views: Views) -> Iterator[tuple[int, AnyView]]:
+def _numbered(views: Views) -> Iterator[tuple[int, AnyView]]:
     slot = 0
     for view in views:
         for _ in range(view.n):
@@ -123,62 +215,62 @@ def _cached_slots(
     rendered: Mapping[int, OnlineSlot],
     store: Store,
 ) -> list[CachedSlots]:
-    groups: dict[Cached, list[int]] = {}
+    by_view: dict[Cached, list[int]] = {}
     for slot, view in slots:
         if isinstance(view, Cached):
             # Two mentions of a view set share its views: they must not show the same one.
             key = Cached(view.name, pick=view.pick, params=view.params)
-            groups.setdefault(key, []).append(slot)
-    found = []
-    for view, numbers in groups.items():
-        view_set = newest_round(store, view.name)
-        check_count(view.name, len(numbers), view_set.num_views)
-        names = _columns(view_set, view)
-        then = tuple(rendered.get(number) for number in numbers)
-        found.append(CachedSlots(view_set, tuple(numbers), view.pick, names, then))
-    return found
+            by_view.setdefault(key, []).append(slot)
+    return [_group_slots(view, numbers, rendered, store) for view, numbers in by_view.items()]
 
 
 def _mixed_slots(
     slots: Sequence[tuple[int, AnyView]], rendered: Mapping[int, OnlineSlot], store: Store
 ) -> list[CachedSlots]:
-    groups: list[tuple[Mix, list[int]]] = []
+    by_view: list[tuple[Mix, list[int]]] = []
     for slot, view in slots:
         if isinstance(view, Mix):
             # Equal mixes are one: their slots must not show the same view.
             key = replace(view, n=1, then=None, size=None, filter="area")
-            numbers = next((numbers for other, numbers in groups if other == key), None)
+            numbers = next((numbers for other, numbers in by_view if other == key), None)
             if numbers is None:
-                groups.append((key, [slot]))
+                by_view.append((key, [slot]))
             else:
                 numbers.append(slot)
-    found = []
-    for view, numbers in groups:
-        mixed = view.view_sets(store)
-        for view_set in mixed.view_sets:
-            check_count(view_set.name, len(numbers), view_set.num_views)
-        then = tuple(rendered.get(number) for number in numbers)
-        columns = mixed.columns(view.params)
-        found.append(CachedSlots(mixed, tuple(numbers), view.pick, columns, then))
-    return found
+    return [_group_slots(view, numbers, rendered, store) for view, numbers in by_view]
 
 
-def _columns(view_set: ViewSet, view: Cached) -> tuple[str, ...]:
-    columns = view_set.plan.columns
-    names = tuple(c.name for c in columns if c.pack) if view.params is None else view.params
-    for name in names:
-        if name not in view_set.params:
-            hint = nearest(name, list(view_set.params))
-            raise ConfigError(f"view set {view.name} has no column {name!r}; {hint}", code="VS102")
-    return names
+def _group_slots(
+    view: Cached | Mix, numbers: Sequence[int], rendered: Mapping[int, OnlineSlot], store: Store
+) -> CachedSlots:
+    group = _group(view, store)
+    for view_set in group.view_sets:
+        check_count(view_set.name, len(numbers), view_set.num_views)
+    then = tuple(rendered.get(number) for number in numbers)
+    return CachedSlots(group, tuple(numbers), view.pick, group.columns(view.params), then)
+
+
+def _group(view: Cached | Mix, store: Store) -> ViewSetGroup:
+    """Return the newest complete round of the view sets that `view` names."""
+    if isinstance(view, Cached):
+        return ViewSetGroup((newest_round(store, view.name),))
+    names = sorted(view.weights)
+    total = sum(view.weights.values())
+    return ViewSetGroup(
+        view_sets=tuple(newest_round(store, name) for name in names),
+        weights=tuple(view.weights[name] / total for name in names),
+        balanced=view.balanced,
+        mixed=True,
+    )
 
 
 def _stored_size(view: Cached | Mix, store: Store) -> tuple[int, int]:
-    view_set = view.view_sets(store) if isinstance(view, Mix) else newest_round(store, view.name)
-    return view_set.height, view_set.width
+    group = _group(view, store)
+    return group.height, group.width
 
 
 def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int, int]:
+    """Return the size of online views that have none of their own."""
     for _, view in slots:
         if not isinstance(view, Online):
             return _stored_size(view, store)
@@ -192,17 +284,15 @@ def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int,
 def views_digest(
     by_store: Sequence[tuple[Sequence[CachedSlots], Sequence[OnlineSlot]]], *, scaled: bool
 ) -> str:
-    """Return what the views of one or several stores are known by in loader states."""
+    """Return the digest of the views of one or several stores in loader states."""
     found: list[Any] = [scaled]
     for cached, online in by_store:
-        parts = [[_identity(each.view_set), list(each.slots), each.pick] for each in cached]
+        parts = [[_identity(each.group), list(each.slots), each.pick] for each in cached]
         then = [asdict(slot) for each in cached for slot in each.then if slot is not None]
         found.append([parts, then, [asdict(each) for each in online]])
     return hashlib.sha256(canonical(found)).hexdigest()[:DIGEST_DIGITS]
 
 
-def _identity(view_set: ViewSet | MixedViews) -> str | list[Any]:
-    if isinstance(view_set, MixedViews):
-        plans = [each.plan.id for each in view_set.view_sets]
-        return [plans, list(view_set.weights), view_set.balanced]
-    return view_set.plan.id
+def _identity(group: ViewSetGroup) -> str | list[Any]:
+    plans = [each.plan.id for each in group.view_sets]
+    return [plans, list(group.weights), group.balanced] if group.mixed else plans[0]

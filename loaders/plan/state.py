@@ -1,4 +1,4 @@
-"""Where a loader stands, as JSON that is valid for any number of ranks, threads and workers."""
+"""The state of a loader as JSON, valid for any number of ranks, threads and workers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class State:
         store: First 32 digits of the store's id.
         order: Version and name of the order.
         seed: Seed of order and draws.
-        epoch, step: The next step; step == steps per epoch is never kept.
+        epoch, step: The next step; step == steps per epoch is never stored.
         G: Samples per step over all ranks.
         tail: What becomes of a short last step.
-        rows: Digest of the row filter, or None.
+        rows: Digest of the row filter and of rates, or None.
         views: Digest of what the views are made of; another one only warns.
         v: Version of this form.
     """
@@ -47,7 +47,7 @@ class State:
     v: int = VERSION
 
     def at(self, epoch: int, step: int, *, steps: int) -> State:
-        """Return this state at another place; after the last of `steps` the next epoch begins."""
+        """Return this state at another step; after the last of `steps` the next epoch begins."""
         if step >= steps:
             epoch, step = epoch + 1, 0
         return replace(self, epoch=epoch, step=step)
@@ -58,7 +58,7 @@ class State:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> State:
-        """Return the state in `values`. Raises ConfigError: not a loader's state."""
+        """Return the state that `to_json` gave. Raises ConfigError: it is not a loader's state."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(set(values) ^ names)
@@ -102,20 +102,20 @@ _REFUSED = {
 
 
 def stores_digest(store_ids: Sequence[str]) -> str:
-    """Return what the stores are known by in states: digits of the id, or of all of them."""
+    """Return the digest of stores in states: 32 digits of the id, or of a hash of several ids."""
     if len(store_ids) == 1:
         return store_ids[0][:STORE_DIGITS]
     return hashlib.sha256(canonical(list(store_ids))).hexdigest()[:STORE_DIGITS]
 
 
 def rows_digest(
-    kept: Sequence[NDArray[np.int64] | None], rates: Sequence[float] | None = None
+    selected: Sequence[NDArray[np.int64] | None], rates: Sequence[float] | None = None
 ) -> str | None:
-    """Return what row filters are known by in states: digits of the sha256 of their numbers.
+    """Return the digest of row filters in states: 16 digits of the sha256 of the row numbers.
 
-    For several stores it covers their rates too.
+    None if there is one store and no filter. For several stores it covers their rates too.
     """
-    digests = [None if rows is None else _digest(rows.astype("<u8").tobytes()) for rows in kept]
+    digests = [None if rows is None else _digest(rows.astype("<u8").tobytes()) for rows in selected]
     if rates is None:
         (digest,) = digests
         return digest

@@ -1,4 +1,4 @@
-"""Cached views from where they are: shards here, ranges of remote ones, copies in memory.
+"""Cached views from where they lie: local shards, ranges of remote ones, copies in memory.
 
-What is read was checked as `verify` says. How bytes are fetched, mapped, copied and kept is free.
+What is read is checked as `verify` says. How bytes are fetched, mapped and copied may change.
 """

@@ -1,4 +1,4 @@
-"""Reading members of remote shards by byte ranges, where a whole shard is not worth a download."""
+"""Reads members of remote shards by byte ranges, where a whole shard is not worth a download."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from viewstore.errors import FormatError
 from viewstore.loaders.plan.order import Order
 from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.read.shards import OpenShards
-from viewstore.loaders.read.stored import Asked, StoredViews
+from viewstore.loaders.read.stored import StoredViews, ViewRequest
 from viewstore.store.view_set import ViewSet
 
-GAP_BYTES = 1 << 20  # fetching so much in vain costs less than another request
+GAP_BYTES = 1 << 20  # to fetch so much in vain costs less than another request
 READ_BYTES = 16 << 20
-WORTH_SHARE = 0.25
+LEAST_USED_SHARE = 0.25  # of a shard, for its download to be worth it
 REQUESTS = 8  # at one time
 
 Member = tuple[int, int]  # row, number of the member in the plan
@@ -55,26 +55,26 @@ def join_spans(spans: Iterable[Span]) -> list[list[Span]]:
 def ranged_shards(
     view_set: ViewSet,
     order: Order,
-    kept: NDArray[np.int64] | None,
+    selected: NDArray[np.int64] | None,
     *,
     slots: float,
     world_size: int,
     rate: float = 1.0,
-    sharing: int = 1,
+    remote_sets: int = 1,
 ) -> frozenset[int]:
-    """Return the shards to read by ranges: those not worth their download, or all.
+    """Return the numbers of the shards to read by ranges: those not worth their download, or all.
 
     A shard is downloaded whole if this machine uses a quarter of it each epoch, and if the shards
     that are in use together fit the cache.
 
     Args:
-        view_set: The view set; one of this machine has no such shards.
+        view_set: The view set; a local one has no such shards.
         order: The order of the epochs.
-        kept: The rows of a filter, or None.
+        selected: The rows of a filter, or None.
         slots: Views of a sample that are shown, on average.
         world_size: Ranks of the job; each uses its share of every shard.
         rate: Share of the rows that an epoch goes through.
-        sharing: View sets that are read through the cache together.
+        remote_sets: View sets that are read through the cache together.
     """
     cache = view_set.files.cache
     if cache is None:
@@ -83,35 +83,35 @@ def ranged_shards(
     share = min(1.0, slots if raw else slots / view_set.num_views)
     share *= min(1.0, rate) * min(1.0, cache.ranks / world_size)
     used = np.full(view_set.plan.shards, share)
-    if kept is not None:
-        rows = np.bincount(kept // view_set.plan.shard_rows, minlength=view_set.plan.shards)
+    if selected is not None:
+        rows = np.bincount(selected // view_set.plan.shard_rows, minlength=view_set.plan.shards)
         sizes = [len(view_set.plan.shard_range(number)) for number in range(len(rows))]
         used *= rows / np.array(sizes)
     numbers = [number for number in view_set.shards if used[number] > 0]
-    whole = [number for number in numbers if used[number] >= WORTH_SHARE]
-    together = [view_set.shards[number].blob.bytes for number in whole]
+    whole = [number for number in numbers if used[number] >= LEAST_USED_SHARE]
+    sizes_in_use = [view_set.shards[number].blob.bytes for number in whole]
     if order.shards_at_once is not None:
-        together = sorted(together)[-order.shards_at_once :]
-    if sum(together) > cache.limit_bytes // sharing:
+        sizes_in_use = sorted(sizes_in_use)[-order.shards_at_once :]
+    if sum(sizes_in_use) > cache.limit_bytes // remote_sets:
         whole = []
     return frozenset(view_set.shards) - frozenset(whole)
 
 
 @dataclass
 class Fetched:
-    """What came of some members: their payloads, and the first error of each damaged row."""
+    """Members that were fetched: their payloads, and the first error of each damaged row."""
 
     payloads: dict[Member, memoryview] = field(default_factory=dict)
     damaged: dict[int, FormatError] = field(default_factory=dict)
 
     def add(self, other: Fetched) -> None:
-        """Take over what came of other members."""
+        """Add what was fetched of other members."""
         self.payloads |= other.payloads
         self.damaged = other.damaged | self.damaged
 
 
 class RangeReader:
-    """Reads members of a remote view set by ranges, each checked against its CRC."""
+    """Fetches members of a remote view set by ranges, and checks each against its CRC."""
 
     def __init__(self, view_set: ViewSet) -> None:
         assert view_set.files.cache is not None, "views of this machine are read without ranges"
@@ -120,19 +120,19 @@ class RangeReader:
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="viewstore-range")
 
     def read(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> Fetched:
-        """Return what comes of members, [B, n] numbers for [B] rows.
+        """Fetch members, [B, n] numbers for [B] rows.
 
-        Rows are damaged of which a member differs from its CRC however often it is fetched.
+        A row is damaged if a member of it differs from its CRC however often it is fetched.
 
         Raises:
-            RemoteError: The remote store did not give them.
+            RemoteError: The remote store did not deliver them.
         """
         by_shard: dict[int, dict[Member, Span]] = {}
         for row, numbers in zip(rows.tolist(), members.tolist(), strict=True):
             spans = by_shard.setdefault(row // self._view_set.plan.shard_rows, {})
             for number in numbers:
-                place = self._view_set.members[row, number]
-                spans[row, number] = Span((row, number), *map(int, place.item()))
+                entry = self._view_set.members[row, number]
+                spans[row, number] = Span((row, number), *map(int, entry.item()))
         jobs = [
             (shard, group)
             for shard, spans in by_shard.items()
@@ -154,7 +154,7 @@ class RangeReader:
             if len(spans) == 1:
                 return Fetched(damaged={spans[0].member[0]: error})
         fetched = Fetched()
-        for span in spans:  # the others are as good as they would be without it
+        for span in spans:  # one damaged member must not spoil the others
             fetched.add(self._fetch(shard, [span]))
         return fetched
 
@@ -182,41 +182,41 @@ class RangeReader:
 
 
 class RangedViews:
-    """Fills buffers with views of some shards, whose members come by ranges.
+    """Fills buffers with views whose members are fetched by ranges.
 
     Attributes:
-        shards: Read by ranges unless they are here already.
+        shards: Numbers of the shards to read by ranges, unless they are on this machine already.
     """
 
-    def __init__(self, views: StoredViews, opened: OpenShards) -> None:
-        """Have `views` unpack what came of shards that are not `opened`."""
+    def __init__(self, views: StoredViews, open_shards: OpenShards) -> None:
+        """Have `views` unpack what was fetched of shards that are not in `open_shards`."""
         self.shards: frozenset[int] = frozenset()
         self._views = views
-        self._open = opened
+        self._open_shards = open_shards
         self._ranges = RangeReader(views.view_set)
 
-    def takes(self, number: int) -> bool:
-        """Whether a shard is better read by ranges now: one that is here already is not."""
-        if number in self._open:
+    def reads(self, number: int) -> bool:
+        """Whether a shard is read by ranges now: one that is on this machine is not."""
+        if number in self._open_shards:
             return False
         view_set = self._views.view_set
         cache = view_set.files.cache
         wanted = number in self.shards or (cache is not None and not cache.keeps)
         return wanted and not view_set.at_hand(number)
 
-    def read(self, asked: Asked, places: Rows) -> None:
-        """Fill some places of the batch; their members are always checked."""
-        numbers = self._views.member_numbers(asked.views[places])
+    def read(self, request: ViewRequest, indices: Rows) -> None:
+        """Fill some samples of the batch; their members are always checked."""
+        numbers = self._views.member_numbers(request.views[indices])
         began = time.perf_counter()
-        found = self._ranges.read(asked.rows[places], numbers)
-        asked.fetch_seconds += time.perf_counter() - began
-        for place, members in zip(places.tolist(), numbers.tolist(), strict=True):
-            row = int(asked.rows[place])
-            if row in found.damaged:
-                asked.damaged[place] = found.damaged[row]
+        fetched = self._ranges.read(request.rows[indices], numbers)
+        request.fetch_seconds += time.perf_counter() - began
+        for index, members in zip(indices.tolist(), numbers.tolist(), strict=True):
+            row = int(request.rows[index])
+            if row in fetched.damaged:
+                request.damaged[index] = fetched.damaged[row]
                 continue
-            payloads = [found.payloads[row, member] for member in members]
-            self._views.unpack(asked, place, payloads)
+            payloads = [fetched.payloads[row, member] for member in members]
+            self._views.unpack(request, index, payloads)
 
     def close(self) -> None:
         """Drop what is under way."""

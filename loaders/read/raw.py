@@ -1,4 +1,4 @@
-"""Raw views: the array of a row is a member, and every row lies a stride after the one before."""
+"""Raw views: the views of a row are one array, and rows lie at a fixed stride in their shard."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.read.mirror import LARGE_VIEW_BYTES
 from viewstore.loaders.read.shards import OpenShards, ShardFile
-from viewstore.loaders.read.stored import Asked, Payloads, StoredViews, by_shard
+from viewstore.loaders.read.stored import Payloads, StoredViews, ViewRequest, by_shard
 from viewstore.store.view_set import ViewSet
 
 
 class RawCopy(Protocol):
-    """A copy of raw views in memory, of use once it is whole."""
+    """A copy of raw views in memory, read once it is complete: `Resident`, or `SharedResident`."""
 
     @property
     def ready(self) -> bool:
-        """Whether it is whole."""
+        """Whether it is complete."""
 
     def copy_some(self) -> bool:
         """Copy some more rows; return whether any are left."""
@@ -38,66 +38,66 @@ class RawCopy(Protocol):
         out: Sequence[Buffer],
         flips: Sequence[NDArray[np.bool_] | None],
     ) -> None:
-        """Fill the buffers of some slots, as `CachedReader.read` does."""
+        """Fill the buffers of some slots, as `ViewSetReader.read` does."""
 
     def close(self) -> object:
-        """Let go of the memory."""
+        """Release the memory."""
 
 
 class RawViews(StoredViews):
-    """Gathers views from where the pages of their shards, or calls, have them."""
+    """Gathers views from maps of their shards, or by a read call for each."""
 
     def __init__(
-        self, view_set: ViewSet, opened: OpenShards, strided: Strided, *, verify: Verify
+        self, view_set: ViewSet, shards: OpenShards, strided: Strided, *, verify: Verify
     ) -> None:
-        """Prepare to gather. Raises FormatError: the index places views not as the plan does."""
-        super().__init__(view_set, opened, verify=verify)
+        """Prepare to gather. Raises FormatError: index and plan disagree about where views lie."""
+        super().__init__(view_set, shards, verify=verify)
         self._strided = strided
         self._check_layout()
 
-    def read(self, asked: Asked, places: Rows) -> None:
-        mine = asked.rows[places]
-        files = self._opened(asked, places, np.zeros((len(mine), 1), np.int64))
-        for number, some in by_shard(self.view_set, mine):
+    def read(self, request: ViewRequest, indices: Rows) -> None:
+        rows = request.rows[indices]
+        files = self._open(request, indices, np.zeros((len(rows), 1), np.int64))
+        for number, some in by_shard(self.view_set, rows):
             if number in files:
-                self._gather(files[number], number, asked, places[some])
+                self._gather(files[number], number, request, indices[some])
 
-    def _gather(self, file: ShardFile, number: int, asked: Asked, places: Rows) -> None:
-        local = asked.rows[places] - self.view_set.plan.shard_range(number).start
+    def _gather(self, file: ShardFile, number: int, request: ViewRequest, indices: Rows) -> None:
+        local = request.rows[indices] - self.view_set.plan.shard_range(number).start
         if not file.mapped:
             began = time.perf_counter()
-            for slot, buffer in enumerate(asked.out):
+            for slot, buffer in enumerate(request.out):
                 starts = self._strided.offset + local * self._strided.stride
-                starts = starts + asked.views[places, slot] * math.prod(self.shape)
-                for place, start in zip(places.tolist(), starts.tolist(), strict=True):
-                    file.read_into(buffer[place], start)
-            asked.fetch_seconds += time.perf_counter() - began
+                starts = starts + request.views[indices, slot] * math.prod(self.shape)
+                for index, start in zip(indices.tolist(), starts.tolist(), strict=True):
+                    file.read_into(buffer[index], start)
+            request.fetch_seconds += time.perf_counter() - began
             return
         grid = file.grid(self._strided)
-        for slot, buffer in enumerate(asked.out):
-            shown = asked.views[places, slot]
+        for slot, buffer in enumerate(request.out):
+            views = request.views[indices, slot]
             if math.prod(self.shape) < LARGE_VIEW_BYTES:
                 # Fancy indexing copies the rows; np.take would first copy the whole shard.
-                buffer[places] = grid[local, shown]
+                buffer[indices] = grid[local, views]
                 continue
-            triples = zip(places.tolist(), local.tolist(), shown.tolist(), strict=True)
-            for place, row, view in triples:
-                buffer[place] = grid[row, view]
+            triples = zip(indices.tolist(), local.tolist(), views.tolist(), strict=True)
+            for index, row, view in triples:
+                buffer[index] = grid[row, view]
 
-    def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:
-        slots = zip(asked.out, asked.views[place].tolist(), payloads, strict=True)
+    def unpack(self, request: ViewRequest, index: int, payloads: Payloads) -> None:
+        slots = zip(request.out, request.views[index].tolist(), payloads, strict=True)
         for buffer, view, payload in slots:
             pixels = np.frombuffer(payload, np.uint8, offset=NPY_BYTES)
-            buffer[place] = pixels.reshape(self._strided.shape)[view]
+            buffer[index] = pixels.reshape(self._strided.shape)[view]
 
-    def stored(self, rows: range) -> Buffer:
+    def shard_views(self, rows: range) -> Buffer:
         """Return views of rows of one shard, uint8 [rows, V, H, W, C], checked, not copied.
 
         Raises:
             FormatError: The shard is missing or of another length, or a CRC does not match.
         """
         number = rows.start // self.view_set.plan.shard_rows
-        file = self._open.open(number)
+        file = self._shards.open(number)
         numbers = np.arange(rows.start, rows.stop)
         found = self._check({number: file}, numbers, np.zeros((len(rows), 1), np.int64))
         if found:
@@ -108,7 +108,7 @@ class RawViews(StoredViews):
     def _check_layout(self) -> None:
         """Raise FormatError unless the index places raw views where the plan says they lie.
 
-        The gather reads without a bound, so a wrong place must end here.
+        The gather reads without a bound, so a wrong offset must be refused here.
         """
         strided, plan = self._strided, self.view_set.plan
         shape = (self.view_set.num_views, *self.shape)
@@ -120,7 +120,7 @@ class RawViews(StoredViews):
             mine = views[shard.rows.start : shard.rows.stop]
             first = strided.offset - NPY_BYTES
             wanted = first + strided.stride * np.arange(len(shard.rows))
-            fits = wanted[-1] + size <= shard.entry.file("views").bytes
+            fits = wanted[-1] + size <= shard.blob.bytes
             if not fits or (mine["offset"] != wanted).any() or (mine["size"] != size).any():
                 raise FormatError(
                     f"index of {plan.view_set} does not place shard {number} as its plan does",

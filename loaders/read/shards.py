@@ -1,4 +1,4 @@
-"""Open shards of a view set, mapped or read by calls, and no more of them than have room."""
+"""The open shards of a view set, mapped or read by calls, up to the share of the cache."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from viewstore.store.view_set import ViewSet
 
 
 class OpenShards:
-    """The shards that are open; what is open longest makes room. Safe to share between threads."""
+    """The shards that are open; at the limit the one opened first is closed. Thread-safe."""
 
     def __init__(self, view_set: ViewSet, *, mapped: bool) -> None:
         """Open shards of `view_set`, mapped or read by calls."""
         self._view_set = view_set
         self._mapped = mapped
-        self.share_cache(1)
+        self.divide_cache(1)
         self._files: dict[int, ShardFile] = {}
         self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -33,15 +33,15 @@ class OpenShards:
         return len(self._files)
 
     def find(self, number: int) -> ShardFile | None:
-        """Return a shard if it is open."""
+        """Return a shard if it is open, else None."""
         return self._files.get(number)
 
     def open(self, number: int) -> ShardFile:
-        """Return a shard, opened if it is not; whoever reads it may keep it for a while.
+        """Return a shard, opened if it is not; it stays readable even if it is closed meanwhile.
 
         Raises:
             FormatError: It is missing, or not what its commit says.
-            RemoteError: The remote store did not give it.
+            RemoteError: The remote store did not deliver it.
         """
         found = self._files.get(number)
         if found is not None:
@@ -51,27 +51,27 @@ class OpenShards:
         with opening:  # opening may fetch the shard; meanwhile others may be opened
             found = self._files.get(number)
             if found is None:
-                self._make_room()
+                self._close_oldest()
                 shard = self._view_set.shards[number]
                 found = ShardFile(shard.open(), len(shard.rows), mapped=self._mapped)
                 with self._lock:
                     self._files[number] = found
             return found
 
-    def share_cache(self, view_sets: int) -> None:
-        """Keep no more open than one of so many view sets may, that share a cache."""
-        self._most = self._view_set.most_open(view_sets)
+    def divide_cache(self, view_sets: int) -> None:
+        """Keep no more open than one of so many view sets may that use one cache."""
+        self._limit = self._view_set.most_open(view_sets)
         if not self._mapped:
-            self._most = min(self._most, most_descriptors())
+            self._limit = min(self._limit, most_descriptors())
 
     def clear(self) -> None:
-        """Forget them; they end when the last array on them does."""
+        """Close all; a map ends when the last array on it does."""
         with self._lock:
             self._files.clear()
 
-    def _make_room(self) -> None:
+    def _close_oldest(self) -> None:
         with self._lock:
-            while len(self._files) >= self._most:
+            while len(self._files) >= self._limit:
                 del self._files[next(iter(self._files))]
 
 
@@ -106,7 +106,7 @@ class ShardFile:
             raise FormatError("a shard became shorter while it was read", code="VS203")
 
     def announce(self, begin: int, size: int) -> None:
-        """Have the system fetch some bytes of a map."""
+        """Have the operating system load some bytes of a map."""
         if self.mapped:
             announce(self._map, begin, size)
 

@@ -1,4 +1,4 @@
-"""Views as shards store them: where their members lie, opened, each compared with its CRC."""
+"""Views as shards store them: base of raw and encoded views, which finds and checks members."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.read.shards import OpenShards, ShardFile
 from viewstore.store.view_set import ViewSet
 
-Damage = dict[int, FormatError]  # by place in the batch
+Damage = dict[int, FormatError]  # by index in the batch
 Flips = Sequence[NDArray[np.bool_] | None]  # for each slot which views to mirror, [B]
-Payloads = Iterable[memoryview | bytes]  # of one place in the batch, for each slot
+Payloads = Iterable[memoryview | bytes]  # of one sample, for each slot
 
 
 @dataclass(slots=True, kw_only=True)
-class Asked:
-    """The views of a batch that buffers are filled with.
+class ViewRequest:
+    """What `ViewSetReader.read` is asked for, passed to what reads some samples of it.
 
     Attributes:
         rows: Rows, [B].
@@ -34,7 +34,7 @@ class Asked:
         out: For each slot uint8 [B, H, W, C].
         flips: For each slot which views to mirror, [B], or None.
         damaged: Takes the errors of damaged rows.
-        fetch_seconds: Takes the time until members were at hand, and checked.
+        fetch_seconds: Takes the time until members were fetched and checked.
     """
 
     rows: Rows
@@ -48,59 +48,59 @@ class Asked:
 class StoredViews(ABC):
     """Fills buffers with the stored views of one view set."""
 
-    def __init__(self, view_set: ViewSet, opened: OpenShards, *, verify: Verify) -> None:
+    def __init__(self, view_set: ViewSet, shards: OpenShards, *, verify: Verify) -> None:
         self.view_set = view_set
         self.shape = (view_set.height, view_set.width, view_set.channels)
         members = view_set.plan.members
         self._columns = np.array([i for i, name in enumerate(members) if name != "json"])
-        self._open = opened
+        self._shards = shards
         self._checks = CrcChecks(len(view_set) * len(self._columns), verify)
 
     @abstractmethod
-    def read(self, asked: Asked, places: Rows) -> None:
-        """Fill some places of the batch, from shards that are here."""
+    def read(self, request: ViewRequest, indices: Rows) -> None:
+        """Fill some samples of the batch, from whole shards."""
 
     @abstractmethod
-    def unpack(self, asked: Asked, place: int, payloads: Payloads) -> None:
-        """Fill one place of the batch from the checked payload of each slot's member."""
+    def unpack(self, request: ViewRequest, index: int, payloads: Payloads) -> None:
+        """Fill one sample of the batch from the checked payload of each slot's member."""
 
     def announce(self, rows: Rows, views: Rows) -> None:
-        """Have the system fetch the members of views, as far as their shards are open."""
+        """Have the operating system load the members of views, as far as their shards are open."""
         members = self._members(rows, views)
-        for row, places in zip(rows.tolist(), members, strict=True):
-            file = self._open.find(row // self.view_set.plan.shard_rows)
+        for row, entries in zip(rows.tolist(), members, strict=True):
+            file = self._shards.find(row // self.view_set.plan.shard_rows)
             if file is not None:
-                for place in places:
-                    file.announce(int(place["offset"]), int(place["size"]))
+                for entry in entries:
+                    file.announce(int(entry["offset"]), int(entry["size"]))
 
     def member_numbers(self, views: Rows) -> Rows:
         """Return the numbers of the views' members in the plan; raw views share one."""
         return self._columns[views * (len(self._columns) > 1)]
 
     def _members(self, rows: Rows, views: Rows) -> NDArray[Any]:
-        """Return the places of the views' members, MEMBER_DTYPE [B, n]."""
+        """Return where the views' members lie, MEMBER_DTYPE [B, n]."""
         return np.asarray(self.view_set.members[rows[:, None], self.member_numbers(views)])
 
-    def _opened(self, asked: Asked, places: Rows, members: Rows) -> dict[int, ShardFile]:
-        """Open the shards of some places, and compare their `members` [B, n] with their CRCs."""
+    def _open(self, request: ViewRequest, indices: Rows, members: Rows) -> dict[int, ShardFile]:
+        """Open the shards of some samples, and compare their `members` [B, n] with their CRCs."""
         began = time.perf_counter()
-        rows = asked.rows[places]
+        rows = request.rows[indices]
         files: dict[int, ShardFile] = {}
         numbers = rows // self.view_set.plan.shard_rows
         for number in np.unique(numbers).tolist():
             try:
-                files[number] = self._open.open(number)
+                files[number] = self._shards.open(number)
             except FormatError as error:
-                asked.damaged |= dict.fromkeys(places[numbers == number].tolist(), error)
+                request.damaged |= dict.fromkeys(indices[numbers == number].tolist(), error)
         found = self._check(files, rows, members)
-        asked.damaged |= {int(places[place]): error for place, error in found.items()}
-        asked.fetch_seconds += time.perf_counter() - began
+        request.damaged |= {int(indices[i]): error for i, error in found.items()}
+        request.fetch_seconds += time.perf_counter() - began
         return files
 
     def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:
-        """Compare the CRC of members, [B, n] numbers for [B] rows, that are due.
+        """Compare the CRC of members, [B, n] numbers for [B] rows, as far as `verify` asks for it.
 
-        Return the first error of each row, by its place in `rows`.
+        Return the first error of each row, by its index in `rows`.
         """
         if self._checks.verify == "off":
             return {}
@@ -110,18 +110,18 @@ class StoredViews(ABC):
             return {}
         entries = self.view_set.members[rows[:, None], self._columns[members]]
         damaged: Damage = {}
-        for place, slot in np.argwhere(due).tolist():
-            row, member, entry = int(rows[place]), int(members[place, slot]), entries[place, slot]
+        for i, slot in np.argwhere(due).tolist():
+            row, member, entry = int(rows[i]), int(members[i, slot]), entries[i, slot]
             file = files.get(row // self.view_set.plan.shard_rows)
             if file is None:
                 continue
             found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
             if found == entry["crc32"]:
-                self._checks.passed(int(bits[place, slot]))
+                self._checks.passed(int(bits[i, slot]))
                 continue
             expected = f"expected {int(entry['crc32']):08x}, got {found:08x}"
             what = f"does not match its CRC-32: {expected}"
-            damaged.setdefault(place, self._corrupt(row, member, what))
+            damaged.setdefault(i, self._corrupt(row, member, what))
         return damaged
 
     def _corrupt(self, row: int, member: int, what: str) -> FormatError:
@@ -137,9 +137,9 @@ class StoredViews(ABC):
 
 
 def by_shard(view_set: ViewSet, rows: Rows) -> Iterator[tuple[int, Rows]]:
-    """Yield the number of each shard of `rows` with their places, by row."""
+    """Yield the number of each shard of `rows` with the indices of its rows, in row order."""
     shard_rows = view_set.plan.shard_rows
     order = np.argsort(rows, kind="stable")
     bounds = np.flatnonzero(np.diff(rows[order] // shard_rows)) + 1
-    for places in np.split(order, bounds):
-        yield int(rows[places[0]] // shard_rows), places
+    for indices in np.split(order, bounds):
+        yield int(rows[indices[0]] // shard_rows), indices

@@ -1,4 +1,5 @@
-"""Views that are drawn as they are asked for: of source images, and on top of cached views.
+"""Views that are rendered while they are loaded: from source images, and on top of cached views.
 
-The draws and the pixels are those of `viewstore.images`; here they are made for whole batches.
+Draws and pixels are those of `viewstore.images`; here they are made for whole batches. How may be
+changed freely, as long as the pixels stay.
 """

@@ -1,8 +1,8 @@
 """Colour jitter, grayscale, blur and solarize of whole batches, on the device they lie on.
 
-The same ops from the same recorded params as `colours.recolour` renders one view at a time with
-Pillow, and within 2/255 of it: they repeat its arithmetic, whole numbers below 2^24, which
-float32 holds exactly, and its cut to whole levels after every op. Samples are chosen
+The ops and params are those that `viewstore.images.colours.recolour` renders one view at a time
+with Pillow. Pixels are within 2/255 of its: the same arithmetic, in whole numbers below 2^24,
+which float32 holds exactly, with its rounding to whole levels after every op. Samples are chosen
 by params that lie on the CPU, so that nothing here waits for the device.
 """
 
@@ -29,33 +29,33 @@ def recolour(
     Args:
         pixels: Views without colours, uint8 [B, 3, H, W] each; they are left as they are.
         params: COLOUR_COLUMNS of each view, [B, ...], on the CPU.
-        device: Where the colours are made. The pixels cross over as they are.
+        device: Where the colours are made. The pixels are moved as they are.
     """
-    alike: dict[torch.Size, list[int]] = {}
-    for place, view in enumerate(pixels):
-        alike.setdefault(view.shape, []).append(place)
-    made: dict[int, Tensor] = {}
-    for (count, channels, height, width), places in alike.items():
+    by_shape: dict[torch.Size, list[int]] = {}
+    for slot, view in enumerate(pixels):
+        by_shape.setdefault(view.shape, []).append(slot)
+    recoloured: dict[int, Tensor] = {}
+    for (count, channels, height, width), slots in by_shape.items():
         # One launch of each op serves all views of a size.
-        shape = (len(places), count, height, width, channels)
+        shape = (len(slots), count, height, width, channels)
         joined = torch.empty(shape, dtype=torch.uint8, device=device)
-        for part, place in zip(joined, places, strict=True):
-            part.copy_(pixels[place].permute(0, 2, 3, 1), non_blocking=True)
+        for part, slot in zip(joined, slots, strict=True):
+            part.copy_(pixels[slot].permute(0, 2, 3, 1), non_blocking=True)
         columns = {
-            name: torch.cat([params[place][name] for place in places]) for name in COLOUR_COLUMNS
+            name: torch.cat([params[slot][name] for slot in slots]) for name in COLOUR_COLUMNS
         }
         size = max(1, PIECE_BYTES // (height * width * channels))
-        for begin in range(0, len(places) * count, size):
+        for begin in range(0, len(slots) * count, size):
             piece = {name: column[begin : begin + size] for name, column in columns.items()}
             _recolour(joined.flatten(0, 1)[begin : begin + size], piece)
-        made |= zip(places, joined.permute(0, 1, 4, 2, 3), strict=True)
-    return [made[place] for place in range(len(pixels))]
+        recoloured |= zip(slots, joined.permute(0, 1, 4, 2, 3), strict=True)
+    return [recoloured[slot] for slot in range(len(pixels))]
 
 
 def _recolour(x: Tensor, params: Mapping[str, Tensor]) -> None:
     """Apply the ops to uint8 [B, H, W, 3] in place, in the order in which views are rendered."""
     *factors, turns = params["jitter"].unbind(1)
-    # Pillow has 256 hues; cut in the precision of `colours.recolour`, lest a step differ.
+    # Pillow has 256 hues; cut in the precision of `colours.recolour`, so that no step differs.
     amounts = (*factors, (turns.double() * LEVELS).trunc().remainder(256))
     for ops in params["jitter_order"].unbind(1):
         for op, (amount, apply) in enumerate(zip(amounts, _JITTERS, strict=True)):
@@ -70,13 +70,13 @@ def _recolour(x: Tensor, params: Mapping[str, Tensor]) -> None:
 def _on_some(
     x: Tensor, chosen: Tensor, amount: Tensor, apply: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Replace the chosen samples of `x` by what `apply` makes of them; masks are on the CPU."""
-    places = chosen.nonzero()[:, 0]
-    if not len(places):
+    """Replace the chosen samples of `x` by `apply`(sample, amount); masks are on the CPU."""
+    indices = chosen.nonzero()[:, 0]
+    if not len(indices):
         return
-    mine = amount[places].float().to(x.device, non_blocking=True)
-    places = places.to(x.device, non_blocking=True)
-    x.index_copy_(0, places, apply(x.index_select(0, places), mine))
+    mine = amount[indices].float().to(x.device, non_blocking=True)
+    indices = indices.to(x.device, non_blocking=True)
+    x.index_copy_(0, indices, apply(x.index_select(0, indices), mine))
 
 
 def _brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def _hue(x: Tensor, steps: Tensor) -> Tensor:
     red, green, blue = (plane.int() for plane in x.chunk(3, dim=3))
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    place = DIFFERENCES * (red - green + LEVELS) + green - blue + LEVELS
-    hue = _hues(x.device).index_select(0, place.view(-1)).view(place.shape)
+    index = DIFFERENCES * (red - green + LEVELS) + green - blue + LEVELS
+    hue = _hues(x.device).index_select(0, index.view(-1)).view(index.shape)
     # One division of whole numbers below 2^24, so that its floor is exact.
     saturation = (LEVELS * chroma / value.clamp(min=1)).floor_()
     return _from_hsv((hue + _each(steps)).remainder_(256), saturation, value)
@@ -116,8 +116,8 @@ def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Return RGB levels of hue, saturation and value 0..255, [n, H, W, 1] each."""
     # Red, green and blue are one function of the hue, a third of the circle apart.
     shifts = torch.arange(5 * LEVELS, 0, -2 * LEVELS, device=hue.device)
-    place = (6 * hue + shifts).remainder_(CIRCLE)
-    missing = torch.minimum(place, 4 * LEVELS - place).clamp_(0, LEVELS)
+    position = (6 * hue + shifts).remainder_(CIRCLE)
+    missing = torch.minimum(position, 4 * LEVELS - position).clamp_(0, LEVELS)
     share = LEVELS**2 - saturation * missing
     # A tensor, as CUDA divides by a number by multiplying with its inverse, which is not exact.
     return _cut((value * share / share.new_full((1,), LEVELS**2)).add_(0.5))
@@ -202,17 +202,17 @@ def _box_matrix(kernel: Tensor, size: int) -> Tensor:
     whole, *weights = (each.view(-1, 1, 1) for each in kernel.unbind(1))
     inner, outer = (_in_bytes(weight).repeat_interleave(size, 1) for weight in weights)
     line = torch.arange(size, device=kernel.device)
-    place = line.repeat(3)[:, None]
+    target = line.repeat(3)[:, None]
 
     def beyond(far: Tensor) -> Tensor:
         """Return the weight of all pixels that lie `far` or farther to one side."""
         return inner * (whole - far + 1).clamp(min=0) + outer * (far <= whole + 1)
 
-    far = (line - place).abs()
-    box = beyond(far) - beyond(far + 1)
+    distance = (line - target).abs()
+    box = beyond(distance) - beyond(distance + 1)
     # What a box would take from outside it takes from the first and the last pixel.
-    box[:, :, :1] += beyond(place + 1)
-    box[:, :, -1:] += beyond(size - place)
+    box[:, :, :1] += beyond(target + 1)
+    box[:, :, -1:] += beyond(size - target)
     return box
 
 

@@ -1,4 +1,4 @@
-"""Crops of crops: where in the source image a crop of a cached view lies."""
+"""Policies rendered on cached views (`then=`), and where their crops lie in the source image."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from viewstore.images.policies import Drawn, Policy
 from viewstore.loaders.pipeline.buffers import Buffer, Scratch
 from viewstore.loaders.pipeline.clock import Clock
-from viewstore.loaders.plan.mixed import MixedViews
+from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.plan.slots import OnlineSlot
-from viewstore.loaders.read.reader import AnyReader
+from viewstore.loaders.read.reader import CachedReader
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.online import by_sample
 from viewstore.store.params import Params
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-Mirrored = Callable[[Rows], NDArray[np.bool_]]  # [B] -> [B, V]
+# Says of rows [B] which of their views show their box from right to left, [B, V].
+Mirrored = Callable[[Rows], NDArray[np.bool_]]
+SCRATCH_BYTES = 1 << 20  # what one thread renders from, small enough to stay in its cache
 
 
 def compose_boxes(
@@ -40,21 +42,26 @@ def compose_boxes(
         size: Height and width of that rendering.
         local: Box in its pixels, [B, 4].
     """
-    top, left, tall, wide = np.asarray(local, np.float64).T
-    left = np.where(mirrored, size[1] - left - wide, left)
-    first_row, first_column, height, width = np.asarray(parent, np.float64).T
-    down, right = height / size[0], width / size[1]
-    box = (first_row + top * down, first_column + left * right, tall * down, wide * right)
+    top, left, height, width = np.asarray(local, np.float64).T
+    left = np.where(mirrored, size[1] - left - width, left)
+    parent_top, parent_left, parent_height, parent_width = np.asarray(parent, np.float64).T
+    y_scale, x_scale = parent_height / size[0], parent_width / size[1]
+    box = (
+        parent_top + top * y_scale,
+        parent_left + left * x_scale,
+        height * y_scale,
+        width * x_scale,
+    )
     return np.stack(box, axis=1).astype(np.float32)
 
 
 def mirrored_views(store: Store, view_set: ViewSet) -> Mirrored | None:
-    """Return what says of rows which views show their box from right to left; None: no view does.
+    """Return which views of a set show their box from right to left; None: no view does.
 
-    That is the exclusive or of the flips along the chain of parents.
+    A view does if the number of flips along its chain of parents is odd.
 
     Raises:
-        ConfigError: The store has no longer the view set that these views were made from.
+        ConfigError: The store no longer has the view set that these views were made from.
     """
     params = view_set.params
     own = partial(_flips, params) if "flip" in params else None
@@ -82,7 +89,7 @@ def _through(
 
 
 def _chained(params: Params, num_views: int, rows: Rows) -> NDArray[np.bool_]:
-    """Follow parents in this very set."""
+    """Follow parents within one view set."""
     own, parent = _flips(params, rows), _parents(params, rows)
     mirrored, chain = own, parent
     for _ in range(num_views):  # no chain is longer
@@ -99,14 +106,14 @@ def _pick(values: NDArray[Any], parent: NDArray[np.int64]) -> NDArray[Any]:
     return picked & (parent >= 0) if picked.dtype == np.bool_ else picked
 
 
-def mirrored_by_view(store: Store, views: ViewSet | MixedViews) -> Mirrored | None:
-    """Return what says of rows which views show their box from right to left; None: no view."""
-    if not isinstance(views, MixedViews):
-        return mirrored_views(store, views)
-    parts = [mirrored_views(store, each) for each in views.view_sets]
+def mirrored_in_group(store: Store, group: ViewSetGroup) -> Mirrored | None:
+    """Return `mirrored_views` of a group of view sets, by the numbers that it gives the views."""
+    parts = [mirrored_views(store, each) for each in group.view_sets]
     if all(part is None for part in parts):
         return None
-    counts = [each.num_views for each in views.view_sets]
+    if len(parts) == 1:
+        return parts[0]
+    counts = [each.num_views for each in group.view_sets]
 
     def mirrored(rows: Rows) -> NDArray[np.bool_]:
         found = [
@@ -118,11 +125,8 @@ def mirrored_by_view(store: Store, views: ViewSet | MixedViews) -> Mirrored | No
     return mirrored
 
 
-SCRATCH_BYTES = 1 << 20  # what one thread renders from, small enough to stay in its cache
-
-
 def only_flips(then: OnlineSlot | None, stored: tuple[int, int]) -> bool:
-    """Whether all that is rendered on views of size `stored` is a flip, or nothing."""
+    """Whether nothing, or only a flip, is rendered on views of size `stored` (height, width)."""
     if then is None:
         return True
     policy = then.policy
@@ -132,7 +136,7 @@ def only_flips(then: OnlineSlot | None, stored: tuple[int, int]) -> bool:
 
 def render_cached(
     slot: OnlineSlot,
-    reader: AnyReader,
+    reader: CachedReader,
     rows: NDArray[np.int64],
     views: NDArray[np.int64],
     drawn: Drawn,
@@ -141,9 +145,21 @@ def render_cached(
     clock: Clock,
     damaged: Damage | None = None,
 ) -> None:
-    """Render the policy of `slot` on cached views: numbers `views` [B] of `rows` [B].
+    """Render the policy of `slot` on cached views.
 
-    `clock` takes the seconds but for those of `reader`.
+    Args:
+        slot: The slot.
+        reader: Reads the cached views; it counts its own seconds.
+        rows: Rows, [B].
+        views: View number of each row, [B].
+        drawn: Params of the policy, [B, ...].
+        out: Takes the views, uint8 [B, h, w, C].
+        scratch: Memory for the cached views.
+        clock: Takes the seconds of rendering.
+        damaged: Takes the errors of damaged rows by index. None: the first one is raised.
+
+    Raises:
+        FormatError: A cached view is damaged, and `damaged` is None.
     """
     started = time.perf_counter()
     read_seconds = 0.0
@@ -153,13 +169,13 @@ def render_cached(
         part = slice(begin, begin + at_once)
         stored = scratch.take(len(rows[part]), reader.shape)
         found: Damage | None = None if damaged is None else {}
-        asked = time.perf_counter()
+        read_began = time.perf_counter()
         reader.read(rows[part], views[part, None], [stored], None, found)
-        read_seconds += time.perf_counter() - asked
-        for place, image in enumerate(stored, begin):
-            slot.policy.render(image, plain[place], slot.size, slot.filter, out[place])
+        read_seconds += time.perf_counter() - read_began
+        for i, image in enumerate(stored, begin):
+            slot.policy.render(image, plain[i], slot.size, slot.filter, out[i])
         if damaged is not None:
-            damaged |= {begin + place: error for place, error in (found or {}).items()}
+            damaged |= {begin + i: error for i, error in (found or {}).items()}
     clock.add(render_seconds=time.perf_counter() - started - read_seconds)
 
 
@@ -170,10 +186,17 @@ def delivered_params(
     mirrored: NDArray[np.bool_],
     size: tuple[int, int],
 ) -> Drawn:
-    """Return what was drawn for a slot that renders cached views, as it is delivered.
+    """Return the params that are delivered for a slot that renders cached views.
 
-    The crop box is composed with that of the cached view; as drawn it is "crop_local". Every
-    other param is that of this last step alone.
+    "crop_box" is in source pixels, composed with the box of the cached view; "crop_local" is the
+    box as it was drawn. Every other param is that of the last rendering alone.
+
+    Args:
+        slot: The slot.
+        drawn: Params as drawn, [B, ...].
+        parent: Box of each cached view in source pixels, [B, 4].
+        mirrored: Whether each cached view shows its box from right to left, [B].
+        size: Height and width of the cached views.
     """
     local = drawn["crop_box"]
     return {

@@ -1,4 +1,4 @@
-"""Online views: params drawn for many samples at once, every image decoded once for all slots."""
+"""Online views: drawn for many samples at once, rendered from images that are decoded once."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class OnlineViews:
         """Prepare to render.
 
         Args:
-            slots: What is rendered.
-            source: Reads what is rendered from.
-            heights: Of the images, [N].
-            widths: Likewise.
+            slots: The slots.
+            source: Reads and decodes the source images.
+            heights: Height of each source image, [N].
+            widths: Width of each, [N].
             scaled: Decode images smaller where every crop is much larger than its view.
             clock: Takes the seconds.
         """
@@ -69,50 +69,52 @@ class OnlineViews:
     ) -> None:
         """Render every slot of `rows` into its buffer, uint8 [B, h, w, 3].
 
-        `damaged` takes the errors of images that cannot be read; their views become black.
+        `drawn` are the params of each slot, [B, ...]. `damaged` takes the errors of images that
+        cannot be read, by index in `rows`; their views become black.
 
         Raises:
             FormatError: A source image cannot be read, and `damaged` is None.
         """
         began = time.perf_counter()
         spent = {"fetch_seconds": 0.0, "decode_seconds": 0.0}
-        asked = [1] * len(rows)
-        whole = smaller = _Work(self.slots, drawn, out)
+        wanted = [1] * len(rows)
+        whole = smaller = _Renderings(self.slots, drawn, out)
         if self._scaled:
             boxes = [params["crop_box"] for params in drawn]
             reduction = reductions(boxes, [slot.size for slot in self.slots])
-            asked = reduction.tolist()
+            wanted = reduction.tolist()
             reduced = [
                 {**params, "crop_box": self._reduced(slot, rows, params, reduction)}
                 for slot, params in zip(self.slots, drawn, strict=True)
             ]
-            smaller = _Work(self.slots, reduced, out)
+            smaller = _Renderings(self.slots, reduced, out)
         heights, widths = (sides.tolist() for sides in self.sizes(rows))
-        for place, row in enumerate(rows.tolist()):
+        for i, row in enumerate(rows.tolist()):
             # The same memory each time: it stays in the processor's cache.
-            memory = self._scratch.take(1, (heights[place], widths[place], 3))
+            memory = self._scratch.take(1, (heights[i], widths[i], 3))
             try:
-                image, made = self._image(row, asked[place], memory, spent)
+                image, applied = self._image(row, wanted[i], memory, spent)
             except FormatError as error:
                 if damaged is None:
                     raise
-                damaged[place] = error
+                damaged[i] = error
                 for buffer in out:
-                    buffer[place] = 0
+                    buffer[i] = 0
                 continue
-            (whole if made == 1 else smaller).do(place, image)
+            (whole if applied == 1 else smaller).render(i, image)
         rendered = time.perf_counter() - began - sum(spent.values())
         self._clock.add(render_seconds=rendered, **spent)
 
     def _image(
         self, row: int, reduction: int, memory: Buffer, spent: dict[str, float]
     ) -> tuple[Buffer, int]:
+        """Return the image of a row and by which factor it was reduced: `reduction`, or 1."""
         began = time.perf_counter()
         data = self._source.read(row)
-        read = time.perf_counter()
+        fetched = time.perf_counter()
         found = self._source.decode(row, data, reduction, memory)
-        spent["fetch_seconds"] += read - began
-        spent["decode_seconds"] += time.perf_counter() - read
+        spent["fetch_seconds"] += fetched - began
+        spent["decode_seconds"] += time.perf_counter() - fetched
         return found
 
     def _reduced(
@@ -126,8 +128,8 @@ class OnlineViews:
         return reduced_boxes(params["crop_box"], reduction, *self.sizes(rows), whole=whole)
 
 
-class _Work:
-    """What is rendered of each image of a slice; crops of one image are cut in one call."""
+class _Renderings:
+    """What is rendered of each image; all crops of one image are cut in one call."""
 
     def __init__(
         self, slots: Sequence[OnlineSlot], drawn: Sequence[Drawn], out: Sequence[Buffer]
@@ -146,14 +148,14 @@ class _Work:
                 self._colours.append((slot.policy, buffer, by_sample(params)))
         self._crops = list(zip(*crops, strict=True))
 
-    def do(self, place: int, image: Buffer) -> None:
-        """Render the views of one image, uint8 [H, W, 3]."""
+    def render(self, i: int, image: Buffer) -> None:
+        """Render the views of sample `i` from its image, uint8 [H, W, 3]."""
         if self._crops:
-            cut(image, self._crops[place])
+            cut(image, self._crops[i])
         for policy, buffer, params in self._colours:
-            policy.recolour(buffer[place], params[place])
+            policy.recolour(buffer[i], params[i])
         for slot, buffer, params in self._alone:
-            slot.policy.render(image, params[place], slot.size, slot.filter, buffer[place])
+            slot.policy.render(image, params[i], slot.size, slot.filter, buffer[i])
 
 
 def draw_slots(
@@ -163,20 +165,20 @@ def draw_slots(
     height: Integers,
     width: Integers,
 ) -> list[Drawn]:
-    """Return the params of each slot, [B, ...], for images of `height` x `width`."""
-    alike: dict[Any, list[int]] = {}
-    for place, slot in enumerate(slots):
-        alike.setdefault(slot.policy, []).append(place)
+    """Return the params of each slot, [B, ...], for images of `height` and `width`, [B] or one."""
+    by_policy: dict[Any, list[int]] = {}
+    for i, slot in enumerate(slots):
+        by_policy.setdefault(slot.policy, []).append(i)
     drawn: list[Drawn] = [{} for _ in slots]
-    for policy, places in alike.items():
-        views = np.array([[slots[place].slot] for place in places])
+    for policy, indices in by_policy.items():
+        views = np.array([[slots[i].slot] for i in indices])
         params = policy.draw(stream, rows, views, height, width)
-        for number, place in enumerate(places):
-            drawn[place] = {name: column[number] for name, column in params.items()}
+        for number, i in enumerate(indices):
+            drawn[i] = {name: column[number] for name, column in params.items()}
     return drawn
 
 
 def by_sample(params: Drawn) -> list[dict[str, Any]]:
-    """Return the params of each sample, of Python's own types."""
+    """Return the params of each sample by name, as Python numbers and lists."""
     columns = [column.tolist() for column in params.values()]
     return [dict(zip(params, values, strict=True)) for values in zip(*columns, strict=True)]

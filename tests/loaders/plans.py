@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.loaders.plan.ahead import Ahead, Decided
+from viewstore.loaders.plan.ahead import SamplePlan, StepPlanner
 from viewstore.loaders.plan.cut import Cut, Tail
 from viewstore.loaders.plan.order import Order
 from viewstore.loaders.plan.state import State
@@ -33,8 +33,8 @@ class Plan(Protocol):
         """Yield for each step up to the end of the epoch the state after it, and its rows."""
 
 
-def _decided(rows: NDArray[np.int64], epoch: int) -> Decided:
-    return Decided(rows=rows, shown=[], drawn=[], then=[])
+def _rows_alone(rows: NDArray[np.int64], epoch: int) -> SamplePlan:
+    return SamplePlan(rows=rows, views=[], online=[], then=[])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class OurPlan:
     shuffle: str = "global"
     tail: Tail = "keep"
     shard_rows: int = 64
-    kept: tuple[int, ...] | None = None
+    selected: tuple[int, ...] | None = None
 
     def start(self, seed: int, epoch: int) -> Start:
         return State(
@@ -77,11 +77,11 @@ class OurPlan:
             seed=here.seed,
             shard_rows=self.shard_rows,
         )
-        kept = None if self.kept is None else np.array(self.kept)
-        ahead = Ahead(order, cut, kept, _decided, weight=1)
+        selected = None if self.selected is None else np.array(self.selected)
+        planner = StepPlanner(order, cut, selected, _rows_alone, drawn_slots=1)
         for step in range(here.step, cut.steps):
             rows, valid = (
-                ahead.steps(here.epoch, range(step, step + 1)).rows,
+                planner.steps(here.epoch, range(step, step + 1)).rows,
                 cut.positions(step)[1],
             )
             after = here.at(here.epoch, step + 1, steps=cut.steps)

@@ -48,7 +48,7 @@ def test_seconds_are_of_the_work_that_there_is(
     settings: dict[str, Any] = {"batch_size": 4, "num_threads": threads}
     with ViewLoader(opened, views, resident=resident, **settings) as loader:
         if resident:  # in the caller's thread, so that no batch comes before it
-            for copy in loader._maker.copies():
+            for copy in loader._run.maker.copy_tasks():
                 while copy():
                     pass
         list(loader)
@@ -89,7 +89,7 @@ def test_what_was_made_ahead_is_not_counted(digits: Store) -> None:
     with ViewLoader(digits, "hard,hard", batch_size=2, num_threads=2) as loader:
         batches = iter(loader)
         next(batches), next(batches)
-        assert loader._maker.together == 8
+        assert loader._run.maker.steps_at_once == 8
         found = loader.stats()
         assert (found["samples"], found["bytes"]) == (4, 4 * 2 * view_bytes)
         assert len(list(batches)) == 33

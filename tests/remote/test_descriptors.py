@@ -23,7 +23,7 @@ import numpy as np
 import viewstore
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.loaders import ViewLoader
-from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.sources.open import open_source
 from viewstore.sources.reader import SourceReader
 
@@ -42,7 +42,7 @@ for limit in (None, 1 << 30, 0):
     assert np.array_equal(np.stack(list(views)), expected)
     assert len(views.params.rows("crop_box", rows)) == len(views.params["flip"]) == {SHARDS}
     for mapped in (True, False):
-        reader = CachedReader(views, mapped=mapped)
+        reader = ViewSetReader(views, mapped=mapped)
         out = np.empty((len(rows), *reader.shape), np.uint8)
         for _ in range(2):
             reader.read(rows, np.ones((len(rows), 1), np.int64), [out])

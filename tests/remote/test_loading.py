@@ -28,8 +28,9 @@ from viewstore.files import blob_cache
 from viewstore.files.fetch import Retry
 from viewstore.loaders import Cached, Mix, ViewIterableDataset, ViewLoader
 from viewstore.loaders.adapters.recipe import Recipe
-from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.resident import keep_resident
+from viewstore.loaders.read.memory import keep_resident
+from viewstore.loaders.read.set_reader import ViewSetReader
+from viewstore.loaders.settings import LoaderSettings
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -244,7 +245,7 @@ def test_a_remote_set_is_kept_in_memory_once_its_shards_are_here(
     digits_url: str, digits: Store, open_remote: Open
 ) -> None:
     views = open_remote(digits_url).view_sets["hard"]
-    reader = CachedReader(views)
+    reader = ViewSetReader(views)
     keep_resident([(reader, False)], "auto", ranks=1)
     assert reader.resident is None
     for number in views.shards:
@@ -331,7 +332,9 @@ def test_a_recipe_takes_the_cache_and_the_patience_along(
     digits_url: str, open_remote: Open
 ) -> None:
     store = open_remote(digits_url, eviction="lru")
-    again = pickle.loads(pickle.dumps(Recipe([store, store], "hard", {"batch_size": 10})))
+    again = pickle.loads(
+        pickle.dumps(Recipe([store, store], "hard", LoaderSettings(batch_size=10)))
+    )
     with again.loader as loader:
         assert len(loader) == 14
     sent = Recipe.__getstate__(again)["_stores"]

@@ -133,7 +133,7 @@ def ranged(store: Store, name: str, shuffle: str = "global", **changes: Any) -> 
     view_set = store.view_sets[name]
     order = Order(shuffle=shuffle, num_rows=store.num_samples, seed=0, shard_rows=store.shard_rows)
     arguments: dict[str, Any] = {"slots": 1, "world_size": 1, **changes}
-    return set(ranged_shards(view_set, order, arguments.pop("kept", None), **arguments))
+    return set(ranged_shards(view_set, order, arguments.pop("selected", None), **arguments))
 
 
 def test_shards_of_which_little_is_used_are_read_by_ranges(
@@ -141,9 +141,9 @@ def test_shards_of_which_little_is_used_are_read_by_ranges(
 ) -> None:
     store = open_remote(http_url)
     few, enough = SHARD_ROWS // 4 - 1, SHARD_ROWS // 4
-    kept = np.concatenate([np.arange(few), SHARD_ROWS + np.arange(enough)])
+    selected = np.concatenate([np.arange(few), SHARD_ROWS + np.arange(enough)])
     assert ranged(store, "hard") == set()
-    assert ranged(store, "hard", kept=kept) == {0, 2, 3, 4}
+    assert ranged(store, "hard", selected=selected) == {0, 2, 3, 4}
     assert ranged(store, "hard", world_size=4) == set()
     assert ranged(store, "hard", world_size=5) == {0, 1, 2, 3, 4}
     assert ranged(digits, "hard", world_size=5) == set()
@@ -213,8 +213,8 @@ def test_shards_that_do_not_fit_together_are_read_by_ranges(
     assert ranged(store, "hard", "block:4") == set()
     assert ranged(store, "hard", "block:5") == {0, 1, 2, 3, 4}
     assert ranged(store, "hard", "none") == set()
-    assert ranged(store, "hard", "block:2", sharing=2) == set()
-    assert ranged(store, "hard", "block:3", sharing=2) == {0, 1, 2, 3, 4}
+    assert ranged(store, "hard", "block:2", remote_sets=2) == set()
+    assert ranged(store, "hard", "block:3", remote_sets=2) == {0, 1, 2, 3, 4}
 
 
 def test_few_rows_of_a_store_cost_few_bytes(

@@ -55,8 +55,8 @@ def test_orders_are_those_of_numpy(seed: int, epoch: int, size: int, begin: int)
     order = Permutation(size, seed, epoch)
     positions = np.arange(min(begin, size), min(size, 4000))[::-1]
     elements = order(positions)
-    assert np.array_equal(elements, order._walk(positions, order._forward))
-    assert np.array_equal(order.inverse(elements), positions)
+    assert np.array_equal(elements, order._walk(positions))
+    assert len(np.unique(elements)) == len(positions)
     grid = positions[: len(positions) // 2 * 2].reshape(-1, 2)
     assert np.array_equal(order(grid).reshape(-1), elements[: grid.size])
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tests.loaders.stores import SHARD_ROWS
 from viewstore.errors import ConfigError
 from viewstore.loaders import ViewDataset, ViewIterableDataset, ViewLoader, keep_batch, tuple_of
-from viewstore.loaders.adapters.recipe import Settings
+from viewstore.loaders.settings import LoaderArguments, LoaderSettings
 from viewstore.store.store import Store
 
 VIEWS = "hard,online:digits"
@@ -292,8 +292,14 @@ def test_a_state_of_another_seed_or_batch_size_is_refused(digits: Store) -> None
 
 
 def test_settings_of_the_adapters_are_those_of_the_loader() -> None:
-    parameters = inspect.signature(ViewLoader.__init__).parameters
-    assert set(Settings.__annotations__) == set(parameters) - {"self", "store", "views"}
+    """Type checkers read LoaderArguments, help() the signature: both are LoaderSettings."""
+    settings = dict(LoaderSettings.__annotations__)
+    known = {name: each.__forward_arg__ for name, each in LoaderArguments.__annotations__.items()}
+    assert known == {**settings, "batch_size": "Required[int]"}
+    shown = inspect.signature(ViewLoader).parameters
+    assert list(shown) == ["store", "views", *settings]
+    assert shown["prefetch"].default == 3
+    assert shown["batch_size"].default is inspect.Parameter.empty
 
 
 def test_block_shuffle_and_filters_work_in_workers(digits: Store) -> None:

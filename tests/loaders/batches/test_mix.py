@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.loaders.stores import NUM_DIGITS, as_array
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Mix, Online, ViewLoader
-from viewstore.loaders.plan.mixed import MixedViews
+from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.slots import resolve
 from viewstore.store.store import Store
 
@@ -30,15 +30,15 @@ def chosen(
     weights: dict[str, float], epochs: int, *, balanced: bool, rows: int = 4000, seed: int = 0
 ) -> np.ndarray[Any, Any]:
     """Return the set that each row shows in each epoch, [rows, epochs]."""
-    views = MixedViews((), tuple(weights.values()), balanced)
+    views = ViewSetGroup((), tuple(weights.values()), balanced)
     index = np.arange(rows)
     return np.stack([views.chosen(seed, e, index, [0])[:, 0] for e in range(epochs)], axis=1)
 
 
 def test_the_choice_of_the_set_is_frozen() -> None:
-    views = MixedViews((), (0.5, 0.25, 0.25), False)
+    views = ViewSetGroup((), (0.5, 0.25, 0.25), False)
     assert views.chosen(0, 0, np.arange(8), [0, 1]).tolist() == FROZEN
-    balanced = MixedViews((), (0.5, 0.25, 0.25), True)
+    balanced = ViewSetGroup((), (0.5, 0.25, 0.25), True)
     assert np.array_equal(balanced.chosen(0, 0, np.arange(8), [0, 1]), FROZEN)
     later = [balanced.chosen(0, e, np.arange(1), [0])[0, 0] for e in range(8)]
     assert later == FROZEN_BALANCED
@@ -73,7 +73,7 @@ def test_balanced_takes_every_sample_through_its_sets_evenly() -> None:
 
 
 def test_a_choice_depends_on_row_slot_epoch_and_seed_alone() -> None:
-    views = MixedViews((), (1.0, 1.0), False)
+    views = ViewSetGroup((), (1.0, 1.0), False)
     whole = views.chosen(1, 2, np.arange(50), [0, 1, 2])
     assert np.array_equal(views.chosen(1, 2, np.arange(50)[::-1], [2, 0]), whole[::-1, [2, 0]])
     for other in (views.chosen(2, 1, np.arange(50), [0, 1, 2]), np.roll(whole, 1, axis=1)):
@@ -172,7 +172,7 @@ def test_a_mix_has_the_roles_its_sets_agree_on_and_is_known_by_its_weights(digit
 
 def test_two_equal_mixes_share_their_views(digits: Store) -> None:
     cached, _ = resolve([Mix(WEIGHTS), Cached("hard"), Mix(dict(WEIGHTS))], digits)
-    assert [(group.view_set.name, group.slots) for group in cached] == [
+    assert [(slots.group.name, slots.slots) for slots in cached] == [
         ("hard", (1,)),
         ("digits|hard", (0, 2)),
     ]
@@ -203,4 +203,4 @@ def test_a_mix_that_makes_no_sense_is_refused(digits: Store, mix: Any, message: 
 
 def test_view_sets_of_several_sizes_cannot_be_mixed(photos: Store, digits: Store) -> None:
     with pytest.raises(ConfigError, match=r"one size, got jpg \(48, 40, 3\), hard \(12, 12, 3\)"):
-        MixedViews((photos.view_sets["jpg"], digits.view_sets["hard"]), (1.0, 1.0), False)
+        ViewSetGroup((photos.view_sets["jpg"], digits.view_sets["hard"]), (1.0, 1.0), False)

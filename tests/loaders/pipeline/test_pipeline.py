@@ -114,8 +114,8 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
 class Counting:
     """Makes nothing, and counts how far it was planned ahead of what was taken."""
 
-    def __init__(self, together: int = 1) -> None:
-        self.together = together
+    def __init__(self, steps_at_once: int = 1) -> None:
+        self.steps_at_once = steps_at_once
         self.planned = 0
         self.taken = 0
         self.most_ahead = 0
@@ -132,17 +132,17 @@ class Counting:
     def slices(self, draft: Any, threads: int) -> list[tuple[int, int]]:  # noqa: ANN401
         return [(0, 20), (20, 40)]
 
-    def chores(self, epoch: int, step: int) -> list[Any]:
-        return [partial(self.done.append, ("chore", step))] if step == 0 else []
+    def background_tasks(self, epoch: int, step: int) -> list[Any]:
+        return [partial(self.done.append, ("task", step))] if step == 0 else []
 
-    def copies(self) -> list[Any]:
+    def copy_tasks(self) -> list[Any]:
         return [partial(self.done.append, ("copy", 0))]
 
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         """Fill nothing."""
         self.done.append(("fill", draft.steps[0]))
 
-    def ready(self) -> None:
+    def warm_up(self) -> None:
         """Need nothing."""
 
     def finish(self, draft: Any) -> list[int]:  # noqa: ANN401
@@ -151,18 +151,18 @@ class Counting:
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("prefetch", [1, 3])
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("steps_at_once", [1, 4])
 def test_no_more_than_prefetch_batches_are_made_ahead(
-    threads: int, prefetch: int, together: int
+    threads: int, prefetch: int, steps_at_once: int
 ) -> None:
-    maker = Counting(together)
+    maker = Counting(steps_at_once)
     pipeline = Pipeline(maker, threads=threads, prefetch=prefetch)  # type: ignore[arg-type]
     for expected, step in enumerate(pipeline.run((0, step) for step in range(13))):
         maker.taken += 1
         assert step == expected
     pipeline.close()
     assert maker.planned == 13
-    assert maker.most_ahead <= prefetch * together
+    assert maker.most_ahead <= prefetch * steps_at_once
 
 
 def test_nothing_comes_before_the_first_batch() -> None:
@@ -171,11 +171,11 @@ def test_nothing_comes_before_the_first_batch() -> None:
     assert list(pipeline.run((0, step) for step in range(6))) == list(range(6))
     pipeline.close()
     assert maker.done[:4] == [("plan", 0), ("fill", 0), ("fill", 0), ("plan", 1)]
-    assert maker.done.index(("chore", 0)) > 3 < maker.done.index(("copy", 0))
+    assert maker.done.index(("task", 0)) > 3 < maker.done.index(("copy", 0))
 
 
 def test_steps_are_made_together_up_to_each_multiple_but_never_over_the_end_of_an_epoch() -> None:
-    maker = Counting(together=4)
+    maker = Counting(steps_at_once=4)
     planned: list[tuple[int, range]] = []
     plan = maker.plan
     maker.plan = lambda epoch, steps: (planned.append((epoch, steps)), plan(epoch, steps))[1]  # type: ignore[method-assign]
@@ -201,8 +201,8 @@ def test_torch_is_imported_beside_the_first_batch_and_not_before(digits: Store) 
     assert done.stdout.split("\n")[:2] == ["[]", "torch"]
 
 
-class ReadyWhenFilled(Counting):
-    """Is ready once the threads have filled something."""
+class WarmWhenFilled(Counting):
+    """Is warm once the threads have filled something."""
 
     def __init__(self, slices: list[tuple[int, int]]) -> None:
         super().__init__()
@@ -215,24 +215,26 @@ class ReadyWhenFilled(Counting):
     def fill(self, draft: Any, begin: int, end: int) -> None:  # noqa: ANN401
         self.filled.set()
 
-    def ready(self) -> None:
+    def warm_up(self) -> None:
         assert self.filled.wait(timeout=60)
 
 
 @pytest.mark.parametrize("slices", [[(0, 40)], [(0, 20), (20, 40)]])
-def test_the_first_batch_is_filled_while_the_caller_gets_ready(
+def test_the_first_batch_is_filled_while_the_caller_warms_up(
     slices: list[tuple[int, int]],
 ) -> None:
-    maker = ReadyWhenFilled(slices)
+    maker = WarmWhenFilled(slices)
     pipeline = Pipeline(maker, threads=1, prefetch=3)  # type: ignore[arg-type]
     assert list(pipeline.run([(0, 0), (0, 1)])) == [0, 1]
     pipeline.close()
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-@pytest.mark.parametrize("together", [1, 4])
-def test_an_error_surfaces_at_its_batch_after_all_before_it(threads: int, together: int) -> None:
-    maker = Counting(together)
+@pytest.mark.parametrize("steps_at_once", [1, 4])
+def test_an_error_surfaces_at_its_batch_after_all_before_it(
+    threads: int, steps_at_once: int
+) -> None:
+    maker = Counting(steps_at_once)
     pipeline = Pipeline(maker, threads=threads, prefetch=5)  # type: ignore[arg-type]
     batches = pipeline.run((0, step) for step in range(20))
     assert [next(batches) for _ in range(13)] == list(range(13))

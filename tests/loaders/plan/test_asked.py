@@ -52,7 +52,7 @@ def test_the_short_form_and_the_long_one_give_the_same_batches(digits: Store) ->
 def test_slots_keep_the_order_they_were_asked_in(digits: Store) -> None:
     asked = [Cached("hard"), Online("simclr"), Cached("hard"), Cached("digits", n=2)]
     cached, online = resolve(asked, digits)
-    assert [(group.view_set.name, group.slots) for group in cached] == [
+    assert [(slots.group.name, slots.slots) for slots in cached] == [
         ("hard", (0, 2)),
         ("digits", (3, 4)),
     ]
@@ -102,7 +102,7 @@ def test_the_newest_complete_round_of_a_view_set_is_read(tmp_path: Path, digits:
     build(BuildRequest(generator="simclr", out=out, view_set="hard-r2", settings=small, workers=1))
     store = viewstore.open(out)
     cached, _ = resolve([Cached("hard"), Cached("digits")], store)
-    assert [group.view_set.name for group in cached] == ["hard-r2", "digits"]
+    assert [slots.group.name for slots in cached] == ["hard-r2", "digits"]
 
 
 @pytest.mark.parametrize(

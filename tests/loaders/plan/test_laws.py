@@ -34,17 +34,17 @@ def plans(draw: st.DrawFn, *, tails: tuple[str, ...] = ("keep", "pad", "drop")) 
     num_rows = draw(SIZES)
     tail = draw(st.sampled_from(tails))
     most = num_rows if tail == "drop" else 2 * num_rows
-    kept = None
+    selected = None
     if draw(st.booleans()):
         chosen = np.random.default_rng(num_rows).choice(3 * num_rows, num_rows, replace=False)
-        kept = tuple(np.sort(chosen).tolist())
+        selected = tuple(np.sort(chosen).tolist())
     return OurPlan(
         num_rows=num_rows,
         global_batch=draw(st.integers(-(-num_rows // 60), most)),
         shuffle=draw(SHUFFLES),
         tail=tail,  # type: ignore[arg-type]
         shard_rows=draw(st.integers(-(-num_rows // 40), 700)),
-        kept=kept,
+        selected=selected,
     )
 
 
@@ -89,7 +89,7 @@ def check_epochs_and_seeds_differ(plan: Plan) -> None:
 def test_an_epoch_has_every_row_once_over_all_ranks(
     plan: OurPlan, seed: int, epoch: int, world: int
 ) -> None:
-    rows = list(range(plan.num_rows)) if plan.kept is None else list(plan.kept)
+    rows = list(range(plan.num_rows)) if plan.selected is None else list(plan.selected)
     check_every_row_once(plan, rows, seed, epoch, world)
 
 
@@ -102,7 +102,7 @@ def test_a_dropped_tail_leaves_out_less_than_a_batch(
     assert {len(step) for step in steps} == {plan.global_batch}
     found = {row for step in steps for row in step}
     assert len(found) == plan.num_rows - plan.num_rows % plan.global_batch
-    assert found <= set(range(plan.num_rows) if plan.kept is None else plan.kept)
+    assert found <= set(range(plan.num_rows) if plan.selected is None else plan.selected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -222,14 +222,14 @@ def test_every_pair_of_places_is_equally_likely_to_hold_any_pair(size: int) -> N
 PROGRAM = """
 import numpy as np
 from viewstore.loaders.plan.schedule import choose_views
-from viewstore.loaders.plan.mixed import MixedViews
+from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.order import Order
 from viewstore.images.policies import policies
 from viewstore.randomness import Stream
 rows = Order(shuffle="block:3", num_rows=5000, seed=7, shard_rows=64).rows(np.arange(60), 2)
 print(rows.tolist())
 print(choose_views(7, 2, rows, cached=8, wanted=3, pick="schedule").tolist())
-print(MixedViews((), (0.5, 0.3, 0.2), True).chosen(7, 2, rows, [0, 1]).tolist())
+print(ViewSetGroup((), (0.5, 0.3, 0.2), True).chosen(7, 2, rows, [0, 1]).tolist())
 (policy,) = policies("simclr")
 size = np.full(60, 224)
 drawn = policy.draw(Stream(7, 2), rows, 1, size, size)

@@ -54,13 +54,10 @@ def test_block_shuffle_is_frozen() -> None:
 
 @settings(deadline=None)
 @given(SIZES, st.integers(0, 2**53 - 1), st.integers(0, 1000), st.integers(0, 2**40))
-def test_permutation_has_every_element_once_and_an_inverse(
-    size: int, seed: int, epoch: int, stream: int
-) -> None:
+def test_permutation_has_every_element_once(size: int, seed: int, epoch: int, stream: int) -> None:
     shuffled = Permutation(size, seed, epoch, stream)
     elements = shuffled(np.arange(size))
     assert np.array_equal(np.sort(elements), np.arange(size))
-    assert np.array_equal(shuffled.inverse(elements), np.arange(size))
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from viewstore.loaders import Cached, ViewLoader, loader
-from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders import Cached, ViewLoader, assemble
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.read.shards import ShardFile
 from viewstore.store.store import Store
 
@@ -50,7 +50,7 @@ def test_what_is_announced_is_what_is_read(
 ) -> None:
     """Raw views are one member: its CRC is read whole, however few of them are shown."""
     view_set = (digits if name == "hard" else photos).view_set(name)
-    reader = CachedReader(view_set, verify="always")
+    reader = ViewSetReader(view_set, verify="always")
     rows, views = np.array([1, 21, 9]), np.array([[1, 0], [0, 1], [1, 0]])
     out = [np.empty((3, *reader.shape), np.uint8) for _ in range(2)]
     reader.read(rows, views, out)  # opens the shards
@@ -70,7 +70,7 @@ def test_what_is_announced_is_what_is_read(
 
 def test_only_the_views_that_are_asked_for_are_announced(photos: Store, touched: Count) -> None:
     view_set = photos.view_set("jpg")
-    reader = CachedReader(view_set)
+    reader = ViewSetReader(view_set)
     reader.read(np.array([3]), np.array([[0]]), [np.empty((1, *reader.shape), np.uint8)])
     touched()
     reader.announce(np.array([5]), np.array([[1]]))
@@ -82,9 +82,9 @@ def test_shards_that_are_not_open_or_not_mapped_are_not_announced(
     photos: Store, touched: Count
 ) -> None:
     rows, views = np.array([3]), np.array([[0]])
-    closed = CachedReader(photos.view_set("jpg"))
+    closed = ViewSetReader(photos.view_set("jpg"))
     closed.announce(rows, views)
-    by_calls = CachedReader(photos.view_set("jpg"), mapped=False)
+    by_calls = ViewSetReader(photos.view_set("jpg"), mapped=False)
     by_calls.read(rows, views, [np.empty((1, *by_calls.shape), np.uint8)])
     by_calls.announce(rows, views)
     assert touched()[0] == set()
@@ -94,7 +94,7 @@ def test_a_loader_announces_where_its_views_do_not_fit_the_memory(
     photos: Store, touched: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def announced(memory: int) -> int:
-        monkeypatch.setattr(loader, "machine_bytes", lambda: memory)
+        monkeypatch.setattr(assemble, "machine_bytes", lambda: memory)
         settings = {"batch_size": 4, "num_threads": 0, "shuffle": "none"}
         with ViewLoader(photos, [Cached("jpg")], **settings) as batches:
             for _ in range(2):

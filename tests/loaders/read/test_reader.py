@@ -16,8 +16,8 @@ from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS, batches_before_error, d
 from viewstore.errors import FormatError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders import Cached, ViewLoader
-from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.resident import keep_resident
+from viewstore.loaders.read.memory import keep_resident
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.store.store import Store
 
 
@@ -67,7 +67,7 @@ def test_a_damaged_jpg_raises_at_its_batch(photo_copy: Store) -> None:
 
 def test_views_are_verified_at_their_first_touch_or_at_every_one(copy: Store) -> None:
     def read_twice(verify: Verify) -> Iterator[None]:
-        reader = CachedReader(copy.view_sets["hard"], verify=verify)
+        reader = ViewSetReader(copy.view_sets["hard"], verify=verify)
         out = [np.empty((1, 12, 12, 3), np.uint8)]
         for _ in range(2):
             reader.read(np.array([20]), np.array([[1]]), out)
@@ -100,7 +100,7 @@ def test_a_missing_shard_is_named(copy: Store) -> None:
 
 
 def test_views_that_were_seen_do_not_vouch_for_others(photo_copy: Store) -> None:
-    reader = CachedReader(photo_copy.view_sets["jpg"])
+    reader = ViewSetReader(photo_copy.view_sets["jpg"])
     out = [np.empty((21, 48, 40, 3), np.uint8)]
     others = np.delete(np.arange(22), 13)
     for view in (0, 1):
@@ -116,7 +116,7 @@ def test_slices_of_views_are_gathered_from_all_shards_in_any_order(digits: Store
     rows = np.random.default_rng(0).permutation(NUM_DIGITS)
     numbers = np.stack([rows % 4, (rows + 1) % 4], axis=1)
     out = [np.empty((NUM_DIGITS, 12, 12, 3), np.uint8) for _ in range(2)]
-    CachedReader(views).read(rows, numbers, out)
+    ViewSetReader(views).read(rows, numbers, out)
     for place, row in enumerate(rows.tolist()):
         for slot in range(2):
             assert np.array_equal(out[slot][place], views[row][numbers[place, slot]])
@@ -125,7 +125,7 @@ def test_slices_of_views_are_gathered_from_all_shards_in_any_order(digits: Store
 def test_no_rows_are_read_without_complaint(digits: Store) -> None:
     empty = np.empty((0, 12, 12, 3), np.uint8)
     none = np.empty(0, np.int64)
-    reader = CachedReader(digits.view_sets["hard"])
+    reader = ViewSetReader(digits.view_sets["hard"])
     reader.read(none, none.reshape(0, 1), [empty])
     keep_resident([(reader, False)], True, ranks=1)
     assert reader.resident is not None
@@ -135,7 +135,7 @@ def test_no_rows_are_read_without_complaint(digits: Store) -> None:
 
 
 def test_params_of_the_sample_are_told_from_those_of_its_views(digits: Store) -> None:
-    reader = CachedReader(digits.view_sets["hard"])
+    reader = ViewSetReader(digits.view_sets["hard"])
     rows, views = np.array([3, 60]), np.array([[1, 2, 3], [0, 1, 2]])
     boxes = reader.params("crop_box", rows, views)
     whole = digits.view_sets["hard"].params["crop_box"]
@@ -146,11 +146,11 @@ def test_params_of_the_sample_are_told_from_those_of_its_views(digits: Store) ->
 def test_columns_too_large_to_load_are_gathered_from_their_chunks(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = CachedReader(digits.view_sets["hard"])
+    reader = ViewSetReader(digits.view_sets["hard"])
     rows, views = np.array([3, 60, 61]), np.array([[1], [0], [3]])
     loaded = reader.params("crop_box", rows, views)
     monkeypatch.setattr("viewstore.store.params.WHOLE_BYTES", 0)
-    again = CachedReader(viewstore.open(digits.root).view_sets["hard"])
+    again = ViewSetReader(viewstore.open(digits.root).view_sets["hard"])
     assert np.array_equal(again.params("crop_box", rows, views), loaded)
     assert not again.in_memory("crop_box")
 

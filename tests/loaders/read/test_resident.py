@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Iterator
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ import pytest
 import torch
 
 import viewstore
-from tests.loaders.stores import as_array
 from viewstore.errors import ConfigError, FormatError
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.loaders.pipeline.buffers import BufferPool
+from viewstore.loaders.read.memory import keep_resident
 from viewstore.loaders.read.mirror import mirror_some
-from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.resident import Resident, SharedResident, keep_resident, resident_bytes
+from viewstore.loaders.read.resident import Resident, SharedResident, resident_bytes
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.store.store import Store
 
 AnyResident = Resident | SharedResident | None
 
 
-def whole(reader: CachedReader, *, mirrored: bool) -> CachedReader:
+def whole(reader: ViewSetReader, *, mirrored: bool) -> ViewSetReader:
     reader.resident = Resident(reader, mirrored=mirrored)
     while reader.resident.copy_some():
         pass
@@ -34,13 +33,13 @@ def whole(reader: CachedReader, *, mirrored: bool) -> CachedReader:
     return reader
 
 
-def readers(store: Store, name: str) -> Iterator[CachedReader]:
+def readers(store: Store, name: str) -> Iterator[ViewSetReader]:
     views = store.view_sets[name]
-    yield CachedReader(views)
-    yield CachedReader(views, mapped=False)
+    yield ViewSetReader(views)
+    yield ViewSetReader(views, mapped=False)
     if views.codec.name == "raw":
-        yield whole(CachedReader(views), mirrored=False)
-        yield whole(CachedReader(views), mirrored=True)
+        yield whole(ViewSetReader(views), mirrored=False)
+        yield whole(ViewSetReader(views), mirrored=True)
 
 
 @pytest.mark.parametrize("name", ["hard", "digits"])
@@ -98,7 +97,7 @@ def test_a_damaged_view_is_never_copied(tmp_path: Path, digits: Store) -> None:
     shutil.copytree(digits.root, tmp_path / "digits")
     store = viewstore.open(tmp_path / "digits")
     damage(store, "hard", 35)
-    reader = CachedReader(store.view_sets["hard"])
+    reader = ViewSetReader(store.view_sets["hard"])
     reader.resident = Resident(reader, mirrored=False)
     while reader.resident.copy_some():
         pass
@@ -122,8 +121,8 @@ def test_copies_stay_within_the_share_of_the_memory(
     digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def residents(share: float, *, flipped: bool, ranks: int) -> list[AnyResident]:
-        monkeypatch.setattr("viewstore.loaders.read.resident.machine_bytes", lambda: int(share))
-        pairs = [(CachedReader(digits.view_sets[n]), flipped) for n in ("hard", "digits")]
+        monkeypatch.setattr("viewstore.loaders.read.memory.machine_bytes", lambda: int(share))
+        pairs = [(ViewSetReader(digits.view_sets[n]), flipped) for n in ("hard", "digits")]
         keep_resident(pairs, "auto", ranks=ranks)
         return [each.resident for each, _ in pairs]
 
@@ -133,7 +132,7 @@ def test_copies_stay_within_the_share_of_the_memory(
         return [each.mirrored if isinstance(each, Resident) else None for each in found]
 
     sizes = [
-        resident_bytes(CachedReader(digits.view_sets[n]), mirrored=False)
+        resident_bytes(ViewSetReader(digits.view_sets[n]), mirrored=False)
         for n in ("hard", "digits")
     ]
     assert sizes == [70 * 4 * 432, 70 * 3 * 432]
@@ -166,23 +165,21 @@ def test_mirroring_some_views_leaves_the_others() -> None:
 def test_a_buffer_comes_back_when_the_last_tensor_on_it_dies() -> None:
     pool = BufferPool()
     pool.expect(0)
-    array = pool.take((4, 8, 8, 3), 0)
+    array = pool.take((4, 8, 8, 3))
     address = array.ctypes.data
     tensor = torch.from_numpy(array).permute(0, 3, 1, 2)[1:]
     del array
     assert pool.num_spare == 0
     del tensor
     assert pool.num_spare == 1
-    again = pool.take((4, 8, 8, 3), 1)
+    again = pool.take((4, 8, 8, 3))
     assert again.ctypes.data == address
-    other = pool.take((4, 8, 8, 3), 1)
+    other = pool.take((4, 8, 8, 3))
     assert other.ctypes.data != address
-    kept = [again, other, *(pool.take((4, 8, 8, 3), 0) for _ in range(3))]
+    kept = [again, other, *(pool.take((4, 8, 8, 3)) for _ in range(3))]
     del again, other
     kept.clear()
     assert pool.num_spare == 2
-    pool.close()
-    assert pool.num_spare == 0
 
 
 def test_batches_that_are_dropped_lend_their_memory_to_later_ones(digits: Store) -> None:
@@ -191,20 +188,6 @@ def test_batches_that_are_dropped_lend_their_memory_to_later_ones(digits: Store)
         for _ in range(6):
             addresses |= {batch.views[0].pixels.data_ptr() for batch in loader}
     assert len(addresses) < 12 < 6 * len(loader)
-
-
-def test_reuse_fills_the_same_buffers_while_they_are_held(digits: Store) -> None:
-    with ViewLoader(digits, "hard", batch_size=4, prefetch=1, reuse=True) as loader:
-        kept = []
-        expected = digits.view_sets["hard"]
-        for batch in chain.from_iterable(repeat(loader, 12)):
-            row, view = int(batch.index[0]), int(batch.views[0].view[0])
-            assert np.array_equal(as_array(batch.views[0].pixels)[0], expected[row][view])
-            kept.append(batch)
-    addresses = [batch.views[0].pixels.data_ptr() for batch in kept]
-    half = len(kept) // 2
-    assert set(addresses[half:]) <= set(addresses[:half])
-    assert len(set(addresses[:half])) < half
 
 
 @pytest.mark.parametrize("threads", [0, 2])

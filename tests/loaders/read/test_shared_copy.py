@@ -21,8 +21,9 @@ import viewstore
 from tests.loaders.rank import epoch_digest, rank_loader
 from viewstore.files.cache import Cache
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.resident import SharedResident, keep_resident, resident_bytes
+from viewstore.loaders.read.memory import keep_resident
+from viewstore.loaders.read.resident import SharedResident, resident_bytes
+from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.store.store import Store
 
 REPO = Path(__file__).parents[3]
@@ -172,13 +173,13 @@ def test_a_file_that_killed_ranks_left_is_filled_anew(
     assert again.ask("epoch") == expected[0]
 
 
-def shared_reader(store: Store, *, ranks: int = 2) -> CachedReader:
-    reader = CachedReader(store.view_sets["hard"])
+def shared_reader(store: Store, *, ranks: int = 2) -> ViewSetReader:
+    reader = ViewSetReader(store.view_sets["hard"])
     keep_resident([(reader, True)], "auto", ranks=ranks)
     return reader
 
 
-def bring(reader: CachedReader) -> None:
+def bring(reader: ViewSetReader) -> None:
     assert isinstance(reader.resident, SharedResident)
     while reader.resident.advance() is not None:
         pass
@@ -187,14 +188,14 @@ def bring(reader: CachedReader) -> None:
 def test_without_room_in_the_cache_each_rank_makes_its_own_copy(
     cache: Path, digits: Store, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 2 * resident_bytes(CachedReader(digits.view_sets["hard"]), mirrored=False)
+    size = 2 * resident_bytes(ViewSetReader(digits.view_sets["hard"]), mirrored=False)
     monkeypatch.setenv("VIEWSTORE_CACHE__LIMIT", str(size))  # the mark at the end does not fit
     with closing(shared_reader(digits)) as reader:
         with pytest.warns(UserWarning, match=f"each makes its own: .* room for {size} bytes"):
             bring(reader)
         assert reader.resident is not None
         assert reader.resident.ready
-    monkeypatch.setattr("viewstore.loaders.read.resident.machine_bytes", lambda: 4 * size)
+    monkeypatch.setattr("viewstore.loaders.read.memory.machine_bytes", lambda: 4 * size)
     with closing(shared_reader(digits, ranks=3)) as reader:
         with pytest.warns(UserWarning, match="takes no copy .* views stay in their shards"):
             bring(reader)
@@ -247,7 +248,7 @@ def test_what_decides_the_bytes_names_the_file(cache: Path, digits: Store, copy:
     """Neither where the store lies nor what it is called; and nothing unchecked is shared."""
 
     def name_of(store: Store, name: str, *, flipped: bool = True, verify: Any = "first") -> str:  # noqa: ANN401
-        reader = CachedReader(store.view_sets[name], verify=verify)
+        reader = ViewSetReader(store.view_sets[name], verify=verify)
         keep_resident([(reader, flipped)], "auto", ranks=2)
         with closing(reader):
             assert isinstance(reader.resident, SharedResident)

@@ -1,0 +1,112 @@
+"""What a loader shows of one store: its rows, its slots, and what reads and renders them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from viewstore.files.crc_checks import Verify
+from viewstore.loaders.pipeline.clock import Clock
+from viewstore.loaders.plan.asked import Views, parse_views
+from viewstore.loaders.plan.rows import selected_rows
+from viewstore.loaders.plan.slots import CachedSlots, Slot, public_slots, resolve
+from viewstore.loaders.read.reader import CachedReader
+from viewstore.loaders.read.set_reader import ViewSetReader
+from viewstore.loaders.render.layered import Mirrored, mirrored_in_group
+from viewstore.loaders.render.online import OnlineViews
+from viewstore.sources.reader import SourceReader
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreViews:
+    """The views that a loader shows of one store.
+
+    Attributes:
+        store: The store.
+        selected: The rows that the loader goes through, ascending; None: all.
+        cached: The slots that show view sets.
+        readers: What reads the views of each of `cached`.
+        mirrored: For each of `cached` which views show their box from right to left; None where
+            no view does, or nothing is rendered on them.
+        online: The slots that are rendered from source images.
+    """
+
+    store: Store
+    selected: NDArray[np.int64] | None
+    cached: Sequence[CachedSlots]
+    readers: Sequence[CachedReader]
+    mirrored: Sequence[Mirrored | None]
+    online: OnlineViews
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        views: str | Views,
+        *,
+        rows: ArrayLike | None,
+        where: str | None,
+        verify: Verify,
+        scaled_decode: bool,
+        make_reader: Callable[[ViewSet], ViewSetReader],
+        clock: Clock,
+    ) -> StoreViews:
+        """Resolve `views` against `store`; `make_reader` makes what reads a view set.
+
+        The other arguments are those of `LoaderSettings`.
+
+        Raises:
+            ConfigError: The views, or the rows, do not fit the store.
+        """
+        if isinstance(views, str):
+            views = parse_views(views, list(store.view_sets))
+        cached, online = resolve(views, store)
+        names = [each.name for slots in cached for each in slots.group.view_sets]
+        return cls(
+            store=store,
+            selected=selected_rows(store, rows, where, names),
+            cached=cached,
+            readers=[
+                CachedReader(slots.group, [make_reader(each) for each in slots.group.view_sets])
+                for slots in cached
+            ],
+            mirrored=[
+                mirrored_in_group(store, slots.group) if any(slots.then) else None
+                for slots in cached
+            ],
+            online=OnlineViews(
+                online,
+                SourceReader(store.table, verify=verify),
+                store.table.height,
+                store.table.width,
+                scaled=scaled_decode,
+                clock=clock,
+            ),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the loader goes through."""
+        return self.store.num_samples if self.selected is None else len(self.selected)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every slot, by number."""
+        return public_slots(self.cached, self.online.slots)
+
+    @property
+    def set_readers(self) -> Iterator[tuple[CachedSlots, ViewSetReader, float]]:
+        """What reads each view set, with its slots, and how often they show this set, of 1."""
+        for slots, reader in zip(self.cached, self.readers, strict=True):
+            for part, weight in zip(reader.parts, slots.group.weights, strict=True):
+                yield slots, part, weight
+
+    def close(self) -> None:
+        """Close what is open."""
+        for reader in self.readers:
+            reader.close()
