@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from viewstore.errors import ConfigError
+from viewstore.format.plan import checked_seed
 from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.method import MethodSettings
 from viewstore.train.networks import NetworkSettings
@@ -63,8 +64,7 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
-        if not 0 <= self.seed < 2**53:
-            raise ConfigError(f"seed must be in [0, 2^53), got {self.seed}")
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         self.strategy.check(self.method.TRAITS)
 
     @property

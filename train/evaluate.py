@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
+from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
 from viewstore.images.resize import resize
 from viewstore.sources.reader import SourceReader
@@ -301,6 +302,7 @@ def evaluate(
     Raises:
         ConfigError: There is no such preset, or the bank or the queries are of one class.
     """
+    seed = checked_seed(seed)
     check_classes(bank, "bank")
     check_classes(queries, "set of queries")
     sizes = {"queries": len(queries.labels), "bank": len(bank.labels)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
@@ -40,6 +41,7 @@ class InverterSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         if min(self.steps, self.batch) < 1:
             raise ConfigError(
                 f"steps and batch must be at least 1, got {self.steps} and {self.batch}"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import as_stored, read_json, read_tensors, write_tensors
+from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.discriminator import TAPS, Discriminator
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
 from viewstore.generators.stylegan2.network import StyleGAN2
@@ -66,6 +67,7 @@ class GanSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         for name, value in asdict(self).items():
             low = 0 if name in ("gamma", "seed") else math.ulp(0.0)
             if not low <= value < math.inf:

@@ -24,7 +24,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import Plan, checked_seed
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Executor, Job, Policy, Queue, raise_failure
@@ -86,6 +86,10 @@ class BuildRequest:
     only: tuple[int, ...] | None = None
     on_error: OnError = "fail"
     grace_seconds: float = 25.0
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", checked_seed(self.seed))
 
     @property
     def name(self) -> str:

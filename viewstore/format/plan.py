@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_VIEWS = 100
 MAX_SIDE = 16_384
+SEEDS = 1 << 53
 MAX_SHARD_ROWS = 8192
 
 
@@ -176,6 +178,17 @@ FORM: Mapping[str, Any] = {
     "ops": [str],
     "libraries": {...: str},
 }
+
+
+def checked_seed(seed: object) -> int:
+    """Return a seed as an int. Raises ConfigError unless it is a whole number in [0, 2^53)."""
+    try:
+        number = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"seed must be a whole number, got {seed!r}") from None
+    if not 0 <= number < SEEDS:
+        raise ConfigError(f"seed must be in [0, 2^53), got {number}")
+    return number
 
 
 def check_rows(rows: int, shard_rows: int) -> None:

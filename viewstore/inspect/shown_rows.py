@@ -11,6 +11,7 @@ import numpy as np
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
+from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
 from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
@@ -125,7 +126,7 @@ def choose_rows(
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
     if not random:
         return list(range(min(count, store.num_samples)))
-    words = Stream(seed).seed_word(np.arange(store.num_samples, dtype=np.uint64), 0)
+    words = Stream(checked_seed(seed)).seed_word(np.arange(store.num_samples, dtype=np.uint64), 0)
     return sorted(np.argsort(words, kind="stable")[:count].tolist())
 
 
