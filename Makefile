@@ -24,10 +24,10 @@ demo: $(STAMP)
 	@echo "look at $(DEMO)/sheet.png and $(DEMO)/report.html"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 check: lint types test
 

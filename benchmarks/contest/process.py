@@ -74,6 +74,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
+            bufsize=0,  # what a select waits for must not lie in a buffer already
             cwd=benchmarks,
             env=environment(benchmarks),
         )
