@@ -57,7 +57,7 @@ class WPerturb:
         device_class, threads: Part of the plan: others round differently.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PARENT: ClassVar[str | None] = "recon"
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
 

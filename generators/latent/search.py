@@ -128,7 +128,7 @@ class WSearch:
         calibration: What eps1 was taken from.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PARENT: ClassVar[str | None] = "recon"
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
 

@@ -34,7 +34,7 @@ class Expert:
         filter: Resize filter: "area", "linear" (OpenCV) or "pil" (antialiased).
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PARENT: ClassVar[str | None] = None
     NEEDS: ClassVar[tuple[str, ...]] = ()
 

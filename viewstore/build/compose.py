@@ -244,7 +244,7 @@ def check_parent(paths: StorePaths, plan: Plan) -> None:
 
 
 def check_versions(plan: Plan) -> None:
-    """Raise UnavailableError unless encoder and libraries are those of the plan."""
+    """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
     encoder = codec_from_plan(plan.codec).encoder
     changed = (
         {} if encoder == plan.codec["encoder"] else {"encoder": (plan.codec["encoder"], encoder)}

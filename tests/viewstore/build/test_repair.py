@@ -19,9 +19,10 @@ from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair, withdraw
 from viewstore.build.run import status
 from viewstore.cli import main as cli
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
+from viewstore.generators.pixels.expert import Expert
 from viewstore.store.committed import read_commit, read_manifest
 from viewstore.store.verify import Fault, verify
 
@@ -252,3 +253,15 @@ def test_only_the_view_set_asked_for_is_rebuilt(tmp_path: Path) -> None:
     before = commit.stat().st_ino
     assert mended(store, "--failed", "--view-set", "simclr") == 0
     assert commit.stat().st_ino == before
+
+
+def test_views_of_an_older_generator_are_not_rebuilt_as_other_ones(
+    store: StorePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = next(store.view_set("simclr").root.glob("000001-*.tar"))
+    flip(blob)
+    faults = faults_of(store)
+    monkeypatch.setattr(Expert, "VERSION", Expert.VERSION + 1)
+    with pytest.raises(UnavailableError, match=r"generator simclr was \d, is \d"):
+        repair(store.root, faults)
+    assert faults_of(store) == faults
