@@ -245,10 +245,15 @@ def check_parent(paths: StorePaths, plan: Plan) -> None:
 
 def check_versions(plan: Plan) -> None:
     """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
-    encoder = codec_from_plan(plan.codec).encoder
-    changed = (
-        {} if encoder == plan.codec["encoder"] else {"encoder": (plan.codec["encoder"], encoder)}
-    )
+    from viewstore.generators import settings_class
+
+    changed: dict[str, tuple[object, object]] = {}
+    generator, version = plan.generator["name"], plan.generator["version"]
+    if version != settings_class(generator).VERSION:
+        changed[f"generator {generator}"] = (version, settings_class(generator).VERSION)
+    before, encoder = plan.codec["encoder"], codec_from_plan(plan.codec).encoder
+    if encoder != before:
+        changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
         try:
             found = importlib.metadata.version(library)
