@@ -162,7 +162,7 @@ def _derive_chunk(
         blob = paths.root / commit.entry.file(f"column:{column.name}").name
         if not (target.exists() and target.samefile(blob)):
             disk.unlink(target)
-            disk.link(blob, target)
+            disk.link(blob, target, scratch=paths.tmp)
             writer.names.add(target)
         return
     if not target.is_file() or target.read_bytes() != chunk:

@@ -147,7 +147,7 @@ def withdraw(paths: ViewSetPaths, shard: int) -> None:
         commit = None
     attempt = commit.attempt if commit is not None else f"damaged-{time.time_ns()}"
     disk.make_directory(paths.quarantine)
-    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json")
+    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json", scratch=paths.tmp)
     disk.fsync_directory(paths.quarantine)
     disk.unlink(path)
     disk.fsync_directory(paths.commits)
