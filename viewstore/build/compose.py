@@ -23,6 +23,7 @@ from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
 from viewstore.shards.writer import json_bytes
+from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
@@ -151,10 +152,19 @@ def parent_view_set(paths: StorePaths, name: str) -> ViewSet | None:
 
 
 def builder_factory(
-    root: Path, view_set: str, files: WeightFiles, *, device: str, on_error: OnError
+    root: Path,
+    view_set: str,
+    files: WeightFiles,
+    *,
+    device: str,
+    on_error: OnError,
+    source: str | None = None,
 ) -> BuilderFactory:
-    """Return what a worker calls to get the builder of a view set whose plan is adopted."""
-    return partial(_make_builder, root, view_set, files, device, on_error)
+    """Return what a worker calls to get the builder of a view set whose plan is adopted.
+
+    `source`: Where the images lie on this machine; None: where the store says.
+    """
+    return partial(_make_builder, root, view_set, files, device, on_error, source)
 
 
 def _make_builder(
@@ -163,6 +173,7 @@ def _make_builder(
     files: WeightFiles,
     device: str,
     on_error: OnError,
+    source: str | None,
     progress: Progress,
     check_stop: CheckStop,
     *,
@@ -174,6 +185,8 @@ def _make_builder(
 
     paths = StorePaths(root)
     table, _, _ = read_sources(paths)
+    if source is not None:
+        table = located(table, source)
     plan = read_plan(paths.view_set(view_set))
     if plan.weights:  # sums of several threads differ in their last bits
         threads = 1

@@ -17,9 +17,9 @@ import numpy as np
 
 from viewstore.build.adopt import adopt_sources
 from viewstore.build.run import (
-    DEFAULT_SOURCE,
     BuildRequest,
     build,
+    build_rows,
     check_out,
     wanted_shards,
 )
@@ -30,7 +30,6 @@ from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
-from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable, take_rows
 from viewstore.store.committed import committed_shards, read_plan
@@ -99,7 +98,7 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     """
     check_out(request.out)
     paths = StorePaths(request.out)
-    table, shard_rows = _rows(request, paths)
+    table, shard_rows = _rows(request, paths, progress or Silent())
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
@@ -133,23 +132,12 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     return found
 
 
-def _rows(request: BuildRequest, paths: StorePaths) -> tuple[SourceTable, int]:
+def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
     """Return the rows of the whole build, and the rows of a shard."""
-    stored = read_sources(paths)[:2] if paths.sources_record.is_file() else None
-    if stored is not None and request.source is None and request.limit is None:
-        return stored
-    spec = request.source or DEFAULT_SOURCE
-    table = open_source(spec, limit=request.limit, on_error=request.on_error).table
-    if stored is None:
-        return table, request.shard_rows or choose_shard_rows(len(table.keys))
-    if table.keys != stored[0].keys or (table.crc32 != stored[0].crc32).any():
-        raise ConfigError(
-            f"the store was begun with another source than {spec}",
-            code="VS103",
-            where=str(request.out),
-            fix="give the source of the first build, or another --out",
-        )
-    return stored
+    table, _ = build_rows(request, paths, progress, keep=False)
+    if paths.sources_record.is_file():
+        return table, read_sources(paths)[1]
+    return table, request.shard_rows or choose_shard_rows(len(table.keys))
 
 
 def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) -> BuildRequest:

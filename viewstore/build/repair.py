@@ -6,6 +6,7 @@ commits and bad files move to quarantine/.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from viewstore.build.adopt import stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build_shards
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.progress import Progress, Silent
+from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
     read_commit,
@@ -79,6 +82,23 @@ def repair(
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         _drop_derived(paths, faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def take_mended_images(root: Path, progress: Progress) -> None:
+    """Compare the source of a store with its rows, and take the images that were mended.
+
+    Those that are still damaged, and a source that is not there, are left to the repair itself.
+    """
+    paths = StorePaths(root)
+    with disk.explained(root), contextlib.suppress(ConfigError, FormatError):
+        stored_rows(
+            paths,
+            source=read_sources(paths)[0].spelling,
+            limit=None,
+            shard_rows=None,
+            on_error="skip",
+            progress=progress,
+        )
 
 
 def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, list[int]]:

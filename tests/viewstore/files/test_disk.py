@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_copy_that_does_not_fit_leaves_nothing(
     [(shutil, "copyfileobj", 1), (os, "fchmod", 2), (os, "fsync", 2), (os, "rename", 1)],
 )
 def test_a_kill_leaves_no_torn_record_where_there_are_no_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, call: str, turn: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, turn: int
 ) -> None:
     """The process dies in one of the calls that copy the record and name the copy."""
     scratch, target = tmp_path / "tmp", tmp_path / "record"
