@@ -106,7 +106,10 @@ def make_plan(
     shard_rows: int,
     weights: list[Weights],
 ) -> Plan:
-    """Return the plan of resolved settings: all that decides the bytes of a view set."""
+    """Return the plan of resolved settings: all that decides the bytes of a view set.
+
+    `context.view_set` is the name under which `view_set` was begun.
+    """
     from viewstore.generators import settings_class
 
     views, height, width = settings.views, settings.height, settings.width
@@ -126,7 +129,7 @@ def make_plan(
         channels=3,
         codec=codec_to_plan(context.codec, width),
         members=context.codec.members(views),
-        json_bytes=json_bytes(view_set, len(table.keys), rows),
+        json_bytes=json_bytes(context.view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
         generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
@@ -136,6 +139,7 @@ def make_plan(
         columns=tuple(sorted(settings.columns(), key=lambda column: column.name)),
         ops=(),
         libraries={library: importlib.metadata.version(library) for library in libraries},
+        made_as=None if context.view_set == view_set else context.view_set,
     )
 
 
@@ -147,6 +151,8 @@ def parent_view_set(paths: StorePaths, name: str) -> ViewSet | None:
     """Return the finished view set `name` of a store, or None."""
     manifest = read_manifest(paths)
     if manifest is None or name not in manifest.view_sets:
+        return None
+    if not paths.view_set(name).plan.is_file():  # gone from disk
         return None
     return ViewSet(paths.view_set(name), manifest.view_sets[name])
 
@@ -204,7 +210,7 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
-        view_set=plan.view_set,
+        view_set=plan.first_name,
         round=plan.round,
         codec=codec_from_plan(plan.codec),
         models=models,

@@ -40,7 +40,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     """Write the derived files of every view set whose shards are all committed, and the manifest.
 
     A view set that is not complete keeps the entry that it has, which names what it lacks; without
-    one it stays out of the manifest, unless `allow_partial`.
+    one it stays out of the manifest, unless `allow_partial`. One that is gone from disk keeps its
+    entry too: only `remove_view_set` takes it out.
 
     Raises:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
@@ -66,6 +67,9 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                         entries[name] = before
                     continue
             entries[name] = derive(paths.view_set(name), plan, commits, before)
+        for name in set(published) - set(entries):  # gone from disk, which verify tells
+            entries[name] = published[name]
+            complete = False
         if not entries:
             raise ViewStoreError(
                 "no view set is complete",
@@ -73,7 +77,7 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 where=str(root),
                 fix=f"viewstore status {root}",
             )
-        return _publish(paths, newest, sources_id, entries, complete)
+        return publish(paths, newest, sources_id, entries, complete)
 
 
 def derive(
@@ -176,7 +180,7 @@ def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
         disk.unlink(paths.params / column.name / chunk_key(column, shard))
 
 
-def _publish(
+def publish(
     paths: StorePaths,
     newest: Manifest | None,
     sources_id: str,

@@ -204,7 +204,10 @@ def _collect(paths: StorePaths, older_seconds: float, dry_run: bool) -> list[Pat
         garbage += orphans(view_set, read_commits(view_set))
     old = [path for path in garbage if _age(path, now) >= older_seconds]
     for path in [] if dry_run else old:
-        disk.unlink(path)
+        if path.is_dir():  # a view set that was being taken out
+            disk.remove_tree(path)
+        else:
+            disk.unlink(path)
     return old
 
 

@@ -326,7 +326,7 @@ def _plan(
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
-        view_set=request.name,
+        view_set=request.name if stored is None else stored.first_name,
         codec=_codec(request, stored, settings, table),
         models=models,
         parent=parent,

@@ -172,6 +172,11 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def remove_tree(path: Path) -> None:
+    """Remove the folder `path` and all that is in it."""
+    shutil.rmtree(path)
+
+
 def write_atomic(
     path: Path, data: bytes, *, mode: int = 0o644, scratch: Path | None = None
 ) -> None:

@@ -153,14 +153,36 @@ class Store:
 
     @cached_property
     def view_sets(self) -> Mapping[str, ViewSet]:
-        """The view sets of the newest manifest by name."""
+        """The view sets of the newest manifest by name, without those that are `gone`."""
         return {
             name: ViewSet(self.paths.view_set(name), entry, self.files)
             for name, entry in self.manifest.view_sets.items()
+            if name not in self.gone
         }
 
+    @cached_property
+    def gone(self) -> tuple[str, ...]:
+        """Names of view sets that the manifest names and whose folder is gone from this disk."""
+        names = () if self.remote else tuple(self.manifest.view_sets)
+        return tuple(
+            name for name in names if not self.files.exists(self.paths.view_set(name).plan)
+        )
+
     def view_set(self, name: str) -> ViewSet:
-        """Return a view set by name. Raises ConfigError naming the nearest."""
+        """Return a view set by name.
+
+        Raises:
+            ConfigError: There is none; the nearest is named.
+            FormatError: It is gone from disk.
+        """
+        if name in self.gone:
+            raise FormatError(
+                f"view set {name!r} is gone from disk",
+                code="VS203",
+                where=str(self.paths.view_set(name).root),
+                why="the manifest names it",
+                fix=f"build it again, or take it out: viewstore rm {self.location} {name}",
+            )
         if name not in self.view_sets:
             fix = f"viewstore inspect {self.location}"
             raise no_view_set(name, self.view_sets, self.location, fix=fix)
