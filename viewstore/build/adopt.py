@@ -17,13 +17,13 @@ from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import Status
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan, check_rows
+from viewstore.format.records import parse
 from viewstore.format.tar import SHARD_BYTES
 from viewstore.progress import Progress
 from viewstore.sources.again import (
     find_again,
     images_named,
     located,
-    match_rows,
     moved_source,
     new_images,
     other_source,
@@ -70,9 +70,23 @@ def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
         )
 
 
-def adopt_sources(
+def fixed_sources(
     paths: StorePaths, table: SourceTable, choose_shard_rows: Callable[[int], int]
-) -> None:
+) -> tuple[int, str]:
+    """Return shard_rows and sources_id, those that a store has or that a new one will have.
+
+    Raises:
+        ConfigError: A store cannot have so many rows, or shards of so many.
+    """
+    if paths.sources_record.is_file():
+        record = read_sources_record(paths)
+        return int(record["shard_rows"]), str(record["digest"])
+    shard_rows = choose_shard_rows(len(table.keys))
+    check_rows(len(table.keys), shard_rows)
+    return shard_rows, str(parse(pack_sources(table, shard_rows)[0])["digest"])
+
+
+def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> None:
     """Fix the rows of a new store; another build may have fixed them at the same moment.
 
     Raises:
@@ -80,15 +94,12 @@ def adopt_sources(
     """
     if paths.sources_record.is_file():
         return  # `stored_rows` compared them
-    shard_rows = choose_shard_rows(len(table.keys))
-    check_rows(len(table.keys), shard_rows)
     make_folders(paths.folders)
     record, files = pack_sources(table, shard_rows)
     _write_columns(paths, files)
-    if not disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp):
-        stored, _, _ = read_sources(paths)
-        if match_rows(stored, table).changed:
-            raise other_source("another build began it at this moment with other images")
+    ours = disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
+    if not ours and paths.sources_record.read_bytes() != record:
+        raise other_source("another build began it at this moment with other images or shard rows")
 
 
 def _write_columns(paths: StorePaths, files: dict[str, bytes]) -> None:

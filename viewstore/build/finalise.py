@@ -32,6 +32,7 @@ from viewstore.store.committed import (
     view_sets,
 )
 from viewstore.store.params import Params
+from viewstore.store.shard_content import chunk_facts
 
 Derived = dict[str, tuple[int, str]]
 
@@ -86,7 +87,8 @@ def derive(
     """Write index, members, params and stats of a view set; return its entry in the manifest.
 
     If `published`, the entry of the newest manifest, has the same root, files that are right
-    already are durable too.
+    already are durable too; and where none of them is missing or damaged, it is kept and no pack
+    is read.
 
     Raises:
         FormatError: A file of a commit is missing, or has another size.
@@ -95,6 +97,8 @@ def derive(
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
+    if published is not None and published.root == index.root and _whole(paths, plan, published):
+        return published
     writer = _Writer(paths, is_new=published is None or published.root != index.root)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
@@ -107,6 +111,27 @@ def derive(
     writer.replace("stats.json", pack_stats(plan, params))
     writer.names.sync()
     return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
+
+
+def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry) -> bool:
+    """Whether the derived files of an entry are there: those it names by hash, chunks by size."""
+    for name, (size, sha256) in published.derived.items():
+        path = paths.root / name
+        if not _has_size(path, size) or disk.sha256_of(path) != sha256:
+            return False
+    index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+    return all(
+        _has_size(
+            paths.params / column.name / chunk_key(column, entry.shard),
+            chunk_facts(entry, column.name)[0],
+        )
+        for entry in index.shards
+        for column in plan.columns
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 class _Writer:

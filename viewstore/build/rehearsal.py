@@ -6,10 +6,12 @@ that is removed again; the store itself is only read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from viewstore.build.run import (
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
@@ -102,9 +104,10 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
-        adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows)
+        adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows(len(rows)))
         clock = _Clock(progress or Silent(), request.name)
-        build(_scratch_request(request, paths, scratch), clock)
+        with _nothing_kept():
+            build(_scratch_request(request, paths, scratch), clock)
         view_set = open_store(scratch).view_sets[request.name]
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
@@ -138,6 +141,20 @@ def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple
     if paths.sources_record.is_file():
         return table, read_sources(paths)[1]
     return table, request.shard_rows or choose_shard_rows(len(table.keys))
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Say of a stop in the block what is true of a dry run: it cannot be gone on with."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError(
+            "the dry run was stopped",
+            code=error.code,
+            why="it keeps nothing, and nothing was written to the store",
+            fix="try fewer samples with --sample",
+        ) from error
 
 
 def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) -> BuildRequest:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources, stored_rows
+from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources, stored_rows
 from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
 from viewstore.build.roles import WeightFiles, load_models
+from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
@@ -33,7 +34,6 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.open import open_source
-from viewstore.sources.record import read_sources
 from viewstore.sources.table import Source, SourceTable
 from viewstore.sources.whole_images import only_whole_images
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
@@ -102,6 +102,7 @@ class Built:
     Attributes:
         outcomes: Of the shards that this run built.
         manifest: The newest one, or None if shards are still missing or this was a slice.
+        left: Number of shards that are not committed yet.
         skipped: Key and reason of each source image that was left out.
         parent: The build of the view set that the generator starts from, if that was missing.
     """
@@ -110,6 +111,7 @@ class Built:
     outcomes: tuple[Outcome, ...]
     manifest: Manifest | None
     seconds: float
+    left: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
     parent: Built | None = None
 
@@ -153,12 +155,13 @@ def build(
         plan, parent = _plan(request, paths, table, progress)
         started = time.monotonic()
         outcomes = build_shards(request, paths, plan, progress)
-        whole = len(committed_shards(paths.view_set(plan.view_set))) == plan.shards
+        left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
         return Built(
             plan=plan,
             outcomes=tuple(outcomes),
-            manifest=finalise(request.out) if whole and request.slice_of is None else None,
+            manifest=None if left or request.slice_of is not None else finalise(request.out),
             seconds=time.monotonic() - started,
+            left=left,
             skipped=skipped,
             parent=parent,
         )
@@ -223,7 +226,11 @@ def build_shards(
         workers=request.workers,
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
-    with tracked(progress, plan.view_set, samples, "samples"), stop_signals_to(job.stop.request):
+    with (
+        tracked(progress, plan.view_set, samples, "samples"),
+        stop_signals_to(job.stop.request),
+        threads_restored(torch=bool(plan.weights)),
+    ):
         outcomes = _run(job, request)
     raise_failure(outcomes)
     if job.stop.requested:
@@ -339,8 +346,7 @@ def _plan(
     def shard_rows_of(rows: int) -> int:
         return request.shard_rows or choose_shard_rows(rows, row_bytes)
 
-    adopt_sources(paths, table, shard_rows_of)
-    _, shard_rows, sources_id = read_sources(paths)
+    shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
     plan = compose.make_plan(
         resolved,
         context,
@@ -352,6 +358,7 @@ def _plan(
         weights=weights,
     )
     check_size(plan)
+    adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built
 

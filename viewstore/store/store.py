@@ -24,9 +24,11 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import (
+    committed_shards,
     no_store,
     no_view_set,
     read_manifest,
+    read_plan,
     remote_manifest,
     view_sets,
 )
@@ -234,21 +236,34 @@ def _open_here(path: str | Path, moved_to: str | None) -> Store:
         raise no_store(
             path,
             why="the folder does not exist" if not paths.root.exists() else "it is not a folder",
-            fix=f"viewstore build --generator w-search --out {path}",
+            fix=f"viewstore build --generator w-search --out {path}"
+            if not paths.root.exists()
+            else STORE_FOLDER,
         )
     manifest = read_manifest(paths)
     if manifest is None:
-        unfinished = bool(view_sets(paths))
+        why, fix = _unfinished(paths)
         raise ConfigError(
-            f"{path} has no manifest.json",
-            code="VS202",
-            where=str(path),
-            why="its build has not ended yet" if unfinished else "it is not a store",
-            fix="run the same build command again"
-            if unfinished
-            else f"viewstore build --generator w-search --out {path}",
+            f"{path} has no manifest.json", code="VS202", where=str(path), why=why, fix=fix
         )
     return Store(paths, manifest, moved_to=moved_to)
+
+
+def _unfinished(paths: StorePaths) -> tuple[str, str]:
+    """Return why a folder has no manifest, and what to do."""
+    names = view_sets(paths)
+    if not names:
+        begun = paths.sources_record.is_file()
+        return ("its build has not ended yet", AGAIN) if begun else ("it is no store", STORE_FOLDER)
+    for name in names:
+        view_set = paths.view_set(name)
+        if len(committed_shards(view_set)) == read_plan(view_set).shards:
+            return f"all shards of {name} are built, in slices", f"viewstore finalise {paths.root}"
+    return "its build has not ended yet", AGAIN
+
+
+AGAIN = "run the same build command again"
+STORE_FOLDER = "give the folder that --out named when the store was built"
 
 
 def _open_remote(url: str, cache: CacheSettings, retry: Retry, moved_to: str | None) -> Store:
