@@ -27,7 +27,7 @@ class SourceOnly:
     """A source in place of a store, for a loader: it has no view sets, all views are online."""
 
     def __init__(self, table: SourceTable) -> None:
-        self.table = table
+        self.table = self.source_table = table
         self.num_samples = len(table.keys)
         self.shard_rows = max(1, self.num_samples)
         self.labels = table.label

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from viewstore.errors import ConfigError
+import numpy as np
+
+from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context
 from viewstore.generators.gan.inverter import Inverter, InverterShape
-from viewstore.generators.latent.decode import gan_of
+from viewstore.generators.latent.decode import fit_source, gan_of
 from viewstore.generators.latent.numerics import device_class
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.store.view_set import ViewSet
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
+LOOKED_AT = 16  # source images
 
 
 def latent_columns(
@@ -73,6 +77,17 @@ def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
             f"view size must be the generator's, {gan.res}x{gan.res}, got {height}x{width}",
             code="VS103",
         )
+
+
+def check_source(context: Context, gan: StyleGAN2) -> None:
+    """Raise ConfigError if the source is of another kind than a generator's images.
+
+    Some images are looked at: a build would meet the first one that does not fit anyway, late.
+    """
+    rows = np.linspace(0, context.num_samples - 1, min(LOOKED_AT, context.num_samples))
+    for row in rows.astype(int).tolist():
+        with contextlib.suppress(FormatError):  # one that cannot be read is another matter
+            fit_source(context.source_image(row), gan.res, gan.channels)
 
 
 def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401

@@ -118,6 +118,8 @@ def fit_source(image: Pixels, size: int, channels: int) -> Pixels:
         raise ConfigError(
             "the generator makes images of 1 channel, the source has images of 3 channels",
             code="VS103",
-            fix="give a generator that was trained on this source",
+            why="without --gan the packaged generator is taken, which makes handwritten digits",
+            fix="give one that was trained on this source with --gan FILE; viewstore gan train "
+            "makes one",
         )
     return resize(image, size, size)

@@ -20,6 +20,7 @@ from viewstore.generators.latent.checks import (
     check_inverter,
     check_positive,
     check_size,
+    check_source,
     default_slots,
     not_automatic,
 )
@@ -100,6 +101,7 @@ class Inversion:
         """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
+        check_source(context, gan)
         measured = encoder is not None if self.measured is None else self.measured
         if encoder is None and (measured or self.lam_f > 0):
             raise ConfigError(

@@ -49,7 +49,7 @@ class Recipe:
         return ViewLoader(stores, self._views, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        locations = [(s.location, _file_settings(s), s.store_id) for s in self._stores]
+        locations = [(s.location, _file_settings(s), s.moved_to, s.store_id) for s in self._stores]
         return {**self.__dict__, "_stores": locations, "_loader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -61,8 +61,8 @@ def _file_settings(store: Store) -> FileSettings:
     return {} if store.files.cache is None else store.files.cache.settings
 
 
-def _reopen(location: str, settings: FileSettings, store_id: str) -> Store:
-    store = open_store(location, **settings)
+def _reopen(location: str, settings: FileSettings, moved_to: str | None, store_id: str) -> Store:
+    store = open_store(location, source=moved_to, **settings)
     if store.store_id != store_id:
         raise ConfigError(
             f"store {location} was changed while it was read; "

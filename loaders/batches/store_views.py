@@ -81,7 +81,7 @@ class StoreViews:
             ],
             online=OnlineViews(
                 online,
-                SourceReader(store.table, verify=verify),
+                SourceReader(store.source_table if online else store.table, verify=verify),
                 store.table.height,
                 store.table.width,
                 scaled=scaled_decode,

@@ -23,6 +23,7 @@ from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
 from viewstore.shards.writer import json_bytes
+from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
@@ -105,7 +106,10 @@ def make_plan(
     shard_rows: int,
     weights: list[Weights],
 ) -> Plan:
-    """Return the plan of resolved settings: all that decides the bytes of a view set."""
+    """Return the plan of resolved settings: all that decides the bytes of a view set.
+
+    `context.view_set` is the name under which `view_set` was begun.
+    """
     from viewstore.generators import settings_class
 
     views, height, width = settings.views, settings.height, settings.width
@@ -125,7 +129,7 @@ def make_plan(
         channels=3,
         codec=codec_to_plan(context.codec, width),
         members=context.codec.members(views),
-        json_bytes=json_bytes(view_set, len(table.keys), rows),
+        json_bytes=json_bytes(context.view_set, len(table.keys), rows),
         parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
         generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
@@ -135,6 +139,7 @@ def make_plan(
         columns=tuple(sorted(settings.columns(), key=lambda column: column.name)),
         ops=(),
         libraries={library: importlib.metadata.version(library) for library in libraries},
+        made_as=None if context.view_set == view_set else context.view_set,
     )
 
 
@@ -147,14 +152,25 @@ def parent_view_set(paths: StorePaths, name: str) -> ViewSet | None:
     manifest = read_manifest(paths)
     if manifest is None or name not in manifest.view_sets:
         return None
+    if not paths.view_set(name).plan.is_file():  # gone from disk
+        return None
     return ViewSet(paths.view_set(name), manifest.view_sets[name])
 
 
 def builder_factory(
-    root: Path, view_set: str, files: WeightFiles, *, device: str, on_error: OnError
+    root: Path,
+    view_set: str,
+    files: WeightFiles,
+    *,
+    device: str,
+    on_error: OnError,
+    source: str | None = None,
 ) -> BuilderFactory:
-    """Return what a worker calls to get the builder of a view set whose plan is adopted."""
-    return partial(_make_builder, root, view_set, files, device, on_error)
+    """Return what a worker calls to get the builder of a view set whose plan is adopted.
+
+    `source`: Where the images lie on this machine; None: where the store says.
+    """
+    return partial(_make_builder, root, view_set, files, device, on_error, source)
 
 
 def _make_builder(
@@ -163,6 +179,7 @@ def _make_builder(
     files: WeightFiles,
     device: str,
     on_error: OnError,
+    source: str | None,
     progress: Progress,
     check_stop: CheckStop,
     *,
@@ -174,6 +191,8 @@ def _make_builder(
 
     paths = StorePaths(root)
     table, _, _ = read_sources(paths)
+    if source is not None:
+        table = located(table, source)
     plan = read_plan(paths.view_set(view_set))
     if plan.weights:  # sums of several threads differ in their last bits
         threads = 1
@@ -191,7 +210,7 @@ def _make_builder(
     context = make_context(
         table=table,
         seed=plan.seed,
-        view_set=plan.view_set,
+        view_set=plan.first_name,
         round=plan.round,
         codec=codec_from_plan(plan.codec),
         models=models,

@@ -32,6 +32,7 @@ from viewstore.store.committed import (
     view_sets,
 )
 from viewstore.store.params import Params
+from viewstore.store.shard_content import chunk_facts
 
 Derived = dict[str, tuple[int, str]]
 
@@ -40,7 +41,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     """Write the derived files of every view set whose shards are all committed, and the manifest.
 
     A view set that is not complete keeps the entry that it has, which names what it lacks; without
-    one it stays out of the manifest, unless `allow_partial`.
+    one it stays out of the manifest, unless `allow_partial`. One that is gone from disk keeps its
+    entry too: only `remove_view_set` takes it out.
 
     Raises:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
@@ -66,6 +68,9 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                         entries[name] = before
                     continue
             entries[name] = derive(paths.view_set(name), plan, commits, before)
+        for name in set(published) - set(entries):  # gone from disk, which verify tells
+            entries[name] = published[name]
+            complete = False
         if not entries:
             raise ViewStoreError(
                 "no view set is complete",
@@ -73,7 +78,7 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 where=str(root),
                 fix=f"viewstore status {root}",
             )
-        return _publish(paths, newest, sources_id, entries, complete)
+        return publish(paths, newest, sources_id, entries, complete)
 
 
 def derive(
@@ -82,7 +87,8 @@ def derive(
     """Write index, members, params and stats of a view set; return its entry in the manifest.
 
     If `published`, the entry of the newest manifest, has the same root, files that are right
-    already are durable too.
+    already are durable too; and where none of them is missing or damaged, it is kept and no pack
+    is read.
 
     Raises:
         FormatError: A file of a commit is missing, or has another size.
@@ -91,6 +97,8 @@ def derive(
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
+    if published is not None and published.root == index.root and _whole(paths, plan, published):
+        return published
     writer = _Writer(paths, is_new=published is None or published.root != index.root)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
@@ -103,6 +111,27 @@ def derive(
     writer.replace("stats.json", pack_stats(plan, params))
     writer.names.sync()
     return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
+
+
+def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry) -> bool:
+    """Whether the derived files of an entry are there: those it names by hash, chunks by size."""
+    for name, (size, sha256) in published.derived.items():
+        path = paths.root / name
+        if not _has_size(path, size) or disk.sha256_of(path) != sha256:
+            return False
+    index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+    return all(
+        _has_size(
+            paths.params / column.name / chunk_key(column, entry.shard),
+            chunk_facts(entry, column.name)[0],
+        )
+        for entry in index.shards
+        for column in plan.columns
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 class _Writer:
@@ -162,7 +191,7 @@ def _derive_chunk(
         blob = paths.root / commit.entry.file(f"column:{column.name}").name
         if not (target.exists() and target.samefile(blob)):
             disk.unlink(target)
-            disk.link(blob, target)
+            disk.link(blob, target, scratch=paths.tmp)
             writer.names.add(target)
         return
     if not target.is_file() or target.read_bytes() != chunk:
@@ -176,7 +205,7 @@ def _remove_chunks(paths: ViewSetPaths, plan: Plan, shard: int) -> None:
         disk.unlink(paths.params / column.name / chunk_key(column, shard))
 
 
-def _publish(
+def publish(
     paths: StorePaths,
     newest: Manifest | None,
     sources_id: str,

@@ -6,10 +6,12 @@ that is removed again; the store itself is only read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,20 +19,19 @@ import numpy as np
 
 from viewstore.build.adopt import adopt_sources
 from viewstore.build.run import (
-    DEFAULT_SOURCE,
     BuildRequest,
     build,
+    build_rows,
     check_out,
     wanted_shards,
 )
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
-from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable, take_rows
 from viewstore.store.committed import committed_shards, read_plan
@@ -99,13 +100,14 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     """
     check_out(request.out)
     paths = StorePaths(request.out)
-    table, shard_rows = _rows(request, paths)
+    table, shard_rows = _rows(request, paths, progress or Silent())
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
-        adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows)
+        adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows(len(rows)))
         clock = _Clock(progress or Silent(), request.name)
-        build(_scratch_request(request, paths, scratch), clock)
+        with _nothing_kept():
+            build(_scratch_request(request, paths, scratch), clock)
         view_set = open_store(scratch).view_sets[request.name]
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
@@ -133,23 +135,26 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     return found
 
 
-def _rows(request: BuildRequest, paths: StorePaths) -> tuple[SourceTable, int]:
+def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
     """Return the rows of the whole build, and the rows of a shard."""
-    stored = read_sources(paths)[:2] if paths.sources_record.is_file() else None
-    if stored is not None and request.source is None and request.limit is None:
-        return stored
-    spec = request.source or DEFAULT_SOURCE
-    table = open_source(spec, limit=request.limit, on_error=request.on_error).table
-    if stored is None:
-        return table, request.shard_rows or choose_shard_rows(len(table.keys))
-    if table.keys != stored[0].keys or (table.crc32 != stored[0].crc32).any():
-        raise ConfigError(
-            f"the store was begun with another source than {spec}",
-            code="VS103",
-            where=str(request.out),
-            fix="give the source of the first build, or another --out",
-        )
-    return stored
+    table, _ = build_rows(request, paths, progress, keep=False)
+    if paths.sources_record.is_file():
+        return table, read_sources(paths)[1]
+    return table, request.shard_rows or choose_shard_rows(len(table.keys))
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Say of a stop in the block what is true of a dry run: it cannot be gone on with."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError(
+            "the dry run was stopped",
+            code=error.code,
+            why="it keeps nothing, and nothing was written to the store",
+            fix="try fewer samples with --sample",
+        ) from error
 
 
 def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) -> BuildRequest:

@@ -6,6 +6,7 @@ commits and bad files move to quarantine/.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from viewstore.build.adopt import stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import BuildRequest, build_shards
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.progress import Progress, Silent
+from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
     read_commit,
@@ -79,6 +82,23 @@ def repair(
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         _drop_derived(paths, faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def take_mended_images(root: Path, progress: Progress) -> None:
+    """Compare the source of a store with its rows, and take the images that were mended.
+
+    Those that are still damaged, and a source that is not there, are left to the repair itself.
+    """
+    paths = StorePaths(root)
+    with disk.explained(root), contextlib.suppress(ConfigError, FormatError):
+        stored_rows(
+            paths,
+            source=read_sources(paths)[0].spelling,
+            limit=None,
+            shard_rows=None,
+            on_error="skip",
+            progress=progress,
+        )
 
 
 def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, list[int]]:
@@ -147,7 +167,7 @@ def withdraw(paths: ViewSetPaths, shard: int) -> None:
         commit = None
     attempt = commit.attempt if commit is not None else f"damaged-{time.time_ns()}"
     disk.make_directory(paths.quarantine)
-    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json")
+    disk.link(path, paths.quarantine / f"{shard:06d}-{attempt}.json", scratch=paths.tmp)
     disk.fsync_directory(paths.quarantine)
     disk.unlink(path)
     disk.fsync_directory(paths.commits)
@@ -184,7 +204,10 @@ def _collect(paths: StorePaths, older_seconds: float, dry_run: bool) -> list[Pat
         garbage += orphans(view_set, read_commits(view_set))
     old = [path for path in garbage if _age(path, now) >= older_seconds]
     for path in [] if dry_run else old:
-        disk.unlink(path)
+        if path.is_dir():  # a view set that was being taken out
+            disk.remove_tree(path)
+        else:
+            disk.unlink(path)
     return old
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources
+from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources, stored_rows
 from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
 from viewstore.build.roles import WeightFiles, load_models
+from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
@@ -31,9 +32,10 @@ from viewstore.shards.engine import Executor, Job, Policy, Queue, raise_failure
 from viewstore.shards.local import run_local
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
+from viewstore.sources.again import moved_source
 from viewstore.sources.open import open_source
-from viewstore.sources.record import read_sources
-from viewstore.sources.table import SourceTable
+from viewstore.sources.table import Source, SourceTable
+from viewstore.sources.whole_images import only_whole_images
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ class Built:
     Attributes:
         outcomes: Of the shards that this run built.
         manifest: The newest one, or None if shards are still missing or this was a slice.
+        left: Number of shards that are not committed yet.
         skipped: Key and reason of each source image that was left out.
         parent: The build of the view set that the generator starts from, if that was missing.
     """
@@ -112,6 +115,7 @@ class Built:
     outcomes: tuple[Outcome, ...]
     manifest: Manifest | None
     seconds: float
+    left: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
     parent: Built | None = None
 
@@ -126,8 +130,15 @@ class Built:
         return sum(outcome.failures for outcome in self.outcomes)
 
 
-def build(request: BuildRequest, progress: Progress | None = None) -> Built:
+def build(
+    request: BuildRequest, progress: Progress | None = None, *, table: SourceTable | None = None
+) -> Built:
     """Build a view set, or go on with it; a complete build ends with a manifest.
+
+    Args:
+        request: What to build.
+        progress: Is told how far it is.
+        table: The rows, if they were read already; None reads or compares them.
 
     Raises:
         ConfigError: The settings contradict each other, the source or the store.
@@ -139,19 +150,22 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Built:
 
     progress = progress or Silent()
     paths = StorePaths(request.out)
+    skipped: tuple[tuple[str, str], ...] = ()
     with disk.explained(request.out):
         check_out(request.out)
         make_settings(request.generator, request.settings)  # refused before anything is read
-        table, skipped = _rows(request, paths, progress)
+        if table is None:
+            table, skipped = build_rows(request, paths, progress)
         plan, parent = _plan(request, paths, table, progress)
         started = time.monotonic()
         outcomes = build_shards(request, paths, plan, progress)
-        whole = len(committed_shards(paths.view_set(plan.view_set))) == plan.shards
+        left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
         return Built(
             plan=plan,
             outcomes=tuple(outcomes),
-            manifest=finalise(request.out) if whole and request.slice_of is None else None,
+            manifest=None if left or request.slice_of is not None else finalise(request.out),
             seconds=time.monotonic() - started,
+            left=left,
             skipped=skipped,
             parent=parent,
         )
@@ -208,6 +222,7 @@ def build_shards(
             request.files,
             device=request.device,
             on_error=request.on_error,
+            source=None if request.source is not None else moved_source(),
         ),
         queue=Queue(Policy(), units(plan, missing)),
         stop=StopRequest(request.grace_seconds),
@@ -215,7 +230,11 @@ def build_shards(
         workers=request.workers,
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
-    with tracked(progress, plan.view_set, samples, "samples"), stop_signals_to(job.stop.request):
+    with (
+        tracked(progress, plan.view_set, samples, "samples"),
+        stop_signals_to(job.stop.request),
+        threads_restored(torch=bool(plan.weights)),
+    ):
         outcomes = _run(job, request)
     raise_failure(outcomes)
     if job.stop.requested:
@@ -249,15 +268,27 @@ def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
     return [shard for shard in shards if shard % count == index]
 
 
-def _rows(
-    request: BuildRequest, paths: StorePaths, progress: Progress
+def build_rows(
+    request: BuildRequest, paths: StorePaths, progress: Progress, *, keep: bool = True
 ) -> tuple[SourceTable, tuple[tuple[str, str], ...]]:
-    """Open the source, or read the rows that the store has fixed."""
-    if paths.sources_record.is_file() and request.source is None and request.limit is None:
-        return read_sources(paths)[0], ()
-    spec = request.source or _default_source(paths)
+    """Return the rows of a build, and the images that were left out with the reason.
+
+    Those of a new store come from its source; those of a store are fixed, and a source that is
+    given is compared with them (`stored_rows`).
+    """
+    if paths.sources_record.is_file():
+        return stored_rows(
+            paths,
+            source=request.source,
+            limit=request.limit,
+            shard_rows=request.shard_rows,
+            on_error=request.on_error,
+            progress=progress,
+            keep=keep,
+        ), ()
+    spec = request.source or DEFAULT_SOURCE
     progress.note(f"reading the source {spec}")
-    source = open_source(spec, limit=request.limit, on_error=request.on_error)
+    source = _new_source(request, spec, request.limit, progress)
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
         progress.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
@@ -266,12 +297,26 @@ def _rows(
     return source.table, tuple(source.skipped)
 
 
-def _default_source(paths: StorePaths) -> str:
-    """Return the source of a store as a user would give it; the digits for a new one."""
-    if not paths.sources_record.is_file():
-        return DEFAULT_SOURCE
-    uris = [part.uri for part in read_sources(paths)[0].parts]
-    return uris[0] if len(uris) == 1 else "{" + ",".join(uris) + "}"
+def _new_source(request: BuildRequest, spec: str, limit: int | None, progress: Progress) -> Source:
+    """Open the source of a new store.
+
+    Where networks make the views, all images are decoded now: that costs less than a tenth of
+    such a build, and one that is cut would end it late. The others decode what they need.
+    """
+    from viewstore.generators import settings_class
+
+    source = open_source(spec, limit=limit, on_error=request.on_error)
+    if not settings_class(request.generator).NEEDS:
+        return source
+    count = len(source.table.keys)
+    with tracked(progress, "source", count, "images"):
+        whole = only_whole_images(
+            source, on_error=request.on_error, looked_at=lambda: progress.advance()
+        )
+    missing = 0 if request.limit is None else request.limit - len(whole.table.keys)
+    if missing > 0 and limit == count:  # there may be more behind them
+        return _new_source(request, spec, count + missing, progress)
+    return whole
 
 
 def _plan(
@@ -285,13 +330,14 @@ def _plan(
     if settings.PARENT is not None:
         parent = compose.parent_view_set(paths, settings.PARENT)
         if parent is None:
-            built = _build_parent(request, settings.PARENT, settings.parent_settings(), progress)
+            own = settings.parent_settings()
+            built = _build_parent(request, settings.PARENT, own, table, progress)
             parent = compose.parent_view_set(paths, settings.PARENT)
     models, weights = load_models(settings.NEEDS, request.files, progress)
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
-        view_set=request.name,
+        view_set=request.name if stored is None else stored.first_name,
         codec=_codec(request, stored, settings, table),
         models=models,
         parent=parent,
@@ -304,8 +350,7 @@ def _plan(
     def shard_rows_of(rows: int) -> int:
         return request.shard_rows or choose_shard_rows(rows, row_bytes)
 
-    adopt_sources(paths, table, shard_rows_of)
-    _, shard_rows, sources_id = read_sources(paths)
+    shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
     plan = compose.make_plan(
         resolved,
         context,
@@ -317,6 +362,7 @@ def _plan(
         weights=weights,
     )
     check_size(plan)
+    adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built
 
@@ -331,7 +377,11 @@ def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
 
 
 def _build_parent(
-    request: BuildRequest, name: str, settings: Mapping[str, Any], progress: Progress
+    request: BuildRequest,
+    name: str,
+    settings: Mapping[str, Any],
+    table: SourceTable,
+    progress: Progress,
 ) -> Built:
     """Build the view set `name` that a generator starts from; only `settings` are not automatic."""
     if request.slice_of is not None:
@@ -348,7 +398,7 @@ def _build_parent(
         codec=None,
         only=None,
     )
-    return build(parent, progress)
+    return build(parent, progress, table=table)
 
 
 def _seed(request: BuildRequest, stored: Plan | None) -> int:

@@ -161,8 +161,21 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
         lines.append(f"{name}: {len(shards)} of {plan.shards} shards")
         if missing and left:
             lines.append("  missing: " + ",".join(map(str, left)))
-    terminal.result({"view_sets": facts}, "\n".join(lines))
+    unpublished = _unpublished(store, facts)
+    if unpublished:
+        lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
+    terminal.result({"view_sets": facts, "unpublished": unpublished}, "\n".join(lines))
     return int(any(entry["missing"] for entry in facts.values()))
+
+
+def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
+    """Return the view sets that are built and not yet in the manifest as they are."""
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import read_manifest
+
+    manifest = read_manifest(StorePaths(store))
+    published = {} if manifest is None else manifest.view_sets
+    return [name for name, entry in facts.items() if not entry["missing"] and name not in published]
 
 
 @command("finalise", example="viewstore finalise views")
@@ -225,6 +238,7 @@ def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
         "failures": built.failures,
         "skipped": len(built.skipped),
         "complete": built.manifest is not None,
+        "left_shards": built.left,
     }
     if built.manifest is not None:
         facts |= _goals(request.out, plan.view_set)
@@ -261,6 +275,8 @@ def _summary_text(facts: dict[str, Any], view_set: str) -> str:
         lines.append(f"{facts['failures']} samples failed and are kept with their status")
     if facts["complete"]:
         lines.append(f"look at them: viewstore inspect {facts['store']} --sheet views.png")
-    else:
+    elif facts["left_shards"]:
         lines.append(f"not complete yet: viewstore status {facts['store']}")
+    else:
+        lines.append(f"all slices are built: viewstore finalise {facts['store']}")
     return "\n".join(lines)

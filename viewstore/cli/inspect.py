@@ -93,6 +93,8 @@ def _opened(terminal: Terminal, path: str) -> Store:
 
     store = open_store(path)
     terminal.store_id = store.store_id
+    for name in store.gone:
+        terminal.warn(f"view set {name} is gone from disk; viewstore rm {path} {name} forgets it")
     return store
 
 

@@ -30,6 +30,8 @@ COMMANDS = {
     "stats": Entry("viewstore.cli.inspect:stats", "Show the columns of params.", LOOK),
     "bench": Entry("viewstore.cli.bench:bench", "Measure how fast a store loads here.", LOOK),
     "verify": Entry("viewstore.cli.mend:verify", "Prove a store whole; repair it.", MEND),
+    "rm": Entry("viewstore.cli.view_sets:remove", "Take out a view set.", MEND),
+    "mv": Entry("viewstore.cli.view_sets:rename", "Rename a view set.", MEND),
     "gc": Entry("viewstore.cli.mend:gc", "Drop files that nothing names.", MEND),
     "export": Entry("viewstore.cli.export:export", "Write views for other loaders.", MOVE),
     "train": Entry("viewstore.cli.train:train", "Train an encoder on views.", LEARN),

@@ -97,7 +97,7 @@ def _repair(
     options: dict[str, Any],
 ) -> str:
     """Mend the faults that the options select; return what was rebuilt, as text."""
-    from viewstore.build.repair import failed_shards, repair
+    from viewstore.build.repair import failed_shards, repair, take_mended_images
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import view_sets
     from viewstore.store.verify import Fault
@@ -105,6 +105,7 @@ def _repair(
     only = parse_shards(options["only"])
     chosen = [f for f in faults if only is None or f.shard is None or f.shard in only]
     if options["failed"]:
+        take_mended_images(store, terminal)
         paths = StorePaths(store)
         for name in view_sets(paths) if options["view_set"] is None else [options["view_set"]]:
             chosen += [

@@ -22,6 +22,7 @@ from viewstore.errors import FormatError, StoppedError, UnavailableError, ViewSt
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
+NAMES_LOCK = ".names.lock"  # held by who names a file where there are no links
 
 
 def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
@@ -124,10 +125,11 @@ def rename(source: Path, target: Path) -> None:
     source.rename(target)
 
 
-def link(source: Path, target: Path) -> bool:
+def link(source: Path, target: Path, *, scratch: Path) -> bool:
     """Give the file `source` the second name `target`; false if that name is taken.
 
-    Where the file system has no hard links, the name is given to a copy.
+    Where the file system has no hard links, the name is given to a copy, which is written in
+    `scratch`, a directory on the same file system.
     """
     try:
         os.link(source, target)
@@ -137,20 +139,25 @@ def link(source: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        return _copy(source, target)
+        return _copy(source, target, scratch)
     return True
 
 
-def _copy(source: Path, target: Path) -> bool:
-    """Copy a file to a new name, synced. A crash may leave a torn file, whose digest says so."""
+def _copy(source: Path, target: Path, scratch: Path) -> bool:
+    """Copy a file to a name that is free; a crash at any instant leaves no file or the whole one.
+
+    A rename would replace what has the name, so those that give names in one directory take turns.
+    """
+    temporary = scratch / f"{uuid.uuid4().hex}.copy"
     try:
-        with source.open("rb") as file, stream_temporary(target) as stream:
+        with source.open("rb") as file, stream_temporary(temporary) as stream:
             shutil.copyfileobj(file, stream)
-    except FileExistsError:
-        return False
-    except BaseException:
-        unlink(target)
-        raise
+        with file_lock(target.parent / NAMES_LOCK):
+            if os.path.lexists(target):
+                return False
+            rename(temporary, target)
+    finally:
+        unlink(temporary)
     return True
 
 
@@ -163,6 +170,11 @@ def touch(path: Path) -> None:
 def unlink(path: Path) -> None:
     """Remove the name `path` if it is there."""
     path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove the folder `path` and all that is in it."""
+    shutil.rmtree(path)
 
 
 def write_atomic(
@@ -260,7 +272,7 @@ def put_if_absent(path: Path, data: bytes, *, scratch: Path, durable: bool = Tru
     temporary = scratch / f"{uuid.uuid4().hex}.record"
     try:
         write_temporary(temporary, data, mode=0o444)
-        linked = link(temporary, path)
+        linked = link(temporary, path, scratch=scratch)
         if durable:
             fsync_directory(path.parent)  # its linker may have been killed before it could
     finally:

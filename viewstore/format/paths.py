@@ -85,6 +85,11 @@ class StorePaths:
         return self.sources / "sources.json"
 
     @property
+    def sources_located(self) -> Path:
+        """Where the rows lie now, once a source was moved or mended."""
+        return self.sources / "located.json"
+
+    @property
     def views(self) -> Path:
         return self.root / "views"
 

@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,8 @@ class Plan:
         columns: Params columns by name.
         ops: Names of the numbers in the column "ops".
         libraries: Versions of the libraries that decide bytes.
+        made_as: The name under which it was begun, if it was renamed since: it salts the draws,
+            and stands in the json of every sample.
     """
 
     view_set: str
@@ -78,9 +80,12 @@ class Plan:
     columns: tuple[Column, ...]
     ops: tuple[str, ...]
     libraries: Mapping[str, str]
+    made_as: str | None = None
 
     def __post_init__(self) -> None:
         check_view_set_name(self.view_set)
+        if self.made_as is not None:
+            check_view_set_name(self.made_as)
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
         check_rows(self.rows, self.shard_rows)
@@ -95,6 +100,16 @@ class Plan:
         names = [column.name for column in self.columns]
         if names != sorted(set(names)):
             raise FormatError(f"plan columns must be sorted and distinct, got {names}")
+
+    @property
+    def first_name(self) -> str:
+        """The name under which it was begun."""
+        return self.made_as or self.view_set
+
+    def renamed(self, name: str) -> Plan:
+        """Return the plan of the same views under another name."""
+        first = self.first_name
+        return replace(self, view_set=name, made_as=None if first == name else first)
 
     @property
     def shards(self) -> int:
@@ -121,7 +136,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of plan.json."""
-        return asdict(self)
+        fields = asdict(self)
+        made_as = fields.pop("made_as")
+        return fields if made_as is None else {**fields, "x_made_as": made_as}
 
     def pack(self) -> bytes:
         """Return the bytes of plan.json."""
@@ -132,6 +149,9 @@ class Plan:
         """Return the plan in plan.json. Raises FormatError."""
         record = unseal(raw, kind=KIND, form=FORM)
         values = {name: record[name] for name in FORM}
+        if "x_made_as" in record:
+            check_form(record["x_made_as"], str, f"{KIND}.x_made_as")
+            values["made_as"] = record["x_made_as"]
         values["columns"] = tuple(
             Column(
                 **{

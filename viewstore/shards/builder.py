@@ -140,9 +140,9 @@ class ShardBuilder:
             self.check_stop()
             try:
                 image = self.rows.image(row)
-            except FormatError:
+            except FormatError as error:
                 if self.on_error == "fail":
-                    raise
+                    raise _unreadable(error) from error
                 unreadable.add(row)
             else:
                 yield Sample(row, image)
@@ -163,6 +163,18 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
             code="VS103",
             fix="build into another --view-set",
         )
+
+
+def _unreadable(error: FormatError) -> FormatError:
+    """Return the error of an image that a build cannot read, with what a build can do about it."""
+    return FormatError(
+        str(error),
+        code=error.code,
+        where=error.where,
+        why=error.why,
+        fix="mend the file and build again with --source, naming where the source is now; or keep "
+        "such samples as failed ones with --on-error skip",
+    )
 
 
 def bug_of(error: Exception) -> ViewStoreError:

@@ -58,7 +58,7 @@ class ShardWriter:
 
     def _payload(self, extension: str, rendered: Rendered) -> bytes:
         if extension == "json":
-            text = sample_json(self.plan.view_set, rendered.index, self.rows)
+            text = sample_json(self.plan.first_name, rendered.index, self.rows)
             return text.ljust(self.plan.json_bytes - 1) + b"\n"
         if extension == "views.npy":
             return self.npy_header + np.ascontiguousarray(rendered.pixels).tobytes()

@@ -27,6 +27,7 @@ from viewstore.sources.table import (
     SourceTable,
     first_rows,
     no_source,
+    one_file,
 )
 
 DIGITS = "digits"
@@ -191,10 +192,15 @@ def _named(names: Sequence[str], wanted: Sequence[str], what: str) -> str:
     raise FormatError(f"npz must hold {what} under one of {list(wanted)}, it has {list(names)}")
 
 
+def array_file(spec: str) -> list[str]:
+    """Return the absolute path of an `.npz`, or "digits"."""
+    return [DIGITS] if spec == DIGITS else one_file(spec)
+
+
 def scan_arrays(spec: str, *, limit: int | None, on_error: OnError) -> Source:
     """Return the images of "digits" or of an `.npz`; none of them can be unreadable."""
     del on_error
-    uri = spec if spec == DIGITS else str(Path(spec).resolve())
+    uri = array_file(spec)[0]
     if spec != DIGITS and not Path(spec).is_file():
         raise no_source(spec, "nothing is there")
     arrays = load_arrays(uri)
@@ -220,5 +226,6 @@ KIND = SourceKind(
     spelling="an .npz with images, digits",
     matches=lambda spec: spec == DIGITS or Path(spec).suffix.lower() == ".npz",
     scan=scan_arrays,
+    files=array_file,
     pixels=array_pixels,
 )

@@ -27,6 +27,7 @@ from viewstore.sources.table import (
     by_key,
     first_rows,
     no_source,
+    one_file,
     refuse,
     table_of,
 )
@@ -47,7 +48,7 @@ def scan_beton(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     """
     if not Path(spec).is_file():
         raise no_source(spec, "nothing is there")
-    path = Path(spec).resolve()
+    path = Path(spec).absolute()
     try:
         record = check_sidecar(path)
         beton = Beton(path)
@@ -180,5 +181,6 @@ KIND = SourceKind(
     spelling="a .beton",
     matches=_is_beton,
     scan=scan_beton,
+    files=one_file,
     pixels=beton_pixels,
 )

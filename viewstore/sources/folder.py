@@ -18,6 +18,7 @@ from viewstore.sources.table import (
     ScannedImage,
     Source,
     SourceKind,
+    one_file,
     refuse,
     table_of,
 )
@@ -29,9 +30,9 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     The first folder of a path is the class of a picture. Classes are numbered by the folders
     there are, whatever can be read in them. Hidden files and folders are passed over.
     """
-    folder = Path(spec).resolve()
+    folder = Path(spec).absolute()
     unread: Counter[str] = Counter()
-    keys = sorted(_picture_keys(folder, "", frozenset(), unread), key=os.fsencode)
+    keys = _sorted_keys(folder, unread)
     names = _classes(folder)
     labels = {name: label for label, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
@@ -53,6 +54,15 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     part = Part(uri=str(folder), kind="dir", bytes=None, sha256=None)
     note = unread_note(unread)
     return Source(table_of(rows, (part,), names), skipped, () if note is None else (note,))
+
+
+def folder_keys(spec: str) -> list[str]:
+    """Return the paths of the pictures below a folder, in order."""
+    return _sorted_keys(Path(spec), Counter())
+
+
+def _sorted_keys(folder: Path, unread: Counter[str]) -> list[str]:
+    return sorted(_picture_keys(folder, "", frozenset(), unread), key=os.fsencode)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -105,4 +115,6 @@ KIND = SourceKind(
     spelling="a folder of class folders",
     matches=lambda spec: Path(spec).is_dir(),
     scan=scan_folder,
+    files=one_file,
+    keys=folder_keys,
 )

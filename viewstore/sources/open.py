@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from viewstore.errors import ConfigError
 from viewstore.sources.kinds import KINDS, kind_of
-from viewstore.sources.table import OnError, Source, no_source
+from viewstore.sources.table import OnError, Source, SourceKind, no_source
 
 
 def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fail") -> Source:
@@ -37,4 +38,11 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
         spellings = [each.spelling for each in KINDS]
         fix = f"give {', '.join(spellings[:-1])} or {spellings[-1]}"
         raise error.located(spec, fix=fix) from error
-    return source
+    return replace(source, table=replace(source.table, spelling=absolute(spec, kind)))
+
+
+def absolute(spec: str, kind: SourceKind) -> str:
+    """Return a spelling that names the same source from any working folder."""
+    if kind.files(spec) == [spec] or spec.startswith("{"):  # {/a,/b}.tar has its paths within
+        return spec
+    return str(Path(spec).absolute())

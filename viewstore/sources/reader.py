@@ -16,7 +16,7 @@ from viewstore.files.crc_checks import CrcChecks, Verify
 from viewstore.files.maps import Descriptor, most_descriptors
 from viewstore.images.decode import scaled_decode
 from viewstore.sources.kinds import kind_of
-from viewstore.sources.table import SourceTable
+from viewstore.sources.table import SOURCE_VARIABLE, SourceTable
 
 
 class SourceReader:
@@ -110,7 +110,8 @@ class SourceReader:
             code="VS205",
             where=f"{part.uri}/{key}" if part.kind == "dir" else f"{part.uri}: {key}",
             why=why,
-            fix="mend or remove the file, or leave such images out with --on-error skip",
+            fix="mend it, and build again with --source; if the source was moved, say where it is "
+            f"with {SOURCE_VARIABLE}=PLACE",
         )
 
 

@@ -69,19 +69,45 @@ def pack_sources(table: SourceTable, shard_rows: int) -> tuple[bytes, dict[str, 
         "columns": columns,
         "label_names": list(table.label_names),
     }
+    if table.spelling not in ("", _plain_spelling(table.parts)):
+        record["x_source"] = table.spelling
     return seal(KIND, record), files
+
+
+def _plain_spelling(parts: Sequence[Part]) -> str:
+    """Return what names a source of these parts, unless its spelling is recorded."""
+    uris = list(dict.fromkeys(part.uri for part in parts))
+    return uris[0] if len(uris) == 1 else "{" + ",".join(uris) + "}"
 
 
 def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, int, str]:
     """Return the rows of a store, its shard_rows and its sources_id.
 
+    The rows lie where the newest record says: `sources/located.json`, if a source was moved or
+    mended since the store was begun. It is of this machine: remote readers do without.
+
     Raises:
         FormatError: A file is damaged or missing; it is named.
     """
-    record = read_sources_record(paths, files)
-    columns = {name: _read_column(paths, files, record, name) for name in record["columns"]}
-    table = unpack_columns(record, columns)
-    return table, int(record["shard_rows"]), str(record["digest"])
+    first = read_sources_record(paths, files)
+    newest = first
+    if files.cache is None and paths.sources_located.is_file():
+        newest = files.record(paths.sources_located, LARGE_BYTES, _unpack)
+        for key in ("rows", "shard_rows", "label_names"):
+            if newest[key] != first[key]:
+                raise FormatError(
+                    f"{key} must be those of sources.json",
+                    where=str(paths.sources_located),
+                    fix="remove this file, and give --source to the next build",
+                )
+    columns = {name: _read_column(paths, files, newest, name) for name in newest["columns"]}
+    return unpack_columns(newest, columns), int(first["shard_rows"]), str(first["digest"])
+
+
+def recorded_at(paths: StorePaths) -> int:
+    """Return the time in ns at which the rows of a store were last compared with their source."""
+    located = paths.sources_located
+    return (located if located.is_file() else paths.sources_record).stat().st_mtime_ns
 
 
 def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> SourceTable:
@@ -100,9 +126,17 @@ def unpack_columns(record: dict[str, Any], columns: dict[str, NDArray[Any]]) -> 
         keys=keys,
         parts=parts,
         label_names=tuple(record["label_names"]),
+        spelling=_spelling(record, parts),
         key_order=order,
         **{name: columns[name] for name in NUMBERS},
     )
+
+
+def _spelling(record: dict[str, Any], parts: Sequence[Part]) -> str:
+    spelling = record.get("x_source", _plain_spelling(parts))
+    if not isinstance(spelling, str):
+        raise FormatError(f"sources must be spelled as text, got {type(spelling).__name__}")
+    return spelling
 
 
 def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.sources.labels import Label, number_labels
 
 OnError = Literal["fail", "skip"]
+SOURCE_VARIABLE = "VIEWSTORE_SOURCE"  # where the source of a store lies on this machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Part:
     """Where source bytes lie.
 
     Attributes:
-        uri: Absolute path, or "digits".
+        uri: Absolute path, links in it kept, or "digits".
         kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key),
             "pixels" (rows are byte ranges of raw RGB pixels) or "array" (rows are entries of an
             array: pixels, not files).
@@ -47,6 +49,7 @@ class SourceTable:
         height, width: Of the image in pixels, EXIF orientation not applied.
         parts: Where the bytes lie.
         label_names: Name of each label; empty if they have none.
+        spelling: What names the source, as a user would give it anywhere on this machine.
         key_order: The rows in the order of their keys' bytes, as a store keeps them; None where
             the table was scanned.
     """
@@ -61,6 +64,7 @@ class SourceTable:
     width: NDArray[np.uint32]
     parts: tuple[Part, ...]
     label_names: tuple[str, ...] = ()
+    spelling: str = ""
     key_order: NDArray[np.uint64] | None = None
 
 
@@ -99,6 +103,10 @@ class SourceKind:
         spelling: What a user gives for it, as messages list it: "an .npz with images".
         matches: Whether a spelling is one of this kind. It may look at the disk, but reads nothing.
         scan: Fixes the rows.
+        files: Returns the absolute paths of the files that a spelling names, or of its folder, in
+            the order in which rows are numbered.
+        keys: Returns the keys of all rows in their order without reading an image, where each
+            image is a file of its own; None where they are not.
         pixels: Returns the raw pixels of a row, uint8 [H, W] or [H, W, 3], given the uri and the
             entry of a part of kind "array". None: all rows are files, or byte ranges of files.
     """
@@ -106,6 +114,8 @@ class SourceKind:
     spelling: str
     matches: Callable[[str], bool]
     scan: Scan
+    files: Callable[[str], list[str]]
+    keys: Callable[[str], list[str]] | None = None
     pixels: Callable[[str, int], bytes] | None = None
 
 
@@ -128,6 +138,11 @@ def no_source(spec: str, why: str) -> ConfigError:
     return ConfigError(f"source {spec} cannot be used", code="VS104", where=spec, why=why)
 
 
+def one_file(spec: str) -> list[str]:
+    """Return the absolute path of the file or folder `spec`; links are not resolved away."""
+    return [str(Path(spec).absolute())]
+
+
 def first_rows(table: SourceTable, limit: int | None) -> SourceTable:
     """Return the first `limit` rows of a table."""
     if limit is None or limit >= len(table.keys):
@@ -140,7 +155,7 @@ def take_rows(table: SourceTable, rows: NDArray[np.int64]) -> SourceTable:
     names = ("label", "part", "offset", "size", "crc32", "height", "width")
     columns: dict[str, Any] = {name: getattr(table, name)[rows] for name in names}
     keys = tuple(table.keys[row] for row in rows.tolist())
-    return SourceTable(keys=keys, parts=table.parts, label_names=table.label_names, **columns)
+    return replace(table, keys=keys, key_order=None, **columns)
 
 
 def by_key(rows: Iterable[ScannedImage], spec: str) -> list[ScannedImage]:
@@ -167,7 +182,7 @@ def refuse(
             code="VS205",
             where=where,
             why=str(error),
-            fix="mend or remove the file, or leave such images out with --on-error skip",
+            fix="mend the file, or leave such images out with --on-error skip",
         ) from error
     skipped.append((key, str(error)))
 

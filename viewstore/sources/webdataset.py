@@ -56,18 +56,23 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     follows; else at its last one, so that img_0.5.jpg and img_0.6.jpg are two samples.
     """
     scan = _Scan(on_error=on_error)
-    paths = [spec] if Path(spec).is_file() else expand_braces(spec)
-    for path in map(Path, paths):
+    for path in map(Path, tar_files(spec)):
         if not path.is_file():
             raise no_source(str(path), "nothing is there")
         try:
-            _scan_tar(scan, path.resolve())
+            _scan_tar(scan, path)
         except FormatError as error:
             fix = "give an uncompressed ustar of plain files"
             raise error.located(str(path), fix=fix) from error
     table = first_rows(table_of(by_key(scan.rows, spec), tuple(scan.parts), ()), limit)
     notes = (unread_note(scan.unread), scan.labels.note())
     return Source(table, scan.skipped, tuple(note for note in notes if note is not None))
+
+
+def tar_files(spec: str) -> list[str]:
+    """Return the absolute paths of the tars that a path or brace pattern names, in its order."""
+    paths = [spec] if Path(spec).is_file() else expand_braces(spec)
+    return [str(Path(path).absolute()) for path in paths]
 
 
 def _scan_tar(scan: _Scan, path: Path) -> None:
@@ -185,4 +190,4 @@ def _is_tar(spec: str) -> bool:
         return path.suffix.lower() == ".tar" or file.read(BLOCK)[257:262] == b"ustar"
 
 
-KIND = SourceKind(spelling="a WebDataset tar", matches=_is_tar, scan=scan_tars)
+KIND = SourceKind(spelling="a WebDataset tar", matches=_is_tar, scan=scan_tars, files=tar_files)

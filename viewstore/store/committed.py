@@ -71,6 +71,12 @@ def view_sets(paths: StorePaths) -> list[str]:
     return sorted(path.name for path in paths.views.iterdir() if (path / "plan.json").is_file())
 
 
+def known_view_sets(paths: StorePaths) -> list[str]:
+    """Return the names of the view sets that have a plan or that the manifest names."""
+    manifest = read_manifest(paths)
+    return sorted({*view_sets(paths), *(() if manifest is None else manifest.view_sets)})
+
+
 def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
     if not files.exists(paths.manifest):

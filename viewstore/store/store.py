@@ -19,13 +19,16 @@ from viewstore.files.local import LOCAL, Files, is_url, local_path
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
+from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import (
+    committed_shards,
     no_store,
     no_view_set,
     read_manifest,
+    read_plan,
     remote_manifest,
     view_sets,
 )
@@ -63,7 +66,16 @@ class Keys(Sequence[str]):
 class Store:
     """A store: its rows, and its view sets by name."""
 
-    def __init__(self, paths: StorePaths, manifest: Manifest, files: Files = LOCAL) -> None:
+    def __init__(
+        self,
+        paths: StorePaths,
+        manifest: Manifest,
+        files: Files = LOCAL,
+        *,
+        moved_to: str | None = None,
+    ) -> None:
+        """Read the records of a store; `moved_to` is where its source images lie now."""
+        self.moved_to = moved_to
         self.paths = paths
         self.files = files
         self.manifest = manifest
@@ -127,20 +139,52 @@ class Store:
         return tuple(self.table.label_names)
 
     @cached_property
+    def source_table(self) -> SourceTable:
+        """The rows, where their source images lie on this machine.
+
+        Raises:
+            ConfigError: What `open` or the environment names is another source.
+        """
+        place = self.moved_to or moved_source()
+        return self.table if place is None else located(self.table, place)
+
+    @cached_property
     def source(self) -> SourceReader:
         """Reads the source images; raises on use if they cannot be reached."""
-        return SourceReader(self.table)
+        return SourceReader(self.source_table)
 
     @cached_property
     def view_sets(self) -> Mapping[str, ViewSet]:
-        """The view sets of the newest manifest by name."""
+        """The view sets of the newest manifest by name, without those that are `gone`."""
         return {
             name: ViewSet(self.paths.view_set(name), entry, self.files)
             for name, entry in self.manifest.view_sets.items()
+            if name not in self.gone
         }
 
+    @cached_property
+    def gone(self) -> tuple[str, ...]:
+        """Names of view sets that the manifest names and whose folder is gone from this disk."""
+        names = () if self.remote else tuple(self.manifest.view_sets)
+        return tuple(
+            name for name in names if not self.files.exists(self.paths.view_set(name).plan)
+        )
+
     def view_set(self, name: str) -> ViewSet:
-        """Return a view set by name. Raises ConfigError naming the nearest."""
+        """Return a view set by name.
+
+        Raises:
+            ConfigError: There is none; the nearest is named.
+            FormatError: It is gone from disk.
+        """
+        if name in self.gone:
+            raise FormatError(
+                f"view set {name!r} is gone from disk",
+                code="VS203",
+                where=str(self.paths.view_set(name).root),
+                why="the manifest names it",
+                fix=f"build it again, or take it out: viewstore rm {self.location} {name}",
+            )
         if name not in self.view_sets:
             fix = f"viewstore inspect {self.location}"
             raise no_view_set(name, self.view_sets, self.location, fix=fix)
@@ -152,7 +196,11 @@ class Store:
 
 
 def open_store(
-    path: str | Path, *, cache: CacheSettings | None = None, retry: Retry | None = None
+    path: str | Path,
+    *,
+    cache: CacheSettings | None = None,
+    retry: Retry | None = None,
+    source: str | Path | None = None,
 ) -> Store:
     """Return the store at `path`, its records checked.
 
@@ -160,44 +208,71 @@ def open_store(
         path: A folder, or a URL: s3://, gs://, az://, http(s)://, or what fsspec knows.
         cache: Directory and size of the cache of downloads; None: as the environment says.
         retry: How often and how long remote reads are tried.
+        source: Where the source images lie now, if they were moved. Names and sizes are compared
+            here, the CRC of each image when it is read. None: where VIEWSTORE_SOURCE says, or
+            where they were.
 
     Raises:
-        ConfigError: There is no store at `path`, or no build in it has ended yet.
+        ConfigError: There is no store at `path`, or no build in it has ended yet; or `source` is
+            another one than the store was begun with.
         FormatError: A record is damaged or of another format version.
         RemoteError: The remote store did not answer.
         UnavailableError: The package that reads such URLs is not installed.
     """
+    moved_to = None if source is None else str(source)
     if is_url(path):
-        return _open_remote(str(path), cache or CacheSettings.from_environment(), retry or Retry())
+        cache = cache or CacheSettings.from_environment()
+        store = _open_remote(str(path), cache, retry or Retry(), moved_to)
+    else:
+        store = _open_here(path, moved_to)
+    if moved_to is not None:
+        store.source_table  # noqa: B018  # compared now
+    return store
+
+
+def _open_here(path: str | Path, moved_to: str | None) -> Store:
     paths = StorePaths(local_path(path))
     if not paths.root.is_dir():
         raise no_store(
             path,
             why="the folder does not exist" if not paths.root.exists() else "it is not a folder",
-            fix=f"viewstore build --generator w-search --out {path}",
+            fix=f"viewstore build --generator w-search --out {path}"
+            if not paths.root.exists()
+            else STORE_FOLDER,
         )
     manifest = read_manifest(paths)
     if manifest is None:
-        unfinished = bool(view_sets(paths))
+        why, fix = _unfinished(paths)
         raise ConfigError(
-            f"{path} has no manifest.json",
-            code="VS202",
-            where=str(path),
-            why="its build has not ended yet" if unfinished else "it is not a store",
-            fix="run the same build command again"
-            if unfinished
-            else f"viewstore build --generator w-search --out {path}",
+            f"{path} has no manifest.json", code="VS202", where=str(path), why=why, fix=fix
         )
-    return Store(paths, manifest)
+    return Store(paths, manifest, moved_to=moved_to)
 
 
-def _open_remote(url: str, cache: CacheSettings, retry: Retry) -> Store:
+def _unfinished(paths: StorePaths) -> tuple[str, str]:
+    """Return why a folder has no manifest, and what to do."""
+    names = view_sets(paths)
+    if not names:
+        begun = paths.sources_record.is_file()
+        return ("its build has not ended yet", AGAIN) if begun else ("it is no store", STORE_FOLDER)
+    for name in names:
+        view_set = paths.view_set(name)
+        if len(committed_shards(view_set)) == read_plan(view_set).shards:
+            return f"all shards of {name} are built, in slices", f"viewstore finalise {paths.root}"
+    return "its build has not ended yet", AGAIN
+
+
+AGAIN = "run the same build command again"
+STORE_FOLDER = "give the folder that --out named when the store was built"
+
+
+def _open_remote(url: str, cache: CacheSettings, retry: Retry, moved_to: str | None) -> Store:
     files = RemoteFiles(url, cache=cache, retry=retry)
     paths = StorePaths(Path())
     manifest = remote_manifest(paths, files)
     while True:
         try:
-            store = Store(paths, manifest, files)
+            store = Store(paths, manifest, files, moved_to=moved_to)
             for view_set in store.view_sets.values():
                 view_set.index  # noqa: B018  # a finalise that just ran shows here
             return store

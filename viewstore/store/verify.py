@@ -22,6 +22,7 @@ from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
+    known_view_sets,
     last_generation,
     no_view_set,
     read_commit,
@@ -42,7 +43,8 @@ class Fault:
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "orphan", "unpublished" (committed, but no manifest names it), "parent".
+            "record", "orphan", "parent", "unpublished" (committed, but no manifest names it), or
+            "gone" (the manifest names it, its folder has no plan).
     """
 
     view_set: str
@@ -66,7 +68,7 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
         only: A view set, or None for all.
     """
     paths = StorePaths(root)
-    if only is not None and only not in view_sets(paths):
+    if only is not None and not _is_known(paths, only):
         raise no_view_set(only, view_sets(paths), root)
     manifest = yield from _records(paths)
     for name in view_sets(paths):
@@ -75,8 +77,15 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
             yield from _view_set(paths.view_set(name), name, entry, level)
     if manifest is not None:
         for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
-            path = paths.view_set(name).plan
-            yield _fault(name, None, "plan", path, "the manifest names it, it has no plan")
+            what = f"its plan is gone from disk: build it again, or viewstore rm {root} {name}"
+            if only in (None, name):
+                yield _fault(name, None, "gone", paths.view_set(name).plan, what)
+
+
+def _is_known(paths: StorePaths, name: str) -> bool:
+    with contextlib.suppress(FormatError):  # a damaged manifest is a fault of its own
+        return name in known_view_sets(paths)
+    return name in view_sets(paths)
 
 
 def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:

@@ -62,18 +62,22 @@ def test_a_second_run_builds_nothing(tmp_path: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "key"),
+    ("changes", "said"),
     [
-        ({"seed": 5}, "seed"),
-        ({"codec": "png"}, "codec.name"),
-        ({"settings": {"views": 3, "height": 16, "width": 16}}, "generator.args.views"),
+        ({"seed": 5}, "other settings: seed was 0, is 5$"),
+        ({"codec": "png"}, "other settings: codec was raw, is png$"),
+        ({"settings": {"views": 3}}, "other settings: views was 2, is 3$"),
+        ({"settings": {"height": 20, "width": 20}}, "other settings: size was 16, is 20$"),
+        ({"settings": {"filter": "linear"}}, "other settings: filter was area, is linear$"),
+        ({"generator": "moco", "view_set": "simclr"}, "generator was simclr, is moco$"),
+        ({"shard_rows": 4}, "other settings: shard_rows was 8, is 4$"),
     ],
 )
-def test_another_plan_is_refused_and_names_its_keys(
-    tmp_path: Path, source: str, changes: dict[str, object], key: str
+def test_another_plan_is_refused_in_the_words_of_the_user(
+    tmp_path: Path, source: str, changes: dict[str, object], said: str
 ) -> None:
     build_small(tmp_path / "s", source)
-    with pytest.raises(ConfigError, match=key) as caught:
+    with pytest.raises(ConfigError, match=said) as caught:
         build_small(tmp_path / "s", source, **changes)
     assert caught.value.code == "VS103"
     assert list(verify(tmp_path / "s")) == []

@@ -78,8 +78,11 @@ def test_a_limit_alone_takes_the_source_of_the_store(tmp_path: Path, source: str
     build_small(tmp_path / "s", source, limit=10)
     again = build_small(tmp_path / "s", None, limit=10, view_set="second")
     assert (again.plan.rows, again.manifest is not None) == (10, True)
-    with pytest.raises(ConfigError, match="begun with another source"):
+    with pytest.raises(ConfigError, match="other settings: limit was 10, is 12"):
         build_small(tmp_path / "s", None, limit=12, view_set="third")
+    with pytest.raises(ConfigError, match="other settings: limit was 10, is 5"):
+        build_small(tmp_path / "s", source, limit=5, view_set="third")
+    assert build_small(tmp_path / "s", source, view_set="third").plan.rows == 10
 
 
 def test_a_limit_alone_takes_all_tars_of_the_store(tmp_path: Path) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shutil
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 
@@ -80,8 +85,59 @@ def test_a_copy_that_does_not_fit_leaves_nothing(
     monkeypatch.setattr(os, "link", refusing(errno.EPERM))
     monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space"):
-        disk.link(tmp_path / "source", tmp_path / "target")
+        disk.link(tmp_path / "source", tmp_path / "target", scratch=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "turn"),
+    [(shutil, "copyfileobj", 1), (os, "fchmod", 2), (os, "fsync", 2), (os, "rename", 1)],
+)
+def test_a_kill_leaves_no_torn_record_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, turn: int
+) -> None:
+    """The process dies in one of the calls that copy the record and name the copy."""
+    scratch, target = tmp_path / "tmp", tmp_path / "record"
+    scratch.mkdir()
+    monkeypatch.setattr(os, "link", refusing(errno.EPERM))
+    child = os.fork()
+    if child == 0:
+        real, calls = getattr(module, call), itertools.count(1)
+
+        def killed(*arguments: Any) -> Any:  # noqa: ANN401
+            if next(calls) == turn:
+                if call == "copyfileobj":
+                    arguments[1].write(b"a r")
+                    arguments[1].flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments)
+
+        monkeypatch.setattr(module, call, killed)
+        disk.put_if_absent(target, b"a record", scratch=scratch)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not target.exists()
+    assert disk.put_if_absent(target, b"a record", scratch=scratch)
+    assert target.read_bytes() == b"a record"
+
+
+def test_one_of_many_gets_a_name_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setattr(os, "link", refusing(errno.ENOTSUP))
+    for turn in range(20):
+        path = tmp_path / f"record{turn}"
+        texts = [bytes([65 + each]) * 100 for each in range(8)]
+
+        def put(data: bytes, path: Path = path) -> bool:
+            return disk.put_if_absent(path, data, scratch=scratch)
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(put, texts))
+        assert won.count(True) == 1
+        assert path.read_bytes() == texts[won.index(True)]
 
 
 def test_another_failure_of_a_link_is_not_hidden(
@@ -90,7 +146,7 @@ def test_another_failure_of_a_link_is_not_hidden(
     (tmp_path / "source").write_bytes(b"first")
     monkeypatch.setattr(os, "link", refusing(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
-        disk.link(tmp_path / "source", tmp_path / "target")
+        disk.link(tmp_path / "source", tmp_path / "target", scratch=tmp_path)
 
 
 def test_a_store_can_live_where_there_are_no_hard_links(

@@ -1,0 +1,168 @@
+"""What a build refuses, it refuses before anything is written; and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import viewstore
+from tests.viewstore.commands import invoke, run
+from tests.viewstore.small_stores import ROWS, build_small, write_npz
+from viewstore.build import finalise as finalising
+from viewstore.build.finalise import finalise
+from viewstore.build.rehearsal import rehearse
+from viewstore.build.run import BuildRequest, build
+from viewstore.errors import ConfigError, StoppedError
+from viewstore.format.paths import StorePaths
+from viewstore.progress import Silent
+from viewstore.store.verify import verify
+
+
+def test_a_source_that_the_packaged_generator_cannot_show_leaves_no_store(tmp_path: Path) -> None:
+    request = BuildRequest(
+        generator="w-search", out=tmp_path / "s", source=write_npz(tmp_path / "i.npz"), workers=1
+    )
+    with pytest.raises(ConfigError, match="makes images of 1 channel") as caught:
+        build(request)
+    assert caught.value.why is not None
+    assert "packaged" in caught.value.why
+    assert caught.value.fix is not None
+    assert "--gan" in caught.value.fix
+    assert "viewstore gan train" in caught.value.fix
+    assert not (tmp_path / "s").exists()
+
+
+def test_views_that_are_too_large_leave_no_store(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ConfigError):
+        build_small(
+            tmp_path / "s",
+            source,
+            settings={"views": 100, "height": 16384, "width": 16384},
+            codec="raw",
+        )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("kind", ["empty", "filled"])
+def test_nobody_is_told_to_build_into_a_folder_of_something_else(tmp_path: Path, kind: str) -> None:
+    if kind == "filled":
+        (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError) as caught:
+        viewstore.open(tmp_path)
+    assert caught.value.fix == "give the folder that --out named when the store was built"
+
+
+def test_the_last_slice_names_finalise(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "s"
+    arguments = ("build", "--generator", "simclr", "--source", source, "--out", store)
+    arguments += ("--size", "16", "--shard-rows", "8", "-j", "1")
+    first = run(capsys, *arguments, "--shard", "0/2")[1]
+    assert f"not complete yet: viewstore status {store}" in first
+    assert "finalise" not in run(capsys, "status", store)[1]
+    last = run(capsys, *arguments, "--shard", "1/2")[1]
+    assert f"all slices are built: viewstore finalise {store}" in last
+    assert f"all of simclr is built: viewstore finalise {store}" in run(capsys, "status", store)[1]
+    assert f"fix:   viewstore finalise {store}" in run(capsys, "inspect", store)[2]
+    answer = json.loads(run(capsys, "status", store, "--json")[1])
+    assert answer["result"]["unpublished"] == ["simclr"]
+    assert invoke("finalise", store).exit_code == 0
+    assert "finalise" not in run(capsys, "status", store)[1]
+
+
+def test_a_finalise_reads_no_pack_of_a_view_set_that_is_unchanged(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_small(tmp_path / "s", source)
+    packs = []
+    real = finalising.unpack_params
+    monkeypatch.setattr(
+        finalising, "unpack_params", lambda *facts: packs.append(len(facts)) or real(*facts)
+    )
+    before = finalise(tmp_path / "s")
+    assert packs == []
+    build_small(tmp_path / "s", source, view_set="second")
+    assert len(packs) == 3  # of its own shards
+    for name in ("index.json", "stats.json", "params.zarr/status/c/1/0", "index/members.npy"):
+        path = tmp_path / "s" / "views" / "simclr" / name
+        path.unlink()
+        finalise(tmp_path / "s")
+        assert path.is_file()
+    path = tmp_path / "s" / "views" / "simclr" / "stats.json"
+    path.write_bytes(path.read_bytes()[::-1])
+    after = finalise(tmp_path / "s")
+    assert after.view_sets["simclr"] == before.view_sets["simclr"]
+    assert list(verify(tmp_path / "s")) == []
+
+
+class Stopping(Silent):
+    """Stops a build at its first sample."""
+
+    def advance(self, count: int = 1, **facts: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_dry_run_that_is_stopped_says_that_it_keeps_nothing(tmp_path: Path, source: str) -> None:
+    request = BuildRequest(
+        generator="simclr", out=tmp_path / "s", source=source, workers=1, grace_seconds=0
+    )
+    with pytest.raises(StoppedError) as caught:
+        rehearse(request, 8, Stopping())
+    said = f"{caught.value} {caught.value.why} {caught.value.fix}"
+    assert "keeps nothing" in said
+    assert "committed" not in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_reports_the_rows_of_the_build(tmp_path: Path, source: str) -> None:
+    large = {"settings": {"views": 2, "height": 600, "width": 600}, "codec": "jpg"}
+    request = BuildRequest(
+        generator="simclr", out=tmp_path / "s", source=source, limit=18, workers=1, **large
+    )
+    found = rehearse(request, 3)
+    built = build(request)
+    assert (found.plan.rows, found.plan.shard_rows) == (built.plan.rows, built.plan.shard_rows)
+    assert rehearse(request, 3).left == 0
+    limit_alone = BuildRequest(generator="simclr", out=tmp_path / "s", limit=18, workers=1)
+    assert rehearse(limit_alone, 3).plan.rows == 18
+
+
+def test_a_build_leaves_the_threads_of_its_caller_alone(tmp_path: Path, source: str) -> None:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(3)
+    torch.set_num_threads(3)
+    try:
+        build_small(tmp_path / "s", source)
+        build(BuildRequest(generator="recon", out=tmp_path / "t", limit=2, workers=1))
+        assert (cv2.getNumThreads(), torch.get_num_threads()) == (3, 3)
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+
+
+def test_rows_are_read_once_for_a_build_and_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    from viewstore.build import run as running
+
+    real = running.open_source
+    monkeypatch.setattr(
+        running, "open_source", lambda *spec, **how: opened.append(spec) or real(*spec, **how)
+    )
+    request = BuildRequest(
+        generator="w-perturb", out=tmp_path / "s", limit=2, settings={"views": 1}, workers=1
+    )
+    assert build(request).parent is not None
+    assert opened == [("digits",)]
+    assert np.all(viewstore.open(tmp_path / "s").labels[:2] >= 0)
+    assert ROWS
+    assert StorePaths(tmp_path / "s").sources_record.is_file()

@@ -1,0 +1,61 @@
+"""What differs between two plans of a view set, in the words in which a user gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from viewstore.format.plan import Plan
+from viewstore.format.records import canonical
+
+# What follows from the settings, and would only repeat them.
+DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id", "ops", "codec")
+
+
+def plan_differences(stored: Plan, wanted: Plan) -> list[str]:
+    """Return sentences such as "views was 4, is 6"; at least one where two plans differ.
+
+    What a user set comes first; what follows from it is left out.
+    """
+    return _of_settings(stored, wanted) or _of_plans(stored.to_json(), wanted.to_json(), "")
+
+
+def _of_settings(stored: Plan, wanted: Plan) -> list[str]:
+    before, after = _settings(stored), _settings(wanted)
+    if before["generator"] != after["generator"]:
+        return [_was("generator", before["generator"], after["generator"])]
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [_was(key, before.get(key), after.get(key)) for key in keys]
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """Return what decides a plan, by the names that options and --set have."""
+    size = (plan.height, plan.width)
+    args = {
+        name: value
+        for name, value in plan.generator["args"].items()
+        if name not in ("views", "height", "width")
+    }
+    return {
+        "generator": plan.generator["name"],
+        "views": plan.views,
+        "size": size[0] if size[0] == size[1] else size,
+        "codec": plan.codec["name"],
+        "seed": plan.seed,
+        **{f"the file of {each.role}": f"{each.name} ({each.sha256[:8]})" for each in plan.weights},
+        **args,
+    }
+
+
+def _was(name: str, before: object, after: object) -> str:
+    said = ("not given" if value is None else value for value in (before, after))
+    return "{} was {}, is {}".format(name, *said)
+
+
+def _of_plans(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
+    """Return what differs in two plans of equal settings: versions, and the parent."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = [key for key in sorted({*first, *second}) if path or key not in DERIVED[:-1]]
+        parts = [_of_plans(first.get(k), second.get(k), f"{path} {k}".strip()) for k in keys]
+        return [said for part in parts for said in part]
+    return [] if canonical(first) == canonical(second) else [_was(path, first, second)]
