@@ -14,6 +14,7 @@ import numpy as np
 from viewstore.errors import ConfigError
 from viewstore.loaders.assemble import assemble
 from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.cut import check_found_rank
 from viewstore.loaders.plan.slots import Slot
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
@@ -116,6 +117,7 @@ class ViewLoader:
         for _ in range(self._step, self._cut.steps):
             if move != self._moves:
                 raise ConfigError("loader was moved while it was iterated; begin a new loop")
+            self._check_usable()
             began = time.perf_counter()
             away = began - delivered_at if delivered_at else 0.0
             batch = self._run.stream.next(self._epoch, self._step)
@@ -269,6 +271,8 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
+        if self._settings.rank is None:
+            check_found_rank(self._cut.rank, self._cut.world_size)
 
 
 # What help() and editors show: the settings with their defaults, which are written once.

@@ -11,7 +11,7 @@ from viewstore.errors import ConfigError
 from viewstore.files.blob_cache import FileSettings
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Views
-from viewstore.loaders.plan.cut import find_rank
+from viewstore.loaders.plan.cut import check_found_rank, find_rank
 from viewstore.loaders.settings import LoaderSettings
 from viewstore.store.store import Store, open_store
 
@@ -32,12 +32,18 @@ class Recipe:
         self._stores = list(store) if isinstance(store, Sequence) else [store]
         self._views = views
         self._settings = replace(settings, rank=rank, world_size=world_size)
+        self._found_rank = (rank, world_size) if settings.rank is None else None
         self._pid = os.getpid()
         self._loader: ViewLoader | None = None
 
     @property
     def loader(self) -> ViewLoader:
-        """The loader of this process, made at its first use."""
+        """The loader of this process, made at its first use.
+
+        Raises:
+            ConfigError: torch.distributed was set up since with another rank than was found.
+        """
+        self._check_rank()
         if self._loader is None or self._pid != os.getpid():
             self._loader, self._pid = self.make(), os.getpid()
         return self._loader
@@ -48,7 +54,12 @@ class Recipe:
         settings: dict[str, Any] = vars(replace(self._settings, **changes))
         return ViewLoader(stores, self._views, **settings)
 
+    def _check_rank(self) -> None:
+        if self._found_rank is not None:
+            check_found_rank(*self._found_rank)
+
     def __getstate__(self) -> dict[str, Any]:
+        self._check_rank()  # a spawned worker process will not know
         locations = [(s.location, _file_settings(s), s.store_id) for s in self._stores]
         return {**self.__dict__, "_stores": locations, "_loader": None}
 
