@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.records import digest_of
+from viewstore.images.policies import output_size
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
 from viewstore.loaders.plan.slots import Slot
@@ -85,10 +86,18 @@ def open_feed(
 
 
 def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Online]:
-    """Return the views with `size` for the online ones; cached views have the size they have."""
+    """Return the views with `size` for the online ones, local crops with their share of it.
+
+    Cached views have the size they have.
+    """
     if size is None:
         return views
-    return [replace(view, size=size) if isinstance(view, Online) else view for view in views]
+    return [
+        replace(view, size=output_size(view.policy, size, size)[0])
+        if isinstance(view, Online)
+        else view
+        for view in views
+    ]
 
 
 def _check_slot(slot: Slot) -> None:

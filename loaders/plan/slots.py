@@ -17,6 +17,7 @@ from viewstore.images.policies import ViewPolicy, as_policies, output_size
 from viewstore.images.resize import Filter
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
 from viewstore.loaders.plan.mixed import ViewSetGroup
+from viewstore.loaders.plan.pairs import check_pairs
 from viewstore.loaders.plan.schedule import Pick, check_count
 from viewstore.store.store import Store, newest_round
 
@@ -141,7 +142,8 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
     """Return the slots of `views` against a store, cached ones by view set.
 
     Raises:
-        ConfigError: No views, an unknown view set, or more slots than a view set has views.
+        ConfigError: No views, an unknown view set, more slots than a view set has views, or views
+            beside views that they were made from, but of other numbers.
     """
     if not views:
         raise ConfigError("views must name at least one view")
@@ -157,6 +159,7 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
             within = base if isinstance(view, Online) else _stored_size(view, store)
             rendered[slot] = _rendered(slot, policy, use, view, within)
     cached = _cached_slots(slots, rendered, store) + _mixed_slots(slots, rendered, store)
+    check_pairs(cached, store)
     online = [rendered[slot] for slot, view in slots if isinstance(view, Online)]
     return cached, online
 
@@ -270,10 +273,12 @@ def _stored_size(view: Cached | Mix, store: Store) -> tuple[int, int]:
 
 
 def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int, int]:
-    """Return the size of online views that have none of their own."""
+    """Return the size of online views that have none of their own: of global ones."""
     for _, view in slots:
         if not isinstance(view, Online):
-            return _stored_size(view, store)
+            group = _group(view, store)
+            if group.roles != ("local",):
+                return group.height, group.width
     height, width = store.table.height, store.table.width
     small = max(height.max(), width.max()) <= SMALL_PIXELS
     if small and (height == height[0]).all() and (width == width[0]).all():
