@@ -86,6 +86,11 @@ class ViewLoader:
         """Role of each slot's views."""
         return tuple(slot.role for slot in self._slots)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch over all ranks: those that a filter selects and that can be shown."""
+        return self._cut.num_rows
+
     def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of the store of each entry of batch.index, and its row there; [B]."""
         import torch
@@ -202,6 +207,8 @@ class ViewLoader:
         did between them, `wait_share` the share of both that was waiting. `samples`, `bytes` (of
         pixels) and `corrupt_samples` count what was delivered. `displacement` is the mean distance
         of a row from its position without shuffling, as a share of the epoch; 1/3 is ideal.
+        `left_out` counts the rows that no epoch has, for every view of theirs failed, or their
+        source image was unreadable, when the store was built.
 
         For remote stores `cache_hits` counts the shards that were opened from the cache,
         `cache_misses` those that were downloaded, `fetched_bytes` the bytes of all files: since
@@ -215,6 +222,7 @@ class ViewLoader:
             **self._traffic(),
             "threads": self._assembly.threads,
             "prefetch": self._run.prefetch,
+            "left_out": sum(each.left_out for each in self._assembly.stores),
             "displacement": float(moved.mean() / self._cut.num_rows),
         }
 

@@ -53,7 +53,9 @@ class Cut:
         if self.steps == 0:
             raise ConfigError(
                 f"batch_size must be at most the {self.num_rows} rows of an epoch where the "
-                f"tail is dropped, got {self.global_batch}; or pass tail='pad'"
+                f"tail is dropped, got {self.global_batch}",
+                where="batch_size",
+                fix="give a smaller one, or pass tail='pad'",
             )
 
     @property

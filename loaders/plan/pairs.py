@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.plan.slots import CachedSlots
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-
-if TYPE_CHECKING:
-    from viewstore.loaders.plan.slots import CachedSlots
 
 
 def check_pairs(cached: Sequence[CachedSlots], store: Store) -> None:

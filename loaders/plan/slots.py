@@ -17,7 +17,6 @@ from viewstore.images.policies import ViewPolicy, as_policies, output_size
 from viewstore.images.resize import Filter
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
 from viewstore.loaders.plan.mixed import ViewSetGroup
-from viewstore.loaders.plan.pairs import check_pairs
 from viewstore.loaders.plan.schedule import Pick, check_count
 from viewstore.store.store import Store, newest_round
 
@@ -142,8 +141,7 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
     """Return the slots of `views` against a store, cached ones by view set.
 
     Raises:
-        ConfigError: No views, an unknown view set, more slots than a view set has views, or views
-            beside views that they were made from, but of other numbers.
+        ConfigError: No views, an unknown view set, or more slots than a view set has views.
     """
     if not views:
         raise ConfigError("views must name at least one view")
@@ -159,7 +157,6 @@ def resolve(views: Views, store: Store) -> tuple[list[CachedSlots], list[OnlineS
             within = base if isinstance(view, Online) else _stored_size(view, store)
             rendered[slot] = _rendered(slot, policy, use, view, within)
     cached = _cached_slots(slots, rendered, store) + _mixed_slots(slots, rendered, store)
-    check_pairs(cached, store)
     online = [rendered[slot] for slot, view in slots if isinstance(view, Online)]
     return cached, online
 
@@ -298,6 +295,6 @@ def views_digest(
     return hashlib.sha256(canonical(found)).hexdigest()[:DIGEST_DIGITS]
 
 
-def _identity(group: ViewSetGroup) -> str | list[Any]:
-    plans = [each.plan.id for each in group.view_sets]
-    return [plans, list(group.weights), group.balanced] if group.mixed else plans[0]
+def _identity(group: ViewSetGroup) -> list[Any]:
+    shown = [[each.plan.id, each.index.root] for each in group.view_sets]
+    return [shown, list(group.weights), group.balanced] if group.mixed else shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.loaders.stores import SHARD_ROWS
+from tests.loaders.stores import SHARD_ROWS, digits_store
+from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError
 from viewstore.loaders import ViewDataset, ViewIterableDataset, ViewLoader, keep_batch, tuple_of
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
@@ -294,6 +296,21 @@ def test_the_rank_is_found_where_the_dataset_is_made(
         dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn"
     )
     assert [len(batch) for batch in loader] == [4] * STEPS
+
+
+def test_workers_find_the_store_that_the_dataset_was_made_of(copy: Store) -> None:
+    """Another view set changes nothing; other bytes of those that are shown are refused."""
+    dataset = iterable(copy)
+    first = digests(dataset)
+    travelled = pickle.dumps(iterable(copy))
+    settings = {"height": 4, "width": 4, "views": 1}
+    more = {"out": copy.root, "view_set": "more", "settings": settings, "workers": 1}
+    build(BuildRequest(generator="simclr", **more))
+    assert digests(pickle.loads(travelled)) == first
+    shutil.rmtree(copy.root)
+    digits_store(copy.root, seed=6)
+    with pytest.raises(ConfigError, match="digits was changed while it was read"):
+        next(iter(pickle.loads(travelled)))
 
 
 def test_a_rank_that_is_known_too_late_is_an_error(digits: Store) -> None:
