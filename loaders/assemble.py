@@ -20,7 +20,7 @@ from viewstore.loaders.plan.cut import Cut, find_rank
 from viewstore.loaders.plan.order import Order
 from viewstore.loaders.plan.rows import SeveralRows, check_rates, rows_per_epoch, store_seed
 from viewstore.loaders.plan.slots import Slot, merged_slots, views_digest
-from viewstore.loaders.plan.state import State, rows_digest, stores_digest
+from viewstore.loaders.plan.state import State, rows_digest, rows_id, stores_digest
 from viewstore.loaders.read.memory import MEMORY_SHARE, keep_resident, machine_bytes
 from viewstore.loaders.read.ranged import ranged_shards
 from viewstore.loaders.read.set_reader import ViewSetReader
@@ -132,7 +132,9 @@ class Assembly:
     def _start(self, order: Order) -> State:
         """Return the state of a loader at the start of epoch 0."""
         return State(
-            store=stores_digest([each.store.store_id for each in self.stores]),
+            store=stores_digest(
+                [rows_id(each.store.table, each.store.shard_rows) for each in self.stores]
+            ),
             order=order.name,
             seed=order.seed,
             epoch=0,

@@ -14,6 +14,7 @@ import numpy as np
 from viewstore.errors import ConfigError
 from viewstore.loaders.assemble import assemble
 from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.cut import check_found_rank
 from viewstore.loaders.plan.slots import Slot
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
@@ -85,6 +86,11 @@ class ViewLoader:
         """Role of each slot's views."""
         return tuple(slot.role for slot in self._slots)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch over all ranks: those that a filter selects and that can be shown."""
+        return self._cut.num_rows
+
     def store_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of the store of each entry of batch.index, and its row there; [B]."""
         import torch
@@ -116,6 +122,7 @@ class ViewLoader:
         for _ in range(self._step, self._cut.steps):
             if move != self._moves:
                 raise ConfigError("loader was moved while it was iterated; begin a new loop")
+            self._check_usable()
             began = time.perf_counter()
             away = began - delivered_at if delivered_at else 0.0
             batch = self._run.stream.next(self._epoch, self._step)
@@ -200,6 +207,8 @@ class ViewLoader:
         did between them, `wait_share` the share of both that was waiting. `samples`, `bytes` (of
         pixels) and `corrupt_samples` count what was delivered. `displacement` is the mean distance
         of a row from its position without shuffling, as a share of the epoch; 1/3 is ideal.
+        `left_out` counts the rows that no epoch has, for every view of theirs failed, or their
+        source image was unreadable, when the store was built.
 
         For remote stores `cache_hits` counts the shards that were opened from the cache,
         `cache_misses` those that were downloaded, `fetched_bytes` the bytes of all files: since
@@ -213,6 +222,7 @@ class ViewLoader:
             **self._traffic(),
             "threads": self._assembly.threads,
             "prefetch": self._run.prefetch,
+            "left_out": sum(each.left_out for each in self._assembly.stores),
             "displacement": float(moved.mean() / self._cut.num_rows),
         }
 
@@ -269,6 +279,8 @@ class ViewLoader:
                 "loader was made in another process: its threads are not in this one; "
                 "make the loader after the fork"
             )
+        if self._settings.rank is None:
+            check_found_rank(self._cut.rank, self._cut.world_size)
 
 
 # What help() and editors show: the settings with their defaults, which are written once.

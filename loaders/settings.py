@@ -47,7 +47,8 @@ class LoaderSettings:
             are stored, eight times as many, each eight in one block of memory.
         verify: Check CRCs, of source images too, at the "first" touch, "always", or "off".
         missing: Views that were not made: "raise", "fallback" (show what is stored) or
-            "resample" (another view of the sample).
+            "resample" (another view of the sample). Samples of which every view failed are left
+            out whatever it is.
         tail: A short last step: "drop", "pad" or "keep" (evaluation).
         on_corrupt: "raise" at the batch of a damaged sample, or "quarantine" it: its views
             are black, it is not valid, and stats() counts it.

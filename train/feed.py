@@ -10,10 +10,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.format.records import digest_of
+from viewstore.images.policies import output_size
+from viewstore.loaders.batches.maker import OnCorrupt
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
+from viewstore.loaders.plan.schedule import NOT_MADE_FIX, Missing
 from viewstore.loaders.plan.slots import Slot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
@@ -51,44 +54,86 @@ def training_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
 
 @contextmanager
 def open_feed(
-    store: Store, config: PretrainConfig, *, num_threads: int | None = None
+    store: Store,
+    config: PretrainConfig,
+    *,
+    num_threads: int | None = None,
+    where: str | None = None,
+    missing: Missing = "raise",
+    on_corrupt: OnCorrupt = "raise",
 ) -> Iterator[Feed]:
     """Give the views of a run to a block; nothing is read until the loader is asked.
 
+    `num_threads`, `where`, `missing` and `on_corrupt` are those of LoaderSettings.
+
     Raises:
-        ConfigError: A view is unknown, or the views are not what the strategy wants.
+        ConfigError: A view is unknown, there are fewer samples than a batch has, or the views are
+            not what the strategy wants.
+        FormatError: In the block: a view is damaged, or was not made where `missing` is "raise".
     """
     rows = training_rows(store.num_samples, config.holdout)
-    loader = ViewLoader(
-        store,
-        views=_sized(parse_views(",".join(config.views), list(store.view_sets)), config.size),
-        # A larger one is refused by check_views, after what it says of the views.
-        batch_size=min(config.batch_size, len(rows)),
-        seed=config.seed,
-        # A filter is part of the loader's state: without holdout there is none.
-        rows=None if config.holdout is None else rows,
-        num_threads=num_threads,
-    )
-    with loader:
-        for slot in loader.slots:
-            _check_slot(slot)
-        check_views(config, loader.roles, len(rows))
-        yield Feed(
-            loader=loader,
-            roles=loader.roles,
-            epoch_steps=len(loader),
-            size=max(slot.height for slot in loader.slots),
-            # Of the first view that has one: what distances will be calibrated with.
-            policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
-            store_id=store.store_id,
+    with _advice(store):
+        loader = ViewLoader(
+            store,
+            views=_sized(parse_views(",".join(config.views), list(store.view_sets)), config.size),
+            # A larger one is refused by check_views, after what it says of the views.
+            batch_size=min(config.batch_size, len(rows)),
+            seed=config.seed,
+            # A filter is part of the loader's state: without holdout there is none.
+            rows=None if config.holdout is None else rows,
+            num_threads=num_threads,
+            where=where,
+            missing=missing,
+            on_corrupt=on_corrupt,
         )
+        with loader:
+            for slot in loader.slots:
+                _check_slot(slot)
+            check_views(config, loader.roles, loader.num_rows)
+            state = loader.state_dict()
+            yield Feed(
+                loader=loader,
+                roles=loader.roles,
+                epoch_steps=len(loader),
+                size=max(slot.height for slot in loader.slots),
+                # Of the first view that has one: what distances will be calibrated with.
+                policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
+                store_id=store.store_id,
+                shown_id=state["store"] + state["views"],
+            )
+
+
+@contextmanager
+def _advice(store: Store) -> Iterator[None]:
+    """Have errors of the loader in a block advise what whoever trains can do, not its arguments."""
+    try:
+        yield
+    except FormatError as error:
+        if error.fix != NOT_MADE_FIX:
+            raise
+        mend = f"viewstore verify {store.location} --repair --failed"
+        raise FormatError(
+            str(error), code=error.code, where=error.where, why=error.why, fix=mend
+        ) from error
+    except ConfigError as error:
+        if error.where != "batch_size":
+            raise
+        raise ConfigError(str(error), fix="give a smaller --batch-size") from error
 
 
 def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Online]:
-    """Return the views with `size` for the online ones; cached views have the size they have."""
+    """Return the views with `size` for the online ones, local crops with their share of it.
+
+    Cached views have the size they have.
+    """
     if size is None:
         return views
-    return [replace(view, size=size) if isinstance(view, Online) else view for view in views]
+    return [
+        replace(view, size=output_size(view.policy, size, size)[0])
+        if isinstance(view, Online)
+        else view
+        for view in views
+    ]
 
 
 def _check_slot(slot: Slot) -> None:

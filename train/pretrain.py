@@ -61,7 +61,9 @@ class Feed:
         epoch_steps: Number of steps of an epoch.
         size: Side of the largest views in pixels: the input size in the encoder's file.
         policy: Name of the expert policy of the views, for the encoder's file; "" if none.
-        store_id: Digest of the store, a setting of the run.
+        store_id: Digest of the store, for the encoder's file.
+        shown_id: Digest of the rows and of the view sets that are shown, a setting of the run;
+            None: that of the store.
     """
 
     loader: Loader
@@ -70,6 +72,7 @@ class Feed:
     size: int
     policy: str
     store_id: str
+    shown_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +175,7 @@ def _train(
     config: PretrainConfig, feed: Feed, options: RunOptions, method: Method, progress: Progress
 ) -> TrainResult:
     optimizer = config.optim.make(method.parameters())
-    settings = {**config.to_json(), "store": feed.store_id}
+    settings = {**config.to_json(), "store": feed.shown_id or feed.store_id}
     path = options.out / checkpoint.NAME
     state = TrainState()
     if path.exists():

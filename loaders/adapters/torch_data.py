@@ -11,17 +11,16 @@ from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.adapters.epochs import SharedEpochs, this_worker
 from viewstore.loaders.adapters.recipe import Recipe
 from viewstore.loaders.batches.batch import Batch
 from viewstore.loaders.plan.asked import Views
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
 from viewstore.store.store import Store
 
-MAX_WORKERS = 1024
 TupleForm = bool | Literal["solo-learn", "lightly"]
 BatchKey = tuple[int, int, range]  # epoch, step, positions
 
@@ -162,13 +161,8 @@ class ViewBatches(Sampler[BatchKey]):
     def __len__(self) -> int:
         return self._batches.steps
 
-    def __iter__(self) -> Iterator[BatchKey]:
-        epoch, first = self._next
-        self._next = (epoch + 1, 0)
-        for step in range(first, self._batches.steps):
-            self._resume = (epoch, step + 1)
-            yield epoch, step, self._batches.positions(step)
-        self._resume = None
+    def __iter__(self) -> BatchKeys:
+        return BatchKeys(self, self._batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
@@ -182,6 +176,51 @@ class ViewBatches(Sampler[BatchKey]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin there at the next iter(). Raises ConfigError: the state is of something else."""
         self._next, self._resume = self._batches.step_of(state), None
+
+    def begin(self) -> tuple[int, int]:
+        """Return epoch and step where an iterator begins; the next one begins the next epoch."""
+        begun, self._next = self._next, (self._next[0] + 1, 0)
+        return begun
+
+    def passed(self, epoch: int, step: int) -> None:
+        """Note that an iterator stands before `step`, which is that after the last at the end."""
+        ended = step >= self._batches.steps
+        self._next, self._resume = (epoch + 1, 0), None if ended else (epoch, step)
+
+
+class BatchKeys(Iterator[BatchKey]):
+    """The keys of an epoch, which begins with the first one that is asked for.
+
+    Its state tells the end of an epoch from the start of the next one, where a sampler's does not:
+    a StatefulDataLoader makes another iterator after one that was restored at its end.
+    """
+
+    def __init__(self, sampler: ViewBatches, batches: _BatchSource) -> None:
+        self._sampler, self._batches = sampler, batches
+        self._place: tuple[int, int] | None = None  # unless it has begun
+
+    def __next__(self) -> BatchKey:
+        epoch, step = self._place or self._sampler.begin()
+        if step >= self._batches.steps:
+            raise StopIteration
+        self._move(epoch, step + 1)
+        return epoch, step, self._batches.positions(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it stands; at the end of an epoch the step is that after its last."""
+        if self._place is None:
+            return self._sampler.state_dict()
+        epoch, step = self._place
+        return {**self._batches.state(epoch, 0), "step": step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises ConfigError: the state is of something else."""
+        epoch, _ = self._batches.step_of({**state, "step": 0})
+        self._move(epoch, int(state["step"]))
+
+    def _move(self, epoch: int, step: int) -> None:
+        self._place = epoch, step
+        self._sampler.passed(epoch, step)
 
 
 class ViewIterableDataset(IterableDataset[Any]):
@@ -203,22 +242,19 @@ class ViewIterableDataset(IterableDataset[Any]):
     ) -> None:
         """Take the arguments of ViewLoader, and whether batches become tuples (`tuple_of`)."""
         self._batches = _BatchSource(store, views, as_tuple, settings)
-        # Epoch and step at which each worker begins its next epoch, and whether it began one:
-        # in memory that the workers share, so that new ones go on where old ones ended.
-        self._next = torch.zeros((MAX_WORKERS, 3), dtype=torch.int64)
-        self._next.share_memory_()  # type: ignore[no-untyped-call]
+        self._epochs = SharedEpochs()
 
     def __len__(self) -> int:
         """Return the batches of an epoch, the same on every rank."""
         return self._batches.steps
 
     def __iter__(self) -> WorkerBatches:
-        return WorkerBatches(self._batches, self._next)
+        return WorkerBatches(self._batches, self._epochs)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
-        if epoch != _epoch_and_step(self._next[0])[0]:
-            self._move((epoch, 0))
+        if epoch != self._epochs.next[0]:
+            self._epochs.move(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what begins at the next iter().
@@ -227,37 +263,27 @@ class ViewIterableDataset(IterableDataset[Any]):
             ConfigError: Worker processes make the batches; this process does not know how many
                 of them arrived.
         """
-        if get_worker_info() is None and self._next[1:, 2].any():
+        if get_worker_info() is None and self._epochs.of_several_workers:
             raise ConfigError(
                 "batches are made in worker processes: their dataset does not know which arrived",
                 fix="take batch.state of the last batch, or use StatefulDataLoader of torchdata",
             )
-        return self._batches.state(*_epoch_and_step(self._next[_worker()[0]]))
+        return self._batches.state(*self._epochs.next)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin there at the next iter(). Raises ConfigError: the state is of something else."""
-        self._move(self._batches.step_of(state))
-
-    def _move(self, step: tuple[int, int]) -> None:
-        values = torch.tensor([*step, 0])
-        if get_worker_info() is None:
-            self._next[:] = values
-        else:  # the other workers move themselves
-            self._next[_worker()[0]] = values
+        self._epochs.move(*self._batches.step_of(state))
 
 
 class WorkerBatches:
     """The batches of an epoch that this worker makes: each `stride`-th, from its number on."""
 
-    def __init__(self, batches: _BatchSource, shared: Tensor) -> None:
+    def __init__(self, batches: _BatchSource, epochs: SharedEpochs) -> None:
         self._batches = batches
-        worker, self._stride = _worker()
-        self._mine = shared[worker]
-        self._begin(*_epoch_and_step(self._mine), worker)
-
-    def _begin(self, epoch: int, step: int, ahead: int) -> None:
-        self._epoch, self._step = epoch, step + ahead
-        self._mine[:] = torch.tensor([epoch + 1, 0, 1])
+        self._epochs = epochs
+        worker, self._stride = this_worker()
+        self._epoch, step = epochs.begin()
+        self._step = step + worker
 
     def __iter__(self) -> WorkerBatches:
         return self
@@ -282,16 +308,6 @@ class WorkerBatches:
                 f"worker state is of another number of workers, this is one of {self._stride}",
                 fix="resume with as many workers, or from batch.state with any number",
             )
-        epoch, _ = self._batches.step_of(begin)
-        self._begin(epoch, int(state["step"]), 0)
-
-
-def _worker() -> tuple[int, int]:
-    """Return the number of this worker process and how many there are."""
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
-
-
-def _epoch_and_step(values: Tensor) -> tuple[int, int]:
-    epoch, step, _ = values.tolist()
-    return int(epoch), int(step)
+        self._epoch, _ = self._batches.step_of(begin)
+        self._step = int(state["step"])
+        self._epochs.claim(self._epoch)

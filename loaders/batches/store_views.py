@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.asked import Views, parse_views
+from viewstore.loaders.plan.pairs import check_pairs
 from viewstore.loaders.plan.rows import selected_rows
 from viewstore.loaders.plan.slots import CachedSlots, Slot, public_slots, resolve
+from viewstore.loaders.plan.usable import leave_out
 from viewstore.loaders.read.reader import CachedReader
 from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.render.layered import Mirrored, mirrored_in_group
@@ -29,6 +31,7 @@ class StoreViews:
     Attributes:
         store: The store.
         selected: The rows that the loader goes through, ascending; None: all.
+        left_out: How many rows are left out, for no view of them was made.
         cached: The slots that show view sets.
         readers: What reads the views of each of `cached`.
         mirrored: For each of `cached` which views show their box from right to left; None where
@@ -38,6 +41,7 @@ class StoreViews:
 
     store: Store
     selected: NDArray[np.int64] | None
+    left_out: int
     cached: Sequence[CachedSlots]
     readers: Sequence[CachedReader]
     mirrored: Sequence[Mirrored | None]
@@ -66,10 +70,14 @@ class StoreViews:
         if isinstance(views, str):
             views = parse_views(views, list(store.view_sets))
         cached, online = resolve(views, store)
-        names = [each.name for slots in cached for each in slots.group.view_sets]
+        check_pairs(cached, store)
+        shown = [each for slots in cached for each in slots.group.view_sets]
+        asked = selected_rows(store, rows, where, [each.name for each in shown])
+        selected, left_out = leave_out(store, asked, shown, online=bool(online))
         return cls(
             store=store,
-            selected=selected_rows(store, rows, where, names),
+            selected=selected,
+            left_out=left_out,
             cached=cached,
             readers=[
                 CachedReader(slots.group, [make_reader(each) for each in slots.group.view_sets])

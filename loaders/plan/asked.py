@@ -51,8 +51,9 @@ class Online:
     Attributes:
         policy: The augmentation policy, by name or with numbers of your own.
         n: Slots.
-        size: Side of the views in pixels. None: that of the first cached view set, else of the
-            source where its images are alike and small, else 224; local views 96/224 of it.
+        size: Side of the views in pixels. None: that of the first cached view set that is not
+            of local views, else of the source where its images are alike and small, else 224;
+            local views 96/224 of it.
         filter: Resize filter: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
             "antialias" (torch, antialiased).
     """

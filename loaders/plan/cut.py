@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from viewstore.errors import ConfigError
 
 Tail = Literal["drop", "pad", "keep"]
 Positions = NDArray[np.int64]
+LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes each started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,9 @@ class Cut:
         if self.steps == 0:
             raise ConfigError(
                 f"batch_size must be at most the {self.num_rows} rows of an epoch where the "
-                f"tail is dropped, got {self.global_batch}; or pass tail='pad'"
+                f"tail is dropped, got {self.global_batch}",
+                where="batch_size",
+                fix="give a smaller one, or pass tail='pad'",
             )
 
     @property
@@ -101,6 +105,8 @@ class Cut:
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Return rank and world size: as given, else RANK and WORLD_SIZE, else torch.distributed.
 
+    Warns where a launcher started several processes and none of the three says so.
+
     Raises:
         ConfigError: One of the two is given without the other, or is not a number.
     """
@@ -113,10 +119,10 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         )
     given = [os.environ.get("RANK"), os.environ.get("WORLD_SIZE")]
     if given == [None, None]:
-        distributed = sys.modules.get("torch.distributed")  # who set it up has imported it
-        if distributed and distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return 0, 1
+        found = distributed_rank()
+        if found is None:
+            _warn_of_launchers()
+        return found or (0, 1)
     values = [int(text) for text in given if text is not None and text.isdecimal()]
     if len(values) != 2:
         raise ConfigError(
@@ -124,3 +130,35 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
         )
     return values[0], values[1]
+
+
+def distributed_rank() -> tuple[int, int] | None:
+    """Return rank and world size of torch.distributed; None before it was set up."""
+    distributed = sys.modules.get("torch.distributed")  # who set it up has imported it
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return None
+
+
+def check_found_rank(rank: int, world_size: int) -> None:
+    """Raise ConfigError if torch.distributed knows another rank than `find_rank` found before."""
+    now = distributed_rank()
+    if now is not None and now != (rank, world_size):
+        raise ConfigError(
+            f"the loader reads as rank {rank} of {world_size}, torch.distributed has rank "
+            f"{now[0]} of {now[1]}",
+            why="it was set up after the loader was made: every rank would read the same rows",
+            fix="make the loader after init_process_group, or pass rank= and world_size=",
+        )
+
+
+def _warn_of_launchers() -> None:
+    for name in LAUNCHERS:
+        tasks = os.environ.get(name, "")
+        if tasks.isdecimal() and int(tasks) > 1:
+            warnings.warn(
+                f"{name} says that this job has {tasks} processes; the loader reads as the only "
+                "one. Pass rank= and world_size=, or make it after init_process_group",
+                stacklevel=2,
+            )
+            return

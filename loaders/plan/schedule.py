@@ -16,6 +16,7 @@ from viewstore.randomness import Op, Stream
 Pick = Literal["schedule", "random"]
 Missing = Literal["raise", "fallback", "resample"]
 
+NOT_MADE_FIX = "pass missing='resample' or missing='fallback', or build the view set again"
 TABLE_BYTES = 64 << 20  # permutations of more samples are drawn again in each epoch
 
 
@@ -150,7 +151,7 @@ def replace_missing(
             f"view {view} of row {index[first]} of {name} was not made: "
             f"its status is {status[first, view]}",
             why="0 never written, 3 failed, 4 source unreadable",
-            fix="pass missing='resample' or missing='fallback', or build the view set again",
+            fix=NOT_MADE_FIX,
         )
     replaced = views.copy()
     for row in np.flatnonzero(bad.any(axis=1)).tolist():

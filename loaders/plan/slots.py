@@ -270,10 +270,12 @@ def _stored_size(view: Cached | Mix, store: Store) -> tuple[int, int]:
 
 
 def _base_size(slots: Sequence[tuple[int, AnyView]], store: Store) -> tuple[int, int]:
-    """Return the size of online views that have none of their own."""
+    """Return the size of online views that have none of their own: of global ones."""
     for _, view in slots:
         if not isinstance(view, Online):
-            return _stored_size(view, store)
+            group = _group(view, store)
+            if group.roles != ("local",):
+                return group.height, group.width
     height, width = store.table.height, store.table.width
     small = max(height.max(), width.max()) <= SMALL_PIXELS
     if small and (height == height[0]).all() and (width == width[0]).all():
@@ -293,6 +295,6 @@ def views_digest(
     return hashlib.sha256(canonical(found)).hexdigest()[:DIGEST_DIGITS]
 
 
-def _identity(group: ViewSetGroup) -> str | list[Any]:
-    plans = [each.plan.id for each in group.view_sets]
-    return [plans, list(group.weights), group.balanced] if group.mixed else plans[0]
+def _identity(group: ViewSetGroup) -> list[Any]:
+    shown = [[each.plan.id, each.index.root] for each in group.view_sets]
+    return [shown, list(group.weights), group.balanced] if group.mixed else shown

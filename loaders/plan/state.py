@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.records import canonical
+from viewstore.sources.table import SourceTable
 
 VERSION = 1
 STORE_DIGITS = 32
@@ -24,7 +25,7 @@ class State:
     """The next step the consumer will see, and what decides the batches from there on.
 
     Attributes:
-        store: First 32 digits of the store's id.
+        store: Digest of the rows of the store, or of several: what else it holds is not in it.
         order: Version and name of the order.
         seed: Seed of order and draws.
         epoch, step: The next step; step == steps per epoch is never stored.
@@ -101,11 +102,22 @@ _REFUSED = {
 }
 
 
-def stores_digest(store_ids: Sequence[str]) -> str:
+def rows_id(table: SourceTable, shard_rows: int) -> str:
+    """Return the digest of the rows of a store: bytes and labels of the images, and the shards.
+
+    Not of where the images lie, nor of the view sets: building another one changes no state.
+    """
+    found = hashlib.sha256(canonical(shard_rows))
+    for column, dtype in ((table.crc32, "<u4"), (table.size, "<u4"), (table.label, "<i4")):
+        found.update(np.asarray(column, dtype).tobytes())
+    return found.hexdigest()
+
+
+def stores_digest(ids: Sequence[str]) -> str:
     """Return the digest of stores in states: 32 digits of the id, or of a hash of several ids."""
-    if len(store_ids) == 1:
-        return store_ids[0][:STORE_DIGITS]
-    return hashlib.sha256(canonical(list(store_ids))).hexdigest()[:STORE_DIGITS]
+    if len(ids) == 1:
+        return ids[0][:STORE_DIGITS]
+    return hashlib.sha256(canonical(list(ids))).hexdigest()[:STORE_DIGITS]
 
 
 def rows_digest(

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.files.crc_checks import Verify
-from viewstore.format.columns import MADE
 from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.rows import Rows
+from viewstore.loaders.plan.usable import all_made
 from viewstore.loaders.read.encoded import EncodedViews
 from viewstore.loaders.read.mirror import mirror_some
 from viewstore.loaders.read.ranged import RangedViews
@@ -178,10 +178,7 @@ class ViewSetReader:
     @property
     def all_usable(self) -> bool:
         """Whether every view was made, so that none has to be replaced."""
-        found = self.view_set.stats.get("status")
-        if found is None or found.fill or found.min is None or found.max is None:
-            return False
-        return min(MADE) <= found.min and found.max <= max(MADE)
+        return all_made(self.view_set)
 
     def constant(self, name: str, value: int) -> bool:
         """Whether a column of integers is known to have one value everywhere, or is not there."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import viewstore
+from tests.loaders.stores import digits_store
+from viewstore.build.run import BuildRequest, build
 from viewstore.loaders import Cached, Mix, Online, Slot, ViewLoader
 from viewstore.loaders.plan.slots import merged_slots
 from viewstore.store.store import Store
@@ -67,3 +71,24 @@ def test_what_differs_between_stores_is_joined(digits: Store) -> None:
     assert (slot.kind, slot.name, slot.policy) == ("mix", "digits|hard", "digits|simclr")
     assert (slot.roles, slot.role) == (("expert", "generated"), "mixed")
     assert slot.columns == tuple(sorted({*one.columns, *other.columns}))
+
+
+def test_local_views_never_set_the_size_of_others(tmp_path: Path) -> None:
+    """An online view beside a cached local set is as large as it is beside a global one."""
+    out = digits_store(tmp_path / "store", limit=16).root
+    settings = {"policy": "dino-local", "height": 12, "width": 12, "views": 2}
+    build(BuildRequest(generator="dino", out=out, view_set="near", settings=settings, workers=1))
+    store = viewstore.open(out)
+    assert set(store.view_sets["near"].roles) == {"local"}
+    side = int(store.table.height[0])
+    for views, sizes in (
+        ([Cached("near"), Online("dino")], [12, side]),
+        (
+            [Cached("near"), Online("dino"), Online("dino-local")],
+            [12, side, round(side * 96 / 224)],
+        ),
+        ([Cached("near"), Cached("hard"), Online("dino")], [12, 12, 12]),
+        ([Mix({"near": 1}), Online("dino")], [12, side]),
+    ):
+        with make(store, views) as loader:
+            assert [slot.height for slot in loader.slots] == sizes

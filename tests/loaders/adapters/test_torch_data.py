@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.loaders.stores import SHARD_ROWS
+from tests.loaders.stores import SHARD_ROWS, digits_store
+from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError
 from viewstore.loaders import ViewDataset, ViewIterableDataset, ViewLoader, keep_batch, tuple_of
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
@@ -66,6 +70,56 @@ def test_an_iterable_dataset_gives_the_batches_of_the_loader(
     loader: DataLoader[Any] = DataLoader(iterable(digits), batch_size=None, num_workers=workers)
     assert len(loader) == STEPS
     assert [digest(b) for _ in range(3) for b in loader] == expected
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_another_number_of_workers_goes_on_with_the_next_epoch(
+    digits: Store, expected: list[Any], seeded: bool
+) -> None:
+    """Also where torch is seeded alike before each loop, which gives workers equal seeds."""
+    dataset = iterable(digits)
+    found = []
+    for workers in (1, 2, 0):
+        if seeded:
+            torch.manual_seed(0)
+        loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=workers)
+        found += digests(loader)
+    assert found == expected
+
+
+def test_a_dataset_that_is_moved_back_forgets_what_more_workers_showed(
+    digits: Store, expected: list[Any]
+) -> None:
+    dataset = iterable(digits)
+    dataset.set_epoch(7)
+    digests(DataLoader(dataset, batch_size=None, num_workers=2))
+    dataset.set_epoch(1)
+    found = digests(DataLoader(dataset, batch_size=None, num_workers=1))
+    assert found == expected[STEPS : 2 * STEPS]
+    assert digests(dataset) == expected[2 * STEPS :]
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["iterable", "map"])
+def test_a_state_after_an_epoch_resumes_with_the_next_one(
+    digits: Store, expected: list[Any], kind: str, workers: int
+) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+    def make() -> Any:  # noqa: ANN401
+        if kind == "iterable":
+            return stateful(iterable(digits), batch_size=None, num_workers=workers)
+        dataset = ViewDataset(digits, VIEWS, **SETTINGS)
+        keys, collate = dataset.batches(), keep_batch
+        return stateful(dataset, batch_sampler=keys, collate_fn=collate, num_workers=workers)
+
+    loader = make()
+    assert digests(loader) == expected[:STEPS]
+    state = loader.state_dict()
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert digests(resumed) + digests(resumed) == expected[STEPS:]
 
 
 @pytest.mark.parametrize("kind", ["iterable", "map"])
@@ -242,6 +296,59 @@ def test_the_rank_is_found_where_the_dataset_is_made(
         dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn"
     )
     assert [len(batch) for batch in loader] == [4] * STEPS
+
+
+def test_workers_find_the_store_that_the_dataset_was_made_of(copy: Store) -> None:
+    """Another view set changes nothing; other bytes of those that are shown are refused."""
+    dataset = iterable(copy)
+    first = digests(dataset)
+    travelled = pickle.dumps(iterable(copy))
+    settings = {"height": 4, "width": 4, "views": 1}
+    more = {"out": copy.root, "view_set": "more", "settings": settings, "workers": 1}
+    build(BuildRequest(generator="simclr", **more))
+    assert digests(pickle.loads(travelled)) == first
+    shutil.rmtree(copy.root)
+    digits_store(copy.root, seed=6)
+    with pytest.raises(ConfigError, match="digits was changed while it was read"):
+        next(iter(pickle.loads(travelled)))
+
+
+def test_a_rank_that_is_known_too_late_is_an_error(digits: Store) -> None:
+    """Loaders made before init_process_group would all read the same rows."""
+    early = iterable(digits)
+    given = iterable(digits, rank=1, world_size=3)
+    loader = ViewLoader(digits, VIEWS, num_threads=0, **SETTINGS)
+    begun = iter(loader)
+    next(begun)
+    with process_group(rank=0, world_size=1):
+        assert digests(early) == digests(ViewLoader(digits, VIEWS, num_threads=0, **SETTINGS))
+    with process_group(rank=1, world_size=3):
+        for use in (
+            lambda: iter(loader),
+            lambda: next(begun),
+            lambda: loader.batch(0, 0),
+            lambda: next(iter(early)),
+            lambda: pickle.dumps(early),  # for a worker process that is spawned
+            lambda: next(iter(DataLoader(early, batch_size=None, num_workers=1))),
+        ):
+            with pytest.raises(ConfigError, match=r"torch\.distributed has rank 1 of 3"):
+                use()
+        late = iterable(digits)
+        assert [b.index.tolist() for b in late] == [b.index.tolist() for b in given]
+
+
+@contextmanager
+def process_group(*, rank: int, world_size: int) -> Iterator[None]:
+    """Set torch.distributed up as one of some ranks, of which the others never come."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group(
+        "fake", store=FakeStore(), rank=rank, world_size=world_size
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_rows_or_another_ranks_places_are_refused(digits: Store) -> None:

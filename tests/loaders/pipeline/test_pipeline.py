@@ -303,6 +303,20 @@ def test_ranks_come_from_the_arguments_else_from_the_environment(
         find_rank(None, None)
 
 
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_processes_of_a_launcher_that_all_read_everything_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(name, "1")
+    assert find_rank(None, None) == (0, 1)
+    monkeypatch.setenv(name, "8")
+    with pytest.warns(UserWarning, match=f"{name} says that this job has 8 processes"):
+        find_rank(None, None)
+    assert find_rank(0, 1) == (0, 1)
+
+
 @pytest.mark.parametrize(("rank", "world"), [(0, None), (None, 2)])
 def test_half_a_pair_of_rank_and_world_size_is_refused(rank: int | None, world: int | None) -> None:
     with pytest.raises(ConfigError, match="rank and world_size must be given together"):

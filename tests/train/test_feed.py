@@ -1,0 +1,81 @@
+"""The feed of a training run: how large its views are, which rows it has, what errors advise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import viewstore
+from tests.loaders.stores import digits_store
+from viewstore.build.run import BuildRequest, build
+from viewstore.errors import ConfigError, FormatError
+from viewstore.store.store import Store
+from viewstore.train.config import PretrainConfig
+from viewstore.train.feed import open_feed
+from viewstore.train.methods import method_settings, strategy_of
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """32 digits of 8 x 8 pixels; cached views of 12 x 12."""
+    root: Path = tmp_path_factory.mktemp("feed") / "digits"
+    return viewstore.open(digits_store(root, limit=32).root)
+
+
+def config_of(*views: str, **changes: Any) -> PretrainConfig:  # noqa: ANN401
+    return PretrainConfig(
+        views=views,
+        method=method_settings("simclr", {}),
+        strategy=strategy_of("standard", {}),
+        epochs=1,
+        **{"batch_size": 8, **changes},
+    )
+
+
+def test_local_crops_keep_their_share_of_the_size(store: Store) -> None:
+    config = config_of("online:dino", "online:dino-local", size=56)
+    with open_feed(store, config, num_threads=0) as feed:
+        assert [slot.height for slot in feed.loader.slots] == [56, 24]
+        assert feed.size == 56
+
+
+def test_errors_advise_what_a_training_can_do(store: Store) -> None:
+    views = viewstore.open(store.root)
+    status = views.view_sets["hard"].params["status"].copy()
+    status[:, 0] = 3
+    views.view_sets["hard"].params._whole["status"] = status
+    views.view_sets["hard"].stats["status"] = replace(
+        views.view_sets["hard"].stats["status"], max=3.0
+    )
+    config = config_of("hard", "hard")
+    with (
+        pytest.raises(FormatError, match="of hard was not made") as error,
+        open_feed(views, config, num_threads=0) as feed,
+    ):
+        list(feed.loader)  # type: ignore[call-overload]
+    assert error.value.fix == f"viewstore verify {store.location} --repair --failed"
+    with open_feed(views, config, num_threads=0, missing="resample") as feed:
+        assert feed.epoch_steps == 4
+    with (
+        pytest.raises(ConfigError, match="at most the 12 rows") as wide,
+        open_feed(store, config_of("hard", "hard", batch_size=16, holdout=2), where="index < 24"),
+    ):
+        pass
+    assert wide.value.fix == "give a smaller --batch-size"
+
+
+def test_a_run_goes_on_after_another_view_set_was_built(tmp_path: Path) -> None:
+    """What a run remembers of its store are its rows and the view sets that it shows."""
+    out = digits_store(tmp_path / "digits", limit=16).root
+    shown = []
+    for name in ("first", "second"):
+        with open_feed(viewstore.open(out), config_of("hard", "hard"), num_threads=0) as feed:
+            shown.append(feed.shown_id)
+        settings = {"height": 4, "width": 4, "views": 1}
+        more = {"out": out, "view_set": name, "settings": settings, "workers": 1}
+        build(BuildRequest(generator="simclr", **more))
+    with open_feed(viewstore.open(out), config_of("first", "second"), num_threads=0) as feed:
+        assert feed.shown_id != shown[0] == shown[1]
