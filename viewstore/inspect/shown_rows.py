@@ -120,7 +120,7 @@ def choose_rows(
         ConfigError: There is no sample `key`, or `count` is below 1.
     """
     if key is not None:
-        return [store.keys.row(key)]
+        return [store.keys.find(key)]
     if count < 1:
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
     if not random:
