@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.images.colours import Pixels
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, LINE, MARGIN, Layout, lay_out
@@ -79,13 +79,12 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
 
 def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> None:
     width = layout.width - 2 * MARGIN
-    title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
+    title = f"{store.name}: {counted(store.num_samples, 'sample')}, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
     for block, left in layout.lefts():
         view_set = block.view_set
         constraints = constraints_of(view_set)
-        views = "1 view" if view_set.num_views == 1 else f"{view_set.num_views} views"
-        facts = f"{views}, {view_set.height} x {view_set.width} px"
+        facts = f"{counted(view_set.num_views, 'view')}, {view_set.height} x {view_set.width} px"
         lines = [view_set.name, facts]
         if constraints is not None:
             lines[1] += f"; ! = not within {constraints.eps1:.3f} +- {constraints.tolerance:g}"

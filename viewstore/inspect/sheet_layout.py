@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.store.view_set import ViewSet
 
 CELL = 112  # pixels of a picture's longer side
@@ -86,6 +86,6 @@ def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
         raise ConfigError(
             f"a contact sheet must have at most 64 megapixels; {rows} samples give "
             f"{layout.width * layout.height / 1e6:.0f}",
-            fix=f"show at most {fitting} samples, or one --view-set",
+            fix=f"show at most {counted(fitting, 'sample')} with -n, or one --view-set",
         )
     return layout

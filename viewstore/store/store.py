@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
@@ -116,7 +116,8 @@ class Store:
             )
 
     def __repr__(self) -> str:
-        return f"Store({self.location!r}, {self.num_samples} samples, {list(self.view_sets)})"
+        samples = counted(self.num_samples, "sample")
+        return f"Store({self.location!r}, {samples}, {list(self.view_sets)})"
 
     @property
     def location(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, counted
 from viewstore.files.local import LOCAL, Files, matching, whole_file
 from viewstore.files.maps import map_file
 from viewstore.format.columns import Column
@@ -63,7 +63,8 @@ class ViewSet:
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
         return (
-            f"ViewSet({self.name!r}, {len(self)} samples x {self.num_views} views, "
+            f"ViewSet({self.name!r}, {counted(len(self), 'sample')} x "
+            f"{counted(self.num_views, 'view')}, "
             f"{self.height}x{self.width}x{self.channels}, {codec})"
         )
 
