@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +56,7 @@ def _view_set_lines(facts: Facts) -> list[str]:
     roles = ", ".join(f"{count} {role}" for role, count in facts["roles"].items())
     generator = facts["generator"]
     settings = [f"{name} {brief(value)}" for name, value in generator["args"].items()]
-    args = ", ".join(each.replace(" ", UNBROKEN) for each in settings)
+    args = re.sub(r"(?<!,) ", UNBROKEN, ", ".join(settings))
     made_by = f"{generator['name']} {generator['version']}"
     size = f"{facts['height']} x {facts['width']} x {facts['channels']} px"
     shards, planned = facts["shards"], counted(facts["shards_planned"], "shard")
