@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--html", type=FILE, metavar="F.html", help="Write a report to open in a browser.")
 @ONE_VIEW_SET
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Show N samples.")
-@click.option("--random", "at_random", is_flag=True, help="Show random samples.")
+@click.option(
+    "--random", "at_random", is_flag=True, help="Choose them at random, not spread over the store."
+)
 @click.option(
     "--seed", default=0, show_default=True, metavar="N", help="Seed the choice of samples."
 )
