@@ -3,13 +3,51 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.loaders.stores import digits_store
+from tests.viewstore.commands import run
 
-LOADING = Path(__file__).parents[1] / "docs" / "loading.md"
+REPO = Path(__file__).parents[1]
+LOADING, TUTORIAL = REPO / "docs" / "loading.md", REPO / "docs" / "tutorial.md"
+SHORTER = {  # what the commands of the guides are given here, on tiny photographs
+    r"--kimg \S+": "--kimg 0.032",
+    r"--steps \d+": "--steps 2",
+    r"--epochs \d+": "--epochs 1",
+    r"--size \d+": "--size 16",
+    r"--generator w-search": "--generator w-search --views 2 --set max_steps=2 -j 1",
+    r"viewstore train (?!.*--batch-size)": "viewstore train --backbone conv3 --batch-size 64 ",
+}
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Return the viewstore commands in the sh blocks of a page, shortened."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    for pattern, shorter in SHORTER.items():
+        lines = [re.sub(pattern, shorter, line) for line in lines]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in found if words[:1] == ["viewstore"]]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with 66 small photographs of two classes in `photos`."""
+    rng = np.random.default_rng(0)
+    for number in range(66):
+        folder = tmp_path / "photos" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BILINEAR).save(
+            folder / f"{number}.jpg"
+        )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::Warning:lightning")
@@ -26,3 +64,31 @@ def test_every_block_of_the_loading_guide_runs(
     for block in blocks:
         exec(compile(block, str(LOADING), "exec"), names)
     assert [name for name in ("loader", "dataset", "data") if name not in names] == []
+
+
+def test_every_command_of_the_tutorial_runs(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order, with fewer steps; what one step writes is what the next one reads."""
+    commands = commands_of(TUTORIAL.read_text())
+    assert [words[0] for words in commands] == [
+        "gan", "train", "gan", "build", "inspect", "build", "verify", "train",
+    ]  # fmt: skip
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (photos / "trial.html").is_file()
+    assert (photos / "run" / "encoder.safetensors").is_file()
+
+
+def test_the_four_commands_for_photographs_run(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (REPO / "README.md").read_text()
+    section = page[page.index("## Your own photographs") :].partition("\n## ")[0]
+    commands = commands_of(section)
+    assert [words[0] for words in commands] == ["build", "inspect", "train", "eval"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (photos / "views.html").is_file()

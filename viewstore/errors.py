@@ -103,6 +103,11 @@ class RemoteError(ViewStoreError):
     code = "VS401"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 fault" or "2 faults", for a noun that takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def nearest(name: str, names: list[str]) -> str:
     """Return "did you mean 'x'?" with the name nearest to `name`, else a list of all `names`."""
     close = difflib.get_close_matches(name, names, n=1)

@@ -48,17 +48,23 @@ class Inversion:
     What is None is automatic.
 
     Attributes:
+        views: Number of views of each sample, which is 1: the reconstruction.
+        height, width: Size of the views in pixels, which must be that of the generator's images.
         psi: Truncation of the generator; the view sets made from this one must have the same.
-        lr: Of Adam, in units of sigma_w.
+        lr: Learning rate of Adam, in units of sigma_w, the spread of the generator's codes.
         lam_f: Weight of the feature distance; 0 leaves the encoder out of the objective.
         mse_stop: Mean squared error, of images in [-1, 1], at which a sample may stop.
-        shift_stop: Feature distance at which it may stop; by default a fifth of eps1.
-        max_steps: By default 50 after an inverter, 300 from the average code.
-        measured: Whether an encoder measures `anchor_shift`; by default, if one is given.
-        inverter: Whether to start from the inverter's answer; by default, if one is given.
-        slots: Samples at a time; by default 16 on CPU, 128 on CUDA. Part of the plan, like
+        shift_stop: Feature distance at which it may stop; automatic is a fifth of eps1.
+        max_steps: Most updates of a sample; automatic is 50 after an inverter, and 300 from the
+            average code.
+        measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
+        inverter: Whether to start from the inverter's answer; automatic is yes if one is given.
+        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
             `device_class` and `threads`: another number rounds differently.
-        calibration: What `shift_stop` was taken from.
+        device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
+        threads: Threads of torch in each process.
+        code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
+        calibration: What `shift_stop` was taken from; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 1

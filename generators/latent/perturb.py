@@ -47,14 +47,18 @@ class WPerturb:
     """The user's settings of W-perturb; what is None is automatic.
 
     Attributes:
-        views: Per sample.
+        views: Number of views of each sample.
+        height, width: Size of the views in pixels, which must be that of the generator's images.
         sigma: Standard deviation of the noise, independent in each code and dimension.
         sigma_units: Multiples of the standard deviation of each dimension of the generator's
             codes ("wstd"), or of 1 ("abs").
         psi: Truncation, which must be that of the view set `recon`.
-        measured: Whether an encoder measures distances; by default, if one is given.
+        measured: Whether an encoder measures distances; automatic is yes if one is given.
         keep_latents: Whether to store the latents of views and anchor.
-        device_class, threads: Part of the plan: others round differently.
+        device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
+        threads: Threads of torch in each process. Part of the plan: another number rounds
+            differently.
+        code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 2

@@ -100,32 +100,47 @@ class WSearch:
     """The user's settings of W-search. What is None takes the preset's value, or is automatic.
 
     Attributes:
-        views: n. At least 2 unless lam is 0.
-        preset: "fast", or "paper" for the published settings.
-        eps1: Distance of each view to the anchor; `fast`: the mean distance of expert views.
-        eps2: Mean distance of each view to the others; `fast`: .95 of what geometry allows.
-        eps_min: Least distance between two views, 0 = off; `fast`: half of eps1.
+        views: Number of views of each sample, n; at least 2 unless lam is 0.
+        height, width: Size of the views in pixels, which must be that of the generator's images.
+        preset: Which automatic values to take: "fast", or "paper" for the published ones.
+        eps1: Distance of each view to the anchor, in the encoder's features; automatic is the
+            mean distance of expert views ("fast") or .3 ("paper").
+        eps2: Mean distance of each view to the others; automatic is .95 of what geometry allows
+            ("fast") or .5 ("paper").
+        eps_min: Least distance between two views, 0 = off; automatic is half of eps1 ("fast") or
+            0 ("paper").
         lam: Weight of the pairwise terms; 0 searches by the distance to the anchor alone.
-        delta: How a distance other than eps1 is punished; "hinge" only one below it.
-        spread: eps2 holds for each view's mean distance, or for the sample's.
-        anchor: Distances are to the features of the reconstruction, or of the source image.
-        units: What `lr` and `start` are multiples of: the spread of the generator's codes, or 1.
-        lr: Of Adam.
+            Automatic is .1 ("fast") or .01 ("paper").
+        delta: How a distance other than eps1 is punished: "l2", "l1", "cosine", or "hinge", which
+            punishes only one below it.
+        spread: Whether eps2 holds for the mean distance of each view ("per-view"), or of the
+            sample ("mean").
+        anchor: Whether distances are to the features of the reconstruction ("recon"), or of the
+            source image ("image").
+        units: What `lr` and `start` are multiples of: the spread of the generator's codes
+            ("sigma_w"), or 1 ("abs").
+        lr: Learning rate of Adam.
         start: Standard deviation of the noise that each view starts with.
         exact_first: View 0 starts on the anchor. Never so if lam is 0: it could not leave.
         psi: Truncation, which must be that of the view set `recon`.
-        stop: A sample is a candidate by its distances, or by its loss alone.
+        stop: Whether a sample is a candidate by its distances ("distances"), or by its loss
+            alone ("loss").
         loss_stop: The loss of a candidate, for stop "loss".
         tol: Greatest |distance - eps1| of stored pixels in a converged sample.
-        tol_search: The same under search; by default .015, and .01 in bf16.
+        tol_search: The same under search; automatic is .015, and .01 in bf16.
         max_steps: Updates after which a sample that did not converge ends.
-        precision: Of the networks under search; `fast`: bf16 on CUDA, fp32 on CPU.
+        precision: Precision of the networks under search, "fp32" or "bf16"; automatic is bf16
+            on CUDA and fp32 on CPU, with "paper" fp32 on both.
         keep_latents: Whether to store the latents of views and anchor.
-        on_miss: Whether a sample that does not converge is kept, with status 2, or stops the build.
+        on_miss: Whether a sample that does not converge is kept ("keep"), with status 2, or stops
+            the build ("error").
         strict: Whether an eps2 that no views can reach is an error.
-        slots: Samples at a time; by default 16 on CPU, 128 on CUDA. Part of the plan, like
+        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
             `device_class` and `threads`: another number rounds differently.
-        calibration: What eps1 was taken from.
+        device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
+        threads: Threads of torch in each process.
+        code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
+        calibration: What eps1 was taken from; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 2

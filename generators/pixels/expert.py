@@ -27,11 +27,12 @@ class Expert:
     """Views of one augmentation policy.
 
     Attributes:
-        policy: Name of the policy; "byol" and "dino" alternate their two.
-        views: Views per sample.
-        height, width: Of the views, in pixels. None: the source's where all its images are
-            alike and small, else 224; crops for local views are 96/224 of that.
-        filter: Resize filter: "area", "linear" (OpenCV) or "pil" (antialiased).
+        policy: Name of the policy that draws and renders the views; "byol" and "dino" alternate
+            their two.
+        views: Number of views of each sample.
+        height, width: Size of the views in pixels. Automatic is that of the source where all its
+            images are alike and at most 64 pixels a side, else 224; local views take 96/224 of it.
+        filter: How crops are resized: "area" or "linear" (OpenCV), or "pil" (antialiased).
     """
 
     VERSION: ClassVar[int] = 2

@@ -71,9 +71,22 @@ class Role:
 
 
 ROLES: Mapping[str, Role] = {
-    "gan": Role("StyleGAN2 weights.", "digits-gan.safetensors", _load_gan),
-    "encoder": Role("SSL encoder.", "digits-encoder.safetensors", _load_encoder),
-    "inverter": Role("GAN inverter.", "digits-inverter.safetensors", _load_inverter, fits="gan"),
+    "gan": Role(
+        "Take the StyleGAN2 generator in this file.  [default: the packaged one for digits]",
+        "digits-gan.safetensors",
+        _load_gan,
+    ),
+    "encoder": Role(
+        "Take the encoder in this file.  [default: the packaged one for digits]",
+        "digits-encoder.safetensors",
+        _load_encoder,
+    ),
+    "inverter": Role(
+        "Take the inverter in this file.  [default: the packaged one, if --gan is too]",
+        "digits-inverter.safetensors",
+        _load_inverter,
+        fits="gan",
+    ),
 }
 WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
 

@@ -21,7 +21,7 @@ from viewstore.build.roles import WeightFiles, load_models
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, UnavailableError, counted
 from viewstore.files import disk
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
@@ -291,7 +291,10 @@ def build_rows(
     source = _new_source(request, spec, request.limit, progress)
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
-        progress.warn(f"{len(source.skipped)} images cannot be read and are left out: {keys} ...")
+        more = " ..." if len(source.skipped) > 3 else ""
+        are = "is" if len(source.skipped) == 1 else "are"
+        images = counted(len(source.skipped), "image")
+        progress.warn(f"{images} cannot be read and {are} left out: {keys}{more}")
     for note in source.notes:
         progress.warn(f"{note} (in {spec})")
     return source.table, tuple(source.skipped)

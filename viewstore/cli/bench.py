@@ -13,7 +13,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.progress import tracked
 
 if TYPE_CHECKING:
@@ -33,11 +33,31 @@ QUIET_LOAD = 0.5
 @click.option(
     "--views",
     metavar="LIST",
-    help="What a batch holds, as for train.  [default: each view set alone, 2 views]",
+    help="Load batches of these views, named as for train."
+    "  [default: each view set alone, 2 views]",
 )
-@click.option("--batch-size", type=POSITIVE, default=256, show_default=True)
-@click.option("--threads", type=POSITIVE, metavar="N", help="[default: all that may be used]")
-@click.option("--seconds", type=float, default=2.0, show_default=True, help="For each figure.")
+@click.option(
+    "--batch-size",
+    type=POSITIVE,
+    default=256,
+    show_default=True,
+    metavar="B",
+    help="Load B samples in a batch.",
+)
+@click.option(
+    "--threads",
+    type=POSITIVE,
+    metavar="N",
+    help="Load with N threads.  [default: all that may be used]",
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Measure each figure for S seconds.",
+)
 def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN401
     """Measure how fast this store loads here, and say what bounds it.
 
@@ -177,7 +197,7 @@ def _lines(found: Mapping[str, Any], facts: Mapping[str, Any]) -> Sequence[str]:
 
     rate = facts["machine"]["disk_bytes_per_second"]
     disk = "the disk was not measured" if rate is None else f"the disk reads {size(rate)}/s cold"
-    lines = [f"{facts['threads']} threads; {disk}"]
+    lines = [f"{counted(facts['threads'], 'thread')}; {disk}"]
     for name, each in found.items():
         lines += [
             "",

@@ -12,6 +12,7 @@ from viewstore.cli.command import command, options_of
 from viewstore.cli.options import FILE, ONE_VIEW_SET, POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
+from viewstore.errors import counted
 from viewstore.images.codec import CODECS
 from viewstore.shards.executors import EXECUTORS
 
@@ -29,32 +30,47 @@ _OPTIONS = (
         default=Path("views"),
         show_default=True,
         metavar="STORE",
-        help="The store.",
+        help="Build into the store in this folder.",
     ),
-    click.option("--view-set", metavar="NAME", help="Its name.  [default: generator's]"),
-    click.option("--limit", type=POSITIVE, metavar="N", help="First N samples only."),
-    click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]"),
+    click.option(
+        "--view-set", metavar="NAME", help="Name the view set.  [default: as the generator]"
+    ),
+    click.option(
+        "--limit", type=POSITIVE, metavar="N", help="Take the first N images of the source only."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]"),
     *shared.WEIGHTS,
     shared.SETTINGS,
-    click.option("--shard-rows", type=click.IntRange(1, 8192), metavar="S", help="Rows a shard."),
+    click.option(
+        "--shard-rows",
+        type=click.IntRange(1, 8192),
+        metavar="S",
+        help="Put S samples into each shard of a new store.  [default: chosen by size]",
+    ),
     click.option(
         "--executor",
         type=click.Choice(list(EXECUTORS)),
         default="local",
         show_default=True,
-        help="Where shards are built.",
+        help="Choose where shards are built.",
         hidden=len(EXECUTORS) == 1,
     ),
     shared.WORKERS,
     shared.DEVICE,
-    click.option("--shard", metavar="I/N", help="Build slice I of N; finalise afterwards."),
-    click.option("--only", metavar="K,K-K", help="Build these shards only."),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Build slice I of N, counted from 0; run finalise after all slices.",
+    ),
+    click.option(
+        "--only", metavar="K,K-K", help="Build the shards of these numbers only, say 17,20-22."
+    ),
     click.option(
         "--on-error",
         type=shared.ON_ERROR,
         default="fail",
         show_default=True,
-        help="At an image that cannot be read.",
+        help="At an image that cannot be read: fail ends the build, skip goes on without it.",
     ),
     click.option(
         "--max-failures",
@@ -62,7 +78,7 @@ _OPTIONS = (
         default=0,
         show_default=True,
         metavar="N",
-        help="Exit 1 above this many failed samples.",
+        help="Exit with 1 if more than N samples failed.",
     ),
     click.option(
         "--grace",
@@ -70,7 +86,7 @@ _OPTIONS = (
         default=25.0,
         show_default=True,
         metavar="S",
-        help="Seconds for the running shards after SIGTERM.",
+        help="After SIGTERM, let running shards go on for S seconds.",
     ),
 )
 
@@ -87,26 +103,57 @@ class _CodecChoice(click.Choice):  # type: ignore[type-arg]
         return tuple(CODECS)
 
 
+class _GeneratorOption(click.Option):
+    """An option whose help lists the generators, which are imported when it is shown."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from viewstore.generators import GENERATORS
+
+        self.help = f"Choose what makes the views: {', '.join(GENERATORS)}."
+        return super().get_help_record(ctx)
+
+
 @command("build", example="viewstore build --generator w-search --out views")
-@click.option("--generator", required=True, metavar="NAME", help="What makes the views.")
-@click.option("--views", type=click.IntRange(1, 100), metavar="V", help="Views per sample.")
-@click.option("--size", type=click.IntRange(1, 16384), metavar="PX", help="Side of the views.")
-@click.option("--codec", type=_CodecChoice(), help="How to store.")
-@click.option("--dry-run", is_flag=True, help="Try some samples, say what it would cost.")
+@click.option("--generator", cls=_GeneratorOption, required=True, metavar="NAME")
+@click.option(
+    "--help-settings", is_flag=True, help="List the settings of the generator, and build nothing."
+)
+@click.option(
+    "--views", type=click.IntRange(1, 100), metavar="V", help="Make V views of each sample."
+)
+@click.option(
+    "--size",
+    type=click.IntRange(1, 16384),
+    metavar="PX",
+    help="Make the views PX pixels wide and high.",
+)
+@click.option("--codec", type=_CodecChoice(), help="Store the views in this form.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Build some samples on the side, and say what the whole would cost.",
+)
 @click.option(
     "--sample",
     type=click.IntRange(min=2),
     default=64,
     show_default=True,
     metavar="N",
-    help="Samples that --dry-run tries.",
+    help="Let --dry-run try N samples.",
 )
 @options_of(_OPTIONS)
 def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Make a view set, or go on with one: what is committed is kept, the rest is built.
 
-    Stopped at any moment, it goes on where it was when the same command runs again.
+    Stopped at any moment, it goes on where it was when the same command runs again. What --set
+    may set is listed by --help-settings, for example `viewstore build --generator w-search
+    --help-settings`.
     """
+    if options.pop("help_settings"):
+        from viewstore.cli.settings_help import settings_help
+
+        terminal.result(*settings_help(options["generator"]))
+        return 0
     sample = options.pop("sample")
     if not options.pop("dry_run"):
         return _build(terminal, options)
@@ -142,7 +189,7 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 @command("status", example="viewstore status views --view-set w-search")
 @STORE
 @ONE_VIEW_SET
-@click.option("--missing", is_flag=True, help="Print the numbers of the missing shards.")
+@click.option("--missing", is_flag=True, help="Also print the numbers of the missing shards.")
 def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool) -> int:
     """Say how much of each view set is built; exit 1 if something is missing."""
     from viewstore.build.run import status as read
@@ -158,7 +205,7 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
         plan, shards = read(store, name)
         left = sorted(set(range(plan.shards)) - set(shards))
         facts[name] = {"shards": plan.shards, "committed": len(shards), "missing": left}
-        lines.append(f"{name}: {len(shards)} of {plan.shards} shards")
+        lines.append(f"{name}: {len(shards)} of {counted(plan.shards, 'shard')}")
         if missing and left:
             lines.append("  missing: " + ",".join(map(str, left)))
     unpublished = _unpublished(store, facts)
@@ -180,7 +227,7 @@ def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
 
 @command("finalise", example="viewstore finalise views")
 @STORE
-@click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
+@click.option("--allow-partial", is_flag=True, help="Also take in view sets that lack shards.")
 def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
@@ -260,19 +307,23 @@ def _summary_text(facts: dict[str, Any], view_set: str) -> str:
     views = facts["built_samples"] * facts["views"]
     if facts["built_samples"]:
         lines = [
-            f"{view_set}: {views} views of {facts['built_samples']} samples in "
-            f"{duration(facts['seconds'])}, {facts['views_per_second']:.0f} views/s, "
-            f"{facts['bytes'] / 2**20:.1f} MiB"
+            f"{view_set}: {counted(views, 'view')} of "
+            f"{counted(facts['built_samples'], 'sample')} in {duration(facts['seconds'])}, "
+            f"{facts['views_per_second']:.0f} views/s, {facts['bytes'] / 2**20:.1f} MiB"
         ]
     else:
-        lines = [f"{view_set}: all {facts['shards']} shards were there already"]
+        all_of = f"all {facts['shards']} shards were" if facts["shards"] > 1 else "its shard was"
+        lines = [f"{view_set}: {all_of} there already"]
     if "converged_share" in facts:
         lines.append(
-            f"{facts['converged_samples']} of {facts['samples']} samples converged "
+            f"{facts['converged_samples']} of {counted(facts['samples'], 'sample')} converged "
             f"({facts['converged_share']:.1%}): every view within its tolerance on stored pixels"
         )
     if facts["failures"]:
-        lines.append(f"{facts['failures']} samples failed and are kept with their status")
+        failed = counted(facts["failures"], "sample")
+        lines.append(
+            f"{failed} failed: kept with status 3 or 4, left out of exports and of loading"
+        )
     if facts["complete"]:
         lines.append(f"look at them: viewstore inspect {facts['store']} --sheet views.png")
     elif facts["left_shards"]:

@@ -63,15 +63,18 @@ class LazyGroup(click.Group):
 
 
 _COMMON = (
-    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
+    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks to errors."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print the answer as one JSON object on stdout."
+    ),
     click.option(
         "--progress",
         "progress_form",
         type=click.Choice(["auto", "bar", "plain", "json", "off"]),
         default=None,
-        help="How progress is shown.  [default: auto]",
+        help="Choose how progress is shown; auto is a bar on a terminal, else plain lines."
+        "  [default: auto]",
     ),
 )
 

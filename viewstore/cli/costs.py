@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from viewstore.cli.text import duration
+from viewstore.errors import counted
 
 if TYPE_CHECKING:
     from viewstore.build.rehearsal import Rehearsal
@@ -67,15 +68,16 @@ def _rehearsal_lines(facts: Mapping[str, Any]) -> list[str]:
     own = facts["costs"]["codecs"][facts["codec"]]
     views = facts["left_samples"] * facts["views"]
     return [
-        f"{facts['view_set']}: {facts['sampled']} of {facts['samples']} samples tried; "
+        f"{facts['view_set']}: {facts['sampled']} of "
+        f"{counted(facts['samples'], 'sample')} tried; "
         f"nothing was written to {facts['store']}",
         f"  speed      {facts['views_per_second']:.0f} views/s and worker (p10 to p90: "
         f"{slow:.0f} to {fast:.0f})",
-        f"  time       {duration(facts['seconds'])} for {views} views with {facts['workers']} "
-        "workers",
+        f"  time       {duration(facts['seconds'])} for {counted(views, 'view')} with "
+        f"{counted(facts['workers'], 'worker')}",
         f"  disk       {size(own['set_bytes'])} as {facts['codec']}; "
         f"{size(facts['machine']['free_bytes'])} free",
-        f"  shards     {facts['shards']} of {facts['shard_rows']} samples, "
+        f"  shards     {facts['shards']} of {counted(facts['shard_rows'], 'sample')}, "
         f"{size(facts['shard_bytes'])} and {duration(facts['shard_seconds'])} each; "
         f"{facts['committed_shards']} are committed (a new store: --shard-rows "
         f"{facts['best_shard_rows']})",
@@ -107,14 +109,14 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     views = costs["shown_views"]
     head = [
         "codec",
-        "a view",
-        "on disk",
-        "an epoch",
-        "from disk",
-        "CPU",
-        "views/s",
-        "then",
-        "bound",
+        "view size",
+        "set size",
+        "read per epoch",
+        "disk time",
+        "CPU time",
+        "views/s at first",
+        "views/s later",
+        "bound by",
     ]
     rows = [
         [
@@ -137,6 +139,7 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
         f"  costs      an epoch of {views} {plural} a sample, {machine['cores']} cores, {disk}; "
         f"take {costs['advice']}: {costs['why']}",
         *("  " + line for line in table(head, rows)),
+        "  At first: the files come from disk. Later: from memory, if all of them fit into it.",
     ]
 
 

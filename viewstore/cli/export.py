@@ -9,6 +9,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, STORE
 from viewstore.cli.terminal import Terminal
+from viewstore.errors import counted
 from viewstore.export.formats import FORMATS
 from viewstore.progress import tracked
 
@@ -20,17 +21,21 @@ from viewstore.progress import tracked
     "form",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help=" ".join(f"{name}: {each.contents}." for name, each in FORMATS.items()),
+    help="Write in this form: "
+    + ", ".join(f"{name} is {each.contents}" for name, each in FORMATS.items())
+    + ".",
 )
-@click.option("-o", "--out", type=FILE, required=True, metavar="PATH", help="Where to.")
-@click.option("--view-set", metavar="NAME", help="Which one.  [default: the only one]")
+@click.option(
+    "-o", "--out", type=FILE, required=True, metavar="PATH", help="Write to this file or folder."
+)
+@click.option("--view-set", metavar="NAME", help="Export this view set.  [default: the only one]")
 @click.option(
     "--columns",
     metavar="A,B|none",
-    help="Params columns to write.  [default: all but latents and other large ones]",
+    help="Write these params columns.  [default: all but latents and other large ones]",
 )
-@click.option("--where", metavar="Q", help="Only samples like these, say 'distance < 0.35'.")
-@click.option("-n", "limit", type=int, metavar="N", help="The first N of them only.")
+@click.option("--where", metavar="Q", help="Export only samples like these, say 'distance < 0.35'.")
+@click.option("-n", "limit", type=int, metavar="N", help="Export only the first N of them.")
 def export(
     terminal: Terminal,
     store: Path,
@@ -64,10 +69,11 @@ def export(
         "already": done.already,
         "left_out": done.left_out,
     }
-    files = f"{len(done.paths)} files" if len(done.paths) > 1 else "1 file"
-    text = f"{out}: {done.num_samples} samples, {done.bytes / 1e6:.1f} MB in {files}"
+    samples, files = counted(done.num_samples, "sample"), counted(len(done.paths), "file")
+    text = f"{out}: {samples}, {done.bytes / 1e6:.1f} MB in {files}"
     text += ", there already" if done.already else ""
     if done.left_out:
-        samples = "1 sample is" if done.left_out == 1 else f"{done.left_out} samples are"
-        text += f"\n{samples} left out: a view was not made, and would be black"
+        are = "is" if done.left_out == 1 else "are"
+        text += f"\n{counted(done.left_out, 'sample')} {are} left out: "
+        text += "a view was not made, and would be black"
     terminal.result(facts, text)

@@ -60,13 +60,37 @@ def summary_text(facts: dict[str, Any]) -> str:
 
 
 @command("sample", example="viewstore gan sample --gan gan.safetensors --z z.npy --out images.npy")
-@click.option("--gan", "gan_file", type=FILE, required=True, metavar="FILE", help="StyleGAN2.")
-@click.option("--z", type=FILE, metavar="Z.npy", help="Inputs of the mapping, [N, z_dim].")
-@click.option("--w", type=FILE, metavar="W.npy", help="Latents, [N, D] or one per layer [N, L, D].")
-@click.option("--labels", type=FILE, metavar="C.npy", help="Class numbers [N], or one-hot rows.")
-@click.option("--noise", type=click.Choice(["const", "none"]), default="const", show_default=True)
-@click.option("--truncation", type=float, default=1.0, show_default=True, metavar="PSI")
-@click.option("-o", "--out", type=FILE, required=True, metavar="IMAGES.npy")
+@click.option(
+    "--gan", "gan_file", type=FILE, required=True, metavar="FILE", help="Take this generator."
+)
+@click.option("--z", type=FILE, metavar="Z.npy", help="Read inputs of the mapping, [N, z_dim].")
+@click.option("--w", type=FILE, metavar="W.npy", help="Read latents, [N, D] or [N, L, D].")
+@click.option(
+    "--labels", type=FILE, metavar="C.npy", help="Read class numbers [N], or one-hot rows."
+)
+@click.option(
+    "--noise",
+    type=click.Choice(["const", "none"]),
+    default="const",
+    show_default=True,
+    help="Add the noise that the network keeps, or none.",
+)
+@click.option(
+    "--truncation",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="PSI",
+    help="Pull latents towards their average; 1 does not.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=FILE,
+    required=True,
+    metavar="IMAGES.npy",
+    help="Write the images to this file.",
+)
 def sample(
     terminal: Terminal,
     gan_file: Path,
@@ -184,8 +208,16 @@ def _wrong_shape(flag: str, path: Path, wanted: str, found: NDArray[Any]) -> Con
 
 @command("convert", example="viewstore gan convert network-snapshot.pkl --out gan.safetensors")
 @click.argument("file", type=FILE)
-@click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="Our own file.")
-@click.option("--dtype", type=click.Choice(["f32", "f16"]), default="f32", show_default=True)
+@click.option(
+    "-o", "--out", type=FILE, required=True, metavar="FILE", help="Write the network to this file."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["f32", "f16"]),
+    default="f32",
+    show_default=True,
+    help="Write the weights in this precision.",
+)
 def convert(terminal: Terminal, file: Path, out: Path, dtype: str) -> None:
     """Read any StyleGAN2 file that we know and write it as our own, then compare images.
 

@@ -42,7 +42,12 @@ MEASURED_IMAGES = 2000
     example="viewstore gan train --part generator --source digits --holdout 4 "
     "--out gan.safetensors",
 )
-@click.option("--part", type=click.Choice(["generator", "inverter"]), required=True)
+@click.option(
+    "--part",
+    type=click.Choice(["generator", "inverter"]),
+    required=True,
+    help="Train a generator, or the inverter of one.",
+)
 @click.option(
     "--source",
     default="digits",
@@ -50,29 +55,70 @@ MEASURED_IMAGES = 2000
     metavar="SRC",
     help=SOURCES,
 )
-@click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The weights.")
-@click.option("--size", type=click.IntRange(4, 1024), metavar="PX", help="Side of the images.")
-@click.option("--limit", type=POSITIVE, metavar="N", help="First N images only.")
 @click.option(
-    "--holdout", type=click.IntRange(min=2), metavar="K", help="Leave out rows 0, K, 2K, ..."
+    "-o", "--out", type=FILE, required=True, metavar="FILE", help="Write the weights to this file."
 )
-@click.option("--kimg", type=float, metavar="K", help="Thousands of images shown (generator).")
-@click.option("--steps", type=int, metavar="N", help="Batches shown (inverter).")
-@click.option("--batch", type=int, metavar="B", help="Images of a step.")
-@click.option("--seed", type=int, metavar="N", help="Seed of every draw.  [default: 0]")
+@click.option(
+    "--size",
+    type=click.IntRange(4, 1024),
+    metavar="PX",
+    help="Train on images PX pixels wide and high, a power of two.",
+)
+@click.option(
+    "--limit", type=POSITIVE, metavar="N", help="Take the first N images of the source only."
+)
+@click.option(
+    "--holdout",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Leave out rows 0, K, 2K, ..., and measure on them.",
+)
+@click.option("--kimg", type=float, metavar="K", help="Show K thousand images (generator).")
+@click.option("--steps", type=int, metavar="N", help="Show N batches (inverter).")
+@click.option("--batch", type=int, metavar="B", help="Take B images for each step.")
+@click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]")
 @SETTINGS
-@click.option("--gan", "gan_file", type=FILE, metavar="FILE", help="Generator to invert.")
-@click.option("--encoder", type=FILE, metavar="FILE", help="SSL encoder (inverter).")
-@click.option("--state", type=FILE, metavar="FILE", help="Go on from here, and write here.")
-@click.option("--dtype", type=click.Choice(["f32", "f16"]), default="f16", show_default=True)
+@click.option(
+    "--gan",
+    "gan_file",
+    type=FILE,
+    metavar="FILE",
+    help="Invert the generator in this file (inverter).",
+)
+@click.option(
+    "--encoder",
+    type=FILE,
+    metavar="FILE",
+    help="Compare features of the encoder in this file (inverter).",
+)
+@click.option(
+    "--state",
+    type=FILE,
+    metavar="FILE",
+    help="Keep the state of the training in this file, and go on from it (generator).",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["f32", "f16"]),
+    default="f16",
+    show_default=True,
+    help="Write the weights in this precision.",
+)
 @DEVICE
-@click.option("--threads", type=POSITIVE, metavar="N", help="Torch threads.")
+@click.option(
+    "--threads",
+    type=POSITIVE,
+    metavar="N",
+    help="Let torch use N threads.  [default: torch chooses]",
+)
 def train(terminal: Terminal, part: str, threads: int | None, **options: Any) -> None:  # noqa: ANN401
     """Train a generator on images, or the inverter that guesses a generator's latents.
 
-    The defaults are the recipe of the shipped digits weights; --set changes any other setting,
-    for example --set latent_dim=512 --set channels=512. With --state, an interrupted generator
-    training goes on bit for bit where it was.
+    The defaults are the recipe of the shipped digits weights; --set changes any other setting: of
+    a generator latent_dim, mapping_layers, channels, channel_base, gamma, group, ema_kimg, lr and
+    snapshot_kimg, for example --set latent_dim=512 --set channels=512 for photographs; of an
+    inverter lr and feature_weight. With --state, an interrupted generator training goes on bit
+    for bit where it was.
     """
     import torch
 

@@ -10,7 +10,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, ONE_VIEW_SET
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from viewstore.store.store import Store
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
 @click.argument("store")
 @click.argument("key", required=False)
-@click.option("--sheet", type=FILE, metavar="F.png", help="Pictures as PNG.")
-@click.option("--html", type=FILE, metavar="F.html", help="A report to open.")
+@click.option(
+    "--sheet", type=FILE, metavar="F.png", help="Write a contact sheet, one picture with all views."
+)
+@click.option("--html", type=FILE, metavar="F.html", help="Write a report to open in a browser.")
 @ONE_VIEW_SET
-@click.option("-n", "count", default=10, show_default=True, metavar="N", help="Samples to show.")
-@click.option("--random", "at_random", is_flag=True, help="Random samples, not the first ones.")
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of --random.")
+@click.option("-n", "count", default=10, show_default=True, metavar="N", help="Show N samples.")
+@click.option(
+    "--random", "at_random", is_flag=True, help="Choose them at random, not spread over the store."
+)
+@click.option(
+    "--seed", default=0, show_default=True, metavar="N", help="Seed the choice of samples."
+)
 def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
     """Show what is in a store, or what is known of the sample KEY.
 
@@ -53,13 +59,13 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         facts = sample_facts(opened, rows[0], view_sets)
         roles = {each.name: each.roles for each in view_sets}
         text = "" if drawn else sample_text(facts, roles)
-    lines = [f"{path}: {len(rows)} samples" for path in drawn.values()]
+    lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
 
 
 @command("stats", example="viewstore stats views --column distance")
 @click.argument("store")
-@click.option("--column", metavar="C", help="One column, with its histogram.")
+@click.option("--column", metavar="C", help="Show this column only, with its histogram.")
 @ONE_VIEW_SET
 def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
     """Show the columns of params, and what the view sets cost on this machine."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "gan": Entry("viewstore.cli.gan:gan", "Train, invert, sample and convert GANs.", MAKE),
     "inspect": Entry("viewstore.cli.inspect:inspect", "Show what is in a store.", LOOK),
     "stats": Entry("viewstore.cli.inspect:stats", "Show the columns of params.", LOOK),
+    "replay": Entry("viewstore.cli.replay:replay", "Make a view anew from its params.", LOOK),
     "bench": Entry("viewstore.cli.bench:bench", "Measure how fast a store loads here.", LOOK),
     "verify": Entry("viewstore.cli.mend:verify", "Prove a store whole; repair it.", MEND),
     "rm": Entry("viewstore.cli.view_sets:remove", "Take out a view set.", MEND),

@@ -20,7 +20,7 @@ from viewstore.cli.options import (
     weight_files,
 )
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from viewstore.store.verify import Fault
@@ -31,17 +31,29 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @command("verify", example="viewstore verify views --repair")
 @click.argument("store")
-@click.option("--quick", "level", flag_value="quick", help="Sizes and records only.")
-@click.option("--deep", "level", flag_value="deep", default="deep", help="Every hash. [default]")
-@click.option("--content", "level", flag_value="content", help="Decode every view too.")
-@click.option("--repair", is_flag=True, help="Rebuild exactly the damaged shards.")
+@click.option("--quick", "level", flag_value="quick", help="Check sizes and records only.")
+@click.option(
+    "--deep",
+    "level",
+    flag_value="deep",
+    default="deep",
+    help="Check every hash and checksum.  [default]",
+)
+@click.option("--content", "level", flag_value="content", help="Also decode every view.")
+@click.option("--repair", is_flag=True, help="Rebuild the damaged shards, and no others.")
 @ONE_VIEW_SET
-@click.option("--only", metavar="K,K-K", help="With --repair: these shards only.")
-@click.option("--failed", is_flag=True, help="With --repair: also shards with failed samples.")
+@click.option(
+    "--only",
+    metavar="K,K-K",
+    help="With --repair: rebuild shards of these numbers only, say 17,20-22.",
+)
+@click.option(
+    "--failed", is_flag=True, help="With --repair: also rebuild shards that hold failed samples."
+)
 @click.option(
     "--on-error",
     type=ON_ERROR,
-    help="With --repair: what to do with source images that cannot be read."
+    help="With --repair: at a source image that cannot be read, fail or skip it."
     "  [default: fail; skip with --failed]",
 )
 @options_of(WEIGHTS)
@@ -67,7 +79,8 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
         faults = _verify_here(terminal, local_path(store), options)
     text = "\n".join(map(str, faults)) or f"{store} is whole"
     if faults and not options["repair"]:
-        text += f"\n{len(faults)} faults; mend them with: {mend}"
+        them = "it" if len(faults) == 1 else "them"
+        text += f"\n{counted(len(faults), 'fault')}; mend {them} with: {mend}"
     terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
     return int(bool(faults))
 
@@ -128,8 +141,14 @@ def _repair(
 
 @command("gc", example="viewstore gc views --older-than 24h --dry-run")
 @STORE
-@click.option("--older-than", default="24h", show_default=True, metavar="AGE", help="30m, 24h, 2d")
-@click.option("--dry-run", is_flag=True, help="Say what would go.")
+@click.option(
+    "--older-than",
+    default="24h",
+    show_default=True,
+    metavar="AGE",
+    help="Spare files that are younger, say 30m, 24h or 2d.",
+)
+@click.option("--dry-run", is_flag=True, help="Say which files would go, and remove none.")
 def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     """Drop files that no commit names: what killed builds left behind."""
     from viewstore.build.repair import collect_garbage
@@ -146,5 +165,5 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     verb = "would remove" if dry_run else "removed"
     terminal.result(
         {"removed": [str(path) for path in removed], "dry_run": dry_run},
-        f"{verb} {len(removed)} files",
+        f"{verb} {counted(len(removed), 'file')}",
     )

@@ -15,19 +15,41 @@ from viewstore.errors import ConfigError
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
-SOURCES = "Folder of class folders, WebDataset tar or brace pattern, .npz, .beton, or digits."
+SOURCES = (
+    "The images: a folder of class folders, a WebDataset tar or brace pattern, an .npz, a .beton, "
+    "or the word digits."
+)
 
 STORE = click.argument("store", type=FILE)
-ONE_VIEW_SET = click.option("--view-set", metavar="NAME", help="One view set.  [default: all]")
-SETTINGS = click.option(
-    "--set", "assignments", multiple=True, metavar="K=V", help="Another setting."
+ONE_VIEW_SET = click.option(
+    "--view-set", metavar="NAME", help="Take this view set only.  [default: all]"
 )
-WORKERS = click.option("-j", "--workers", type=POSITIVE, metavar="N", help="Processes.")
+SETTINGS = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="K=V",
+    help="Set K to V, a setting that has no option of its own; may be given many times.",
+)
+WORKERS = click.option(
+    "-j",
+    "--workers",
+    type=POSITIVE,
+    metavar="N",
+    help="Work in N processes.  [default: one per core]",
+)
 DEVICE = click.option(
-    "--device", default="cpu", show_default=True, metavar="D", help="Torch device."
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="D",
+    help="Run networks on this torch device.",
 )
 TORCH_THREADS = click.option(
-    "--threads", type=POSITIVE, metavar="N", help="Of torch.  [default: torch's]"
+    "--threads",
+    type=POSITIVE,
+    metavar="N",
+    help="Let torch use N threads.  [default: torch chooses]",
 )
 WEIGHTS = tuple(
     click.option(f"--{name}", type=FILE, metavar="FILE", help=role.help)

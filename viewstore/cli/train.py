@@ -15,7 +15,7 @@ from viewstore.cli.command import command
 from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.shards.signals import StopRequest, stop_signals_to
 
 if TYPE_CHECKING:
@@ -36,81 +36,152 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
 )
 @click.argument("store", required=False)
 @click.option(
-    "--source", metavar="SRC", help="Train on a source instead of a store: online views only."
+    "--source",
+    metavar="SRC",
+    help="Train on these images instead of a store; views are then drawn as it trains.",
 )
-@click.option("--method", default="simclr", show_default=True, metavar="NAME", help="simclr.")
+@click.option(
+    "--method",
+    default="simclr",
+    show_default=True,
+    metavar="NAME",
+    help="Train by this method: simclr.",
+)
 @click.option(
     "--views",
     required=True,
     metavar="LIST",
-    help="A view set or online policy for each view, for example simclr,simclr,w-search.",
+    help="Name a view set or an online policy for each view, for example simclr,simclr,w-search; "
+    "cached:NAME and online:NAME choose where both exist.",
 )
 @click.option(
     "--strategy",
     default="standard",
     show_default=True,
     metavar="NAME",
-    help="How views become losses: standard, a2.",
+    help="Make losses of the views by this strategy: standard or a2.",
 )
-@click.option("--epochs", type=POSITIVE, metavar="E", help="Length of the run.")
-@click.option("--steps", type=POSITIVE, metavar="N", help="Length of the run instead of --epochs.")
+@click.option("--epochs", type=POSITIVE, metavar="E", help="Train for E epochs.")
+@click.option("--steps", type=POSITIVE, metavar="N", help="Train for N steps, instead of --epochs.")
 @click.option(
     "-o",
     "--out",
     required=True,
     type=FILE,
     metavar="DIR",
-    help="Checkpoint and encoder; a run that is there goes on.",
+    help="Write checkpoint and encoder to this folder; a run that is there goes on.",
 )
-@click.option("--batch-size", type=click.IntRange(2), default=256, show_default=True, metavar="B")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(2),
+    default=256,
+    show_default=True,
+    metavar="B",
+    help="Take B samples for each step.",
+)
 @click.option(
     "--backbone",
     default="resnet18",
     show_default=True,
     metavar="NAME",
-    help="resnet18 (3x3 stem, no max-pool), conv6, conv3.",
+    help="Train this network: resnet18 (3x3 stem, no max-pool), conv6 or conv3, smaller each.",
 )
 @click.option(
     "--projector",
     default="2048,128",
     show_default=True,
     metavar="W,..",
-    help="Widths of the projector's layers.",
+    help="Give the layers of the projector these widths.",
 )
-@click.option("--in-channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
-@click.option("--size", type=POSITIVE, metavar="PX", help="Side of online views.")
 @click.option(
-    "--temperature", type=float, default=0.5, show_default=True, metavar="T", help="Of simclr."
+    "--in-channels",
+    type=click.Choice(["1", "3"]),
+    default="3",
+    show_default=True,
+    help="Let the network see gray (1) or colour (3).",
+)
+@click.option(
+    "--size",
+    type=POSITIVE,
+    metavar="PX",
+    help="Make online views PX pixels wide and high.  [default: as the cached ones]",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="T",
+    help="Divide similarities by T in simclr's loss.",
 )
 @click.option(
     "--negatives",
     type=click.Choice(["both", "other"]),
-    help="Views of other samples in simclr's denominator.  [default: the strategy's paper's]",
+    help="Choose the views of other samples in simclr's denominator: of both views or of the "
+    "other one.  [default: as in the strategy's paper]",
 )
-@click.option("--alpha", type=float, metavar="A", help="Weight of a2's alignment.  [default: 0.5]")
+@click.option("--alpha", type=float, metavar="A", help="Weigh a2's alignment by A.  [default: 0.5]")
 @click.option(
     "--anchors",
     type=click.Choice(["both", "first"]),
-    help="Experts that a2 aligns generated views with.  [default: both]",
+    help="Choose the expert views that a2 aligns generated ones with.  [default: both]",
 )
 @click.option(
     "--a2-loss",
     type=click.Choice(["align", "full"]),
-    help="full: every pair of views, all views in the denominator.  [default: align]",
+    help="Choose a2's loss: align aligns generated views with experts; full takes every pair of "
+    "views, with all views in the denominator.  [default: align]",
 )
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
-@click.option("--lr", type=float, metavar="LR", help="For 256 samples.  [default: the optimizer's]")
-@click.option("--weight-decay", type=float, metavar="WD", help="[default: the optimizer's]")
 @click.option(
-    "--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True
+    "--optimizer",
+    type=click.Choice(OPTIMIZERS),
+    default="sgd",
+    show_default=True,
+    help="Train with this optimizer.",
 )
-@click.option("--warmup-epochs", type=click.IntRange(0), default=0, show_default=True, metavar="E")
-@click.option("--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option(
+    "--lr",
+    type=float,
+    metavar="LR",
+    help="Set the learning rate of a step of 256 samples.  [default: the optimizer's]",
+)
+@click.option(
+    "--weight-decay",
+    type=float,
+    metavar="WD",
+    help="Set the weight decay.  [default: the optimizer's]",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="Let the learning rate fall as a cosine, or stay constant.",
+)
+@click.option(
+    "--warmup-epochs",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="E",
+    help="Raise the learning rate from 0 over the first E epochs.",
+)
+@click.option(
+    "--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row, for eval."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed all random draws."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Multiply in this precision.",
+)
 @DEVICE
 @TORCH_THREADS
-@click.option("--half", is_flag=True, help="Round the encoder's weights to float16.")
+@click.option("--half", is_flag=True, help="Round the weights of the written encoder to float16.")
 def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Train an encoder on views, or go on with a run; stopped at any moment, it loses minutes.
 
@@ -243,7 +314,7 @@ def _summary_text(facts: dict[str, Any]) -> str:
         return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
     begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
     return (
-        f"trained {facts['steps']} steps{begun} in {duration(facts['seconds'])}, "
+        f"trained {counted(facts['steps'], 'step')}{begun} in {duration(facts['seconds'])}, "
         f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}\n"
         f"encoder {facts['encoder']}"
     )
@@ -252,18 +323,22 @@ def _summary_text(facts: dict[str, Any]) -> str:
 @command("eval", example="viewstore eval run --source digits --probe knn --holdout 4")
 @click.argument("checkpoint", type=FILE)
 @click.option(
-    "--source", required=True, metavar="SRC", help="Labelled images that the probe learns from."
+    "--source", required=True, metavar="SRC", help="Let the probe learn from these labelled images."
 )
-@click.option("--test", metavar="SRC", help="Labelled images that it is asked about.")
+@click.option("--test", metavar="SRC", help="Ask the probe about these labelled images.")
 @click.option(
-    "--holdout", type=click.IntRange(2), metavar="N", help="Ask about every Nth row of --source."
+    "--holdout",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Ask about every Nth row of --source, and learn from the others.",
 )
 @click.option(
     "--probe",
     type=click.Choice(["knn", "linear", "logreg"]),
     default="knn",
     show_default=True,
-    help="linear is on features without augmentation (lin_frozen).",
+    help="Probe by nearest neighbours, or by a classifier on frozen features without augmentation: "
+    "linear (SGD) or logreg (logistic regression).",
 )
 @click.option(
     "--knn",
@@ -271,12 +346,23 @@ def _summary_text(facts: dict[str, Any]) -> str:
     type=click.Choice(["monitor", "ca", "gs", "dino"]),
     default="monitor",
     show_default=True,
-    help="Neighbours and temperature.",
+    help="Choose the neighbours and the temperature of knn as this paper does; monitor is for a "
+    "quick look.",
 )
 @click.option(
-    "--limit", type=POSITIVE, metavar="N", help="N images of each source, spread over its labels."
+    "--limit",
+    type=POSITIVE,
+    metavar="N",
+    help="Take N images of each source, spread over its labels.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of linear.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed the training of linear.",
+)
 @DEVICE
 @TORCH_THREADS
 def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
@@ -317,7 +403,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     }
     name = score.metric
     if score.metric == "knn":
-        name = f"knn of {score.details['neighbours']} neighbours"
+        name = f"knn of {counted(score.details['neighbours'], 'neighbour')}"
     text = (
         f"{name}: {100 * score.accuracy:.2f} % of {score.queries} right "
         f"(standard error {100 * score.standard_error:.2f}), learnt from {score.bank}"

@@ -22,18 +22,19 @@ class PageImage:
     small: bool
 
 
-def fit(pixels: Pixels, side: int) -> Image.Image:
-    """Return uint8 [H, W, 1 or 3] as a picture whose longer side is about `side` pixels.
+def fit(pixels: Pixels, side: int, *, wide: int | None = None) -> Image.Image:
+    """Return uint8 [H, W, 1 or 3] as a picture about `side` pixels high and `wide` wide at most.
 
-    Small ones are enlarged by a whole factor without smoothing, so that pixels stay pixels.
+    `wide` is `side` if it is not given. Small ones are enlarged by a whole factor without
+    smoothing, so that pixels stay pixels.
     """
     image = _image(pixels)
-    longer = max(image.size)
-    if longer <= side:
-        factor = side // longer
+    wide = side if wide is None else wide
+    factor = min(side // image.height, wide // image.width)
+    if factor >= 1:
         size = image.width * factor, image.height * factor
         return image.resize(size, Image.Resampling.NEAREST)
-    scale = side / longer
+    scale = min(side / image.height, wide / image.width)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
 

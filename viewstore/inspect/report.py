@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
+from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
+from viewstore.inspect.numbers import number
 from viewstore.inspect.pictures import page_image, shrink
-from viewstore.inspect.shown_rows import Row, read_row
-from viewstore.inspect.summary import label_counts, view_set_facts
-from viewstore.inspect.view_set_charts import column_chart, constraint_charts
+from viewstore.inspect.shown_rows import Row, read_row, worst_rows
+from viewstore.inspect.summary import goal_text, label_counts, view_set_facts
+from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
-ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 112, 240  # at most, in CSS pixels
+ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 240, 320  # at most, in CSS pixels
+WORST = 5  # rows of a view set that are shown as its worst
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,13 @@ class Detail:
     quality: int
 
 
-DETAILS = (Detail(256, 160, 82), Detail(192, 128, 72), Detail(144, 96, 60), Detail(112, 64, 50))
+DETAILS = (
+    Detail(384, 224, 82),
+    Detail(256, 160, 82),
+    Detail(192, 128, 72),
+    Detail(144, 96, 60),
+    Detail(112, 64, 50),
+)
 
 
 def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]) -> bytes:
@@ -50,18 +60,28 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
-        "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),
     }
+    sections = [_section(view_set) for view_set in view_sets]
+    goals = {view_set.name: goal_text(view_set) for view_set in view_sets}
     # Read once at the largest size: a store's originals may not fit into memory together.
     read = [_shrunk(read_row(store, row, view_sets)) for row in rows]
+    worst = [
+        [_shrunk(read_row(store, row, [view_set])) for row in worst_rows(view_set, WORST)]
+        for view_set in view_sets
+    ]
     for detail in DETAILS:
-        samples = [_sample(row, detail) for row in read]
-        page = template.render(**facts, samples=samples).encode()
+        shown = [
+            section | {"worst": [_sample(row, detail, goals) for row in bad]}
+            for section, bad in zip(sections, worst, strict=True)
+        ]
+        samples = [_sample(row, detail, goals) for row in read]
+        page = template.render(**facts, sections=shown, samples=samples).encode()
         if len(page) <= MAX_BYTES:
             return page
     raise ConfigError(
-        f"a report must have at most {MAX_BYTES // 10**6} MB; {len(rows)} samples give more",
+        f"a report must have at most {MAX_BYTES // 10**6} MB, and {counted(len(rows), 'sample')} "
+        "would make a larger one",
         fix="show fewer samples with -n, or one --view-set",
     )
 
@@ -83,8 +103,8 @@ def _shrunk(row: Row) -> Row:
     return replace(row, original=shrink(row.original, DETAILS[0].original))
 
 
-def _sample(row: Row, detail: Detail) -> dict[str, Any]:
-    """Return what the template needs of a sample."""
+def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the template needs of a sample; `goals` are those of view sets in words."""
     scale = min(ORIGINAL_HEIGHT / row.height, ORIGINAL_WIDTH / row.width)
     return {
         "row": row,
@@ -94,6 +114,7 @@ def _sample(row: Row, detail: Detail) -> dict[str, Any]:
         "blocks": [
             {
                 "name": name,
+                "goal": goals[name],
                 # The largest first, so that none hides a smaller one.
                 "boxes": sorted(
                     (cell for cell in cells if cell.box is not None),
@@ -113,14 +134,45 @@ def _section(view_set: ViewSet) -> dict[str, Any]:
     facts = view_set_facts(view_set)
     constraints = constraints_of(view_set)
     charts = {} if constraints is None else constraint_charts(view_set, constraints)
+    columns = facts["columns"]
+    constant = {name: each["min"] for name, each in columns.items() if each["min"] == each["max"]}
+    drawn = {
+        name: Markup(column_chart(name, each))
+        for name, each in columns.items()
+        if name not in constant
+    }
     return {
         "name": view_set.name,
+        "said": _said(view_set),
         "facts": facts,
         "args": {name: json.dumps(value) for name, value in facts["generator"]["args"].items()},
         "plan": json.dumps(jsonable(view_set.plan.to_json()), indent=1, sort_keys=True),
         "near_duplicate": NEAR_DUPLICATE,
         "constraint_charts": {caption: Markup(chart) for caption, chart in charts.items()},
-        "column_charts": {
-            name: Markup(column_chart(name, stats)) for name, stats in facts["columns"].items()
+        "column_charts": drawn,
+        "constant": [f"{name} {number(value)}" for name, value in constant.items()],
+        "telling": {
+            caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
         },
     }
+
+
+def _said(view_set: ViewSet) -> str:
+    """Return in a sentence what a view set holds, and what became of its views."""
+    status = view_set.params["status"]
+    counts = {
+        what: int(np.isin(status, values).sum())
+        for what, values in (
+            ("off goal", [Status.GOAL_NOT_MET]),
+            ("failed", [Status.FAILED, Status.UNREADABLE]),
+            ("not built", [Status.NEVER_WRITTEN]),
+        )
+    }
+    wrong = [f"{count:,} {what}" for what, count in counts.items() if count]
+    goal = goal_text(view_set)
+    return (
+        f"{counted(view_set.num_views, 'view')} of {view_set.height} x {view_set.width} px for "
+        f"each sample, made by {view_set.plan.generator['name']}"
+        + (f"; goal: {goal}" if goal else "")
+        + f". Of {counted(status.size, 'view')} {', '.join(wrong) or 'none failed'}."
+    )

@@ -9,18 +9,23 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.images.colours import Pixels
 from viewstore.inspect.pictures import fit
-from viewstore.inspect.sheet_layout import CELL, LINE, MARGIN, Layout, lay_out
+from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
-from viewstore.store.constraints import constraints_of
+from viewstore.inspect.summary import goal_text, view_set_facts
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 DASH, SPACE = 6, 4
+LEGEND = (
+    "A box on an original has the number, colour and dash of its view.",
+    "area: share of the original in the box; d: distance to the anchor; !: what is wrong.",
+)
 
 INK, FAINT, ALARM, PAPER, BLANK = "#1b1b1b", "#6a6a6a", "#a32800", "#ffffff", "#ececec"
+BORDER = "#b0b0b0"  # a white view stays a view
 
 
 def draw_sheet(
@@ -39,10 +44,11 @@ def draw_sheet(
     """
     if not view_sets:
         raise ConfigError("the store has no view set to show")
-    layout = lay_out(view_sets, len(rows))
+    notes = notes_of(view_sets)
+    layout = lay_out(view_sets, len(rows), len(notes))
     sheet = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    _draw_header(draw, store, layout)
+    _draw_header(draw, store, notes, layout)
     top = layout.header
     for row in rows:
         _draw_row(sheet, draw, read_row(store, row, view_sets), layout, top)
@@ -77,38 +83,63 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
     return ImageFont.load_default(size)
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> None:
+def notes_of(view_sets: Sequence[ViewSet]) -> list[str]:
+    """Return the lines of words below the title: what is shown, and how to read it."""
+    notes = []
+    for view_set in view_sets:
+        views = counted(view_set.num_views, "view")
+        roles = ", ".join(sorted(set(view_set.roles)))
+        goal = goal_text(view_set)
+        notes.append(
+            f"{view_set.name}: {views} ({roles}) of {view_set.height} x {view_set.width} px"
+            + (f"; goal: {goal}" if goal else "")
+        )
+        verdict = view_set_facts(view_set).get("verdict")
+        if verdict:
+            notes.append(f"{view_set.name}: {verdict}")
+    return [*notes, *LEGEND]
+
+
+def _draw_header(
+    draw: ImageDraw.ImageDraw, store: Store, notes: Sequence[str], layout: Layout
+) -> None:
     width = layout.width - 2 * MARGIN
-    title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
+    title = f"{store.name}: {counted(store.num_samples, 'sample')}, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
+    top = MARGIN + LINE + GAP
+    for note in notes:
+        draw.text((MARGIN, top), _elide(note, width, _font()), FAINT, font=_font())
+        top += LINE
+    top += GAP
     for block, left in layout.lefts():
-        view_set = block.view_set
-        constraints = constraints_of(view_set)
-        views = "1 view" if view_set.num_views == 1 else f"{view_set.num_views} views"
-        facts = f"{views}, {view_set.height} x {view_set.width} px"
-        lines = [view_set.name, facts]
-        if constraints is not None:
-            lines[1] += f"; ! = not within {constraints.eps1:.3f} +- {constraints.tolerance:g}"
-        widest = max(block.width, 3 * CELL) if len(layout.blocks) == 1 else block.width
-        for number, line in enumerate(lines):
-            at = left, MARGIN + LINE * (number + 1) + 8
-            draw.text(at, _elide(line, widest, _font()), (INK, FAINT)[number], font=_font())
+        x, _ = block.offset(0)
+        if block.original:
+            draw.text((left, top), "original", INK, font=_font())
+        name = _elide(block.view_set.name, max(block.width - x, CELL), _font())
+        draw.text((left + x, top), name, INK, font=_font())
 
 
 def _draw_row(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, row: Row, layout: Layout, top: int
 ) -> None:
     draw.line((MARGIN, top - 4, layout.width - MARGIN, top - 4), BLANK)
-    width = layout.width - 2 * MARGIN
-    draw.text((MARGIN, top), _elide(row.key, width, _font()), INK, font=_font())
+    label = f"label {row.label}, " if row.label else ""
+    facts = f"row {row.row}, {label}{row.width} x {row.height} px"
+    room = layout.width - 2 * MARGIN - _font().getlength(facts) - 2 * GAP
+    key = _elide(row.key, max(room, CELL), _font())
+    draw.text((MARGIN, top), key, INK, font=_font())
+    after = MARGIN + round(_font().getlength(key)) + 2 * GAP
+    facts = _elide(facts, layout.width - MARGIN - after, _font())
+    draw.text((after, top), facts, FAINT, font=_font())
     top += LINE + 3
     for block, left in layout.lefts():
         cells = row.cells[block.view_set.name]
         if block.original:
             _draw_original(sheet, draw, row, cells, (left, top))
+        several = len(set(block.view_set.roles)) > 1
         for cell in cells:
             x, y = block.offset(cell.view)
-            _draw_view(sheet, draw, cell, (left + x, top + y))
+            _draw_view(sheet, draw, cell, (left + x, top + y), with_role=several)
 
 
 def _draw_original(
@@ -118,7 +149,9 @@ def _draw_original(
     cells: Sequence[Cell],
     at: tuple[int, int],
 ) -> None:
-    left, top, width, height = _paste(sheet, draw, row.original, at, "source not reachable")
+    left, top, width, height = _paste(
+        sheet, draw, row.original, at, "source not reachable", wide=ORIGINAL
+    )
     x_scale, y_scale = width / row.width, height / row.height
     boxed = [(cell, cell.box) for cell in cells if cell.box is not None]
     # The widest first, so that a small box is never hidden below a large one.
@@ -127,21 +160,27 @@ def _draw_original(
     for cell, box in boxed:
         x0, y0, _, _ = _corners(box, left, top, x_scale, y_scale)
         _draw_number(draw, cell, (min(x0, left + width - 11), min(y0, top + height - 12)))
-    facts = f"{row.label}  {row.width} x {row.height}".strip()
-    draw.text((at[0], at[1] + CELL + 1), _elide(facts, CELL, _font()), FAINT, font=_font())
 
 
 def _draw_view(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, at: tuple[int, int]
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    cell: Cell,
+    at: tuple[int, int],
+    *,
+    with_role: bool,
 ) -> None:
     _paste(sheet, draw, cell.pixels, at, cell.note)
     left, top = at[0], at[1] + CELL + 2
     _draw_number(draw, cell, (left, top))
-    words = "" if cell.distance is None else f"{cell.distance:.3f}"
+    words = [] if cell.distance is None else [f"d {cell.distance:.3f}"]
     if cell.note:
-        words = f"{words} ! {cell.note}".strip()
-    area = "" if cell.area is None else f" {cell.area:.0%}"
-    text = _elide(words or cell.role + area, CELL - 22, _font())
+        words.append(f"! {cell.note}")
+    elif cell.area is not None:
+        words.append(f"area {cell.area:.0%}")
+    if with_role or not words:
+        words.insert(0, cell.role)
+    text = _elide(" ".join(words), CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())
 
 
@@ -151,15 +190,18 @@ def _paste(
     pixels: Pixels | None,
     at: tuple[int, int],
     absent: str,
+    *,
+    wide: int = CELL,
 ) -> tuple[int, int, int, int]:
-    """Draw a picture centred in its cell; return its left, top, width and height."""
+    """Draw a picture in its cell, centred, with a border; return its left, top, width, height."""
     if pixels is None:
-        draw.rectangle((*at, at[0] + CELL - 1, at[1] + CELL - 1), BLANK)
-        text = _elide(absent, CELL - 8, _font())
+        draw.rectangle((*at, at[0] + wide - 1, at[1] + CELL - 1), BLANK)
+        text = _elide(absent, wide - 8, _font())
         draw.text((at[0] + 4, at[1] + CELL // 2 - 8), text, FAINT, font=_font())
-        return *at, CELL, CELL
-    image = fit(pixels, CELL)
-    left, top = at[0] + (CELL - image.width) // 2, at[1] + (CELL - image.height) // 2
+        return *at, wide, CELL
+    image = fit(pixels, CELL, wide=wide)
+    left, top = at[0] + (wide - image.width) // 2, at[1] + (CELL - image.height) // 2
+    draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline=BORDER)
     sheet.paste(image, (left, top))
     return left, top, image.width, image.height
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.store.view_set import ViewSet
 
-CELL = 112  # pixels of a picture's longer side
+CELL = 112  # pixels of a view's longer side
+ORIGINAL = 168  # pixels of the column of originals, which are as high as views
+LEAST_WIDTH = 640  # for the words at the top
 GAP, MARGIN, BLOCK_GAP = 6, 16, 22
 LINE = 15  # of a caption
 VIEWS_ACROSS = 10  # a view set with more of them wraps
@@ -31,13 +33,17 @@ class Block:
 
     @property
     def width(self) -> int:
-        columns = min(self.view_set.num_views, VIEWS_ACROSS) + self.original
-        return columns * (CELL + GAP) - GAP
+        return min(self.view_set.num_views, VIEWS_ACROSS) * (CELL + GAP) - GAP + self._shift
+
+    @property
+    def _shift(self) -> int:
+        """Width of the column of originals, if there is one."""
+        return (ORIGINAL + GAP) * self.original
 
     def offset(self, view: int) -> tuple[int, int]:
         """Return left and top of a view within the block."""
         line, column = divmod(view, VIEWS_ACROSS)
-        return (column + self.original) * (CELL + GAP), line * (CELL + LINE + GAP)
+        return column * (CELL + GAP) + self._shift, line * (CELL + LINE + GAP)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Layout:
     @property
     def width(self) -> int:
         inner = sum(block.width for block in self.blocks) + BLOCK_GAP * (len(self.blocks) - 1)
-        return max(inner, 3 * CELL) + 2 * MARGIN
+        return max(inner, LEAST_WIDTH) + 2 * MARGIN
 
     @property
     def row_height(self) -> int:
@@ -69,8 +75,10 @@ class Layout:
             left += block.width + BLOCK_GAP
 
 
-def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
+def lay_out(view_sets: Sequence[ViewSet], rows: int, notes: int) -> Layout:
     """Return the layout of a sheet that shows `rows` samples with one or more view sets.
+
+    `notes`: Lines of words below the title.
 
     Raises:
         ConfigError: It has more than 64 megapixels.
@@ -80,12 +88,12 @@ def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
         Block(view_set, original=number == 0 or "crop_box" in view_set.params)
         for number, view_set in enumerate(view_sets)
     )
-    layout = Layout(blocks, rows, header=MARGIN + 4 * LINE + GAP)
+    layout = Layout(blocks, rows, header=MARGIN + (notes + 3) * LINE + 2 * GAP)
     if layout.width * layout.height > MAX_PIXELS:
         fitting = (MAX_PIXELS // layout.width - layout.header - MARGIN) // layout.row_height
         raise ConfigError(
             f"a contact sheet must have at most 64 megapixels; {rows} samples give "
             f"{layout.width * layout.height / 1e6:.0f}",
-            fix=f"show at most {fitting} samples, or one --view-set",
+            fix=f"show at most {counted(fitting, 'sample')} with -n, or one --view-set",
         )
     return layout

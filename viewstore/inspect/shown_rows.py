@@ -13,7 +13,7 @@ from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
-from viewstore.inspect.summary import label_text
+from viewstore.inspect.summary import COMPONENTS, label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
@@ -21,6 +21,10 @@ from viewstore.store.view_set import ViewSet
 
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
+# Columns that are told apart from the others, or say nothing to a reader.
+TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "parent", "seed", "status"})
+OFF: Mapping[str, Any] = {"blur": 0, "solarize": 256, "jitter": [1, 1, 1, 0]}
+SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "not built",
     Status.GOAL_NOT_MET: "off goal",
@@ -51,6 +55,7 @@ class Cell:
         box: Its crop box, if it has one.
         area: Area of the crop box, as a share of that of the source image.
         distance: Distance to the anchor, if it was measured.
+        params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
     """
 
@@ -61,6 +66,7 @@ class Cell:
     box: Box | None
     area: float | None
     distance: float | None
+    params: tuple[str, ...]
     note: str
 
     @property
@@ -109,25 +115,60 @@ def _is_dark(colour: str) -> bool:
     return luminance < 0.18
 
 
+def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
+    """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured."""
+    values = value if isinstance(value, list) else [value]
+    if value == OFF.get(name) or any(isinstance(v, float) and math.isnan(v) for v in values):
+        return []
+    if name in SWITCHES:
+        return [name] * (value == 1)
+    short = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
+    if name in COMPONENTS:
+        return list(map(" ".join, zip(COMPONENTS[name], short, strict=True)))
+    return [f"{name.removeprefix('x_').replace('_', ' ')} {', '.join(short)}"]
+
+
 def choose_rows(
     store: Store, *, count: int, random: bool = False, seed: int = 0, key: str | None = None
 ) -> list[int]:
-    """Return the rows to show, ascending: that of `key`, the first `count`, or random ones.
+    """Return the rows to show, ascending: that of `key`, or `count` that a seed chooses.
 
     The same seed chooses the same rows of a store in every version: those to which the stream
-    of the seed gives the least words.
+    of the seed gives the least words, one of each of `count` equal ranges of rows, or if
+    `random` anywhere.
 
     Raises:
         ConfigError: There is no sample `key`, or `count` is below 1.
     """
     if key is not None:
-        return [store.keys.row(key)]
+        return [store.keys.find(key)]
     if count < 1:
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
-    if not random:
-        return list(range(min(count, store.num_samples)))
     words = Stream(checked_seed(seed)).seed_word(np.arange(store.num_samples, dtype=np.uint64), 0)
-    return sorted(np.argsort(words, kind="stable")[:count].tolist())
+    if random:
+        return sorted(np.argsort(words, kind="stable")[:count].tolist())
+    ranges = np.array_split(words, min(count, store.num_samples))
+    starts = np.cumsum([0, *map(len, ranges)])[:-1].tolist()
+    return [start + int(each.argmin()) for start, each in zip(starts, ranges, strict=True)]
+
+
+def worst_rows(view_set: ViewSet, count: int) -> list[int]:
+    """Return up to `count` rows with a view that failed or missed its goal, the worst first.
+
+    Those that failed come first, then those farthest from their goal, then the others with
+    status 2.
+    """
+    status = view_set.params["status"].reshape(len(view_set), -1)
+    missed = (status == Status.GOAL_NOT_MET).any(1).astype(np.float64)
+    constraints = constraints_of(view_set)
+    if constraints is not None:
+        low, high = constraints.band
+        distance = view_set.params["distance"].astype(np.float64)
+        off = np.maximum(low - distance, distance - high)
+        missed += np.nan_to_num(np.maximum(off, 0), nan=0.0).max(axis=1)
+    missed[(status >= Status.FAILED).any(1)] = np.inf
+    order = np.argsort(-missed, kind="stable")[:count]
+    return [int(row) for row in order if missed[row] > 0]
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
@@ -172,6 +213,11 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
     boxes, distances, statuses = (
         _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
     )
+    columns = [
+        (column.name, _read_column(view_set, column.name, row))
+        for column in view_set.plan.columns
+        if column.pack and column.name not in TOLD and view_set.plan.per_view(column.name)
+    ]
     cells = []
     for view, role in enumerate(view_set.roles):
         box, distance = _box(boxes[view]), distances[view]
@@ -187,6 +233,9 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                 box=box,
                 area=None if box is None else box.height * box.width / source_area,
                 distance=distance,
+                params=tuple(
+                    words for name, values in columns for words in in_words(name, values[view])
+                ),
                 note=unreadable or missed or REMARKS.get(statuses[view] or 0, ""),
             )
         )

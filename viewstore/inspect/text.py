@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from viewstore.errors import counted
 from viewstore.inspect.distributions import bars_of, merged
 from viewstore.inspect.numbers import brief, number, percent
 
 BAR_WIDTH, BLOCKS = 40, " ▁▂▃▄▅▆▇█"
 BINS = 16  # of histograms in text
-MOST_LABELS = 12
+MOST_LABELS, FIRST_LABELS = 12, 5
+LINE = 100  # characters of a line of text
+UNBROKEN = "\N{NO-BREAK SPACE}"  # keeps the name of a setting and its value on one line
 
 Facts = Mapping[str, Any]
 
 
 def store_text(facts: Facts) -> str:
     """Return `summary.store_facts` as text."""
-    labels = [f"{name} {count}" for name, count in facts["labels"].items()]
-    more = f", and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
     lines = [
         f"samples   {facts['samples']}",
-        f"labels    {', '.join(labels[:MOST_LABELS])}{more}",
+        *wrapped(f"labels    {_labels(facts['labels'])}", indent=10),
         f"store id  {facts['store_id']}",
     ]
     for name, view_set in facts["view_sets"].items():
@@ -29,18 +32,42 @@ def store_text(facts: Facts) -> str:
     return "\n".join(lines)
 
 
+def wrapped(text: str, *, indent: int) -> list[str]:
+    """Return `text` as lines of at most 100 characters; those after the first are indented."""
+    return textwrap.wrap(
+        text,
+        LINE,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    """Return the labels with their counts; of many, how many there are and the first names."""
+    if len(counts) <= MOST_LABELS:
+        return ", ".join(f"{name} {count}" for name, count in counts.items())
+    least, most = min(counts.values()), max(counts.values())
+    each = counted(most, "sample") if least == most else f"{least} to {counted(most, 'sample')}"
+    return f"{len(counts)}, of {each} each: {', '.join(list(counts)[:FIRST_LABELS])}, ..."
+
+
 def _view_set_lines(facts: Facts) -> list[str]:
     roles = ", ".join(f"{count} {role}" for role, count in facts["roles"].items())
     generator = facts["generator"]
-    args = ", ".join(f"{name} {brief(value)}" for name, value in generator["args"].items())
+    settings = [f"{name} {brief(value)}" for name, value in generator["args"].items()]
+    args = re.sub(r"(?<!,) ", UNBROKEN, ", ".join(settings))
+    made_by = f"{generator['name']} {generator['version']}"
     size = f"{facts['height']} x {facts['width']} x {facts['channels']} px"
-    shards, planned = facts["shards"], facts["shards_planned"]
-    partial = "" if shards == planned else f" of {planned}"
+    shards, planned = facts["shards"], counted(facts["shards_planned"], "shard")
+    stored = planned if shards == facts["shards_planned"] else f"{shards} of {planned}"
     lines = [
         f"  views      {facts['views']} ({roles}), {size}",
-        f"  stored     {facts['codec']['name']}, {shards}{partial} shards, "
-        f"{facts['bytes'] / 2**20:.1f} MiB",
-        f"  generator  {generator['name']} {generator['version']}: {args}",
+        f"  stored     {facts['codec']['name']}, {stored}, {facts['bytes'] / 2**20:.1f} MiB",
+        *(
+            line.replace(UNBROKEN, " ")
+            for line in wrapped(f"  generator  {made_by}: {args}", indent=13)
+        ),
     ]
     if "constraints" in facts:
         lines += _constraint_lines(facts["constraints"])

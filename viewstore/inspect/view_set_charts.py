@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from viewstore.inspect.charts import Mark, histogram, ranges, scatter
 from viewstore.inspect.distributions import bars_of, bars_of_values, ranges_by_view
 from viewstore.store.constraints import Constraints
@@ -49,3 +51,31 @@ def constraint_charts(view_set: ViewSet, constraints: Constraints) -> dict[str, 
         level=marks[-1],
     )
     return charts
+
+
+def telling_charts(view_set: ViewSet, charts: Mapping[str, str]) -> dict[str, str]:
+    """Return the few charts for the top of the page: what its views are about, at one look.
+
+    `charts` are those of its constraints, if it has any. Else crops are shown by their size and
+    shape, and views of networks by how far they are from their source.
+    """
+    if charts:
+        return {
+            caption: chart
+            for caption, chart in charts.items()
+            if caption.startswith(("Distance to", "Mean distance"))
+        }
+    shown = {}
+    if "crop_box" in view_set.params:
+        boxes = view_set.params["crop_box"]
+        sides = np.sqrt(boxes[..., 2].astype(np.float64) * boxes[..., 3])
+        title = "Side of the crop boxes, in source pixels"
+        shown[title] = histogram(bars_of_values(sides), title=title)
+        wide = boxes[..., 3] / np.maximum(boxes[..., 2], 1e-9)
+        title = "Width over height of the crop boxes"
+        shown[title] = histogram(bars_of_values(wide), title=title)
+    for name, title in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
+        if name in view_set.params:
+            values = view_set.params[name]
+            shown[title] = histogram(bars_of_values(values), title=title)
+    return shown

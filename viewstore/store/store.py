@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, nearest
+from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
@@ -34,6 +35,8 @@ from viewstore.store.committed import (
 )
 from viewstore.store.view_set import ViewSet
 
+NEAR_KEYS = 3  # that an error names
+
 
 class Keys(Sequence[str]):
     """The sample keys in row order, with look-up by bisection."""
@@ -49,15 +52,52 @@ class Keys(Sequence[str]):
         return self._keys[row]
 
     def row(self, key: str) -> int:
-        """Return the row of a key. Raises ConfigError naming the nearest key."""
-        position = bisect.bisect_left(
-            range(len(self._keys)), key.encode(), key=lambda each: self._at(each).encode()
-        )
-        if position < len(self._keys) and self._at(position) == key:
+        """Return the row of a key. Raises ConfigError naming the three nearest keys."""
+        position = self._position(key)
+        if self._is_at(position, key):
             return int(self._order[position])
-        near = range(max(0, position - 50), min(len(self._keys), position + 50))
-        hint = nearest(key, [self._at(each) for each in near])
-        raise ConfigError(f"there is no sample with key {key!r}; {hint}", code="VS102")
+        raise ConfigError(
+            f"there is no sample with key {key!r}; {self._near(key, position)}", code="VS102"
+        )
+
+    def find(self, text: str) -> int:
+        """Return the row that a user means by `text`: the one of that key, else of that number.
+
+        Raises:
+            ConfigError: It is neither; the three nearest keys are named, and the row numbers.
+        """
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
+        position = self._position(text)
+        if self._is_at(position, text):
+            return int(self._order[position])
+        if 0 <= number < len(self):
+            return number
+        raise ConfigError(
+            f"there is no sample with key {text!r}; {self._near(text, position)}",
+            code="VS102",
+            fix=f"give a key, or a row number from 0 to {len(self) - 1}",
+        )
+
+    def _position(self, key: str) -> int:
+        """Return where a key stands, or would stand, in the order of the keys' bytes."""
+        return bisect.bisect_left(
+            range(len(self)), key.encode(), key=lambda each: self._at(each).encode()
+        )
+
+    def _is_at(self, position: int, key: str) -> bool:
+        return position < len(self) and self._at(position) == key
+
+    def _near(self, key: str, position: int) -> str:
+        """Return a question that names the three keys around `position` that are most like `key`.
+
+        Keys that are hardly like it are named where there are no others.
+        """
+        around = range(max(0, position - 50), min(len(self), position + 50))
+        alike = difflib.get_close_matches(key, [self._at(each) for each in around], n=NEAR_KEYS)
+        others = (self._at(each) for each in sorted(around, key=lambda at: abs(at - position)))
+        alike += [each for each in others if each not in alike]
+        *first, last = map(repr, alike[:NEAR_KEYS])
+        return f"did you mean {', '.join(first)} or {last}?" if first else f"there is only {last}"
 
     def _at(self, position: int) -> str:
         return self._keys[int(self._order[position])]
@@ -88,7 +128,8 @@ class Store:
             )
 
     def __repr__(self) -> str:
-        return f"Store({self.location!r}, {self.num_samples} samples, {list(self.view_sets)})"
+        samples = counted(self.num_samples, "sample")
+        return f"Store({self.location!r}, {samples}, {list(self.view_sets)})"
 
     @property
     def location(self) -> str:
@@ -157,7 +198,7 @@ class Store:
     def view_sets(self) -> Mapping[str, ViewSet]:
         """The view sets of the newest manifest by name, without those that are `gone`."""
         return {
-            name: ViewSet(self.paths.view_set(name), entry, self.files)
+            name: ViewSet(self.paths.view_set(name), entry, self.files, source=self.source)
             for name, entry in self.manifest.view_sets.items()
             if name not in self.gone
         }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, counted
 from viewstore.files.local import LOCAL, Files, matching, whole_file
 from viewstore.files.maps import map_file
 from viewstore.format.columns import Column
@@ -21,8 +21,11 @@ from viewstore.format.plan import Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
 from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 from viewstore.images.codec import Codec, codec_from_plan
+from viewstore.images.colours import Pixels
+from viewstore.sources.reader import SourceReader
 from viewstore.store.committed import read_plan
 from viewstore.store.params import Params
+from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
 
 FETCHES = 8  # small remote files at one time
@@ -36,9 +39,18 @@ class ViewSet:
     column [N, V].
     """
 
-    def __init__(self, paths: ViewSetPaths, entry: ViewSetEntry, files: Files = LOCAL) -> None:
+    def __init__(
+        self,
+        paths: ViewSetPaths,
+        entry: ViewSetEntry,
+        files: Files = LOCAL,
+        *,
+        source: SourceReader | None = None,
+    ) -> None:
+        """Open a view set; `source` reads the images that its views were made of, for `replay`."""
         self.paths = paths
         self.files = files
+        self.source = source
         self._entry = entry
         self.plan: Plan = read_plan(paths, files)
         if self.plan.id != entry.plan_id:
@@ -51,7 +63,8 @@ class ViewSet:
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
         return (
-            f"ViewSet({self.name!r}, {len(self)} samples x {self.num_views} views, "
+            f"ViewSet({self.name!r}, {counted(len(self), 'sample')} x "
+            f"{counted(self.num_views, 'view')}, "
             f"{self.height}x{self.width}x{self.channels}, {codec})"
         )
 
@@ -162,6 +175,21 @@ class ViewSet:
             return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
         names = [name for name in self.plan.members if name != "json"]
         return np.stack([self.codec.decode(payloads[name]) for name in names])
+
+    def replay(self, row: int, view: int, *, decode: DecodeLatent | None = None) -> Pixels:
+        """Return a view made anew from its stored params, uint8 [H, W, 3], as it would be stored.
+
+        A view that was cut and coloured from its source image by recorded params is equal to
+        `self[row][view]` bit for bit, on a machine with the libraries of the plan. A view that a
+        network made needs `decode`, which returns the image of a latent: that of `recon` is equal
+        too; others were made from latents of more digits than are stored, and differ slightly.
+
+        Raises:
+            IndexError: There is no such row or view.
+            ConfigError: The view was never made, its params do not say how, or `decode` is needed.
+            FormatError: The source image cannot be read, or the params are damaged.
+        """
+        return replay(self, row, view, decode)
 
     def urls(self) -> list[str]:
         """Return the shard files, for stock readers of WebDataset."""

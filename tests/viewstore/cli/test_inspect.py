@@ -54,9 +54,18 @@ def test_inspect_tells_the_params_of_one_sample(digits: Path) -> None:
     assert ",".join(f"{value:.0f}" for value in stored[0]) in text
 
 
-def test_a_key_that_is_not_there_names_the_nearest(digits: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean '00"):
-        invoke("inspect", digits, "000x")
+def test_a_row_number_is_accepted_where_no_key_has_that_name(digits: Path) -> None:
+    answer = json.loads(invoke("inspect", digits, "7", "--json").stdout)
+    assert (answer["result"]["key"], answer["result"]["row"]) == ("0007", 7)
+
+
+@pytest.mark.parametrize("key", ["000x", "80", "", "9" * 5000, "\u0663"])
+def test_a_key_that_is_not_there_names_the_three_nearest(digits: Path, key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"did you mean '00\d\d', '00\d\d' or '00\d\d'\?$"
+    ) as error:
+        invoke("inspect", digits, key)
+    assert error.value.fix == "give a key, or a row number from 0 to 79"
 
 
 def test_pictures_are_written_where_the_options_say(digits: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.viewstore.pages import HOSTILE, Page
 from viewstore.build.run import BuildRequest, build
 from viewstore.inspect.report import MAX_BYTES, write_report
 from viewstore.inspect.sheet import draw_sheet
-from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
+from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, worst_rows
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store, open_store
 
@@ -63,8 +63,8 @@ def test_a_report_shows_every_view_and_box_of_its_rows(digits: Path) -> None:
     assert len(page.images()) == 3 * (1 + 4 + 1 + 12)
     boxes = [a for tag, a in page.tags if tag == "g" and str(a.get("class")).startswith("box")]
     assert len(boxes) == 2 * 3 * (4 + 12)  # a frame and a number each
-    for row in range(3):
-        store = open_store(digits)
+    store = open_store(digits)
+    for row in choose_rows(store, count=3):
         top, left, height, width = store.view_set("simclr").params["crop_box"][row, 2].tolist()
         place = {"y": top, "x": left, "height": height, "width": width}
         wanted = {name: f"{value:.1f}" for name, value in place.items()}
@@ -72,6 +72,48 @@ def test_a_report_shows_every_view_and_box_of_its_rows(digits: Path) -> None:
             tag == "rect" and wanted.items() <= attrs.items() and attrs.get("stroke") == "#009E73"
             for tag, attrs in page.tags
         )
+
+
+def test_equal_stores_give_equal_bytes(searched: Path) -> None:
+    assert report_of(searched) == report_of(searched)
+
+
+def test_what_made_a_view_stands_under_it(digits: Path) -> None:
+    raw = report_of(digits, count=3).decode()
+    store = open_store(digits)
+    params = store.view_set("simclr").params
+    for row in choose_rows(store, count=3):
+        if params["jitter_order"][row, 1, 0] != 255:
+            brightness = float(params["jitter"][row, 1, 0])
+            assert f"<span>brightness {brightness:.3g}" in raw
+    assert "solarize 256" not in raw.partition("Samples, spread")[2].partition('id="set-1"')[0]
+    assert raw.count("enlarge view") == 3 * (4 + 12)
+
+
+def test_a_column_that_is_the_same_everywhere_is_a_word_and_no_chart(digits: Path) -> None:
+    page = Page(report_of(digits, count=1))
+    titles = [a["aria-label"] for tag, a in page.tags if tag == "svg" and a.get("aria-label")]
+    assert "histogram of flip" in titles
+    assert "histogram of status" not in titles
+    assert "The same everywhere: blur 0, solarize 256, status 1." in page.text
+
+
+def test_rows_that_missed_their_goal_are_shown_again_the_worst_first(searched: Path) -> None:
+    store = open_store(searched)
+    view_set = store.view_set("w-search")
+    worst = worst_rows(view_set, 5)
+    off = np.abs(view_set.params["distance"].astype(np.float64) - 0.3).max(axis=1)
+    status = view_set.params["status"].max(axis=1)
+    assert len(worst) > 1
+    assert (status[worst] == 2).all()
+    assert (np.diff(off[worst]) <= 0).all()
+    shown = report_of(searched, count=1).decode().partition("the worst first</h2>")[2]
+    assert [row for row in worst if f"row {row}, " not in shown] == []
+
+
+def test_a_healthy_view_set_has_no_worst_rows(digits: Path) -> None:
+    assert worst_rows(open_store(digits).view_set("simclr"), 5) == []
+    assert "the worst first" not in Page(report_of(digits, count=1)).text
 
 
 def test_fifty_rows_fit_into_5_mb_by_smaller_pictures(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from viewstore.build.finalise import finalise
 from viewstore.build.run import BuildRequest, build
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet
-from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, read_row
+from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, in_words, read_row
 from viewstore.store.store import open_store
 
 
@@ -21,8 +21,26 @@ def test_a_seed_draws_the_same_rows_for_ever(digits: Path) -> None:
     store = open_store(digits)
     assert choose_rows(store, count=5, random=True, seed=3) == [0, 7, 53, 58, 66]
     assert choose_rows(store, count=5, random=True, seed=4) != [0, 7, 53, 58, 66]
-    assert choose_rows(store, count=3) == [0, 1, 2]
+    assert choose_rows(store, count=3) == [7, 29, 64]
     assert len(choose_rows(store, count=999, random=True)) == 80
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 79, 80, 999])
+def test_rows_are_spread_over_the_store(digits: Path, count: int) -> None:
+    """One of each of equal ranges; the first ones would be of one class."""
+    rows = choose_rows(open_store(digits), count=count)
+    assert len(set(rows)) == min(count, 80)
+    ranges = np.array_split(np.arange(80), min(count, 80))
+    assert all(row in each for row, each in zip(rows, ranges, strict=True))
+
+
+def test_params_are_told_in_words_and_what_is_off_is_not() -> None:
+    assert in_words("jitter", [1.0, 1.0, 1.0, 0.0]) == []
+    assert in_words("jitter", [1.25, 1.0, 0.5, -0.1])[::3] == ["brightness 1.25", "hue -0.1"]
+    assert (in_words("flip", 1), in_words("flip", 0)) == (["flip"], [])
+    assert (in_words("solarize", 256), in_words("solarize", 128)) == ([], ["solarize 128"])
+    assert (in_words("blur", 0.0), in_words("loss", float("nan"))) == ([], [])
+    assert in_words("x_rotation", 0.123456) == ["rotation 0.123"]
 
 
 def test_a_crop_box_is_the_one_the_view_was_rendered_from(digits: Path) -> None:
@@ -59,5 +77,7 @@ def test_views_that_are_not_built_or_damaged_say_so_and_the_rest_is_shown(tmp_pa
     assert notes == {0: [""] * 2, 64: ["not built"] * 2, 128: [""] * 2, 129: ["cannot be read"] * 2}
     assert "2 of 3 shards" in invoke("inspect", out).output
     page = Page(write_report(store, [0, 64, 129], sets))
-    assert page.text.count("not built") == 4, "in the picture's place and below it, of two views"
+    assert page.text.count("not built") == 5, (
+        "in the picture's place and below it, of two views; above"
+    )
     assert draw_sheet(store, [0, 64, 129], sets)

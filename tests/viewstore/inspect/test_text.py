@@ -63,7 +63,7 @@ FACTS: dict[str, Any] = {
 }
 TEXT = """\
 samples   2
-labels    0 1, 1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 9 1, 10 1, 11 1, and 2 more
+labels    14, of 1 sample each: 0, 1, 2, 3, 4, ...
 store id  abc
 
 view set w-search
@@ -100,3 +100,14 @@ def test_numbers_are_short() -> None:
     assert [axis_number(value) for value in (1, 1234.0, 0.12345)] == ["1", "1,234", "0.123"]
     assert [percent(share) for share in (None, 0.5)] == ["no", "50.0 %"]
     assert brief({"a": [1.0, float("nan")], "b": "c"}) == "{a 1,-, b c}"
+
+
+def test_long_lines_of_a_store_are_wrapped_and_many_labels_are_summed_up() -> None:
+    args = {f"setting_{number}": number / 7 for number in range(40)}
+    view_set = FACTS["view_sets"]["w-search"]
+    view_set = view_set | {"generator": {"name": "x", "version": 1, "args": args}, "columns": {}}
+    labels = {f"class {number}": 1 + number % 3 for number in range(200)}
+    text = store_text(FACTS | {"labels": labels, "view_sets": {"a": view_set}})
+    assert max(map(len, text.splitlines())) <= 100
+    assert "labels    200, of 1 to 3 samples each: class 0, class 1," in text
+    assert all(f"setting_{number} " in text for number in range(40))

@@ -48,6 +48,15 @@ def test_a_key_that_is_not_there_is_refused_with_its_nearest() -> None:
         lookup.row("cats")
 
 
+def test_a_key_comes_before_a_row_number() -> None:
+    lookup = Keys(["2", "x", "0"], [2, 0, 1])
+    assert [lookup.find(text) for text in ("2", "x", "0", "1")] == [0, 1, 2, 1]
+    with pytest.raises(ConfigError, match="did you mean"):
+        lookup.find("3")
+    with pytest.raises(ConfigError, match="there is only 'a'"):
+        Keys(["a"], [0]).find("1")
+
+
 def test_a_store_that_was_pickled_is_the_same_store(tmp_path: Path, source: str) -> None:
     build_small(tmp_path / "s", source)
     store = open_store(tmp_path / "s")

@@ -1,0 +1,111 @@
+"""Help texts: whole sentences, examples that parse, every setting of every generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from tests.viewstore.commands import invoke
+from viewstore.cli.main import root
+from viewstore.cli.settings_help import attribute_docs
+from viewstore.errors import ConfigError, counted
+from viewstore.generators import GENERATORS, settings_class
+from viewstore.generators.gan.inverter_training import InverterSettings
+from viewstore.generators.gan.training import GanSettings
+
+
+def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands below a group by what a user types."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        found = group.get_command(context, word)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, f"{name} {word}")
+        else:
+            yield f"{name} {word}", found
+
+
+COMMANDS = dict(commands(root, "viewstore"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_in_a_sentence(name: str) -> None:
+    context = click.Context(COMMANDS[name], info_name=name)
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            parameter.get_help_record(context)
+            said = re.sub(r"\s*\[[^]]*\]$", "", parameter.help or "")
+            assert re.match(r"[A-Z].*\.$", said), (parameter.name, said)
+            assert len(said.split()) > 2, (parameter.name, said)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example_that_parses(name: str) -> None:
+    epilog = COMMANDS[name].epilog or ""
+    example = epilog.partition("Example:\n")[2].strip()
+    assert example.startswith(name + " ")
+    context = COMMANDS[name].make_context(name, shlex.split(example.removeprefix(name)))
+    assert not context.args
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_setting_of_a_generator_is_listed_with_default_and_meaning(name: str) -> None:
+    answer = json.loads(invoke("build", "--generator", name, "--help-settings", "--json").stdout)
+    settings = answer["result"]["settings"]
+    fields = dataclasses.fields(settings_class(name))  # type: ignore[arg-type]
+    assert list(settings) == [field.name for field in fields]
+    for setting, fact in settings.items():
+        assert re.match(r"[A-Z].*\.$", fact["meaning"]), setting
+    text = invoke("build", "--generator", name, "--help-settings").output
+    assert f"views  [default: {settings['views']['default']}]" in text
+
+
+def test_defaults_are_those_of_the_generator_not_of_its_class() -> None:
+    text = invoke("build", "--generator", "dino", "--help-settings").output
+    assert "policy  [default: dino]" in text
+    assert "automatic" in text
+
+
+def test_an_unknown_generator_has_no_settings() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'w-search'"):
+        invoke("build", "--generator", "w-serch", "--help-settings")
+
+
+def test_the_help_of_build_names_every_generator() -> None:
+    said = " ".join(invoke("build", "--help").output.split())
+    assert f"what makes the views: {', '.join(GENERATORS)}." in said
+
+
+def test_the_help_of_gan_train_names_every_other_setting() -> None:
+    said = COMMANDS["viewstore gan train"].help or ""
+    words = set(re.findall(r"\w+", said)) | {"kimg", "steps", "batch", "seed"}
+    for kind in (GanSettings, InverterSettings):
+        assert {field.name for field in dataclasses.fields(kind)} <= words
+
+
+def test_attributes_of_a_docstring_may_share_a_meaning_and_take_lines() -> None:
+    class Kind:
+        """First line.
+
+        Attributes:
+            a, b: Both: say
+                two lines.
+            c: One.
+
+        More text.
+        """
+
+    assert attribute_docs(Kind) == {
+        "a": "Both: say two lines.", "b": "Both: say two lines.", "c": "One."
+    }  # fmt: skip
+
+
+def test_one_is_singular() -> None:
+    assert [counted(number, "fault") for number in (0, 1, 2)] == ["0 faults", "1 fault", "2 faults"]

@@ -1,0 +1,47 @@
+"""What makes views of networks anew from their latents: `ViewSet.replay` is given it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.build.compose import check_weights
+from viewstore.build.roles import WeightFiles, load_models
+from viewstore.format.plan import Plan
+from viewstore.progress import Progress
+
+if TYPE_CHECKING:
+    from viewstore.images.colours import Pixels
+    from viewstore.store.replay import DecodeLatent
+
+
+def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> DecodeLatent:
+    """Return what makes the view of a latent with the network that a view set was planned with.
+
+    `files` names the network by role, "gan", where the packaged one does not do.
+
+    Raises:
+        CheckpointError: It is another network.
+        ConfigError: There is no such file.
+    """
+    import torch
+
+    from viewstore.generators.latent.decode import Decoder, to_pixels
+    from viewstore.generators.latent.numerics import repeatable
+
+    models, weights = load_models(("gan",), files, progress)
+    needed = tuple(each for each in plan.weights if each.role == "gan")
+    check_weights(replace(plan, weights=needed), weights)
+    args = plan.generator["args"]
+    decoder = Decoder(models["gan"], args["psi"])
+
+    def decode(latent: NDArray[np.float16]) -> Pixels:
+        with torch.no_grad(), repeatable("cpu", args["threads"]):
+            codes = torch.from_numpy(latent[None].astype(np.float32))
+            pixels: Pixels = to_pixels(decoder(codes))[0]
+        return pixels
+
+    return decode

@@ -1,0 +1,105 @@
+"""The command that makes one stored view anew from its params: replay."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from viewstore.cli.command import command
+from viewstore.cli.options import FILE
+from viewstore.cli.terminal import Terminal
+from viewstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from viewstore.images.colours import Pixels
+    from viewstore.store.store import Store
+    from viewstore.store.view_set import ViewSet
+
+
+@command("replay", example="viewstore replay views 0 2 --view-set simclr --out view.png")
+@click.argument("store")
+@click.argument("key")
+@click.argument("view", type=click.IntRange(min=0))
+@click.option(
+    "-o", "--out", type=FILE, required=True, metavar="F.png", help="The PNG file to write."
+)
+@click.option(
+    "--view-set",
+    metavar="NAME",
+    help="The view set that holds the view.  [default: the only one of the store]",
+)
+@click.option(
+    "--gan",
+    type=FILE,
+    metavar="FILE",
+    help="The StyleGAN2 file that made the view, if one did.  [default: the packaged one]",
+)
+def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) -> int:  # noqa: ANN401
+    """Make one view anew from its stored params, and compare it with the stored one.
+
+    KEY is the key of a sample, or its row number; VIEW is the number of the view. A view that was
+    cut from its source image is equal to the stored one bit for bit; if it is not, the command
+    exits with 1. A view that a network made needs the network and the stored latent, of fewer
+    digits than the one it was made from: it may differ by a few levels.
+    """
+    from viewstore.build.replay import latent_decoder
+    from viewstore.files import disk
+    from viewstore.store.store import open_store
+
+    opened = open_store(store)
+    terminal.store_id = opened.store_id
+    chosen = _chosen(opened, options["view_set"])
+    row = opened.keys.find(key)
+    if view >= chosen.num_views:
+        raise ConfigError(
+            f"VIEW must be below {chosen.num_views}, the views of {chosen.name}, got {view}"
+        )
+    latent = "latent" in chosen.params
+    if options["gan"] is not None and not latent:
+        raise ConfigError(f"--gan has no effect: no latents of {chosen.name} are stored")
+    files = {} if options["gan"] is None else {"gan": options["gan"]}
+    decode = latent_decoder(chosen.plan, files, terminal) if latent else None
+    pixels = chosen.replay(row, view, decode=decode)
+    apart = np.abs(pixels.astype(np.int16) - chosen[row][view])
+    out: Path = options["out"]
+    disk.make_directory(out.absolute().parent)
+    disk.write_atomic(out, _png(pixels))
+    facts = {
+        "file": str(out),
+        "view_set": chosen.name,
+        "key": opened.keys[row],
+        "row": row,
+        "view": view,
+        "equal": not apart.any(),
+        "largest_difference": int(apart.max()),
+    }
+    verdict = (
+        "equal to the stored view bit for bit"
+        if facts["equal"]
+        else f"differs from the stored view by up to {facts['largest_difference']} of 255 levels"
+    )
+    terminal.result(facts, f"{out}: view {view} of {facts['key']}, {verdict}")
+    return int(not facts["equal"] and not latent)
+
+
+def _chosen(store: Store, name: str | None) -> ViewSet:
+    names = sorted(store.view_sets)
+    if name is None and len(names) != 1:
+        raise ConfigError(
+            f"which view set to replay must be said, the store has {', '.join(names) or 'none'}",
+            where=store.location,
+            fix=f"add --view-set {names[0]}" if names else None,
+        )
+    return store.view_set(names[0] if name is None else name)
+
+
+def _png(pixels: Pixels) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
