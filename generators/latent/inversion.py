@@ -24,6 +24,7 @@ from viewstore.generators.latent.checks import (
     not_automatic,
 )
 from viewstore.generators.latent.decode import (
+    Features,
     decoded_features,
     decoder_of,
     fit_source,
@@ -44,14 +45,17 @@ SHIFT_OF_EPS1 = 1 / 5
 class Inversion:
     """The user's settings of the view set `recon`: one view, the reconstruction, and its latents.
 
-    What is None is automatic.
+    The goal of a sample is its feature distance, `shift_stop`: what is searched from it keeps the
+    features of the source image. The pixel error is recorded; only without an encoder is it the
+    goal. What is None is automatic.
 
     Attributes:
         psi: Truncation of the generator; the view sets made from this one must have the same.
         lr: Of Adam, in units of sigma_w.
         lam_f: Weight of the feature distance; 0 leaves the encoder out of the objective.
         mse_stop: Mean squared error, of images in [-1, 1], at which a sample may stop.
-        shift_stop: Feature distance at which it may stop; by default a fifth of eps1.
+        shift_stop: Feature distance at which it may stop, and above which, measured on stored
+            pixels, it missed its goal; by default a fifth of eps1.
         max_steps: By default 50 after an inverter, 300 from the average code.
         measured: Whether an encoder measures `anchor_shift`; by default, if one is given.
         inverter: Whether to start from the inverter's answer; by default, if one is given.
@@ -60,7 +64,7 @@ class Inversion:
         calibration: What `shift_stop` was taken from.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 1 counted the pixel error as a goal too
     PARENT: ClassVar[str | None] = None
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
 
@@ -261,8 +265,7 @@ class InversionGenerator:
 
     def _is_near(self, job: _Job, measured: NDArray[np.float32]) -> bool:
         mse, shift, _ = measured
-        enough = self._settings.shift_stop
-        return bool(mse <= self._settings.mse_stop and (enough is None or shift <= enough))
+        return bool(mse <= self._settings.mse_stop) and self._keeps_features(shift)
 
     @torch.no_grad()
     def _finish(self, done: Finished[_Job]) -> Rendered:
@@ -273,9 +276,11 @@ class InversionGenerator:
         stored = latents.cpu().numpy().astype(np.float16)
         rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
         pixels = to_pixels(self._decode(rounded))
-        status = Status.FAILED if failed else Status.OK if done.reached else Status.GOAL_NOT_MET
         loss = done.state.first[2] if failed else done.last[2]
         seen = self._context.codec.roundtrip(pixels)
+        shift = None if self._encoder is None else self._shift(self._encoder, pixels, job)
+        met = done.reached if shift is None else self._keeps_features(shift)
+        status = Status.FAILED if failed else Status.OK if met else Status.GOAL_NOT_MET
         params: dict[str, NDArray[Any]] = {
             "status": np.array([status], np.uint8),
             "parent": np.array([-1], np.int32),
@@ -286,16 +291,21 @@ class InversionGenerator:
             "loss": np.array([loss], np.float32),
             "x_invert_mse": _mean_square(job.image, seen[0]),
         }
-        if self._encoder is not None:
-            features = decoded_features(
-                pixels[None],
-                codec=self._context.codec,
-                encoder=self._encoder,
-                device=self._context.device,
-            )
-            shift = np.float32((features[0, 0] - job.features).norm().item())
+        if shift is not None:
             params |= {"distance": np.array([shift]), "anchor_shift": np.array(shift)}
         return Rendered(index=job.index, pixels=pixels, params=params)
+
+    def _shift(self, encoder: Features, pixels: Pixels, job: _Job) -> np.float32:
+        """Return the feature distance of stored pixels [1, H, W, 3] to the source image."""
+        features = decoded_features(
+            pixels[None], codec=self._context.codec, encoder=encoder, device=self._context.device
+        )
+        return np.float32((features[0, 0] - job.features).norm().item())
+
+    def _keeps_features(self, shift: float) -> bool:
+        """Decide whether a feature distance meets the goal of a sample."""
+        enough = self._settings.shift_stop
+        return enough is None or bool(shift <= enough)
 
 
 def _mean_square(first: Pixels, second: Pixels) -> NDArray[np.float32]:

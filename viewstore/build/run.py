@@ -118,8 +118,13 @@ class Built:
         return sum(len(self.plan.shard_range(outcome.shard)) for outcome in committed)
 
     @property
+    def failed_rows(self) -> list[int]:
+        """Rows of the samples that this run built and that have no views of their own."""
+        return sorted(row for outcome in self.outcomes for row in outcome.failed_rows)
+
+    @property
     def failures(self) -> int:
-        return sum(outcome.failures for outcome in self.outcomes)
+        return len(self.failed_rows)
 
 
 def build(request: BuildRequest, progress: Progress | None = None) -> Built:

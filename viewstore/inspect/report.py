@@ -19,6 +19,7 @@ from viewstore.inspect.summary import label_counts, view_set_facts
 from viewstore.inspect.view_set_charts import column_chart, constraint_charts
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
+from viewstore.store.verdict import verdict_of
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
@@ -50,6 +51,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
+        "verdict": verdict_of(store, view_sets),
         "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),
     }

@@ -16,6 +16,7 @@ from viewstore.inspect.sheet_layout import CELL, LINE, MARGIN, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
+from viewstore.store.verdict import verdict_of
 from viewstore.store.view_set import ViewSet
 
 DASH, SPACE = 6, 4
@@ -81,6 +82,9 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
     width = layout.width - 2 * MARGIN
     title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
+    verdict = verdict_of(store, [block.view_set for block in layout.blocks])
+    said = _elide(verdict.headline(), width, _font())
+    draw.text((MARGIN, MARGIN + LINE + 4), said, ALARM if verdict.unfit else FAINT, font=_font())
     for block, left in layout.lefts():
         view_set = block.view_set
         constraints = constraints_of(view_set)
@@ -91,7 +95,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
             lines[1] += f"; ! = not within {constraints.eps1:.3f} +- {constraints.tolerance:g}"
         widest = max(block.width, 3 * CELL) if len(layout.blocks) == 1 else block.width
         for number, line in enumerate(lines):
-            at = left, MARGIN + LINE * (number + 1) + 8
+            at = left, MARGIN + LINE * (number + 2) + 8
             draw.text(at, _elide(line, widest, _font()), (INK, FAINT)[number], font=_font())
 
 

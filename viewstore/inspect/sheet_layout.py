@@ -80,7 +80,7 @@ def lay_out(view_sets: Sequence[ViewSet], rows: int) -> Layout:
         Block(view_set, original=number == 0 or "crop_box" in view_set.params)
         for number, view_set in enumerate(view_sets)
     )
-    layout = Layout(blocks, rows, header=MARGIN + 4 * LINE + GAP)
+    layout = Layout(blocks, rows, header=MARGIN + 5 * LINE + GAP)
     if layout.width * layout.height > MAX_PIXELS:
         fitting = (MAX_PIXELS // layout.width - layout.header - MARGIN) // layout.row_height
         raise ConfigError(
