@@ -302,7 +302,7 @@ class InversionGenerator:
         )
         return np.float32((features[0, 0] - job.features).norm().item())
 
-    def _keeps_features(self, shift: float) -> bool:
+    def _keeps_features(self, shift: np.floating[Any]) -> bool:
         """Decide whether a feature distance meets the goal of a sample."""
         enough = self._settings.shift_stop
         return enough is None or bool(shift <= enough)

@@ -160,7 +160,8 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
         verdict = verdict_of(store, [view_set], max_missed=options["max_missed"])
         facts |= _goals(view_set) | {"verdict": verdict.to_json()}
     failed = built.failed_rows if verdict is None else verdict.view_sets[-1].failed_rows
-    keys = failed and [read_sources(StorePaths(request.out))[0].keys[row] for row in failed]
+    names = read_sources(StorePaths(request.out))[0].keys if failed else ()
+    keys = [names[row] for row in failed]
     facts |= {"failures": len(failed), "failed_samples": keys}
     terminal.result(facts, _summary_text(facts, verdict))
     unfit = verdict is not None and verdict.unfit
