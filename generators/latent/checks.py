@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context
 from viewstore.generators.gan.inverter import Inverter, InverterShape
-from viewstore.generators.latent.decode import gan_of
+from viewstore.generators.latent.calibration import readable
+from viewstore.generators.latent.decode import fit_source, gan_of
 from viewstore.generators.latent.numerics import device_class
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.store.view_set import ViewSet
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
+COLOURS_SEEN = 16  # source images, spread over the rows, before anything is written
 
 
 def latent_columns(
@@ -73,6 +77,13 @@ def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
             f"view size must be the generator's, {gan.res}x{gan.res}, got {height}x{width}",
             code="VS103",
         )
+
+
+def check_colours(context: Context) -> None:
+    """Raise ConfigError if the generator is gray and one of a few source images is not."""
+    rows = np.linspace(0, context.num_samples - 1, COLOURS_SEEN).astype(np.int64)
+    for sample in readable(np.unique(rows).tolist(), context.source_image):
+        fit_source(sample.image, context)
 
 
 def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401

@@ -16,6 +16,7 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
+    check_colours,
     check_encoder,
     check_inverter,
     check_positive,
@@ -104,6 +105,7 @@ class Inversion:
         """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
+        check_colours(context)
         measured = encoder is not None if self.measured is None else self.measured
         if encoder is None and (measured or self.lam_f > 0):
             raise ConfigError(
@@ -236,7 +238,7 @@ class InversionGenerator:
     @torch.no_grad()
     def _start(self, sample: Sample) -> Start[_Job]:
         gan, device = self._decode.gan, self._context.device
-        image = fit_source(sample.image, gan.res, gan.channels)
+        image = fit_source(sample.image, self._context)
         unit = from_pixels(image[None], device)
         target = unit[:, : gan.channels] * 2 - 1
         features = unit.new_zeros(0) if self._encoder is None else self._encoder(unit)[0]

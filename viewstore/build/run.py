@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from viewstore.build import compose
 from viewstore.build.adopt import adopt_plan, adopt_sources
 from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
-from viewstore.build.roles import WeightFiles, load_models
+from viewstore.build.roles import WeightFiles, load_models, packaged_roles
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
@@ -267,6 +267,14 @@ def _rows(
     return source.table, tuple(source.skipped)
 
 
+def _whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], SourceTable] | None:
+    """Return what opens the source without a limit; None if it was opened so just now."""
+    if request.source is not None and request.limit is None:
+        return None
+    spec = request.source or _default_source(paths)
+    return lambda: open_source(spec, on_error="skip").table
+
+
 def _default_source(paths: StorePaths) -> str:
     """Return the source of a store as a user would give it; the digits for a new one."""
     if not paths.sources_record.is_file():
@@ -289,6 +297,12 @@ def _plan(
             built = _build_parent(request, settings.PARENT, settings.parent_settings(), progress)
             parent = compose.parent_view_set(paths, settings.PARENT)
     models, weights = load_models(settings.NEEDS, request.files, progress)
+    packaged = packaged_roles(settings.NEEDS, request.files)
+    if "gan" in packaged and built is None and {part.uri for part in table.parts} != {"digits"}:
+        progress.warn(
+            "no --gan was given: the one for the digits that the package ships is taken; for other "
+            "images give --gan (viewstore gan train --part generator makes one)"
+        )
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
@@ -297,7 +311,9 @@ def _plan(
         models=models,
         parent=parent,
         device=request.device,
-        warn=progress.warn,
+        packaged=packaged,
+        whole_source=_whole_source(request, paths),
+        progress=progress,
     )
     resolved = settings.resolve(context)
     row_bytes = resolved.views * resolved.height * resolved.width * 3
