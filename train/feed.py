@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.files.local import LOCAL
 from viewstore.format.records import digest_of
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
@@ -33,6 +34,7 @@ class SourceOnly:
         self.labels = table.label
         self.view_sets: dict[str, ViewSet] = {}
         self.source = SourceReader(table)
+        self.files = LOCAL
         self.store_id = digest_of(
             {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
         )

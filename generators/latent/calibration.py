@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.generators.contract import Context, Sample
 from viewstore.generators.latent.decode import Features, from_pixels, gan_of
 from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
@@ -68,6 +68,13 @@ def calibrate(context: Context) -> Calibration:
     """
     encoder = context.models["encoder"].to(context.device)
     size = gan_of(context).res
+    if not encoder.policy:
+        raise ConfigError(
+            "the encoder was trained on generated views alone: it names no augmentation policy",
+            why="eps1 is the mean distance of views of that policy",
+            fix="give the distances: first viewstore gan invert --set shift_stop=0.06 (a fifth of "
+            "eps1), then build with --set eps1=0.3; or an encoder that saw expert views",
+        )
     settings = ResolvedExpert(
         policy=encoder.policy, views=DRAWS, height=size, width=size, filter="area"
     )

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tests.generators.latent_world import World, make_world
 from viewstore.errors import ConfigError, FormatError
 from viewstore.generators.latent.calibration import calibrate, calibration_rows, summarise
+from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.search import WSearch
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,14 @@ def test_an_unknown_policy_is_named(world: World) -> None:
     encoder.settings = replace(encoder.settings, policy="mirror")
     with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
         calibrate(world.with_models(encoder=encoder).context)
+
+
+def test_an_encoder_without_a_policy_is_said_to_have_none(world: World) -> None:
+    encoder = copy.copy(world.context.models["encoder"])
+    encoder.settings = replace(encoder.settings, policy="")
+    context = world.with_models(encoder=encoder).context
+    with pytest.raises(ConfigError, match="trained on generated views alone") as caught:
+        calibrate(context)
+    assert "gan invert --set shift_stop" in str(caught.value.fix)
+    assert Inversion(shift_stop=0.06).resolve(context).shift_stop == 0.06  # as the advice says
+    assert WSearch(eps1=0.3).resolve(context).eps1 == 0.3

@@ -100,3 +100,14 @@ def test_numbers_are_short() -> None:
     assert [axis_number(value) for value in (1, 1234.0, 0.12345)] == ["1", "1,234", "0.123"]
     assert [percent(share) for share in (None, 0.5)] == ["no", "50.0 %"]
     assert brief({"a": [1.0, float("nan")], "b": "c"}) == "{a 1,-, b c}"
+
+
+def test_a_list_about_the_sample_is_no_column_of_the_table_of_views() -> None:
+    facts = {"key": "a", "row": 0, "label": -1, "label_name": None, "height": 4, "width": 4}
+    facts["view_sets"] = {"hard": {"pair_loss": [0.25, 0.5, 0.75], "loss": [1.0, 2.0]}}
+    roles = {"hard": ("expert", "expert")}
+    lines = sample_text(facts, roles, {"hard": ["pair_loss"]}).splitlines()
+    (head,) = [line for line in lines if line.split()[:2] == ["view", "role"]]
+    assert head.split() == ["view", "role", "loss"]
+    (told,) = [line for line in lines if "pair_loss" in line]
+    assert "0.75" in told
