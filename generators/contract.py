@@ -20,6 +20,9 @@ from viewstore.store.view_set import ViewSet
 __all__ = ["Context", "Generator", "Rendered", "Resolved", "Sample", "Settings"]
 
 
+SourceImages = tuple[int, Callable[[int], Pixels]]  # how many, and what decodes that of a row
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a generator is given besides its settings.
@@ -33,7 +36,11 @@ class Context:
         device: Torch device, "cpu" or "cuda:0".
         models: Frozen networks by role ("gan", "encoder", "inverter"), as the settings' NEEDS ask.
         parent: The finished view set that the settings' PARENT names.
-        warn: Takes a message for the user; called by `resolve`, in the main process.
+        packaged: Roles whose network is the one for the digits that the package ships, because
+            the user named none.
+        whole_source: Opens the source as it is without a limit: how many samples it has, and what
+            decodes the image of a row. None means that the store's rows are all there are.
+        warn, note: Take a message for the user; called by `resolve`, in the main process.
     """
 
     seed: int
@@ -47,7 +54,10 @@ class Context:
     models: Mapping[str, Any] = field(default_factory=dict)
     parent: ViewSet | None = None
     round: int = 1
+    packaged: frozenset[str] = frozenset()
+    whole_source: Callable[[], SourceImages] | None = None
     warn: Callable[[str], None] = lambda message: None
+    note: Callable[[str], None] = lambda message: None
 
     @property
     def stream(self) -> Stream:

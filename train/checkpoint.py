@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import read_with_config, write_with_config
+from viewstore.files.disk import unlink
+from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
 from viewstore.format.records import canonical
 
 KIND = "checkpoint"
@@ -47,7 +48,11 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Replace the file `path` by the state of a run and torch's random generators, atomically."""
+    """Replace the file `path` by the state of a run and torch's random generators, atomically.
+
+    Raises:
+        ConfigError: The model has a tensor of a type that files of ours do not hold.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -56,6 +61,14 @@ def save_checkpoint(
     tensors["random.torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for name, value in tensors.items():
+        if value.dtype not in DTYPES:
+            held = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise ConfigError(
+                f"tensor {name} is {value.dtype}, which a checkpoint cannot hold",
+                why=f"checkpoints hold {held}",
+                fix="keep it as one of these",
+            )
     config = {
         "settings": settings,
         "step": state.step,
@@ -64,6 +77,18 @@ def save_checkpoint(
         "partial": state.partial,
     }
     write_with_config(path, KIND, tensors, config)
+
+
+def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint beside `path` and remove it: what cannot be kept ends a run at its start.
+
+    Raises:
+        ConfigError: As `save_checkpoint`.
+        OSError: The folder cannot be written.
+    """
+    trial = path.with_name(f"{path.name}.trial")
+    save_checkpoint(trial, TrainState(), {}, model, optimizer)
+    unlink(trial)
 
 
 def load_checkpoint(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files.local import LOCAL
 from viewstore.format.records import digest_of
 from viewstore.images.policies import output_size
 from viewstore.loaders.batches.maker import OnCorrupt
@@ -36,6 +37,7 @@ class SourceOnly:
         self.labels = table.label
         self.view_sets: dict[str, ViewSet] = {}
         self.source = SourceReader(table)
+        self.files = LOCAL
         self.store_id = digest_of(
             {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
         )

@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from viewstore.errors import ConfigError, StoppedError
+from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.files.disk import make_directory, write_atomic
 from viewstore.format.records import canonical
 from viewstore.progress import Progress
 from viewstore.train import checkpoint
-from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint, try_checkpoint
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.method import Method, StepInfo
@@ -152,8 +152,8 @@ def pretrain(
     `progress` counts views, with the epoch, the last loss and the learning rate.
 
     Raises:
-        ConfigError: Settings contradict each other, the views or the run in `options.out`; or
-            the loss is not finite.
+        ConfigError: Settings contradict each other, the views or the run in `options.out`.
+        DivergedError: The loss is not finite.
         StoppedError: `options.stop` returned true; the checkpoint is written.
     """
     check_alone(os.environ)
@@ -180,6 +180,8 @@ def _train(
     state = TrainState()
     if path.exists():
         state = load_checkpoint(path, settings, method, optimizer)
+    else:
+        try_checkpoint(path, method, optimizer)
     if state.loader is not None:
         feed.loader.load_state_dict(state.loader)
     device = torch.device(options.device)
@@ -236,7 +238,7 @@ def _train(
                     raise StoppedError(
                         f"training stopped after step {state.step} of {total}",
                         where=str(path),
-                        fix="run the same command again to go on",
+                        why="this checkpoint holds everything up to that step",
                     )
     finally:
         progress.end()
@@ -270,15 +272,15 @@ class Losses:
             self.state.partial.clear()
 
     def flush(self) -> None:
-        """Read the losses added since the last time. Raises ConfigError: one is not finite."""
+        """Read the losses added since the last time. Raises DivergedError: one is not finite."""
         losses = torch.stack(self._pending).tolist() if self._pending else []
         self._pending.clear()
         for step, loss in enumerate(losses, self.state.step - len(losses)):
             if not math.isfinite(loss):
-                raise ConfigError(
+                raise DivergedError(
                     f"the loss must be finite, got {loss} at step {step}",
-                    why="the last checkpoint is from before it",
-                    fix="lower --lr, or give --warmup-epochs",
+                    why="its checkpoint, if one was written, is from before it",
+                    fix="train into another --out with a lower --lr, or with --warmup-epochs",
                 )
             self.state.partial.append(loss)
             self.last = loss

@@ -157,7 +157,11 @@ def view_batch(
     seed: int,
     params: tuple[str, ...] = (),
 ) -> ViewBatch:
-    """Return a loader's batch as a ViewBatch on `device`; pixels are moved there as uint8."""
+    """Return a loader's batch as a ViewBatch on `device`; pixels are moved there as uint8.
+
+    Raises:
+        ConfigError: A view has no column of `params`, or they differ in its shape.
+    """
     by_size: dict[int, list[Tensor]] = {}
     slot = []
     for view in batch.views:
@@ -173,12 +177,31 @@ def view_batch(
         slot=torch.tensor(slot),
         role=roles,
         parent=torch.full((len(roles),), -1),
-        params={
-            name: torch.stack([torch.as_tensor(view.params[name]) for view in batch.views])
-            for name in params
-        },
+        params={name: _stacked(name, roles, batch.views) for name in params},
         index=torch.as_tensor(batch.index).to(device),
         epoch=epoch,
         step=step,
         seed=seed,
     )
+
+
+def _stacked(name: str, roles: tuple[str, ...], views: Sequence[SlotView]) -> Tensor:
+    """Return a column of all views, [V, B, ...]. Raises ConfigError: a view lacks it."""
+    for number, (role, view) in enumerate(zip(roles, views, strict=True)):
+        if name not in view.params:
+            raise ConfigError(
+                f"the strategy reads the column {name}, which view {number} ({role}) lacks",
+                where="--views",
+                why=f"that view has {', '.join(sorted(view.params)) or 'no columns'}",
+                fix="name views in --views that all record it, or another --strategy",
+            )
+    columns = [torch.as_tensor(view.params[name]) for view in views]
+    shapes = {tuple(column.shape[1:]) for column in columns}
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"the strategy reads the column {name}, whose shape differs between views: "
+            f"{', '.join(map(str, sorted(shapes)))}",
+            where="--views",
+            fix="name views in --views that record it alike",
+        )
+    return torch.stack(columns)

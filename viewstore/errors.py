@@ -4,6 +4,7 @@ ViewStoreError
 ├── ConfigError       a setting contradicts another setting or the store (also a ValueError)
 ├── FormatError       bytes do not follow docs/format.md or their recorded checksum
 │   └── CheckpointError   a file cannot be read as a network; nothing in it was executed
+├── DivergedError     a training left the finite numbers
 ├── UnavailableError  a device, a package or disk space that the work needs is not there
 ├── StoppedError      the work stopped early, kept what was committed, and can be resumed
 └── RemoteError       a remote store did not answer within the retry limits
@@ -82,6 +83,12 @@ class CheckpointError(FormatError):
     """A file cannot be read as a network; nothing in it was executed."""
 
     code = "VS210"
+
+
+class DivergedError(ViewStoreError):
+    """A training left the finite numbers: what it would write is worth nothing."""
+
+    code = "VS502"
 
 
 class UnavailableError(ViewStoreError):

@@ -10,7 +10,7 @@ import numpy as np
 from viewstore.errors import CheckpointError
 from viewstore.generators.checkpoints.scan import Budget, Malformed, over_limit
 from viewstore.generators.checkpoints.torch_tensors import Array, FileTensor, check_dimensions
-from viewstore.generators.stylegan2.shape import infer
+from viewstore.generators.stylegan2.shape import infer, resampling
 
 ONLY_STYLEGAN2 = "only StyleGAN2 is supported"
 W_AVG = "mapping.w_avg"
@@ -87,7 +87,7 @@ def _last_mapping_layer(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _one_filter(found: FileNetwork, budget: Budget) -> Array:
-    """Return the one resampling filter. Raises Malformed: blocks or layers differ in it."""
+    """Return the one resampling filter. Raises Malformed: layers that resample differ in it."""
     filters = {
         name: _read(name, tensor, budget)
         for name, tensor in found.tensors.items()
@@ -95,11 +95,11 @@ def _one_filter(found: FileNetwork, budget: Budget) -> Array:
     }
     if not filters:
         raise Malformed("the network has no resample_filter", fix=ONLY_STYLEGAN2)
-    first = next(iter(filters.values()))
-    for name, value in filters.items():
-        if not np.array_equal(value, first):
+    first, *others = resampling(filters)
+    for name in others:
+        if not np.array_equal(filters[name], filters[first]):
             raise Malformed(f"{name} differs from the other resampling filters")
-    return first * np.float32(found.filter_gain)
+    return filters[first] * np.float32(found.filter_gain)
 
 
 def _read(name: str, tensor: FileTensor, budget: Budget) -> Array:

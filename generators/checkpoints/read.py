@@ -11,8 +11,10 @@ import numpy as np
 
 from viewstore.errors import CheckpointError
 from viewstore.files.disk import read_limited
-from viewstore.generators.checkpoints.ada import EXPECTED, read_ada_pickle
+from viewstore.generators.checkpoints.ada import EXPECTED as ADA
+from viewstore.generators.checkpoints.ada import read_ada_pickle
 from viewstore.generators.checkpoints.network import W_AVG, copy_out
+from viewstore.generators.checkpoints.rosinality import EXPECTED as ROSINALITY
 from viewstore.generators.checkpoints.rosinality import read_rosinality
 from viewstore.generators.checkpoints.scan import Budget, Limits, Malformed, over_limit
 from viewstore.generators.checkpoints.torch_files import LEGACY_START, ZIP_START
@@ -30,13 +32,20 @@ LICENCE_NOTES: dict[Family, str] = {
         "NVIDIA's; the weights are under the terms of whoever trained them"
     ),
 }
-# What people open by mistake, by its first bytes.
+_NETWORKS = (
+    "expected a network-snapshot-*.pkl of stylegan2-ada-pytorch, a .pt of rosinality's "
+    "stylegan2-pytorch, or a file that viewstore gan wrote"
+)
+# What people open by mistake, by its first bytes, and what they need instead.
 _STRANGERS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
-    b"<": "an HTML or XML page",
-    b"\x1f\x8b": "a gzip file",
-    b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a .npy file",
+    b"version https://git-lfs": (
+        "a Git LFS pointer, not the file itself",
+        "fetch the file itself: git lfs pull",
+    ),
+    b"<": ("an HTML or XML page", "download the file itself, not the page about it"),
+    b"\x1f\x8b": ("a gzip file", "unpack it first"),
+    b"\x89HDF": ("an HDF5 file", _NETWORKS),
+    b"\x93NUMPY": ("a .npy file", _NETWORKS),
 }
 # Drawn once per file and stored, because an average drawn anew would move every view.
 _AVERAGE_CODES = 4096
@@ -77,14 +86,14 @@ def read_checkpoint(path: Path, *, limits: Limits | None = None) -> NetworkTenso
     try:
         return _read(path, Limits() if limits is None else limits)
     except Malformed as error:
-        raise _refusal(path, str(error), error.fix or EXPECTED) from error
+        raise _refusal(path, str(error), error.fix or _NETWORKS) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise _refusal(path, f"it cannot be opened: {reason}", "check the path") from error
     except MemoryError as error:
-        raise _refusal(path, "there is not enough memory for it", EXPECTED) from error
+        raise _refusal(path, "there is not enough memory for it", "free some memory") from error
     except Exception as error:  # a file must not be able to choose what its reader raises
-        raise _refusal(path, f"it is corrupt ({type(error).__name__})", EXPECTED) from error
+        raise _refusal(path, f"it is corrupt ({type(error).__name__})", _NETWORKS) from error
 
 
 def _refusal(path: Path, reason: str, fix: str) -> CheckpointError:
@@ -97,14 +106,13 @@ def _refusal(path: Path, reason: str, fix: str) -> CheckpointError:
 def _read(path: Path, limits: Limits) -> NetworkTensors:
     data = _bytes(path, limits)
     budget = Budget(limits, len(data))
-    family: Family = "rosinality"
-    if data.startswith((ZIP_START, LEGACY_START)):
-        found = read_rosinality(data, budget)
-    elif data.startswith(b"\x80"):
-        family, found = "stylegan2-ada-pytorch", read_ada_pickle(data, budget)
-    else:
-        raise Malformed(f"it is {_stranger(data)}", fix=EXPECTED)
-    tensors, kwargs = copy_out(found, budget)
+    family, expected = _family(data)
+    reader = read_ada_pickle if family == "stylegan2-ada-pytorch" else read_rosinality
+    try:
+        found = reader(data, budget)
+        tensors, kwargs = copy_out(found, budget)
+    except Malformed as error:
+        raise Malformed(str(error), fix=error.fix or expected) from error
     notes = found.notes
     if W_AVG not in tensors:
         tensors[W_AVG] = _average_code(tensors, kwargs)
@@ -120,25 +128,39 @@ def _read(path: Path, limits: Limits) -> NetworkTensors:
     )
 
 
+def _family(data: bytes) -> tuple[Family, str]:
+    """Return whose file it is by its first bytes, and the hint for one that is not as it should be.
+
+    Raises:
+        Malformed: It is neither's.
+    """
+    if data.startswith((ZIP_START, LEGACY_START)):
+        return "rosinality", ROSINALITY
+    if data.startswith(b"\x80"):
+        return "stylegan2-ada-pytorch", ADA
+    what, fix = _stranger(data)
+    raise Malformed(f"it is {what}", fix=fix)
+
+
 def _bytes(path: Path, limits: Limits) -> bytes:
     if path.exists() and not path.is_file():  # a pipe or a device may never end
-        raise Malformed("it is not a regular file", fix=EXPECTED)
+        raise Malformed("it is not a regular file", fix=_NETWORKS)
     size = path.stat().st_size
     if size > limits.file_bytes:
         raise over_limit("file_bytes", limits.file_bytes)
     return read_limited(path, size)  # it allocates what it is allowed to read
 
 
-def _stranger(data: bytes) -> str:
-    """Say what a file is that is neither a pickle of protocol 2 or newer nor a torch file."""
+def _stranger(data: bytes) -> tuple[str, str]:
+    """Say what a file is that is no pickle of protocol 2 or newer and no torch file, and a hint."""
     if not data:
-        return "an empty file"
+        return "an empty file", _NETWORKS
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data):
-        return "a safetensors file that viewstore did not write"
-    for start, what in _STRANGERS.items():
+        return "a safetensors file that viewstore did not write", _NETWORKS
+    for start, found in _STRANGERS.items():
         if data.startswith(start):
-            return what
-    return "neither a torch file nor a pickle of protocol 2 or newer"
+            return found
+    return "neither a torch file nor a pickle of protocol 2 or newer", _NETWORKS
 
 
 def _average_code(tensors: dict[str, Array], kwargs: dict[str, Any]) -> Array:

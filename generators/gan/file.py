@@ -115,7 +115,7 @@ def rounded(network: StyleGAN2, *, half: bool) -> StyleGAN2:
 
 def compared_images(network: StyleGAN2) -> torch.Tensor:
     """Return images of four keyed z, float32 [4, C, H, W], by which two networks are compared."""
-    labels = torch.arange(COMPARED) % network.c_dim if network.c_dim else None
+    labels = network.classes_in_turn(COMPARED)
     with torch.no_grad():
         images: torch.Tensor = network.synthesis(network.sample(COMPARED, 0, labels))
     return images

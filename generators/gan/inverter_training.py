@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
@@ -61,15 +61,19 @@ def train_inverter(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Inverter:
     """Train on `images`, float32 [N, C, H, W] in [-1, 1] and return the frozen inverter.
 
     `encoder` takes images in [0, 1] and gives unit features [N, D]; it and `generator` are frozen
     networks on `device`. `progress` was begun by the caller, in steps; it is advanced with the
-    two parts of the loss, "pixels" and "features".
+    two parts of the loss, "pixels" and "features". `stop` is called after every step but the last;
+    true ends the training, of which nothing is kept.
 
     Raises:
-        ConfigError: The images are not of the generator's size, or the loss is not finite.
+        ConfigError: The images are not of the generator's size.
+        DivergedError: The loss is not finite.
+        StoppedError: `stop` returned true.
     """
     progress = progress or Silent()
     size = (generator.channels, generator.res, generator.res)
@@ -92,9 +96,18 @@ def train_inverter(
         if step % REPORT_EVERY == 0 or step == settings.steps - 1:
             losses = {"pixels": pixels.item(), "features": features.item()}
             if not all(map(math.isfinite, losses.values())):
-                raise ConfigError(f"training left the finite numbers at step {step}: {losses}")
+                raise DivergedError(
+                    f"training left the finite numbers at step {step}: {losses}",
+                    fix="lower --set lr",
+                )
             progress.advance(step + 1 - reported, **losses)
             reported = step + 1
+        if step < settings.steps - 1 and stop():
+            raise StoppedError(
+                f"training stopped after step {step + 1} of {settings.steps}",
+                why="nothing is kept: an inverter is trained in one go",
+                fix="run the same command again, which begins anew",
+            )
     return inverter.requires_grad_(False).eval().cpu()
 
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import CheckpointError, ConfigError
+from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from viewstore.files.disk import unlink
 from viewstore.files.tensors import as_stored, read_json, read_tensors, write_tensors
 from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.discriminator import TAPS, Discriminator
@@ -123,7 +124,7 @@ class GanTrainer:
         """Do one step; return its losses where R1 is one of them, else nothing.
 
         Raises:
-            ConfigError: A loss is not finite.
+            DivergedError: A loss is not finite.
         """
         seed, batch = self.settings.seed, self.settings.batch
         keyed = keyed_generator("step", seed, self.step)
@@ -137,9 +138,9 @@ class GanTrainer:
             return {}
         losses = {"g": float(generator_loss), "d": float(discriminator_loss), "r1": float(penalty)}
         if not all(map(math.isfinite, losses.values())):
-            raise ConfigError(
+            raise DivergedError(
                 f"training left the finite numbers before step {self.step}: {losses}",
-                fix="lower lr or raise gamma",
+                fix="lower --set lr or raise --set gamma, and train from the start",
             )
         return losses
 
@@ -261,6 +262,7 @@ def train_generator(
     device: str = "cpu",
     progress: Progress | None = None,
     snapshot: Snapshot = lambda seen, network: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> StyleGAN2:
     """Train on `images`, float32 [N, C, H, W] in [-1, 1]; return the averaged generator.
 
@@ -273,15 +275,22 @@ def train_generator(
         progress: Begun by the caller, in images; advanced with the losses "g", "d" and "r1".
         snapshot: Called with the images seen so far and the averaged generator, every
             `snapshot_kimg` and at the end.
+        stop: Called after every step but the last; true writes `state` and ends the training.
 
     Raises:
-        ConfigError: The images do not fit, a loss is not finite, or `state` is of another run.
+        ConfigError: The images do not fit, or `state` is of another run.
+        DivergedError: A loss is not finite.
+        StoppedError: `stop` returned true.
         CheckpointError: `state` cannot be read.
     """
     progress = progress or Silent()
     trainer = GanTrainer(images, settings, device=device)
     if state is not None and state.exists():
         trainer.read(state)
+    elif state is not None:  # what cannot be written ends the training now, not in minutes
+        trial = state.with_name(f"{state.name}.trial")
+        trainer.write(trial)
+        unlink(trial)
     every = max(1, round(settings.snapshot_kimg * KIMG / settings.batch))
     reported = 0
     while trainer.step < settings.steps:
@@ -294,8 +303,23 @@ def train_generator(
             if state is not None:
                 trainer.write(state)
             snapshot(seen, trainer.result())
+        if trainer.step < settings.steps and stop():
+            raise _stopped(trainer, state)
     progress.advance(settings.steps * settings.batch - reported)
     return trainer.result()
+
+
+def _stopped(trainer: GanTrainer, state: Path | None) -> StoppedError:
+    """Write the state, if there is a file for it; return the error that says what is kept."""
+    message = f"training stopped after step {trainer.step} of {trainer.settings.steps}"
+    if state is None:
+        return StoppedError(
+            message,
+            why="nothing is kept: the training has no state file",
+            fix="train again with --state FILE, which can be stopped at any moment",
+        )
+    trainer.write(state)
+    return StoppedError(message, where=str(state), why="the state of that step is written there")
 
 
 def initialise(network: StyleGAN2, keyed: torch.Generator) -> None:

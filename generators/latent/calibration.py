@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from viewstore.errors import ConfigError, FormatError
 from viewstore.generators.contract import Context, Sample
 from viewstore.generators.latent.decode import Features, from_pixels, gan_of
 from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
+from viewstore.images.colours import Pixels
 from viewstore.images.resize import resize
 from viewstore.randomness import CALIBRATION, Op, Stream
 
@@ -41,6 +46,11 @@ class Calibration:
     view_view: float
     between: float
 
+    def text(self) -> str:
+        """Return the mean distance with its standard error, and what it was taken from."""
+        error = self.std / (self.samples * self.draws) ** 0.5
+        return f"eps1 {self.mean:.3f} +- {error:.3f} from {self.samples} x {self.draws}"
+
     def to_json(self) -> dict[str, float]:
         """Return the figures as a plan stores them."""
         return asdict(self)
@@ -49,24 +59,51 @@ class Calibration:
 def calibrate(context: Context) -> Calibration:
     """Measure the expert views that the context's encoder was trained with, at the GAN's size.
 
-    Four views of each of up to 2,048 samples, drawn by the context's seed.
+    Four views of each of up to 2,048 samples of the whole source, whatever rows the store has,
+    drawn by the context's seed. Images that cannot be read are passed over.
 
     Raises:
         ConfigError: The encoder's policy is unknown, or the context has no generator.
+        FormatError: No image can be read.
     """
     encoder = context.models["encoder"].to(context.device)
     size = gan_of(context).res
+    if not encoder.policy:
+        raise ConfigError(
+            "the encoder was trained on generated views alone: it names no augmentation policy",
+            why="eps1 is the mean distance of views of that policy",
+            fix="give the distances: first viewstore gan invert --set shift_stop=0.06 (a fifth of "
+            "eps1), then build with --set eps1=0.3; or an encoder that saw expert views",
+        )
     settings = ResolvedExpert(
         policy=encoder.policy, views=DRAWS, height=size, width=size, filter="area"
     )
     experts = ExpertGenerator(settings, Stream(context.seed, 0, CALIBRATION))
-    rows = calibration_rows(context.num_samples, context.seed).tolist()
+    count, image = (
+        (context.num_samples, context.source_image)
+        if context.whole_source is None
+        else context.whole_source()
+    )
+    rows = calibration_rows(count, context.seed).tolist()
+    samples = readable(rows, image)
     features = []
-    for first in range(0, len(rows), CHUNK):
-        chunk = [Sample(row, context.source_image(row)) for row in rows[first : first + CHUNK]]
+    while chunk := list(islice(samples, CHUNK)):
         features.append(_features(encoder, experts, chunk, size, context.device))
+    if not features:
+        raise FormatError(
+            f"none of {len(rows)} images of the source can be read",
+            code="VS205",
+            why="eps1 is calibrated on them",
+        )
     all_features = torch.cat(features)
     return summarise(all_features[:, 0], all_features[:, 1:])
+
+
+def readable(rows: Iterable[int], image: Callable[[int], Pixels]) -> Iterator[Sample]:
+    """Yield the samples of `rows` whose image can be read."""
+    for row in rows:
+        with suppress(FormatError):
+            yield Sample(row, image(row))
 
 
 def calibration_rows(num_samples: int, seed: int) -> NDArray[np.int64]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context
 from viewstore.generators.gan.inverter import Inverter, InverterShape
+from viewstore.generators.latent.calibration import readable
 from viewstore.generators.latent.decode import fit_source, gan_of
 from viewstore.generators.latent.numerics import device_class
 from viewstore.generators.stylegan2.network import StyleGAN2
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
-LOOKED_AT = 16  # source images
+COLOURS_SEEN = 16  # source images, spread over the rows, before anything is written
 
 
 def latent_columns(
@@ -79,15 +79,11 @@ def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
         )
 
 
-def check_source(context: Context, gan: StyleGAN2) -> None:
-    """Raise ConfigError if the source is of another kind than a generator's images.
-
-    Some images are looked at: a build would meet the first one that does not fit anyway, late.
-    """
-    rows = np.linspace(0, context.num_samples - 1, min(LOOKED_AT, context.num_samples))
-    for row in rows.astype(int).tolist():
-        with contextlib.suppress(FormatError):  # one that cannot be read is another matter
-            fit_source(context.source_image(row), gan.res, gan.channels)
+def check_colours(context: Context) -> None:
+    """Raise ConfigError if the generator is gray and one of a few source images is not."""
+    rows = np.linspace(0, context.num_samples - 1, COLOURS_SEEN).astype(np.int64)
+    for sample in readable(np.unique(rows).tolist(), context.source_image):
+        fit_source(sample.image, context)
 
 
 def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401

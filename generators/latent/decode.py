@@ -108,18 +108,24 @@ def start_noise(
     return torch.stack(drawn), words
 
 
-def fit_source(image: Pixels, size: int, channels: int) -> Pixels:
-    """Return a source image, uint8 [H, W, 3], at the generator's `size`.
+def fit_source(image: Pixels, context: Context) -> Pixels:
+    """Return a source image, uint8 [H, W, 3], at the size of the context's generator.
 
     Raises:
         ConfigError: The generator is gray and the image is not.
     """
-    if channels == 1 and not (image == image[..., :1]).all():
+    gan = gan_of(context)
+    if gan.channels == 1 and not (image == image[..., :1]).all():
+        taken = (
+            "no --gan was given, so the one for the digits that the package ships was taken"
+            if "gan" in context.packaged
+            else None
+        )
         raise ConfigError(
             "the generator makes images of 1 channel, the source has images of 3 channels",
             code="VS103",
-            why="without --gan the packaged generator is taken, which makes handwritten digits",
-            fix="give one that was trained on this source with --gan FILE; viewstore gan train "
-            "makes one",
+            why=taken,
+            fix="give one that was trained on this source with --gan; "
+            "viewstore gan train --part generator --source SRC makes one",
         )
-    return resize(image, size, size)
+    return resize(image, gan.res, gan.res)

@@ -195,11 +195,11 @@ class WSearchGenerator:
     @torch.no_grad()
     def start(self, sample: Sample) -> Start[_Job]:
         """Return a sample on its way into the pool: its noised latents and its anchor."""
-        gan, device, row = self._decode.gan, self._context.device, sample.index
+        device, row = self._context.device, sample.index
         parent, settings = self._parent, self._settings
         stored = parent.params.rows("latent", np.array([row]))[0, 0].astype(np.float32)
         latent0 = torch.from_numpy(stored).to(device)
-        source = fit_source(sample.image, gan.res, gan.channels)
+        source = fit_source(sample.image, self._context)
         h_recon, h_image = self._encoder(from_pixels(np.stack([parent[row][0], source]), device))
         noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         if settings.exact_first and settings.has_pairs:

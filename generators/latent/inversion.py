@@ -16,15 +16,16 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
+    check_colours,
     check_encoder,
     check_inverter,
     check_positive,
     check_size,
-    check_source,
     default_slots,
     not_automatic,
 )
 from viewstore.generators.latent.decode import (
+    Features,
     decoded_features,
     decoder_of,
     fit_source,
@@ -45,7 +46,9 @@ SHIFT_OF_EPS1 = 1 / 5
 class Inversion:
     """The user's settings of the view set `recon`: one view, the reconstruction, and its latents.
 
-    What is None is automatic.
+    The goal of a sample is its feature distance, `shift_stop`: what is searched from it keeps the
+    features of the source image. The pixel error is recorded; only without an encoder is it the
+    goal. What is None is automatic.
 
     Attributes:
         views: Number of views of each sample, which is 1: the reconstruction.
@@ -54,7 +57,8 @@ class Inversion:
         lr: Learning rate of Adam, in units of sigma_w, the spread of the generator's codes.
         lam_f: Weight of the feature distance; 0 leaves the encoder out of the objective.
         mse_stop: Mean squared error, of images in [-1, 1], at which a sample may stop.
-        shift_stop: Feature distance at which it may stop; automatic is a fifth of eps1.
+        shift_stop: Feature distance at which it may stop, and above which, measured on stored
+            pixels, it missed its goal; automatic is a fifth of eps1.
         max_steps: Most updates of a sample; automatic is 50 after an inverter, and 300 from the
             average code.
         measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
@@ -67,7 +71,7 @@ class Inversion:
         calibration: What `shift_stop` was taken from; recorded in the plan, never to be set.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 1 counted the pixel error as a goal too
     PARENT: ClassVar[str | None] = None
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
 
@@ -107,7 +111,7 @@ class Inversion:
         """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
-        check_source(context, gan)
+        check_colours(context)
         measured = encoder is not None if self.measured is None else self.measured
         if encoder is None and (measured or self.lam_f > 0):
             raise ConfigError(
@@ -240,7 +244,7 @@ class InversionGenerator:
     @torch.no_grad()
     def _start(self, sample: Sample) -> Start[_Job]:
         gan, device = self._decode.gan, self._context.device
-        image = fit_source(sample.image, gan.res, gan.channels)
+        image = fit_source(sample.image, self._context)
         unit = from_pixels(image[None], device)
         target = unit[:, : gan.channels] * 2 - 1
         features = unit.new_zeros(0) if self._encoder is None else self._encoder(unit)[0]
@@ -269,8 +273,7 @@ class InversionGenerator:
 
     def _is_near(self, job: _Job, measured: NDArray[np.float32]) -> bool:
         mse, shift, _ = measured
-        enough = self._settings.shift_stop
-        return bool(mse <= self._settings.mse_stop and (enough is None or shift <= enough))
+        return bool(mse <= self._settings.mse_stop) and self._keeps_features(shift)
 
     @torch.no_grad()
     def _finish(self, done: Finished[_Job]) -> Rendered:
@@ -281,9 +284,11 @@ class InversionGenerator:
         stored = latents.cpu().numpy().astype(np.float16)
         rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
         pixels = to_pixels(self._decode(rounded))
-        status = Status.FAILED if failed else Status.OK if done.reached else Status.GOAL_NOT_MET
         loss = done.state.first[2] if failed else done.last[2]
         seen = self._context.codec.roundtrip(pixels)
+        shift = None if self._encoder is None else self._shift(self._encoder, pixels, job)
+        met = done.reached if shift is None else self._keeps_features(shift)
+        status = Status.FAILED if failed else Status.OK if met else Status.GOAL_NOT_MET
         params: dict[str, NDArray[Any]] = {
             "status": np.array([status], np.uint8),
             "parent": np.array([-1], np.int32),
@@ -294,16 +299,21 @@ class InversionGenerator:
             "loss": np.array([loss], np.float32),
             "x_invert_mse": _mean_square(job.image, seen[0]),
         }
-        if self._encoder is not None:
-            features = decoded_features(
-                pixels[None],
-                codec=self._context.codec,
-                encoder=self._encoder,
-                device=self._context.device,
-            )
-            shift = np.float32((features[0, 0] - job.features).norm().item())
+        if shift is not None:
             params |= {"distance": np.array([shift]), "anchor_shift": np.array(shift)}
         return Rendered(index=job.index, pixels=pixels, params=params)
+
+    def _shift(self, encoder: Features, pixels: Pixels, job: _Job) -> np.float32:
+        """Return the feature distance of stored pixels [1, H, W, 3] to the source image."""
+        features = decoded_features(
+            pixels[None], codec=self._context.codec, encoder=encoder, device=self._context.device
+        )
+        return np.float32((features[0, 0] - job.features).norm().item())
+
+    def _keeps_features(self, shift: np.floating[Any]) -> bool:
+        """Decide whether a feature distance meets the goal of a sample."""
+        enough = self._settings.shift_stop
+        return enough is None or bool(shift <= enough)
 
 
 def _mean_square(first: Pixels, second: Pixels) -> NDArray[np.float32]:

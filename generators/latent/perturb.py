@@ -39,8 +39,6 @@ from viewstore.generators.latent.goal import distances
 from viewstore.generators.latent.numerics import device_class, repeatable
 from viewstore.images.colours import Pixels
 
-SPREAD_SEED, SPREAD_SAMPLES = 0, 10_000  # codes whose spread is the unit "wstd"
-
 
 @dataclass(frozen=True, kw_only=True)
 class WPerturb:
@@ -51,7 +49,7 @@ class WPerturb:
         height, width: Size of the views in pixels, which must be that of the generator's images.
         sigma: Standard deviation of the noise, independent in each code and dimension.
         sigma_units: Multiples of the standard deviation of each dimension of the generator's
-            codes ("wstd"), or of 1 ("abs").
+            codes, of all classes where it has classes ("wstd"), or of 1 ("abs").
         psi: Truncation, which must be that of the view set `recon`.
         measured: Whether an encoder measures distances; automatic is yes if one is given.
         keep_latents: Whether to store the latents of views and anchor.
@@ -162,7 +160,7 @@ class WPerturbGenerator:
         self._encoder = context.models["encoder"].to(context.device) if settings.measured else None
         self._sigma = torch.full((gan.w_dim,), settings.sigma, device=context.device)
         if settings.sigma_units == "wstd":
-            self._sigma *= gan.sample(SPREAD_SAMPLES, SPREAD_SEED)[:, 0].std(0)
+            self._sigma *= gan.typical_codes().std(0)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield one Rendered for each sample, in their order."""

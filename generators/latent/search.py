@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
+import numpy as np
+
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context
 from viewstore.generators.latent.calibration import calibrate
@@ -38,11 +40,10 @@ PresetName = Literal["fast", "paper"]
 class Preset:
     """What the automatic settings of W-search are, but for those that are None here too.
 
-    None means: by the encoder (eps1, and by that eps2 and eps_min), or by the device (precision).
+    None means: by the encoder (eps1, and by that eps_min), or by the device (precision).
     """
 
     eps1: float | None = None
-    eps2: float | None = None
     eps_min: float | None = None
     lam: float
     units: Units
@@ -68,7 +69,6 @@ PRESETS: dict[PresetName, Preset] = {
     ),
     "paper": Preset(
         eps1=0.3,
-        eps2=0.5,
         eps_min=0.0,
         lam=0.01,
         units="abs",
@@ -91,6 +91,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "on_miss": get_args(OnMiss),
 }
+PUBLISHED_EPS2 = {0.1: 0.15, 0.2: 0.35}  # by eps1, where it is not eps1 + .2
 TOL_SEARCH: dict[Precision, float] = {"bf16": 0.01, "fp32": 0.015}
 T = TypeVar("T")
 
@@ -106,7 +107,8 @@ class WSearch:
         eps1: Distance of each view to the anchor, in the encoder's features; automatic is the
             mean distance of expert views ("fast") or .3 ("paper").
         eps2: Mean distance of each view to the others; automatic is .95 of what geometry allows
-            ("fast") or .5 ("paper").
+            ("fast"), or .2 above eps1, but .15 at eps1 .1 and .35 at .2 ("paper"). A single view
+            has none.
         eps_min: Least distance between two views, 0 = off; automatic is half of eps1 ("fast") or
             0 ("paper").
         lam: Weight of the pairwise terms; 0 searches by the distance to the anchor alone.
@@ -196,7 +198,9 @@ class WSearch:
         lam = _or(self.lam, PRESETS[self.preset].lam)
         if self.views < 2 and lam:
             raise ConfigError(
-                f"w-search.views must be 2 or more while lam is {lam}, got {self.views}"
+                f"w-search.views must be 2 or more while lam is {lam}, got {self.views}",
+                why="lam weighs the distances between the views of a sample",
+                fix="give --views 2 or more, or --set lam=0",
             )
 
     def resolve(self, context: Context) -> ResolvedSearch:
@@ -213,8 +217,9 @@ class WSearch:
         check_encoder(gan, context.models["encoder"])
         eps1, calibration = _or(self.eps1, preset.eps1), self.calibration
         if eps1 is None:
-            calibration = calibrate(context).to_json()
-            eps1 = calibration["mean"]
+            measured = calibrate(context)
+            context.note(measured.text())
+            calibration, eps1 = measured.to_json(), measured.mean
         fast: Precision = "bf16" if device_class(context.device) == "cuda" else "fp32"
         precision = _or(_or(self.precision, preset.precision), fast)
         psi = _or(self.psi, preset.psi)
@@ -225,7 +230,7 @@ class WSearch:
             code_shape=(gan.num_codes, gan.w_dim),
             eps1=eps1,
             eps2=self._reachable(eps1, context),
-            eps_min=_or(_or(self.eps_min, preset.eps_min), eps1 / 2),
+            eps_min=_or(_or(self.eps_min, preset.eps_min), eps1 / 2 if self.views > 1 else 0.0),
             lam=_or(self.lam, preset.lam),
             units=_or(self.units, preset.units),
             lr=_or(self.lr, preset.lr),
@@ -247,26 +252,37 @@ class WSearch:
     def _reachable(self, eps1: float, context: Context) -> float:
         """Return eps2, given or lowered to what geometry allows; `paper` keeps it in the loss."""
         preset = PRESETS[self.preset]
-        eps2, lam = _or(self.eps2, preset.eps2), _or(self.lam, preset.lam)
         if self.views < 2:
-            return _or(eps2, 0.0)
+            return _or(self.eps2, 0.0)
         bound = pair_bound(eps1, self.views)
-        if eps2 is None:
-            return WITHIN_BOUND * bound
-        if eps2 <= bound or not lam:
+        within = WITHIN_BOUND * bound
+        published = self.preset == "paper"
+        eps2 = _or(self.eps2, published_eps2(eps1) if published else within)
+        if eps2 <= bound or not _or(self.lam, preset.lam):
             return eps2
-        message = (
+        unreachable = (
             f"eps2={eps2:.3f} cannot be reached with eps1={eps1:.3f} and n={self.views} "
-            f"(bound {bound:.3f}); stopping at {WITHIN_BOUND * bound:.3f}"
+            f"(bound {bound:.3f}); "
         )
         if self.strict:
-            raise ConfigError(message, fix=f"set eps2 to {WITHIN_BOUND * bound:.3f} or less")
-        context.warn(message)
-        return eps2 if self.preset == "paper" else WITHIN_BOUND * bound
+            raise ConfigError(
+                f"{unreachable}strict allows {within:.3f}", fix=f"set eps2 to {within:.3f} or less"
+            )
+        ends = f"{within:.3f}"
+        if _or(self.stop, preset.stop) == "loss":
+            ends = f"loss {np.format_float_scientific(self.loss_stop, trim='-', exp_digits=1)}"
+        kept = "kept in the loss, " if published else ""
+        context.warn(f"{unreachable}{kept}stopping at {ends}")
+        return eps2 if published else within
 
     def parent_settings(self) -> Mapping[str, Any]:
         """Return the psi that the view set `recon` must have."""
         return {"psi": _or(self.psi, PRESETS[self.preset].psi)}
+
+
+def published_eps2(eps1: float) -> float:
+    """Return the mean pair distance that the paper pairs with a distance (appendix G)."""
+    return PUBLISHED_EPS2.get(eps1, round(eps1 + 0.2, 6))
 
 
 def _or(given: T | None, automatic: T) -> T:

@@ -28,7 +28,7 @@ from viewstore.generators.stylegan2.layers import (
     Options,
 )
 from viewstore.generators.stylegan2.resample import upsample
-from viewstore.generators.stylegan2.shape import Architecture, infer
+from viewstore.generators.stylegan2.shape import Architecture, infer, resampling
 
 SIGMA_SEED, SIGMA_SAMPLES = 0, 10_000
 
@@ -78,8 +78,7 @@ class MappingNetwork(nn.Module):
         classes = self.shape.c_dim
         if c is None:
             raise ConfigError(
-                f"this generator is conditional ({classes} classes): "
-                "give --class-labels or a source with labels"
+                f"this generator is conditional ({classes} classes): its codes need class labels"
             )
         if c.ndim == 1 and not c.is_floating_point():
             if len(c) and not 0 <= int(c.min()) <= int(c.max()) < classes:
@@ -260,15 +259,19 @@ class StyleGAN2(nn.Module):
             codes: Tensor = self.mapping(z, c, psi=psi)
         return codes
 
+    def classes_in_turn(self, n: int) -> Tensor | None:
+        """Return class numbers [n] for a conditional network, each class in turn, else None."""
+        return torch.arange(n) % self.c_dim if self.c_dim else None
+
+    def typical_codes(self) -> Tensor:
+        """Return 10,000 keyed codes [n, D], of all classes in turn: their spread is a unit."""
+        labels = self.classes_in_turn(SIGMA_SAMPLES)
+        return self.sample(SIGMA_SAMPLES, SIGMA_SEED, labels)[:, 0]
+
     @cached_property
     def sigma_w(self) -> float:
-        """Spread of the codes: rms over dimensions of the std over 10,000 keyed z.
-
-        A conditional network is given its classes in turn.
-        """
-        labels = torch.arange(SIGMA_SAMPLES) % self.c_dim if self.c_dim else None
-        codes = self.sample(SIGMA_SAMPLES, SIGMA_SEED, labels)[:, 0]
-        return float(codes.double().var(0).mean().sqrt())
+        """Spread of the typical codes: rms over dimensions of their standard deviation."""
+        return float(self.typical_codes().double().var(0).mean().sqrt())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -289,14 +292,15 @@ def _float32(name: str, value: np.ndarray | Tensor) -> Tensor:
 
 
 def _one_filter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give each block one resampling filter; files repeat it per layer, always the same."""
+    """Give each block the one resampling filter; files repeat it per layer."""
     filters = {name: value for name, value in tensors.items() if name.endswith(".resample_filter")}
     others = {name: value for name, value in tensors.items() if name not in filters}
-    first = next(iter(filters.values()), None)
+    used = {name: filters[name] for name in resampling(filters)}
+    first = next(iter(used.values()), None)
     if first is None:
         raise CheckpointError("tensor synthesis.b4.resample_filter is missing")
-    for name, value in filters.items():
+    for name, value in used.items():
         if not torch.equal(value, first):
-            raise CheckpointError(f"tensor {name} must be equal in every layer")
+            raise CheckpointError(f"tensor {name} must be equal in every layer that resamples")
     blocks = {name.split(".")[1] for name in others if name.startswith("synthesis.")}
     return others | {f"synthesis.{block}.resample_filter": first for block in blocks}

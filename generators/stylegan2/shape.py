@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,6 +158,17 @@ class Architecture:
             "mapping_kwargs": mapping,
             "synthesis_kwargs": synthesis,
         }
+
+
+def resampling(filters: Iterable[str]) -> list[str]:
+    """Return those of the names of `resample_filter` tensors that a network resamples with.
+
+    Layers that do not double the size have one in files too, whatever it holds. Where no layer
+    resamples, all names are returned.
+    """
+    names = list(filters)
+    doubling = r"synthesis\.b(?!4\.)\d+\.((conv0|skip)\.)?resample_filter"
+    return [name for name in names if re.fullmatch(doubling, name)] or names
 
 
 def infer(shapes: Mapping[str, Shape], kwargs: Mapping[str, Any]) -> Architecture:

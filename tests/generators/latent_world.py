@@ -43,10 +43,15 @@ def small_encoder(images: NDArray[np.uint8], *, in_channels: int = 1) -> Encoder
     return encoder
 
 
-def small_gan(*, channels: int = 1, seed: int = 0) -> StyleGAN2:
+def small_gan(*, channels: int = 1, seed: int = 0, classes: int = 0) -> StyleGAN2:
     """Return a 16 px generator with random weights whose images fill [-1, 1] and a little more."""
     shape = Architecture(
-        z_dim=8, mapping_widths=(8, 8), channels=(12, 12, 12), image_channels=channels
+        z_dim=8,
+        c_dim=classes,
+        embed_width=8 if classes else 0,
+        mapping_widths=(8, 8),
+        channels=(12, 12, 12),
+        image_channels=channels,
     )
     tensors = StyleGAN2(shape).state_dict()
     generator = torch.Generator().manual_seed(seed)
@@ -135,15 +140,15 @@ class World:
 
 def source_images(gan: StyleGAN2, num: int, seed: int = 5) -> NDArray[np.uint8]:
     """Return `num` keyed images of `gan` with a little noise, uint8 [num, 16, 16, 3]."""
-    images = gan.synthesis(gan.sample(num, seed)).clamp(-1, 1)
+    images = gan.synthesis(gan.sample(num, seed, gan.classes_in_turn(num))).clamp(-1, 1)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     levels = ((images + 0.02 * noise + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def make_world(*, num: int, channels: int = 1, max_steps: int = 40) -> World:
+def make_world(*, num: int, channels: int = 1, max_steps: int = 40, classes: int = 0) -> World:
     """Return a world whose parent was inverted with few steps."""
-    gan = small_gan(channels=channels)
+    gan = small_gan(channels=channels, classes=classes)
     images = source_images(gan, num)
     encoder = small_encoder(source_images(gan, 64), in_channels=channels)
     context = Context(

@@ -14,8 +14,11 @@ import pytest
 import viewstore
 from viewstore.build.roles import packaged_weights
 from viewstore.cli.main import main
+from viewstore.loaders.loader import ViewLoader
+from viewstore.sources.open import open_source
 from viewstore.train.checkpoint import NAME
 from viewstore.train.encoder_file import load_encoder
+from viewstore.train.feed import store_of_source
 
 VIEWSTORE = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
 SMALL = ["--backbone", "conv3", "--projector", "16,8", "--batch-size", "8", "--threads", "1"]
@@ -120,8 +123,13 @@ def test_held_out_rows_are_not_trained_on(
         assert (one == other).all()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
 def test_a_run_ended_by_a_signal_goes_on_to_the_same_end(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
 ) -> None:
     arguments = [str(store), "--views", "cifar,cached", "--epochs", "40"]
     train(capsys, *arguments, "--out", tmp_path / "whole")
@@ -130,14 +138,21 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_same_end(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert '"done"' in process.stderr.readline()
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
         said = process.stderr.read()
-    assert process.returncode == 4, said
+    assert process.returncode == code, said
     assert "error[VS501]: training stopped after step" in said
-    assert "run the same command again" in said
+    assert "run the same command again to go on: viewstore --progress json train" in said
     assert not (out / "encoder.safetensors").exists()
     assert 0 < train(capsys, *arguments, "--out", out)["resumed_at"] < 200
     assert (out / NAME).read_bytes() == (tmp_path / "whole" / NAME).read_bytes()
+
+
+def test_the_loader_of_a_source_has_statistics(source: Path) -> None:
+    feed_store = store_of_source(open_source(str(source)).table)
+    with ViewLoader(feed_store, views="cifar,cifar", batch_size=8) as loader:
+        next(iter(loader))
+        assert loader.stats()["samples"] >= 8
 
 
 @pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from viewstore.errors import CheckpointError, ConfigError, StoppedError
+from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
 from viewstore.progress import Fact, Silent
 from viewstore.train.a2 import A2
-from viewstore.train.checkpoint import TrainState
+from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.networks import NetworkSettings
+from viewstore.train.networks import Network, NetworkSettings
 from viewstore.train.optim import OptimSettings
 from viewstore.train.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
-from viewstore.train.simclr import SimCLRSettings
+from viewstore.train.simclr import SimCLR, SimCLRSettings
 from viewstore.train.standard import Standard
+from viewstore.train.views import view_batch
 
 ROLES = ("expert", "expert", "generated")
 EPOCH_STEPS = 3
@@ -231,10 +232,61 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) -> None:
     poisoned = replace(CONFIG, mean=(float("nan"),))
-    with pytest.raises(ConfigError, match="the loss must be finite, got nan at step 0") as caught:
+    with pytest.raises(DivergedError, match="the loss must be finite, got nan at step 0") as caught:
         run(tmp_path, poisoned)
-    assert "lower --lr" in (caught.value.fix or "")
+    assert not isinstance(caught.value, ConfigError)
+    assert "another --out with a lower --lr" in (caught.value.fix or "")
     assert files(tmp_path) == {}
+
+
+class Unkeepable(SimCLR):
+    """A method with a mask, of a type that checkpoints do not hold."""
+
+    def __init__(self, network: Network, settings: SimCLRSettings) -> None:
+        super().__init__(network, settings)
+        self.register_buffer("mask", torch.ones(3, dtype=torch.bool))
+
+
+class UnkeepableSettings(SimCLRSettings):
+    def make(self, network: Network, *, amp: bool) -> SimCLR:
+        return Unkeepable(network, self)
+
+
+def test_the_first_checkpoint_is_tried_before_anything_is_read(tmp_path: Path) -> None:
+    loader = MemoryLoader()
+    config = replace(CONFIG, method=UnkeepableSettings(negatives="other"))
+    with pytest.raises(ConfigError, match=r"tensor model\.mask is torch\.bool"):
+        pretrain(config, feed(loader), RunOptions(out=tmp_path), Silent())
+    assert loader.reads == 0
+    assert files(tmp_path) == {}
+
+
+def test_weights_that_are_shared_are_kept(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(layer, layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    save_checkpoint(tmp_path / "c", TrainState(step=3), {}, model, optimizer)
+    with torch.no_grad():
+        before = layer.weight.clone()
+        layer.weight.zero_()
+    assert load_checkpoint(tmp_path / "c", {}, model, optimizer).step == 3
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_column_that_one_view_lacks_is_named(tmp_path: Path) -> None:
+    batch = MemoryLoader().batch()
+    for view in batch.views[:2]:
+        view.params["crop_box"] = torch.zeros(BATCH, 4)
+    batch.views[2].params["distance"] = torch.zeros(BATCH)
+    options: dict[str, Any] = {"device": torch.device("cpu"), "epoch": 0, "step": 0, "seed": 0}
+    options |= {"roles": ROLES, "prepare": CONFIG.prepare, "params": ("crop_box",)}
+    with pytest.raises(ConfigError, match=r"column crop_box, which view 2 \(generated\) lacks"):
+        view_batch(batch, **options)
+    batch.views[2].params["crop_box"] = torch.zeros(BATCH, 2)
+    with pytest.raises(ConfigError, match=r"shape differs between views: \(2,\), \(4,\)"):
+        view_batch(batch, **options)
+    batch.views[2].params["crop_box"] = torch.ones(BATCH, 4)
+    assert view_batch(batch, **options).params["crop_box"].shape == (3, BATCH, 4)
 
 
 def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
@@ -375,5 +427,5 @@ def test_losses_are_looked_at_late_where_looking_waits() -> None:
     losses.add(torch.tensor(1.0), epoch_ended=False)
     state.step = 8
     losses.add(torch.tensor(float("inf")), epoch_ended=False)
-    with pytest.raises(ConfigError, match="got inf at step 7"):
+    with pytest.raises(DivergedError, match="got inf at step 7"):
         losses.flush()

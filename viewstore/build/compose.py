@@ -20,7 +20,7 @@ from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
-from viewstore.progress import Progress
+from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
 from viewstore.shards.writer import json_bytes
 from viewstore.sources.again import located
@@ -65,15 +65,24 @@ def make_context(
     parent: ViewSet | None,
     device: str,
     round: int = 1,
-    warn: Callable[[str], None] = lambda message: None,
+    packaged: frozenset[str] = frozenset(),
+    whole_source: Callable[[], SourceTable] | None = None,
+    progress: Progress | None = None,
 ) -> Context:
     """Return what a generator of this store is given.
 
-    `models` are networks by role, `parent` the finished view set that the generator starts from,
-    if it has one; `warn` is called with warnings for the user.
+    `models` are networks by role, those of `packaged` roles the package's own; `parent` is the
+    finished view set that the generator starts from, if it has one; `whole_source` opens the
+    source without the limit of the store, where it may have one; `progress` takes notes and
+    warnings for the user.
     """
-    from viewstore.generators.contract import Context
+    from viewstore.generators.contract import Context, SourceImages
 
+    def whole() -> SourceImages:
+        opened = table if whole_source is None else whole_source()
+        return len(opened.keys), SourceReader(opened).image
+
+    progress = progress or Silent()
     return Context(
         seed=seed,
         view_set=view_set,
@@ -86,7 +95,10 @@ def make_context(
         device=device,
         models=models,
         parent=parent,
-        warn=warn,
+        packaged=packaged,
+        whole_source=whole,
+        warn=progress.warn,
+        note=progress.note,
     )
 
 

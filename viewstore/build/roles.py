@@ -103,6 +103,13 @@ def weight_file(role: str, files: WeightFiles) -> Path | None:
     return None if ROLES[role].fits in files else packaged_weights(role)
 
 
+def packaged_roles(needs: Sequence[str], files: WeightFiles) -> frozenset[str]:
+    """Return the roles among `needs` for which the package's own weights are taken."""
+    return frozenset(
+        role for role in needs if role not in files and weight_file(role, files) is not None
+    )
+
+
 def no_file(role: str, path: Path) -> ConfigError:
     """Return the error for a file of weights that is not there."""
     return ConfigError(

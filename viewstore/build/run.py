@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from viewstore.build import compose
 from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources, stored_rows
 from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
-from viewstore.build.roles import WeightFiles, load_models
+from viewstore.build.roles import WeightFiles, load_models, packaged_roles
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
@@ -34,6 +34,7 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.open import open_source
+from viewstore.sources.record import read_sources
 from viewstore.sources.table import Source, SourceTable
 from viewstore.sources.whole_images import only_whole_images
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
@@ -126,8 +127,13 @@ class Built:
         return sum(len(self.plan.shard_range(outcome.shard)) for outcome in committed)
 
     @property
+    def failed_rows(self) -> list[int]:
+        """Rows of the samples that this run built and that have no views of their own."""
+        return sorted(row for outcome in self.outcomes for row in outcome.failed_rows)
+
+    @property
     def failures(self) -> int:
-        return sum(outcome.failures for outcome in self.outcomes)
+        return len(self.failed_rows)
 
 
 def build(
@@ -322,6 +328,15 @@ def _new_source(request: BuildRequest, spec: str, limit: int | None, progress: P
     return whole
 
 
+def _whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], SourceTable] | None:
+    """Return what opens the source without a limit; None if it was opened so just now."""
+    if request.source is not None and request.limit is None:
+        return None
+    stored = paths.sources_record.is_file() and read_sources(paths)[0].spelling
+    spec = request.source or stored or DEFAULT_SOURCE
+    return lambda: open_source(spec, on_error="skip").table
+
+
 def _plan(
     request: BuildRequest, paths: StorePaths, table: SourceTable, progress: Progress
 ) -> tuple[Plan, Built | None]:
@@ -337,6 +352,12 @@ def _plan(
             built = _build_parent(request, settings.PARENT, own, table, progress)
             parent = compose.parent_view_set(paths, settings.PARENT)
     models, weights = load_models(settings.NEEDS, request.files, progress)
+    packaged = packaged_roles(settings.NEEDS, request.files)
+    if "gan" in packaged and built is None and {part.uri for part in table.parts} != {"digits"}:
+        progress.warn(
+            "no --gan was given: the one for the digits that the package ships is taken; for other "
+            "images give --gan (viewstore gan train --part generator makes one)"
+        )
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
@@ -345,7 +366,9 @@ def _plan(
         models=models,
         parent=parent,
         device=request.device,
-        warn=progress.warn,
+        packaged=packaged,
+        whole_source=_whole_source(request, paths),
+        progress=progress,
     )
     resolved = settings.resolve(context)
     row_bytes = resolved.views * resolved.height * resolved.width * 3

@@ -12,13 +12,25 @@ from viewstore.cli.command import command, options_of
 from viewstore.cli.options import FILE, ONE_VIEW_SET, POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
-from viewstore.errors import counted
+from viewstore.errors import ConfigError, counted
 from viewstore.images.codec import CODECS
 from viewstore.shards.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from viewstore.build.run import BuildRequest, Built
+    from viewstore.store.verdict import Verdict
+    from viewstore.store.view_set import ViewSet
 
+SHOWN = 5  # keys of failed samples that are named
+
+_MAX_MISSED = click.option(
+    "--max-missed",
+    default="50%",
+    show_default=True,
+    metavar="P%",
+    callback=lambda context, option, text: _share(text),
+    help="Exit 1 where a larger share of the samples, or of their anchors, missed its goal.",
+)
 _OPTIONS = (
     click.option(
         "--source", metavar="SRC", help=f"{shared.SOURCES}  [default: the store's, or digits]"
@@ -80,6 +92,7 @@ _OPTIONS = (
         metavar="N",
         help="Exit with 1 if more than N samples failed.",
     ),
+    _MAX_MISSED,
     click.option(
         "--grace",
         type=float,
@@ -176,14 +189,29 @@ def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     from viewstore.build.run import build as run
+    from viewstore.format.paths import StorePaths
+    from viewstore.sources.record import read_sources
+    from viewstore.store.store import open_store
+    from viewstore.store.verdict import verdict_of
 
     request = _request(options)
     built = run(request, terminal)
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
     facts = _facts(built, request)
-    terminal.result(facts, _summary_text(facts, built.plan.view_set))
-    return int(built.failures > options["max_failures"])
+    verdict = None
+    if built.manifest is not None:
+        store = open_store(request.out)
+        view_set = store.view_set(built.plan.view_set)
+        verdict = verdict_of(store, [view_set], max_missed=options["max_missed"])
+        facts |= _goals(view_set) | {"verdict": verdict.to_json()}
+    failed = built.failed_rows if verdict is None else verdict.view_sets[-1].failed_rows
+    names = read_sources(StorePaths(request.out))[0].keys if failed else ()
+    keys = [names[row] for row in failed]
+    facts |= {"failures": len(failed), "failed_samples": keys}
+    terminal.result(facts, _summary_text(facts, verdict))
+    unfit = verdict is not None and verdict.unfit
+    return int(len(failed) > options["max_failures"] or bool(unfit))
 
 
 @command("status", example="viewstore status views --view-set w-search")
@@ -227,22 +255,30 @@ def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
 
 @command("finalise", example="viewstore finalise views")
 @STORE
-@click.option("--allow-partial", is_flag=True, help="Also take in view sets that lack shards.")
-def finalise(terminal: Terminal, store: Path, allow_partial: bool) -> None:
+@click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
+@_MAX_MISSED
+def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: float) -> int:
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import no_store
+    from viewstore.store.store import open_store
+    from viewstore.store.verdict import verdict_of
 
     if not StorePaths(store).sources_record.is_file():
         raise no_store(store)
     manifest = run(store, allow_partial=allow_partial)
     terminal.store_id = manifest.store_id
-    terminal.result(
-        {"generation": manifest.generation, "view_sets": sorted(manifest.view_sets)},
-        f"generation {manifest.generation}: {', '.join(sorted(manifest.view_sets))}\n"
+    opened = open_store(store)
+    verdict = verdict_of(opened, opened.view_sets.values(), max_missed=max_missed)
+    facts = {"generation": manifest.generation, "view_sets": sorted(manifest.view_sets)}
+    lines = [
+        f"generation {manifest.generation}: {', '.join(sorted(manifest.view_sets))}",
         f"store id {manifest.store_id}",
-    )
+        *verdict.lines(),
+    ]
+    terminal.result(facts | {"verdict": verdict.to_json()}, "\n".join(lines))
+    return int(bool(verdict.unfit))
 
 
 def _request(options: dict[str, Any]) -> BuildRequest:
@@ -272,7 +308,7 @@ def _request(options: dict[str, Any]) -> BuildRequest:
 
 def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
     plan = built.plan
-    facts = {
+    return {
         "store": str(request.out),
         "view_set": plan.view_set,
         "samples": plan.rows,
@@ -282,49 +318,59 @@ def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
         "seconds": round(built.seconds, 3),
         "views_per_second": built.samples * plan.views / built.seconds if built.samples else None,
         "bytes": sum(outcome.num_bytes for outcome in built.outcomes),
-        "failures": built.failures,
         "skipped": len(built.skipped),
         "complete": built.manifest is not None,
         "left_shards": built.left,
     }
-    if built.manifest is not None:
-        facts |= _goals(request.out, plan.view_set)
-    return facts
 
 
-def _goals(out: Path, view_set: str) -> dict[str, Any]:
+def _goals(view_set: ViewSet) -> dict[str, Any]:
     """Return the share of samples whose views all met their goal, where a generator has one."""
-    import viewstore
-
-    params = viewstore.open(out).view_set(view_set).params
+    params = view_set.params
     if "converged" not in params:
         return {}
     converged = (params["converged"] == 1).reshape(len(params["converged"]), -1).all(axis=1)
     return {"converged_samples": int(converged.sum()), "converged_share": float(converged.mean())}
 
 
-def _summary_text(facts: dict[str, Any], view_set: str) -> str:
+def _share(text: str) -> float:
+    """Return the share that "50%", or "50", says. Raises ConfigError."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(
+            f"--max-missed must be from 0% to 100%, got {text!r}",
+            where=f"--max-missed {text}",
+            fix="give a share such as 50%",
+        )
+    return share
+
+
+def _summary_text(facts: dict[str, Any], verdict: Verdict | None) -> str:
     views = facts["built_samples"] * facts["views"]
+    name = facts["view_set"]
     if facts["built_samples"]:
         lines = [
-            f"{view_set}: {counted(views, 'view')} of "
-            f"{counted(facts['built_samples'], 'sample')} in {duration(facts['seconds'])}, "
-            f"{facts['views_per_second']:.0f} views/s, {facts['bytes'] / 2**20:.1f} MiB"
+            f"{name}: {counted(views, 'view')} of {counted(facts['built_samples'], 'sample')} in "
+            f"{duration(facts['seconds'])}, {facts['views_per_second']:.0f} views/s, "
+            f"{facts['bytes'] / 2**20:.1f} MiB"
         ]
     else:
         all_of = f"all {facts['shards']} shards were" if facts["shards"] > 1 else "its shard was"
-        lines = [f"{view_set}: {all_of} there already"]
-    if "converged_share" in facts:
+        lines = [f"{name}: {all_of} there already"]
+    failed = facts["failed_samples"]
+    if failed:
+        one = len(failed) == 1
+        kept = "sample failed and is" if one else "samples failed and are"
+        more = f", and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         lines.append(
-            f"{facts['converged_samples']} of {counted(facts['samples'], 'sample')} converged "
-            f"({facts['converged_share']:.1%}): every view within its tolerance on stored pixels"
+            f"{len(failed)} {kept} kept with {'its' if one else 'their'} status: "
+            f"{', '.join(failed[:SHOWN])}{more}"
         )
-    if facts["failures"]:
-        failed = counted(facts["failures"], "sample")
-        lines.append(
-            f"{failed} failed: kept with status 3 or 4, left out of exports and of loading"
-        )
-    if facts["complete"]:
+    if verdict is not None:
+        lines += verdict.lines()
         lines.append(f"look at them: viewstore inspect {facts['store']} --sheet views.png")
     elif facts["left_shards"]:
         lines.append(f"not complete yet: viewstore status {facts['store']}")

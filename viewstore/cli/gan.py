@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
-from viewstore.cli.options import FILE
+from viewstore.cli.options import FILE, POSITIVE
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
 
@@ -28,6 +29,9 @@ COMMANDS = {
     "convert": Entry("viewstore.cli.gan:convert", "Write any StyleGAN2 file as our own."),
 }
 BATCH = 100
+GRID_SIDE = 64  # pixels of a small image in a grid, about
+ARRAYS = ".npy"
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 @click.group("gan", cls=LazyGroup, table=COMMANDS, context_settings=CONTEXT)
@@ -59,14 +63,50 @@ def summary_text(facts: dict[str, Any]) -> str:
     )
 
 
-@command("sample", example="viewstore gan sample --gan gan.safetensors --z z.npy --out images.npy")
+def check_out(out: Path) -> None:
+    """Raise ConfigError if `out` cannot name a new file."""
+    if out.is_dir():
+        raise ConfigError(f"--out must name a file, and {out} is a folder", where=str(out))
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"--out cannot be written: {existing} is no folder to write to")
+
+
+def write_pictures(out: Path, images: NDArray[np.float32]) -> None:
+    """Write images [N, C, H, W] in [-1, 1] as one picture, a grid; the suffix is a picture's."""
+    from viewstore.files.disk import make_directory, write_atomic
+    from viewstore.inspect.pictures import grid
+
+    levels = np.rint((images + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    made = grid(list(levels.transpose(0, 2, 3, 1)), GRID_SIDE)
+    made.save(buffer, PICTURES[out.suffix.lower()], quality=92)
+    make_directory(out.absolute().parent)
+    write_atomic(out, buffer.getvalue())
+
+
+@command("sample", example="viewstore gan sample --gan gan.safetensors --n 16 --out images.png")
 @click.option(
-    "--gan", "gan_file", type=FILE, required=True, metavar="FILE", help="Take this generator."
+    "--gan",
+    "gan_file",
+    type=FILE,
+    metavar="FILE",
+    help="Take this generator.  [default: the packaged one, of digits]",
+)
+@click.option("--n", "count", type=POSITIVE, metavar="N", help="Draw N latents.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="S",
+    help="Seed of the draw.  [default: 0]",
 )
 @click.option("--z", type=FILE, metavar="Z.npy", help="Read inputs of the mapping, [N, z_dim].")
 @click.option("--w", type=FILE, metavar="W.npy", help="Read latents, [N, D] or [N, L, D].")
 @click.option(
-    "--labels", type=FILE, metavar="C.npy", help="Read class numbers [N], or one-hot rows."
+    "--labels",
+    type=FILE,
+    metavar="C.npy",
+    help="Read class numbers [N], or one-hot rows.  [default for --n: each class in turn]",
 )
 @click.option(
     "--noise",
@@ -88,36 +128,64 @@ def summary_text(facts: dict[str, Any]) -> str:
     "--out",
     type=FILE,
     required=True,
-    metavar="IMAGES.npy",
-    help="Write the images to this file.",
+    metavar="FILE",
+    help="Write them to .npy, float32 [N, C, H, W] in [-1, 1], or to a picture, .png or .jpg.",
 )
 def sample(
     terminal: Terminal,
-    gan_file: Path,
-    z: Path | None,
-    w: Path | None,
-    labels: Path | None,
+    gan_file: Path | None,
     noise: str,
     truncation: float,
     out: Path,
+    **latents: Any,  # noqa: ANN401
 ) -> None:
-    """Make images of latents: float32 [N, C, H, W], clamped to [-1, 1]."""
-    from viewstore.build.roles import open_generator
+    """Make images of latents that are drawn, or read from a file, and clamp them to [-1, 1]."""
+    from viewstore.build.roles import open_generator, packaged_weights
     from viewstore.files.disk import write_atomic
 
-    if (z is None) == (w is None):
-        raise ConfigError("give exactly one of --z and --w")
+    if sum(latents[name] is not None for name in ("z", "w", "count")) != 1:
+        raise ConfigError("give exactly one of --z, --w and --n")
+    if latents["seed"] is not None and latents["count"] is None:
+        raise ConfigError("--seed belongs to --n")
     if not np.isfinite(truncation):
         raise ConfigError(f"--truncation must be finite, got {truncation}")
-    network = open_generator(gan_file, terminal).network
-    codes = _codes_of_z(network, z, labels) if z else _codes_of_w(network, w, labels)
+    if out.suffix.lower() not in (ARRAYS, *PICTURES):
+        raise ConfigError(
+            f"--out must end in {ARRAYS}, {', '.join(PICTURES)}, got {out.name!r}", where=str(out)
+        )
+    check_out(out)
+    network = open_generator(gan_file or packaged_weights("gan"), terminal).network
+    codes = _codes(network, **latents)
     codes = network.w_avg + truncation * (codes - network.w_avg) if truncation != 1 else codes
     images = synthesise(network, codes, noise=noise)
-    buffer = io.BytesIO()
-    np.save(buffer, images, allow_pickle=False)
-    write_atomic(out, buffer.getvalue())
+    if out.suffix.lower() in PICTURES:
+        write_pictures(out, images)
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, images, allow_pickle=False)
+        write_atomic(out, buffer.getvalue())
+    form = "in a grid" if out.suffix.lower() in PICTURES else "float32 in [-1, 1]"
     facts = {"file": str(out), "shape": list(images.shape), "fingerprint": network.fingerprint}
-    terminal.result(facts, f"{out}: {' x '.join(map(str, images.shape))} float32 in [-1, 1]")
+    terminal.result(facts, f"{out}: {' x '.join(map(str, images.shape))} {form}")
+
+
+def _codes(
+    network: StyleGAN2,
+    *,
+    z: Path | None,
+    w: Path | None,
+    labels: Path | None,
+    count: int | None,
+    seed: int | None,
+) -> Tensor:
+    if z is not None:
+        return _codes_of_z(network, z, labels)
+    if count is None:
+        return _codes_of_w(network, w, labels)
+    given = None if labels is None else _labels(network, labels, count)
+    return network.sample(
+        count, seed or 0, network.classes_in_turn(count) if given is None else given
+    )
 
 
 def _codes_of_z(network: StyleGAN2, path: Path, labels: Path | None) -> Tensor:
@@ -142,7 +210,7 @@ def _codes_of_w(network: StyleGAN2, path: Path | None, labels: Path | None) -> T
 
     assert path is not None, "one of --z and --w was given"
     if labels is not None:
-        raise ConfigError("--labels belongs to --z: latents need none")
+        raise ConfigError("--labels belongs to --z and --n: latents need none")
     w = _floats("--w", path)
     wanted = (network.num_codes, network.w_dim)
     if w.ndim == 2 and w.shape[1] == network.w_dim:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import command
-from viewstore.cli.gan import summary_text, synthesise
+from viewstore.cli.gan import check_out, summary_text, synthesise, write_pictures
 from viewstore.cli.options import (
     DEVICE,
     FILE,
@@ -23,6 +23,7 @@ from viewstore.cli.options import (
     merge_settings,
     parse_assignments,
 )
+from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 from viewstore.progress import tracked
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MEASURES = 5  # how often in a training the distance to the real images is taken
 MEASURED_IMAGES = 2000
+SHOWN = 64  # images in the picture of a snapshot
 
 
 @command(
@@ -125,9 +127,11 @@ def train(terminal: Terminal, part: str, threads: int | None, **options: Any) ->
     if threads is not None:
         torch.set_num_threads(threads)
     given = _given(part, options)
+    check_out(options["out"])
     started, cpu = time.perf_counter(), time.process_time()
     work = _train_generator if part == "generator" else _train_inverter
-    facts = work(terminal, given, options)
+    with stoppable(terminal) as stop:
+        facts = work(terminal, given, options, lambda: stop.requested)
     facts |= {"file": str(options["out"]), "bytes": options["out"].stat().st_size}
     facts |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
     terminal.result(facts, summary_text(facts))
@@ -160,7 +164,7 @@ def _settings(kind: Callable[..., Any], given: dict[str, Any]) -> Any:  # noqa: 
 
 
 def _train_generator(
-    terminal: Terminal, given: dict[str, Any], options: dict[str, Any]
+    terminal: Terminal, given: dict[str, Any], options: dict[str, Any], stop: Callable[[], bool]
 ) -> dict[str, Any]:
     from viewstore.generators.gan.file import Origin, rounded, write_generator
     from viewstore.generators.gan.frechet import PixelFrechet
@@ -171,11 +175,21 @@ def _train_generator(
     distance = PixelFrechet(_spread(everything))
     due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
 
+    picture = options["out"].with_suffix(".png")
+    if picture == options["out"]:
+        raise ConfigError(
+            f"--out must name the weights, and {picture.name} is where their pictures go",
+            where=str(picture),
+            fix="end it in .safetensors",
+        )
+    terminal.note(f"at each snapshot {picture} shows what the generator makes")
+
     def measure(seen: int, network: StyleGAN2) -> None:
+        write_pictures(picture, synthesise(network, network.sample(SHOWN, seed=0), noise="const"))
         if due and seen >= due[0]:
             due.pop(0)
             near = distance(_generated(network, len(everything)))
-            terminal.note(f"{seen / 1000:.1f} kimg: Fréchet distance {near:.2f}")
+            terminal.note(f"{seen / 1000:.1f} kimg: {distance.text(near)}")
 
     total = settings.steps * settings.batch
     with tracked(terminal, "gan train", total, "images") as progress:
@@ -186,6 +200,7 @@ def _train_generator(
             device=options["device"],
             progress=progress,
             snapshot=measure,
+            stop=stop,
         )
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
@@ -197,11 +212,17 @@ def _train_generator(
     }
     origin = Origin(provenance=_provenance(settings, options, facts))
     written = write_generator(options["out"], network, origin, half=half)
-    return facts | {"fingerprint": written.fingerprint}
+    measured = {
+        "frechet_features": distance.features,
+        "frechet_reference": distance.reference,
+        "quality": distance.text(facts["frechet"]),
+        "grid": str(picture),
+    }
+    return facts | measured | {"fingerprint": written.fingerprint}
 
 
 def _train_inverter(
-    terminal: Terminal, given: dict[str, Any], options: dict[str, Any]
+    terminal: Terminal, given: dict[str, Any], options: dict[str, Any], stop: Callable[[], bool]
 ) -> dict[str, Any]:
     from viewstore.build.roles import load_model, open_generator, packaged_weights
     from viewstore.generators.gan.inverter import write_inverter
@@ -221,6 +242,7 @@ def _train_inverter(
             settings,
             device=options["device"],
             progress=progress,
+            stop=stop,
         )
     judged = held_out if len(held_out) else training
     measured = quality(judged, trained, network.cpu(), encoder.cpu())

@@ -58,7 +58,11 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
     else:
         facts = sample_facts(opened, rows[0], view_sets)
         roles = {each.name: each.roles for each in view_sets}
-        text = "" if drawn else sample_text(facts, roles)
+        of_sample = {
+            each.name: [name for name in each.params if not each.plan.per_view(name)]
+            for each in view_sets
+        }
+        text = "" if drawn else sample_text(facts, roles, of_sample)
     lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
 

@@ -67,11 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     A stop signal ends it with 4; builds and trainings take stop signals themselves while they
     run. Without `arguments` the process ends here, and ignores later signals.
     """
-    terminal = Terminal()
+    given = sys.argv[1:] if arguments is None else arguments
+    terminal = Terminal(arguments=given)
     code: int | None = None
     try:
         with stop_signals_to(RaiseOnce(), then=signal.SIG_IGN if arguments is None else None):
-            code = _run(terminal, sys.argv[1:] if arguments is None else arguments)
+            code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:
             code = _failed(terminal, _stopped(stopped))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ class Terminal:
 
     Attributes:
         command: Name of the running command, for the JSON result.
+        arguments: The command line behind `viewstore`.
         json: Print exactly one JSON object on stdout, also on failure.
         verbosity: -1 quiet (errors only), 0, 1 verbose, 2 with tracebacks.
         progress_form: How progress is shown; `auto` is a bar on a terminal, else lines.
@@ -38,6 +39,7 @@ class Terminal:
     """
 
     command: str = ""
+    arguments: Sequence[str] = ()
     json: bool = False
     verbosity: int = 0
     progress_form: ProgressForm = "auto"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from viewstore.cli.command import command
 from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
+from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
 from viewstore.errors import ConfigError, counted
-from viewstore.shards.signals import StopRequest, stop_signals_to
 
 if TYPE_CHECKING:
     from viewstore.sources.table import SourceTable
@@ -206,16 +205,15 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         else viewstore.open(options["store"])
     )
     terminal.store_id = store.store_id
-    stop = StopRequest(grace_seconds=0.0)
-    run = RunOptions(
-        out=options["out"],
-        device=options["device"],
-        half=options["half"],
-        stop=lambda: stop.requested,
-        command=shlex.join(["viewstore", *sys.argv[1:]]),
-    )
     threads = options["threads"]
-    with stop_signals_to(stop.request), open_feed(store, config, num_threads=threads) as feed:
+    with stoppable(terminal) as stop, open_feed(store, config, num_threads=threads) as feed:
+        run = RunOptions(
+            out=options["out"],
+            device=options["device"],
+            half=options["half"],
+            stop=lambda: stop.requested,
+            command=shlex.join(["viewstore", *terminal.arguments]),
+        )
         result = pretrain(config, feed, run, terminal)
     facts = _facts(config, result)
     terminal.result(facts, _summary_text(facts))

@@ -27,8 +27,8 @@ FILLS: Mapping[str, int] = {
     "steps": -1,
 }
 
-# Columns of one entry a row, whatever their shape: it may happen to begin with the view count.
-PER_SAMPLE = frozenset({"latent0"})
+OF_SAMPLE: tuple[int, ...] = ()  # the `views` by which a generator says so of a column
+PER_SAMPLE = frozenset({"latent0"})  # columns of samples whose plans do not say so
 
 
 class Status(IntEnum):
@@ -53,7 +53,8 @@ class Column:
         dtype: One of DTYPES, little-endian.
         shape: Shape of one row, for example (V, 4).
         pack: Whether the column lies in the shard's params pack, or in a file of its own.
-        views: The views it says something about; None means all.
+        views: The views it says something about; None means all, OF_SAMPLE none of them: a row is
+            about the sample, also where its shape happens to begin with the view count.
     """
 
     name: str
@@ -72,6 +73,12 @@ class Column:
         views = range(self.shape[0] if self.shape else 0)
         if self.views is not None and not set(self.views) <= set(views):
             raise FormatError(f"column {self.name}: views {self.views} are out of limits")
+
+    def per_view(self, views: int) -> bool:
+        """Whether a row has an entry for each of so many views, or one for the sample."""
+        if self.views == OF_SAMPLE or self.name in PER_SAMPLE:
+            return False
+        return self.shape[:1] == (views,)
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.format.columns import PER_SAMPLE, Column
+from viewstore.format.columns import Column
 from viewstore.format.records import canonical, check_form, seal, unseal
 
 KIND = "viewstore-plan"
@@ -127,7 +127,7 @@ class Plan:
 
     def per_view(self, name: str) -> bool:
         """Whether column `name` has an entry for each view, or one for the sample."""
-        return name not in PER_SAMPLE and self.column(name).shape[:1] == (self.views,)
+        return self.column(name).per_view(self.views)
 
     @cached_property
     def id(self) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from viewstore.errors import ConfigError
 from viewstore.images.colours import Pixels
 
+GRID_GAP = 2
+MAX_GRID_PIXELS = 64_000_000
 LOSSLESS_SIDE = 64  # up to it pictures are PNG, which the page enlarges without smoothing
 
 
@@ -37,6 +42,34 @@ def fit(pixels: Pixels, side: int, *, wide: int | None = None) -> Image.Image:
     scale = min(side / image.height, wide / image.width)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def grid(pictures: Sequence[Pixels], side: int) -> Image.Image:
+    """Return pictures of one size, uint8 [H, W, 1 or 3], in rows that make about a square.
+
+    Each is shown as `fit` does, with a gap of GRID_GAP white pixels between two.
+
+    Raises:
+        ConfigError: There is no picture, or the grid has more than 64 megapixels.
+    """
+    across = math.ceil(math.sqrt(len(pictures)))
+    first = fit(pictures[0], side) if len(pictures) else None
+    if first is None:
+        raise ConfigError("a grid needs at least one image")
+    step = first.width + GRID_GAP, first.height + GRID_GAP
+    down = math.ceil(len(pictures) / across)
+    size = across * step[0] - GRID_GAP, down * step[1] - GRID_GAP
+    if size[0] * size[1] > MAX_GRID_PIXELS:
+        raise ConfigError(
+            f"a grid must have at most 64 megapixels; {len(pictures)} images give "
+            f"{size[0] * size[1] / 1e6:.0f}",
+            fix="make fewer images, or write them as .npy",
+        )
+    made = Image.new("RGB", size, "#ffffff")
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, across)
+        made.paste(fit(picture, side), (column * step[0], row * step[1]))
+    return made
 
 
 def shrink(pixels: Pixels, side: int) -> Pixels:

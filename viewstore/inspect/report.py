@@ -18,10 +18,11 @@ from viewstore.format.records import jsonable
 from viewstore.inspect.numbers import number
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Row, read_row, worst_rows
-from viewstore.inspect.summary import goal_text, label_counts, view_set_facts
+from viewstore.inspect.summary import label_counts, view_set_facts
 from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
+from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
@@ -60,6 +61,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
+        "verdict": verdict_of(store, view_sets),
         "css": Markup(_data("static", "report.css")),
     }
     sections = [_section(view_set) for view_set in view_sets]

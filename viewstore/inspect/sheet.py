@@ -14,8 +14,8 @@ from viewstore.images.colours import Pixels
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
-from viewstore.inspect.summary import goal_text, view_set_facts
 from viewstore.store.store import Store
+from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 DASH, SPACE = 6, 4
@@ -44,7 +44,7 @@ def draw_sheet(
     """
     if not view_sets:
         raise ConfigError("the store has no view set to show")
-    notes = notes_of(view_sets)
+    notes = notes_of(store, view_sets)
     layout = lay_out(view_sets, len(rows), len(notes))
     sheet = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -83,32 +83,34 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
     return ImageFont.load_default(size)
 
 
-def notes_of(view_sets: Sequence[ViewSet]) -> list[str]:
-    """Return the lines of words below the title: what is shown, and how to read it."""
-    notes = []
+def notes_of(store: Store, view_sets: Sequence[ViewSet]) -> list[tuple[str, str]]:
+    """Return the lines of words below the title, with their colours.
+
+    They say what the view sets came to, what is shown of them, and how to read it.
+    """
+    verdict = verdict_of(store, view_sets)
+    notes = [(verdict.headline(), ALARM if verdict.unfit else INK)]
     for view_set in view_sets:
         views = counted(view_set.num_views, "view")
         roles = ", ".join(sorted(set(view_set.roles)))
         goal = goal_text(view_set)
-        notes.append(
-            f"{view_set.name}: {views} ({roles}) of {view_set.height} x {view_set.width} px"
-            + (f"; goal: {goal}" if goal else "")
-        )
-        verdict = view_set_facts(view_set).get("verdict")
-        if verdict:
-            notes.append(f"{view_set.name}: {verdict}")
-    return [*notes, *LEGEND]
+        said = f"{view_set.name}: {views} ({roles}) of {view_set.height} x {view_set.width} px"
+        notes.append((said + (f"; goal: {goal}" if goal else ""), FAINT))
+    return notes + [(line, FAINT) for line in LEGEND]
 
 
 def _draw_header(
-    draw: ImageDraw.ImageDraw, store: Store, notes: Sequence[str], layout: Layout
+    draw: ImageDraw.ImageDraw,
+    store: Store,
+    notes: Sequence[tuple[str, str]],
+    layout: Layout,
 ) -> None:
     width = layout.width - 2 * MARGIN
     title = f"{store.name}: {counted(store.num_samples, 'sample')}, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
     top = MARGIN + LINE + GAP
-    for note in notes:
-        draw.text((MARGIN, top), _elide(note, width, _font()), FAINT, font=_font())
+    for note, colour in notes:
+        draw.text((MARGIN, top), _elide(note, width, _font()), colour, font=_font())
         top += LINE
     top += GAP
     for block, left in layout.lefts():

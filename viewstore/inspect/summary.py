@@ -98,17 +98,6 @@ def view_set_facts(view_set: ViewSet) -> Facts:
     return facts
 
 
-def goal_text(view_set: ViewSet) -> str:
-    """Return in words what the views of a view set were searched for; "" if for nothing."""
-    constraints, args = constraints_of(view_set), view_set.plan.generator["args"]
-    if constraints is not None:
-        sign = "or more, less" if constraints.hinge else "+-"
-        return f"distance to the anchor {constraints.eps1:.3f} {sign} {constraints.tolerance:g}"
-    goals = {"shift_stop": "feature distance to the source", "mse_stop": "pixel error"}
-    found = [f"{what} at most {args[n]:g}" for n, what in goals.items() if args.get(n) is not None]
-    return " and ".join(found)
-
-
 def label_text(store: Store, label: int, *, unlabelled: str) -> str:
     """Return the name of a label, its number if it has no name, `unlabelled` if it is below 0."""
     names = store.label_names

@@ -94,10 +94,15 @@ def _constraint_lines(facts: Facts) -> list[str]:
     return lines
 
 
-def sample_text(facts: Facts, roles: Mapping[str, Sequence[str]]) -> str:
+def sample_text(
+    facts: Facts,
+    roles: Mapping[str, Sequence[str]],
+    of_sample: Mapping[str, Sequence[str]] = {},
+) -> str:
     """Return `summary.sample_facts` as text: a table per view set, a line per view.
 
-    `roles` are those of the views of each view set, by its name.
+    `roles` are those of the views of each view set, by its name; `of_sample` its columns that are
+    about the sample.
     """
     label = facts["label_name"] or ("none" if facts["label"] < 0 else facts["label"])
     lines = [
@@ -107,7 +112,11 @@ def sample_text(facts: Facts, roles: Mapping[str, Sequence[str]]) -> str:
         f"size   {facts['height']} x {facts['width']} px",
     ]
     for view_set, params in facts["view_sets"].items():
-        by_view = {name: values for name, values in params.items() if isinstance(values, list)}
+        by_view = {
+            name: values
+            for name, values in params.items()
+            if isinstance(values, list) and name not in of_sample.get(view_set, ())
+        }
         rows = [
             [str(view), role, *(brief(values[view]) for values in by_view.values())]
             for view, role in enumerate(roles[view_set])

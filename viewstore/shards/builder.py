@@ -115,8 +115,9 @@ class ShardBuilder:
         )
         status = publish(self.paths, blobs, commit)
         size = sum(blob.record.bytes for blob in blobs)
-        failures = int((shard.columns["status"] >= Status.FAILED).any(axis=1).sum())
-        return _outcome(unit, attempt, status, started, num_bytes=size, failures=failures)
+        failed = np.flatnonzero((shard.columns["status"] >= Status.FAILED).any(axis=1))
+        rows = tuple((unit.first + failed).tolist())
+        return _outcome(unit, attempt, status, started, num_bytes=size, failed_rows=rows)
 
     def _in_order(self, unit: Unit) -> Iterator[Rendered]:
         """Yield every row of the unit, ascending, whatever order the generator finishes in."""
@@ -191,7 +192,7 @@ def _outcome(
     started: float,
     *,
     num_bytes: int = 0,
-    failures: int = 0,
+    failed_rows: tuple[int, ...] = (),
     error: ViewStoreError | None = None,
     retryable: bool = False,
 ) -> Outcome:
@@ -201,7 +202,7 @@ def _outcome(
         status=status,
         seconds=time.monotonic() - started,
         num_bytes=num_bytes,
-        failures=failures,
+        failed_rows=failed_rows,
         # Without its traceback, whose frames would keep the arrays of the shard alive.
         error=None if error is None else error.with_traceback(None),
         retryable=retryable,

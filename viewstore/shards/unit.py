@@ -78,7 +78,7 @@ class Outcome:
     Attributes:
         seconds: Time of the attempt.
         num_bytes: Size of the files that it committed.
-        failures: Rows that are stored with status 3 or 4.
+        failed_rows: Rows that are stored with status 3 or 4.
         error: Why, if the status is "failed" or "stopped".
         retryable: Whether another attempt may help.
     """
@@ -88,6 +88,6 @@ class Outcome:
     status: OutcomeStatus
     seconds: float
     num_bytes: int = 0
-    failures: int = 0
+    failed_rows: tuple[int, ...] = ()
     error: ViewStoreError | None = None
     retryable: bool = False

@@ -148,4 +148,6 @@ def tally(view_set: ViewSet, wanted: Constraints) -> Tally:
 
 
 def _column(view_set: ViewSet, name: str) -> NDArray[Any] | None:
-    return view_set.params.get(name)
+    if name not in view_set.params:
+        return None
+    return view_set.params[name]

@@ -95,7 +95,7 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFa
         if column.name.startswith("x_") or column.name == "status":
             continue
         array = values[column.name]
-        if column.views is not None:
+        if column.views:
             array = array[:, list(column.views)]
         flat = array[good].reshape(int(good.sum()), -1)
         if flat.size and column.missing(flat).all(axis=1).any():

@@ -132,6 +132,16 @@ def test_filters_of_layers_become_the_one_of_their_block(tmp_path: Path) -> None
     assert_same(found.tensors, network())
 
 
+def test_only_layers_that_resample_must_agree_in_their_filter(tmp_path: Path) -> None:
+    """conv1 keeps the default filter, of another size even, in networks that have another one."""
+    own = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+    tensors = network(taps=own)
+    used = {"synthesis.b8.conv0.resample_filter": own}
+    idle = {f"synthesis.b{size}.conv1.resample_filter": FILTER for size in (4, 8)}
+    found = read(tmp_path, dump(snapshot(modules(tensors | used | idle))))
+    assert_same(found.tensors, tensors)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_weights_of_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     rounded = {name: torch.as_tensor(value).to(dtype) for name, value in network().items()}
@@ -206,6 +216,61 @@ def test_network_without_averaging_is_read_with_a_note(tmp_path: Path) -> None:
     assert read(tmp_path, torch_file(checkpoint)).notes == (
         "the file has no g_ema: its g is used, without averaging",
     )
+
+
+def without_noises() -> dict[str, Any]:
+    """Return a checkpoint as the published 256 px ones are."""
+    checkpoint = rosinality_checkpoint(network())
+    state = checkpoint["g_ema"]
+    assert isinstance(state, dict)
+    checkpoint["g_ema"] = {k: v for k, v in state.items() if not k.startswith("noises.")}
+    return checkpoint
+
+
+def test_noise_that_a_file_lacks_is_keyed_and_said_in_one_line(tmp_path: Path) -> None:
+    first = read(tmp_path, torch_file(without_noises()))
+    again = read(tmp_path, torch_file(without_noises(), legacy=True))
+    assert first.notes == ("the file has no noises.*: keyed noise is used, always the same",)
+    assert_same(first.tensors, again.tensors)
+    expected = network()
+    drawn = [name for name in expected if name.endswith("noise_const")]
+    assert_same(
+        {name: value for name, value in first.tensors.items() if name not in drawn},
+        {name: value for name, value in expected.items() if name not in drawn},
+    )
+    noise = [first.tensors[name] for name in sorted(drawn)]
+    assert [each.shape for each in noise] == [(4, 4), (8, 8), (8, 8)]
+    together = np.concatenate([each.ravel() for each in noise])
+    assert abs(together.mean()) < 0.3
+    assert 0.8 < together.std() < 1.2
+    assert len(np.unique(together)) == len(together)  # each layer has its own
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_plain_state_dict_is_read(tmp_path: Path, prefix: str) -> None:
+    state = rosinality_checkpoint(network())["g_ema"]
+    assert isinstance(state, dict)
+    found = read(tmp_path, torch_file({prefix + name: value for name, value in state.items()}))
+    assert found.notes[0] == "the file is a plain state_dict: it is used as the averaged generator"
+    expected = network() | {"mapping.w_avg": found.tensors["mapping.w_avg"]}
+    assert_same(found.tensors, expected)
+
+
+def test_names_of_data_parallel_are_read(tmp_path: Path) -> None:
+    checkpoint = rosinality_checkpoint(network())
+    state = checkpoint["g_ema"]
+    assert isinstance(state, dict)
+    checkpoint["g_ema"] = {f"module.{name}": value for name, value in state.items()}
+    assert_same(read(tmp_path, torch_file(checkpoint)).tensors, network())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_harmless_values_among_the_settings_are_passed_over(tmp_path: Path, legacy: bool) -> None:
+    checkpoint = rosinality_checkpoint(network())
+    checkpoint["args"] = argparse.Namespace(
+        device=torch.device("cuda", 0), path=Path("data") / "lmdb", dtype=torch.float32
+    )
+    assert_same(read(tmp_path, torch_file(checkpoint, legacy=legacy)).tensors, network())
 
 
 def test_pickles_are_read_without_torch_or_the_modules_they_name(tmp_path: Path) -> None:

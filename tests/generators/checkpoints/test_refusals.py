@@ -64,24 +64,33 @@ def not_a_number(value: float) -> bytes:
 
 PICKLE = "expected a network-snapshot-*.pkl of stylegan2-ada-pytorch"
 TORCH = "expected a checkpoint of rosinality's stylegan2-pytorch, with g_ema"
+ANY = (
+    "expected a network-snapshot-*.pkl of stylegan2-ada-pytorch, a .pt of rosinality's "
+    "stylegan2-pytorch, or a file that viewstore gan wrote"
+)
 FAMILY = "only StyleGAN2 is supported"
 REFUSALS: dict[str, tuple[Callable[[], bytes], str, str]] = {
-    "empty": (lambda: b"", "it is an empty file", PICKLE),
-    "html": (lambda: b"<!DOCTYPE html>", "it is an HTML or XML page", PICKLE),
+    "empty": (lambda: b"", "it is an empty file", ANY),
+    "html": (
+        lambda: b"<!DOCTYPE html>",
+        "it is an HTML or XML page",
+        "download the file itself, not the page about it",
+    ),
+    "gzip": (lambda: b"\x1f\x8b\x08", "it is a gzip file", "unpack it first"),
     "lfs": (
         lambda: b"version https://git-lfs.github.com/spec/v1",
         "it is a Git LFS pointer, not the file itself",
-        PICKLE,
+        "fetch the file itself: git lfs pull",
     ),
     "safetensors": (
         lambda: b"\x02\0\0\0\0\0\0\0{}",
         "it is a safetensors file that viewstore did not write",
-        PICKLE,
+        ANY,
     ),
     "text": (
         lambda: b"(dp0\n.",
         "it is neither a torch file nor a pickle of protocol 2 or newer",
-        PICKLE,
+        ANY,
     ),
     "list": (lambda: dump([1]), "the pickle holds a list, not a dict", PICKLE),
     "no G_ema": (lambda: dump({"G": 1}), "the pickle holds G, but no G_ema", PICKLE),
@@ -186,6 +195,12 @@ def test_refusal_says_file_reason_and_remedy(tmp_path: Path, name: str) -> None:
     )
     assert (caught.value.fix, caught.value.where, caught.value.why) == (fix, str(path), reason)
     assert caught.value.code == "VS210"
+
+
+def test_a_torn_torch_file_is_not_told_to_be_a_pickle(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is cut short") as caught:
+        read(tmp_path, torch_file(rosinality_checkpoint(network()), legacy=True)[:-1])
+    assert caught.value.fix == TORCH
 
 
 def test_unreadable_path_is_the_same_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from viewstore.errors import CheckpointError, ConfigError
+from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
 from viewstore.generators.gan.discriminator import Discriminator
 from viewstore.generators.gan.frechet import PixelFrechet
 from viewstore.generators.gan.keyed import epoch_rows
@@ -72,6 +72,36 @@ def test_resumed_training_equals_an_uninterrupted_one(digits: Tensor, tmp_path: 
     assert equal(resumed, whole)
     assert state.read_bytes() != begun
     assert not equal(train_generator(digits, replace(TINY, kimg=0.1)), whole)
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_training_stopped_at_any_step_ends_as_if_it_never_had(
+    digits: Tensor, tmp_path: Path, steps: int
+) -> None:
+    state = tmp_path / "state"
+    asked = iter(range(1, 1000))
+    with pytest.raises(StoppedError, match=f"stopped after step {steps} of 20") as caught:
+        train_generator(digits, TINY, state=state, stop=lambda: next(asked) == steps)
+    assert caught.value.where == str(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert equal(train_generator(digits, TINY, state=state), train_generator(digits, TINY))
+
+
+def test_a_training_without_a_state_says_that_nothing_is_kept(digits: Tensor) -> None:
+    with pytest.raises(StoppedError) as caught:
+        train_generator(digits, TINY, stop=lambda: True)
+    assert "nothing is kept" in str(caught.value.why)
+    assert "--state FILE" in str(caught.value.fix)
+
+
+def test_a_state_that_cannot_be_written_ends_the_training_at_its_start(
+    digits: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"no folder")
+    progress = Recorded()
+    with pytest.raises(OSError, match="file"):
+        train_generator(digits, TINY, state=tmp_path / "file" / "state", progress=progress)
+    assert progress.advances == []
 
 
 def test_finished_training_is_not_repeated(digits: Tensor, tmp_path: Path) -> None:
@@ -185,8 +215,20 @@ def test_images_that_cannot_be_trained_on_are_refused(digits: Tensor) -> None:
 
 
 def test_divergence_stops_the_training(digits: Tensor) -> None:
-    with pytest.raises(ConfigError, match="training left the finite numbers before step"):
+    with pytest.raises(DivergedError, match="training left the finite numbers before step"):
         train_generator(digits, replace(TINY, lr=1e30, kimg=1.0))
+
+
+def test_frechet_distance_names_its_features_and_what_real_images_have() -> None:
+    real = np.random.default_rng(0).normal(size=(400, 1, 2, 2))
+    distance = PixelFrechet(real)
+    centre, halves = real.mean(0), PixelFrechet(real[::2])
+    assert distance.reference == pytest.approx(halves(real[1::2]), rel=1e-6)  # a rotation of axes
+    assert 0 < distance.reference < distance(real + centre + 1)
+    assert distance.features == "4 principal components of pixels"
+    assert distance.text(73.5).startswith("Fréchet distance 73.50 in 4 principal components of")
+    assert f"{distance.reference:.2f}" in distance.text(73.5)
+    assert math.isnan(PixelFrechet(real[:3]).reference)
 
 
 def test_frechet_distance_of_shifted_gaussians_is_known() -> None:

@@ -14,7 +14,7 @@ import pytest
 import viewstore
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from viewstore.build.repair import repair
-from viewstore.build.roles import WeightFiles
+from viewstore.build.roles import WeightFiles, packaged_weights
 from viewstore.build.run import BuildRequest, build
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.generators.gan.file import Origin, write_generator
@@ -71,6 +71,27 @@ def whole(start: BuildRequest, tmp_path: Path) -> BuildRequest:
     """A search in a copy of the inverted store."""
     shutil.copytree(start.out, tmp_path / "store")
     return replace(start, out=tmp_path / "store")
+
+
+def test_a_trial_of_a_few_rows_is_calibrated_on_the_whole_source(
+    files: Files, tmp_path: Path
+) -> None:
+    """The store of a limited build, and one that goes on with it, know no source but that."""
+    request = BuildRequest(
+        generator="recon",
+        out=tmp_path / "whole",
+        source=str(files.source),
+        files=files.weights,
+        settings={"max_steps": 1, "slots": 2},
+        workers=1,
+    )
+    trial = replace(request, out=tmp_path / "trial", limit=3)
+    again = replace(trial, source=None, limit=None, view_set="again")
+    plans = [build(each).plan for each in (request, trial, again)]
+    assert [plan.rows for plan in plans] == [ROWS, 3, 3]
+    calibrations = [plan.generator["args"]["calibration"] for plan in plans]
+    assert calibrations[0]["samples"] == ROWS
+    assert calibrations == calibrations[:1] * 3
 
 
 def searched(request: BuildRequest) -> ViewSet:
@@ -211,3 +232,23 @@ def test_nothing_is_given_up_for_a_repair_with_other_weights_or_versions(
     assert [(f.kind, f.shard) for f in verify(whole.out)] == [("size", 1)]
     repair(whole.out, faults, files=whole.files)
     assert list(verify(whole.out)) == []
+
+
+@pytest.mark.skipif(
+    not packaged_weights("gan").is_file(),
+    reason="the weights for the digits are not in this checkout: make demo-weights",
+)
+@pytest.mark.parametrize("generator", ["w-search", "w-perturb", "recon"])
+def test_the_packaged_generator_refuses_colour_before_anything_is_written(
+    generator: str, tmp_path: Path
+) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    colour[:3] = colour[:3, ..., :1]  # the first ones are gray
+    np.savez(tmp_path / "images.npz", images=colour)
+    out = tmp_path / "store"
+    request = BuildRequest(generator=generator, out=out, source=str(tmp_path / "images.npz"))
+    with pytest.raises(ConfigError, match="1 channel") as error:
+        build(request)
+    assert "no --gan was given" in str(error.value.why)
+    assert "viewstore gan train" in str(error.value.fix)
+    assert not out.exists()

@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.generators.latent_world import World, make_world
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.generators.latent.calibration import calibrate, calibration_rows, summarise
+from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.search import WSearch
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,35 @@ def test_the_seed_decides_the_figures(world: World) -> None:
     assert first.samples == 6
 
 
+def test_images_that_cannot_be_read_are_passed_over(world: World) -> None:
+    def torn(row: int) -> NDArray[np.uint8]:
+        if row % 2:
+            raise FormatError("a torn image")
+        return world.context.source_image(row)
+
+    assert calibrate(replace(world.context, source_image=torn)).samples == 3
+    with pytest.raises(FormatError, match="none of 1 images"):
+        calibrate(replace(world.context, whole_source=lambda: (1, lambda row: torn(1))))
+
+
+def test_the_standard_error_is_that_of_all_draws(world: World) -> None:
+    found = replace(calibrate(world.context), samples=64, draws=4, mean=0.306, std=0.176)
+    assert found.text() == "eps1 0.306 +- 0.011 from 64 x 4"
+
+
 def test_an_unknown_policy_is_named(world: World) -> None:
     encoder = copy.copy(world.context.models["encoder"])
     encoder.settings = replace(encoder.settings, policy="mirror")
     with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
         calibrate(world.with_models(encoder=encoder).context)
+
+
+def test_an_encoder_without_a_policy_is_said_to_have_none(world: World) -> None:
+    encoder = copy.copy(world.context.models["encoder"])
+    encoder.settings = replace(encoder.settings, policy="")
+    context = world.with_models(encoder=encoder).context
+    with pytest.raises(ConfigError, match="trained on generated views alone") as caught:
+        calibrate(context)
+    assert "gan invert --set shift_stop" in str(caught.value.fix)
+    assert Inversion(shift_stop=0.06).resolve(context).shift_stop == 0.06  # as the advice says
+    assert WSearch(eps1=0.3).resolve(context).eps1 == 0.3

@@ -83,6 +83,24 @@ def test_a_sample_stops_where_it_is_good_enough(world: World) -> None:
     assert (missed.params["status"].item(), missed.params["converged"].item()) == (2, 0)
 
 
+def test_the_goal_is_the_shift_whatever_the_pixel_error(world: World) -> None:
+    """Half of the digits were off goal by their pixels while every shift was small."""
+    shifts = [one.params["anchor_shift"] for one in invert(world, [0, 1, 2, 3, 4]).values()]
+    stop = float(np.median(shifts))
+    ended = invert(world, [0, 1, 2, 3, 4], mse_stop=1e-9, shift_stop=stop).values()
+    missed = [bool(one.params["anchor_shift"] > stop) for one in ended]
+    assert set(missed) == {True, False}
+    assert [one.params["status"].item() == 2 for one in ended] == missed
+    assert [one.params["converged"].item() == 0 for one in ended] == missed
+
+
+def test_without_an_encoder_the_goal_is_the_pixel_error(world: World) -> None:
+    alone = replace(world, context=replace(world.context, models={"gan": small_gan()}))
+    for stop, status in ((1e-9, 2), (4.0, 1)):
+        for one in invert(alone, [0, 1], lam_f=0.0, mse_stop=stop, shift_stop=None).values():
+            assert one.params["status"].item() == status
+
+
 def test_without_an_encoder_features_are_left_out(world: World) -> None:
     alone = replace(world, context=replace(world.context, models={"gan": small_gan()}))
     ended = invert(alone, [0, 1], lam_f=0.0)

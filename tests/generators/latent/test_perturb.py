@@ -51,6 +51,18 @@ def test_noise_has_the_asked_for_spread(world: World) -> None:
         assert np.allclose(noise.reshape(-1, 8).std(0), expected, rtol=0.15)
 
 
+def test_a_conditional_network_is_perturbed_without_labels() -> None:
+    """Its unit is the spread over its classes in turn, as that of sigma_w is."""
+    world = make_world(num=2, max_steps=2, classes=3)
+    gan = world.context.models["gan"]
+    labels = torch.arange(10_000) % 3
+    spread = gan.sample(10_000, 0, labels)[:, 0].std(0).numpy()
+    options = {"keep_latents": True, "views": 96, "sigma": 0.4}
+    (one,) = perturb(world, [1], **options).values()
+    noise = (one.params["latent"] - one.params["latent0"]).astype(np.float64)
+    assert np.allclose(noise.reshape(-1, 8).std(0), 0.4 * spread, rtol=0.12)
+
+
 def test_distances_are_those_of_stored_pixels(world: World) -> None:
     there = world.with_codec("jpg")
     encoder, parent = there.context.models["encoder"], there.context.parent

@@ -256,9 +256,30 @@ def test_the_published_preset_keeps_its_eps2_in_the_loss(world: World) -> None:
     context = replace(world.context, warn=warnings.append, parent=None)
     resolved = WSearch(preset="paper").resolve(context)
     assert resolved.eps2 == 0.5
-    assert len(warnings) == 1
+    assert warnings == [
+        "eps2=0.500 cannot be reached with eps1=0.300 and n=8 (bound 0.448); "
+        "kept in the loss, stopping at loss 1e-3"
+    ]
     assert (resolved.psi, resolved.max_steps, resolved.exact_first) == (0.7, 1000, True)
     assert resolved.mean_pair_target == pytest.approx(0.426, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("eps1", "eps2"), [(0.1, 0.15), (0.2, 0.35), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.1)]
+)
+def test_the_published_eps2_follows_eps1(world: World, eps1: float, eps2: float) -> None:
+    context = replace(world.context, parent=None)
+    resolved = WSearch(preset="paper", eps1=eps1).resolve(context)
+    assert resolved.eps2 == eps2
+    assert WSearch(**asdict(resolved)).resolve(context) == resolved
+    assert WSearch(preset="paper", eps1=eps1, eps2=0.4).resolve(context).eps2 == 0.4
+
+
+def test_a_published_search_that_stops_by_distances_says_so(world: World) -> None:
+    warnings: list[str] = []
+    context = replace(world.context, warn=warnings.append, parent=None)
+    WSearch(preset="paper", stop="distances").resolve(context)
+    assert warnings[0].endswith("kept in the loss, stopping at 0.426")
 
 
 def test_reconstructions_far_from_their_sources_are_warned_of(world: World) -> None:
@@ -277,6 +298,9 @@ def test_eps1_is_calibrated_when_it_is_not_given(world: World) -> None:
 
 
 def test_a_single_view_is_searched_without_pairs(world: World) -> None:
+    alone = WSearch(views=1, lam=0.0, eps1=0.3).resolve(world.context)
+    assert (alone.eps2, alone.eps_min) == (0.0, 0.0)
+    assert WSearch(**asdict(alone)).resolve(world.context) == alone
     (one,) = search(world, [1], views=1, lam=0.0).values()
     assert one.params["converged"].all()
     assert "mean_pair_distance" not in one.params

@@ -256,7 +256,7 @@ def test_fingerprint_changes_with_a_weight_and_with_the_clamp() -> None:
 
 def test_conditional_network_refuses_to_map_without_labels() -> None:
     generator = network(SHAPES["conditional, filter per axis"])
-    with pytest.raises(ConfigError, match=r"conditional \(3 classes\): give --class-labels"):
+    with pytest.raises(ConfigError, match=r"conditional \(3 classes\): its codes need"):
         generator.sample(2, 0)
     with pytest.raises(ConfigError, match=r"must be in \[0, 3\), got 1 to 3"):
         generator.sample(2, 0, torch.tensor([1, 3]))
@@ -281,6 +281,7 @@ def test_filters_repeated_per_layer_must_agree() -> None:
     shape = SHAPES["skip"]
     tensors = random_tensors(shape)
     tensors["synthesis.b8.conv0.resample_filter"] = tensors["synthesis.b8.resample_filter"]
+    tensors["synthesis.b8.conv1.resample_filter"] = np.ones((3, 3), np.float32)  # never used
     StyleGAN2.from_tensors(tensors, shape.kwargs())
     tensors["synthesis.b8.conv0.resample_filter"] = np.ones((4, 4), np.float32)
     with pytest.raises(CheckpointError, match="must be equal in every layer"):

@@ -32,7 +32,7 @@ def test_a_source_that_the_packaged_generator_cannot_show_leaves_no_store(tmp_pa
     with pytest.raises(ConfigError, match="makes images of 1 channel") as caught:
         build(request)
     assert caught.value.why is not None
-    assert "packaged" in caught.value.why
+    assert "the package ships" in caught.value.why
     assert caught.value.fix is not None
     assert "--gan" in caught.value.fix
     assert "viewstore gan train" in caught.value.fix
@@ -156,13 +156,15 @@ def test_rows_are_read_once_for_a_build_and_its_parent(
 
     real = running.open_source
     monkeypatch.setattr(
-        running, "open_source", lambda *spec, **how: opened.append(spec) or real(*spec, **how)
+        running,
+        "open_source",
+        lambda *at, **how: opened.append(how.get("limit")) or real(*at, **how),
     )
     request = BuildRequest(
         generator="w-perturb", out=tmp_path / "s", limit=2, settings={"views": 1}, workers=1
     )
     assert build(request).parent is not None
-    assert opened == [("digits",)]
+    assert opened == [2, None]  # the rows of both, and the whole source that recon is calibrated on
     assert np.all(viewstore.open(tmp_path / "s").labels[:2] >= 0)
     assert ROWS
     assert StorePaths(tmp_path / "s").sources_record.is_file()

@@ -1,6 +1,9 @@
 """`viewstore gan`: what the commands accept, write and refuse."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from viewstore.cli.main import main
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
@@ -243,7 +247,7 @@ def test_sample_wants_one_kind_of_latents(run: Run, tmp_path: Path, gan_file: Pa
     z = saved(tmp_path / "z.npy", np.ones((1, 6)))
     for latents in ([], ["--z", z, "--w", z]):
         code, told, _ = run("sample", "--gan", gan_file, *latents, "--out", tmp_path / "o.npy")
-        assert (code, told["error"]["message"]) == (2, "give exactly one of --z and --w")
+        assert (code, told["error"]["message"]) == (2, "give exactly one of --z, --w and --n")
     labels = ["--labels", saved(tmp_path / "c.npy", np.array([0]))]
     for flag, message in (("--z", "not conditional"), ("--w", "--labels belongs to --z")):
         files = ["--gan", gan_file, flag, z, *labels]
@@ -290,3 +294,106 @@ def test_licence_of_an_nvidia_file_is_named_when_it_is_opened(
     code, told, err = run("convert", file, "--out", tmp_path / "own")
     assert (code, told["result"]["family"]) == (0, "stylegan2-ada-pytorch")
     assert "NVIDIA Source Code License" in err
+
+
+VIEWSTORE = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
+def test_a_stopped_training_keeps_its_state_and_names_what_goes_on(
+    run: Run, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    state, out = tmp_path / "state", tmp_path / "gan.safetensors"
+    options = ["train", "--part", "generator", "--limit", "40", "--batch", "8", "--kimg", "500"]
+    options += [*SMALL, "--state", str(state), "--out", str(out), "--threads", "1"]
+    command = [*VIEWSTORE, "--progress", "json", "gan", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while '"done"' not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == code, said
+    assert "error[VS501]: training stopped after step" in said
+    assert f"where: {state}" in said
+    assert "run the same command again to go on: viewstore --progress json gan train" in said
+    assert "everything committed" not in said
+    steps = int(said.partition("after step ")[2].partition(" of")[0])
+    options[options.index("--kimg") + 1] = str((steps + 1) * 8 / 1000)
+    assert run(*options)[0] == 0  # one step more, and it is done
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("JPEG", "JPEG")])
+def test_images_are_drawn_by_seed_and_shown_as_a_picture(
+    run: Run, tmp_path: Path, gan_file: Path, suffix: str, kind: str
+) -> None:
+    out = tmp_path / f"images.{suffix}"
+    code, told, _ = run("sample", "--gan", gan_file, "--n", 5, "--seed", 3, "--out", out)
+    assert (code, told["result"]["shape"]) == (0, [5, 1, 8, 8])
+    with Image.open(out) as picture:
+        assert picture.format == kind
+        pixels = np.asarray(picture)
+    side = 64  # each of 8 x 8 pixels is shown eight times as large, 3 across and 2 down
+    assert pixels.shape == (2 * side + 2, 3 * side + 4, 3)
+    generator = read_generator(gan_file).network
+    made = generator.synthesis(generator.sample(5, 3), noise="const").clamp(-1, 1)
+    levels = ((made[3, 0] + 1) * 127.5).round().numpy().astype(np.uint8)
+    shown = pixels[side + 2 :, :side].astype(int)
+    enlarged = levels.repeat(8, axis=0).repeat(8, axis=1)[..., None]
+    assert np.abs(shown - enlarged).mean() <= (0 if kind == "PNG" else 12)
+
+
+def test_drawn_images_are_an_array_in_npy(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    out = tmp_path / "images.npy"
+    assert run("sample", "--gan", gan_file, "--n", 4, "--out", out)[0] == 0
+    generator = read_generator(gan_file).network
+    made = generator.synthesis(generator.sample(4, 0), noise="const").clamp(-1, 1)
+    np.testing.assert_allclose(np.load(out), made.numpy(), atol=1e-6)
+
+
+def test_a_conditional_network_draws_its_classes_in_turn(run: Run, tmp_path: Path) -> None:
+    conditional = network(classes=3)
+    path, out = tmp_path / "gan.safetensors", tmp_path / "images.npy"
+    write_generator(path, conditional, Origin(), half=False)
+    assert run("sample", "--gan", path, "--n", 4, "--out", out)[0] == 0
+    codes = conditional.sample(4, 0, torch.tensor([0, 1, 2, 0]))
+    made = conditional.synthesis(codes, noise="const").clamp(-1, 1)
+    np.testing.assert_allclose(np.load(out), made.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n", 4, "--out", "x.gif"], "--out must end in .npy, .png, .jpg, .jpeg"),
+        (["--n", 4, "--z", "z.npy", "--out", "x.npy"], "give exactly one of --z, --w and --n"),
+        (["--z", "z.npy", "--seed", 1, "--out", "x.npy"], "--seed belongs to --n"),
+    ],
+)
+def test_latents_and_files_that_make_no_sense_are_refused(
+    run: Run, gan_file: Path, options: list[object], message: str
+) -> None:
+    code, told, _ = run("sample", "--gan", gan_file, *options)
+    assert code == 2
+    assert told["error"]["message"].startswith(message)
+
+
+def test_a_training_shows_what_it_makes_and_says_what_its_distance_means(
+    run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "gan.safetensors"
+    options = ["--limit", 40, "--kimg", 0.02, "--batch", 8, *SMALL, "--out", out]
+    code, told, _ = run("train", "--part", "generator", *options)
+    result = told["result"]
+    assert (code, result["grid"]) == (0, str(tmp_path / "gan.png"))
+    with Image.open(result["grid"]) as picture:
+        assert picture.size == (8 * 64 + 7 * 2,) * 2
+    assert result["frechet_features"] == "40 principal components of pixels"
+    assert 0 < result["frechet_reference"] < result["frechet"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_training(run: Run, tmp_path: Path) -> None:
+    code, told, _ = run("train", "--part", "generator", "--limit", 40, "--out", tmp_path)
+    assert (code, told["error"]["message"]) == (
+        2,
+        f"--out must name a file, and {tmp_path} is a folder",
+    )

@@ -36,7 +36,7 @@ def test_every_view_lies_in_its_own_cell(digits: Path, name: str) -> None:
     store = open_store(digits)
     view_set = store.view_set(name)
     sheet = Image.open(io.BytesIO(draw_sheet(store, [4, 9], [view_set])))
-    layout = lay_out([view_set], 2, len(notes_of([view_set])))
+    layout = lay_out([view_set], 2, len(notes_of(store, [view_set])))
     ((block, left),) = layout.lefts()
     for index, row in enumerate((4, 9)):
         top = layout.header + index * layout.row_height + 18
@@ -52,7 +52,7 @@ def test_boxes_are_drawn_in_the_colour_of_their_view(digits: Path) -> None:
     store = open_store(digits)
     view_set = store.view_set("simclr")
     sheet = np.asarray(Image.open(io.BytesIO(draw_sheet(store, [4], [view_set]))))
-    layout = lay_out([view_set], 1, len(notes_of([view_set])))
+    layout = lay_out([view_set], 1, len(notes_of(store, [view_set])))
     top = layout.header + 18
     original = sheet[top : top + CELL, 16 : 16 + ORIGINAL].reshape(-1, 3)
     for cell in read_row(store, 4, [view_set]).cells["simclr"]:
@@ -71,7 +71,7 @@ def test_a_view_has_a_border_so_that_a_white_one_is_seen(digits: Path) -> None:
     store = open_store(digits)
     view_set = store.view_set("simclr")
     sheet = np.asarray(Image.open(io.BytesIO(draw_sheet(store, [4], [view_set]))))
-    layout = lay_out([view_set], 1, len(notes_of([view_set])))
+    layout = lay_out([view_set], 1, len(notes_of(store, [view_set])))
     ((block, left),) = layout.lefts()
     grey = [int(BORDER[i : i + 2], 16) for i in (1, 3, 5)]
     for view in range(4):
@@ -81,11 +81,10 @@ def test_a_view_has_a_border_so_that_a_white_one_is_seen(digits: Path) -> None:
 
 
 def test_the_words_above_the_rows_say_what_the_goal_is(searched: Path) -> None:
-    notes = notes_of(choose_view_sets(open_store(searched), None))
-    assert "w-search: 3 views (generated) of 16 x 16 px; goal: distance to the anchor 0.300" in str(
-        notes
-    )
-    assert "recon: 1 view (generated) of 16 x 16 px; goal: feature distance" in str(notes)
+    store = open_store(searched)
+    notes = notes_of(store, choose_view_sets(store, None))
+    assert "w-search: 3 views (generated) of 16 x 16 px; goal: every view 0.300 +-" in str(notes)
+    assert "recon: 1 view (generated) of 16 x 16 px; goal: an anchor within" in str(notes)
 
 
 def test_a_sheet_of_more_than_64_megapixels_is_refused_with_a_number_that_fits(

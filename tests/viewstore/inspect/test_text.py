@@ -111,3 +111,14 @@ def test_long_lines_of_a_store_are_wrapped_and_many_labels_are_summed_up() -> No
     assert max(map(len, text.splitlines())) <= 100
     assert "labels    200, of 1 to 3 samples each: class 0, class 1," in text
     assert all(f"setting_{number} " in text for number in range(40))
+
+
+def test_a_list_about_the_sample_is_no_column_of_the_table_of_views() -> None:
+    facts = {"key": "a", "row": 0, "label": -1, "label_name": None, "height": 4, "width": 4}
+    facts["view_sets"] = {"hard": {"pair_loss": [0.25, 0.5, 0.75], "loss": [1.0, 2.0]}}
+    roles = {"hard": ("expert", "expert")}
+    lines = sample_text(facts, roles, {"hard": ["pair_loss"]}).splitlines()
+    (head,) = [line for line in lines if line.split()[:2] == ["view", "role"]]
+    assert head.split() == ["view", "role", "loss"]
+    (told,) = [line for line in lines if "pair_loss" in line]
+    assert "0.75" in told
