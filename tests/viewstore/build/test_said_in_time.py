@@ -151,8 +151,9 @@ def test_a_build_leaves_the_threads_of_its_caller_alone(tmp_path: Path, source: 
 def test_rows_are_read_once_for_a_build_and_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
     from viewstore.build import run as running
+
+    opened: list[int | None] = []
 
     real = running.open_source
     monkeypatch.setattr(
