@@ -28,7 +28,7 @@ REMARKS: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "not built",
     Status.GOAL_NOT_MET: "off goal",
     Status.FAILED: "failed",
-    Status.UNREADABLE: "fallback",
+    Status.UNREADABLE: "source unreadable",
 }
 
 

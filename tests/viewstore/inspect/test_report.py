@@ -130,7 +130,7 @@ def test_rows_that_failed_are_worse_than_any_that_missed(tmp_path: Path) -> None
     out = tmp_path / "store"
     build(BuildRequest(generator="simclr", out=out, source=str(source), on_error="skip"))
     assert worst_rows(open_store(out).view_set("simclr"), 5) == [1]
-    assert "fallback" in Page(report_of(out, count=1)).text
+    assert "source unreadable" in Page(report_of(out, count=1)).text
 
 
 def test_a_healthy_view_set_has_no_worst_rows(digits: Path) -> None:
