@@ -68,7 +68,8 @@ class BuildRequest:
         slice_of: (i, n): build the shards with number % n == i, and do not finalise.
         only: Build these shards only.
         on_error: "fail" stops at the first shard that fails and at an image that cannot be read;
-            "skip" leaves such images out and builds the other shards.
+            "skip" builds on: what cannot be read at first is no sample, what fails later is kept
+            with status 4 and black pixels.
         grace_seconds: How long running shards may go on after a stop signal.
     """
 

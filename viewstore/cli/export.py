@@ -21,9 +21,8 @@ from viewstore.progress import tracked
     "form",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help="Write in this form: "
-    + ", ".join(f"{name} is {each.contents}" for name, each in FORMATS.items())
-    + ".",
+    help="Write in this form. "
+    + " ".join(f"{name}: {each.contents}." for name, each in FORMATS.items()),
 )
 @click.option(
     "-o", "--out", type=FILE, required=True, metavar="PATH", help="Write to this file or folder."

@@ -154,6 +154,8 @@ def _draw_original(
     left, top, width, height = _paste(
         sheet, draw, row.original, at, "source not reachable", wide=ORIGINAL
     )
+    if row.original is None:
+        return
     x_scale, y_scale = width / row.width, height / row.height
     boxed = [(cell, cell.box) for cell in cells if cell.box is not None]
     # The widest first, so that a small box is never hidden below a large one.

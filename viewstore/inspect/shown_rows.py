@@ -29,7 +29,7 @@ REMARKS: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "not built",
     Status.GOAL_NOT_MET: "off goal",
     Status.FAILED: "failed",
-    Status.UNREADABLE: "fallback",
+    Status.UNREADABLE: "source unreadable",
 }
 
 
@@ -161,11 +161,13 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     status = view_set.params["status"].reshape(len(view_set), -1)
     missed = (status == Status.GOAL_NOT_MET).any(1).astype(np.float64)
     constraints = constraints_of(view_set)
-    if constraints is not None:
-        low, high = constraints.band
+    if "distance" in view_set.params:
         distance = view_set.params["distance"].astype(np.float64)
-        off = np.maximum(low - distance, distance - high)
-        missed += np.nan_to_num(np.maximum(off, 0), nan=0.0).max(axis=1)
+        if constraints is not None:
+            low, high = constraints.band
+            distance = np.maximum(low - distance, distance - high)
+        off = np.nan_to_num(np.maximum(distance, 0), nan=0.0).max(axis=1)
+        missed += off if constraints is not None else off * missed
     missed[(status >= Status.FAILED).any(1)] = np.inf
     order = np.argsort(-missed, kind="stable")[:count]
     return [int(row) for row in order if missed[row] > 0]

@@ -60,6 +60,11 @@ class ViewSet:
             )
         self._maps: dict[int, NDArray[np.uint8]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it was opened with; what was read and mapped since is read again."""
+        opened = ("paths", "files", "source", "_entry", "plan")
+        return {name: self.__dict__[name] for name in opened} | {"_maps": {}}
+
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
         return (

@@ -111,6 +111,28 @@ def test_rows_that_missed_their_goal_are_shown_again_the_worst_first(searched: P
     assert [row for row in worst if f"row {row}, " not in shown] == []
 
 
+def test_the_worst_reconstructions_are_those_farthest_from_their_source(searched: Path) -> None:
+    view_set = open_store(searched).view_set("recon")
+    missed = np.flatnonzero(view_set.params["status"][:, 0] == 2)
+    worst = worst_rows(view_set, 20)
+    assert sorted(worst) == missed.tolist()
+    assert (np.diff(view_set.params["distance"][worst, 0]) <= 0).all()
+
+
+def test_rows_that_failed_are_worse_than_any_that_missed(tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    source.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for name in ("a", "b", "c"):
+        Image.fromarray(noise).save(source / f"{name}.jpg", quality=95)
+    whole = (source / "b.jpg").read_bytes()
+    (source / "b.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    out = tmp_path / "store"
+    build(BuildRequest(generator="simclr", out=out, source=str(source), on_error="skip"))
+    assert worst_rows(open_store(out).view_set("simclr"), 5) == [1]
+    assert "source unreadable" in Page(report_of(out, count=1)).text
+
+
 def test_a_healthy_view_set_has_no_worst_rows(digits: Path) -> None:
     assert worst_rows(open_store(digits).view_set("simclr"), 5) == []
     assert "the worst first" not in Page(report_of(digits, count=1)).text
