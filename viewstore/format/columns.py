@@ -27,6 +27,8 @@ FILLS: Mapping[str, int] = {
     "steps": -1,
 }
 
+MAX_ROW_BYTES = 1 << 28
+
 # Columns of one entry a row, whatever their shape: it may happen to begin with the view count.
 PER_SAMPLE = frozenset({"latent0"})
 
@@ -68,6 +70,8 @@ class Column:
         if self.dtype not in DTYPES:
             raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
         if len(self.shape) > 5 or any(not 1 <= extent <= 1 << 20 for extent in self.shape):
+            raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
+        if self.row_bytes > MAX_ROW_BYTES:
             raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
         views = range(self.shape[0] if self.shape else 0)
         if self.views is not None and not set(self.views) <= set(views):

@@ -150,6 +150,9 @@ class Plan:
         if "x_made_as" in record:
             check_form(record["x_made_as"], str, f"{KIND}.x_made_as")
             values["made_as"] = record["x_made_as"]
+        for column in values["columns"]:
+            if column["views"] is not None:
+                check_form(column["views"], [int], f"{KIND}.columns.views")
         values["columns"] = tuple(
             Column(
                 **{
