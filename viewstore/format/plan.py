@@ -18,6 +18,7 @@ VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_VIEWS = 100
 MAX_SIDE = 16_384
 MAX_SHARD_ROWS = 8192
+MAX_SHARDS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,8 @@ def check_rows(rows: int, shard_rows: int) -> None:
         raise ConfigError(f"a store must have a row, got {rows}")
     if not 1 <= shard_rows <= MAX_SHARD_ROWS:
         raise ConfigError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {shard_rows}")
+    if rows > MAX_SHARDS * shard_rows:  # their numbers have six digits
+        raise ConfigError(f"a store has at most {MAX_SHARDS} shards, not {rows} / {shard_rows}")
 
 
 def check_view_set_name(name: str) -> None:
