@@ -17,7 +17,13 @@ from viewstore.files import disk
 from viewstore.files.local import LOCAL
 from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
 from viewstore.format.columns import Column
-from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry
+from viewstore.format.manifest import (
+    Commit,
+    Index,
+    Manifest,
+    ViewSetEntry,
+    check_shard_entry,
+)
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import LARGE_BYTES
@@ -94,6 +100,7 @@ def derive(
         FormatError: A file of a commit is missing, or has another size.
     """
     for commit in commits.values():
+        check_shard_entry(plan, commit.entry)
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
@@ -173,6 +180,8 @@ def _derive_columns(writer: _Writer, plan: Plan, commits: Mapping[int, Commit]) 
         packed = [column.name for column in plan.columns if column.pack]
         table, chunks = unpack_params(pack, packed)
         rows = plan.shard_range(shard)
+        if len(table) != len(rows) * len(plan.members):
+            raise FormatError(f"member index of shard {shard} has {len(table)} members")
         members[rows.start : rows.stop] = table.reshape(len(rows), len(plan.members))
         for column in plan.columns:
             _derive_chunk(writer, plan, column, commit, chunks.get(column.name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -261,13 +261,21 @@ def _run(job: Job, request: BuildRequest) -> list[Outcome]:
     return outcomes
 
 
+def check_shards(only: Sequence[int], shards: int) -> None:
+    """Raise ConfigError unless all of `only` are numbers of shards."""
+    bad = [str(shard) for shard in only if not 0 <= shard < shards]
+    if bad:
+        more = ", ..." if len(bad) > 3 else ""
+        raise ConfigError(f"--only must name shards below {shards}, got {', '.join(bad[:3])}{more}")
+
+
 def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
     """Return the shards that a request asks for."""
     shards = range(plan.shards)
     if request.only is not None:
-        bad = [shard for shard in request.only if shard not in shards]
-        if bad:
-            raise ConfigError(f"--only must name shards below {plan.shards}, got {bad}")
+        if request.slice_of is not None:
+            raise ConfigError("give --shard or --only, not both: each says which shards are built")
+        check_shards(request.only, plan.shards)
         return sorted(set(request.only))
     if request.slice_of is None:
         return list(shards)
@@ -389,6 +397,7 @@ def _plan(
         weights=weights,
     )
     check_size(plan)
+    wanted_shards(request, plan)  # refused before anything is written
     adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built

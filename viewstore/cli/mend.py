@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from viewstore.build.roles import ROLES
 from viewstore.cli.command import command, options_of
 from viewstore.cli.options import (
     ON_ERROR,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from viewstore.store.verify import Fault
 
 
+ONLY_WITH_REPAIR = ("only", "failed", "on_error", "workers", *ROLES)
 AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -67,6 +69,11 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     from viewstore.files.local import is_url, local_path
 
     level, view_set = options["level"], options["view_set"]
+    if not options["repair"]:
+        given = [name for name in ONLY_WITH_REPAIR if options[name] not in (None, False)]
+        if given:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{names} has no effect without --repair", fix="add --repair")
     if is_url(store):
         mend = f"viewstore verify STORE --repair where {store} was built; then copy it again"
         if options["repair"]:
@@ -111,11 +118,16 @@ def _repair(
 ) -> str:
     """Mend the faults that the options select; return what was rebuilt, as text."""
     from viewstore.build.repair import failed_shards, repair, take_mended_images
+    from viewstore.build.run import check_shards
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import view_sets
+    from viewstore.store.committed import read_plan, view_sets
     from viewstore.store.verify import Fault
 
     only = parse_shards(options["only"])
+    if only is not None:
+        paths = StorePaths(store)
+        names = view_sets(paths) if options["view_set"] is None else [options["view_set"]]
+        check_shards(only, max(read_plan(paths.view_set(name)).shards for name in names))
     chosen = [f for f in faults if only is None or f.shard is None or f.shard in only]
     if options["failed"]:
         take_mended_images(store, terminal)

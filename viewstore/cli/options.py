@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from viewstore.build.roles import ROLES
 from viewstore.errors import ConfigError
 
+_SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
@@ -102,14 +104,23 @@ def parse_slice(text: str | None) -> tuple[int, int] | None:
     return int(index), int(count)
 
 
+def shortened(text: str) -> str:
+    """Return the beginning of what a user gave, for a message."""
+    return text if len(text) <= SHOWN_LETTERS else text[:SHOWN_LETTERS] + "..."
+
+
+SHOWN_LETTERS = 60
+
+
 def parse_shards(text: str | None) -> tuple[int, ...] | None:
     """Return the shard numbers of "17,20-22"."""
     if text is None:
         return None
     shards: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise ConfigError(f"--only must list shards like 17,20-22, got {text!r}")
-        shards += range(int(first), int(last or first) + 1)
+        match = _SHARDS.fullmatch(part.strip())
+        numbers = [] if match is None else [int(each) for each in match.groups() if each]
+        if not numbers or numbers != sorted(numbers):
+            raise ConfigError(f"--only must list shards like 17,20-22, got {shortened(text)!r}")
+        shards += range(numbers[0], numbers[-1] + 1)
     return tuple(shards)

@@ -51,7 +51,7 @@ class Terminal:
         """Print the command's answer: `text` for people, or `result` inside the JSON object."""
         if self.json:
             self._print_json({"ok": ok, "result": jsonable(result)})
-        elif text:
+        elif text and self.verbosity >= 0:
             write_stdout(escape(text) + "\n")
 
     def note(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Terminal:
     def warn(self, text: str) -> None:
         """Warn on stderr; the JSON object lists it too."""
         self.warnings.append(text)
-        self._write(f"warning: {text}")
+        self.note(f"warning: {text}")
 
     def error(self, error: ViewStoreError) -> None:
         """Print an error in its four lines, or inside the JSON object."""

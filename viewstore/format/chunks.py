@@ -44,6 +44,8 @@ def with_checksum(payload: bytes) -> bytes:
 def without_checksum(raw: bytes | memoryview, what: str) -> memoryview:
     """Return the payload before a CRC-32C. Raises FormatError: it does not match."""
     view = memoryview(raw)
+    if len(view) < CRC_BYTES:
+        raise FormatError(f"{what} has {len(view)} bytes, fewer than its CRC-32C")
     payload, stored = view[:-CRC_BYTES], view[-CRC_BYTES:]
     if google_crc32c.value(bytes(payload)) != int.from_bytes(stored, "little"):
         raise FormatError(f"{what} does not match its CRC-32C")
@@ -112,7 +114,10 @@ def unpack_params(
     parts = parse(raw, order)
     view = memoryview(raw)
     chunks = [view[p["offset"] : int(p["offset"]) + int(p["size"])] for p in parts]
-    members = np.frombuffer(without_checksum(chunks[0], "member index"), MEMBER_DTYPE)
+    index = without_checksum(chunks[0], "member index")
+    if len(index) % MEMBER_DTYPE.itemsize:
+        raise FormatError(f"member index has {len(index)} bytes, no whole number of members")
+    members = np.frombuffer(index, MEMBER_DTYPE)
     return members, dict(zip(sorted(names), chunks[1:], strict=True))
 
 

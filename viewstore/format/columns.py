@@ -27,6 +27,7 @@ FILLS: Mapping[str, int] = {
     "steps": -1,
 }
 
+MAX_ROW_BYTES = 1 << 28
 OF_SAMPLE: tuple[int, ...] = ()  # the `views` by which a generator says so of a column
 PER_SAMPLE = frozenset({"latent0"})  # columns of samples whose plans do not say so
 
@@ -69,6 +70,8 @@ class Column:
         if self.dtype not in DTYPES:
             raise FormatError(f"column {self.name}: dtype must be one of {DTYPES}")
         if len(self.shape) > 5 or any(not 1 <= extent <= 1 << 20 for extent in self.shape):
+            raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
+        if self.row_bytes > MAX_ROW_BYTES:
             raise FormatError(f"column {self.name}: shape {self.shape} is out of limits")
         views = range(self.shape[0] if self.shape else 0)
         if self.views is not None and not set(self.views) <= set(views):

@@ -118,6 +118,20 @@ class ShardEntry:
         return cls(shard=value["shard"], rows=value["rows"], files=files, columns=columns)
 
 
+def check_shard_entry(plan: Plan, entry: ShardEntry) -> None:
+    """Raise FormatError unless an entry has the rows, files and columns that a plan asks for."""
+    apart = [f"column:{column.name}" for column in plan.columns if not column.pack]
+    packed = [column.name for column in plan.columns if column.pack]
+    what = f"entry of shard {entry.shard}"
+    if not 0 <= entry.shard < plan.shards or entry.rows != len(plan.shard_range(entry.shard)):
+        raise FormatError(f"{what} has {entry.rows} rows, which its plan does not")
+    roles = ["views", "params", *apart]
+    if sorted(blob.role for blob in entry.files) != sorted(roles):
+        raise FormatError(f"{what} must name one file each for {', '.join(roles)}")
+    if sorted(entry.columns) != packed:
+        raise FormatError(f"{what} must name the columns {', '.join(packed)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Commit:
     """The record that makes a shard exist. `attempt`, `seconds`, `host`, `created` enter no id."""

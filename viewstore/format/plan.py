@@ -20,6 +20,7 @@ MAX_VIEWS = 100
 MAX_SIDE = 16_384
 SEEDS = 1 << 53
 MAX_SHARD_ROWS = 8192
+MAX_SHARDS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,9 @@ class Plan:
         if "x_made_as" in record:
             check_form(record["x_made_as"], str, f"{KIND}.x_made_as")
             values["made_as"] = record["x_made_as"]
+        for column in values["columns"]:
+            if column["views"] is not None:
+                check_form(column["views"], [int], f"{KIND}.columns.views")
         values["columns"] = tuple(
             Column(
                 **{
@@ -217,6 +221,8 @@ def check_rows(rows: int, shard_rows: int) -> None:
         raise ConfigError(f"a store must have a row, got {rows}")
     if not 1 <= shard_rows <= MAX_SHARD_ROWS:
         raise ConfigError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {shard_rows}")
+    if rows > MAX_SHARDS * shard_rows:  # their numbers have six digits
+        raise ConfigError(f"a store has at most {MAX_SHARDS} shards, not {rows} / {shard_rows}")
 
 
 def check_view_set_name(name: str) -> None:

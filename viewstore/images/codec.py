@@ -85,7 +85,7 @@ def codec_from_plan(field: Mapping[str, Any]) -> Codec:
     """
     try:
         return _codec_class(field["name"]).from_args(field.get("args", {}))
-    except (AttributeError, ConfigError, KeyError, TypeError) as error:
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"plan has a codec that cannot be read: {error}") from error
 
 

@@ -14,7 +14,14 @@ from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
+from viewstore.format.manifest import (
+    BlobRecord,
+    Commit,
+    Index,
+    Manifest,
+    ViewSetEntry,
+    check_shard_entry,
+)
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
@@ -132,6 +139,9 @@ def _view_set(
 ) -> Iterator[Fault]:
     try:
         plan = read_plan(paths)
+        codec = codec_from_plan(plan.codec)
+        if plan.members != codec.members(plan.views):
+            raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
     except ViewStoreError as error:
         yield _fault(name, None, "plan", paths.plan, str(error))
         return
@@ -140,7 +150,6 @@ def _view_set(
     if plan.parent is not None:
         yield from _parent(paths, plan)
     commits = yield from _commits(paths, plan)
-    codec = codec_from_plan(plan.codec)
     published = _published(paths, plan) if entry is not None else set()
     for shard in range(plan.shards):
         commit = commits.get(shard)
@@ -190,8 +199,12 @@ def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int
             continue
         if commit is None or shard >= plan.shards or commit.plan_id != plan.id:
             yield _fault(plan.view_set, shard, "commit", path, "it belongs to another plan")
-        else:
+            continue
+        try:
+            check_shard_entry(plan, commit.entry)
             commits[shard] = commit
+        except FormatError as error:
+            yield _fault(plan.view_set, shard, "commit", path, str(error))
     return commits
 
 

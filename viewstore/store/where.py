@@ -13,6 +13,7 @@ only "is missing" finds it. Nothing is executed: the text is parsed by this modu
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +209,7 @@ class _Parser:
         kind, token = self._peek
         if kind == "number":
             self._next += 1
-            return int(token) if re.fullmatch(r"[-+]?\d+", token) else float(token)
+            return self._number(token)
         if kind == "text":
             self._next += 1
             return token[1:-1]
@@ -216,6 +217,13 @@ class _Parser:
             self._next += 1
             return token == "true"
         raise self._error("must have a number, a 'text', true or false here")
+
+    def _number(self, token: str) -> int | float:
+        if re.fullmatch(r"[-+]?\d{1,18}", token):
+            return int(token)
+        if not math.isfinite(float(token)):
+            raise self._error("must have a number that is not beyond 1e308 here")
+        return float(token)
 
     @property
     def _peek(self) -> tuple[str, str]:

@@ -1,0 +1,79 @@
+"""Options that have no effect, or that nothing can follow, are refused; silence is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.viewstore.commands import run
+from tests.viewstore.small_stores import build_small
+from viewstore.cli.options import parse_shards
+from viewstore.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, source: str) -> Path:
+    folder = tmp_path_factory.mktemp("options")
+    build_small(folder / "s", source)
+    return folder / "s"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--only", "0"), "--only has no effect without --repair"),
+        (("--failed",), "--failed has no effect without --repair"),
+        (("--on-error", "skip"), "--on-error has no effect without --repair"),
+        (("--gan", "f"), "--gan has no effect without --repair"),
+        (("--only", "999", "--failed"), "--only, --failed has no effect without --repair"),
+        (("--repair", "--only", "999"), "--only must name shards below 3, got 999"),
+    ],
+)
+def test_verify_ignores_no_option(
+    store: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run(capsys, "verify", store, *options)
+    assert code == 2
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "text", ["0-9999999999", "9" * 400, "5-3", "17-", "-3", "", "1,,2", "1_0", "٣"]
+)
+def test_shards_that_no_store_has_are_refused_before_they_are_counted(text: str) -> None:
+    with pytest.raises(ConfigError, match="--only must list shards like 17,20-22"):
+        parse_shards(text)
+
+
+def test_shards_are_listed() -> None:
+    assert parse_shards("17, 20-22") == (17, 20, 21, 22)
+
+
+def test_a_slice_and_a_list_of_shards_contradict_each_other(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("build", "--generator", "simclr", "--out", store, "--shard", "0/2", "--only", "1")
+    code, _, err = run(capsys, *arguments, "--view-set", "second", "-j", "1")
+    assert (code, "not both" in err) == (2, True)
+    assert not (store / "views" / "second").exists()
+
+
+def test_quiet_prints_no_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "-q", "status", store) == (0, "", "")
+    assert run(capsys, "inspect", store, "-q") == (0, "", "")
+    code, out, err = run(capsys, "-q", "--json", "status", store)
+    assert (code, err, json.loads(out)["ok"]) == (0, "", True)
+    assert run(capsys, "-q", "inspect", store / "nowhere")[2] != ""
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 1500, "1e999", "-" + "9" * 400])
+def test_a_filter_with_a_number_beyond_all_is_refused(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    arguments = ("export", store, "--format", "webdataset", "--out", tmp_path / "e")
+    code, _, err = run(capsys, *arguments, "--where", f"blur < {number}")
+    assert code == 2
+    assert "beyond 1e308" in err
+    assert run(capsys, *arguments, "--where", f"blur < {'9' * 30}")[0] == 0
