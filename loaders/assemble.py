@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.maker import BatchMaker
 from viewstore.loaders.batches.several import SeveralMaker
-from viewstore.loaders.batches.store_views import StoreViews
+from viewstore.loaders.batches.store_views import StoreOrPath, StoreViews, opened
 from viewstore.loaders.pipeline.buffers import BufferPool
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.pipeline.pipeline import EpochStream, Pipeline
-from viewstore.loaders.plan.asked import Views
-from viewstore.loaders.plan.cut import Cut, find_rank
+from viewstore.loaders.plan.asked import AnyViews
+from viewstore.loaders.plan.cut import Cut, find_rank, local_ranks
 from viewstore.loaders.plan.order import Order
 from viewstore.loaders.plan.rows import SeveralRows, check_rates, rows_per_epoch, store_seed
 from viewstore.loaders.plan.slots import Slot, merged_slots, views_digest
@@ -182,16 +182,15 @@ class Assembly:
 
 
 def assemble(
-    store: Store | Sequence[Store], views: str | Views, settings: LoaderSettings
+    store: StoreOrPath | Sequence[StoreOrPath], views: AnyViews, settings: LoaderSettings
 ) -> Assembly:
     """Return what a loader over one store, or several, is wired from; no pixel is read.
 
     Raises:
-        ConfigError: Settings that contradict each other or the stores.
+        ConfigError: Settings that contradict each other or the stores, or there is no store.
         UnavailableError: Pinned memory or a device that this machine does not have.
     """
-    several = isinstance(store, Sequence)
-    stores = list(store) if isinstance(store, Sequence) else [store]
+    stores, several = opened(store)
     rates = check_rates(settings.rates, len(stores), settings.shuffle) if several else None
     if settings.rates is not None and not several:
         raise ConfigError(f"rates are for several stores, got {list(settings.rates)} for one")
@@ -226,8 +225,7 @@ def assemble(
         (part, any(slots.then)) for each in store_views for slots, part, _ in each.set_readers
     ]
     if settings.resident != "auto" or found.threads:  # without threads the caller would wait for it
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        keep_resident(readers, settings.resident, ranks=ranks)
+        keep_resident(readers, settings.resident, ranks=local_ranks(world_size))
     announce = any(
         part.resident is None and part.view_set.num_bytes > memory * MEMORY_SHARE
         for part, _ in readers
@@ -237,7 +235,7 @@ def assemble(
 
 def _open(
     stores: Sequence[Store],
-    views: str | Views,
+    views: AnyViews,
     rows: Any,  # noqa: ANN401
     settings: LoaderSettings,
     memory: int,

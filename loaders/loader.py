@@ -13,12 +13,13 @@ import numpy as np
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.assemble import assemble
-from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.batches.store_views import StoreOrPath
+from viewstore.loaders.plan.asked import AnyViews
 from viewstore.loaders.plan.cut import check_found_rank
+from viewstore.loaders.plan.numbers import PLACES, whole_number
 from viewstore.loaders.plan.slots import Slot
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
-from viewstore.store.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,15 +39,15 @@ class ViewLoader:
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
-        views: str | Views,
+        store: StoreOrPath | Sequence[StoreOrPath],
+        views: AnyViews,
         **settings: Unpack[LoaderArguments],
     ) -> None:
         """Prepare to read `store`; no pixel is touched yet.
 
         Args:
-            store: The store, of viewstore.open, or several: batch.index counts through their
-                rows, `store_rows` turns it into stores and rows.
+            store: The store, or its path or URL, or several in a list: batch.index counts through
+                their rows, `store_rows` turns it into stores and rows.
             views: Cached, Online and Mix views, or their short form, "simclr,simclr,w-search".
             settings: The attributes of `LoaderSettings`, which says what each one does;
                 batch_size must be given.
@@ -141,7 +142,7 @@ class ViewLoader:
     def batch(self, epoch: int, step: int) -> Batch:
         """Make the batch of any step; the loader stays where it stands."""
         self._check_usable()
-        self._check_step(epoch, step, self._cut.steps - 1)
+        epoch, step = self._checked_place(epoch, step, self._cut.steps - 1)
         (batch,) = self._run.pipeline.run([(epoch, step)])
         return self._delivered(batch)
 
@@ -169,7 +170,7 @@ class ViewLoader:
         """
         saved = State.from_json(state)
         self._run.start.check_resumes(saved)
-        if saved.step >= self._cut.steps:
+        if saved.step > self._cut.steps:  # equal: the next epoch, as a sampler may have it
             raise ConfigError(
                 f"loader state is at step {saved.step}, an epoch has {self._cut.steps}"
             )
@@ -180,14 +181,14 @@ class ViewLoader:
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make (epoch, step) the next batch. Raises ConfigError: there is no such step."""
-        self._check_step(epoch, step, self._cut.steps)
+        epoch, step = self._checked_place(epoch, step, self._cut.steps)
         self._move()
         self._epoch, self._step = epoch, step
         self._settle()
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch`; a loader within it stays where it stands, so that a resume holds."""
-        if epoch != self._epoch:
+        if self._checked_place(epoch, 0, 0)[0] != self._epoch:
             self.seek(epoch)
 
     def stats(self) -> dict[str, float]:
@@ -265,11 +266,15 @@ class ViewLoader:
         if self._step >= self._cut.steps:
             self._epoch, self._step = self._epoch + 1, 0
 
-    def _check_step(self, epoch: int, step: int, last: int) -> None:
-        if epoch < 0 or not 0 <= step <= last:
+    def _checked_place(self, epoch: int, step: int, last: int) -> tuple[int, int]:
+        """Return epoch and step as plain ints. Raises ConfigError: there is no such place."""
+        epoch = whole_number("epoch", epoch, least=0)
+        step = whole_number("step", step, least=0)
+        if epoch >= PLACES or step > last:
             raise ConfigError(
                 f"a place must be an epoch >= 0 and a step in [0, {last}], got ({epoch}, {step})"
             )
+        return epoch, step
 
     def _check_usable(self) -> None:
         if self._closed:

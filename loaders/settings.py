@@ -6,18 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from viewstore.errors import ConfigError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.batches.maker import OnCorrupt, Photometric
 from viewstore.loaders.plan.cut import Tail
+from viewstore.loaders.plan.numbers import check_seed, whole_number
 from viewstore.loaders.plan.schedule import Missing
 
 if TYPE_CHECKING:
     import torch
 
-SEEDS = 1 << 53
+INTEGERS = {  # the least that each may be
+    "batch_size": 1,
+    "rank": 0,
+    "world_size": 1,
+    "num_threads": 0,
+    "prefetch": 1,
+}
+NEVER_NONE = ("batch_size", "prefetch")
+FLAGS = ("uneven", "scaled_decode", "pin")
 CHOICES = {
     "missing": ("raise", "fallback", "resample"),
     "photometric": ("cpu", "device"),
@@ -35,7 +45,8 @@ class LoaderSettings:
         shuffle: "global", "block:B" (windows of B shards) or "none".
         rates: Share of the rows of each of several stores that an epoch has; 1 where it is
             None. What an epoch leaves out, the next ones have.
-        rows: Only these rows, ascending; None means all. One of each for several stores.
+        rows: Only these rows, by number or as a mask of all; None means all. One of each for
+            several stores.
         where: Only rows that match, such as "distance < 0.35 and label in ['cat', 'dog']";
             the grammar is that of viewstore.store.where. With `rows`, those in both.
         rank: This rank. None: RANK of the environment, else of torch.distributed, else 0.
@@ -63,7 +74,7 @@ class LoaderSettings:
             whole batches on the "device" from the same params. Both give the same pixels.
 
     Raises:
-        ConfigError: A setting is none of its choices.
+        ConfigError: A setting is none of its choices, or no number of its kind.
     """
 
     batch_size: int
@@ -88,14 +99,34 @@ class LoaderSettings:
     photometric: Photometric = "cpu"
 
     def __post_init__(self) -> None:
+        for name, least in INTEGERS.items():
+            value = getattr(self, name)
+            if value is not None or name in NEVER_NONE:
+                object.__setattr__(self, name, whole_number(name, value, least=least))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"seed must be in [0, 2^53), got {self.seed}")
-        if self.prefetch < 1:
-            raise ConfigError(f"prefetch must be at least 1, got {self.prefetch}")
+        for name in FLAGS:
+            object.__setattr__(self, name, _flag(name, getattr(self, name)))
+        if self.resident != "auto":
+            object.__setattr__(self, "resident", _flag("resident", self.resident, "auto"))
+        if not isinstance(self.shuffle, str):
+            raise ConfigError(
+                f"shuffle must be 'global', 'block:B' or 'none', got {self.shuffle!r}",
+                fix="shuffle='global' shuffles all rows, shuffle='none' keeps their order",
+            )
+        if not (self.where is None or isinstance(self.where, str)):
+            raise ConfigError(f"where must be a filter in words or None, got {self.where!r}")
+
+
+def _flag(name: str, value: object, *others: str) -> bool:
+    """Return a setting that is on or off. Raises ConfigError: it is neither."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    choices = ", ".join(("True", "False", *map(repr, others)))
+    raise ConfigError(f"{name} must be one of {choices}, got {value!r}")
 
 
 class LoaderArguments(TypedDict, total=False):

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.costs.measure import rate_of, sample_views
 from viewstore.loaders.batches.batch import Batch
 from viewstore.loaders.loader import ViewLoader
+from viewstore.loaders.pipeline.threads import ONE_OPENCV_THREAD
 from viewstore.loaders.plan.asked import Views
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -84,18 +84,21 @@ def _iterate(batches: Iterator[Batch], *, seconds: float, least: int) -> tuple[i
 
 def bare_rate(view_set: ViewSet, *, threads: int, seconds: float) -> float:
     """Return the views per second that threads copy from memory in shuffled order, or decode."""
-    cv2.setNumThreads(1)
     pixels = np.stack(sample_views(view_set, SAMPLE_VIEWS))
     if not view_set.codec.encoded:
         return _together(_copies(pixels), COPIED_AT_ONCE, threads=threads, seconds=seconds)
     payloads = [view_set.codec.encode(view) for view in pixels]
     decode = view_set.codec.decode
-    return _together(
-        lambda: [decode(each) for each in payloads],
-        len(payloads),
-        threads=threads,
-        seconds=seconds,
-    )
+    ONE_OPENCV_THREAD.begin()
+    try:
+        return _together(
+            lambda: [decode(each) for each in payloads],
+            len(payloads),
+            threads=threads,
+            seconds=seconds,
+        )
+    finally:
+        ONE_OPENCV_THREAD.end()
 
 
 def _copies(pixels: NDArray[np.uint8]) -> Callable[[], object]:

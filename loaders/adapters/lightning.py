@@ -7,10 +7,10 @@ from typing import Any, Unpack
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.loaders.adapters.recipe import Recipe
+from viewstore.loaders.batches.store_views import StoreOrPath
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.asked import AnyViews
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
-from viewstore.store.store import Store
 
 try:
     from lightning import LightningDataModule
@@ -29,8 +29,8 @@ class ViewDataModule(LightningDataModule):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
-        views: str | Views,
+        store: StoreOrPath | Sequence[StoreOrPath],
+        views: AnyViews,
         **settings: Unpack[LoaderArguments],
     ) -> None:
         """Take the arguments of ViewLoader but rank and world_size, which are the trainer's."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from viewstore.errors import ConfigError
 from viewstore.files.blob_cache import FileSettings
+from viewstore.loaders.batches.store_views import StoreOrPath, opened
 from viewstore.loaders.loader import ViewLoader
-from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.asked import AnyViews
 from viewstore.loaders.plan.cut import check_found_rank, find_rank
 from viewstore.loaders.settings import LoaderSettings
 from viewstore.store.store import Store, open_store
@@ -24,12 +25,11 @@ class Recipe:
     """
 
     def __init__(
-        self, store: Store | Sequence[Store], views: str | Views, settings: LoaderSettings
+        self, store: StoreOrPath | Sequence[StoreOrPath], views: AnyViews, settings: LoaderSettings
     ) -> None:
         """Take the arguments of ViewLoader; no loader is made yet."""
         rank, world_size = find_rank(settings.rank, settings.world_size)
-        self._several = isinstance(store, Sequence)
-        self._stores = list(store) if isinstance(store, Sequence) else [store]
+        self._stores, self._several = opened(store)
         self._views = views
         self._settings = replace(settings, rank=rank, world_size=world_size)
         self._found_rank = (rank, world_size) if settings.rank is None else None

@@ -17,9 +17,11 @@ from viewstore.errors import ConfigError
 from viewstore.loaders.adapters.epochs import SharedEpochs, this_worker
 from viewstore.loaders.adapters.recipe import Recipe
 from viewstore.loaders.batches.batch import Batch
-from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.batches.store_views import StoreOrPath
+from viewstore.loaders.plan.asked import AnyViews
+from viewstore.loaders.plan.numbers import whole_number
+from viewstore.loaders.plan.state import State
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings
-from viewstore.store.store import Store
 
 TupleForm = bool | Literal["solo-learn", "lightly"]
 BatchKey = tuple[int, int, range]  # epoch, step, positions
@@ -47,8 +49,8 @@ class _BatchSource:
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
-        views: str | Views,
+        store: StoreOrPath | Sequence[StoreOrPath],
+        views: AnyViews,
         as_tuple: TupleForm,
         arguments: LoaderArguments,
     ) -> None:
@@ -78,11 +80,11 @@ class _BatchSource:
     def step_of(self, state: dict[str, Any]) -> tuple[int, int]:
         """Return epoch and step of a state. Raises ConfigError: it is of another order or seed."""
         loader = self._recipe.loader
-        seed = loader.state_dict()["seed"]
-        if state.get("seed") != seed:
+        saved, seed = State.from_json(state).seed, loader.state_dict()["seed"]
+        if saved != seed:
             raise ConfigError(
-                f"loader state has another seed: it was saved with {state.get('seed')!r}, this "
-                f"dataset has {seed}",
+                f"loader state has another seed: it was saved with {saved}, this dataset has "
+                f"{seed}",
                 fix="make the dataset with the seed of the saved run",
             )
         loader.load_state_dict(state)
@@ -104,8 +106,8 @@ class ViewDataset(Dataset[Any]):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
-        views: str | Views,
+        store: StoreOrPath | Sequence[StoreOrPath],
+        views: AnyViews,
         *,
         as_tuple: TupleForm = False,
         **settings: Unpack[LoaderArguments],
@@ -166,6 +168,7 @@ class ViewBatches(Sampler[BatchKey]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
+        epoch = whole_number("epoch", epoch, least=0)
         if epoch != self._next[0]:
             self._next, self._resume = (epoch, 0), None
 
@@ -234,8 +237,8 @@ class ViewIterableDataset(IterableDataset[Any]):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
-        views: str | Views,
+        store: StoreOrPath | Sequence[StoreOrPath],
+        views: AnyViews,
         *,
         as_tuple: TupleForm = False,
         **settings: Unpack[LoaderArguments],
@@ -253,6 +256,7 @@ class ViewIterableDataset(IterableDataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` at the next iter(); a step within it is kept, so that a resume holds."""
+        epoch = whole_number("epoch", epoch, least=0)
         if epoch != self._epochs.next[0]:
             self._epochs.move(epoch, 0)
 

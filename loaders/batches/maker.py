@@ -14,20 +14,17 @@ from numpy.typing import NDArray
 from viewstore.images.colours import COLOUR_COLUMNS
 from viewstore.images.policies import Drawn
 from viewstore.loaders.batches.draft import Draft
+from viewstore.loaders.batches.samples import SamplePlanner
 from viewstore.loaders.batches.store_views import StoreViews
 from viewstore.loaders.pipeline.buffers import Buffer, BufferPool, Scratch
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.ahead import SamplePlan, StepPlanner
 from viewstore.loaders.plan.cut import Cut
-from viewstore.loaders.plan.mixed import GroupSchedule
 from viewstore.loaders.plan.order import RowOrder
 from viewstore.loaders.plan.schedule import Missing
-from viewstore.loaders.plan.slots import CachedSlots
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.layered import only_flips, render_cached
-from viewstore.loaders.render.online import draw_slots
-from viewstore.randomness import AUGMENT, Stream
 
 if TYPE_CHECKING:
     from viewstore.loaders.batches.batch import Batch
@@ -45,6 +42,8 @@ MOST_STEPS_AT_ONCE = 8  # batches smaller than that, made at once by one thread
 @dataclass(kw_only=True)
 class BatchMaker:
     """The `Maker` of a loader over one store, or of the part of one among several.
+
+    Nothing that it holds holds it, so that it ends with the loader.
 
     Attributes:
         views: The views of the store.
@@ -76,10 +75,7 @@ class BatchMaker:
         self._cached = list(zip(self.views.cached, self.views.readers, strict=True))
         self._online = self.views.online
         self._parts = [part for _, part, _ in self.views.set_readers]
-        self._schedules = [
-            GroupSchedule(slots.group, seed=self.seed, slots=slots.slots, pick=slots.pick)
-            for slots in self.views.cached
-        ]
+        self.plan_samples = SamplePlanner(self.views, seed=self.seed, missing=self.missing)
         self._scratch = Scratch()
         self.shapes = [(slot.height, slot.width, slot.channels) for slot in self.views.slots]
         self._sample_bytes = sum(height * width * chans for height, width, chans in self.shapes)
@@ -218,40 +214,6 @@ class BatchMaker:
         """Return the batches of a filled draft."""
         return self._delivery.batches(draft)
 
-    def plan_samples(self, rows: NDArray[np.int64], epoch: int) -> SamplePlan:
-        """Return the views and draws of rows, [B].
-
-        Raises:
-            FormatError: A view was not made, and `missing` does not replace it.
-        """
-        stream = Stream(self.seed, epoch, AUGMENT)
-        return SamplePlan(
-            rows=rows,
-            views=[self._choose(number, rows, epoch) for number in range(len(self._cached))],
-            online=self._online.draw(stream, rows),
-            then=[self._draw_then(slots, stream, rows) for slots, _ in self._cached],
-        )
-
-    def _draw_then(
-        self, slots: CachedSlots, stream: Stream, rows: NDArray[np.int64]
-    ) -> list[Drawn]:
-        layered = [then for then in slots.then if then is not None]
-        drawn = iter(draw_slots(layered, stream, rows, slots.group.height, slots.group.width))
-        return [{} if then is None else next(drawn) for then in slots.then]
-
-    def _choose(self, number: int, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        slots, reader = self._cached[number]
-        if reader.all_usable:
-            return self._schedules[number].views(epoch, rows)
-        return reader.choose(
-            rows,
-            seed=self.seed,
-            epoch=epoch,
-            slots=slots.slots,
-            pick=slots.pick,
-            missing=self.missing,
-        )
-
     def _without_late_colours(self, plan: SamplePlan) -> SamplePlan:
         """Return a plan without the params of colours that are left to `Batch.to`."""
         online = [self._rendered_params(params) for params in plan.online]
@@ -263,8 +225,10 @@ class BatchMaker:
             return drawn
         return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
 
-    def _colourless(self, drawn: Drawn) -> bool:
-        return self.photometric == "device" and "jitter" in drawn
+    @cached_property
+    def _colourless(self) -> Callable[[Drawn], bool]:
+        """Says of draws whether their colours are left to `Batch.to`."""
+        return _has_colours if self.photometric == "device" else _has_none
 
     def _fill_cached(
         self, number: int, plan: SamplePlan, out: list[Buffer], damaged: Damage | None
@@ -284,3 +248,12 @@ class BatchMaker:
         if columns:
             views = views if len(columns) == len(slots.slots) else views[:, columns]
             reader.read(plan.rows, views, stored, flips, damaged)
+
+
+def _has_colours(drawn: Drawn) -> bool:
+    return "jitter" in drawn
+
+
+def _has_none(drawn: Drawn) -> bool:
+    del drawn
+    return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.clock import Clock
-from viewstore.loaders.plan.asked import Views, parse_views
+from viewstore.loaders.plan.asked import AnyViews, as_views
 from viewstore.loaders.plan.pairs import check_pairs
 from viewstore.loaders.plan.rows import selected_rows
 from viewstore.loaders.plan.slots import CachedSlots, Slot, public_slots, resolve
@@ -20,8 +21,23 @@ from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.render.layered import Mirrored, mirrored_in_group
 from viewstore.loaders.render.online import OnlineViews
 from viewstore.sources.reader import SourceReader
-from viewstore.store.store import Store
+from viewstore.store.store import Store, open_store
 from viewstore.store.view_set import ViewSet
+
+StoreOrPath = Store | str | Path
+
+
+def opened(store: StoreOrPath | Sequence[StoreOrPath]) -> tuple[list[Store], bool]:
+    """Return the stores that are given or lie at paths or URLs, and whether they were a list.
+
+    Raises:
+        ConfigError: There is no store at a path.
+    """
+    if isinstance(store, str | Path):
+        return [open_store(store)], False
+    if not isinstance(store, Sequence):
+        return [store], False
+    return [each for one in store for each in opened(one)[0]], True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +67,7 @@ class StoreViews:
     def open(
         cls,
         store: Store,
-        views: str | Views,
+        views: AnyViews,
         *,
         rows: ArrayLike | None,
         where: str | None,
@@ -67,9 +83,7 @@ class StoreViews:
         Raises:
             ConfigError: The views, or the rows, do not fit the store.
         """
-        if isinstance(views, str):
-            views = parse_views(views, list(store.view_sets))
-        cached, online = resolve(views, store)
+        cached, online = resolve(as_views(views, list(store.view_sets)), store)
         check_pairs(cached, store)
         shown = [each for slots in cached for each in slots.group.view_sets]
         asked = selected_rows(store, rows, where, [each.name for each in shown])

@@ -268,7 +268,8 @@ class EpochStream(Generic[Batch]):
 
         Raises what making it raises, and begins a new run after that.
         """
-        run = self._run or self._pipeline.run(self._steps_from(epoch, step))
+        epochs: Iterable[int] = itertools.count(epoch) if self._crosses_epochs else [epoch]
+        run = self._run or self._pipeline.run(_steps_from(epochs, step, self._steps))
         self._run = None  # an error, or an interrupt, ends it
         batch = next(run)
         if self._crosses_epochs or step + 1 < self._steps:
@@ -281,9 +282,10 @@ class EpochStream(Generic[Batch]):
             self._run.close()
             self._run = None
 
-    def _steps_from(self, epoch: int, step: int) -> Iterator[Step]:
-        """Yield (epoch, step) and all that follow it."""
-        epochs: Iterable[int] = itertools.count(epoch) if self._crosses_epochs else [epoch]
-        for now in epochs:
-            yield from zip(itertools.repeat(now), range(step, self._steps), strict=False)
-            step = 0
+
+def _steps_from(epochs: Iterable[int], step: int, steps: int) -> Iterator[Step]:
+    """Yield (epoch, step) and all that follow it in `epochs`, of `steps` steps each."""
+    # No method: a run that held its stream, which holds it, would not end with the loader.
+    for epoch in epochs:
+        yield from zip(itertools.repeat(epoch), range(step, steps), strict=False)
+        step = 0

@@ -12,6 +12,36 @@ import cv2
 Work = Callable[[], object]
 
 
+class OneOpenCVThread:
+    """Keeps OpenCV to one thread while pools of ours are at work: they are the parallelism.
+
+    That is a setting of the process. The last pool to end puts back what was there before the
+    first one, unless somebody else has changed it meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a pool may be collected within `begin`
+        self._pools = self._before = 0
+
+    def begin(self) -> None:
+        """Note that a pool begins."""
+        with self._lock:
+            if not self._pools:
+                self._before = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._pools += 1
+
+    def end(self) -> None:
+        """Note that a pool that began has ended."""
+        with self._lock:
+            self._pools -= 1
+            if not self._pools and cv2.getNumThreads() == 1:
+                cv2.setNumThreads(self._before)
+
+
+ONE_OPENCV_THREAD = OneOpenCVThread()
+
+
 class ThreadPool:
     """A fixed pool of daemon threads over one FIFO queue.
 
@@ -35,6 +65,7 @@ class ThreadPool:
             )
             for number in range(size)
         ]
+        ONE_OPENCV_THREAD.begin()
         self.close = weakref.finalize(self, _join, self._queue, closed, threads)
         for thread in threads:
             thread.start()
@@ -45,8 +76,6 @@ class ThreadPool:
 
 
 def _run(queue: SimpleQueue[Work | None], closed: threading.Event) -> None:
-    # Our threads are the parallelism; OpenCV's own would only contend with them.
-    cv2.setNumThreads(1)
     while (work := queue.get()) is not None and not closed.is_set():
         work()
         del work  # while this thread waits, it must not keep a batch alive
@@ -61,3 +90,4 @@ def _join(
     for thread in threads:
         if thread.ident is not None and thread is not threading.current_thread():
             thread.join()
+    ONE_OPENCV_THREAD.end()

@@ -9,6 +9,7 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
 from viewstore.images.resize import Filter, check_filter
 from viewstore.loaders.plan.mixed import check_weights
+from viewstore.loaders.plan.numbers import whole_number
 from viewstore.loaders.plan.schedule import Pick
 
 
@@ -41,6 +42,8 @@ class Cached:
     filter: Filter = "area"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"Cached must name a view set, got {self.name!r}")
         _check_cached(self)
 
 
@@ -66,11 +69,7 @@ class Online:
 
     def __post_init__(self) -> None:
         as_policies(self.policy)
-        check_filter(self.filter)
-        if self.n < 1:
-            raise ConfigError(f"Online n must be at least 1, got {self.n}")
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"Online size must be at least 1, got {self.size}")
+        _check_slots(self)
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class Mix:
 
 AnyView = Cached | Online | Mix
 Views = Sequence[AnyView]
+AnyViews = str | AnyView | Sequence[AnyView | str]  # what a user may give
 
 
 def _check_cached(view: Cached | Mix) -> None:
@@ -117,13 +117,45 @@ def _check_cached(view: Cached | Mix) -> None:
             f"{kind} size is that of the views that `then` renders, got no `then`; "
             "views without it are as large as they were stored"
         )
-    check_filter(view.filter)
-    if view.size is not None and view.size < 1:
-        raise ConfigError(f"{kind} size must be at least 1, got {view.size}")
-    if view.n < 1:
-        raise ConfigError(f"{kind} n must be at least 1, got {view.n}")
+    _check_slots(view)
     if view.pick not in ("schedule", "random"):
         raise ConfigError(f"{kind} pick must be schedule or random, got {view.pick!r}")
+    if view.params is not None:
+        names = (view.params,) if isinstance(view.params, str) else tuple(view.params)
+        object.__setattr__(view, "params", names)
+
+
+def _check_slots(view: AnyView) -> None:
+    kind = type(view).__name__
+    check_filter(view.filter)
+    object.__setattr__(view, "n", whole_number(f"{kind} n", view.n, least=1))
+    if view.size is not None:
+        size = whole_number(f"{kind} size", view.size, least=1)
+        object.__setattr__(view, "size", size)
+
+
+def as_views(views: AnyViews, view_sets: Sequence[str]) -> list[AnyView]:
+    """Return the views that a user gave: one, several, or words for them.
+
+    Raises:
+        ConfigError: They are something else, or a word names none.
+    """
+    if isinstance(views, str | Cached | Online | Mix):
+        views = [views]
+    if not isinstance(views, Sequence):
+        raise ConfigError(
+            f"views must be a list of Cached, Online and Mix, or words, got {views!r}",
+            fix='views="simclr,simclr" or views=[Cached("simclr", n=2)]',
+        )
+    found: list[AnyView] = []
+    for view in views:
+        if isinstance(view, str):
+            found += parse_views(view, view_sets)
+        elif isinstance(view, Cached | Online | Mix):
+            found.append(view)
+        else:
+            raise ConfigError(f"views must be Cached, Online, Mix or words, got {view!r}")
+    return found
 
 
 def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:

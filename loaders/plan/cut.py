@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.plan.numbers import whole_number
 
 Tail = Literal["drop", "pad", "keep"]
 Positions = NDArray[np.int64]
@@ -111,7 +112,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         ConfigError: One of the two is given without the other, or is not a number.
     """
     if rank is not None and world_size is not None:
-        return rank, world_size
+        ranks = whole_number("world_size", world_size, least=1)
+        return whole_number("rank", rank, least=0), ranks
     if rank is not None or world_size is not None:
         raise ConfigError(
             "rank and world_size must be given together, "
@@ -130,6 +132,19 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             f"got RANK {given[0]!r} and WORLD_SIZE {given[1]!r}"
         )
     return values[0], values[1]
+
+
+def local_ranks(world_size: int) -> int:
+    """Return the ranks of this host: LOCAL_WORLD_SIZE, else all. Raises ConfigError."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if not text:
+        return world_size
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise ConfigError(
+            f"LOCAL_WORLD_SIZE must be the number of ranks of this host, got {text!r}",
+            where="LOCAL_WORLD_SIZE",
+        )
+    return int(text)
 
 
 def distributed_rank() -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 
@@ -32,7 +33,8 @@ def check_weights(weights: Mapping[str, float]) -> None:
     if not weights:
         raise ConfigError("Mix must name at least one view set")
     for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
+        number = isinstance(weight, Real)  # numpy's too
+        if not (number and math.isfinite(weight) and weight > 0):
             raise ConfigError(f"Mix weight of {name} must be above 0, got {weight}")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,7 @@ def selected_rows(
     `view_sets` are those that the loader reads: a bare column name in `where` means them.
 
     Raises:
-        ConfigError: `rows` is not an ascending selection of the store's rows, `where` is not a
+        ConfigError: `rows` is no selection of the store's rows, `where` is not a
             filter, or no row is selected.
     """
     listed = None if rows is None else _listed(rows, store.num_samples)
@@ -42,12 +43,25 @@ def selected_rows(
 
 
 def _listed(rows: ArrayLike, num_samples: int) -> NDArray[np.int64]:
-    listed = np.asarray(rows)
+    try:
+        listed = np.asarray(rows)
+    except ValueError as error:  # lists of several lengths
+        raise ConfigError(f"rows must be row numbers or a mask: {error}") from error
+    if listed.dtype.kind == "b" and listed.shape == (num_samples,):
+        listed = np.flatnonzero(listed)
     if listed.ndim != 1 or not len(listed) or listed.dtype.kind not in "iu":
-        raise ConfigError("rows must be a non-empty, one-dimensional array of row numbers")
-    listed = listed.astype(np.int64)
-    if (np.diff(listed) <= 0).any() or listed[0] < 0 or listed[-1] >= num_samples:
-        raise ConfigError(f"rows must be ascending, distinct and in [0, {num_samples})")
+        raise ConfigError(
+            "rows must be a non-empty, one-dimensional array of row numbers, or a mask of "
+            f"{num_samples} booleans that keeps some, got {listed.dtype} {list(listed.shape)}"
+        )
+    if listed.min() < 0 or listed.max() >= num_samples:
+        raise ConfigError(
+            f"rows must be in [0, {num_samples}), got {listed.min()} to {listed.max()}"
+        )
+    listed = np.sort(listed.astype(np.int64))
+    twice = listed[:-1][np.diff(listed) == 0]
+    if len(twice):
+        raise ConfigError(f"rows must be distinct, row {twice[0]} stands twice")
     return listed
 
 
@@ -122,7 +136,7 @@ def rows_per_epoch(size: int, rate: float) -> int:
     Raises:
         ConfigError: It has none, or `rate` is not a finite number above 0.
     """
-    if not (math.isfinite(rate) and rate > 0):
+    if not (isinstance(rate, Real) and math.isfinite(rate) and rate > 0):
         raise ConfigError(f"rates must be above 0, got {rate}")
     count = math.floor(rate * size)
     if not count:
@@ -137,6 +151,7 @@ def check_rates(rates: Sequence[float] | None, stores: int, shuffle: str) -> tup
         ConfigError: The rates are not one for each store, or `shuffle` is for one store only.
     """
     rates = (1.0,) * stores if rates is None else tuple(rates)
+    rates = tuple(float(rate) if isinstance(rate, Real) else rate for rate in rates)
     if len(rates) != stores:
         raise ConfigError(f"rates must be one for each of {stores} stores, got {len(rates)}")
     if shuffle.startswith("block"):

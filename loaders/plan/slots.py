@@ -258,7 +258,7 @@ def _group(view: Cached | Mix, store: Store) -> ViewSetGroup:
     total = sum(view.weights.values())
     return ViewSetGroup(
         view_sets=tuple(newest_round(store, name) for name in names),
-        weights=tuple(view.weights[name] / total for name in names),
+        weights=tuple(float(view.weights[name] / total) for name in names),
         balanced=view.balanced,
         mixed=True,
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.records import canonical
+from viewstore.loaders.plan.numbers import PLACES, whole_number
 from viewstore.sources.table import SourceTable
 
 VERSION = 1
@@ -60,16 +61,25 @@ class State:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> State:
         """Return the state that `to_json` gave. Raises ConfigError: it is not a loader's state."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"loader state must be what state_dict() or batch.state gave, got {values!r}"
+            )
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(set(values) ^ names)
             raise ConfigError(f"loader state must have the keys {sorted(names)}; differing: {odd}")
         if values["v"] != VERSION:
             raise ConfigError(f"loader state must have version {VERSION}, got {values['v']!r}")
-        numbers = (values["seed"], values["epoch"], values["step"], values["G"])
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise ConfigError("seed, epoch, step and G of a loader state must be integers >= 0")
-        return cls(**values)
+        try:
+            numbers = {name: whole_number(name, values[name], least=0) for name in _NUMBERS}
+        except ConfigError as error:
+            raise ConfigError(
+                f"seed, epoch, step and G of a loader state must be integers >= 0: {error}"
+            ) from error
+        if max(numbers.values()) >= PLACES:
+            raise ConfigError("seed, epoch, step and G of a loader state must be below 2^53")
+        return cls(**{**values, **numbers})
 
     def check_resumes(self, saved: State) -> None:
         """Raise ConfigError unless a loader in this state may go on from `saved`.
@@ -93,6 +103,7 @@ class State:
             )
 
 
+_NUMBERS = ("seed", "epoch", "step", "G")
 _REFUSED = {
     "store": "store",
     "order": "order",

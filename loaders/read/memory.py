@@ -103,8 +103,9 @@ def _shared(reader: ViewSetReader, *, mirrored: bool, alone: bool | None) -> Sha
         }
     )
     size = resident_bytes(reader, mirrored=mirrored)
+    raw = reader.raw  # not the reader, which holds the copy
     return SharedResident(
         HostFile(Cache(settings), key, size),
-        over=lambda memory: Resident(reader, mirrored=mirrored, memory=memory),
-        alone=None if alone is None else partial(Resident, reader, mirrored=alone),
+        over=lambda memory: Resident(raw, mirrored=mirrored, memory=memory),
+        alone=None if alone is None else partial(Resident, raw, mirrored=alone),
     )

@@ -19,6 +19,7 @@ from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files.host_file import HostFile
 from viewstore.loaders.pipeline.buffers import Buffer, allocate
 from viewstore.loaders.read.mirror import mirror_some
+from viewstore.loaders.read.raw import RawViews
 from viewstore.loaders.read.set_reader import ViewSetReader
 
 COPIED_AT_ONCE = 4 << 20  # bytes a thread copies before it checks whether to go on
@@ -36,11 +37,12 @@ class Resident:
     """
 
     def __init__(
-        self, reader: ViewSetReader, *, mirrored: bool, memory: Buffer | None = None
+        self, reader: ViewSetReader | RawViews, *, mirrored: bool, memory: Buffer | None = None
     ) -> None:
         """Prepare to copy what `reader` reads into `memory`, uint8 [num_bytes]; None: new."""
         views = reader.view_set
-        self._reader = reader
+        # Not the reader of a view set, which holds this.
+        self._raw = reader if isinstance(reader, RawViews) else reader.raw
         self._views = views.num_views
         self._count = len(views) * views.num_views
         self._shape = (len(views), views.num_views, *reader.shape)
@@ -59,11 +61,12 @@ class Resident:
         if self._next >= self._shape[0] or self.ready:
             return False
         row_bytes = self._flat.shape[1] * self._views
-        shard = self._reader.shard_of(self._next)
         begin = self._next
+        plan = self._raw.view_set.plan
+        shard = plan.shard_range(begin // plan.shard_rows)
         end = min(shard.stop, begin + max(1, COPIED_AT_ONCE // row_bytes))
         try:
-            stored = self._reader.shard_views(range(begin, end))
+            stored = self._raw.shard_views(range(begin, end))
         except FormatError:
             self._next = self._shape[0]
             return False
@@ -101,7 +104,7 @@ class Resident:
         """Do nothing: the memory is released with the last array on it."""
 
 
-def resident_bytes(reader: ViewSetReader, *, mirrored: bool) -> int:
+def resident_bytes(reader: ViewSetReader | RawViews, *, mirrored: bool) -> int:
     """Return how many bytes a copy of a view set takes."""
     size = len(reader.view_set) * reader.view_set.num_views * int(np.prod(reader.shape))
     return size * (1 + mirrored)
@@ -137,11 +140,8 @@ class SharedResident:
                 None: there is not enough memory for a copy of each rank.
         """
         self.ready = False
-        self._file = file
-        self._over = over
-        self._alone = alone
         self._copy: Resident | None = None
-        self._steps = self._make()
+        self._steps = _copying(file, over, alone)
         ended = threading.Event()
         self._thread = threading.Thread(
             target=_advance, args=(weakref.ref(self), ended), name="viewstore-copy", daemon=True
@@ -167,51 +167,61 @@ class SharedResident:
 
     def advance(self) -> float | None:
         """Do a short part of the work; return the seconds until the next, None at the end."""
-        return next(self._steps, None)
+        found = next(self._steps, None)
+        if not isinstance(found, Resident):
+            return found
+        self._copy = found
+        self.ready = found.ready
+        return None
 
-    def _make(self) -> Iterator[float]:
-        try:
-            yield from self._make_in_file()
-        except OSError as error:
-            self._file.close()
-            warnings.warn(
-                f"cache {self._file.path.parents[1]} takes no copy that the ranks of this host "
-                f"share, {'each makes its own' if self._alone else 'views stay in their shards'}: "
-                f"{error.strerror}",
-                stacklevel=2,
-            )
-            if self._alone is not None:
-                copy = self._alone()
-                while copy.copy_some():
-                    yield 0.0
-                self._use(copy)
 
-    def _make_in_file(self) -> Iterator[float]:
-        while True:
-            state = self._file.try_acquire()
-            if state == "fill":
-                copy = self._over(self._file.to_fill())
-                parts = 0
-                while copy.copy_some():
-                    parts += 1
-                    if parts % COPIES_PER_SYNC == 0:
-                        self._file.sync()
-                    yield 0.0
-                if not copy.ready:  # a view is damaged: batches are read from shards, and report it
-                    self._file.close()
-                    return
-                del copy  # a published file must not stay mapped for writing
-                state = self._file.publish()
-            if state == "ready":
-                copy = self._over(self._file.map())
-                copy.ready = True
-                self._use(copy)
+def _copying(
+    file: HostFile,
+    over: Callable[[Buffer], Resident],
+    alone: Callable[[], Resident] | None,
+) -> Iterator[float | Resident]:
+    """Yield the seconds until the next part of the work, and at last the copy, if there is one."""
+    try:
+        yield from _copying_in_file(file, over)
+    except OSError as error:
+        file.close()
+        warnings.warn(
+            f"cache {file.path.parents[1]} takes no copy that the ranks of this host "
+            f"share, {'each makes its own' if alone else 'views stay in their shards'}: "
+            f"{error.strerror}",
+            stacklevel=2,
+        )
+        if alone is not None:
+            copy = alone()
+            while copy.copy_some():
+                yield 0.0
+            yield copy
+
+
+def _copying_in_file(
+    file: HostFile, over: Callable[[Buffer], Resident]
+) -> Iterator[float | Resident]:
+    while True:
+        state = file.try_acquire()
+        if state == "fill":
+            copy = over(file.to_fill())
+            parts = 0
+            while copy.copy_some():
+                parts += 1
+                if parts % COPIES_PER_SYNC == 0:
+                    file.sync()
+                yield 0.0
+            if not copy.ready:  # a view is damaged: batches are read from shards, and report it
+                file.close()
                 return
-            yield LOOK_SECONDS
-
-    def _use(self, copy: Resident) -> None:
-        self._copy = copy
-        self.ready = copy.ready
+            del copy  # a published file must not stay mapped for writing
+            state = file.publish()
+        if state == "ready":
+            copy = over(file.map())
+            copy.ready = True
+            yield copy
+            return
+        yield LOOK_SECONDS
 
 
 def _advance(owner: weakref.ref[SharedResident], ended: threading.Event) -> None:

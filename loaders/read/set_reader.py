@@ -191,14 +191,11 @@ class ViewSetReader:
             return value == self.view_set.plan.column(name).fill
         return not found.fill and found.min == found.max == value
 
-    def shard_of(self, row: int) -> range:
-        """Return the rows of the shard that holds `row`."""
-        return self.view_set.plan.shard_range(row // self.view_set.plan.shard_rows)
-
-    def shard_views(self, rows: range) -> Buffer:
-        """Return raw views of rows of one shard, as RawViews.shard_views."""
+    @property
+    def raw(self) -> RawViews:
+        """The raw views, of a view set that has such."""
         assert isinstance(self._views, RawViews)
-        return self._views.shard_views(rows)
+        return self._views
 
     def close(self) -> None:
         """Close what is open; maps end when the last array on them does."""

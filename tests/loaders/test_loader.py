@@ -310,10 +310,27 @@ def test_any_batch_can_be_made_alone(digits: Store) -> None:
     loader.close()
 
 
-@pytest.mark.parametrize("rows", [[], [3, 2], [1, 1], [-1, 2], [0, 70], [0.5]])
-def test_a_row_filter_that_makes_no_sense_is_refused(digits: Store, rows: list[float]) -> None:
+@pytest.mark.parametrize(
+    "rows", [[], [1, 1], [-1, 2], [0, 70], [0.5], [[1], [2, 3]], [True, False], [False] * 70]
+)
+def test_a_row_filter_that_makes_no_sense_is_refused(
+    digits: Store,
+    rows: Any,  # noqa: ANN401
+) -> None:
     with pytest.raises(ConfigError, match="rows must be"):
         make(digits, rows=rows)
+
+
+def test_rows_are_a_mask_or_numbers_in_any_order(digits: Store) -> None:
+    """They select: the order of an epoch is that of `shuffle`."""
+    mask = np.zeros(NUM_DIGITS, bool)
+    mask[[3, 9, 50]] = True
+    found = [
+        [batch.index.tolist() for batch in make(digits, "hard", rows=rows, batch_size=3)]
+        for rows in ([3, 9, 50], [50, 3, 9], mask, mask.tolist())
+    ]
+    assert len(found) == 4
+    assert all(each == found[0] for each in found)
 
 
 def test_block_and_no_shuffle_deliver_every_row(digits: Store) -> None:
