@@ -49,8 +49,9 @@ class Bar:
             console=Console(stderr=True),
             transient=True,
         )
-        fields = {"unit": escape(unit), "facts": "", "settle": settle}
-        self.task = self.progress.add_task(escape(label), total=total, **fields)
+        self.task = self.progress.add_task(
+            escape(label), total=total, unit=escape(unit), facts="", settle=settle
+        )
         self.progress.start()
 
     def advance(self, count: int, facts: dict[str, Fact]) -> None:

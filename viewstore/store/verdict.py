@@ -113,10 +113,12 @@ class Verdict:
         return lines + [f"  to do: {remedy}" for remedy in self.remedies()]
 
     def headline(self) -> str:
-        """Return the verdict as one line, for the top of pictures."""
-        return f"verdict: {self.word}: " + ", ".join(
-            f"{each.view_set}: {each.line()}" for each in self.view_sets
-        )
+        """Return the verdict as one short line, for the top of pictures."""
+        counts = [
+            f"{each.view_set} {each.samples - each.missed - len(each.failed_rows)} of {each.samples}"
+            for each in self.view_sets
+        ]
+        return f"verdict: {self.word} (as wanted: {', '.join(counts)} samples)"
 
     def remedies(self) -> list[str]:
         """Return what to do, each thing once; nothing while too few samples missed to matter."""
