@@ -62,6 +62,11 @@ class SetVerdict:
         return rows
 
     @property
+    def good(self) -> int:
+        """Samples whose views are all as they should be."""
+        return self.samples - len(self.failed_rows) - self.missed
+
+    @property
     def missed_share(self) -> float:
         """Share of the samples that have views, of which one missed its goal."""
         return self.missed / max(self.samples - len(self.failed_rows), 1)
@@ -72,7 +77,7 @@ class SetVerdict:
         if not self.goal:
             said = f"{made} of {self.samples} samples have their views"
         else:
-            said = f"{made - self.missed} of {made} samples meet their goal ({self.goal})"
+            said = f"{self.good} of {made} samples meet their goal ({self.goal})"
         failed = len(self.failed_rows)
         return f"{said}; {failed} failed" if failed else said
 
@@ -114,10 +119,7 @@ class Verdict:
 
     def headline(self) -> str:
         """Return the verdict as one short line, for the top of pictures."""
-        counts = [
-            f"{each.view_set} {each.samples - each.missed - len(each.failed_rows)} of {each.samples}"
-            for each in self.view_sets
-        ]
+        counts = [f"{each.view_set} {each.good} of {each.samples}" for each in self.view_sets]
         return f"verdict: {self.word} (as wanted: {', '.join(counts)} samples)"
 
     def remedies(self) -> list[str]:
