@@ -51,8 +51,7 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
-        # It is of all rows, which a report does not download.
-        "verdict": None if store.remote else verdict_of(store, view_sets),
+        "verdict": verdict_of(store, view_sets),
         "sections": [_section(view_set) for view_set in view_sets],
         "css": Markup(_data("static", "report.css")),
     }

@@ -82,10 +82,9 @@ def _draw_header(draw: ImageDraw.ImageDraw, store: Store, layout: Layout) -> Non
     width = layout.width - 2 * MARGIN
     title = f"{store.name}: {store.num_samples} samples, store {store.store_id[:12]}"
     draw.text((MARGIN, MARGIN), _elide(title, width, _font(13)), INK, font=_font(13))
-    if not store.remote:  # it is of all rows, which a sheet does not download
-        verdict = verdict_of(store, [block.view_set for block in layout.blocks])
-        said, ink = _elide(verdict.headline(), width, _font()), ALARM if verdict.unfit else FAINT
-        draw.text((MARGIN, MARGIN + LINE + 4), said, ink, font=_font())
+    verdict = verdict_of(store, [block.view_set for block in layout.blocks])
+    said, ink = _elide(verdict.headline(), width, _font()), ALARM if verdict.unfit else FAINT
+    draw.text((MARGIN, MARGIN + LINE + 4), said, ink, font=_font())
     for block, left in layout.lefts():
         view_set = block.view_set
         constraints = constraints_of(view_set)
