@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py viewstore/images/crops.c views
 demo: $(STAMP)
 	$(BIN)/viewstore build --generator w-search --limit 256 --out $(DEMO)/views
 	$(BIN)/viewstore verify $(DEMO)/views
-	$(BIN)/viewstore train $(DEMO)/views --method simclr --views simclr,simclr,w-search \
+	$(BIN)/viewstore train $(DEMO)/views --method simclr --views digits,digits,w-search \
 	  --strategy a2 --backbone conv6 --epochs 5 --batch-size 64 --out $(DEMO)/run
 	$(BIN)/viewstore inspect $(DEMO)/views --sheet $(DEMO)/sheet.png
 	$(BIN)/viewstore inspect $(DEMO)/views --html $(DEMO)/report.html

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import click
 
+# Digits are never flipped, and all arms have the same negatives: views and strategy alone differ.
 ARMS = {
-    "simclr": ["--views", "simclr,simclr", "--strategy", "standard"],
-    "a2": ["--views", "simclr,simclr,w-search", "--strategy", "a2"],
+    "simclr": ["--views", "digits,digits", "--strategy", "standard"],
+    "a2": ["--views", "digits,digits,w-search", "--strategy", "a2"],
 }
 RECIPE = [
+    *("--negatives", "other"),
     *("--method", "simclr", "--backbone", "conv3", "--projector", "128,64"),
     *("--optimizer", "adam", "--lr", "1e-3", "--weight-decay", "1e-5", "--schedule", "constant"),
     *("--batch-size", "256", "--holdout", "4", "--threads", "1"),

@@ -15,8 +15,11 @@ class Progress(Protocol):
     The command line shows it on a terminal or as lines; `Silent` shows nothing.
     """
 
-    def begin(self, label: str, total: int, unit: str) -> None:
-        """Begin work of `total` units; `unit` is their plural, such as "views"."""
+    def begin(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
+        """Begin work of `total` units; `unit` is their plural, such as "views".
+
+        Before more than `settle` of them are done, their rate tells nothing of the time left.
+        """
 
     def advance(self, count: int = 1, **facts: Fact) -> None:
         """Count `count` more units as done; `facts` replace those given before."""
@@ -34,7 +37,7 @@ class Progress(Protocol):
 class Silent:
     """A Progress that shows nothing; the base of those that need only some of the methods."""
 
-    def begin(self, label: str, total: int, unit: str) -> None:
+    def begin(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
         """Show nothing."""
 
     def advance(self, count: int = 1, **facts: Fact) -> None:
@@ -51,9 +54,11 @@ class Silent:
 
 
 @contextmanager
-def tracked(progress: Progress, label: str, total: int, unit: str) -> Iterator[Progress]:
+def tracked(
+    progress: Progress, label: str, total: int, unit: str, *, settle: int = 0
+) -> Iterator[Progress]:
     """Begin work on `progress`, and end it with the block, also if that raises."""
-    progress.begin(label, total, unit)
+    progress.begin(label, total, unit, settle=settle)
     try:
         yield progress
     finally:

@@ -77,7 +77,7 @@ class Report(Silent):
     facts: dict[str, Fact] = field(default_factory=dict)
     ended: bool = False
 
-    def begin(self, label: str, total: int, unit: str) -> None:
+    def begin(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
         assert (label, unit) == ("train", "views")
         self.total = total
 

@@ -194,9 +194,9 @@ class _Clock:
         self.label = ""
         self.times: list[tuple[float, int]] = []
 
-    def begin(self, label: str, total: int, unit: str) -> None:
+    def begin(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
         self.label = label
-        self.progress.begin(label, total, unit)
+        self.progress.begin(label, total, unit, settle=settle)
 
     def advance(self, count: int = 1, **facts: Fact) -> None:
         if self.label == self.view_set:

@@ -237,8 +237,11 @@ def build_shards(
         workers=request.workers,
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
+    # Samples of a pool end together: until each worker's has turned over, no rate is one.
+    pool = plan.generator["args"].get("slots", 0)
+    settle = pool * min(request.workers or len(os.sched_getaffinity(0)), len(missing))
     with (
-        tracked(progress, plan.view_set, samples, "samples"),
+        tracked(progress, plan.view_set, samples, "samples", settle=settle),
         stop_signals_to(job.stop.request),
         threads_restored(torch=bool(plan.weights)),
     ):

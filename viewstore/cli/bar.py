@@ -27,10 +27,17 @@ class _SpeedColumn(ProgressColumn):
         return Text(f"{unit}" if speed is None else f"{unit}  {speed:.1f} {unit}/s")
 
 
+class _TimeLeftColumn(TimeRemainingColumn):
+    """The time left, once more than `settle` units are done."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed > task.fields["settle"] else Text()
+
+
 class Bar:
     """Shows a bar on stderr until its `end`; what is written there meanwhile stands above it."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
         self.facts: dict[str, Fact] = {}
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -38,11 +45,13 @@ class Bar:
             MofNCompleteColumn(),
             _SpeedColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
-            TimeRemainingColumn(),
+            _TimeLeftColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.progress.add_task(escape(label), total=total, unit=escape(unit), facts="")
+        self.task = self.progress.add_task(
+            escape(label), total=total, unit=escape(unit), facts="", settle=settle
+        )
         self.progress.start()
 
     def advance(self, count: int, facts: dict[str, Fact]) -> None:

@@ -18,9 +18,16 @@ RATE_SECONDS = 60.0  # time constant of the moving average behind the rate and t
 
 @dataclass(kw_only=True)
 class Rate:
-    """Units per second, averaged exponentially over RATE_SECONDS, and the time left."""
+    """Units per second, averaged exponentially over RATE_SECONDS, and the time left.
+
+    Attributes:
+        total: Units of the work.
+        settle: Units that come before the rate tells anything of the time left: those of a pool
+            that is worked on together end in a burst after a long wait.
+    """
 
     total: int
+    settle: int = 0
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     per_second: float = 0.0
@@ -38,17 +45,21 @@ class Rate:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until `total`, at the present rate; infinite before the first unit."""
-        return (self.total - self.done) / self.per_second if self.per_second else math.inf
+        """Seconds until `total`, at the present rate; infinite while that tells nothing."""
+        if self.done >= self.total:
+            return 0.0
+        if self.done <= self.settle or not self.per_second:
+            return math.inf
+        return (self.total - self.done) / self.per_second
 
 
 class Lines:
     """Writes a line at the first unit, then one every PLAIN_SECONDS, and one at the last unit."""
 
-    def __init__(self, stream: TextIO, label: str, total: int, unit: str, *, as_json: bool) -> None:
+    def __init__(self, stream: TextIO, label: str, rate: Rate, unit: str, *, as_json: bool) -> None:
         """Begin; each line is JSON if `as_json`, else text."""
         self.stream, self.label, self.unit, self.as_json = stream, label, unit, as_json
-        self.rate = Rate(total=total)
+        self.rate = rate
         self.facts: dict[str, Fact] = {}
         self.written = -math.inf
 

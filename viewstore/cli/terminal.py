@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from viewstore.cli.lines import Lines
+from viewstore.cli.lines import Lines, Rate
 from viewstore.cli.text import escape
 from viewstore.errors import ViewStoreError
 from viewstore.format.records import jsonable
@@ -75,8 +75,11 @@ class Terminal:
         lines += [f"  {name + ':':6} {fact}" for name, fact in facts.items() if fact]
         self._write("\n".join(lines))
 
-    def begin(self, label: str, total: int, unit: str) -> None:
-        """Show progress towards `total` units on stderr, until `end`."""
+    def begin(self, label: str, total: int, unit: str, *, settle: int = 0) -> None:
+        """Show progress towards `total` units on stderr, until `end`.
+
+        The time left is shown once more than `settle` of them are done.
+        """
         form = self.progress_form
         if form == "auto":
             form = "bar" if sys.stderr.isatty() and not self.json else "plain"
@@ -85,9 +88,10 @@ class Terminal:
         if form == "bar":
             from viewstore.cli.bar import Bar
 
-            self._display = Bar(label, total, unit)
+            self._display = Bar(label, total, unit, settle=settle)
         else:
-            self._display = Lines(sys.stderr, label, total, unit, as_json=form == "json")
+            rate = Rate(total=total, settle=settle)
+            self._display = Lines(sys.stderr, label, rate, unit, as_json=form == "json")
 
     def advance(self, count: int = 1, **facts: Fact) -> None:
         """Count `count` more units as done; `facts` replace those shown before."""

@@ -62,6 +62,11 @@ class SetVerdict:
         return rows
 
     @property
+    def good(self) -> int:
+        """Samples whose views are all as they should be."""
+        return self.samples - len(self.failed_rows) - self.missed
+
+    @property
     def missed_share(self) -> float:
         """Share of the samples that have views, of which one missed its goal."""
         return self.missed / max(self.samples - len(self.failed_rows), 1)
@@ -72,7 +77,7 @@ class SetVerdict:
         if not self.goal:
             said = f"{made} of {self.samples} samples have their views"
         else:
-            said = f"{made - self.missed} of {made} samples meet their goal ({self.goal})"
+            said = f"{self.good} of {made} samples meet their goal ({self.goal})"
         failed = len(self.failed_rows)
         return f"{said}; {failed} failed" if failed else said
 
@@ -113,10 +118,9 @@ class Verdict:
         return lines + [f"  to do: {remedy}" for remedy in self.remedies()]
 
     def headline(self) -> str:
-        """Return the verdict as one line, for the top of pictures."""
-        return f"verdict: {self.word}: " + ", ".join(
-            f"{each.view_set}: {each.line()}" for each in self.view_sets
-        )
+        """Return the verdict as one short line, for the top of pictures."""
+        counts = [f"{each.view_set} {each.good} of {each.samples}" for each in self.view_sets]
+        return f"verdict: {self.word} (as wanted: {', '.join(counts)} samples)"
 
     def remedies(self) -> list[str]:
         """Return what to do, each thing once; nothing while too few samples missed to matter."""
@@ -180,11 +184,20 @@ def _ancestry(store: Store, view_set: ViewSet) -> Sequence[ViewSet]:
 
 
 def _judge(view_set: ViewSet) -> SetVerdict:
-    status = view_set.params["status"]
-    worst = status.reshape(len(status), -1).max(axis=1).astype(np.uint8)
+    worst = _worst(view_set)
     rows = np.flatnonzero(worst != Status.NEVER_WRITTEN)
     goal, remedy = _goal(view_set.plan.generator["args"])
     return SetVerdict(view_set.name, worst[rows], rows, goal, remedy)
+
+
+def _worst(view_set: ViewSet) -> NDArray[np.uint8]:
+    """Return the worst status of each sample, [N]; columns are read only where it is not OK."""
+    found = view_set.stats["status"]
+    if found.fill == 0 and found.min == found.max == Status.OK:
+        return np.full(len(view_set), Status.OK, np.uint8)
+    status: NDArray[np.uint8] = view_set.params["status"]
+    worst: NDArray[np.uint8] = status.reshape(len(status), -1).max(axis=1)
+    return worst
 
 
 def _goal(args: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from viewstore.cli import lines
+from viewstore.cli.bar import Bar
 from viewstore.cli.terminal import ProgressForm, Terminal
 from viewstore.progress import tracked
 
@@ -48,6 +50,38 @@ def test_plain_lines_are_for_logs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "samples/s  loss 0.5123" in first
     assert last.startswith("simclr: 4/4 samples  ")
     assert last.endswith("samples/s  loss 0.25")
+
+
+def test_no_time_left_is_shown_before_the_rate_tells_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool of 2 samples: their ends say nothing of the next ones."""
+    monkeypatch.setattr(lines, "PLAIN_SECONDS", 0.0)
+    terminal = Terminal(progress_form="json")
+    with tracked(terminal, "w-search", 4, "samples", settle=2):
+        for _ in range(4):
+            terminal.advance()
+    told = [json.loads(line)["left"] for line in capsys.readouterr().err.splitlines()]
+    assert told[:2] == [None, None]
+    assert told[2] > 0
+    assert told[3] == 0.0
+    plain = Terminal()
+    with tracked(plain, "w-search", 4, "samples", settle=2):
+        for _ in range(3):
+            plain.advance()
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert ("left" in first, "left" in second, "left" in third) == (False, False, True)
+
+
+def test_a_bar_shows_no_time_left_before_it_knows_it() -> None:
+    bar = Bar("w-search", 8, "samples", settle=2)
+    column = bar.progress.columns[-1]
+    (task,) = bar.progress.tasks
+    bar.advance(2, {})
+    assert str(column.render(task)) == ""  # type: ignore[attr-defined]
+    bar.advance(1, {})
+    assert str(column.render(task)) != ""  # type: ignore[attr-defined]
+    bar.end()
 
 
 @pytest.mark.parametrize(("form", "verbosity"), [("off", 0), ("json", -1)])

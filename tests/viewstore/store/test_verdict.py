@@ -64,6 +64,9 @@ def test_views_that_converged_around_bad_anchors_are_not_fit_for_use(blobs: Path
     assert (recon.view_set, recon.missed, recon.samples) == ("recon", 4, 4)
     assert (search.view_set, search.missed, search.samples) == ("w-search", 0, 4)
     assert (verdict.word, verdict.unfit) == ("not fit for use", [recon])
+    assert verdict.headline() == (
+        "verdict: not fit for use (as wanted: recon 0 of 4, w-search 4 of 4 samples)"
+    )
     assert any("viewstore gan train" in line for line in verdict.lines())
 
 
