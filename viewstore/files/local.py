@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.files.blob_cache import BlobCache, Checked
 from viewstore.files.disk import read_limited
 from viewstore.files.maps import map_file, map_npy
@@ -184,6 +184,11 @@ def is_url(path: str | Path) -> bool:
 
 
 def local_path(path: str | Path) -> Path:
-    """Return the folder that a path or a file:// URL names."""
+    """Return the folder that a path or a file:// URL names. Raises ConfigError: it is no URL."""
     text = str(path)
-    return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(path)
+    if not text.startswith("file://"):
+        return Path(path)
+    try:
+        return Path(unquote(urlsplit(text).path))
+    except ValueError as error:
+        raise ConfigError(f"store URL cannot be understood: {error}", where=text) from error

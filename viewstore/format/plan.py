@@ -130,6 +130,9 @@ class Plan:
         """Return the plan in plan.json. Raises FormatError."""
         record = unseal(raw, kind=KIND, form=FORM)
         values = {name: record[name] for name in FORM}
+        for column in values["columns"]:
+            if column["views"] is not None:
+                check_form(column["views"], [int], f"{KIND}.columns.views")
         values["columns"] = tuple(
             Column(
                 **{

@@ -104,7 +104,11 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise FormatError(f"JSON must be at most {MAX_DEPTH} levels deep")
     try:
         value = json.loads(
-            raw, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
+            raw,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_integer,
+            parse_float=_float,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not a JSON record: {error}") from error
@@ -136,6 +140,12 @@ def _constant(text: str) -> float:
 def _integer(text: str) -> int:
     if len(text) > 17 or abs(value := int(text)) > MAX_INTEGER:
         raise FormatError(f"JSON integers must lie within +-(2^53-1), got {text[:24]}")
+    return value
+
+
+def _float(text: str) -> float:
+    if math.isinf(value := float(text)):  # 1e999 has no canonical form to be compared in
+        raise FormatError(f"JSON numbers must be finite, got {text[:24]}")
     return value
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from viewstore.errors import ConfigError
 from viewstore.sources.kinds import KINDS, kind_of
-from viewstore.sources.table import OnError, Source, no_source
+from viewstore.sources.table import OnError, Source, SourceKind, no_source
 
 
 def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fail") -> Source:
@@ -25,8 +25,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
-    kind = kind_of(spec)
     try:
+        kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()
             raise no_source(spec, "it is of no known kind" if exists else "nothing is there")
@@ -38,3 +38,11 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
         fix = f"give {', '.join(spellings[:-1])} or {spellings[-1]}"
         raise error.located(spec, fix=fix) from error
     return source
+
+
+def _kind(spec: str) -> SourceKind | None:
+    try:
+        return kind_of(spec)
+    except (OSError, UnicodeError) as error:  # too long a name, a folder that may not be searched
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise no_source(spec, why or str(error)) from error

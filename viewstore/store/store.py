@@ -48,7 +48,9 @@ class Keys(Sequence[str]):
     def row(self, key: str) -> int:
         """Return the row of a key. Raises ConfigError naming the nearest key."""
         position = bisect.bisect_left(
-            range(len(self._keys)), key.encode(), key=lambda each: self._at(each).encode()
+            range(len(self._keys)),
+            key.encode(errors="surrogateescape"),
+            key=lambda each: self._at(each).encode(),
         )
         if position < len(self._keys) and self._at(position) == key:
             return int(self._order[position])

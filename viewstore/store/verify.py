@@ -14,7 +14,7 @@ from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
@@ -123,6 +123,7 @@ def _view_set(
 ) -> Iterator[Fault]:
     try:
         plan = read_plan(paths)
+        codec = codec_from_plan(plan.codec)
     except ViewStoreError as error:
         yield _fault(name, None, "plan", paths.plan, str(error))
         return
@@ -131,7 +132,6 @@ def _view_set(
     if plan.parent is not None:
         yield from _parent(paths, plan)
     commits = yield from _commits(paths, plan)
-    codec = codec_from_plan(plan.codec)
     published = _published(paths, plan) if entry is not None else set()
     for shard in range(plan.shards):
         commit = commits.get(shard)
@@ -176,6 +176,8 @@ def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int
         path = paths.commit(shard)
         try:
             commit = read_commit(paths, shard)
+            if commit is not None and commit.plan_id == plan.id:
+                check_shard(commit.entry, plan)
         except ViewStoreError as error:
             yield _fault(plan.view_set, shard, "commit", path, str(error))
             continue

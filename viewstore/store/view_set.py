@@ -83,7 +83,12 @@ class ViewSet:
 
     @cached_property
     def index(self) -> Index:
-        return Index.unpack(self._derived("index.json"))
+        try:
+            index = Index.unpack(self._derived("index.json"))
+            index.check(self.plan)
+        except FormatError as error:
+            raise error.located(self.files.where(self.paths.index), fix=self.finalise) from error
+        return index
 
     @property
     def complete(self) -> bool:
