@@ -9,7 +9,7 @@ import cv2
 from viewstore.errors import FormatError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.read.shards import OpenShards
+from viewstore.loaders.read.shards import OpenShards, ShardFile
 from viewstore.loaders.read.stored import Payloads, StoredViews, ViewRequest
 from viewstore.store.view_set import ViewSet
 
@@ -29,10 +29,36 @@ class EncodedViews(StoredViews):
         shard_rows = self.view_set.plan.shard_rows
         for i, (index, row) in enumerate(zip(indices.tolist(), rows.tolist(), strict=True)):
             if index not in request.damaged:
-                began = time.perf_counter()
-                payloads = list(map(files[row // shard_rows].payload, begins[i], sizes[i]))
-                request.fetch_seconds += time.perf_counter() - began
-                self.unpack(request, index, payloads)
+                number = row // shard_rows
+                self._unpack_from(files[number], request, index, begins[i], sizes[i])
+                if index in request.damaged and self._mends(request, index, files, number):
+                    self._unpack_from(files[number], request, index, begins[i], sizes[i])
+
+    def _unpack_from(
+        self,
+        file: ShardFile,
+        request: ViewRequest,
+        index: int,
+        begins: list[int],
+        sizes: list[int],
+    ) -> None:
+        began = time.perf_counter()
+        payloads = list(map(file.payload, begins, sizes))
+        request.fetch_seconds += time.perf_counter() - began
+        self.unpack(request, index, payloads)
+
+    def _mends(
+        self, request: ViewRequest, index: int, files: dict[int, ShardFile], number: int
+    ) -> bool:
+        """Whether a sample that did not decode can be read anew, from a shard fetched again."""
+        try:
+            if not self._renew(files, number):
+                return False
+        except FormatError as error:
+            request.damaged[index] = error
+            return False
+        del request.damaged[index]
+        return True
 
     def unpack(self, request: ViewRequest, index: int, payloads: Payloads) -> None:
         slots = zip(request.out, request.flips, payloads, strict=True)

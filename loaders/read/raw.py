@@ -97,13 +97,13 @@ class RawViews(StoredViews):
             FormatError: The shard is missing or of another length, or a CRC does not match.
         """
         number = rows.start // self.view_set.plan.shard_rows
-        file = self._shards.open(number)
+        files = {number: self._shards.open(number)}
         numbers = np.arange(rows.start, rows.stop)
-        found = self._check({number: file}, numbers, np.zeros((len(rows), 1), np.int64))
+        found = self._check(files, numbers, np.zeros((len(rows), 1), np.int64))
         if found:
             raise found[min(found)]
         first = self.view_set.plan.shard_range(number).start
-        return file.grid(self._strided)[rows.start - first : rows.stop - first]
+        return files[number].grid(self._strided)[rows.start - first : rows.stop - first]
 
     def _check_layout(self) -> None:
         """Raise FormatError unless the index places raw views where the plan says they lie.

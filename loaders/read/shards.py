@@ -58,6 +58,29 @@ class OpenShards:
                     self._files[number] = found
             return found
 
+    def renew(self, number: int, damaged: ShardFile) -> ShardFile | None:
+        """Return a shard to read instead of a `damaged` one: what is kept of it is fetched again.
+
+        Returns:
+            None: the shard is read where it lies, there is no other copy.
+
+        Raises:
+            ViewStoreError: As `open`, or the damaged copy cannot be dropped; the copy is named.
+        """
+        with self._lock:
+            opening = self._opening[number]
+        with opening:
+            found = self._files.get(number)
+            if found is None or found is damaged:  # else another thread was faster
+                shard = self._view_set.shards[number]
+                descriptor = shard.reopen()
+                if descriptor is None:
+                    return None
+                found = ShardFile(descriptor, len(shard.rows), mapped=self._mapped)
+                with self._lock:
+                    self._files[number] = found
+            return found
+
     def divide_cache(self, view_sets: int) -> None:
         """Keep no more open than one of so many view sets may that use one cache."""
         self._limit = self._view_set.most_open(view_sets)

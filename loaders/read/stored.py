@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,10 @@ class StoredViews(ABC):
         request.fetch_seconds += time.perf_counter() - began
         return files
 
-    def _check(self, files: Mapping[int, ShardFile], rows: Rows, members: Rows) -> Damage:
+    def _check(self, files: dict[int, ShardFile], rows: Rows, members: Rows) -> Damage:
         """Compare the CRC of members, [B, n] numbers for [B] rows, as far as `verify` asks for it.
 
+        A shard of `files` whose copy in the cache is damaged is replaced by one fetched again.
         Return the first error of each row, by its index in `rows`.
         """
         if self._checks.verify == "off":
@@ -112,10 +113,17 @@ class StoredViews(ABC):
         damaged: Damage = {}
         for i, slot in np.argwhere(due).tolist():
             row, member, entry = int(rows[i]), int(members[i, slot]), entries[i, slot]
-            file = files.get(row // self.view_set.plan.shard_rows)
-            if file is None:
+            number = row // self.view_set.plan.shard_rows
+            if number not in files:
                 continue
-            found = zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
+            found = _crc32(files[number], entry)
+            if found != entry["crc32"]:
+                try:
+                    if self._renew(files, number):
+                        found = _crc32(files[number], entry)
+                except FormatError as error:
+                    damaged.setdefault(i, error)
+                    continue
             if found == entry["crc32"]:
                 self._checks.passed(int(bits[i, slot]))
                 continue
@@ -124,16 +132,27 @@ class StoredViews(ABC):
             damaged.setdefault(i, self._corrupt(row, member, what))
         return damaged
 
+    def _renew(self, files: dict[int, ShardFile], number: int) -> bool:
+        """Replace a shard of `files` by one fetched again; return False: there is no other copy."""
+        found = self._shards.renew(number, files[number])
+        if found is not None:
+            files[number] = found
+        return found is not None
+
     def _corrupt(self, row: int, member: int, what: str) -> FormatError:
         number = row // self.view_set.plan.shard_rows
         name = self.view_set.plan.members[self._columns[member]]
         return FormatError(
             f"{name} of row {row} of {self.view_set.name}, shard {number}, {what}",
             code="VS203",
-            where=self.view_set.shards[number].where,
+            where=self.view_set.shards[number].origin,
             why="the file was changed after it was written",
             fix=self.view_set.repair(number),
         )
+
+
+def _crc32(file: ShardFile, entry: Any) -> int:  # noqa: ANN401
+    return zlib.crc32(file.payload(int(entry["offset"]), int(entry["size"])))
 
 
 def by_shard(view_set: ViewSet, rows: Rows) -> Iterator[tuple[int, Rows]]:

@@ -17,13 +17,7 @@ from viewstore.files import disk
 from viewstore.files.local import LOCAL
 from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
 from viewstore.format.columns import Column
-from viewstore.format.manifest import (
-    Commit,
-    Index,
-    Manifest,
-    ViewSetEntry,
-    check_shard_entry,
-)
+from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import LARGE_BYTES
@@ -65,6 +59,7 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
             plan = read_plan(paths.view_set(name))
             found = read_commits(paths.view_set(name))
             commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
+            _check(paths.view_set(name), plan, commits)
             before = published.get(name)
             if len(commits) < plan.shards:
                 if before is not None or allow_partial:
@@ -87,6 +82,16 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         return publish(paths, newest, sources_id, entries, complete)
 
 
+def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> None:
+    """Raise FormatError naming a commit that does not have what its plan asks for."""
+    for shard, commit in commits.items():
+        try:
+            check_shard(commit.entry, plan)
+        except FormatError as error:
+            fix = f"viewstore verify {paths.root.parents[1]} --repair"
+            raise error.located(str(paths.commit(shard)), fix=fix) from error
+
+
 def derive(
     paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], published: ViewSetEntry | None
 ) -> ViewSetEntry:
@@ -100,7 +105,7 @@ def derive(
         FormatError: A file of a commit is missing, or has another size.
     """
     for commit in commits.values():
-        check_shard_entry(plan, commit.entry)
+        check_shard(commit.entry, plan)
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)

@@ -104,6 +104,23 @@ class BlobCache:
             self.traffic.opened(sha256, fetched=fetched)
         return descriptor
 
+    def reopen(self, path: Path, size: int, sha256: str) -> int:
+        """Return a descriptor of a file whose bytes were found wrong; a damaged copy is dropped.
+
+        Raises:
+            RemoteError: The server did not give it again; the copy that was dropped is named.
+            FormatError: It gave another file; likewise.
+            UnavailableError: The copy is damaged, and this process may not remove it.
+        """
+        kept = self.disk.holds(sha256)
+        self.disk.drop_if_damaged(sha256)
+        try:
+            return self.open(path, size, sha256)
+        except ViewStoreError as error:
+            if kept:
+                error.why = f"{error.why or error}; its copy {self.disk.path_of(sha256)} is damaged"
+            raise
+
     def part(self, path: Path, start: int, stop: int, check: Callable[[bytes], Checked]) -> Checked:
         """Return `check` of bytes [start, stop) of a blob, which do not go to the cache.
 

@@ -76,7 +76,8 @@ class Cache:
             FormatError: Every download had other bytes.
             UnavailableError: The cache cannot be written.
         """
-        descriptor = self._open(sha256, size)
+        with self._usable(self.path_of(sha256)):
+            descriptor = self._open(sha256, size)
         if descriptor is not None:
             return descriptor
         if size <= self.settings.limit_bytes:
@@ -85,9 +86,28 @@ class Cache:
                 return descriptor
         return self._stream(sha256, size, download, where)
 
+    def drop_if_damaged(self, sha256: str) -> None:
+        """Drop a file that has not the bytes of its name any more, whoever checked it before.
+
+        Raises:
+            UnavailableError: It is damaged, and this process may not remove it.
+        """
+        path = self.path_of(sha256)
+        with self._usable(path):
+            if self.holds(sha256) and not _is_right(path, sha256):
+                with self._locked(sha256[:3]):
+                    if not _is_right(path, sha256):  # another process may have mended it
+                        self._evict(path)
+
+    def path_of(self, sha256: str) -> Path:
+        """Return where the file lies if it is here."""
+        return self._directory("obj") / sha256
+
     def holds(self, sha256: str) -> bool:
-        """Whether the file is here now."""
-        return self._object(sha256).exists()
+        """Whether the file is here now, and this process may look at it."""
+        with contextlib.suppress(OSError):
+            return self.path_of(sha256).exists()
+        return False
 
     @property
     def keeps(self) -> bool:
@@ -110,36 +130,45 @@ class Cache:
     def _fill_from(self, sha256: str, size: int, download: Download, where: str) -> int | None:
         """Download into the cache; None if it does not fit there, or on the disk."""
         try:
-            self._make_folders()
-            with self._locked(sha256[:3]):
-                descriptor = self._open(sha256, size)  # another process may be faster
-                if descriptor is not None:
-                    return descriptor
-                reserved = self._reserve(sha256, size)
-                if reserved is None:
-                    return None
-                return self._fill(*reserved, sha256, size, download, where)
+            with self._usable(None):
+                self._make_folders()
+                with self._locked(sha256[:3]):
+                    descriptor = self._open(sha256, size)  # another process may be faster
+                    if descriptor is not None:
+                        return descriptor
+                    reserved = self._reserve(sha256, size)
+                    if reserved is None:
+                        return None
+                    return self._fill(*reserved, sha256, size, download, where)
+        except OSError as error:  # there is no space
+            self._warn(str(error.strerror))
+            return None
+
+    @contextlib.contextmanager
+    def _usable(self, path: Path | None) -> Iterator[None]:
+        """Raise UnavailableError where the system refuses anything but space; it names `path`."""
+        try:
+            yield
         except OSError as error:
             if error.errno in FULL:
-                self._warn(str(error.strerror))
-                return None
+                raise
             raise UnavailableError(
                 f"cache cannot be used: {error.strerror}",
                 code="VS302",
-                where=str(error.filename or self.settings.directory),
+                where=str(path or error.filename or self.settings.directory),
                 fix="name another directory in VIEWSTORE_CACHE__DIRECTORY",
             ) from error
 
     def _open(self, sha256: str, size: int) -> int | None:
         """Open a file of the cache whose bytes were checked since this boot of the machine."""
-        path = self._object(sha256)
+        path = self.path_of(sha256)
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             if os.fstat(descriptor).st_size != size or not self._trusted(sha256, descriptor):
-                disk.unlink(path)
+                self._evict(path)
                 os.close(descriptor)
                 return None
             with contextlib.suppress(OSError):  # evicted, or a cache that others own
@@ -160,7 +189,8 @@ class Cache:
                 file.seek(0)
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     return False
-            self._trust(sha256)
+            with contextlib.suppress(OSError):  # a cache that others own: once a process
+                self._trust(sha256)
         self._checked.add(sha256)
         return True
 
@@ -188,7 +218,7 @@ class Cache:
                 self._warn(f"no room for {size} bytes: others download into it")
                 return None
             for victim in victims:
-                self._evict(victim)
+                self._evict(victim.path)
             while True:
                 try:
                     return path, disk.reserve(path, size)
@@ -199,7 +229,7 @@ class Cache:
                     if not rest:
                         self._warn(f"{error.strerror}")
                         return None
-                    self._evict(rest[0])
+                    self._evict(rest[0].path)
 
     def _fill(
         self, path: Path, descriptor: int, sha256: str, size: int, download: Download, where: str
@@ -211,7 +241,7 @@ class Cache:
             disk.sync(descriptor)
             self._trust(sha256)
             found = os.open(path, os.O_RDONLY)
-            disk.rename(path, self._object(sha256))
+            disk.rename(path, self.path_of(sha256))
         except BaseException:
             disk.unlink(path)
             raise
@@ -252,9 +282,9 @@ class Cache:
     def _eviction(self) -> Eviction:
         return Eviction(self.settings, self.ranks)
 
-    def _evict(self, victim: CachedFile) -> None:
-        disk.unlink(victim.path)
-        self._checked.discard(victim.path.name)
+    def _evict(self, path: Path) -> None:
+        disk.unlink(path)
+        self._checked.discard(path.name)
 
     def _listed(self) -> tuple[list[Reserved], list[CachedFile]]:
         """Return downloads under way, and files.
@@ -325,12 +355,17 @@ class Cache:
     def _directory(self, name: str) -> Path:
         return self.settings.directory / name
 
-    def _object(self, sha256: str) -> Path:
-        return self._directory("obj") / sha256
-
     def _mark(self, sha256: str) -> Path:
         """Return the file that exists once the bytes were checked since this boot."""
         return self._directory("seen") / f"{socket.gethostname()}.{boot_id()}" / sha256
+
+
+def _is_right(path: Path, sha256: str) -> bool:
+    """Whether a file has this sha256; one that is not there is not wrong."""
+    try:
+        return disk.sha256_of(path) == sha256
+    except FileNotFoundError:
+        return True
 
 
 def _write_checked(descriptor: int, sha256: str, size: int, chunks: Iterator[bytes]) -> None:

@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.files.blob_cache import BlobCache, Checked
 from viewstore.files.disk import read_limited
-from viewstore.files.maps import map_npy
+from viewstore.files.maps import map_file, map_npy
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
 SCHEME = re.compile(r"[a-z][a-z0-9+.:-]+://", re.IGNORECASE)
@@ -59,6 +59,20 @@ class Files(Protocol):
         Raises:
             FormatError: The file is missing, or not what its commit says.
         """
+
+    def reopen(self, path: Path, size: int, sha256: str) -> int | None:
+        """Return a descriptor of a blob that was found damaged, if there is another one to read.
+
+        Returns:
+            None: the file is read where it lies. Else what was kept of it on this machine was
+            compared with its sha256, dropped if it differs, and fetched again.
+
+        Raises:
+            ViewStoreError: As `open`, or the damaged copy cannot be dropped; the copy is named.
+        """
+
+    def origin(self, path: Path, sha256: str) -> str:
+        """Return the path or URL of a blob, and its copy on this machine if that was read."""
 
     def where(self, path: Path) -> str:
         """Return the path or URL of a file, for messages."""
@@ -99,6 +113,12 @@ class LocalFiles:
             raise FormatError(f"is {'shorter' if found < size else 'longer'} than its commit says")
         return descriptor
 
+    def reopen(self, path: Path, size: int, sha256: str) -> int | None:
+        return None
+
+    def origin(self, path: Path, sha256: str) -> str:
+        return str(path)
+
     def where(self, path: Path) -> str:
         return str(path)
 
@@ -112,13 +132,43 @@ def whole_file(files: Files, path: Path, size: int, sha256: str) -> bytes:
     Raises:
         FormatError: The file is missing, or has another size or sha256; it is named.
     """
+    check = partial(matching, size=size, sha256=sha256)
     if files.cache is None or size < CACHED_BYTES:
-        return files.record(path, size, partial(matching, size=size, sha256=sha256))
-    with os.fdopen(files.open(path, size, sha256), "rb") as file:
-        return file.read()
+        return bytes(files.record(path, size, check))
+    return bytes(checked_blob(files, path, size, sha256, check))
 
 
-def matching(data: bytes, *, size: int, sha256: str) -> bytes:
+def checked_blob(
+    files: Files, path: Path, size: int, sha256: str, check: Callable[[memoryview], Checked]
+) -> Checked:
+    """Return `check` of the mapped bytes of a blob; what it refuses is read anew if it was kept.
+
+    Raises:
+        FormatError: It was refused each time; the file is named, and its copy here.
+        RemoteError: The remote store did not give it.
+    """
+    data = mapped(files.open(path, size, sha256)).data
+    try:
+        return check(data)
+    except FormatError:
+        descriptor = files.reopen(path, size, sha256)
+        if descriptor is None:
+            raise
+    try:
+        return check(mapped(descriptor).data)
+    except FormatError as error:
+        raise error.located(files.origin(path, sha256)) from error
+
+
+def mapped(descriptor: int) -> NDArray[np.uint8]:
+    """Return the bytes of an open file, uint8 [size], read-only; the file is closed."""
+    try:
+        return map_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def matching(data: bytes | memoryview, *, size: int, sha256: str) -> bytes | memoryview:
     """Return `data`. Raises FormatError unless it has this size and sha256."""
     if len(data) != size:
         raise FormatError(f"file must have {size} bytes, got {len(data)}")
@@ -134,6 +184,11 @@ def is_url(path: str | Path) -> bool:
 
 
 def local_path(path: str | Path) -> Path:
-    """Return the folder that a path or a file:// URL names."""
+    """Return the folder that a path or a file:// URL names. Raises ConfigError: it is no URL."""
     text = str(path)
-    return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(path)
+    if not text.startswith("file://"):
+        return Path(path)
+    try:
+        return Path(unquote(urlsplit(text).path))
+    except ValueError as error:
+        raise ConfigError(f"store URL cannot be understood: {error}", where=text) from error

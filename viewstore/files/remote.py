@@ -49,6 +49,14 @@ class RemoteFiles:
     def open(self, path: Path, size: int, sha256: str) -> int:
         return self.cache.open(path, size, sha256)
 
+    def reopen(self, path: Path, size: int, sha256: str) -> int | None:
+        return self.cache.reopen(path, size, sha256)
+
+    def origin(self, path: Path, sha256: str) -> str:
+        copy = self.cache.disk.path_of(sha256)
+        read = f", read from {copy}" if self.cache.holds(sha256) else ""
+        return f"{self.where(path)}{read}"
+
     def where(self, path: Path) -> str:
         return self.url if path == Path() else self.cache.fetcher.where(path.as_posix())
 

@@ -177,7 +177,7 @@ def _unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
         end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
-        about: dict[str, str] = json.loads(data[LENGTH_BYTES:end]).get("__metadata__", {})
+        about: dict[str, str] = json.loads(data[LENGTH_BYTES:end]).get("__metadata__") or {}
     except Exception as error:  # a file must not be able to choose what its reader raises
         raise CheckpointError(f"not a safetensors file: {error}") from error
     return tensors, about

@@ -41,7 +41,10 @@ def connect(url: str, retry: Retry) -> Transport:
         ConfigError: The URL has another form than a store's.
         UnavailableError: The package that speaks its scheme is not installed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"store URL cannot be understood: {error}", where=url) from error
     chained = "::" in url or parts.scheme == "pipe"
     if chained or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigError(

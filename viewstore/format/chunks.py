@@ -42,10 +42,10 @@ def with_checksum(payload: bytes) -> bytes:
 
 
 def without_checksum(raw: bytes | memoryview, what: str) -> memoryview:
-    """Return the payload before a CRC-32C. Raises FormatError: it does not match."""
+    """Return the payload before a CRC-32C. Raises FormatError: it does not match, or is cut."""
     view = memoryview(raw)
     if len(view) < CRC_BYTES:
-        raise FormatError(f"{what} has {len(view)} bytes, fewer than its CRC-32C")
+        raise FormatError(f"{what} must end in {CRC_BYTES} bytes of CRC-32C, got {len(view)} bytes")
     payload, stored = view[:-CRC_BYTES], view[-CRC_BYTES:]
     if google_crc32c.value(bytes(payload)) != int.from_bytes(stored, "little"):
         raise FormatError(f"{what} does not match its CRC-32C")
@@ -116,9 +116,11 @@ def unpack_params(
     chunks = [view[p["offset"] : int(p["offset"]) + int(p["size"])] for p in parts]
     index = without_checksum(chunks[0], "member index")
     if len(index) % MEMBER_DTYPE.itemsize:
-        raise FormatError(f"member index has {len(index)} bytes, no whole number of members")
-    members = np.frombuffer(index, MEMBER_DTYPE)
-    return members, dict(zip(sorted(names), chunks[1:], strict=True))
+        raise FormatError(
+            f"member index must have whole entries of {MEMBER_DTYPE.itemsize} bytes, "
+            f"got {len(index)} bytes"
+        )
+    return np.frombuffer(index, MEMBER_DTYPE), dict(zip(sorted(names), chunks[1:], strict=True))
 
 
 def chunk_key(column: Column, shard: int) -> str:

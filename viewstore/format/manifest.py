@@ -22,6 +22,7 @@ MANIFEST_KIND = "viewstore-manifest"
 INDEX_KIND = "viewstore-index"
 SHARD_SUFFIX = ".tar"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+ATTEMPT = re.compile(r"[0-9A-Za-z-]{1,64}")
 ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
 DERIVED_NAME = re.compile(
     rf"index\.json|index/members\.npy|stats\.json|params\.zarr/({COLUMN_NAME.pattern}/)?zarr\.json"
@@ -118,18 +119,23 @@ class ShardEntry:
         return cls(shard=value["shard"], rows=value["rows"], files=files, columns=columns)
 
 
-def check_shard_entry(plan: Plan, entry: ShardEntry) -> None:
-    """Raise FormatError unless an entry has the rows, files and columns that a plan asks for."""
-    apart = [f"column:{column.name}" for column in plan.columns if not column.pack]
-    packed = [column.name for column in plan.columns if column.pack]
-    what = f"entry of shard {entry.shard}"
-    if not 0 <= entry.shard < plan.shards or entry.rows != len(plan.shard_range(entry.shard)):
-        raise FormatError(f"{what} has {entry.rows} rows, which its plan does not")
-    roles = ["views", "params", *apart]
-    if sorted(blob.role for blob in entry.files) != sorted(roles):
-        raise FormatError(f"{what} must name one file each for {', '.join(roles)}")
-    if sorted(entry.columns) != packed:
-        raise FormatError(f"{what} must name the columns {', '.join(packed)}")
+def check_shard(entry: ShardEntry, plan: Plan) -> None:
+    """Raise FormatError unless an entry has the shard, rows, files and columns of its plan."""
+    shard = entry.shard
+    if shard >= plan.shards or entry.rows != len(plan.shard_range(shard)):
+        raise FormatError(f"entry of shard {shard} has {entry.rows} rows, not those of its plan")
+    packed = {column.name: column for column in plan.columns if column.pack}
+    roles = ["params", "views", *(f"column:{c.name}" for c in plan.columns if not c.pack)]
+    found = [blob.role for blob in entry.files]
+    if sorted(found) != sorted(roles):
+        raise FormatError(f"entry of shard {shard} must name files for {roles}, got {found}")
+    if differing := sorted(set(packed) ^ set(entry.columns)):
+        raise FormatError(f"entry of shard {shard} has other columns than its plan: {differing[0]}")
+    for name, (offset, size, sha256) in entry.columns.items():
+        if not SHA256.fullmatch(sha256) or not 0 <= offset <= offset + size:
+            raise FormatError(f"entry of shard {shard} has no place or no sha256 for column {name}")
+        if offset + size > entry.file("params").bytes:
+            raise FormatError(f"entry of shard {shard} places column {name} behind its pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +160,8 @@ class Commit:
         """Return the commit in a record. Raises FormatError."""
         record = unseal(raw, kind=COMMIT_KIND, form={**COMMIT_OWN_FORM, **ENTRY_FORM})
         own = {key: record[key] for key in COMMIT_OWN_FORM}
+        if not ATTEMPT.fullmatch(own["attempt"]):  # a withdrawn record is named after it
+            raise FormatError(f"commit must not have the attempt {own['attempt'][:80]!r}")
         return cls(entry=ShardEntry.from_json(record), **own)
 
 
@@ -301,6 +309,16 @@ class Index:
             strided=strided_layout(plan.members, plan.json_bytes, shape),
             shards=tuple(commit.entry for _, commit in sorted(commits.items())),
         )
+
+    def check(self, plan: Plan) -> None:
+        """Raise FormatError unless this is an index of shards of `plan`, each once, in order."""
+        numbers = [entry.shard for entry in self.shards]
+        if numbers != sorted(set(numbers)) or self.complete != (len(numbers) == plan.shards):
+            raise FormatError(f"index of {plan.view_set} must name each shard once, in order")
+        if (self.rows, self.members, self.plan_id) != (plan.rows, plan.members, plan.id):
+            raise FormatError(f"index of {plan.view_set} has other rows or members than its plan")
+        for entry in self.shards:
+            check_shard(entry, plan)
 
     def pack(self) -> bytes:
         """Return the bytes of index.json."""

@@ -144,8 +144,7 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
+    if math.isinf(value := float(text)):  # 1e999 has no canonical form to be compared in
         raise FormatError(f"JSON numbers must be finite, got {text[:24]}")
     return value
 

@@ -34,8 +34,6 @@ DIGITS = "digits"
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
 LABEL_NAMES = ("labels", "label", "y", "y_train", "targets", "target", "arr_1")
 NPZ_ARRAY_BYTES = 16 << 30
-# Encrypted members and unknown compression are RuntimeError and NotImplementedError.
-_UNREADABLE_ZIP = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,11 @@ def _npz(path: Path) -> Arrays:
             label_name = next((name for name in LABEL_NAMES if name in names), None)
             labels = None if label_name is None else _read_npy(archive, label_name)
         sha256, size = disk.sha256_of(path), path.stat().st_size
-    except _UNREADABLE_ZIP as error:
-        raise FormatError(f"npz cannot be read: {error}") from error
+    except FormatError:
+        raise
+    except Exception as error:  # foreign parsers on hostile bytes may raise anything
+        why = error if str(error) else type(error).__name__
+        raise FormatError(f"npz cannot be read: {why}") from error
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)
@@ -150,8 +151,14 @@ def _npz_labels(
             f"{list(labels.shape)}"
         )
     reader = LabelReader()
-    values = labels.reshape(-1).tolist()
-    found = [reader.text(v.encode()) if isinstance(v, str) else reader.value(v) for v in values]
+    try:
+        values = labels.reshape(-1).tolist()
+    except SystemError as error:  # numpy checks no letter, and CPython refuses those beyond Unicode
+        raise FormatError(f"npz labels must be Unicode: {error}") from error
+    found = [
+        reader.text(v.encode("utf-8", "surrogatepass")) if isinstance(v, str) else reader.value(v)
+        for v in values
+    ]
     if reader.unread:
         raise FormatError(
             f"npz labels must be whole numbers in [-1, 2^31) or words, got {reader.example}"

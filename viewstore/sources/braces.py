@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from viewstore.errors import ConfigError
 
 MOST_PATHS = 1_000_000
+MOST_LETTERS = 256 << 20
+MOST_BRACES = 100  # each takes a level of the stack
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -15,14 +17,28 @@ def expand_braces(spec: str) -> list[str]:
     """Return the texts that a brace pattern stands for, in the order in which a shell gives them.
 
     Raises:
-        ConfigError: A range does not ascend, or there would be more than a million texts.
+        ConfigError: A range does not ascend, there would be more than a million texts or more
+            than 256 MiB of them, or there are over a hundred braces.
     """
-    found = []
-    for text in _expand(spec):
-        found.append(text)
-        if len(found) > MOST_PATHS:
-            raise ConfigError(f"brace pattern {spec} must stand for at most 10^6 files")
-    return found
+    if spec.count("{") > MOST_BRACES:
+        raise ConfigError(f"brace pattern {_short(spec)} must have at most {MOST_BRACES} braces")
+    count = _count(spec)
+    if count > MOST_PATHS or count * len(spec) > MOST_LETTERS:
+        raise ConfigError(f"brace pattern {_short(spec)} must stand for at most 10^6 files")
+    return list(_expand(spec))
+
+
+def _count(text: str) -> int:
+    """Return how many texts a pattern stands for, without making them."""
+    parts = _split(text)
+    if parts is None:
+        return 1
+    _, choices, after = parts
+    return sum(map(_count, choices)) * _count(after)
+
+
+def _short(spec: str) -> str:
+    return spec if len(spec) <= 100 else f"{spec[:100]}..."
 
 
 def _expand(text: str) -> Iterator[str]:
@@ -63,5 +79,5 @@ def _numbers(text: str) -> list[str]:
     first, last = numbers[1], numbers[2]
     count = int(last) - int(first) + 1 if len(last) < 20 else 0
     if not 0 < count <= MOST_PATHS:
-        raise ConfigError(f"brace range {{{text}}} must ascend, over at most 10^6 numbers")
+        raise ConfigError(f"brace range {{{_short(text)}}} must ascend, over at most 10^6 numbers")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]

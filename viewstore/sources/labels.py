@@ -48,7 +48,9 @@ class LabelReader:
             value = value.get("label", value.get("cls"))
         if value is None:
             return -1
-        return self.text(value.encode()) if isinstance(value, str) else self.value(value)
+        if isinstance(value, str):  # half a surrogate pair becomes what is no UTF-8
+            return self.text(value.encode("utf-8", "surrogatepass"))
+        return self.value(value)
 
     def value(self, value: object) -> Label:
         """Return a number as a label; -1 if it is none that a label can be."""

@@ -26,8 +26,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
-    kind = kind_of(spec)
     try:
+        kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()
             raise no_source(spec, "it is of no known kind" if exists else "nothing is there")
@@ -46,3 +46,11 @@ def absolute(spec: str, kind: SourceKind) -> str:
     if kind.files(spec) == [spec] or spec.startswith("{"):  # {/a,/b}.tar has its paths within
         return spec
     return str(Path(spec).absolute())
+
+
+def _kind(spec: str) -> SourceKind | None:
+    try:
+        return kind_of(spec)
+    except (OSError, UnicodeError) as error:  # too long a name, a folder that may not be searched
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise no_source(spec, why or str(error)) from error

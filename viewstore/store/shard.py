@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,14 +37,25 @@ class Shard:
                 of it would end the process.
             RemoteError: The remote store did not give it.
         """
-        try:
+        with self._named():
             return self.files.open(self.path, self.blob.bytes, self.blob.sha256)
+
+    def reopen(self) -> int | None:
+        """Return a descriptor of the file whose bytes were found wrong, as `Files.reopen`."""
+        with self._named():
+            return self.files.reopen(self.path, self.blob.bytes, self.blob.sha256)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raise the FormatError of a block as one of this shard."""
+        try:
+            yield
         except FormatError as error:
             raise FormatError(
                 f"shard {self.entry.shard} of {self.folder.name} {error}",
                 code="VS203",
                 where=f"{self.where}: expected {self.blob.bytes} bytes",
-                why="the file was changed after it was written; its sha256 cannot match",
+                why=error.why or "it was changed after it was written; its sha256 cannot match",
                 fix=self.repair,
             ) from error
 
@@ -60,6 +73,11 @@ class Shard:
     def where(self) -> str:
         """Path or URL of that file."""
         return self.files.where(self.path)
+
+    @property
+    def origin(self) -> str:
+        """Path or URL of that file, and its copy in the cache if that was read."""
+        return self.files.origin(self.path, self.blob.sha256)
 
     @property
     def repair(self) -> str:

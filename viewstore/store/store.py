@@ -81,7 +81,9 @@ class Keys(Sequence[str]):
     def _position(self, key: str) -> int:
         """Return where a key stands, or would stand, in the order of the keys' bytes."""
         return bisect.bisect_left(
-            range(len(self)), key.encode(), key=lambda each: self._at(each).encode()
+            range(len(self)),
+            key.encode(errors="surrogateescape"),
+            key=lambda each: self._at(each).encode(),
         )
 
     def _is_at(self, position: int, key: str) -> bool:

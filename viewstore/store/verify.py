@@ -14,14 +14,7 @@ from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import (
-    BlobRecord,
-    Commit,
-    Index,
-    Manifest,
-    ViewSetEntry,
-    check_shard_entry,
-)
+from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
@@ -201,7 +194,7 @@ def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int
             yield _fault(plan.view_set, shard, "commit", path, "it belongs to another plan")
             continue
         try:
-            check_shard_entry(plan, commit.entry)
+            check_shard(commit.entry, plan)
             commits[shard] = commit
         except FormatError as error:
             yield _fault(plan.view_set, shard, "commit", path, str(error))

@@ -83,6 +83,10 @@ def _view_set(
     if isinstance(view_set, FileFault):
         yield _fault(files, name, None, paths.plan, view_set, kind="plan")
         return
+    codec = _attempt(lambda: view_set.codec)
+    if isinstance(codec, FileFault):
+        yield _fault(files, name, None, paths.plan, codec, kind="plan")
+        return
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
         found = _attempt(partial(whole_file, files, path, size, sha256))
@@ -90,7 +94,11 @@ def _view_set(
             yield _fault(files, name, None, path, found, kind="derived")
             if path == paths.index:  # which alone says what the shards are
                 return
-    for shard in view_set.index.shards:
+    index = _attempt(lambda: view_set.index)
+    if isinstance(index, FileFault):  # the manifest names it, and it does not fit the plan
+        yield _fault(files, name, None, paths.index, index, kind="derived")
+        return
+    for shard in index.shards:
         yield from _shard(files, view_set, shard, level)
         if level != "quick":
             yield from _chunks(files, view_set, shard)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -12,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import FormatError, counted
-from viewstore.files.local import LOCAL, Files, matching, whole_file
-from viewstore.files.maps import map_file
+from viewstore.files.local import LOCAL, Files, checked_blob, mapped, matching, whole_file
 from viewstore.format.columns import Column
-from viewstore.format.manifest import BlobRecord, Index, ViewSetEntry
+from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
@@ -103,7 +101,12 @@ class ViewSet:
 
     @cached_property
     def index(self) -> Index:
-        return Index.unpack(self._derived("index.json"))
+        try:
+            index = Index.unpack(self._derived("index.json"))
+            index.check(self.plan)
+        except FormatError as error:
+            raise error.located(self.files.where(self.paths.index), fix=self.finalise) from error
+        return index
 
     @property
     def complete(self) -> bool:
@@ -254,6 +257,14 @@ class ViewSet:
         if number not in self.shards:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
         data = self._map(number)
+        try:
+            return self._payloads(row, number, data)
+        except FormatError:
+            if not self._map_again(number):
+                raise
+        return self._payloads(row, number, self._map(number))
+
+    def _payloads(self, row: int, number: int, data: NDArray[np.uint8]) -> dict[str, bytes]:
         payloads = {}
         for extension, member in zip(self.plan.members, self.members[row], strict=True):
             begin, size = int(member["offset"]), int(member["size"])
@@ -262,7 +273,7 @@ class ViewSet:
                 raise FormatError(
                     f"{extension} of row {row} of {self.name} does not match its CRC-32",
                     code="VS203",
-                    where=self.shards[number].where,
+                    where=self.shards[number].origin,
                     fix=self.repair(number),
                 )
             payloads[extension] = payload
@@ -272,33 +283,43 @@ class ViewSet:
         if number not in self._maps:
             while len(self._maps) >= self.most_open():
                 del self._maps[next(iter(self._maps))]
-            descriptor = self.shards[number].open()
-            try:
-                self._maps[number] = map_file(descriptor)
-            finally:
-                os.close(descriptor)
+            self._maps[number] = mapped(self.shards[number].open())
         return self._maps[number]
+
+    def _map_again(self, number: int) -> bool:
+        """Map a damaged shard anew; return False: it lies here, there is no other copy."""
+        descriptor = self.shards[number].reopen()
+        if descriptor is None:
+            return False
+        self._maps[number] = mapped(descriptor)
+        return True
 
     def _chunk(self, column: Column, number: int) -> memoryview:
         """Return the chunk of a column out of the blob that carries it."""
         entry = self.shards[number].entry
-        if column.name not in entry.columns:
-            return self._blob(entry.file(f"column:{column.name}"))
-        begin, size, sha256 = entry.columns[column.name]
-        pack = entry.file("params")
+        packed = entry.columns.get(column.name)
+        blob = entry.file("params" if packed else f"column:{column.name}")
+        begin, size, sha256 = packed or (0, blob.bytes, blob.sha256)
+        path, check = self.paths.root / blob.name, partial(matching, size=size, sha256=sha256)
         cache = self.files.cache
-        if cache is None or cache.keeps or cache.holds(pack.sha256):
-            return self._blob(pack)[begin : begin + size]
-        path = self.paths.root / pack.name
-        check = partial(matching, size=size, sha256=sha256)
-        return memoryview(cache.part(path, begin, begin + size, check))
-
-    def _blob(self, blob: BlobRecord) -> memoryview:
-        descriptor = self.files.open(self.paths.root / blob.name, blob.bytes, blob.sha256)
         try:
-            return map_file(descriptor).data
-        finally:
-            os.close(descriptor)
+            if packed and not (cache is None or cache.keeps or cache.holds(blob.sha256)):
+                return memoryview(cache.part(path, begin, begin + size, check))
+            return checked_blob(
+                self.files,
+                path,
+                blob.bytes,
+                blob.sha256,
+                lambda data: memoryview(check(data[begin : begin + size])),
+            )
+        except FormatError as error:
+            raise FormatError(
+                f"column {column.name} of shard {number} of {self.name} is damaged",
+                code="VS203",
+                where=error.where,
+                why=error.why or str(error),
+                fix=self.repair(number),
+            ) from error
 
     def _derived(self, name: str) -> bytes:
         """Return a derived file. Raises FormatError: it is not the one the manifest names."""

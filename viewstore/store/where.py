@@ -111,8 +111,12 @@ def parse(text: str) -> Expr:
     Raises:
         ConfigError: It is none, or too large; the position in the text is named.
     """
-    if len(text.encode()) > MAX_BYTES:
-        raise ConfigError(f"where must have at most {MAX_BYTES} bytes, got {len(text.encode())}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:  # a terminal of another encoding
+        raise error_at("must be UTF-8", text.encode(errors="replace").decode(), 0) from error
+    if size > MAX_BYTES:
+        raise ConfigError(f"where must have at most {MAX_BYTES} bytes, got {size}")
     return _Parser(text).whole()
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,6 @@ from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.progress import Silent
-from viewstore.sources.table import Source
 from viewstore.store.verify import verify
 
 
