@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.files.local import LOCAL, Files, matching, whole_file
 from viewstore.files.maps import map_file
 from viewstore.format.columns import Column
@@ -47,6 +49,16 @@ class ViewSet:
                 where=files.where(paths.plan),
             )
         self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open or derived: it is read again where it is needed."""
+        derived = {n for n, each in vars(type(self)).items() if isinstance(each, cached_property)}
+        left_out = derived | {"_maps", "_lock"}
+        return {name: each for name, each in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _maps={}, _lock=threading.Lock())
 
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
@@ -143,13 +155,29 @@ class ViewSet:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """Return the views of a row, uint8 [V, H, W, C].
+    def __getitem__(self, row: int | slice) -> NDArray[np.uint8]:
+        """Return the views of a row, uint8 [V, H, W, C], or of a slice of rows, [n, V, H, W, C].
 
         Raises:
             IndexError: There is no such row.
+            ConfigError: It is neither a row number nor a slice.
             FormatError: The row's shard is absent, or its bytes differ from their CRC.
         """
+        if isinstance(row, slice):
+            rows = range(len(self))[row]
+            found = np.empty(
+                (len(rows), self.num_views, self.height, self.width, self.channels), np.uint8
+            )
+            for place, each in enumerate(rows):
+                found[place] = self[each]
+            return found
+        try:
+            row = operator.index(row)
+        except TypeError:
+            raise ConfigError(
+                f"views are read by row number or slice of them, got {row!r}",
+                fix="store.keys.row(key) is the row of a key",
+            ) from None
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
@@ -236,15 +264,21 @@ class ViewSet:
         return payloads
 
     def _map(self, number: int) -> NDArray[np.uint8]:
-        if number not in self._maps:
+        """Return the bytes of a shard, mapped; threads may read what another one has let go of."""
+        with self._lock:
+            found = self._maps.get(number)
+        if found is not None:
+            return found
+        descriptor = self.shards[number].open()
+        try:
+            found = map_file(descriptor)
+        finally:
+            os.close(descriptor)
+        with self._lock:
             while len(self._maps) >= self.most_open():
                 del self._maps[next(iter(self._maps))]
-            descriptor = self.shards[number].open()
-            try:
-                self._maps[number] = map_file(descriptor)
-            finally:
-                os.close(descriptor)
-        return self._maps[number]
+            self._maps[number] = found
+        return found
 
     def _chunk(self, column: Column, number: int) -> memoryview:
         """Return the chunk of a column out of the blob that carries it."""
