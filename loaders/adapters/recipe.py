@@ -75,12 +75,13 @@ class Recipe:
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_rank()  # a spawned worker process will not know
-        locations = [(s.location, _file_settings(s)) for s in self._stores]
+        locations = [(s.location, _file_settings(s), s.store_id) for s in self._stores]
         return {**self.__dict__, "_stores": locations, "_loader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._stores = [open_store(place, **settings) for place, settings in state["_stores"]]
+        # The id says which store was sent; what must be the same is compared by `loader`.
+        self._stores = [open_store(place, **settings) for place, settings, _ in state["_stores"]]
 
 
 def _shown(loader: ViewLoader) -> tuple[Any, ...]:
