@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.maker import BatchMaker
 from viewstore.loaders.batches.several import SeveralMaker
@@ -89,11 +91,17 @@ class Assembly:
 
     def order(self, seed: int) -> Order:
         """Return the order of a seed."""
+        (first, *_) = self.stores
+        shard_rows = first.store.shard_rows
+        sizes = None
+        if first.selected is not None and self.rates is None:
+            sizes = np.unique(first.selected // shard_rows, return_counts=True)[1]
         return Order(
             shuffle=self.settings.shuffle,
             num_rows=self.cut.num_rows,
             seed=seed,
-            shard_rows=self.stores[0].store.shard_rows,
+            shard_rows=shard_rows,
+            shard_sizes=sizes,
         )
 
     def run(self, seed: int) -> Run:

@@ -75,14 +75,15 @@ class Recipe:
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_rank()  # a spawned worker process will not know
-        locations = [(s.location, _file_settings(s), s.moved_to) for s in self._stores]
+        locations = [(s.location, _file_settings(s), s.store_id, s.moved_to) for s in self._stores]
         return {**self.__dict__, "_stores": locations, "_loader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        # The id says which store was sent; what must be the same is compared by `loader`.
         self._stores = [
-            open_store(location, source=moved_to, **settings)
-            for location, settings, moved_to in state["_stores"]
+            open_store(place, source=moved_to, **settings)
+            for place, settings, _, moved_to in state["_stores"]
         ]
 
 

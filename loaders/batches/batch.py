@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError
@@ -19,7 +20,7 @@ LEVELS = 255
 
 
 class ViewParams(Mapping[str, Tensor]):
-    """Params by column name, each gathered when it is first read. Pickles as a plain dict."""
+    """Params by column name, each gathered when it is first read. Pickles with all of them."""
 
     def __init__(self, names: Collection[str], gather: Callable[[str], Tensor]) -> None:
         """Gather `names` by `gather`(name)."""
@@ -44,8 +45,16 @@ class ViewParams(Mapping[str, Tensor]):
             self._found[name] = self._gather(name)
         return self._found[name]
 
+    def __repr__(self) -> str:
+        return f"ViewParams({list(self._columns)})"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (dict, (dict(self),))
+        # As arrays: torch cannot unpickle uint16 where it has no storage of that type.
+        return (_restored, ({name: column.numpy() for name, column in self.items()},))
+
+
+def _restored(columns: dict[str, NDArray[Any]]) -> ViewParams:
+    return ViewParams(tuple(columns), lambda name: torch.from_numpy(columns[name]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +82,9 @@ class View:
     source: str
     colourless: bool = False
 
+    def __repr__(self) -> str:
+        return f"View({self.source!r}, {list(self.pixels.shape)}, params {list(self.params)})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -99,6 +111,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Batch(epoch {self.epoch}, step {self.step}, {len(self)} samples, {self.views})"
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch with pixels, index, label and valid on `device`.

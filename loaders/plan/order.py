@@ -126,12 +126,16 @@ class Order:
         num_rows: Rows of an epoch.
         seed: Seed of every epoch's order.
         shard_rows: Rows per shard; used by "block:B" alone.
+        shard_sizes: Rows of each shard that a filter keeps, of those where it keeps any, [K];
+            None: all of `shard_rows` but the last. Else windows of a filter that keeps a tenth
+            would read from ten times as many shards.
     """
 
     shuffle: str
     num_rows: int
     seed: int
     shard_rows: int
+    shard_sizes: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         name, _, window = self.shuffle.partition(":")
@@ -167,12 +171,22 @@ class Order:
         return int(self.shuffle.partition(":")[2])
 
     @cached_property
-    def _shards(self) -> int:
-        return -(-self.num_rows // self.shard_rows)
+    def _sizes(self) -> Positions:
+        """Return the rows of each shard."""
+        if self.shard_sizes is not None:
+            return self.shard_sizes
+        begins = np.arange(0, self.num_rows, self.shard_rows)
+        return np.minimum(self.shard_rows, self.num_rows - begins)
+
+    @cached_property
+    def _begins(self) -> Positions:
+        """Return the first row of each shard."""
+        return np.cumsum(self._sizes) - self._sizes
 
     def _block_rows(self, positions: Positions, epoch: int) -> Positions:
-        shards = Permutation(self._shards, self.seed, epoch, SHARDS_STREAM)(np.arange(self._shards))
-        sizes = np.minimum(self.shard_rows, self.num_rows - shards * self.shard_rows)
+        count = len(self._sizes)
+        shards = Permutation(count, self.seed, epoch, SHARDS_STREAM)(np.arange(count))
+        sizes = self._sizes[shards]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         bounds = np.append(starts[: -1 : self._window], self.num_rows)
         windows = np.searchsorted(bounds, positions, side="right") - 1
@@ -183,4 +197,4 @@ class Order:
             permutation = Permutation(size, self.seed, epoch, WINDOW_STREAM + window)
             offsets[inside] = bounds[window] + permutation(positions[inside] - bounds[window])
         number = np.searchsorted(starts, offsets, side="right") - 1
-        return np.asarray(shards[number] * self.shard_rows + offsets - starts[number])
+        return np.asarray(self._begins[shards[number]] + offsets - starts[number])

@@ -117,9 +117,29 @@ def test_totals_outlive_a_state_of_another_seed(digits: Store) -> None:
         assert loader.stats()["samples"] == 128
 
 
+class FakeTime:
+    """A clock that stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """The time of everything in this process that measures with perf_counter."""
+    clock = FakeTime()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
 @pytest.mark.parametrize("threads", [0, 1])
-def test_a_caller_that_does_nothing_waits_for_a_slow_source(tmp_path: Path, threads: int) -> None:
-    """One of the files is a pipe, into which its bytes come late."""
+def test_a_caller_that_does_nothing_waits_for_a_slow_source(
+    tmp_path: Path, fake_time: FakeTime, threads: int
+) -> None:
+    """One of the files of the first batch is a pipe, whose bytes come once it is read from."""
     folder = photographs(tmp_path / "images", count=8)
     store = photograph_store(tmp_path / "store", folder)
     slow = folder / "cats" / "04.jpg"
@@ -128,29 +148,31 @@ def test_a_caller_that_does_nothing_waits_for_a_slow_source(tmp_path: Path, thre
     os.mkfifo(slow)
 
     def write_late() -> None:
-        time.sleep(SLOW_SECONDS)
-        slow.write_bytes(content)
+        with slow.open("wb") as file:  # once it is opened for reading, within the first batch
+            fake_time.now += SLOW_SECONDS
+            file.write(content)
 
     writer = threading.Thread(target=write_late)
     writer.start()
     settings: dict[str, Any] = {"num_threads": threads, "shuffle": "none"}
     with ViewLoader(viewstore.open(store.root), "online:moco", batch_size=4, **settings) as loader:
-        for _ in loader:
-            pass
+        list(loader)
         found = loader.stats()
     writer.join()
-    assert found["fetch_seconds"] > 0.9 * SLOW_SECONDS
-    assert found["wait_seconds"] > 0.9 * SLOW_SECONDS
-    assert found["wait_share"] > 0.8
+    assert found["fetch_seconds"] == pytest.approx(SLOW_SECONDS)
+    assert found["wait_seconds"] == pytest.approx(SLOW_SECONDS)
+    assert found["wait_share"] == 1
 
 
-def test_a_slow_caller_does_not_wait(digits: Store) -> None:
-    with ViewLoader(digits, "hard", batch_size=16, num_threads=2) as loader:
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_slow_caller_does_not_wait(digits: Store, fake_time: FakeTime, threads: int) -> None:
+    with ViewLoader(digits, "hard", batch_size=16, num_threads=threads) as loader:
         for _ in loader:
-            time.sleep(SLOW_SECONDS)
+            fake_time.now += SLOW_SECONDS
         found = loader.stats()
-    assert found["away_seconds"] > 3.9 * SLOW_SECONDS
-    assert found["wait_share"] < 0.4
+    assert found["away_seconds"] == pytest.approx(4 * SLOW_SECONDS)
+    assert found["wait_seconds"] == 0
+    assert found["wait_share"] == 0
 
 
 def test_a_clock_knows_its_totals_and_no_others() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,22 +17,38 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 1 << 10 * power for power, unit in enumerate("kmgt", 1)}
 
 
+def default_directory() -> Path:
+    """Return what VIEWSTORE_CACHE__DIRECTORY says, else viewstore in the user's caches."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VIEWSTORE_CACHE__DIRECTORY") or Path(base, "viewstore"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
     """Directory, size and eviction of the cache of downloads.
 
     Attributes:
-        directory: The cache; may be shared by any number of processes.
+        directory: The cache, a path; may be shared by any number of processes. "~" is the home.
+            By default what the environment says.
         limit_bytes: Most bytes it ever takes, downloads under way included; 0 keeps nothing.
         eviction: "keep" leaves the first shards where they are and lets the others take turns
             in the rest, so that every epoch finds some; "lru" drops what was opened longest ago.
     """
 
-    directory: Path
+    directory: Path = field(default_factory=default_directory)
     limit_bytes: int = DEFAULT_BYTES
     eviction: Eviction = "keep"
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "directory", Path(self.directory).expanduser())
+            object.__setattr__(self, "limit_bytes", operator.index(self.limit_bytes))
+        except (TypeError, RuntimeError) as error:  # the latter: there is no such user
+            raise ConfigError(
+                "cache needs a path as directory and whole bytes as limit, "
+                f"got {self.directory!r} and {self.limit_bytes!r}",
+                why=str(error),
+            ) from error
         if self.limit_bytes < 0:
             raise ConfigError(f"cache limit must be at least 0 bytes, got {self.limit_bytes}")
         if self.eviction not in ("keep", "lru"):
@@ -40,12 +57,9 @@ class CacheSettings:
     @classmethod
     def from_environment(cls) -> CacheSettings:
         """Return what VIEWSTORE_CACHE__DIRECTORY, __LIMIT and __EVICTION say, or the defaults."""
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = os.environ.get("VIEWSTORE_CACHE__DIRECTORY") or Path(base, "viewstore")
         limit = os.environ.get("VIEWSTORE_CACHE__LIMIT")
         eviction = os.environ.get("VIEWSTORE_CACHE__EVICTION") or "keep"
         return cls(
-            directory=Path(directory),
             limit_bytes=DEFAULT_BYTES if limit is None else parse_bytes(limit),
             eviction=eviction,  # type: ignore[arg-type]  # checked when made
         )

@@ -60,6 +60,9 @@ class Params(Mapping[str, NDArray[Any]]):
         self._checked: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"Params({self.num_rows} rows, {list(self.columns)})"
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
 
@@ -151,8 +154,13 @@ class Params(Mapping[str, NDArray[Any]]):
         if shard in self.absent:
             return column.empty(self.shard_rows)
         key = (column.name, shard)
-        raw = self._read(column, shard)
-        chunk = unpack_chunk(column, raw, self.shard_rows, checked=key in self._checked)
+        try:
+            raw = self._read(column, shard)
+            chunk = unpack_chunk(column, raw, self.shard_rows, checked=key in self._checked)
+        except FormatError as error:
+            if error.fix is not None:  # what reads a remote store has said all
+                raise
+            raise self._damaged(column, shard, error) from error
         with self._lock:
             self._checked.add(key)
         return chunk
@@ -163,3 +171,14 @@ class Params(Mapping[str, NDArray[Any]]):
             raise FormatError(f"chunk {shard} of column {column.name} is missing")
         with path.open("rb") as file:
             return map_file(file.fileno()).data
+
+    def _damaged(self, column: Column, shard: int, error: FormatError) -> FormatError:
+        """Return the error of a chunk of this machine, with its file, its shard and the repair."""
+        view_set = self.root.parent
+        return FormatError(
+            f"column {column.name} of shard {shard} of {view_set.name}: {error}",
+            code=error.code,
+            where=str(self.root / column.name / chunk_key(column, shard)),
+            why="the file was changed after it was written",
+            fix=f"viewstore verify {view_set.parents[1]} --repair",
+        )

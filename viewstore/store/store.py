@@ -105,6 +105,23 @@ class Keys(Sequence[str]):
         return self._keys[int(self._order[position])]
 
 
+class ViewSets(dict[str, ViewSet]):
+    """The view sets of a store by name."""
+
+    def __init__(self, found: Mapping[str, ViewSet], location: str) -> None:
+        """Take the view sets of the store at `location`."""
+        super().__init__(found)
+        self._location = location
+
+    def __missing__(self, name: object) -> ViewSet:
+        """Raise ConfigError: there is no such view set; the nearest is named."""
+        fix = f"viewstore inspect {self._location}"
+        raise no_view_set(str(name), self, self._location, fix=fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ViewSets, (dict(self), self._location))
+
+
 class Store:
     """A store: its rows, and its view sets by name."""
 
@@ -132,6 +149,18 @@ class Store:
     def __repr__(self) -> str:
         samples = counted(self.num_samples, "sample")
         return f"Store({self.location!r}, {samples}, {list(self.view_sets)})"
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, row: object) -> Any:  # noqa: ANN401
+        """Raise ConfigError: what a row of a store is must be said."""
+        name = next(iter(self.view_sets), "simclr")
+        raise ConfigError(
+            f"a store has several things of a row, got store[{row!r}]",
+            fix=f"store.view_sets[{name!r}][row] for its views, store.source.image(row) for its "
+            "image, store.keys[row] for its key",
+        )
 
     @property
     def location(self) -> str:
@@ -199,11 +228,12 @@ class Store:
     @cached_property
     def view_sets(self) -> Mapping[str, ViewSet]:
         """The view sets of the newest manifest by name, without those that are `gone`."""
-        return {
+        found = {
             name: ViewSet(self.paths.view_set(name), entry, self.files, source=self.source)
             for name, entry in self.manifest.view_sets.items()
             if name not in self.gone
         }
+        return ViewSets(found, self.location)
 
     @cached_property
     def gone(self) -> tuple[str, ...]:
@@ -228,9 +258,6 @@ class Store:
                 why="the manifest names it",
                 fix=f"build it again, or take it out: viewstore rm {self.location} {name}",
             )
-        if name not in self.view_sets:
-            fix = f"viewstore inspect {self.location}"
-            raise no_view_set(name, self.view_sets, self.location, fix=fix)
         return self.view_sets[name]
 
     def urls(self, view_set: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError, counted
+from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files.local import LOCAL, Files, checked_blob, mapped, matching, whole_file
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
@@ -57,11 +59,16 @@ class ViewSet:
                 where=files.where(paths.plan),
             )
         self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what it was opened with; what was read and mapped since is read again."""
-        opened = ("paths", "files", "source", "_entry", "plan")
-        return {name: self.__dict__[name] for name in opened} | {"_maps": {}}
+        """Leave out what is open or derived: it is read again where it is needed."""
+        derived = {n for n, each in vars(type(self)).items() if isinstance(each, cached_property)}
+        left_out = derived | {"_maps", "_lock"}
+        return {name: each for name, each in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _maps={}, _lock=threading.Lock())
 
     def __repr__(self) -> str:
         codec = self.plan.codec["name"]
@@ -164,13 +171,29 @@ class ViewSet:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """Return the views of a row, uint8 [V, H, W, C].
+    def __getitem__(self, row: int | slice) -> NDArray[np.uint8]:
+        """Return the views of a row, uint8 [V, H, W, C], or of a slice of rows, [n, V, H, W, C].
 
         Raises:
             IndexError: There is no such row.
+            ConfigError: It is neither a row number nor a slice.
             FormatError: The row's shard is absent, or its bytes differ from their CRC.
         """
+        if isinstance(row, slice):
+            rows = range(len(self))[row]
+            found = np.empty(
+                (len(rows), self.num_views, self.height, self.width, self.channels), np.uint8
+            )
+            for place, each in enumerate(rows):
+                found[place] = self[each]
+            return found
+        try:
+            row = operator.index(row)
+        except TypeError:
+            raise ConfigError(
+                f"views are read by row number or slice of them, got {row!r}",
+                fix="store.keys.row(key) is the row of a key",
+            ) from None
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
@@ -280,18 +303,26 @@ class ViewSet:
         return payloads
 
     def _map(self, number: int) -> NDArray[np.uint8]:
-        if number not in self._maps:
+        """Return the bytes of a shard, mapped; threads may read what another one has let go of."""
+        with self._lock:
+            found = self._maps.get(number)
+        if found is not None:
+            return found
+        found = mapped(self.shards[number].open())
+        with self._lock:
             while len(self._maps) >= self.most_open():
                 del self._maps[next(iter(self._maps))]
-            self._maps[number] = mapped(self.shards[number].open())
-        return self._maps[number]
+            self._maps[number] = found
+        return found
 
     def _map_again(self, number: int) -> bool:
         """Map a damaged shard anew; return False: it lies here, there is no other copy."""
         descriptor = self.shards[number].reopen()
         if descriptor is None:
             return False
-        self._maps[number] = mapped(descriptor)
+        found = mapped(descriptor)
+        with self._lock:
+            self._maps[number] = found
         return True
 
     def _chunk(self, column: Column, number: int) -> memoryview:

@@ -4,6 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from viewstore.errors import ConfigError
+from viewstore.loaders import ViewLoader
 from viewstore.loaders.plan.cut import Cut, Tail
 from viewstore.loaders.plan.order import Order, Permutation
+from viewstore.store.store import Store
 
 SIZES = st.integers(1, 5000)
 WORLDS = st.sampled_from([1, 2, 3, 4, 6, 8, 12])
@@ -252,3 +256,25 @@ def test_an_uneven_batch_size_names_what_would_do() -> None:
 def test_a_cut_that_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Cut(**{"num_rows": 100, "global_batch": 10, **changes})  # type: ignore[arg-type]
+
+
+def test_windows_of_a_filter_are_of_as_many_shards(digits: Store) -> None:
+    """A filter keeps 2 of 16 rows of 4 of the 5 shards: a window of 2 shards has 4 rows."""
+    rows = [1, 5, 18, 30, 33, 40, 64, 69]
+    given_settings: dict[str, Any] = {"shuffle": "block:2", "tail": "keep", "batch_size": 4}
+    seen = []
+    with ViewLoader(digits, "hard", rows=rows, num_threads=0, **given_settings) as loader:
+        for _ in range(3):
+            for batch in loader:
+                assert len(set((batch.index // digits.shard_rows).tolist())) == 2
+                seen += batch.index.tolist()
+    assert sorted(seen) == sorted(3 * rows)
+    assert seen[:8] != seen[8:16]
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_sizes_of_whole_shards_change_no_order(block: int) -> None:
+    whole = Order(shuffle=f"block:{block}", num_rows=70, seed=3, shard_rows=16)
+    sized = replace(whole, shard_sizes=np.array([16, 16, 16, 16, 6]))
+    positions = np.arange(70)
+    assert np.array_equal(whole.rows(positions, 2), sized.rows(positions, 2))
