@@ -92,9 +92,10 @@ def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> Non
     Raises:
         ConfigError: It had other rows.
     """
-    if paths.sources_record.is_file():
-        return  # `stored_rows` compared them
     make_folders(paths.folders)
+    if paths.sources_record.is_file():  # `stored_rows` compared them
+        disk.fsync_directory(paths.sources)  # who named them may have been killed before it did
+        return
     record, files = pack_sources(table, shard_rows)
     _write_columns(paths, files)
     ours = disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
