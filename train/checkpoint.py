@@ -14,14 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewstore.errors import CheckpointError, ConfigError
+from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
-from viewstore.format.records import canonical
+from viewstore.format.records import canonical, check_form
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
-KEYS = ("settings", "step", "loader", "history", "partial")
+FORM: Mapping[str, Any] = {
+    "settings": dict,
+    "step": int,
+    "loader": dict | None,
+    "history": [int | float],
+    "partial": [int | float],
+}
+KEYS = tuple(FORM)
 
 
 @dataclass
@@ -108,6 +115,10 @@ def load_checkpoint(
         raise CheckpointError(
             f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}"
         )
+    try:
+        check_form(file.config, FORM, KIND)
+    except FormatError as error:
+        raise CheckpointError(str(error), where=str(path), fix="copy it again") from error
     check_settings(file.config["settings"], settings, path)
     try:
         model.load_state_dict(_part(file.tensors, "model."))

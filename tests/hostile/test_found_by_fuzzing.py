@@ -22,7 +22,7 @@ from viewstore.build.repair import repair
 from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.fetch import Retry
 from viewstore.files.local import local_path
-from viewstore.files.tensors import read_tensors, write_tensors
+from viewstore.files.tensors import read_tensors, read_with_config, write_tensors, write_with_config
 from viewstore.files.transport import connect
 from viewstore.format.chunks import pack_params, unpack_params, with_checksum, without_checksum
 from viewstore.format.columns import Column
@@ -37,6 +37,7 @@ from viewstore.sources.open import open_source
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify
 from viewstore.store.where import parse as parse_where
+from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -215,6 +216,24 @@ def test_tensors_without_texts_are_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "t", "kind")
 
 
+@pytest.mark.parametrize(
+    "change", [{"step": "1"}, {"loader": [1]}, {"history": {}}, {"partial": 0}]
+)
+def test_a_checkpoint_whose_progress_is_of_another_type_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """It was taken, and ended the training steps later."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    save_checkpoint(tmp_path / "c", TrainState(), {}, model, optimizer)
+    assert load_checkpoint(tmp_path / "c", {}, model, optimizer) == TrainState()
+    file = read_with_config(tmp_path / "c", "checkpoint")
+    write_with_config(tmp_path / "c", "checkpoint", file.tensors, file.config | change)
+    with pytest.raises(CheckpointError, match=f"checkpoint.{next(iter(change))} must be") as caught:
+        load_checkpoint(tmp_path / "c", {}, model, optimizer)
+    assert caught.value.where == str(tmp_path / "c")
+
+
 def test_a_label_that_is_half_a_character_is_none() -> None:
     labels = LabelReader()
     assert labels.json(b'{"label": "\\ud800"}') == -1
@@ -244,6 +263,13 @@ def test_a_file_url_that_is_none_is_refused(text: str) -> None:
 def test_a_source_that_the_system_cannot_name_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be used|must have at most"):
         open_source(spec)
+
+
+def test_a_file_of_a_pattern_that_the_system_cannot_name_is_refused() -> None:
+    """The pattern itself is no path, so that only its files are looked for."""
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        open_source("{b,\0}" + "a" * 300 + "{1,2}.tar")
+    assert caught.value.why == "File name too long"
 
 
 def test_brace_patterns_have_limits_of_files_letters_and_depth() -> None:

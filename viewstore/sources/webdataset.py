@@ -57,7 +57,11 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     """
     scan = _Scan(on_error=on_error)
     for path in map(Path, tar_files(spec)):
-        if not path.is_file():
+        try:
+            missing = not path.is_file()
+        except OSError as error:  # too long a name, a folder that may not be searched
+            raise no_source(str(path), error.strerror or str(error)) from error
+        if missing:
             raise no_source(str(path), "nothing is there")
         try:
             _scan_tar(scan, path)
