@@ -19,7 +19,7 @@ POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
 SOURCES = (
     "The images: a folder of class folders, a WebDataset tar or brace pattern, an .npz, a .beton, "
-    "or the word digits."
+    "or the word digits (a folder of that name is ./digits)."
 )
 
 STORE = click.argument("store", type=FILE)

@@ -226,12 +226,19 @@ def scan_arrays(spec: str, *, limit: int | None, on_error: OnError) -> Source:
         parts=(Part(uri=uri, kind="array", bytes=arrays.bytes, sha256=arrays.sha256),),
         label_names=arrays.label_names,
     )
-    return Source(first_rows(table, limit))
+    near = Path(DIGITS).is_dir() and spec == DIGITS
+    notes = ("the folder of this name is not read: ./digits names it",) if near else ()
+    return Source(first_rows(table, limit), notes=notes)
+
+
+def _is_array(spec: str) -> bool:
+    """Return whether a spelling names arrays; a folder is one of pictures, whatever its suffix."""
+    return spec == DIGITS or (Path(spec).suffix.lower() == ".npz" and not Path(spec).is_dir())
 
 
 KIND = SourceKind(
     spelling="an .npz with images, digits",
-    matches=lambda spec: spec == DIGITS or Path(spec).suffix.lower() == ".npz",
+    matches=_is_array,
     scan=scan_arrays,
     files=array_file,
     pixels=array_pixels,

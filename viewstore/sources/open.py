@@ -15,7 +15,7 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
 
     Args:
         spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, a `.beton`,
-            or "digits".
+            or "digits"; a folder of that name is "./digits".
         limit: Keep the first rows only.
         on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
 

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import viewstore
+from viewstore.build.run import BuildRequest, build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.sources.braces import expand_braces
 from viewstore.sources.open import open_source
@@ -326,6 +328,23 @@ def test_an_npz_gives_rows_and_bad_ones_say_what_to_do(tmp_path: Path) -> None:
     np.savez(objects, images=np.array([{}], dtype=object))
     with pytest.raises(FormatError, match="must hold numbers or words, got object"):
         open_source(str(objects))
+
+
+def test_digits_are_the_digits_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the store is the folder, and goes on with what it recorded
+        built = build(BuildRequest(generator="simclr", out=Path("digits"), limit=3, workers=1))
+    assert built.manifest is not None
+    stored = viewstore.open("digits")
+    assert np.array_equal(
+        stored.source.image(0), SourceReader(open_source("digits").table).image(0)
+    )
+    (note,) = open_source("digits").notes
+    assert "./digits" in note
+    with pytest.raises(ConfigError, match="cannot be used"):
+        open_source("./digits")
 
 
 def test_digits_are_what_torch_interpolates() -> None:
