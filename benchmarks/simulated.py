@@ -168,13 +168,17 @@ def _write_view_set(paths: ViewSetPaths, plan: Plan) -> ViewSetEntry:
         with (paths.root / blob.name).open("wb") as file:
             file.write(head)
             file.truncate(size)
+        pack = BlobRecord(
+            role="params", name=blob_name(shard, sha256, "params"), bytes=1, sha256=sha256
+        )
+        (paths.root / pack.name).write_bytes(bytes(1))  # never read: the chunks below are
         commits[shard] = Commit(
             view_set=plan.view_set,
             plan_id=plan.id,
             entry=ShardEntry(
                 shard=shard,
                 rows=rows,
-                files=(blob,),
+                files=(blob, pack),
                 columns={column.name: (0, 1, sha256) for column in plan.columns},
             ),
             attempt="",

@@ -89,7 +89,7 @@ def test_a_number_that_is_none_is_refused(number: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_what_is_shorter_than_a_checksum_has_none(count: int) -> None:
-    with pytest.raises(FormatError, match=f"has {count} bytes"):
+    with pytest.raises(FormatError, match=f"got {count} bytes"):
         without_checksum(bytes(count), "chunk")
 
 
@@ -121,8 +121,8 @@ def without_views(value: dict[str, Any]) -> None:
     ("kind", "change", "said", "mended"),
     [
         ("plan", with_codec, "codec that cannot be read", False),
-        ("commit", without_column, "must name the columns", True),
-        ("commit", without_views, "must name one file each for views, params", True),
+        ("commit", without_column, "other columns than its plan: status", True),
+        ("commit", without_views, "must name files for", True),
     ],
 )
 def test_a_record_that_lacks_something_is_named(

@@ -26,6 +26,7 @@ def twins(digits: Store) -> Store:
     """A store in which `hard` and `twin` are one view set, and `twin` is said to be its child."""
     store = viewstore.open(digits.root)
     twin = viewstore.open(digits.root).view_sets["hard"]
+    assert twin.index.plan_id == twin.plan.id  # read while the plan is its own
     store.__dict__["view_sets"] = {**store.view_sets, "twin": twin}
     twin.plan = replace(twin.plan, view_set="twin")
     return with_parent(store, "twin", "hard")
@@ -33,6 +34,7 @@ def twins(digits: Store) -> Store:
 
 def with_parent(store: Store, child: str, parent: str) -> Store:
     plan = store.view_sets[child].plan
+    assert store.view_sets[child].index.rows == plan.rows  # read while the plan is its own
     above = {"view_set": parent, "plan_id": store.view_sets[parent].plan.id}
     store.view_sets[child].plan = replace(plan, parent=above)
     return store
