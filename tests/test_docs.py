@@ -20,7 +20,7 @@ SHORTER = {  # what the commands of the guides are given here, on tiny photograp
     r"--steps \d+": "--steps 2",
     r"--epochs \d+": "--epochs 1",
     r"--size \d+": "--size 16",
-    r"--generator w-search": "--generator w-search --views 2 --set max_steps=2 -j 1 --max-missed 100%",
+    r"--generator w-search": "--generator w-search --views 2 --set max_steps=2 --max-missed 100%",
     r"viewstore train (?!.*--batch-size)": "viewstore train --backbone conv3 --batch-size 64 ",
 }
 
