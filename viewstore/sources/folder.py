@@ -67,7 +67,7 @@ def _sorted_keys(folder: Path, unread: Counter[str]) -> list[str]:
 
 def _classes(folder: Path) -> tuple[str, ...]:
     """Return the names of the class folders, as strings that can be written down, in order."""
-    names = sorted(entry.name for entry in os.scandir(folder) if _is_class(entry))
+    names = sorted(entry.name for entry in _entries(folder) if _is_class(entry))
     return tuple(name.encode("utf-8", "replace").decode() for name in names)
 
 
@@ -86,7 +86,7 @@ def _picture_keys(
     here = status.st_dev, status.st_ino
     if here in above:
         return
-    for entry in os.scandir(folder):
+    for entry in _entries(folder):
         if entry.name.startswith("."):  # what systems leave behind, "._a.jpg" among it
             continue
         kind, suffix = _kind(entry), suffix_of(entry.name)
@@ -97,6 +97,19 @@ def _picture_keys(
             yield prefix + entry.name
         elif kind == "file" and suffix in NOT_READ:
             unread[f".{suffix}"] += 1
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder. Raises FormatError naming one that may not be searched."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise FormatError(
+            f"a folder of the source cannot be searched: {error.strerror}",
+            where=str(folder),
+            fix="let your user read it, or move it out of the source",
+        ) from error
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -361,6 +361,25 @@ def test_digits_are_what_torch_interpolates() -> None:
         )
 
 
+def test_a_folder_that_may_not_be_searched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may search every folder: the refusal is the system's, by hand."""
+    (tmp_path / "cat" / "private").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(folder: Path) -> object:
+        if Path(folder).name == "private":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(FormatError, match="cannot be searched: Permission denied") as caught:
+        open_source(str(tmp_path))
+    assert caught.value.where == str(tmp_path / "cat" / "private")
+    assert caught.value.fix is not None
+
+
 def test_unreadable_images_are_named_or_counted(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded())
     (tmp_path / "b.png").write_bytes(b"no image")
