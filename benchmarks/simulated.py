@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 import viewstore
 from viewstore.build.adopt import make_folders
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.format.chunks import chunk_key, pack_chunk
 from viewstore.format.manifest import (
     BlobRecord,

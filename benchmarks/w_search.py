@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 from viewstore.build import compose
+from viewstore.build.request import BuildRequest
 from viewstore.build.roles import load_models
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.run import build
 from viewstore.files.disk import write_atomic
 from viewstore.format.paths import StorePaths
 from viewstore.generators.contract import Context, Sample

@@ -14,7 +14,8 @@ import numpy as np
 
 from contest.photos import jpegs, photographs, write_tars
 from contest.workloads import CHECK_DATA, CHECKED, VIEW_SET, Workload
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.files.disk import write_atomic
 from viewstore.store.store import Store, open_store

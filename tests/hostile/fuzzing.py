@@ -27,6 +27,7 @@ WORDS = (
 )
 
 Read = Callable[[bytes, Path], object]
+Inputs = st.SearchStrategy[bytes]
 
 
 @st.composite
@@ -57,6 +58,44 @@ def mutated(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
             width = draw(st.sampled_from((1, 2, 4, 8)))
             value = draw(st.integers(0, 2 ** (8 * width) - 1))
             data[begin : begin + width] = value.to_bytes(width, order)  # type: ignore[arg-type]
+    return bytes(data)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, the valid inputs that it must take, and hostile ones."""
+
+    valid: Sequence[bytes]
+    hostile: Inputs
+    read: Read
+
+    @classmethod
+    def of(cls, valid: Sequence[bytes], read: Read, *more: Inputs) -> Reader:
+        """Read mutations of `valid`, and `more` inputs."""
+        return cls(valid, st.one_of(mutated(valid), *more), read)
+
+
+def with_file(name: str, read: Callable[[Path], object]) -> Read:
+    """Return what writes an input to a file of this name and reads that."""
+
+    def read_file(data: bytes, folder: Path) -> object:
+        (folder / name).write_bytes(data)
+        return read(folder / name)
+
+    return read_file
+
+
+@st.composite
+def retarred(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
+    """Draw a tar with changes in one header, whose checksum is right again, or in a payload."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    begin = 512 * draw(st.integers(0, min(40, len(data) // 512 - 1)))
+    place = begin + draw(st.integers(0, 511))
+    new = draw(st.one_of(st.binary(min_size=1, max_size=20), st.just(b"7" * 11)))
+    data[place : place + len(new)] = new
+    header = data[begin : begin + 512]
+    header[148:156] = b" " * 8
+    data[begin + 148 : begin + 156] = b"%06o\0 " % sum(header)
     return bytes(data)
 
 

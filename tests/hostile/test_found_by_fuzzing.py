@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.hostile.fuzz_readers import republished
+from tests.hostile.fuzz_stores import republished
 from tests.hostile.test_hostile_records import rewritten, sealed
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.hostile.fuzz_readers import NAMES, Reader, make_readers
-from tests.hostile.fuzzing import Guard, check
+from tests.hostile.fuzz_readers import NAMES, make_readers
+from tests.hostile.fuzzing import Guard, Reader, check
 
 QUICK_INPUTS = 120
 CAMPAIGN_CPU_SECONDS = 20 * 60 / len(NAMES)

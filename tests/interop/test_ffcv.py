@@ -20,7 +20,8 @@ import viewstore
 from viewstore.beton.layout import RAW, Field, Kind
 from viewstore.beton.reader import Beton
 from viewstore.beton.writer import Picture, write_beton
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.export.ffcv import export_beton
 from viewstore.export.selection import select
 from viewstore.format.columns import DTYPES

@@ -11,7 +11,8 @@ import pytest
 import webdataset
 
 import viewstore
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.store.view_set import ViewSet
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_webdataset.py"

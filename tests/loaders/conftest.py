@@ -8,7 +8,8 @@ import pytest
 import viewstore
 from tests.loaders.stores import digits_store, photograph_store, photographs
 from viewstore.build.finalise import finalise
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.store.store import Store
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 import viewstore
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ViewStoreError
 from viewstore.loaders import ViewLoader
 from viewstore.store.store import Store

@@ -10,7 +10,8 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.loaders import Cached, Mix, Online, Slot, ViewLoader
 from viewstore.loaders.plan.slots import merged_slots
 from viewstore.store.store import Store

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 
 SHARDS = 72
 DESCRIPTORS = 64

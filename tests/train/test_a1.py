@@ -8,7 +8,8 @@ import torch
 
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.train.loops import loop_loss
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.images.resize import crop_resize
 from viewstore.store.store import Store, open_store

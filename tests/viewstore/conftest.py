@@ -12,7 +12,8 @@ from PIL import Image
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.viewstore.pages import HOSTILE
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.store.store import Store, open_store
 from viewstore.train.encoder_file import save_encoder

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from viewstore.build.run import BuildRequest, Built, build
+from viewstore.build.request import BuildRequest, Built
+from viewstore.build.run import build
 
 ROWS = 20
 SHARD_ROWS = 8

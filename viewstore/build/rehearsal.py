@@ -18,13 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.adopt import adopt_sources
-from viewstore.build.run import (
-    BuildRequest,
-    build,
-    build_rows,
-    check_out,
-    wanted_shards,
-)
+from viewstore.build.request import BuildRequest, wanted_shards
+from viewstore.build.rows import build_rows
+from viewstore.build.run import build, check_out
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at

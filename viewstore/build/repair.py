@@ -17,8 +17,9 @@ import numpy as np
 from viewstore.build.adopt import stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
+from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
-from viewstore.build.run import BuildRequest, build_shards
+from viewstore.build.run import build_shards
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.columns import Status

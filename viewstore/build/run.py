@@ -7,134 +7,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources, stored_rows
-from viewstore.build.compose import OnError
+from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources
 from viewstore.build.finalise import finalise
-from viewstore.build.roles import WeightFiles, load_models, packaged_roles
+from viewstore.build.request import BuildRequest, Built, wanted_shards
+from viewstore.build.roles import load_models, packaged_roles
+from viewstore.build.rows import build_rows, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
-from viewstore.errors import ConfigError, UnavailableError, counted
+from viewstore.errors import ConfigError, UnavailableError
 from viewstore.files import disk
-from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, checked_seed
+from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.progress import Progress, Silent, tracked
-from viewstore.shards.engine import Executor, Job, Policy, Queue, raise_failure
-from viewstore.shards.local import run_local
+from viewstore.shards.engine import Job, Policy, Queue, raise_failure
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
-from viewstore.sources.open import open_source
-from viewstore.sources.record import read_sources
-from viewstore.sources.table import Source, SourceTable
-from viewstore.sources.whole_images import only_whole_images
+from viewstore.sources.table import SourceTable
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
-
-
-DEFAULT_SOURCE = "digits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
-    """What a user wants built.
-
-    Attributes:
-        generator: Name in the table of generators.
-        out: Folder of the store.
-        settings: Settings of the generator that the user gave; the others are automatic.
-        source: Source images; None means those of the store, or the digits for a new one.
-        view_set: Name of the view set; None means the generator's.
-        limit: Take the first rows of the source only.
-        seed: Of every draw; None means that of the view set, 0 for a new one.
-        codec: Name in the table of codecs; None means that of the view set; for a new one raw up
-            to 64 px and for views of networks, else jpg.
-        shard_rows: Rows per shard of a new store; None chooses.
-        files: Files of networks by role; those of other roles are packaged.
-        executor: Where the shards are built: a row of `shards.executors`.
-        workers: That the executor uses; 0 lets it choose.
-        device: Torch device of the networks.
-        slice_of: (i, n): build the shards with number % n == i, and do not finalise.
-        only: Build these shards only.
-        on_error: "fail" stops at the first shard that fails and at an image that cannot be read;
-            "skip" builds on: what cannot be read at first is no sample, what fails later is kept
-            with status 4 and black pixels.
-        grace_seconds: How long running shards may go on after a stop signal.
-    """
-
-    generator: str
-    out: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    source: str | None = None
-    view_set: str | None = None
-    limit: int | None = None
-    seed: int | None = None
-    codec: str | None = None
-    shard_rows: int | None = None
-    files: WeightFiles = field(default_factory=dict)
-    executor: Executor = run_local
-    workers: int = 0
-    device: str = "cpu"
-    slice_of: tuple[int, int] | None = None
-    only: tuple[int, ...] | None = None
-    on_error: OnError = "fail"
-    grace_seconds: float = 25.0
-
-    def __post_init__(self) -> None:
-        if self.seed is not None:
-            object.__setattr__(self, "seed", checked_seed(self.seed))
-
-    @property
-    def name(self) -> str:
-        """Name of the view set."""
-        return self.view_set or self.generator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """The result of a build.
-
-    Attributes:
-        outcomes: Of the shards that this run built.
-        manifest: The newest one, or None if shards are still missing or this was a slice.
-        left: Number of shards that are not committed yet.
-        skipped: Key and reason of each source image that was left out.
-        parent: The build of the view set that the generator starts from, if that was missing.
-    """
-
-    plan: Plan
-    outcomes: tuple[Outcome, ...]
-    manifest: Manifest | None
-    seconds: float
-    left: int = 0
-    skipped: tuple[tuple[str, str], ...] = ()
-    parent: Built | None = None
-
-    @property
-    def samples(self) -> int:
-        """Samples that this run rendered and committed."""
-        committed = [o for o in self.outcomes if o.status == "committed"]
-        return sum(len(self.plan.shard_range(outcome.shard)) for outcome in committed)
-
-    @property
-    def failed_rows(self) -> list[int]:
-        """Rows of the samples that this run built and that have no views of their own."""
-        return sorted(row for outcome in self.outcomes for row in outcome.failed_rows)
-
-    @property
-    def failures(self) -> int:
-        return len(self.failed_rows)
 
 
 def build(
@@ -264,91 +166,6 @@ def _run(job: Job, request: BuildRequest) -> list[Outcome]:
     return outcomes
 
 
-def check_shards(only: Sequence[int], shards: int) -> None:
-    """Raise ConfigError unless all of `only` are numbers of shards."""
-    bad = [str(shard) for shard in only if not 0 <= shard < shards]
-    if bad:
-        more = ", ..." if len(bad) > 3 else ""
-        raise ConfigError(f"--only must name shards below {shards}, got {', '.join(bad[:3])}{more}")
-
-
-def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
-    """Return the shards that a request asks for."""
-    shards = range(plan.shards)
-    if request.only is not None:
-        if request.slice_of is not None:
-            raise ConfigError("give --shard or --only, not both: each says which shards are built")
-        check_shards(request.only, plan.shards)
-        return sorted(set(request.only))
-    if request.slice_of is None:
-        return list(shards)
-    index, count = request.slice_of
-    return [shard for shard in shards if shard % count == index]
-
-
-def build_rows(
-    request: BuildRequest, paths: StorePaths, progress: Progress, *, keep: bool = True
-) -> tuple[SourceTable, tuple[tuple[str, str], ...]]:
-    """Return the rows of a build, and the images that were left out with the reason.
-
-    Those of a new store come from its source; those of a store are fixed, and a source that is
-    given is compared with them (`stored_rows`).
-    """
-    if paths.sources_record.is_file():
-        return stored_rows(
-            paths,
-            source=request.source,
-            limit=request.limit,
-            shard_rows=request.shard_rows,
-            on_error=request.on_error,
-            progress=progress,
-            keep=keep,
-        ), ()
-    spec = request.source or DEFAULT_SOURCE
-    progress.note(f"reading the source {spec}")
-    source = _new_source(request, spec, request.limit, progress)
-    if source.skipped:
-        keys = ", ".join(key for key, _ in source.skipped[:3])
-        more = " ..." if len(source.skipped) > 3 else ""
-        are = "is" if len(source.skipped) == 1 else "are"
-        images = counted(len(source.skipped), "image")
-        progress.warn(f"{images} cannot be read and {are} left out: {keys}{more}")
-    for note in source.notes:
-        progress.warn(f"{note} (in {spec})")
-    return source.table, tuple(source.skipped)
-
-
-def _new_source(request: BuildRequest, spec: str, limit: int | None, progress: Progress) -> Source:
-    """Open the source of a new store.
-
-    Where networks make the views, all images are decoded now: that costs less than a tenth of
-    such a build, and one that is cut would end it late. The others decode what they need.
-    """
-    from viewstore.generators import settings_class
-
-    source = open_source(spec, limit=limit, on_error=request.on_error)
-    if not settings_class(request.generator).NEEDS:
-        return source
-    count = len(source.table.keys)
-    with tracked(progress, "source", count, "images"):
-        whole = only_whole_images(
-            source, on_error=request.on_error, looked_at=lambda: progress.advance()
-        )
-    missing = 0 if request.limit is None else request.limit - len(whole.table.keys)
-    if missing > 0 and limit == count:  # there may be more behind them
-        return _new_source(request, spec, count + missing, progress)
-    return whole
-
-
-def _whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], SourceTable] | None:
-    """Return what opens the source without a limit; None if it was opened so just now."""
-    if request.source is not None and request.limit is None:
-        return None
-    stored = paths.sources_record.is_file() and read_sources(paths)[0].spelling
-    spec = request.source or stored or DEFAULT_SOURCE
-    return lambda: open_source(spec, on_error="skip").table
-
-
 def _plan(
     request: BuildRequest, paths: StorePaths, table: SourceTable, progress: Progress
 ) -> tuple[Plan, Built | None]:
@@ -379,7 +196,7 @@ def _plan(
         parent=parent,
         device=request.device,
         packaged=packaged,
-        whole_source=_whole_source(request, paths),
+        whole_source=whole_source(request, paths),
         progress=progress,
     )
     resolved = settings.resolve(context)

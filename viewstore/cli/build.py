@@ -17,7 +17,7 @@ from viewstore.images.codec import CODECS
 from viewstore.shards.executors import EXECUTORS
 
 if TYPE_CHECKING:
-    from viewstore.build.run import BuildRequest, Built
+    from viewstore.build.request import BuildRequest, Built
     from viewstore.store.verdict import Verdict
     from viewstore.store.view_set import ViewSet
 
@@ -282,7 +282,7 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
 
 
 def _request(options: dict[str, Any]) -> BuildRequest:
-    from viewstore.build.run import BuildRequest
+    from viewstore.build.request import BuildRequest
 
     flags = {"views": options["views"], "height": options["size"], "width": options["size"]}
     return BuildRequest(

@@ -10,7 +10,7 @@ from viewstore.errors import counted
 
 if TYPE_CHECKING:
     from viewstore.build.rehearsal import Rehearsal
-    from viewstore.build.run import BuildRequest
+    from viewstore.build.request import BuildRequest
     from viewstore.costs.estimate import Machine
     from viewstore.progress import Progress
     from viewstore.store.store import Store

@@ -36,7 +36,7 @@ COMMANDS = {
     "gc": Entry("viewstore.cli.mend:gc", "Drop files that nothing names.", MEND),
     "export": Entry("viewstore.cli.export:export", "Write views for other loaders.", MOVE),
     "train": Entry("viewstore.cli.train:train", "Train an encoder on views.", LEARN),
-    "eval": Entry("viewstore.cli.train:evaluate", "Probe a trained encoder.", LEARN),
+    "eval": Entry("viewstore.cli.evaluate:evaluate", "Probe a trained encoder.", LEARN),
 }
 
 

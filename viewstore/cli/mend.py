@@ -118,7 +118,7 @@ def _repair(
 ) -> str:
     """Mend the faults that the options select; return what was rebuilt, as text."""
     from viewstore.build.repair import failed_shards, repair, take_mended_images
-    from viewstore.build.run import check_shards
+    from viewstore.build.request import check_shards
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import read_plan, view_sets
     from viewstore.store.verify import Fault

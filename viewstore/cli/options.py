@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from viewstore.build.roles import ROLES
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, UnavailableError
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
 FILE = click.Path(path_type=Path)
@@ -124,3 +124,18 @@ def parse_shards(text: str | None) -> tuple[int, ...] | None:
             raise ConfigError(f"--only must list shards like 17,20-22, got {shortened(text)!r}")
         shards += range(numbers[0], numbers[-1] + 1)
     return tuple(shards)
+
+
+def check_device(name: str) -> None:
+    """Raise UnavailableError if torch has no such device here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UnavailableError(
+            f"device {name} cannot be used",
+            where=f"--device {name}",
+            why=str(error).splitlines()[0],
+            fix="leave out --device to use the CPU",
+        ) from error

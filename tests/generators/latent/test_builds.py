@@ -14,8 +14,9 @@ import pytest
 import viewstore
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from viewstore.build.repair import repair
+from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles, packaged_weights
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.generators.latent.checks import SLOTS_CPU

@@ -1,3 +1,5 @@
+"""Where eps1 comes from: distances of expert views, over images of the whole source."""
+
 from __future__ import annotations
 
 import copy

@@ -9,8 +9,9 @@ import pytest
 
 import viewstore
 from benchmarks.w_search import measure
+from viewstore.build.request import BuildRequest
 from viewstore.build.roles import ROLES, packaged_weights
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.run import build
 from viewstore.store.constraints import pair_bound
 
 pytestmark = pytest.mark.skipif(

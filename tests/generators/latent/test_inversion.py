@@ -1,3 +1,5 @@
+"""The view set recon: an image is inverted to the latent whose image is most like it."""
+
 from __future__ import annotations
 
 from dataclasses import replace

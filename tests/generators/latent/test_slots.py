@@ -1,3 +1,5 @@
+"""The pool of a search: each slot steps as stock Adam, whatever stands beside it."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.loaders.stores import SHARD_ROWS, digits_store
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.loaders import ViewDataset, ViewIterableDataset, ViewLoader, keep_batch, tuple_of
 from viewstore.loaders.settings import LoaderArguments, LoaderSettings

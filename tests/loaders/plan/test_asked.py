@@ -11,7 +11,8 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.loaders.plan.asked import parse_views

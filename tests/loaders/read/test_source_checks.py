@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import viewstore
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders import Batch, Online, ViewLoader

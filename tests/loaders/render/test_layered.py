@@ -11,7 +11,8 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import as_array, digits_store
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.images.policies import POLICIES, Policy, policies

@@ -18,7 +18,8 @@ from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.rename import remove_view_set, rename_view_set
 from viewstore.build.repair import collect_garbage, repair
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths

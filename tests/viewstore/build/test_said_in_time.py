@@ -18,7 +18,8 @@ from tests.viewstore.small_stores import ROWS, build_small, write_npz
 from viewstore.build import finalise as finalising
 from viewstore.build.finalise import finalise
 from viewstore.build.rehearsal import rehearse
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.progress import Silent
@@ -151,7 +152,7 @@ def test_a_build_leaves_the_threads_of_its_caller_alone(tmp_path: Path, source: 
 def test_rows_are_read_once_for_a_build_and_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewstore.build import run as running
+    from viewstore.build import rows as running
 
     opened: list[int | None] = []
 

@@ -19,7 +19,9 @@ from PIL import Image
 import viewstore
 from tests.viewstore.commands import invoke
 from tests.viewstore.small_stores import build_small
-from viewstore.build.run import BuildRequest, build, build_rows
+from viewstore.build.request import BuildRequest
+from viewstore.build.rows import build_rows
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.paths import StorePaths
 from viewstore.progress import Silent

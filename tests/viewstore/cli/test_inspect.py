@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.commands import invoke
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import open_store

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.commands import invoke, run
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.images.policies import POLICIES
 from viewstore.store.store import Store

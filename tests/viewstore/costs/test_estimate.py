@@ -15,7 +15,7 @@ import viewstore
 from tests.viewstore.commands import invoke
 from tests.viewstore.small_stores import ROWS, build_small, write_npz
 from viewstore.build import rehearsal
-from viewstore.build.run import BuildRequest
+from viewstore.build.request import BuildRequest
 from viewstore.costs import measure
 from viewstore.costs.bottleneck import ADVICE, Parts, judge
 from viewstore.costs.estimate import (

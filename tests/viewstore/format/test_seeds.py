@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viewstore.build.run import BuildRequest
+from viewstore.build.request import BuildRequest
 from viewstore.errors import ConfigError
 from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.inverter_training import InverterSettings

@@ -10,7 +10,8 @@ import pytest
 from tests.viewstore.commands import invoke
 from tests.viewstore.pages import Page
 from viewstore.build.finalise import finalise
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet
 from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, in_words, read_row

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import viewstore
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.sources.braces import expand_braces
 from viewstore.sources.open import open_source

@@ -13,7 +13,8 @@ from PIL import Image
 from tests.generators.latent_world import small_encoder, small_gan, source_images
 from tests.viewstore.commands import run
 from tests.viewstore.pages import Page
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import viewstore
 from tests.loaders.stores import digits_store
 from viewstore.build.finalise import finalise
-from viewstore.build.run import BuildRequest, build
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.store import matching
 from viewstore.store.matching import matching_rows
