@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
-from viewstore.format.records import canonical, check_form
+from viewstore.format.records import check_form, differences
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -142,23 +142,14 @@ def load_checkpoint(
 
 def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise ConfigError if two runs differ in settings; it names each one with both values."""
-    if changes := list(_differing(before, now, "")):
-        differences = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
+    if changes := list(differences(before, now)):
         raise ConfigError(
             "the run in this folder had other settings",
             code="VS103",
             where=str(path),
-            why=differences,
+            why="; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes),
             fix="train into another --out, or give the settings of before to go on",
         )
-
-
-def _differing(before: Any, now: Any, key: str) -> Any:  # noqa: ANN401
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in sorted({*before, *now}):
-            yield from _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-    elif canonical(before) != canonical(now):
-        yield key, before, now
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch import nn
 
 from viewstore.format.columns import Column
 from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.generators.latent.inversion import Inversion, ResolvedInversion
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.shape import Architecture
 from viewstore.images.codec import make_codec
-from viewstore.train.encoder_file import Encoder, EncoderSettings
+from viewstore.train.encoder_file import Encoder, EncoderSettings, save_encoder
 from viewstore.train.networks import seeded_network
 
 
@@ -41,6 +43,21 @@ def small_encoder(images: NDArray[np.uint8], *, in_channels: int = 1) -> Encoder
     encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     network.eval()
     return encoder
+
+
+def write_networks(folder: Path, *, samples: int) -> dict[str, Path]:
+    """Write a small generator, its encoder and `images.npz` of `samples` images of two classes.
+
+    Returns the files of both networks by role.
+    """
+    gan = small_gan()
+    encoder = small_encoder(source_images(gan, 64))
+    files = {role: folder / f"{role}.safetensors" for role in ("gan", "encoder")}
+    write_generator(files["gan"], gan, Origin(family="test"), half=False)
+    save_encoder(files["encoder"], encoder.settings, encoder.network)
+    images, labels = source_images(gan, samples), np.arange(samples) % 2
+    np.savez(folder / "images.npz", images=images, labels=labels)
+    return files
 
 
 def small_gan(*, channels: int = 1, seed: int = 0, classes: int = 0) -> StyleGAN2:

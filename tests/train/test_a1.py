@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.generators.latent_world import small_encoder, small_gan, source_images
+from tests.generators.latent_world import write_networks
 from tests.train.loops import loop_loss
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.images.resize import crop_resize
 from viewstore.store.store import Store, open_store
 from viewstore.train.config import PretrainConfig
-from viewstore.train.encoder_file import save_encoder
 from viewstore.train.feed import open_feed
 from viewstore.train.losses import Negatives
 from viewstore.train.networks import NetworkSettings, seeded_network
@@ -30,18 +28,14 @@ SAMPLES = 6
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Two W-search views of each sample, of a random generator."""
     folder = tmp_path_factory.mktemp("a1")
-    gan = small_gan()
-    encoder = small_encoder(source_images(gan, 64))
-    write_generator(folder / "gan", gan, Origin(), half=False)
-    save_encoder(folder / "encoder", encoder.settings, encoder.network)
-    np.savez(folder / "images.npz", images=source_images(gan, SAMPLES))
+    files = write_networks(folder, samples=SAMPLES)
     build(
         BuildRequest(
             generator="w-search",
             out=folder / "store",
             source=str(folder / "images.npz"),
             settings={"views": 2, "eps1": 0.3, "eps2": 0.4, "max_steps": 5, "slots": 6},
-            files={"gan": folder / "gan", "encoder": folder / "encoder"},
+            files=files,
         )
     )
     return open_store(folder / "store")

@@ -9,14 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.generators.latent_world import small_encoder, small_gan, source_images
+from tests.generators.latent_world import write_networks
 from tests.viewstore.pages import HOSTILE
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.store.store import Store, open_store
-from viewstore.train.encoder_file import save_encoder
 
 
 @pytest.fixture(scope="session")
@@ -56,18 +54,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("searched")
-    gan = small_gan()
-    encoder = small_encoder(source_images(gan, 64))
-    write_generator(folder / "gan.safetensors", gan, Origin(), half=False)
-    save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
-    np.savez(folder / "images.npz", images=source_images(gan, 6), labels=np.arange(6) % 2)
+    files = write_networks(folder, samples=6)
     build(
         BuildRequest(
             generator="w-search",
             out=folder / "store",
             source=str(folder / "images.npz"),
             settings={"views": 3, "eps1": 0.3, "eps2": 0.4, "max_steps": 25, "slots": 6},
-            files={role: folder / f"{role}.safetensors" for role in ("gan", "encoder")},
+            files=files,
         )
     )
     torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
@@ -18,6 +19,18 @@ def write_npz(path: Path, *, rows: int = ROWS, side: int = 20) -> str:
     coarse = rng.integers(0, 256, (rows, side // 4, side // 4, 3), dtype=np.uint8)
     np.savez(path, images=coarse.repeat(4, axis=1).repeat(4, axis=2), labels=np.arange(rows) % 3)
     return str(path)
+
+
+def write_photographs(folder: Path, count: int, *, cut: int) -> Path:
+    """Write `count` photographs 0.jpg, 1.jpg, ...; of number `cut` only the header is whole."""
+    folder.mkdir(parents=True)
+    rng = np.random.Generator(np.random.Philox(1))
+    for number in range(count):
+        pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    path = folder / f"{cut}.jpg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return folder
 
 
 def build_small(out: Path, source: str | None, **changes: Any) -> Built:  # noqa: ANN401

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from viewstore.format.plan import Plan
-from viewstore.format.records import canonical
+from viewstore.format.records import differences
 
 # What follows from the settings, and would only repeat them.
-DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id", "ops", "codec")
+DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id", "ops")
 
 
 def plan_differences(stored: Plan, wanted: Plan) -> list[str]:
@@ -17,7 +16,7 @@ def plan_differences(stored: Plan, wanted: Plan) -> list[str]:
 
     What a user set comes first; what follows from it is left out.
     """
-    return _of_settings(stored, wanted) or _of_plans(stored.to_json(), wanted.to_json(), "")
+    return _of_settings(stored, wanted) or _of_plans(stored, wanted)
 
 
 def _of_settings(stored: Plan, wanted: Plan) -> list[str]:
@@ -52,10 +51,10 @@ def _was(name: str, before: object, after: object) -> str:
     return "{} was {}, is {}".format(name, *said)
 
 
-def _of_plans(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
+def _of_plans(stored: Plan, wanted: Plan) -> list[str]:
     """Return what differs in two plans of equal settings: versions, and the parent."""
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        keys = [key for key in sorted({*first, *second}) if path or key not in DERIVED[:-1]]
-        parts = [_of_plans(first.get(k), second.get(k), f"{path} {k}".strip()) for k in keys]
-        return [said for part in parts for said in part]
-    return [] if canonical(first) == canonical(second) else [_was(path, first, second)]
+    before, after = (
+        {key: value for key, value in plan.to_json().items() if key not in DERIVED}
+        for plan in (stored, wanted)
+    )
+    return [_was(key.replace(".", " "), *each) for key, *each in differences(before, after)]

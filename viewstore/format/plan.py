@@ -12,7 +12,7 @@ from typing import Any
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
-from viewstore.format.records import canonical, check_form, seal, unseal
+from viewstore.format.records import check_form, seal, unseal
 
 KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -231,16 +231,3 @@ def check_view_set_name(name: str) -> None:
         raise ConfigError(
             f"view set name must match {VIEW_SET_NAME.pattern} and not be 'source', got {name!r}"
         )
-
-
-def differing_keys(first: Plan, second: Plan) -> list[str]:
-    """Return the keys in which two plans differ, dotted where they are nested."""
-    return _differing(first.to_json(), second.to_json(), "")
-
-
-def _differing(first: Any, second: Any, path: str) -> list[str]:  # noqa: ANN401
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        keys = sorted(set(first) | set(second))
-        parts = [_differing(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in keys]
-        return [key for part in parts for key in part]
-    return [] if canonical(first) == canonical(second) else [path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from viewstore.errors import FormatError
@@ -26,6 +26,15 @@ def canonical(value: Any) -> bytes:  # noqa: ANN401
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
     return text.encode("ascii")
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401
+    """Yield the dotted keys at which two JSON values differ, with both values; None is no value."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*before, *now}):
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif canonical(before) != canonical(now):
+        yield key, before, now
 
 
 def digest_of(value: Any) -> str:  # noqa: ANN401

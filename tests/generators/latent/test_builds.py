@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 import viewstore
-from tests.generators.latent_world import small_encoder, small_gan, source_images
+from tests.generators.latent_world import small_encoder, small_gan, source_images, write_networks
 from viewstore.build.repair import repair
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles, packaged_weights
 from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
-from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.generators.latent.checks import SLOTS_CPU
 from viewstore.generators.latent.inversion import STEPS_FROM_AVERAGE, Inversion
 from viewstore.store.verify import verify
@@ -38,12 +37,7 @@ class Files:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("files")
-    gan = small_gan()
-    encoder = small_encoder(source_images(gan, 64))
-    write_generator(folder / "gan.safetensors", gan, Origin(family="test"), half=False)
-    save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
-    np.savez(folder / "images.npz", images=source_images(gan, ROWS))
-    weights = {role: folder / f"{role}.safetensors" for role in ("gan", "encoder")}
+    weights = write_networks(folder, samples=ROWS)
     return Files(weights, folder / "images.npz")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import viewstore
-from tests.viewstore.small_stores import ROWS, SHARD_ROWS, build_small, write_npz
+from tests.viewstore.small_stores import ROWS, SHARD_ROWS, build_small, write_npz, write_photographs
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair
 from viewstore.errors import ConfigError, FormatError, StoppedError
@@ -211,16 +211,7 @@ def test_a_cut_shard_is_refused_before_it_is_mapped(tmp_path: Path, source: str)
 
 
 def test_an_image_that_cannot_be_read_is_named_or_kept_as_black(tmp_path: Path) -> None:
-    from PIL import Image
-
-    folder = tmp_path / "images" / "cat"
-    folder.mkdir(parents=True)
-    rng = np.random.Generator(np.random.Philox(1))
-    for number in range(3):
-        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    whole = (folder / "1.jpg").read_bytes()
-    (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])  # its header is still right
+    write_photographs(tmp_path / "images" / "cat", 3, cut=1)
     with pytest.raises(FormatError, match=r"cat/1\.jpg cannot be read"):
         build_small(tmp_path / "fail", str(tmp_path / "images"))
     built = build_small(tmp_path / "skip", str(tmp_path / "images"), on_error="skip")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.viewstore.commands import invoke
-from tests.viewstore.small_stores import ROWS, build_small
+from tests.viewstore.small_stores import ROWS, build_small, write_photographs
 from viewstore.errors import ConfigError
 from viewstore.export.formats import FORMATS
 from viewstore.export.selection import Exported, are_whole, select
@@ -76,14 +74,7 @@ def test_files_are_whole_if_all_have_their_digests(tmp_path: Path) -> None:
 @pytest.fixture
 def damaged_images(tmp_path: Path) -> Path:
     """Three photographs, the second of which cannot be read beyond its header."""
-    folder = tmp_path / "images" / "cat"
-    folder.mkdir(parents=True)
-    rng = np.random.Generator(np.random.Philox(1))
-    for number in range(3):
-        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    cut = (folder / "1.jpg").read_bytes()
-    (folder / "1.jpg").write_bytes(cut[: len(cut) // 2])
+    write_photographs(tmp_path / "images" / "cat", 3, cut=1)
     return tmp_path / "images"
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests.generators.latent_world import small_encoder, small_gan, source_images
+from tests.generators.latent_world import write_networks
 from tests.viewstore.commands import run
 from tests.viewstore.pages import Page
+from tests.viewstore.small_stores import write_photographs
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.generators.gan.file import Origin, write_generator
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet
 from viewstore.store.store import open_store
 from viewstore.store.verdict import verdict_of
-from viewstore.train.encoder_file import save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +26,13 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("blobs")
-    gan = small_gan()
-    encoder = small_encoder(source_images(gan, 64))
-    write_generator(folder / "gan.safetensors", gan, Origin(), half=False)
-    save_encoder(folder / "encoder.safetensors", encoder.settings, encoder.network)
-    np.savez(folder / "images.npz", images=source_images(gan, 4), labels=np.arange(4) % 2)
+    files = write_networks(folder, samples=4)
     request = BuildRequest(
         generator="recon",
         out=folder / "store",
         source=str(folder / "images.npz"),
         settings={"max_steps": 1, "shift_stop": 0.001},
-        files={role: folder / f"{role}.safetensors" for role in ("gan", "encoder")},
+        files=files,
     )
     build(request)
     settings = {"views": 1, "lam": 0.0, "eps1": 0.2, "slots": 4, "tol": 0.1}
@@ -115,13 +108,7 @@ def test_sheet_and_report_begin_with_the_verdict(blobs: Path) -> None:
 
 
 def test_samples_that_failed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    noise = np.random.default_rng(9).integers(0, 256, (5, 48, 64, 3), np.uint8)
-    for number, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    whole = (folder / "3.jpg").read_bytes()
-    (folder / "3.jpg").write_bytes(whole[: len(whole) // 2])
+    folder = write_photographs(tmp_path / "images", 5, cut=3)
     command = ["build", "--generator", "simclr", "--source", str(folder), "--size", "16"]
     command += ["--out", str(tmp_path / "s"), "--on-error", "skip", "--views", "2", "-j", "1"]
     code, out, _ = run(capsys, *command, "--json")
