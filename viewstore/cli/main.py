@@ -17,7 +17,7 @@ import click
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import StoppedError, ViewStoreError
-from viewstore.shards.signals import RaiseOnce, Stopped, stop_signals_to
+from viewstore.shards.signals import Stopped, stop_signals_raise
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
 LEARN = "Learn from them"
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     terminal = Terminal(arguments=given)
     code: int | None = None
     try:
-        with stop_signals_to(RaiseOnce(), then=signal.SIG_IGN if arguments is None else None):
+        with stop_signals_raise(then=signal.SIG_IGN if arguments is None else None):
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from viewstore.errors import StoppedError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-IMPORT_SECONDS = 0.05  # until a signal that arrived within an import is sent again
+AGAIN_SECONDS = 0.05  # until a signal that arrived at a bad moment is sent again
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -39,20 +40,42 @@ class RaiseOnce:
 
     Some senders signal the process and then its group: the second signal must not break what
     cleans up after the first. A signal that arrives within an import is sent again a little
-    later, because imports swallow or rename what is raised in some places of them.
+    later, because imports swallow or rename what is raised in some places of them. So is one that
+    Python could not pass on, as it arrived while an object was deleted: see `unraisable`.
+
+    Attributes:
+        raised: Whether Stopped was raised.
+        other: The hook for all else that Python cannot raise.
     """
 
     raised: bool = False
+    other: Callable[[sys.UnraisableHookArgs], object] = field(
+        default_factory=lambda: sys.unraisablehook
+    )
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.raised:
             return
         if _importing(frame):
-            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-            signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+            _send_again(number)
             return
         self.raised = True
         raise Stopped(number)
+
+    def unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Send a stop signal or an interrupt that was lost again; `sys.unraisablehook`."""
+        if isinstance(lost.exc_value, Stopped):
+            self.raised = False
+            _send_again(lost.exc_value.number)
+        elif isinstance(lost.exc_value, KeyboardInterrupt):
+            _send_again(signal.SIGINT)
+        else:
+            self.other(lost)
+
+
+def _send_again(number: int) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -125,6 +148,21 @@ def stop_signals_to(handler: Handler, *, then: signal.Handlers | None = None) ->
             signal.signal(number, earlier if then is None else then)
         if then is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def stop_signals_raise(*, then: signal.Handlers | None = None) -> Iterator[None]:
+    """Raise Stopped at the first stop signal while the block runs, if this is the main thread.
+
+    Afterwards all is as before; or stop signals go to `then`, and none is sent again.
+    """
+    handler = RaiseOnce()
+    sys.unraisablehook = handler.unraisable
+    try:
+        with stop_signals_to(handler, then=then):
+            yield
+    finally:
+        sys.unraisablehook = handler.other
 
 
 @contextlib.contextmanager

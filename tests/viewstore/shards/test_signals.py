@@ -13,6 +13,7 @@ from viewstore.shards.signals import (
     RaiseOnce,
     Stopped,
     stop_signals_blocked,
+    stop_signals_raise,
     stop_signals_to,
 )
 
@@ -31,7 +32,7 @@ def test_a_second_signal_does_not_break_what_cleans_up() -> None:
             signal.raise_signal(signal.SIGTERM)
             cleaned.append(True)
 
-    with pytest.raises(Stopped), stop_signals_to(RaiseOnce()):
+    with pytest.raises(Stopped), stop_signals_raise():
         stopped_twice()
     assert cleaned == [True]
 
@@ -54,9 +55,45 @@ def test_a_signal_in_an_import_is_heard_after_it(
         importlib.import_module("sends_a_signal")
         time.sleep(60)
 
-    with pytest.raises(Stopped), stop_signals_to(RaiseOnce()):
+    with pytest.raises(Stopped), stop_signals_raise():
         imported()
     assert hasattr(sys.modules["sends_a_signal"], "Holder")
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_that_arrives_while_an_object_is_deleted_is_not_lost(
+    number: signal.Signals, raised: type[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python cannot raise there: it would print "Exception ignored in" and go on."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def dropped() -> None:
+        held = Deleted()
+        del held
+        time.sleep(60)
+
+    with pytest.raises(raised), stop_signals_raise():
+        dropped()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_else_cannot_be_raised_is_said_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deleted:
+        def __del__(self) -> None:
+            raise ValueError("in a __del__")
+
+    said: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: said.append(str(lost.exc_value)))
+    before = sys.unraisablehook
+    with stop_signals_raise():
+        Deleted()
+    assert said == ["in a __del__"]
+    assert sys.unraisablehook is before
 
 
 def test_the_handlers_from_before_come_back() -> None:
