@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,33 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
     """Fix the plan of a view set, or check that it is the one already fixed.
 
     Raises:
-        ConfigError: Another plan is fixed; it says which settings were others.
+        ConfigError: Another plan is fixed; it says which settings were others. Or the view set
+            that it starts from is gone.
     """
     if paths.plan.is_file():
         check_same_settings(paths, plan)
-    make_folders(paths.folders)
-    # Its name is synced with those of the first blobs: before them it promises nothing.
-    if not disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
-        check_same_settings(paths, plan)
+    with _parent_stays(StorePaths(paths.root.parents[1]), plan):
+        make_folders(paths.folders)
+        # Its name is synced with those of the first blobs: before them it promises nothing.
+        if not disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
+            check_same_settings(paths, plan)
+
+
+@contextlib.contextmanager
+def _parent_stays(paths: StorePaths, plan: Plan) -> Iterator[None]:
+    """Keep `rm` and `mv` from the parent of a plan until its child is there to be seen."""
+    if plan.parent is None:
+        yield
+        return
+    name = plan.parent["view_set"]
+    with disk.file_lock(paths.finalise_lock, shared=True):
+        if not paths.view_set(name).plan.is_file():
+            raise ConfigError(
+                f"view set {name!r}, from which {plan.view_set} starts, was taken out or renamed",
+                where=str(paths.view_set(name).root),
+                fix="run the same command again: it builds that one first",
+            )
+        yield
 
 
 def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from viewstore.build.adopt import make_folders
 from viewstore.build.finalise import derive, publish
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
-from viewstore.format.manifest import Commit, Manifest, ViewSetEntry
+from viewstore.files.local import LOCAL
+from viewstore.format.manifest import Commit, Index, Manifest, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan, check_view_set_name
+from viewstore.format.records import LARGE_BYTES
 from viewstore.store.committed import (
     committed_shards,
     known_view_sets,
@@ -40,7 +42,7 @@ def remove_view_set(root: Path, name: str) -> Manifest | None:
         ConfigError: There is no such view set, or another one starts from it.
     """
     paths = StorePaths(root)
-    with disk.explained(root), disk.file_lock(paths.finalise_lock):
+    with disk.explained(root), _alone(paths):
         if name not in known_view_sets(paths):
             raise no_view_set(name, known_view_sets(paths), root)
         _check_no_child(paths, name, verb="taken out")
@@ -61,29 +63,33 @@ def rename_view_set(root: Path, old: str, new: str) -> Manifest | None:
     """
     check_view_set_name(new)
     paths = StorePaths(root)
-    with disk.explained(root), disk.file_lock(paths.finalise_lock):
+    with disk.explained(root), _alone(paths):
         if old not in view_sets(paths):
             raise no_view_set(old, view_sets(paths), root)
+        if new == old:
+            raise ConfigError(f"view set {old!r} has this name already", fix="name another one")
         _check_no_child(paths, old, verb="renamed")
         plan = read_plan(paths.view_set(old)).renamed(new)
-        if new in known_view_sets(paths) and not _is_of(paths.view_set(new), plan):
-            raise ConfigError(
-                f"there is a view set {new!r} already",
-                where=str(paths.view_set(new).root),
-                fix=f"name another one, or take it out: viewstore rm {root} {new}",
-            )
-        commits = _put_links(paths.view_set(old), paths.view_set(new), plan)
+        commits = {
+            shard: replace(commit, view_set=plan.view_set, plan_id=plan.id)
+            for shard, commit in read_commits(paths.view_set(old)).items()
+        }
+        _check_free(paths, plan, commits)
+        _check_whole(paths, old, commits)
+        _put_links(paths.view_set(old), paths.view_set(new), plan, commits)
         manifest = read_manifest(paths)
         if manifest is not None and old in manifest.view_sets:
             entry = derive(paths.view_set(new), plan, commits, None)
-            if entry.root != manifest.view_sets[old].root:
-                raise ConfigError(
-                    f"view set {old!r} lacks shards that its readers expect",
-                    fix=f"viewstore verify {root} --repair --view-set {old}",
-                )
             manifest = _publish_without(paths, old, {new: entry})
         _discard(paths, old)
         return manifest
+
+
+@contextlib.contextmanager
+def _alone(paths: StorePaths) -> Iterator[None]:
+    """Keep others meanwhile from writing manifests, from committing and from starting children."""
+    with disk.file_lock(paths.finalise_lock), disk.file_lock(paths.gc_lock):
+        yield
 
 
 def _check_no_child(paths: StorePaths, name: str, *, verb: str) -> None:
@@ -98,20 +104,75 @@ def _check_no_child(paths: StorePaths, name: str, *, verb: str) -> None:
                 )
 
 
-def _is_of(paths: ViewSetPaths, plan: Plan) -> bool:
-    return paths.plan.is_file() and read_plan(paths).id == plan.id
+def _check_free(paths: StorePaths, plan: Plan, commits: Mapping[int, Commit]) -> None:
+    """Raise ConfigError if the name of `plan` is taken, but by what this renaming has begun."""
+    new = paths.view_set(plan.view_set)
+    is_known = plan.view_set in known_view_sets(paths)
+    is_gone = is_known and not new.plan.is_file()  # and may come back with its readers
+    if not is_gone and _is_begun(new, plan, commits):
+        return
+    if is_known:
+        taken, remedy = "view set", f"take it out: viewstore rm {paths.root} {plan.view_set}"
+    else:
+        taken, remedy = "folder with shards but no plan", f"move {new.root} out of the store"
+    raise ConfigError(
+        f"there is a {taken} {plan.view_set!r} already",
+        where=str(new.root),
+        fix=f"name another one, or {remedy}",
+    )
 
 
-def _put_links(old: ViewSetPaths, new: ViewSetPaths, plan: Plan) -> Mapping[int, Commit]:
-    """Give the shards of a view set their names in the new one too; return its commits.
+def _is_begun(new: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> bool:
+    """Whether a view set holds nothing but what a renaming puts there before it may be killed.
+
+    The commits come one by one and then the plan: some of them without it, or all with it.
+    """
+    try:
+        found, wanted = _entries(read_commits(new)), _entries(commits)
+    except FormatError:
+        return False
+    if new.plan.is_file():
+        return read_plan(new).id == plan.id and wanted.items() <= found.items()
+    return found.items() <= wanted.items()
+
+
+def _entries(commits: Mapping[int, Commit]) -> dict[int, ShardEntry]:
+    return {shard: commit.entry for shard, commit in commits.items()}
+
+
+def _check_whole(paths: StorePaths, name: str, commits: Mapping[int, Commit]) -> None:
+    """Raise ConfigError if a view set lacks files of its shards, or shards its readers expect."""
+    lacking = _lacking(paths, name, commits)
+    if lacking:
+        raise ConfigError(
+            f"view set {name!r} cannot be renamed: {lacking[0]} is missing",
+            where=str(paths.view_set(name).root),
+            fix=f"mend it first: viewstore verify {paths.root} --repair --view-set {name}",
+        )
+
+
+def _lacking(paths: StorePaths, name: str, commits: Mapping[int, Commit]) -> list[str]:
+    view_set = paths.view_set(name)
+    blobs = [blob.name for commit in commits.values() for blob in commit.entry.files]
+    lacking = [blob for blob in blobs if not (view_set.root / blob).is_file()]
+    manifest = read_manifest(paths)
+    if manifest is None or name not in manifest.view_sets:
+        return lacking
+    if not view_set.index.is_file():
+        return [*lacking, view_set.index.name]
+    published = LOCAL.record(view_set.index, LARGE_BYTES, Index.unpack).shards
+    found = _entries(commits)
+    return [*lacking, *(f"shard {it.shard}" for it in published if found.get(it.shard) != it)]
+
+
+def _put_links(
+    old: ViewSetPaths, new: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]
+) -> None:
+    """Give the shards of a view set their names in the new one too.
 
     The plan comes last: until then there is no new view set.
     """
     make_folders(new.folders)
-    commits = {
-        shard: replace(commit, view_set=plan.view_set, plan_id=plan.id)
-        for shard, commit in read_commits(old).items()
-    }
     names = disk.DirectorySyncs()
     for commit in commits.values():
         for blob in commit.entry.files:
@@ -121,7 +182,6 @@ def _put_links(old: ViewSetPaths, new: ViewSetPaths, plan: Plan) -> Mapping[int,
     for shard, commit in commits.items():
         disk.put_if_absent(new.commit(shard), commit.pack(), scratch=new.tmp)
     disk.put_if_absent(new.plan, plan.pack(), scratch=new.tmp)
-    return commits
 
 
 def _publish_without(
@@ -146,7 +206,6 @@ def _discard(paths: StorePaths, name: str) -> None:
     if not folder.is_dir():
         return
     aside = paths.tmp / f"{name}.{uuid.uuid4().hex}.removed"
-    with disk.file_lock(paths.gc_lock):  # no builder is in the middle of a commit
-        disk.rename(folder, aside)
+    disk.rename(folder, aside)
     disk.fsync_directory(paths.views)
     disk.remove_tree(aside)

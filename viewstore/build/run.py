@@ -5,10 +5,10 @@ The command line and tests call `build` with a BuildRequest; `repair` calls `bui
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from viewstore.build.rows import build_rows, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.costs.estimate import choose_shard_rows
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
@@ -143,21 +143,42 @@ def build_shards(
     pool = plan.generator["args"].get("slots", 0)
     settle = pool * min(request.workers or len(os.sched_getaffinity(0)), len(missing))
     with (
+        _taken_out_is_said(paths, plan),
         tracked(progress, plan.view_set, samples, "samples", settle=settle),
         stop_signals_to(job.stop.request),
         threads_restored(torch=bool(plan.weights)),
     ):
         outcomes = _run(job, request)
-    raise_failure(outcomes)
+        raise_failure(outcomes)
     if job.stop.requested:
         raise stopped_on_request()
     return outcomes
 
 
+@contextlib.contextmanager
+def _taken_out_is_said(paths: StorePaths, plan: Plan) -> Iterator[None]:
+    """Raise ConfigError if somebody takes the view set out in the block, whatever it ends with."""
+    view_set = paths.view_set(plan.view_set)
+    found = None
+    try:
+        yield
+    except (OSError, ViewStoreError) as error:
+        if view_set.plan.is_file():
+            raise
+        found = error
+    if not view_set.plan.is_file():
+        raise ConfigError(
+            f"view set {plan.view_set!r} was taken out or renamed while it was built",
+            where=str(view_set.root),
+            why="the shard at hand was dropped; what was committed before went with the view set",
+            fix=f"viewstore inspect {paths.root} shows the view sets; build the one you want again",
+        ) from found
+
+
 def _run(job: Job, request: BuildRequest) -> list[Outcome]:
     """Run a job; an outcome after which the others would be in vain stops it."""
     outcomes = []
-    with closing(request.executor(job)) as finished:
+    with contextlib.closing(request.executor(job)) as finished:
         for outcome in finished:
             outcomes.append(outcome)
             failed = outcome.status == "failed" and request.on_error == "fail"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ import pytest
 import viewstore
 from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
+from viewstore.build.adopt import adopt_plan
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.repair import collect_garbage, repair, withdraw
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
-from viewstore.store.committed import read_plan
+from viewstore.shards.engine import Job
+from viewstore.shards.local import run_local
+from viewstore.shards.unit import Outcome
+from viewstore.store.committed import read_plan, view_sets
 from viewstore.store.verify import verify
 
 
@@ -136,6 +140,84 @@ def test_a_view_set_that_another_starts_from_stays(two: Path) -> None:
         rename_view_set(two, "simclr", "other")
     remove_view_set(two, "moco")
     remove_view_set(two, "simclr")
+
+
+def test_its_own_name_is_refused(two: Path) -> None:
+    before = pixels(two, "moco")
+    with pytest.raises(ConfigError, match="'moco' has this name already"):
+        rename_view_set(two, "moco", "moco")
+    assert (pixels(two, "moco") == before).all()
+    assert list(verify(two)) == []
+
+
+@pytest.mark.parametrize("only", [(0,), (0, 1)])
+def test_another_view_set_of_the_same_settings_is_not_merged(
+    two: Path, source: str, only: tuple[int, ...]
+) -> None:
+    """Its plan is that of a renaming that was begun; its shards tell them apart."""
+    rename_view_set(two, "moco", "hard")
+    build_small(two, source, generator="moco", only=only)
+    withdraw(StorePaths(two).view_set("hard"), 0)
+    names = sorted(path.name for path in (two / "views").rglob("*.tar"))
+    for old, new in (("hard", "moco"), ("moco", "hard")):
+        with pytest.raises(ConfigError, match=f"there is a view set '{new}' already"):
+            rename_view_set(two, old, new)
+    assert sorted(path.name for path in (two / "views").rglob("*.tar")) == names
+
+
+def test_a_folder_with_shards_of_another_view_set_is_not_filled(two: Path) -> None:
+    shutil.copytree(two / "views" / "simclr", two / "views" / "hard")
+    (two / "views" / "hard" / "plan.json").unlink()
+    with pytest.raises(ConfigError, match="there is a folder with shards but no plan 'hard'"):
+        rename_view_set(two, "moco", "hard")
+    assert len(pixels(two, "moco")) == 20
+
+
+def test_a_view_set_that_is_gone_keeps_its_name(two: Path) -> None:
+    shutil.rmtree(two / "views" / "simclr")
+    with pytest.raises(ConfigError, match="there is a view set 'simclr' already"):
+        rename_view_set(two, "moco", "simclr")
+    assert set(viewstore.open(two).view_sets) == {"moco"}
+
+
+@pytest.mark.parametrize("lacks", ["000001-*.tar", "commits/000001.json", "index.json"])
+def test_what_is_damaged_keeps_its_name_until_it_is_mended(two: Path, lacks: str) -> None:
+    before = pixels(two, "moco")
+    next((two / "views" / "moco").glob(lacks)).unlink()
+    with pytest.raises(ConfigError, match=r"cannot be renamed: .* is missing") as caught:
+        rename_view_set(two, "moco", "hard")
+    assert caught.value.fix == f"mend it first: viewstore verify {two} --repair --view-set moco"
+    assert not (two / "views" / "hard").exists()
+    repair(two, list(verify(two)), workers=1)
+    rename_view_set(two, "moco", "hard")
+    assert (pixels(two, "hard") == before).all()
+
+
+@pytest.mark.parametrize("how", ["rm", "mv"])
+def test_a_builder_says_that_its_view_set_was_taken_away(two: Path, source: str, how: str) -> None:
+    def meanwhile(job: Job) -> Iterator[Outcome]:
+        if how == "rm":
+            remove_view_set(two, "third")
+        else:
+            rename_view_set(two, "third", "fourth")
+        yield from run_local(job)
+
+    build_small(two, source, view_set="third", only=(0,))
+    with pytest.raises(ConfigError, match="'third' was taken out or renamed while it was built"):
+        build_small(two, source, view_set="third", executor=meanwhile)
+    assert {fault.kind for fault in verify(two)} <= {"unpublished"}
+    names = {"rm": ["moco", "simclr"], "mv": ["fourth", "moco", "simclr"]}
+    assert view_sets(StorePaths(two)) == names[how]
+
+
+def test_a_child_does_not_begin_without_its_parent(two: Path) -> None:
+    begun_from_another(two)
+    plan = read_plan(StorePaths(two).view_set("moco"))
+    shutil.rmtree(two / "views" / "moco")
+    shutil.rmtree(two / "views" / "simclr")
+    with pytest.raises(ConfigError, match="'simclr', from which moco starts, was taken out"):
+        adopt_plan(StorePaths(two).view_set("moco"), plan)
+    assert not (two / "views" / "moco").exists()
 
 
 STEPS = ("rename", "link", "put_if_absent", "write_atomic", "remove_tree")
