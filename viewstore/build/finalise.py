@@ -61,14 +61,14 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
             commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
             _check(paths.view_set(name), plan, commits)
             before = published.get(name)
-            if len(commits) < plan.shards:
-                if before is not None or allow_partial:
-                    complete = False
-                if not allow_partial:
-                    if before is not None:  # a repair took shards back, or it was published so
-                        entries[name] = before
-                    continue
-            entries[name] = derive(paths.view_set(name), plan, commits, before)
+            if len(commits) == plan.shards:
+                entries[name] = derive(paths.view_set(name), plan, commits, before)
+            elif allow_partial:
+                entries[name] = derive(paths.view_set(name), plan, commits, before)
+                complete = False
+            elif before is not None:  # a repair took shards back, or it was published so
+                entries[name] = _kept(paths.view_set(name), plan, commits, before)
+                complete = False
         for name in set(published) - set(entries):  # gone from disk, which verify tells
             entries[name] = published[name]
             complete = False
@@ -80,6 +80,23 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 fix=f"viewstore status {root}",
             )
         return publish(paths, newest, sources_id, entries, complete)
+
+
+def _kept(
+    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], before: ViewSetEntry
+) -> ViewSetEntry:
+    """Return the entry of a view set published in part, its derived files whole again.
+
+    If one of its shards was taken back, or its index is damaged, all stays for a repair.
+    """
+    try:
+        shards = LOCAL.record(paths.index, LARGE_BYTES, Index.unpack).shards
+    except FormatError:
+        return before
+    part = {it.shard: commits[it.shard] for it in shards if it.shard in commits}
+    if len(part) < len(shards) or Index.of(plan, part).root != before.root:
+        return before
+    return derive(paths, plan, part, before)
 
 
 def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> None:

@@ -192,8 +192,9 @@ def _publish_without(
     if manifest is None or name not in manifest.view_sets:
         return manifest
     left = {key: entry for key, entry in manifest.view_sets.items() if key != name}
-    complete = manifest.complete or all(_is_complete(paths.view_set(key)) for key in left)
-    return publish(paths, manifest, manifest.sources_id, {**left, **instead}, complete)
+    entries = {**left, **instead}
+    complete = manifest.complete or all(_is_complete(paths.view_set(key)) for key in entries)
+    return publish(paths, manifest, manifest.sources_id, entries, complete)
 
 
 def _is_complete(paths: ViewSetPaths) -> bool:

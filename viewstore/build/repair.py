@@ -108,6 +108,11 @@ def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, lis
     for fault in faults:
         if fault.kind in REBUILT_KINDS and fault.shard is not None:
             found.setdefault(fault.view_set, set()).add(fault.shard)
+        if fault.kind == "derived" and Path(fault.path).name == "index.json":
+            view_set = paths.view_set(fault.view_set)  # which shards were published is lost: all
+            absent = {*range(read_plan(view_set).shards)} - {*committed_shards(view_set)}
+            if absent:
+                found.setdefault(fault.view_set, set()).update(absent)
     names = [name for name in view_sets(paths) if name in found]
     return {name: sorted(found[name]) for name in sorted(names, key=lambda n: _depth(paths, n))}
 

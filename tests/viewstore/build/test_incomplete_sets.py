@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,32 @@ def test_the_shard_that_was_withdrawn_is_named_to_who_reads_it(store: StorePaths
     assert views[0].shape == (2, 16, 16, 3)
     with pytest.raises(FormatError, match="shard 1"):
         views[9]
+
+
+@pytest.mark.parametrize("lacks", ["params.zarr/*/c/0*", "stats.json", "index/members.npy"])
+def test_a_repair_derives_again_what_a_part_lacks(tmp_path: Path, source: str, lacks: str) -> None:
+    root = tmp_path / "s"
+    build_small(root, source, only=(0,))
+    finalise(root, allow_partial=True)
+    build_small(root, source, only=(1,))  # committed, and not published
+    before = viewstore.open(root).store_id
+    for path in list((root / "views" / "simclr").glob(lacks)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert list(verify(root))
+    repair(root, list(verify(root)), workers=1)
+    assert list(verify(root)) == []
+    assert viewstore.open(root).store_id == before
+
+
+def test_a_repair_builds_all_shards_of_a_part_whose_index_is_gone(
+    tmp_path: Path, source: str
+) -> None:
+    root = tmp_path / "s"
+    build_small(root, source, only=(0,))
+    finalise(root, allow_partial=True)
+    path = root / "views" / "simclr" / "index.json"
+    path.write_bytes(path.read_bytes()[:-2])
+    build_small(root, source, generator="moco")  # it keeps the other as it is
+    repair(root, list(verify(root)), workers=1)
+    assert list(verify(root)) == []
+    assert viewstore.open(root).view_sets["simclr"].complete

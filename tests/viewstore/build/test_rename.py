@@ -17,6 +17,7 @@ import viewstore
 from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.adopt import adopt_plan
+from viewstore.build.finalise import finalise
 from viewstore.build.rename import remove_view_set, rename_view_set
 from viewstore.build.repair import collect_garbage, repair, withdraw
 from viewstore.build.request import BuildRequest
@@ -121,6 +122,17 @@ def test_a_view_set_that_is_begun_goes_on_under_another_name(two: Path, source: 
     rename_view_set(two, "moco", "hard")
     assert build_small(two, source, generator="moco", view_set="hard").samples == 12
     assert (pixels(two, "hard") == whole).all()
+
+
+def test_a_view_set_that_is_published_in_part_is_so_under_another_name(
+    two: Path, source: str
+) -> None:
+    build_small(two, source, view_set="third", only=(0,))
+    assert not finalise(two, allow_partial=True).complete
+    manifest = rename_view_set(two, "third", "fourth")
+    assert manifest is not None
+    assert set(manifest.view_sets) == {"simclr", "moco", "fourth"}
+    assert not manifest.complete
 
 
 @pytest.mark.parametrize(
