@@ -31,6 +31,8 @@ class PretrainConfig:
         size: Side of online views in pixels; None means that of the view sets or source images.
         seed: Seed of the weights, of the order and of all draws.
         holdout: Leave out every `holdout`-th row (0, holdout, ...); None means none.
+        where: Train only on rows that this filter selects; None means all.
+        missing: What a view that was not made does: "raise", or "resample" another of its sample.
         precision: "bf16" computes the forward pass in bfloat16 where autocast allows it.
         mean, std: Normalisation of values in [0, 1] per channel; None means STATISTICS.
 
@@ -49,6 +51,8 @@ class PretrainConfig:
     size: int | None = None
     seed: int = 0
     holdout: int | None = None
+    where: str | None = None
+    missing: Literal["raise", "resample"] = "raise"
     precision: Literal["fp32", "bf16"] = "fp32"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

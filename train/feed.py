@@ -14,10 +14,9 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.files.local import LOCAL
 from viewstore.format.records import digest_of
 from viewstore.images.policies import output_size
-from viewstore.loaders.batches.maker import OnCorrupt
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
-from viewstore.loaders.plan.schedule import NOT_MADE_FIX, Missing
+from viewstore.loaders.plan.schedule import NOT_MADE_FIX
 from viewstore.loaders.plan.slots import Slot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
@@ -60,18 +59,15 @@ def open_feed(
     config: PretrainConfig,
     *,
     num_threads: int | None = None,
-    where: str | None = None,
-    missing: Missing = "raise",
-    on_corrupt: OnCorrupt = "raise",
 ) -> Iterator[Feed]:
     """Give the views of a run to a block; nothing is read until the loader is asked.
 
-    `num_threads`, `where`, `missing` and `on_corrupt` are those of LoaderSettings.
+    `num_threads` is that of LoaderSettings.
 
     Raises:
         ConfigError: A view is unknown, there are fewer samples than a batch has, or the views are
             not what the strategy wants.
-        FormatError: In the block: a view is damaged, or was not made where `missing` is "raise".
+        FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
     rows = training_rows(store.num_samples, config.holdout)
     with _advice(store):
@@ -84,9 +80,8 @@ def open_feed(
             # A filter is part of the loader's state: without holdout there is none.
             rows=None if config.holdout is None else rows,
             num_threads=num_threads,
-            where=where,
-            missing=missing,
-            on_corrupt=on_corrupt,
+            where=config.where,
+            missing=config.missing,
         )
         with loader:
             for slot in loader.slots:
@@ -113,7 +108,7 @@ def _advice(store: Store) -> Iterator[None]:
     except FormatError as error:
         if error.fix != NOT_MADE_FIX:
             raise
-        mend = f"viewstore verify {store.location} --repair --failed"
+        mend = f"give --missing resample, or viewstore verify {store.location} --repair --failed"
         raise FormatError(
             str(error), code=error.code, where=error.where, why=error.why, fix=mend
         ) from error

@@ -108,6 +108,19 @@ def test_a_source_is_enough_for_online_views(
     assert answer["error"]["why"] == "holdout was 4, is 5; optim.lr was 0.03, is 0.1"
 
 
+def test_a_filter_chooses_the_samples(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = (store, "--views", "cached,cached", "--epochs", 1, "--out", tmp_path / "a")
+    assert train(capsys, *chosen, "--where", "index < 16")["steps"] == 2
+    code, answer = run(capsys, "train", *chosen, *SMALL, "--where", "index < 24")
+    assert code == 2
+    assert answer["error"]["why"] == "where was 'index < 16', is 'index < 24'"
+    code, answer = run(capsys, "train", *chosen, *SMALL, "--where", "hardness < 1")
+    assert code == 2
+    assert "hardness" in answer["error"]["message"]
+
+
 def test_held_out_rows_are_not_trained_on(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

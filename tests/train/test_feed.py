@@ -57,12 +57,13 @@ def test_errors_advise_what_a_training_can_do(store: Store) -> None:
         open_feed(views, config, num_threads=0) as feed,
     ):
         list(feed.loader)  # type: ignore[call-overload]
-    assert error.value.fix == f"viewstore verify {store.location} --repair --failed"
-    with open_feed(views, config, num_threads=0, missing="resample") as feed:
+    mend = f"give --missing resample, or viewstore verify {store.location} --repair --failed"
+    assert error.value.fix == mend
+    with open_feed(views, replace(config, missing="resample"), num_threads=0) as feed:
         assert feed.epoch_steps == 4
     with (
         pytest.raises(ConfigError, match="at most the 12 rows") as wide,
-        open_feed(store, config_of("hard", "hard", batch_size=16, holdout=2), where="index < 24"),
+        open_feed(store, config_of("hard", "hard", batch_size=16, holdout=2, where="index < 24")),
     ):
         pass
     assert wide.value.fix == "give a smaller --batch-size"

@@ -163,6 +163,17 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
     "--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row, for eval."
 )
 @click.option(
+    "--where", metavar="Q", help="Train only on samples like these, say 'distance < 0.35'."
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["raise", "resample"]),
+    default="raise",
+    show_default=True,
+    help="Choose what a view that could not be made does: end the training, or give way to another "
+    "view of its sample.",
+)
+@click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed all random draws."
 )
 @click.option(
@@ -254,6 +265,8 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
         size=options["size"],
         seed=options["seed"],
         holdout=options["holdout"],
+        where=options["where"],
+        missing=options["missing"],
         precision=options["precision"],
     )
 
