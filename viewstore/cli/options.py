@@ -18,8 +18,8 @@ FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
 SOURCES = (
-    "The images: a folder of class folders, a WebDataset tar or brace pattern, an .npz, a .beton, "
-    "or the word digits (a folder of that name is ./digits)."
+    "The images: a folder of class folders, WebDataset tars (one, a folder or a pattern of "
+    "them), an .npz, a .beton, or the word digits (a folder of that name is ./digits)."
 )
 
 STORE = click.argument("store", type=FILE)

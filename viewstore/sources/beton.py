@@ -170,7 +170,7 @@ def _key(beton: Beton, row: int) -> str:
 def _is_beton(spec: str) -> bool:
     path = Path(spec)
     if path.suffix.lower() == ".beton" or not path.is_file():
-        return path.suffix.lower() == ".beton"
+        return path.suffix.lower() == ".beton" and not path.is_dir()
     with path.open("rb") as file, contextlib.suppress(FormatError):
         unpack_header(file.read(HEADER_BYTES))
         return True

@@ -80,7 +80,7 @@ def _picture_keys(
 ) -> Iterator[str]:
     """Yield the pictures below `folder`, through links, but never round in a circle of them.
 
-    `unread` counts pictures of formats that are not read.
+    `unread` counts pictures of formats that are not read, and tars beside pictures.
     """
     status = folder.stat()
     here = status.st_dev, status.st_ino
@@ -95,7 +95,7 @@ def _picture_keys(
             yield from _picture_keys(*below, above | {here}, unread)
         elif kind in ("file", "dangling") and suffix in READ:
             yield prefix + entry.name
-        elif kind == "file" and suffix in NOT_READ:
+        elif kind == "file" and (suffix in NOT_READ or suffix == "tar"):
             unread[f".{suffix}"] += 1
 
 

@@ -1,7 +1,7 @@
 """The one table of the kinds of source; the first that matches a spelling takes it.
 
-What exists is told by what it is: a folder whatever it is called, a file by its first bytes where
-its name does not say. Only "digits" is always the handwritten digits, for stores record it so.
+What exists is told by what it is: a folder by what lies in it, a file by its first bytes where its
+name does not say. Only "digits" is always the handwritten digits, for stores record it so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from viewstore.sources import arrays, beton, folder, webdataset
 from viewstore.sources.table import SourceKind
 
-KINDS: tuple[SourceKind, ...] = (arrays.KIND, folder.KIND, beton.KIND, webdataset.KIND)
+KINDS: tuple[SourceKind, ...] = (arrays.KIND, beton.KIND, webdataset.KIND, folder.KIND)
 
 
 def kind_of(spec: str) -> SourceKind | None:

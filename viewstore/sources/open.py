@@ -14,8 +14,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     """Open a source and fix its rows, ordered by key bytes.
 
     Args:
-        spec: A folder of class folders, a WebDataset tar or brace pattern, an `.npz`, a `.beton`,
-            or "digits"; a folder of that name is "./digits".
+        spec: A folder of class folders, WebDataset tars (one, a folder or a pattern of them), an
+            `.npz`, a `.beton`, or "digits"; a folder of that name is "./digits".
         limit: Keep the first rows only.
         on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
 

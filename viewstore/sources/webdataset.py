@@ -74,9 +74,32 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
 
 
 def tar_files(spec: str) -> list[str]:
-    """Return the absolute paths of the tars that a path or brace pattern names, in its order."""
-    paths = [spec] if Path(spec).is_file() else expand_braces(spec)
+    """Return the absolute paths of the tars that a path, folder or pattern names.
+
+    Those of braces come in their order; those of a folder or of `*`, `?` and `[]` in the order of
+    their names.
+    """
+    if Path(spec).is_file():
+        paths = [spec]
+    elif Path(spec).is_dir():
+        paths = sorted(str(path) for path in Path(spec).iterdir() if _is_visible_tar(path))
+    else:
+        paths = [path for text in expand_braces(spec) for path in _matching(text)]
     return [str(Path(path).absolute()) for path in paths]
+
+
+def _matching(pattern: str) -> list[str]:
+    """Return the paths that a pattern of `*`, `?` and `[]` matches; itself, if there are none."""
+    path = Path(pattern)
+    if path.exists():
+        return [pattern]
+    root = Path(path.anchor)
+    found = root.glob(str(path.relative_to(root)))
+    return sorted(str(each) for each in found if not each.name.startswith(".")) or [pattern]
+
+
+def _is_visible_tar(path: Path) -> bool:
+    return path.suffix.lower() == ".tar" and not path.name.startswith(".") and path.is_file()
 
 
 def _scan_tar(scan: _Scan, path: Path) -> None:
@@ -187,11 +210,22 @@ def _groups(data: mmap.mmap) -> dict[str, _Group]:
 def _is_tar(spec: str) -> bool:
     path = Path(spec)
     if path.is_dir():
-        return False
+        return _is_folder_of_tars(path)
     if not path.is_file():
         return "{" in spec or path.suffix.lower() == ".tar"
     with path.open("rb") as file:
         return path.suffix.lower() == ".tar" or file.read(BLOCK)[257:262] == b"ustar"
 
 
-KIND = SourceKind(spelling="a WebDataset tar", matches=_is_tar, scan=scan_tars, files=tar_files)
+def _is_folder_of_tars(folder: Path) -> bool:
+    """Whether tars lie in a folder, and neither pictures nor folders that may hold them."""
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:  # `sources.folder` says so
+        return False
+    if any(path.is_dir() or suffix_of(path.name) in READ for path in entries):
+        return False
+    return any(map(_is_visible_tar, entries))
+
+
+KIND = SourceKind(spelling="WebDataset tars", matches=_is_tar, scan=scan_tars, files=tar_files)
