@@ -36,18 +36,20 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with 66 small photographs of two classes in `photos`."""
-    rng = np.random.default_rng(0)
-    for number in range(66):
-        folder = tmp_path / "photos" / ("cat", "dog")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
-        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BILINEAR).save(
-            folder / f"{number}.jpg"
-        )
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Write small photographs of two classes into the folder `photos` of a folder."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BILINEAR).save(path)
 
 
 @pytest.mark.filterwarnings("ignore::Warning:lightning")
@@ -67,9 +69,10 @@ def test_every_block_of_the_loading_guide_runs(
 
 
 def test_every_command_of_the_tutorial_runs(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In order, with fewer steps; what one step writes is what the next one reads."""
+    write_photographs(folder, 66)
     commands = commands_of(TUTORIAL.read_text())
     assert [words[0] for words in commands] == [
         "gan", "train", "gan", "build", "inspect", "build", "verify", "train",
@@ -77,13 +80,15 @@ def test_every_command_of_the_tutorial_runs(
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
-    assert (photos / "trial.html").is_file()
-    assert (photos / "run" / "encoder.safetensors").is_file()
+    assert (folder / "trial.html").is_file()
+    assert (folder / "run" / "encoder.safetensors").is_file()
 
 
 def test_the_four_commands_for_photographs_run(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With as few photographs as the text below them says."""
+    write_photographs(folder, 50)
     page = (REPO / "README.md").read_text()
     section = page[page.index("## Your own photographs") :].partition("\n## ")[0]
     commands = commands_of(section)
@@ -91,4 +96,4 @@ def test_the_four_commands_for_photographs_run(
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
-    assert (photos / "views.html").is_file()
+    assert (folder / "views.html").is_file()

@@ -124,7 +124,9 @@ def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) ->
     if config.batch_size > samples:
         raise ConfigError(
             f"batch size must be at most the {samples} samples, got {config.batch_size}",
-            fix="give a smaller --batch-size",
+            fix=f"give --batch-size {samples}, or a smaller one"
+            if samples > 1
+            else "train on more samples",
         )
 
 
