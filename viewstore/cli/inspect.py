@@ -105,7 +105,22 @@ def _opened(terminal: Terminal, path: str) -> Store:
     terminal.store_id = store.store_id
     for name in store.gone:
         terminal.warn(f"view set {name} is gone from disk; viewstore rm {path} {name} forgets it")
+    for name, there in {**store.unfinished, **_partial(store)}.items():
+        terminal.warn(
+            f"view set {name} is not complete: {there}; run its build again, with the same command"
+        )
     return store
+
+
+def _partial(store: Store) -> dict[str, str]:
+    """Return how far the view sets are that were published without some of their shards."""
+    from viewstore.store.committed import shards_there
+
+    return {
+        name: shards_there(len(each.index.shards), each.plan)
+        for name, each in store.view_sets.items()
+        if not each.complete
+    }
 
 
 def _draw(

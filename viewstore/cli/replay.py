@@ -16,8 +16,6 @@ from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from viewstore.images.colours import Pixels
-    from viewstore.store.store import Store
-    from viewstore.store.view_set import ViewSet
 
 
 @command("replay", example="viewstore replay views 0 2 --view-set simclr --out view.png")
@@ -48,11 +46,11 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     """
     from viewstore.build.replay import latent_decoder
     from viewstore.files import disk
-    from viewstore.store.store import open_store
+    from viewstore.store.store import chosen_view_set, open_store
 
     opened = open_store(store)
     terminal.store_id = opened.store_id
-    chosen = _chosen(opened, options["view_set"])
+    chosen = chosen_view_set(opened, options["view_set"], purpose="replay")
     row = opened.keys.find(key)
     if view >= chosen.num_views:
         raise ConfigError(
@@ -84,17 +82,6 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     )
     terminal.result(facts, f"{out}: view {view} of {facts['key']}, {verdict}")
     return int(not facts["equal"] and not latent)
-
-
-def _chosen(store: Store, name: str | None) -> ViewSet:
-    names = sorted(store.view_sets)
-    if name is None and len(names) != 1:
-        raise ConfigError(
-            f"which view set to replay must be said, the store has {', '.join(names) or 'none'}",
-            where=store.location,
-            fix=f"add --view-set {names[0]}" if names else None,
-        )
-    return store.view_set(names[0] if name is None else name)
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.viewstore.commands import invoke
+from tests.viewstore.commands import invoke, run
+from tests.viewstore.small_stores import build_small
+from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
@@ -106,3 +108,18 @@ def test_control_characters_of_a_store_do_not_reach_the_terminal(tmp_path: Path)
     output = invoke("inspect", tmp_path / "store", key).output
     assert "\\x1b[31m" in output
     assert "\x1b" not in output
+
+
+def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_small(tmp_path / "s", source, only=(0, 2))
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "simclr: 2 of 3 shards are there" in err) == (2, True)
+    assert "run the build again" in err
+    build_small(tmp_path / "s", None, view_set="second", seed=1)
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+    finalise(tmp_path / "s", allow_partial=True)
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
