@@ -51,6 +51,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         key=key,
     )
     drawn = _draw(opened, rows, view_sets, options)
+    if drawn:
+        _warn_of_originals(terminal, opened, rows)
     if key is None:
         facts = store_facts(opened, view_sets)
         text = "" if drawn else store_text(facts)
@@ -121,6 +123,20 @@ def _partial(store: Store) -> dict[str, str]:
         for name, each in store.view_sets.items()
         if not each.complete
     }
+
+
+def _warn_of_originals(terminal: Terminal, store: Store, rows: Sequence[int]) -> None:
+    """Say why originals are gray, and what to do."""
+    from viewstore.inspect.shown_rows import unreadable_originals
+
+    errors = unreadable_originals(store, rows)
+    if errors:
+        first = errors[0]
+        why = f" ({first.why})" if first.why else ""
+        terminal.warn(
+            f"{len(errors)} of {counted(len(rows), 'original')} cannot be shown: {first}{why}; "
+            f"{first.fix}"
+        )
 
 
 def _draw(

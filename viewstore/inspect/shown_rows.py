@@ -209,6 +209,17 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
     )
 
 
+def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
+    """Return an error for each of `rows` whose original cannot be read, and is shown as gray."""
+    errors = []
+    for row in rows:
+        try:
+            store.source.read(row)
+        except ViewStoreError as error:
+            errors.append(error)
+    return errors
+
+
 def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
     views, unreadable = _read_views(view_set, row)
     constraints = constraints_of(view_set)

@@ -113,15 +113,17 @@ def no_store(where: object, *, why: str | None = None, fix: str | None = None) -
 
 def shards_there(committed: int, plan: Plan) -> str:
     """Return how much of a view set is built, in words."""
-    return f"{committed} of {counted(plan.shards, 'shard')} are there"
+    are = "is" if plan.shards == 1 else "are"
+    return f"{committed} of {counted(plan.shards, 'shard')} {are} there"
 
 
-def build_again(where: object) -> str:
-    """Return what to do where a build has not ended."""
-    return (
-        "run the build again, with the same command: it goes on with what is there; "
-        f"if it was built in slices, run all of them, then viewstore finalise {where}"
-    )
+def build_again(where: object, *, all_there: bool = False) -> str:
+    """Return what to do where a build has not ended, or has all its shards and no manifest."""
+    again = "run the build again, with the same command: it goes on with what is there"
+    finalise = f"viewstore finalise {where}"
+    if all_there:
+        return f"{finalise}, if it was built in slices; else {again}"
+    return f"{again}; if it was built in slices, run all of them, then {finalise}"
 
 
 def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:

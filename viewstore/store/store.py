@@ -355,13 +355,17 @@ def _unfinished(paths: StorePaths, *, known: Collection[str]) -> dict[str, str]:
 def _why_no_manifest(paths: StorePaths) -> tuple[str, str]:
     """Return why a folder has no manifest, and what to do."""
     there = _unfinished(paths, known=())
-    if not there:
-        begun = paths.sources_record.is_file()
-        if begun:
-            return "its build has not ended yet", build_again(paths.root)
+    if not there and not paths.sources_record.is_file():
         return "it is no store", STORE_FOLDER
+    why = "its build has not ended yet"
+    if not there:
+        return why, build_again(paths.root)
     said = "; ".join(f"{name}: {shards}" for name, shards in there.items())
-    return f"its build has not ended yet ({said})", build_again(paths.root)
+    all_there = all(
+        len(committed_shards(paths.view_set(name))) == read_plan(paths.view_set(name)).shards
+        for name in there
+    )
+    return f"{why} ({said})", build_again(paths.root, all_there=all_there)
 
 
 STORE_FOLDER = "give the folder that --out named when the store was built"

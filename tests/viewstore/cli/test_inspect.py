@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.commands import invoke, run
-from tests.viewstore.small_stores import build_small
+from tests.viewstore.small_stores import build_small, write_photographs
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
@@ -123,3 +123,18 @@ def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
     finalise(tmp_path / "s", allow_partial=True)
     code, _, err = run(capsys, "inspect", tmp_path / "s")
     assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+
+
+def test_a_moved_source_is_said_beside_gray_originals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photographs(tmp_path / "photos", 3, cut=2)
+    build_small(tmp_path / "s", str(tmp_path / "photos"), limit=2)
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    sheet = ["inspect", tmp_path / "s", "--sheet", tmp_path / "sheet.png"]
+    code, _, err = run(capsys, *sheet)
+    assert (code, "2 of 2 originals cannot be shown" in err) == (0, True)
+    assert "VIEWSTORE_SOURCE=PLACE" in err
+    monkeypatch.setenv("VIEWSTORE_SOURCE", str(tmp_path / "moved"))
+    code, _, err = run(capsys, *sheet)
+    assert (code, "cannot be shown" in err) == (0, False)
