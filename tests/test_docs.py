@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.loaders.stores import digits_store
+import viewstore
 from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
@@ -54,13 +54,15 @@ def write_photographs(folder: Path, count: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::Warning:lightning")
 def test_every_block_of_the_loading_guide_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In order and in one namespace, as a reader would run them."""
+    """On the store that its commands make, in order and in one namespace."""
     pytest.importorskip("lightning", reason="the guide shows the extra lightning")
-    digits_store(tmp_path / "views")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", LOADING.read_text(), re.DOTALL)
+    text = LOADING.read_text()
+    for words in commands_of(text):
+        assert run(capsys, *words)[0] == 0, words
+    assert sorted(viewstore.open(folder / "views").view_sets) == ["digits", "hard"]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) > 9
     names: dict[str, object] = {}
     for block in blocks:

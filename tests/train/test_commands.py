@@ -241,6 +241,25 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "views", "other"),
+    [("standard", "cifar,cifar,cached", "a2"), ("a2", "cifar,cached", "standard")],
+)
+def test_a_strategy_that_takes_these_views_is_named(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    strategy: str,
+    views: str,
+    other: str,
+) -> None:
+    arguments = [store, "--views", views, "--strategy", strategy, "--epochs", 1]
+    code, answer = run(capsys, "train", *arguments, "--out", tmp_path / "run", *SMALL)
+    assert code == 2
+    assert f"give --strategy {other}, which takes" in answer["error"]["fix"]
+    assert "the role of a view says what made it" in answer["error"]["why"]
+
+
 def test_a1_says_what_to_write_instead(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
