@@ -14,12 +14,16 @@ import viewstore
 from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
-LOADING, TUTORIAL = REPO / "docs" / "loading.md", REPO / "docs" / "tutorial.md"
+README, LOADING, TUTORIAL, FFCV = (
+    REPO / name for name in ("README.md", "docs/loading.md", "docs/tutorial.md", "docs/ffcv.md")
+)
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
     r"--steps \d+": "--steps 2",
     r"--epochs \d+": "--epochs 1",
     r"--size \d+": "--size 16",
+    r"--limit 256": "--limit 64",
+    r"distance < 0.28": "distance < 100",
     r"--generator w-search": "--generator w-search --views 2 --set max_steps=2 --max-missed 100%",
     r"viewstore train (?!.*--batch-size)": "viewstore train --backbone conv3 --batch-size 64 ",
 }
@@ -91,7 +95,7 @@ def test_the_four_commands_for_photographs_run(
 ) -> None:
     """With as few photographs as the text below them says."""
     write_photographs(folder, 50)
-    page = (REPO / "README.md").read_text()
+    page = README.read_text()
     section = page[page.index("## Your own photographs") :].partition("\n## ")[0]
     commands = commands_of(section)
     assert [words[0] for words in commands] == ["build", "inspect", "train", "eval"]
@@ -99,3 +103,18 @@ def test_the_four_commands_for_photographs_run(
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
     assert (folder / "views.html").is_file()
+
+
+def test_the_commands_for_generated_views_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the README that need no address, and those of the page on FFCV."""
+    page = README.read_text()
+    section = page[page.index("## Generated views") : page.index("## Generators")]
+    commands = [words for words in commands_of(section) if "s3://bucket/views" not in words]
+    first = ["build", "verify", "inspect", "train", "eval", "export", "export"]
+    assert [words[0] for words in commands] == first
+    for words in [*commands, *commands_of(FFCV.read_text())]:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (folder / "near.beton").is_file()

@@ -152,6 +152,20 @@ def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(rows <= made[-1])) - len(made)
 
 
+def another_export(out: Path) -> ConfigError:
+    """Return the error of a place that holds an export of something else."""
+    return cannot_take(
+        out,
+        why="it holds another export",
+        fix="add --overwrite to replace that, or name another --out",
+    )
+
+
+def cannot_take(out: Path, *, why: str, fix: str) -> ConfigError:
+    """Return the error of a place that cannot take an export."""
+    return ConfigError(f"{out} cannot take this export", where=str(out), why=why, fix=fix)
+
+
 def check_export_space(folder: Path, needed: int) -> None:
     """Raise UnavailableError unless the disk of `folder` has `needed` bytes free."""
     check_free_bytes(
