@@ -92,7 +92,7 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
         found = facts[each.name] = column_facts(each, column or None)
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
-            lines += ["", name, *histogram_lines(summary)]
+            lines += ["", name, *histogram_lines(name, summary)]
         if each.name in costs:
             lines += cost_lines(costs[each.name], machine)
         lines.append("")
