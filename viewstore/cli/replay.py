@@ -41,8 +41,9 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
 
     KEY is the key of a sample, or its row number; VIEW is the number of the view. A view that was
     cut from its source image is equal to the stored one bit for bit; if it is not, the command
-    exits with 1. A view that a network made needs the network and the stored latent, of fewer
-    digits than the one it was made from: it may differ by a few levels.
+    exits with 1. A view that a network made needs the network and the stored latent, which
+    w-search and w-perturb store only with --set keep_latents=true. It has fewer digits than the
+    one the view was made from: the two may differ by a few levels.
     """
     from viewstore.build.replay import latent_decoder
     from viewstore.files import disk
