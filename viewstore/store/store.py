@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -249,9 +250,14 @@ class Store:
 
         Those of a remote store are not known: they cannot be listed there.
         """
-        if self.remote:
-            return {}
-        return _unfinished(self.paths, known=self.manifest.view_sets)
+        found: dict[str, str] = {}
+        names = [] if self.remote else view_sets(self.paths)
+        for name in names:
+            if name not in self.manifest.view_sets:
+                # A damaged plan is told by verify; it must not keep others from being read.
+                with contextlib.suppress(FormatError, OSError):
+                    found[name] = _there(self.paths, name)
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -342,30 +348,24 @@ def _open_here(path: str | Path, moved_to: str | None) -> Store:
     return Store(paths, manifest, moved_to=moved_to)
 
 
-def _unfinished(paths: StorePaths, *, known: Collection[str]) -> dict[str, str]:
-    """Return how far each view set is that was begun and is not `known`."""
-    found = {}
-    for name in view_sets(paths):
-        if name not in known:
-            view_set = paths.view_set(name)
-            found[name] = shards_there(len(committed_shards(view_set)), read_plan(view_set))
-    return found
+def _there(paths: StorePaths, name: str) -> str:
+    """Return how much of a view set is built, in words. Raises FormatError: its plan is damaged."""
+    view_set = paths.view_set(name)
+    return shards_there(len(committed_shards(view_set)), read_plan(view_set))
 
 
 def _why_no_manifest(paths: StorePaths) -> tuple[str, str]:
     """Return why a folder has no manifest, and what to do."""
-    there = _unfinished(paths, known=())
-    if not there and not paths.sources_record.is_file():
+    names = view_sets(paths)
+    if not names and not paths.sources_record.is_file():
         return "it is no store", STORE_FOLDER
-    why = "its build has not ended yet"
-    if not there:
-        return why, build_again(paths.root)
-    said = "; ".join(f"{name}: {shards}" for name, shards in there.items())
-    all_there = all(
+    there = "; ".join(f"{name}: {_there(paths, name)}" for name in names)
+    built = [
         len(committed_shards(paths.view_set(name))) == read_plan(paths.view_set(name)).shards
-        for name in there
-    )
-    return f"{why} ({said})", build_again(paths.root, all_there=all_there)
+        for name in names
+    ]
+    why = "its build has not ended yet" + (f" ({there})" if there else "")
+    return why, build_again(paths.root, all_there=bool(built) and all(built))
 
 
 STORE_FOLDER = "give the folder that --out named when the store was built"

@@ -77,3 +77,16 @@ def test_the_shard_that_was_withdrawn_is_named_to_who_reads_it(store: StorePaths
     assert views[0].shape == (2, 16, 16, 3)
     with pytest.raises(FormatError, match="shard 1"):
         views[9]
+
+
+def test_a_damaged_plan_of_an_unfinished_set_keeps_no_other_from_being_read(
+    store: StorePaths,
+) -> None:
+    build_small(store.root, None, view_set="second", seed=1, only=(0,))
+    assert viewstore.open(store.root).unfinished == {"second": "1 of 3 shards are there"}
+    plan = store.view_set("second").plan
+    plan.chmod(0o644)
+    plan.write_bytes(b"{")
+    opened = viewstore.open(store.root)
+    assert (opened.unfinished, opened.names) == ({}, ["simclr"])
+    assert opened.view_sets["simclr"][0].shape == (2, 16, 16, 3)
