@@ -164,7 +164,7 @@ class Store:
 
     def __getitem__(self, row: object) -> Any:  # noqa: ANN401
         """Raise ConfigError: what a row of a store is must be said."""
-        name = next(iter(self.view_sets), "simclr")
+        name = _last_made_from(self) if self.view_sets else "simclr"
         raise ConfigError(
             f"a store has several things of a row, got store[{row!r}]",
             fix=f"store.view_sets[{name!r}][row] for its views, store.source.image(row) for its "
