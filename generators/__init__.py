@@ -23,24 +23,63 @@ class Row(NamedTuple):
     Attributes:
         module: Below this package; it is imported no sooner than the name is used.
         settings: The class of its settings there.
+        makes: What its views are, in one line for people.
         defaults: Settings that differ from the defaults of the class.
     """
 
     module: str
     settings: str
+    makes: str
     defaults: Mapping[str, Any] = {}
 
 
 GENERATORS: Mapping[str, Row] = {
-    "simclr": Row("pixels.expert", "Expert", {"policy": "simclr"}),
-    "simsiam": Row("pixels.expert", "Expert", {"policy": "simsiam"}),
-    "moco": Row("pixels.expert", "Expert", {"policy": "moco"}),
-    "dino": Row("pixels.expert", "Expert", {"policy": "dino", "views": 2}),
-    "dino-local": Row("pixels.expert", "Expert", {"policy": "dino-local"}),
-    "digits": Row("pixels.expert", "Expert", {"policy": "digits"}),
-    "recon": Row("latent.inversion", "Inversion"),
-    "w-search": Row("latent.search", "WSearch"),
-    "w-perturb": Row("latent.perturb", "WPerturb"),
+    "simclr": Row(
+        "pixels.expert",
+        "Expert",
+        "crops with strong colour changes and blur, as in SimCLR",
+        {"policy": "simclr"},
+    ),
+    "simsiam": Row(
+        "pixels.expert",
+        "Expert",
+        "the same as moco, by the name of SimSiam",
+        {"policy": "simsiam"},
+    ),
+    "moco": Row(
+        "pixels.expert",
+        "Expert",
+        "crops with colour changes and blur, as in MoCo v2",
+        {"policy": "moco"},
+    ),
+    "dino": Row(
+        "pixels.expert",
+        "Expert",
+        "the two large crops of DINO, of two policies",
+        {"policy": "dino", "views": 2},
+    ),
+    "dino-local": Row(
+        "pixels.expert", "Expert", "the small local crops of DINO", {"policy": "dino-local"}
+    ),
+    "digits": Row(
+        "pixels.expert",
+        "Expert",
+        "handwritten digits zoomed, shifted and turned, never flipped",
+        {"policy": "digits"},
+    ),
+    "recon": Row(
+        "latent.inversion",
+        "Inversion",
+        "one GAN reconstruction of each image, which the next two start from",
+    ),
+    "w-search": Row(
+        "latent.search",
+        "WSearch",
+        "GAN views at a set distance from their image, apart from each other",
+    ),
+    "w-perturb": Row(
+        "latent.perturb", "WPerturb", "GAN views one random step from their image in latent space"
+    ),
 }
 
 

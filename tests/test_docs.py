@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.loaders.stores import digits_store
+import viewstore
 from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
-LOADING, TUTORIAL = REPO / "docs" / "loading.md", REPO / "docs" / "tutorial.md"
+README, LOADING, TUTORIAL, FFCV = (
+    REPO / name for name in ("README.md", "docs/loading.md", "docs/tutorial.md", "docs/ffcv.md")
+)
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
     r"--steps \d+": "--steps 2",
     r"--epochs \d+": "--epochs 1",
     r"--size \d+": "--size 16",
+    r"--limit 256": "--limit 64",
+    r"distance < 0.28": "distance < 100",
     r"--generator w-search": "--generator w-search --views 2 --set max_steps=2 --max-missed 100%",
     r"viewstore train (?!.*--batch-size)": "viewstore train --backbone conv3 --batch-size 64 ",
 }
@@ -36,29 +40,33 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with 66 small photographs of two classes in `photos`."""
-    rng = np.random.default_rng(0)
-    for number in range(66):
-        folder = tmp_path / "photos" / ("cat", "dog")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
-        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BILINEAR).save(
-            folder / f"{number}.jpg"
-        )
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def write_photographs(folder: Path, count: int) -> None:
+    """Write small photographs of two classes into the folder `photos` of a folder."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BILINEAR).save(path)
+
+
 @pytest.mark.filterwarnings("ignore::Warning:lightning")
 def test_every_block_of_the_loading_guide_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In order and in one namespace, as a reader would run them."""
+    """On the store that its commands make, in order and in one namespace."""
     pytest.importorskip("lightning", reason="the guide shows the extra lightning")
-    digits_store(tmp_path / "views")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", LOADING.read_text(), re.DOTALL)
+    text = LOADING.read_text()
+    for words in commands_of(text):
+        assert run(capsys, *words)[0] == 0, words
+    assert sorted(viewstore.open(folder / "views").view_sets) == ["digits", "hard"]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) > 9
     names: dict[str, object] = {}
     for block in blocks:
@@ -67,9 +75,10 @@ def test_every_block_of_the_loading_guide_runs(
 
 
 def test_every_command_of_the_tutorial_runs(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In order, with fewer steps; what one step writes is what the next one reads."""
+    write_photographs(folder, 66)
     commands = commands_of(TUTORIAL.read_text())
     assert [words[0] for words in commands] == [
         "gan", "train", "gan", "build", "inspect", "build", "verify", "train",
@@ -77,18 +86,35 @@ def test_every_command_of_the_tutorial_runs(
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
-    assert (photos / "trial.html").is_file()
-    assert (photos / "run" / "encoder.safetensors").is_file()
+    assert (folder / "trial.html").is_file()
+    assert (folder / "run" / "encoder.safetensors").is_file()
 
 
 def test_the_four_commands_for_photographs_run(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (REPO / "README.md").read_text()
+    """With as few photographs as the text below them says."""
+    write_photographs(folder, 50)
+    page = README.read_text()
     section = page[page.index("## Your own photographs") :].partition("\n## ")[0]
     commands = commands_of(section)
     assert [words[0] for words in commands] == ["build", "inspect", "train", "eval"]
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
-    assert (photos / "views.html").is_file()
+    assert (folder / "views.html").is_file()
+
+
+def test_the_commands_for_generated_views_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the README that need no address, and those of the page on FFCV."""
+    page = README.read_text()
+    section = page[page.index("## Generated views") : page.index("## Generators")]
+    commands = [words for words in commands_of(section) if "s3://bucket/views" not in words]
+    first = ["build", "verify", "inspect", "train", "eval", "export", "export"]
+    assert [words[0] for words in commands] == first
+    for words in [*commands, *commands_of(FFCV.read_text())]:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (folder / "near.beton").is_file()

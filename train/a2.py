@@ -31,6 +31,9 @@ class A2:
 
     NAME: ClassVar[str] = "a2"
     NEGATIVES: ClassVar[Negatives] = "other"
+    USE: ClassVar[str] = (
+        "takes the first two expert views as its pair, and aligns the others with it"
+    )
 
     alpha: float = 0.5
     anchors: Literal["both", "first"] = "both"

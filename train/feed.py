@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -20,6 +20,7 @@ from viewstore.loaders.plan.schedule import NOT_MADE_FIX
 from viewstore.loaders.plan.slots import Slot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
+from viewstore.store.committed import shards_there, unfinished_view_set
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.train.config import PretrainConfig
@@ -35,6 +36,7 @@ class SourceOnly:
         self.shard_rows = max(1, self.num_samples)
         self.labels = table.label
         self.view_sets: dict[str, ViewSet] = {}
+        self.names: list[str] = []
         self.source = SourceReader(table)
         self.files = LOCAL
         self.store_id = digest_of(
@@ -73,7 +75,7 @@ def open_feed(
     with _advice(store):
         loader = ViewLoader(
             store,
-            views=_sized(parse_views(",".join(config.views), list(store.view_sets)), config.size),
+            views=_sized(parse_views(",".join(config.views), store.names), config.size),
             # A larger one is refused by check_views, after what it says of the views.
             batch_size=min(config.batch_size, len(rows)),
             seed=config.seed,
@@ -86,6 +88,8 @@ def open_feed(
         with loader:
             for slot in loader.slots:
                 _check_slot(slot)
+            if missing == "raise" and where is None:
+                _check_complete(store, loader.slots)
             check_views(config, loader.roles, loader.num_rows)
             state = loader.state_dict()
             yield Feed(
@@ -131,6 +135,15 @@ def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Onli
         else view
         for view in views
     ]
+
+
+def _check_complete(store: Store, slots: Sequence[Slot]) -> None:
+    """Raise ConfigError if a view set that is shown lacks shards: their rows have no views."""
+    for name in (slot.name for slot in slots if slot.kind == "cached"):
+        view_set = store.view_sets[name]
+        if not view_set.complete:
+            there = shards_there(len(view_set.index.shards), view_set.plan)
+            raise unfinished_view_set(name, there, store.location)
 
 
 def _check_slot(slot: Slot) -> None:

@@ -27,8 +27,10 @@ from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpo
 from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.method import Method, StepInfo
+from viewstore.train.methods import STRATEGIES
 from viewstore.train.networks import Network, seeded_network
 from viewstore.train.objective import objective
+from viewstore.train.strategy import Strategy
 from viewstore.train.views import LoaderBatch, view_batch
 
 ENCODER = "encoder.safetensors"
@@ -119,13 +121,39 @@ class TrainResult:
 
 def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) -> None:
     """Raise ConfigError unless views of these roles, of so many samples, can be trained on."""
-    spec = config.strategy.request(config.method.TRAITS, 0)
-    spec.check(roles, strategy=config.strategy.NAME)
+    try:
+        _check_roles(config, config.strategy, roles)
+    except ConfigError as error:
+        raise ConfigError(
+            str(error),
+            where=error.where,
+            why=error.why,
+            fix="; or ".join([str(error.fix), *_other_strategies(config, roles)]),
+        ) from None
     if config.batch_size > samples:
         raise ConfigError(
             f"batch size must be at most the {samples} samples, got {config.batch_size}",
-            fix="give a smaller --batch-size",
+            fix=f"give --batch-size {samples}, or a smaller one"
+            if samples > 1
+            else "train on more samples",
         )
+
+
+def _check_roles(config: PretrainConfig, strategy: Strategy, roles: tuple[str, ...]) -> None:
+    """Raise ConfigError unless views of these roles are what a strategy wants."""
+    strategy.request(config.method.TRAITS, 0).check(roles, strategy=strategy.NAME)
+
+
+def _other_strategies(config: PretrainConfig, roles: tuple[str, ...]) -> Iterator[str]:
+    """Yield advice to take each other strategy that trains the method on views of these roles."""
+    for kind in STRATEGIES.values():
+        other = kind()
+        try:
+            other.check(config.method.TRAITS)
+            _check_roles(config, other, roles)
+        except ConfigError:
+            continue
+        yield f"give --strategy {other.NAME}, which {other.USE}"
 
 
 def check_alone(environment: Mapping[str, str]) -> None:

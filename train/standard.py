@@ -18,6 +18,7 @@ class Standard:
 
     NAME: ClassVar[str] = "standard"
     NEGATIVES: ClassVar[Negatives] = "both"
+    USE: ClassVar[str] = "takes two views of any role as its pair"
 
     def check(self, traits: Traits) -> None:
         """Accept every method."""

@@ -22,10 +22,12 @@ class Strategy(Protocol):
     Class attributes:
         NAME: Its name on the command line.
         NEGATIVES: The negatives of the loss in its paper: the default of methods with a choice.
+        USE: What it makes of the views, as the end of a sentence: "a2, which ...".
     """
 
     NAME: ClassVar[str]
     NEGATIVES: ClassVar[Negatives]
+    USE: ClassVar[str]
 
     def check(self, traits: Traits) -> None:
         """Raise ConfigError if it cannot train a method of these traits. No data was read yet."""

@@ -12,6 +12,11 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.batch import normalise
 
+ROLES = (
+    "the role of a view says what made it: expert an augmentation, generated a GAN, global and "
+    "local the crops of DINO"
+)
+
 
 class SlotView(Protocol):
     """One view of each sample: a view of `loaders.Batch`."""
@@ -129,6 +134,7 @@ class ViewSpec:
         raise ConfigError(
             message,
             where=f"--views, of roles {','.join(roles)}",
+            why=ROLES,
             fix=f"name other views, for example --views {','.join(example)}",
         )
 

@@ -83,7 +83,7 @@ class StoreViews:
         Raises:
             ConfigError: The views, or the rows, do not fit the store.
         """
-        cached, online = resolve(as_views(views, list(store.view_sets)), store)
+        cached, online = resolve(as_views(views, store.names), store)
         check_pairs(cached, store)
         shown = [each for slots in cached for each in slots.group.view_sets]
         asked = selected_rows(store, rows, where, [each.name for each in shown])

@@ -136,6 +136,27 @@ def test_held_out_rows_are_not_trained_on(
         assert (one == other).all()
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], published: bool
+) -> None:
+    """Beside a view set that is finished, which is all that the manifest of the store names."""
+    out = tmp_path / "views"
+    build = ["build", "--source", source, "--out", out, "--shard-rows", 16, "-j", 1]
+    assert run(capsys, *build, "--generator", "simclr", "--view-set", "whole")[0] == 0
+    run(capsys, *build, "--generator", "simclr", "--view-set", "part", "--only", "0,2")
+    if published:
+        run(capsys, "finalise", out, "--allow-partial")
+    for views in ("part,part", "cached:part,whole"):
+        code, answer = run(
+            capsys, "train", out, "--views", views, "--epochs", 1, "--out", tmp_path / "run", *SMALL
+        )
+        assert (code, answer["error"]["code"]) == (2, "VS202")
+        assert "part is not complete: 2 of 3 shards are there" in answer["error"]["message"]
+        assert "run the build again" in answer["error"]["fix"]
+    assert train(capsys, out, "--views", "whole,whole", "--epochs", 1, "--out", tmp_path / "run")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
 def test_a_run_ended_by_a_signal_goes_on_to_the_same_end(
     store: Path,
@@ -231,6 +252,25 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
     assert answer["error"]["code"] == code
     assert message in answer["error"]["message"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "views", "other"),
+    [("standard", "cifar,cifar,cached", "a2"), ("a2", "cifar,cached", "standard")],
+)
+def test_a_strategy_that_takes_these_views_is_named(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    strategy: str,
+    views: str,
+    other: str,
+) -> None:
+    arguments = [store, "--views", views, "--strategy", strategy, "--epochs", 1]
+    code, answer = run(capsys, "train", *arguments, "--out", tmp_path / "run", *SMALL)
+    assert code == 2
+    assert f"give --strategy {other}, which takes" in answer["error"]["fix"]
+    assert "the role of a view says what made it" in answer["error"]["why"]
 
 
 def test_a1_says_what_to_write_instead(

@@ -99,7 +99,7 @@ def _groups(store: Store, views: str | None) -> dict[str, Group]:
     from viewstore.loaders.plan.asked import parse_views
 
     if views is not None:
-        return {views: parse_views(views, list(store.view_sets))}
+        return {views: parse_views(views, store.names)}
     groups: dict[str, Group] = {
         name: [Cached(name, n=min(2, view_set.num_views))]
         for name, view_set in store.view_sets.items()

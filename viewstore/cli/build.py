@@ -117,7 +117,15 @@ class _CodecChoice(click.Choice):  # type: ignore[type-arg]
 
 
 class _GeneratorOption(click.Option):
-    """An option whose help lists the generators, which are imported when it is shown."""
+    """An option whose help lists the generators, which are imported when it is shown.
+
+    It must be given, but for --help-settings, which then lists the generators.
+    """
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401
+        if self.value_is_missing(value) and ctx.params.get("help_settings"):
+            return None
+        return super().process_value(ctx, value)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         from viewstore.generators import GENERATORS
@@ -129,7 +137,10 @@ class _GeneratorOption(click.Option):
 @command("build", example="viewstore build --generator w-search --out views")
 @click.option("--generator", cls=_GeneratorOption, required=True, metavar="NAME")
 @click.option(
-    "--help-settings", is_flag=True, help="List the settings of the generator, and build nothing."
+    "--help-settings",
+    is_flag=True,
+    is_eager=True,
+    help="List the settings of the generator, without one the generators, and build nothing.",
 )
 @click.option(
     "--views", type=click.IntRange(1, 100), metavar="V", help="Make V views of each sample."
@@ -163,9 +174,10 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     --help-settings`.
     """
     if options.pop("help_settings"):
-        from viewstore.cli.settings_help import settings_help
+        from viewstore.cli.settings_help import generators_help, settings_help
 
-        terminal.result(*settings_help(options["generator"]))
+        name = options["generator"]
+        terminal.result(*(generators_help() if name is None else settings_help(name)))
         return 0
     sample = options.pop("sample")
     if not options.pop("dry_run"):

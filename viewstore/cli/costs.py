@@ -71,19 +71,25 @@ def _rehearsal_lines(facts: Mapping[str, Any]) -> list[str]:
         f"{facts['view_set']}: {facts['sampled']} of "
         f"{counted(facts['samples'], 'sample')} tried; "
         f"nothing was written to {facts['store']}",
-        f"  speed      {facts['views_per_second']:.0f} views/s and worker (p10 to p90: "
-        f"{slow:.0f} to {fast:.0f})",
+        f"  speed      {facts['views_per_second']:.0f} views/s by each worker, over the whole "
+        f"trial; stretches of it ran at {slow:.0f} to {fast:.0f}, the slowest and the fastest "
+        "tenth aside",
         f"  time       {duration(facts['seconds'])} for {counted(views, 'view')} with "
         f"{counted(facts['workers'], 'worker')}",
         f"  disk       {size(own['set_bytes'])} as {facts['codec']}; "
         f"{size(facts['machine']['free_bytes'])} free",
-        f"  shards     {facts['shards']} of {counted(facts['shard_rows'], 'sample')}, "
-        f"{size(facts['shard_bytes'])} and {duration(facts['shard_seconds'])} each; "
-        f"{facts['committed_shards']} are committed (a new store: --shard-rows "
-        f"{facts['best_shard_rows']})",
+        f"  shards     {counted(facts['shards'], 'shard')} of up to "
+        f"{counted(facts['shard_rows'], 'sample')}, {size(facts['shard_bytes'])} and "
+        f"{duration(facts['shard_seconds'])} each; {facts['committed_shards']} built already"
+        + _better_shards(facts),
         f"  memory     {size(facts['peak_bytes'])} at most",
         *cost_lines(facts["costs"], facts["machine"]),
     ]
+
+
+def _better_shards(facts: Mapping[str, Any]) -> str:
+    best = facts["best_shard_rows"]
+    return "" if best == facts["shard_rows"] else f"; best for a new store: --shard-rows {best}"
 
 
 def store_costs(store: Store, view_sets: list[ViewSet]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -137,7 +143,7 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     plural = "views" if views > 1 else "view"
     return [
         f"  costs      an epoch of {views} {plural} a sample, {machine['cores']} cores, {disk}; "
-        f"take {costs['advice']}: {costs['why']}",
+        f"best stored as {costs['advice']} (--codec {costs['advice']}): {costs['why']}",
         *("  " + line for line in table(head, rows)),
         "  At first: the files come from disk. Later: from memory, if all of them fit into it.",
     ]

@@ -34,6 +34,7 @@ from viewstore.progress import tracked
     help="Write these params columns.  [default: all but latents and other large ones]",
 )
 @click.option("--where", metavar="Q", help="Export only samples like these, say 'distance < 0.35'.")
+@click.option("--overwrite", is_flag=True, help="Replace another export that is at PATH.")
 @click.option("-n", "limit", type=int, metavar="N", help="Export only the first N of them.")
 def export(
     terminal: Terminal,
@@ -43,12 +44,14 @@ def export(
     view_set: str | None,
     columns: str | None,
     where: str | None,
+    overwrite: bool,
     limit: int | None,
 ) -> None:
     """Write a view set in a form that other loaders read.
 
     The same store gives the same bytes. What is at PATH already and is this very export is left
-    alone; an export that was stopped is begun again.
+    alone; an export that was stopped is begun again. Another export is replaced with --overwrite
+    only, and what no export wrote never is.
     """
     from viewstore.export.selection import select
     from viewstore.files import disk
@@ -60,7 +63,7 @@ def export(
     selection = select(opened, view_set, columns=names, where=where, limit=limit)
     total = len(selection.rows)
     with disk.explained(out), tracked(terminal, "export", total, "samples"):
-        done = FORMATS[form].export(selection, out, progress=terminal)
+        done = FORMATS[form].export(selection, out, overwrite=overwrite, progress=terminal)
     facts = {
         "paths": [str(path) for path in done.paths],
         "num_samples": done.num_samples,

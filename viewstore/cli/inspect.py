@@ -51,6 +51,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         key=key,
     )
     drawn = _draw(opened, rows, view_sets, options)
+    if drawn:
+        _warn_of_originals(terminal, opened, rows)
     if key is None:
         facts = store_facts(opened, view_sets)
         text = "" if drawn else store_text(facts)
@@ -90,7 +92,7 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
         found = facts[each.name] = column_facts(each, column or None)
         lines += [f"view set {each.name}", *stats_table(found)]
         for name, summary in found.items() if column else ():
-            lines += ["", name, *histogram_lines(summary)]
+            lines += ["", name, *histogram_lines(name, summary)]
         if each.name in costs:
             lines += cost_lines(costs[each.name], machine)
         lines.append("")
@@ -105,7 +107,36 @@ def _opened(terminal: Terminal, path: str) -> Store:
     terminal.store_id = store.store_id
     for name in store.gone:
         terminal.warn(f"view set {name} is gone from disk; viewstore rm {path} {name} forgets it")
+    for name, there in {**store.unfinished, **_partial(store)}.items():
+        terminal.warn(
+            f"view set {name} is not complete: {there}; run its build again, with the same command"
+        )
     return store
+
+
+def _partial(store: Store) -> dict[str, str]:
+    """Return how far the view sets are that were published without some of their shards."""
+    from viewstore.store.committed import shards_there
+
+    return {
+        name: shards_there(len(each.index.shards), each.plan)
+        for name, each in store.view_sets.items()
+        if not each.complete
+    }
+
+
+def _warn_of_originals(terminal: Terminal, store: Store, rows: Sequence[int]) -> None:
+    """Say why originals are gray, and what to do."""
+    from viewstore.inspect.shown_rows import unreadable_originals
+
+    errors = unreadable_originals(store, rows)
+    if errors:
+        first = errors[0]
+        why = f" ({first.why})" if first.why else ""
+        terminal.warn(
+            f"{len(errors)} of {counted(len(rows), 'original')} cannot be shown: {first}{why}; "
+            f"{first.fix}"
+        )
 
 
 def _draw(

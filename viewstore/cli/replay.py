@@ -16,8 +16,6 @@ from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from viewstore.images.colours import Pixels
-    from viewstore.store.store import Store
-    from viewstore.store.view_set import ViewSet
 
 
 @command("replay", example="viewstore replay views 0 2 --view-set simclr --out view.png")
@@ -43,16 +41,17 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
 
     KEY is the key of a sample, or its row number; VIEW is the number of the view. A view that was
     cut from its source image is equal to the stored one bit for bit; if it is not, the command
-    exits with 1. A view that a network made needs the network and the stored latent, of fewer
-    digits than the one it was made from: it may differ by a few levels.
+    exits with 1. A view that a network made needs the network and the stored latent, which
+    w-search and w-perturb store only with --set keep_latents=true. It has fewer digits than the
+    one the view was made from: the two may differ by a few levels.
     """
     from viewstore.build.replay import latent_decoder
     from viewstore.files import disk
-    from viewstore.store.store import open_store
+    from viewstore.store.store import chosen_view_set, open_store
 
     opened = open_store(store)
     terminal.store_id = opened.store_id
-    chosen = _chosen(opened, options["view_set"])
+    chosen = chosen_view_set(opened, options["view_set"], purpose="replay")
     row = opened.keys.find(key)
     if view >= chosen.num_views:
         raise ConfigError(
@@ -84,17 +83,6 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     )
     terminal.result(facts, f"{out}: view {view} of {facts['key']}, {verdict}")
     return int(not facts["equal"] and not latent)
-
-
-def _chosen(store: Store, name: str | None) -> ViewSet:
-    names = sorted(store.view_sets)
-    if name is None and len(names) != 1:
-        raise ConfigError(
-            f"which view set to replay must be said, the store has {', '.join(names) or 'none'}",
-            where=store.location,
-            fix=f"add --view-set {names[0]}" if names else None,
-        )
-    return store.view_set(names[0] if name is None else name)
 
 
 def _png(pixels: Pixels) -> bytes:

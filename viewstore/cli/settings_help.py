@@ -1,4 +1,4 @@
-"""What `viewstore build --generator X --help-settings` prints: each setting of a generator."""
+"""What `viewstore build --help-settings` prints: the generators, or each setting of one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from viewstore.inspect.text import wrapped
 
 NAMES = re.compile(r"(\w+(?:, \w+)*): (.*)")
 MEANING = 6  # columns before the meaning of a setting
+
+
+def generators_help() -> tuple[dict[str, Any], str]:
+    """Return the generators, each with what it makes, as facts and as text."""
+    from viewstore.generators import GENERATORS
+
+    facts = {name: row.makes for name, row in GENERATORS.items()}
+    width = max(map(len, facts))
+    lines = ["Generators; --generator NAME --help-settings lists the settings of one.", ""]
+    lines += [f"  {name.ljust(width)}  {makes}" for name, makes in facts.items()]
+    return {"generators": facts}, "\n".join(lines)
 
 
 def settings_help(generator: str) -> tuple[dict[str, Any], str]:

@@ -17,7 +17,14 @@ from viewstore.beton.layout import JPG, RAW, Field, Kind
 from viewstore.beton.sidecar import KIND, read_sidecar, sidecar_of
 from viewstore.beton.writer import TABLE_SUFFIX, Picture, Value, write_beton
 from viewstore.errors import ConfigError
-from viewstore.export.selection import Exported, Selection, are_whole, check_export_space
+from viewstore.export.selection import (
+    Exported,
+    Selection,
+    another_export,
+    are_whole,
+    cannot_take,
+    check_export_space,
+)
 from viewstore.files import disk
 from viewstore.files.disk import drop_leftovers
 from viewstore.format.columns import Column
@@ -58,22 +65,24 @@ def export_beton(
     out: Path,
     *,
     page_bytes: int | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a selection to the file `out`, and its record beside it.
 
     The file appears whole or not at all; the same selection gives the same bytes. What is there
-    already and is this very export is left alone; an older export is replaced.
+    already and is this very export is left alone.
 
     Args:
         selection: What to write.
         out: The `.beton`.
         page_bytes: Power of two; None takes 8 MiB, or more where a sample needs it.
+        overwrite: Replace another export that is there.
         progress: Advanced by 1 for each sample that was written.
 
     Raises:
-        ConfigError: `out` is a folder or a file that no export wrote, or the view set does not
-            fit the format.
+        ConfigError: `out` is a folder, a file that no export wrote, or another export; or the
+            view set does not fit the format.
         FormatError: `page_bytes` is no page size, or the record of the file that is at `out` is
             damaged.
         UnavailableError: The disk is too small.
@@ -84,7 +93,7 @@ def export_beton(
     layout.check_page_bytes(page_bytes)
     facts = {"selection": selection.digest, "page_bytes": page_bytes}
     count = len(selection.rows)
-    if _is_done(out, facts):
+    if _is_done(out, facts, overwrite=overwrite):
         return Exported.of(selection, [out], already=True)
     disk.make_directory(out.absolute().parent)
     drop_leftovers(out, companions=(TABLE_SUFFIX,))
@@ -108,22 +117,24 @@ def export_beton(
     return Exported.of(selection, [out], already=False)
 
 
-def _is_done(out: Path, facts: dict[str, Any]) -> bool:
-    """Return whether `out` is this export, whole. Raises ConfigError: no export wrote it."""
+def _is_done(out: Path, facts: dict[str, Any], *, overwrite: bool) -> bool:
+    """Return whether `out` is this export, whole. Raises ConfigError: it must not be replaced."""
     if not out.exists():
         return False
     if not out.is_file():
         raise ConfigError(f"--out must name a file, and {out} is not one", where=str(out))
     record = read_sidecar(out)
     if record is None:
-        raise ConfigError(
-            f"{out} exists and no export wrote it",
-            where=str(out),
-            why=f"an export has its record beside it, {sidecar_of(out).name}",
-            fix="remove it, or name another --out",
+        raise cannot_take(
+            out,
+            why=f"no export wrote it: it has no record beside it, {sidecar_of(out).name}",
+            fix="name another --out, or remove it",
         )
-    same = all(record[name] == value for name, value in facts.items())
-    return same and are_whole({out: record["sha256"]})
+    if all(record[name] == value for name, value in facts.items()):
+        return are_whole({out: record["sha256"]})
+    if not overwrite:
+        raise another_export(out)
+    return False
 
 
 def _page_for(largest: int) -> int:

@@ -19,13 +19,18 @@ class Export(Protocol):
     """The function of an exporter."""
 
     def __call__(
-        self, selection: Selection, out: Path, *, progress: Progress | None = None
+        self,
+        selection: Selection,
+        out: Path,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
     ) -> Exported:
         """Write `selection` to `out`, all of it or nothing that could be taken for it.
 
         The same selection gives the same bytes. If `out` is this very export already, nothing
-        is written; what no export wrote is never replaced. `progress` is advanced by 1 for each
-        sample that was written.
+        is written; another export there is replaced only with `overwrite`, and what no export
+        wrote is never replaced. `progress` is advanced by 1 for each sample that was written.
 
         Raises:
             ConfigError: `out` holds something else, or the selection does not fit the format.

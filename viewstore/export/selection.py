@@ -19,8 +19,9 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.files import disk
 from viewstore.format.columns import MADE, Column
 from viewstore.format.records import digest_of
+from viewstore.store.committed import shards_there, unfinished_view_set
 from viewstore.store.matching import matching_rows
-from viewstore.store.store import Store
+from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
 
@@ -114,15 +115,10 @@ def select(
         ConfigError: There is no such view set or column, the view set is not complete, no row
             matches, none of them was made, or the limit is below 1.
     """
-    chosen = store.view_set(view_set) if view_set is not None else _only_view_set(store)
+    chosen = chosen_view_set(store, view_set, purpose="export")
     if not chosen.complete:
-        raise ConfigError(
-            f"view set {chosen.name} is not complete",
-            code="VS202",
-            where=store.location,
-            why="an export that lacks rows could not say so",
-            fix="run its build to the end",
-        )
+        there = shards_there(len(chosen.index.shards), chosen.plan)
+        raise unfinished_view_set(chosen.name, there, store.location)
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
     by_name = {column.name: column for column in chosen.plan.columns}
@@ -156,15 +152,18 @@ def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(rows <= made[-1])) - len(made)
 
 
-def _only_view_set(store: Store) -> ViewSet:
-    names = sorted(store.view_sets)
-    if len(names) != 1:
-        raise ConfigError(
-            f"which view set to export must be said, the store has {', '.join(names) or 'none'}",
-            where=store.location,
-            fix=f"add --view-set {names[0]}" if names else None,
-        )
-    return store.view_sets[names[0]]
+def another_export(out: Path) -> ConfigError:
+    """Return the error of a place that holds an export of something else."""
+    return cannot_take(
+        out,
+        why="it holds another export",
+        fix="add --overwrite to replace that, or name another --out",
+    )
+
+
+def cannot_take(out: Path, *, why: str, fix: str) -> ConfigError:
+    """Return the error of a place that cannot take an export."""
+    return ConfigError(f"{out} cannot take this export", where=str(out), why=why, fix=fix)
 
 
 def check_export_space(folder: Path, needed: int) -> None:

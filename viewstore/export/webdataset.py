@@ -6,6 +6,7 @@ carry what else is known of each sample: `cls`, and each params column as `<colu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.export.selection import Exported, Selection, are_whole, check_export_space
+from viewstore.export.selection import (
+    Exported,
+    Selection,
+    another_export,
+    are_whole,
+    cannot_take,
+    check_export_space,
+)
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
 from viewstore.files.local import LOCAL
@@ -25,10 +33,17 @@ from viewstore.progress import Progress, Silent
 INDEX = "index.json"
 KIND = "viewstore-webdataset"
 SHARDS = [{"url": str, "nsamples": int, "filesize": int, "hash": str}]
+TAR_NAME = re.compile(r"\d{6}\.tar")  # no other name in an index is one of ours
 LABEL_DIGITS = 7  # webdataset decodes `cls` as a number
 
 
-def export_tar(selection: Selection, out: Path, *, progress: Progress | None = None) -> Exported:
+def export_tar(
+    selection: Selection,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
     """Write a selection into the folder `out`: a tar for each shard, then index.json.
 
     The index comes last: a folder without one is an export that was stopped, and is begun again.
@@ -37,32 +52,37 @@ def export_tar(selection: Selection, out: Path, *, progress: Progress | None = N
     Args:
         selection: What to write.
         out: The folder; it is made if it is missing.
+        overwrite: Replace another export that is there.
         progress: Advanced by 1 for each sample that was written.
 
     Raises:
-        ConfigError: `out` is a file, or a folder that holds something else.
+        ConfigError: `out` is a file, or a folder that holds another export or something else.
         FormatError: `out` holds an export whose index is damaged.
         UnavailableError: The disk is too small.
     """
     shards = dict(_shards(selection))
     paths = [out / f"{number:06d}.tar" for number in range(len(shards))]
-    if _is_done(out, paths, _facts(selection)):
-        return Exported.of(selection, paths, already=True)
+    index = _index_of(out, paths)
+    if index is not None and index["viewstore"] == _facts(selection):
+        if _is_whole(out, paths, index):
+            return Exported.of(selection, paths, already=True)
+    elif index is not None and not overwrite:
+        raise another_export(out)
     disk.make_directory(out.absolute())
     check_export_space(out, _bytes_of(selection))
-    disk.unlink(out / INDEX)
+    _clear(out, paths, index)
     entries = []
     for path, rows in zip(paths, shards.values(), strict=True):
         drop_leftovers(path)
         entries.append(_write_shard(selection, rows, path, progress or Silent()))
-    index = {
+    record = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
         "name": selection.view_set.name,
         "shardlist": entries,
         "viewstore": _facts(selection),
     }
-    disk.write_atomic(out / INDEX, canonical(index))
+    disk.write_atomic(out / INDEX, canonical(record))
     return Exported.of(selection, paths, already=False)
 
 
@@ -77,8 +97,13 @@ def _facts(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _is_done(out: Path, paths: list[Path], facts: dict[str, Any]) -> bool:
-    """Return whether `out` holds this export, whole. Raises ConfigError: it holds another."""
+def _index_of(out: Path, paths: list[Path]) -> dict[str, Any] | None:
+    """Return the index of the export in `out`, None before its end or where nothing is.
+
+    Raises:
+        ConfigError: `out` is a file, or holds what no export wrote.
+        FormatError: The index is damaged.
+    """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must name a folder, and {out} is a file", where=str(out))
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
@@ -86,27 +111,37 @@ def _is_done(out: Path, paths: list[Path], facts: dict[str, Any]) -> bool:
         unfinished = {path.name for path in paths}
         foreign = {name for name in found - unfinished if not name.startswith(".")}
         if foreign:
-            raise _refusal(out, f"it holds {min(foreign)}")
-        return False
-    index = LOCAL.record(out / INDEX, LARGE_BYTES, parse)
+            raise _foreign(out, f"it holds {min(foreign)}, which no export wrote")
+        return None
+    index: dict[str, Any] = LOCAL.record(out / INDEX, LARGE_BYTES, parse)
     recorded = index.get("viewstore")
     if not isinstance(recorded, dict) or recorded.get("kind") != KIND:
-        raise _refusal(out, f"its {INDEX} is not that of an export")
-    if recorded != facts:
-        raise _refusal(out, "it holds another export")
+        raise _foreign(out, f"its {INDEX} is not that of an export")
     check_form(index.get("shardlist"), SHARDS, INDEX)
+    return index
+
+
+def _is_whole(out: Path, paths: list[Path], index: dict[str, Any]) -> bool:
+    """Return whether all tars of an export are there as its index says."""
     digests = {entry["url"]: entry["hash"] for entry in index["shardlist"]}
     named = list(digests) == [path.name for path in paths]
     return named and are_whole({out / url: sha256 for url, sha256 in digests.items()})
 
 
-def _refusal(out: Path, why: str) -> ConfigError:
-    return ConfigError(
-        f"{out} cannot take this export",
-        where=str(out),
-        why=why,
-        fix="name a new folder with --out, or empty this one",
-    )
+def _clear(out: Path, paths: list[Path], index: dict[str, Any] | None) -> None:
+    """Remove an index, and first the tars of its export that no new ones will replace.
+
+    While the index is there a kill leaves an export that can be replaced, not tars of nobody.
+    """
+    for entry in [] if index is None else index["shardlist"]:
+        path = out / entry["url"]
+        if TAR_NAME.fullmatch(entry["url"]) and path not in paths:
+            disk.unlink(path)
+    disk.unlink(out / INDEX)
+
+
+def _foreign(out: Path, why: str) -> ConfigError:
+    return cannot_take(out, why=why, fix="name another --out, or empty this folder")
 
 
 def _shards(selection: Selection) -> Iterator[tuple[int, NDArray[np.int64]]]:

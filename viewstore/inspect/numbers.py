@@ -6,6 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
+
+# What a column holds where its operation was not applied, and what people read there.
+OFF: Mapping[str, int] = {"jitter_order": NOT_APPLIED, "solarize": SOLARIZE_OFF}
+OFF_WORD = "off"
+
 
 def number(value: float | None) -> str:
     """Return a number for a table: whole, or of four digits; "-" for None."""
@@ -33,3 +39,16 @@ def brief(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + "}"
     return str(value)
+
+
+def is_off(column: str, value: object) -> bool:
+    """Return whether a value of a params column says that nothing was done."""
+    return column in OFF and value == OFF[column]
+
+
+def brief_param(column: str, value: Any) -> str:  # noqa: ANN401
+    """Return a param on one line, as `brief`, with the word "off" where nothing was done."""
+    if isinstance(value, list):
+        words = [brief_param(column, each) for each in value]
+        return OFF_WORD if words and set(words) == {OFF_WORD} else ",".join(words)
+    return OFF_WORD if is_off(column, value) else brief(value)

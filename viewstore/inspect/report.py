@@ -15,7 +15,7 @@ from markupsafe import Markup
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
-from viewstore.inspect.numbers import number
+from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Row, read_row, worst_rows
 from viewstore.inspect.summary import label_counts, view_set_facts
@@ -152,7 +152,11 @@ def _section(view_set: ViewSet) -> dict[str, Any]:
         "near_duplicate": NEAR_DUPLICATE,
         "constraint_charts": {caption: Markup(chart) for caption, chart in charts.items()},
         "column_charts": drawn,
-        "constant": [f"{name} {number(value)}" for name, value in constant.items()],
+        "off": {name: OFF[name] for name, each in columns.items() if is_off(name, each["max"])},
+        "constant": [
+            f"{name} {OFF_WORD if is_off(name, value) else number(value)}"
+            for name, value in constant.items()
+        ],
         "telling": {
             caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
         },

@@ -13,6 +13,7 @@ from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
+from viewstore.inspect.numbers import is_off
 from viewstore.inspect.summary import COMPONENTS, label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
@@ -23,7 +24,7 @@ from viewstore.store.view_set import ViewSet
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
 TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "parent", "seed", "status"})
-OFF: Mapping[str, Any] = {"blur": 0, "solarize": 256, "jitter": [1, 1, 1, 0]}
+NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "not built",
@@ -118,7 +119,9 @@ def _is_dark(colour: str) -> bool:
 def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
     """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured."""
     values = value if isinstance(value, list) else [value]
-    if value == OFF.get(name) or any(isinstance(v, float) and math.isnan(v) for v in values):
+    if value == NOT_TOLD.get(name) or is_off(name, value):
+        return []
+    if any(isinstance(v, float) and math.isnan(v) for v in values):
         return []
     if name in SWITCHES:
         return [name] * (value == 1)
@@ -207,6 +210,17 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
         original=original,
         cells={each.name: _cells(each, row, height * width) for each in view_sets},
     )
+
+
+def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
+    """Return an error for each of `rows` whose original cannot be read, and is shown as gray."""
+    errors = []
+    for row in rows:
+        try:
+            store.source.read(row)
+        except ViewStoreError as error:
+            errors.append(error)
+    return errors
 
 
 def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:

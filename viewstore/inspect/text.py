@@ -9,7 +9,7 @@ from typing import Any
 
 from viewstore.errors import counted
 from viewstore.inspect.distributions import bars_of, merged
-from viewstore.inspect.numbers import brief, number, percent
+from viewstore.inspect.numbers import OFF_WORD, brief, brief_param, is_off, number, percent
 
 BAR_WIDTH, BLOCKS = 40, " ▁▂▃▄▅▆▇█"
 BINS = 16  # of histograms in text
@@ -118,11 +118,17 @@ def sample_text(
             if isinstance(values, list) and name not in of_sample.get(view_set, ())
         }
         rows = [
-            [str(view), role, *(brief(values[view]) for values in by_view.values())]
+            [
+                str(view),
+                role,
+                *(brief_param(name, values[view]) for name, values in by_view.items()),
+            ]
             for view, role in enumerate(roles[view_set])
         ]
         lines += ["", f"view set {view_set}"]
-        lines += [f"  {name} {brief(v)}" for name, v in params.items() if name not in by_view]
+        lines += [
+            f"  {name} {brief_param(name, v)}" for name, v in params.items() if name not in by_view
+        ]
         lines += ["  " + line for line in table(["view", "role", *by_view], rows)]
     return "\n".join(lines)
 
@@ -135,22 +141,29 @@ def stats_table(columns: Mapping[str, Facts]) -> list[str]:
         counts = [str(stats["count"]), str(stats["fill"])]
         if stats["count"]:
             _, p5, _, p50, _, p95, _ = stats["percentiles"]
-            numbers = [stats["min"], p5, p50, p95, stats["max"], stats["mean"], stats["std"]]
-            rows.append([name, *counts, *map(number, numbers), spark(stats["histogram"])])
+            numbers = [stats["min"], p5, p50, p95, stats["max"]]
+            words = [OFF_WORD if is_off(name, each) else number(each) for each in numbers]
+            # A mean over what stands for "off" says nothing.
+            moments = [None, None] if OFF_WORD in words else [stats["mean"], stats["std"]]
+            rows.append([name, *counts, *words, *map(number, moments), spark(stats["histogram"])])
         else:
             rows.append([name, *counts, *["-"] * 7, ""])
     return table(head, rows)
 
 
-def histogram_lines(stats: Facts) -> list[str]:
-    """Return the histogram of a column as lines of bars: one per whole number, or 16."""
+def histogram_lines(name: str, stats: Facts) -> list[str]:
+    """Return the histogram of column `name` as lines of bars: one per whole number, or 16.
+
+    No other value lies in the last bar where that is the one of "off".
+    """
     bars = bars_of(stats["min"], stats["max"], stats["histogram"])
     if not all(bar.label for bar in bars):
         bars = bars_of(stats["min"], stats["max"], merged(stats["histogram"], BINS))
     most = max((bar.count for bar in bars), default=1)
     lines = []
     for bar in bars:
-        label = bar.label or number(bar.low)
+        off = bar is bars[-1] and is_off(name, stats["max"])
+        label = OFF_WORD if off else bar.label or number(bar.low)
         blocks = "█" * round(BAR_WIDTH * bar.count / most)
         lines.append(f"{label:>12}  {bar.count:>10}  {blocks}".rstrip())
     return lines

@@ -28,6 +28,8 @@ from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample
 from viewstore.shards.writer import ShardWriter, blob_of, check_views
 from viewstore.store.committed import read_commit
 
+SOURCE_GONE = "VS207"  # of errors that no image can be skipped for: they would all be black
+
 CheckStop = Callable[[], None]
 
 
@@ -142,6 +144,8 @@ class ShardBuilder:
             try:
                 image = self.rows.image(row)
             except FormatError as error:
+                if error.code == SOURCE_GONE:
+                    raise
                 if self.on_error == "fail":
                     raise _unreadable(error) from error
                 unreadable.add(row)
@@ -168,14 +172,8 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
 
 def _unreadable(error: FormatError) -> FormatError:
     """Return the error of an image that a build cannot read, with what a build can do about it."""
-    return FormatError(
-        str(error),
-        code=error.code,
-        where=error.where,
-        why=error.why,
-        fix="mend the file and build again with --source, naming where the source is now; or keep "
-        "such samples as failed ones with --on-error skip",
-    )
+    fix = f"{error.fix}; or keep such samples as failed ones with --on-error skip"
+    return FormatError(str(error), code=error.code, where=error.where, why=error.why, fix=fix)
 
 
 def bug_of(error: Exception) -> ViewStoreError:

@@ -6,6 +6,7 @@ import os
 import threading
 import zlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from viewstore.files.maps import Descriptor, most_descriptors
 from viewstore.images.decode import scaled_decode
 from viewstore.sources.kinds import kind_of
 from viewstore.sources.table import SOURCE_VARIABLE, SourceTable
+
+MOVED_FIX = (
+    f"if the source was moved, say where it is: with {SOURCE_VARIABLE}=PLACE to read this store, "
+    "or run its whole build command again with --source PLACE, which records it"
+)
+MEND_FIX = "mend the image, and build again with --source"
 
 
 class SourceReader:
@@ -50,6 +57,8 @@ class SourceReader:
             else:
                 tar = self._open(int(table.part[row]))
                 data = os.pread(tar.number, int(table.size[row]), int(table.offset[row]))
+        except FileNotFoundError as error:
+            raise self._not_there(row, part.uri) from error
         except OSError as error:
             raise self._unreadable(row, f"{error.strerror}") from error
         if self._checks.is_due(row):
@@ -102,7 +111,19 @@ class SourceReader:
                 self._files[part] = Descriptor(os.open(self.table.parts[part].uri, os.O_RDONLY))
             return self._files[part]
 
-    def _unreadable(self, row: int, why: str) -> FormatError:
+    def _not_there(self, row: int, uri: str) -> FormatError:
+        if Path(uri).exists():
+            fix = f"{MOVED_FIX}; else give the image back"
+            return self._unreadable(row, "there is no such file", fix=fix)
+        return FormatError(
+            f"the source of this store is not there: {uri}",
+            code="VS207",
+            where=uri,
+            why=f"source image {self.table.keys[row]} is read from it",
+            fix=MOVED_FIX,
+        )
+
+    def _unreadable(self, row: int, why: str, *, fix: str = MEND_FIX) -> FormatError:
         part = self.table.parts[self.table.part[row]]
         key = self.table.keys[row]
         return FormatError(
@@ -110,8 +131,7 @@ class SourceReader:
             code="VS205",
             where=f"{part.uri}/{key}" if part.kind == "dir" else f"{part.uri}: {key}",
             why=why,
-            fix="mend it, and build again with --source; if the source was moved, say where it is "
-            f"with {SOURCE_VARIABLE}=PLACE",
+            fix=fix,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from viewstore.errors import ConfigError, FormatError, nearest
+from viewstore.errors import ConfigError, FormatError, counted, nearest
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
@@ -108,6 +108,32 @@ def no_store(where: object, *, why: str | None = None, fix: str | None = None) -
     """Return the error of a path that holds no store."""
     return ConfigError(
         f"there is no store at {where}", code="VS202", where=str(where), why=why, fix=fix
+    )
+
+
+def shards_there(committed: int, plan: Plan) -> str:
+    """Return how much of a view set is built, in words."""
+    are = "is" if plan.shards == 1 else "are"
+    return f"{committed} of {counted(plan.shards, 'shard')} {are} there"
+
+
+def build_again(where: object, *, all_there: bool = False) -> str:
+    """Return what to do where a build has not ended, or has all its shards and no manifest."""
+    again = "run the build again, with the same command: it goes on with what is there"
+    finalise = f"viewstore finalise {where}"
+    if all_there:
+        return f"{finalise}, if it was built in slices; else {again}"
+    return f"{again}; if it was built in slices, run all of them, then {finalise}"
+
+
+def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:
+    """Return the error of a view set whose build has not ended; `there` is of `shards_there`."""
+    return ConfigError(
+        f"view set {name} is not complete: {there}",
+        code="VS202",
+        where=str(where),
+        why="its build was stopped, or is still running",
+        fix=build_again(where),
     )
 
 

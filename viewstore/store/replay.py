@@ -58,7 +58,12 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
             f"{where} cannot be replayed: "
             + ("its latents were not stored" if kept else "its params do not say how it was made"),
             code="VS206",
-            fix="build it into another --view-set with --set keep_latents=true" if kept else None,
+            why="it was built with the setting keep_latents off, which is the default"
+            if kept
+            else None,
+            fix="build the views again with --set keep_latents=true, into another --view-set"
+            if kept
+            else None,
         )
     elif decode is None:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,15 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import (
+    build_again,
     committed_shards,
     no_store,
     no_view_set,
     read_manifest,
     read_plan,
     remote_manifest,
+    shards_there,
+    unfinished_view_set,
     view_sets,
 )
 from viewstore.store.view_set import ViewSet
@@ -108,18 +112,23 @@ class Keys(Sequence[str]):
 class ViewSets(dict[str, ViewSet]):
     """The view sets of a store by name."""
 
-    def __init__(self, found: Mapping[str, ViewSet], location: str) -> None:
-        """Take the view sets of the store at `location`."""
+    def __init__(
+        self, found: Mapping[str, ViewSet], location: str, unfinished: Mapping[str, str]
+    ) -> None:
+        """Take the view sets of the store at `location`, and how far the unfinished ones are."""
         super().__init__(found)
         self._location = location
+        self._unfinished = unfinished
 
     def __missing__(self, name: object) -> ViewSet:
-        """Raise ConfigError: there is no such view set; the nearest is named."""
+        """Raise ConfigError: it is not finished, or there is none; the nearest is named."""
+        if name in self._unfinished:
+            raise unfinished_view_set(str(name), self._unfinished[str(name)], self._location)
         fix = f"viewstore inspect {self._location}"
         raise no_view_set(str(name), self, self._location, fix=fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (ViewSets, (dict(self), self._location))
+        return (ViewSets, (dict(self), self._location, self._unfinished))
 
 
 class Store:
@@ -155,7 +164,7 @@ class Store:
 
     def __getitem__(self, row: object) -> Any:  # noqa: ANN401
         """Raise ConfigError: what a row of a store is must be said."""
-        name = next(iter(self.view_sets), "simclr")
+        name = _last_made_from(self) if self.view_sets else "simclr"
         raise ConfigError(
             f"a store has several things of a row, got store[{row!r}]",
             fix=f"store.view_sets[{name!r}][row] for its views, store.source.image(row) for its "
@@ -233,7 +242,27 @@ class Store:
             for name, entry in self.manifest.view_sets.items()
             if name not in self.gone
         }
-        return ViewSets(found, self.location)
+        return ViewSets(found, self.location, self.unfinished)
+
+    @cached_property
+    def unfinished(self) -> Mapping[str, str]:
+        """How far the view sets are whose first build has not ended: "12 of 29 shards are there".
+
+        Those of a remote store are not known: they cannot be listed there.
+        """
+        found: dict[str, str] = {}
+        names = [] if self.remote else view_sets(self.paths)
+        for name in names:
+            if name not in self.manifest.view_sets:
+                # A damaged plan is told by verify; it must not keep others from being read.
+                with contextlib.suppress(FormatError, OSError):
+                    found[name] = _there(self.paths, name)
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all view sets, of those too whose build has not ended."""
+        return [*self.view_sets, *self.unfinished]
 
     @cached_property
     def gone(self) -> tuple[str, ...]:
@@ -312,27 +341,33 @@ def _open_here(path: str | Path, moved_to: str | None) -> Store:
         )
     manifest = read_manifest(paths)
     if manifest is None:
-        why, fix = _unfinished(paths)
+        why, fix = _why_no_manifest(paths)
         raise ConfigError(
             f"{path} has no manifest.json", code="VS202", where=str(path), why=why, fix=fix
         )
     return Store(paths, manifest, moved_to=moved_to)
 
 
-def _unfinished(paths: StorePaths) -> tuple[str, str]:
+def _there(paths: StorePaths, name: str) -> str:
+    """Return how much of a view set is built, in words. Raises FormatError: its plan is damaged."""
+    view_set = paths.view_set(name)
+    return shards_there(len(committed_shards(view_set)), read_plan(view_set))
+
+
+def _why_no_manifest(paths: StorePaths) -> tuple[str, str]:
     """Return why a folder has no manifest, and what to do."""
     names = view_sets(paths)
-    if not names:
-        begun = paths.sources_record.is_file()
-        return ("its build has not ended yet", AGAIN) if begun else ("it is no store", STORE_FOLDER)
-    for name in names:
-        view_set = paths.view_set(name)
-        if len(committed_shards(view_set)) == read_plan(view_set).shards:
-            return f"all shards of {name} are built, in slices", f"viewstore finalise {paths.root}"
-    return "its build has not ended yet", AGAIN
+    if not names and not paths.sources_record.is_file():
+        return "it is no store", STORE_FOLDER
+    there = "; ".join(f"{name}: {_there(paths, name)}" for name in names)
+    built = [
+        len(committed_shards(paths.view_set(name))) == read_plan(paths.view_set(name)).shards
+        for name in names
+    ]
+    why = "its build has not ended yet" + (f" ({there})" if there else "")
+    return why, build_again(paths.root, all_there=bool(built) and all(built))
 
 
-AGAIN = "run the same build command again"
 STORE_FOLDER = "give the folder that --out named when the store was built"
 
 
@@ -351,6 +386,37 @@ def _open_remote(url: str, cache: CacheSettings, retry: Retry, moved_to: str | N
             if newest == manifest:
                 raise
             manifest = newest
+
+
+def chosen_view_set(store: Store, name: str | None, *, purpose: str) -> ViewSet:
+    """Return view set `name`; without a name, the only one.
+
+    Args:
+        store: An open store.
+        name: Its name, or None.
+        purpose: What it is chosen for, as a verb: "export".
+
+    Raises:
+        ConfigError: There is no such view set, or none is named and there are several; one that
+            no other starts from is proposed.
+    """
+    if name is not None:
+        return store.view_set(name)
+    names = sorted(store.view_sets)
+    if len(names) == 1:
+        return store.view_sets[names[0]]
+    raise ConfigError(
+        f"which view set to {purpose} must be said, the store has {', '.join(names) or 'none'}",
+        where=store.location,
+        fix=f"add --view-set {_last_made_from(store)}" if names else None,
+    )
+
+
+def _last_made_from(store: Store) -> str:
+    """Return the first name among the view sets that no other one starts from."""
+    parents = [each.plan.parent for each in store.view_sets.values()]
+    started_from = {parent["view_set"] for parent in parents if parent is not None}
+    return min(set(store.view_sets) - started_from or store.view_sets)
 
 
 def newest_round(store: Store, name: str) -> ViewSet:

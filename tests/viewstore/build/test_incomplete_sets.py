@@ -107,3 +107,16 @@ def test_a_repair_builds_all_shards_of_a_part_whose_index_is_gone(
     repair(root, list(verify(root)), workers=1)
     assert list(verify(root)) == []
     assert viewstore.open(root).view_sets["simclr"].complete
+
+
+def test_a_damaged_plan_of_an_unfinished_set_keeps_no_other_from_being_read(
+    store: StorePaths,
+) -> None:
+    build_small(store.root, None, view_set="second", seed=1, only=(0,))
+    assert viewstore.open(store.root).unfinished == {"second": "1 of 3 shards are there"}
+    plan = store.view_set("second").plan
+    plan.chmod(0o644)
+    plan.write_bytes(b"{")
+    opened = viewstore.open(store.root)
+    assert (opened.unfinished, opened.names) == ({}, ["simclr"])
+    assert opened.view_sets["simclr"][0].shape == (2, 16, 16, 3)

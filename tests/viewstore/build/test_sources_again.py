@@ -158,10 +158,12 @@ def test_a_moved_source_is_named_and_found(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images")
     first = built(tmp_path / "s", source)
     moved = str(shutil.move(source, tmp_path / "elsewhere"))
-    with pytest.raises(FormatError, match="cannot be read") as caught:
-        built(tmp_path / "s", None, view_set="second")
-    assert caught.value.fix is not None
-    assert "--source" in caught.value.fix
+    for on_error in ("fail", "skip"):  # a source that is gone is no image to skip
+        with pytest.raises(FormatError, match="source of this store is not there") as caught:
+            built(tmp_path / "s", None, view_set="second", on_error=on_error)
+        assert caught.value.code == "VS207"
+        assert str(caught.value.fix).startswith("if the source was moved")
+        assert "--on-error" not in str(caught.value.fix)
     second = built(tmp_path / "s", moved, view_set="second")
     assert second.plan.sources_id == first.plan.sources_id
     store = viewstore.open(tmp_path / "s")
@@ -170,15 +172,26 @@ def test_a_moved_source_is_named_and_found(tmp_path: Path) -> None:
     assert built(tmp_path / "s", None, view_set="third").manifest is not None
 
 
+def test_one_image_that_is_gone_may_be_skipped(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images")
+    built(tmp_path / "s", source)
+    (tmp_path / "images" / "3.jpg").unlink()
+    with pytest.raises(FormatError, match="cannot be read") as caught:
+        built(tmp_path / "s", None, view_set="second")
+    assert str(caught.value.fix).startswith("if the source was moved")
+    assert str(caught.value.fix).endswith("--on-error skip")
+    done = built(tmp_path / "s", None, view_set="second", on_error="skip")
+    assert done.failed_rows == [3]
+
+
 def test_a_moved_source_is_given_to_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_folder(tmp_path / "images")
     built(tmp_path / "s", source)
     expected = viewstore.open(tmp_path / "s").source.image(3)
     moved = str(shutil.move(source, tmp_path / "elsewhere"))
-    with pytest.raises(FormatError, match="cannot be read") as caught:
+    with pytest.raises(FormatError, match="source of this store is not there") as caught:
         viewstore.open(tmp_path / "s").source.image(3)
-    assert caught.value.fix is not None
-    assert "VIEWSTORE_SOURCE" in caught.value.fix
+    assert "VIEWSTORE_SOURCE" in str(caught.value.fix)
     store = viewstore.open(tmp_path / "s", source=moved)
     assert (store.source.image(3) == expected).all()
     assert (pickle.loads(pickle.dumps(store)).source.image(3) == expected).all()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from tests.viewstore.commands import invoke
+from tests.viewstore.commands import invoke, run
 from viewstore.cli.main import root
 from viewstore.cli.settings_help import attribute_docs
 from viewstore.errors import ConfigError, counted
@@ -76,6 +76,19 @@ def test_defaults_are_those_of_the_generator_not_of_its_class() -> None:
 def test_an_unknown_generator_has_no_settings() -> None:
     with pytest.raises(ConfigError, match="did you mean 'w-search'"):
         invoke("build", "--generator", "w-serch", "--help-settings")
+
+
+def test_without_a_generator_the_generators_are_listed_with_what_they_make() -> None:
+    text = invoke("build", "--help-settings").output
+    for name, row in GENERATORS.items():
+        assert re.search(rf"^  {name} +{re.escape(row.makes)}$", text, re.MULTILINE)
+    answer = json.loads(invoke("build", "--help-settings", "--json").stdout)
+    assert list(answer["result"]["generators"]) == list(GENERATORS)
+
+
+def test_a_build_without_a_generator_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "build")
+    assert (code, "Missing option '--generator'" in err) == (2, True)
 
 
 def test_the_help_of_build_names_every_generator() -> None:

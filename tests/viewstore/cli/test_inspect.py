@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.viewstore.commands import invoke
+from tests.viewstore.commands import invoke, run
+from tests.viewstore.small_stores import build_small, write_photographs
+from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
@@ -106,3 +108,33 @@ def test_control_characters_of_a_store_do_not_reach_the_terminal(tmp_path: Path)
     output = invoke("inspect", tmp_path / "store", key).output
     assert "\\x1b[31m" in output
     assert "\x1b" not in output
+
+
+def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_small(tmp_path / "s", source, only=(0, 2))
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "simclr: 2 of 3 shards are there" in err) == (2, True)
+    assert "run the build again" in err
+    build_small(tmp_path / "s", None, view_set="second", seed=1)
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+    finalise(tmp_path / "s", allow_partial=True)
+    code, _, err = run(capsys, "inspect", tmp_path / "s")
+    assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+
+
+def test_a_moved_source_is_said_beside_gray_originals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photographs(tmp_path / "photos", 3, cut=2)
+    build_small(tmp_path / "s", str(tmp_path / "photos"), limit=2)
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    sheet = ["inspect", tmp_path / "s", "--sheet", tmp_path / "sheet.png"]
+    code, _, err = run(capsys, *sheet)
+    assert (code, "2 of 2 originals cannot be shown" in err) == (0, True)
+    assert "VIEWSTORE_SOURCE=PLACE" in err
+    monkeypatch.setenv("VIEWSTORE_SOURCE", str(tmp_path / "moved"))
+    code, _, err = run(capsys, *sheet)
+    assert (code, "cannot be shown" in err) == (0, False)

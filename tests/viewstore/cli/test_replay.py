@@ -47,6 +47,19 @@ def test_the_view_set_is_named_where_there_are_several(
     assert run(capsys, "replay", digits, 0, 0, "--out", out, "--view-set", "wide")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "command", [["replay", "{store}", 0, 0], ["export", "{store}", "--format", "ffcv"]]
+)
+def test_the_view_set_that_no_other_starts_from_is_proposed(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[object]
+) -> None:
+    """W-search made `recon` on its way: nobody who built w-search means that one."""
+    words = [str(word).format(store=searched) for word in command]
+    code, _, err = run(capsys, *words, "--out", tmp_path / "out")
+    assert (code, "the store has recon, w-search" in err) == (2, True)
+    assert "add --view-set w-search" in err
+
+
 def test_what_cannot_be_replayed_is_refused(digits: Path, searched: Path, tmp_path: Path) -> None:
     one = ["--out", tmp_path / "v.png", "--view-set"]
     with pytest.raises(ConfigError, match="VIEW must be below 4"):

@@ -228,7 +228,7 @@ def test_a_dry_run_writes_nothing_and_says_what_the_build_costs(tmp_path: Path) 
     assert set(answer["costs"]["codecs"]) == {"raw", "jpg"}
     text = invoke(*arguments).stdout
     assert "5 of 20 samples tried; nothing was written" in text
-    assert "take raw: all of it stays in memory" in text
+    assert "best stored as raw (--codec raw): all of it stays in memory" in text
 
 
 def test_a_dry_run_counts_what_is_committed(tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_stats_tell_the_costs_of_each_view_set(tmp_path: Path) -> None:
     assert costs["codecs"]["jpg"]["set_bytes"] == bytes_on_disk(view_set)
     assert costs["codecs"]["raw"]["view_bytes"] == 16 * 16 * 3
     assert costs["codecs"]["raw"]["epoch_bytes"] == 2 * ROWS * 16 * 16 * 3
-    assert "take raw" in invoke("stats", tmp_path / "s").stdout
-    assert "take raw" not in invoke("stats", tmp_path / "s", "--column", "flip").stdout
+    assert "best stored as raw" in invoke("stats", tmp_path / "s").stdout
+    assert "best stored as raw" not in invoke("stats", tmp_path / "s", "--column", "flip").stdout
 
 
 def test_bench_says_what_bounds_a_store(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def test_an_export_that_is_there_already_is_left_alone(raw_store: Store, tmp_pat
     assert export_beton(select(raw_store), out, page_bytes=PAGE).already
     assert out.stat().st_ino == inode
     for changes in ({"limit": 7}, {"columns": ["crop_box"]}):
-        assert not export_beton(select(raw_store, **changes), out, page_bytes=PAGE).already
+        chosen = select(raw_store, **changes)
+        assert not export_beton(chosen, out, page_bytes=PAGE, overwrite=True).already
     assert len(Beton(out)) == ROWS
     with out.open("r+b") as file:  # damage: written again
         file.seek(PAGE)
@@ -99,8 +100,9 @@ def test_an_export_that_is_there_already_is_left_alone(raw_store: Store, tmp_pat
 def test_what_no_export_wrote_is_never_replaced(raw_store: Store, tmp_path: Path) -> None:
     out = tmp_path / "e.beton"
     out.write_bytes(b"somebody's data")
-    with pytest.raises(ConfigError, match="exists and no export wrote it"):
-        export_beton(select(raw_store), out)
+    with pytest.raises(ConfigError, match="cannot take this export") as caught:
+        export_beton(select(raw_store), out, overwrite=True)
+    assert "no export wrote it" in str(caught.value.why)
     sidecar_of(out).write_text("{}")
     with pytest.raises(FormatError, match="record kind must be 'viewstore-beton'"):
         export_beton(select(raw_store), out)
@@ -150,14 +152,15 @@ def test_a_killed_export_leaves_the_old_file_and_the_next_one_clears_up(
         "class Killer(Silent):\n"
         "    def advance(self, count=1): os.kill(os.getpid(), signal.SIGKILL)\n"
         "store = open_store(sys.argv[1])\n"
-        "export_beton(select(store), Path(sys.argv[2]), page_bytes=2 << 20, progress=Killer())\n"
+        "export_beton(select(store), Path(sys.argv[2]), page_bytes=2 << 20, overwrite=True,"
+        " progress=Killer())\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(raw_store.root), str(out)])
     assert killed.returncode == -signal.SIGKILL
     assert out.read_bytes() == old
     assert check_sidecar(out) is not None
     assert len(list(tmp_path.iterdir())) == 4  # the file, its record, the torn file, its table
-    export_beton(select(raw_store), out, page_bytes=PAGE)
+    export_beton(select(raw_store), out, page_bytes=PAGE, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.beton", "e.beton.json"]
     assert len(Beton(out)) == ROWS
 
@@ -204,9 +207,9 @@ def test_a_crash_between_file_and_record_is_seen_and_mended(
     with monkeypatch.context() as patched:
         patched.setattr(disk, step, crash)
         with pytest.raises(OSError, match="Input/output"):
-            export_beton(select(raw_store), out, page_bytes=PAGE)
+            export_beton(select(raw_store), out, page_bytes=PAGE, overwrite=True)
     assert len(Beton(out)) == 3
-    export_beton(select(raw_store), out, page_bytes=PAGE)
+    export_beton(select(raw_store), out, page_bytes=PAGE, overwrite=True)
     assert len(Beton(out)) == ROWS
     assert check_sidecar(out) is not None
 
@@ -247,7 +250,7 @@ def test_the_command_says_what_it_wrote(
     code, said, _ = run(capsys, *line, "--columns", "crop_box,flip", "-n", "5")
     assert (code, said) == (0, f"{out}: 5 samples, 16.8 MB in 1 file\n")
     assert [field.name for field in Beton(out).fields][5:] == ["crop_box", "flip"]
-    code, said, _ = run(capsys, *line, "--columns", "none", "--json")
+    code, said, _ = run(capsys, *line, "--columns", "none", "--overwrite", "--json")
     answer = json.loads(said)
     assert answer["store_id"] == raw_store.store_id
     assert answer["result"] == {
@@ -258,7 +261,9 @@ def test_the_command_says_what_it_wrote(
         "left_out": 0,
     }
     assert run(capsys, *line, "--columns", "none")[1].endswith("in 1 file, there already\n")
-    code, said, _ = run(capsys, *line, "--where", "label = 2", "-n", "3", "--view-set", "simclr")
+    code, said, _ = run(
+        capsys, *line, "--where", "label = 2", "-n", "3", "--view-set", "simclr", "--overwrite"
+    )
     assert (code, said) == (0, f"{out}: 3 samples, 16.8 MB in 1 file\n")
     twos = np.flatnonzero(raw_store.labels == 2)[:3]
     assert Beton(out).column("index").tolist() == twos.tolist()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.viewstore.commands import invoke
+from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import ROWS, build_small, write_photographs
 from viewstore.errors import ConfigError
 from viewstore.export.formats import FORMATS
@@ -51,9 +51,25 @@ def test_an_exporter_replaces_nothing_that_no_export_wrote(
         path.write_text("mine")
     for out in (tmp_path / "file", tmp_path / "folder"):
         with pytest.raises(ConfigError):
-            FORMATS[name].export(select(raw_store), out)
+            FORMATS[name].export(select(raw_store), out, overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.read_text() for path in (tmp_path / "folder").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_another_export_is_replaced_only_if_that_is_asked_for(
+    raw_store: Store, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", raw_store.root, "--format", name, "--out", tmp_path / "out"]
+    assert run(capsys, *command)[0] == 0
+    paths = FORMATS[name].export(select(raw_store), tmp_path / "out").paths
+    before = [path.read_bytes() for path in paths]
+    code, _, err = run(capsys, *command, "-n", 3)
+    assert (code, "cannot take this export" in err, "it holds another export" in err) == (2, 1, 1)
+    assert "add --overwrite" in err
+    assert [path.read_bytes() for path in paths] == before
+    assert run(capsys, *command, "-n", 3, "--overwrite")[0] == 0
+    assert FORMATS[name].export(select(raw_store, limit=3), tmp_path / "out").already
 
 
 def test_the_command_offers_every_exporter() -> None:

@@ -104,7 +104,7 @@ def test_a_folder_that_holds_something_else_is_refused(raw_store: Store, tmp_pat
     (other / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError) as caught:
         export_tar(select(raw_store), other)
-    assert caught.value.why == "it holds thesis.txt"
+    assert caught.value.why == "it holds thesis.txt, which no export wrote"
     with pytest.raises(ConfigError, match="must name a folder"):
         export_tar(select(raw_store), other / "thesis.txt")
 
@@ -116,3 +116,33 @@ def test_unlabelled_samples_have_no_cls(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "wds" / "000000.tar") as tar:
         names = tar.getnames()[:3]
     assert names == ["0000000000.flip.npy", "0000000000.json", "0000000000.views.npy"]
+
+
+def test_tars_that_a_smaller_export_does_not_have_are_removed(
+    raw_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it is killed, the same command goes on, and names of other tars are safe."""
+    out = tmp_path / "wds"
+    export_tar(select(raw_store), out)
+    index = json.loads((out / "index.json").read_bytes())
+    index["shardlist"].append(index["shardlist"][0] | {"url": "../mine.tar"})
+    (out / "index.json").write_text(json.dumps(index))
+    (tmp_path / "mine.tar").write_bytes(b"mine")
+    removed: list[str] = []
+    real = disk.unlink
+
+    def unlink(path: Path) -> None:
+        removed.append(path.name)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            export_tar(select(raw_store, limit=3), out, overwrite=True)
+    assert removed == ["000001.tar", "000002.tar"]
+    export_tar(select(raw_store, limit=3), out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["000000.tar", "index.json"]
+    assert (tmp_path / "mine.tar").read_bytes() == b"mine"
+    assert export_tar(select(raw_store, limit=3), out).already

@@ -96,7 +96,14 @@ def test_a_column_that_is_the_same_everywhere_is_a_word_and_no_chart(digits: Pat
     titles = [a["aria-label"] for tag, a in page.tags if tag == "svg" and a.get("aria-label")]
     assert "histogram of flip" in titles
     assert "histogram of status" not in titles
-    assert "The same everywhere: blur 0, solarize 256, status 1." in page.text
+    assert "The same everywhere: blur 0, solarize off, status 1." in page.text
+
+
+def test_a_report_says_off_and_takes_no_mean_over_it(digits: Path) -> None:
+    text = report_of(digits).decode()
+    assert "<b>jitter_order</b> 255 means off</figcaption>" in text
+    assert "solarize off" in text
+    assert "solarize 256" not in text
 
 
 def test_rows_that_missed_their_goal_are_shown_again_the_worst_first(searched: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.viewstore.commands import invoke
-from viewstore.inspect.numbers import axis_number, brief, number, percent
+from viewstore.inspect.numbers import axis_number, brief, brief_param, number, percent
 from viewstore.inspect.shown_rows import choose_view_sets
 from viewstore.inspect.summary import sample_facts, store_facts
-from viewstore.inspect.text import sample_text, store_text
+from viewstore.inspect.text import histogram_lines, sample_text, stats_table, store_text
 from viewstore.store.store import open_store
 
 COLUMN = {
@@ -122,3 +122,16 @@ def test_a_list_about_the_sample_is_no_column_of_the_table_of_views() -> None:
     assert head.split() == ["view", "role", "loss"]
     (told,) = [line for line in lines if "pair_loss" in line]
     assert "0.75" in told
+
+
+def test_what_was_not_applied_is_off_and_no_number() -> None:
+    """255 is no order and 256 no threshold: their mean would say nothing."""
+    assert brief_param("jitter_order", [255] * 4) == "off"
+    assert brief_param("jitter_order", [3, 255, 0, 255]) == "3,off,0,off"
+    assert (brief_param("solarize", 256), brief_param("solarize", 128)) == ("off", "128")
+    assert brief_param("height", 256) == "256"
+    column = COLUMN | {"min": 0.0, "max": 255.0, "percentiles": (0, 0, 1, 2, 255, 255, 255)}
+    row = stats_table({"jitter_order": column})[1].split()
+    assert row[:10] == ["jitter_order", "4", "1", "0", "0", "2", "off", "off", "-", "-"]
+    assert [line.split()[0] for line in histogram_lines("jitter_order", column)][-1] == "off"
+    assert [line.split()[0] for line in histogram_lines("x_angle", column)][-1] != "off"

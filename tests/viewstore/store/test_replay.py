@@ -62,7 +62,8 @@ def test_a_network_view_without_latents_says_how_to_keep_them(searched: Path) ->
     views = open_store(searched).view_sets["w-search"]
     with pytest.raises(ConfigError, match="its latents were not stored") as error:
         views.replay(0, 0)
-    assert "keep_latents=true" in str(error.value.fix)
+    assert "the setting keep_latents off" in str(error.value.why)
+    assert "--set keep_latents=true" in str(error.value.fix)
 
 
 def test_a_latent_view_wants_its_network(searched: Path) -> None:
