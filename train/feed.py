@@ -88,7 +88,7 @@ def open_feed(
         with loader:
             for slot in loader.slots:
                 _check_slot(slot)
-            if missing == "raise" and where is None:
+            if config.missing == "raise" and config.where is None:
                 _check_complete(store, loader.slots)
             check_views(config, loader.roles, loader.num_rows)
             state = loader.state_dict()
