@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import adopt_sources
+from viewstore.build.adopt import adopt_sources, rows_are_fixed
 from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.rows import build_rows
 from viewstore.build.run import build, check_out
@@ -134,7 +134,7 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
 def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
     """Return the rows of the whole build, and the rows of a shard."""
     table, _ = build_rows(request, paths, progress, keep=False)
-    if paths.sources_record.is_file():
+    if rows_are_fixed(paths):
         return table, read_sources(paths)[1]
     return table, request.shard_rows or choose_shard_rows(len(table.keys))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from viewstore.build.adopt import stored_rows
+from viewstore.build.adopt import rows_are_fixed, stored_rows
 from viewstore.build.request import BuildRequest
 from viewstore.errors import counted
 from viewstore.format.paths import StorePaths
@@ -25,7 +25,7 @@ def build_rows(
     Those of a new store come from its source; those of a store are fixed, and a source that is
     given is compared with them (`stored_rows`).
     """
-    if paths.sources_record.is_file():
+    if rows_are_fixed(paths):
         return stored_rows(
             paths,
             source=request.source,
@@ -75,6 +75,6 @@ def whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], Sourc
     """Return what opens the source without a limit; None if it was opened so just now."""
     if request.source is not None and request.limit is None:
         return None
-    stored = paths.sources_record.is_file() and read_sources(paths)[0].spelling
+    stored = rows_are_fixed(paths) and read_sources(paths)[0].spelling
     spec = request.source or stored or DEFAULT_SOURCE
     return lambda: open_source(spec, on_error="skip").table

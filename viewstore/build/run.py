@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources
+from viewstore.build.adopt import (
+    adopt_plan,
+    adopt_sources,
+    check_plan,
+    fixed_sources,
+    planned_shard_rows,
+)
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import load_models, packaged_roles
@@ -203,7 +209,8 @@ def _plan(
     row_bytes = resolved.views * resolved.height * resolved.width * 3
 
     def shard_rows_of(rows: int) -> int:
-        return request.shard_rows or choose_shard_rows(rows, row_bytes)
+        known = request.shard_rows or planned_shard_rows(paths)
+        return known or choose_shard_rows(rows, row_bytes)
 
     shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
     plan = compose.make_plan(
@@ -218,6 +225,7 @@ def _plan(
     )
     check_size(plan)
     wanted_shards(request, plan)  # refused before anything is written
+    check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built

@@ -19,7 +19,7 @@ from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.images.codec import Codec, codec_from_plan
-from viewstore.sources.record import read_sources
+from viewstore.sources.record import read_first_sources, read_sources
 from viewstore.store.committed import (
     committed_shards,
     known_view_sets,
@@ -43,8 +43,9 @@ class Fault:
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "orphan", "parent", "unpublished" (committed, but no manifest names it), or
-            "gone" (the manifest names it, its folder has no plan).
+            "record", "located" (the record of where a moved source lies), "source" (the plan names
+            other rows than the store has), "orphan", "parent", "unpublished" (committed, but no
+            manifest names it), or "gone" (the manifest names it, its folder has no plan).
     """
 
     view_set: str
@@ -70,11 +71,11 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     paths = StorePaths(root)
     if only is not None and not _is_known(paths, only):
         raise no_view_set(only, view_sets(paths), root)
-    manifest = yield from _records(paths)
+    manifest, sources_id = yield from _records(paths)
     for name in view_sets(paths):
         if only in (None, name):
             entry = None if manifest is None else manifest.view_sets.get(name)
-            yield from _view_set(paths.view_set(name), name, entry, level)
+            yield from _view_set(paths.view_set(name), name, entry, level, sources_id)
     if manifest is not None:
         for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
             what = f"its plan is gone from disk: build it again, or viewstore rm {root} {name}"
@@ -88,22 +89,41 @@ def _is_known(paths: StorePaths, name: str) -> bool:
     return name in view_sets(paths)
 
 
-def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
-    """Check sources and manifest; return the manifest."""
-    try:
-        read_sources(paths)
-    except (ViewStoreError, OSError) as error:
-        yield _fault("source", None, "record", paths.sources_record, str(error))
+def _records(paths: StorePaths) -> Generator[Fault, None, tuple[Manifest | None, str | None]]:
+    """Check sources and manifest; return the manifest, and the sources_id."""
+    sources_id = yield from _sources(paths)
     try:
         manifest = read_manifest(paths)
     except ViewStoreError as error:
         yield _fault("manifest", None, "record", paths.manifest, str(error))
-        return None
+        return None, sources_id
     if manifest is None:
         yield _fault("manifest", None, "missing", paths.manifest, "no build has ended")
-        return None
+        return None, sources_id
+    if sources_id not in (None, manifest.sources_id):
+        yield _fault("manifest", None, "record", paths.manifest, "it names another sources.json")
     yield from _generations(paths, manifest)
-    return manifest
+    return manifest, sources_id
+
+
+def _sources(paths: StorePaths) -> Generator[Fault, None, str | None]:
+    """Check the rows, and where they lie now; return the sources_id, None if it is not known."""
+    try:
+        sources_id = read_first_sources(paths)
+    except (ViewStoreError, OSError) as error:
+        yield _fault("source", None, "record", _where(error, paths.sources_record), str(error))
+        return None
+    try:
+        read_sources(paths)
+    except (ViewStoreError, OSError) as error:
+        yield _fault("source", None, "located", paths.sources_located, str(error))
+    return sources_id
+
+
+def _where(error: Exception, path: Path) -> Path:
+    """Return the file that an error names, or else `path`."""
+    named = error.where if isinstance(error, ViewStoreError) else None
+    return path if named is None else Path(named)
 
 
 def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
@@ -128,7 +148,11 @@ def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
 
 
 def _view_set(
-    paths: ViewSetPaths, name: str, entry: ViewSetEntry | None, level: Level
+    paths: ViewSetPaths,
+    name: str,
+    entry: ViewSetEntry | None,
+    level: Level,
+    sources_id: str | None,
 ) -> Iterator[Fault]:
     try:
         plan = read_plan(paths)
@@ -140,6 +164,8 @@ def _view_set(
         return
     if entry is not None and plan.id != entry.plan_id:
         yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
+    if sources_id not in (None, plan.sources_id):
+        yield _fault(name, None, "source", paths.plan, "it was made of another sources.json")
     if plan.parent is not None:
         yield from _parent(paths, plan)
     commits = yield from _commits(paths, plan)
