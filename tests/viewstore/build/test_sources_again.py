@@ -315,3 +315,45 @@ def test_a_folder_is_listed_as_it_is_scanned(tmp_path: Path) -> None:
     (tmp_path / "images" / "b").mkdir()
     picture(8).save(tmp_path / "images" / "b" / "a.png")
     assert folder.folder_keys(source) == list(open_source(source).table.keys)
+
+
+def test_a_name_of_a_source_is_not_the_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images")
+    built(tmp_path / "s", str(tmp_path / "images"))
+    shutil.copytree(tmp_path / "images", tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"0\.jpg"):
+        built(tmp_path / "s", "digits", view_set="second")
+    assert not (tmp_path / "s" / "sources" / "located.json").exists()
+    assert built(tmp_path / "s", "./digits", view_set="second").manifest is not None
+    assert viewstore.open(tmp_path / "s").table.parts[0].uri == str(tmp_path / "digits")
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_digits_are_not_read_again_whatever_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    built(tmp_path / "s", "digits")
+    table, _, _ = read_sources(StorePaths(tmp_path / "s"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir() if is_folder else (tmp_path / "digits").write_bytes(b"")
+    monkeypatch.setattr("viewstore.sources.again.open_source", None)
+    found = find_again(table, "digits", since=time.time_ns())
+    assert (found.changed, found.table.parts) == ((), table.parts)
+
+
+def test_a_pattern_is_recorded_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images")
+    for name, row in (("a", 0), ("b", 1)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            tar.add(tmp_path / "images" / f"{row}.jpg", f"{row}.jpg")
+    monkeypatch.chdir(tmp_path)
+    patterns = ("{a,b}.tar", f"{{{tmp_path}/a,{tmp_path}/b}}.tar", f"{{{tmp_path}/a,b}}.tar")
+    spelled = [open_source(pattern).table.spelling for pattern in patterns]
+    monkeypatch.chdir("/")
+    assert [len(open_source(each).table.keys) for each in spelled] == [2, 2, 2]
+    assert spelled[1] == patterns[1]
