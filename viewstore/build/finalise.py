@@ -24,6 +24,7 @@ from viewstore.format.records import LARGE_BYTES
 from viewstore.format.stats import pack_stats
 from viewstore.format.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
 from viewstore.sources.record import read_sources
+from viewstore.store.advice import unfinished
 from viewstore.store.committed import (
     last_generation,
     read_commits,
@@ -64,8 +65,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
             if len(commits) < plan.shards:
                 if before is not None or allow_partial:
                     complete = False
-                if not allow_partial:
-                    if before is not None:  # a repair took shards back, or it was published so
+                if not allow_partial and not _is_as_published(plan, commits, before):
+                    if before is not None:  # a repair took shards back
                         entries[name] = before
                     continue
             entries[name] = derive(paths.view_set(name), plan, commits, before)
@@ -77,9 +78,19 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 "no view set is complete",
                 code="VS202",
                 where=str(root),
-                fix=f"viewstore status {root}",
+                why=unfinished(paths)[0],
+                fix=unfinished(paths)[1],
             )
         return publish(paths, newest, sources_id, entries, complete)
+
+
+def _is_as_published(
+    plan: Plan, commits: Mapping[int, Commit], published: ViewSetEntry | None
+) -> bool:
+    """Whether a view set that lacks shards has those with which it was published."""
+    if published is None or published.plan_id != plan.id:
+        return False
+    return Index.of(plan, commits).root == published.root
 
 
 def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> None:
@@ -109,9 +120,10 @@ def derive(
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
-    if published is not None and published.root == index.root and _whole(paths, plan, published):
+    is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
+    if published is not None and not is_new and _whole(paths, plan, published):
         return published
-    writer = _Writer(paths, is_new=published is None or published.root != index.root)
+    writer = _Writer(paths, is_new=is_new)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
             writer.names.add(paths.commit(shard))

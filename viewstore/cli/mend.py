@@ -85,11 +85,32 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
         mend = f"viewstore verify {store} --repair"
         faults = _verify_here(terminal, local_path(store), options)
     text = "\n".join(map(str, faults)) or f"{store} is whole"
-    if faults and not options["repair"]:
-        them = "it" if len(faults) == 1 else "them"
-        text += f"\n{counted(len(faults), 'fault')}; mend {them} with: {mend}"
+    if faults:
+        text += "\n" + _to_do(faults, None if options["repair"] else mend)
     terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
     return int(bool(faults))
+
+
+def _to_do(faults: list[Fault], mend: str | None) -> str:
+    """Return what to do about faults, as lines; `mend` is the command that repairs."""
+    lines = [counted(len(faults), "fault")]
+    repaired = [fault for fault in faults if fault.fix is None]
+    if repaired and mend is not None:
+        them = "it" if len(repaired) == 1 else "them"
+        which = "" if len(repaired) == len(faults) else f" {len(repaired)} of"
+        lines[0] += f"; mend{which} {them} with: {mend}"
+    for fix, about in _fixes(faults).items():
+        lines.append(f"{', '.join(about)}: {fix}")
+    return "\n".join(lines)
+
+
+def _fixes(faults: list[Fault]) -> dict[str, list[str]]:
+    """Return what to do by hand, each thing once, and what it is about."""
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        if fault.fix is not None and fault.view_set not in found.setdefault(fault.fix, []):
+            found[fault.fix].append(fault.view_set)
+    return found
 
 
 def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:

@@ -48,7 +48,7 @@ def _check_store(store: Path) -> None:
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import no_store
 
-    if not StorePaths(store).sources_record.is_file():
+    if not StorePaths(store).sources.is_dir():
         raise no_store(store)
 
 

@@ -64,7 +64,7 @@ def unseal(raw: bytes, *, kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
             f"format version must be {FORMAT}, got {value.get('format')!r}",
             code="VS204",
             why="the store was written by another version of viewstore",
-            fix="open it with that version, or build the store again",
+            fix="open it with that version, or build into another --out",
         )
     digest = value.pop("digest", None)
     if digest_of(value) != digest:

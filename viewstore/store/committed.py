@@ -81,11 +81,17 @@ def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
     if not files.exists(paths.manifest):
         return None
-    return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
+    try:
+        return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
+    except FormatError as error:
+        fix = f"viewstore verify {paths.root} --repair" if files.cache is None else None
+        raise error.located(files.where(paths.manifest), fix=fix) from error
 
 
 def last_generation(paths: StorePaths) -> int:
     """Return the number of the newest generation, 0 before the first."""
+    if not paths.generations.is_dir():
+        return 0
     names = (path.name for path in paths.generations.iterdir())
     return max((int(m[1]) for m in map(NUMBERED_FILE.fullmatch, names) if m), default=0)
 

@@ -24,14 +24,12 @@ from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
+from viewstore.store.advice import STORE_FOLDER, unfinished
 from viewstore.store.committed import (
-    committed_shards,
     no_store,
     no_view_set,
     read_manifest,
-    read_plan,
     remote_manifest,
-    view_sets,
 )
 from viewstore.store.view_set import ViewSet
 
@@ -312,28 +310,11 @@ def _open_here(path: str | Path, moved_to: str | None) -> Store:
         )
     manifest = read_manifest(paths)
     if manifest is None:
-        why, fix = _unfinished(paths)
+        why, fix = unfinished(paths)
         raise ConfigError(
             f"{path} has no manifest.json", code="VS202", where=str(path), why=why, fix=fix
         )
     return Store(paths, manifest, moved_to=moved_to)
-
-
-def _unfinished(paths: StorePaths) -> tuple[str, str]:
-    """Return why a folder has no manifest, and what to do."""
-    names = view_sets(paths)
-    if not names:
-        begun = paths.sources_record.is_file()
-        return ("its build has not ended yet", AGAIN) if begun else ("it is no store", STORE_FOLDER)
-    for name in names:
-        view_set = paths.view_set(name)
-        if len(committed_shards(view_set)) == read_plan(view_set).shards:
-            return f"all shards of {name} are built, in slices", f"viewstore finalise {paths.root}"
-    return "its build has not ended yet", AGAIN
-
-
-AGAIN = "run the same build command again"
-STORE_FOLDER = "give the folder that --out named when the store was built"
 
 
 def _open_remote(url: str, cache: CacheSettings, retry: Retry, moved_to: str | None) -> Store:

@@ -357,3 +357,23 @@ def test_a_pattern_is_recorded_so_that_it_is_found_from_anywhere(
     monkeypatch.chdir("/")
     assert [len(open_source(each).table.keys) for each in spelled] == [2, 2, 2]
     assert spelled[1] == patterns[1]
+
+
+def test_a_damaged_record_of_a_move_is_named_and_set_aside(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images")
+    built(tmp_path / "s", source)
+    moved = str(shutil.move(source, tmp_path / "elsewhere"))
+    built(tmp_path / "s", moved)
+    record = StorePaths(tmp_path / "s").sources_located
+    record.chmod(0o644)
+    record.write_bytes(b"{")
+    with pytest.raises(FormatError, match=r"located\.json: not a JSON record") as caught:
+        viewstore.open(tmp_path / "s")
+    assert caught.value.where == str(record)
+    assert caught.value.fix == "remove this file, and give --source to the next build"
+    (fault,) = verify(tmp_path / "s")
+    assert (fault.kind, fault.path) == ("located", str(record))
+    assert invoke("verify", tmp_path / "s", "--repair").exit_code == 0
+    assert not record.exists()
+    assert built(tmp_path / "s", moved, view_set="second").manifest is not None
+    assert viewstore.open(tmp_path / "s").table.spelling == moved
