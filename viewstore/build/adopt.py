@@ -259,7 +259,7 @@ def stored_rows(
     here = moved_source()
     if source is None and limit in (None, len(stored.keys)):
         return stored if here is None else located(stored, here)
-    place = source or here or stored.spelling
+    place = source if source is not None else here or stored.spelling
     progress.note(f"comparing the source {place} with the rows of the store")
     since = recorded_at(paths)
     found = find_again(stored, place, since=since, limit=limit, on_error=on_error)

@@ -69,7 +69,7 @@ class BuildRequest:
     @property
     def name(self) -> str:
         """Name of the view set."""
-        return self.view_set or self.generator
+        return self.generator if self.view_set is None else self.view_set
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def build_rows(
             progress=progress,
             keep=keep,
         ), ()
-    spec = request.source or DEFAULT_SOURCE
+    spec = DEFAULT_SOURCE if request.source is None else request.source
     progress.note(f"reading the source {spec}")
     source = _new_source(request, spec, request.limit, progress)
     if source.skipped:
@@ -75,6 +75,7 @@ def whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], Sourc
     """Return what opens the source without a limit; None if it was opened so just now."""
     if request.source is not None and request.limit is None:
         return None
-    stored = rows_are_fixed(paths) and read_sources(paths)[0].spelling
-    spec = request.source or stored or DEFAULT_SOURCE
+    spec = DEFAULT_SOURCE if request.source is None else request.source
+    if request.source is None and rows_are_fixed(paths):
+        spec = read_sources(paths)[0].spelling
     return lambda: open_source(spec, on_error="skip").table

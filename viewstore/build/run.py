@@ -31,7 +31,7 @@ from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
@@ -68,6 +68,7 @@ def build(
     skipped: tuple[tuple[str, str], ...] = ()
     with disk.explained(request.out):
         check_out(request.out)
+        check_view_set_name(request.name)
         make_settings(request.generator, request.settings)  # refused before anything is read
         if table is None:
             table, skipped = build_rows(request, paths, progress)

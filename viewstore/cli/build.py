@@ -224,7 +224,7 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import view_sets
 
-    names = [view_set] if view_set else view_sets(StorePaths(store))
+    names = [view_set] if view_set is not None else view_sets(StorePaths(store))
     if not names:
         raise _no_view_sets(store)
     facts = {}

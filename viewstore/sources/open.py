@@ -28,6 +28,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     try:
+        if not spec:
+            raise ConfigError("a source must be named, got an empty text", code="VS104")
         kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()

@@ -215,7 +215,7 @@ class Store:
         Raises:
             ConfigError: What `open` or the environment names is another source.
         """
-        place = self.moved_to or moved_source()
+        place = moved_source() if self.moved_to is None else self.moved_to
         return self.table if place is None else located(self.table, place)
 
     @cached_property

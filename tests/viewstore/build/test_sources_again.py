@@ -377,3 +377,24 @@ def test_a_damaged_record_of_a_move_is_named_and_set_aside(tmp_path: Path) -> No
     assert not record.exists()
     assert built(tmp_path / "s", moved, view_set="second").manifest is not None
     assert viewstore.open(tmp_path / "s").table.spelling == moved
+
+
+def test_an_empty_text_names_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "images")
+    monkeypatch.chdir(tmp_path / "images")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        open_source("")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        built(tmp_path / "s", "")
+    built(tmp_path / "s", str(tmp_path / "images"))
+    with pytest.raises(ConfigError, match="a source must be named"):
+        built(tmp_path / "s", "", view_set="second")
+    with pytest.raises(ConfigError, match="view set name must match"):
+        built(tmp_path / "s", None, view_set="")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        viewstore.open(tmp_path / "s", source="")
+    monkeypatch.chdir(tmp_path / "s")
+    with pytest.raises(ConfigError, match="a store must be named"):
+        viewstore.open("")
+    monkeypatch.setenv("VIEWSTORE_SOURCE", "")  # not set, as an empty variable is
+    assert viewstore.open(".").source.image(0).shape == (24, 32, 3)

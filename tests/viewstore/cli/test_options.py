@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,48 @@ def test_quiet_prints_no_result(store: Path, capsys: pytest.CaptureFixture[str])
     code, out, err = run(capsys, "-q", "--json", "status", store)
     assert (code, err, json.loads(out)["ok"]) == (0, "", True)
     assert run(capsys, "-q", "inspect", store / "nowhere")[2] != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("build", "--generator", "simclr", "--source", ""), "'--source'"),
+        (("build", "--generator", "simclr", "--out", ""), "'-o' / '--out'"),
+        (("build", "--generator", "simclr", "--out="), "'-o' / '--out'"),
+        (("build", "--generator", "simclr", "--view-set", ""), "'--view-set'"),
+        (("build", "--generator", ""), "'--generator'"),
+        (("build", "--generator", "w-search", "--gan", ""), "'--gan'"),
+        (("verify", ""), "'STORE'"),
+        (("status", ""), "'STORE'"),
+        (("status", "s", "--view-set", ""), "'--view-set'"),
+        (("rm", "s", ""), "'SET'"),
+        (("inspect", ""), "'STORE'"),
+        (("inspect", "s", "--sheet", ""), "'--sheet'"),
+        (("inspect", "s", "--html", ""), "'--html'"),
+        (("stats", "s", "--column", ""), "'--column'"),
+        (("replay", "s", "0", "0", "--out", ""), "'-o' / '--out'"),
+        (("export", "s", "--format", "ffcv", "--out", ""), "'-o' / '--out'"),
+        (("export", "s", "--format", "ffcv", "--out", "x", "--where", ""), "'--where'"),
+        (("train", "s", "--views", "simclr", "--out", ""), "'-o' / '--out'"),
+        (("eval", "", "--source", "digits"), "'CHECKPOINT'"),
+        (("eval", "run", "--source", ""), "'--source'"),
+        (("gan", "train", "--part", "generator", "--source", "", "--out", "x"), "'--source'"),
+    ],
+)
+def test_nothing_that_is_given_is_empty(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    what: str,
+) -> None:
+    shutil.copytree(store, tmp_path / "s")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert f"Invalid value for {what}: it must not be empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "9" * 1500, "1e999", "-" + "9" * 400])
