@@ -95,7 +95,7 @@ _OPTIONS = (
     _MAX_MISSED,
     click.option(
         "--grace",
-        type=float,
+        type=shared.NOT_NEGATIVE,
         default=25.0,
         show_default=True,
         metavar="S",

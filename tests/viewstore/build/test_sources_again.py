@@ -29,6 +29,7 @@ from viewstore.sources import folder
 from viewstore.sources.again import find_again
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
+from viewstore.store.verdict import verdict_of
 from viewstore.store.verify import verify
 
 ROWS = 6
@@ -130,6 +131,10 @@ def test_a_mended_file_of_a_failed_sample_is_rebuilt(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images")
     whole = cut(tmp_path / "images" / "4.jpg")
     assert built(tmp_path / "s", source, on_error="skip").failures == 1
+    store = viewstore.open(tmp_path / "s")
+    (remedy,) = verdict_of(store, store.view_sets.values()).remedies()
+    assert "mend the images that cannot be read, then run viewstore verify STORE" in remedy
+    assert "--repair --failed" in remedy
     command = ("verify", tmp_path / "s", "--repair", "--failed", "-j", "1")
     assert invoke(*command).exit_code == 0
     assert (viewstore.open(tmp_path / "s").view_set("simclr").params["status"] == 4).any()

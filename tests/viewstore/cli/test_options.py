@@ -111,6 +111,43 @@ def test_nothing_that_is_given_is_empty(
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+BUILD = ("build", "--generator", "simclr", "--out", "s", "--view-set", "simclr", "-j", "1")
+GAN_TRAIN = ("gan", "train", "--part", "generator", "--out", "x")
+REPLAY = ("replay", "s", "0", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "expected"),
+    [
+        ((*BUILD, "--grace", "nan"), "'--grace': nan is no finite number", 2),
+        ((*BUILD, "--grace", "-5"), "'--grace': -5.0 is not in the range x>=0", 2),
+        ((*BUILD, "--device", "foo"), "device foo cannot be used", 3),
+        ((*GAN_TRAIN, "--device", "foo"), "device foo cannot be used", 3),
+        ((*GAN_TRAIN, "--kimg", "nan"), "'--kimg': nan is no finite number", 2),
+        (("bench", "s", "--seconds", "nan"), "'--seconds': nan is no finite number", 2),
+        (("train", "s", "--views", "x", "--out", "r", "--lr", "inf"), "'--lr': inf is no", 2),
+        ((*REPLAY, "-o", "r.xyz"), "--out must end in .png, got 'r.xyz'", 2),
+        ((*REPLAY, "-o", "png"), "--out must end in .png, got 'png'", 2),
+        ((*REPLAY, "-o", "/"), "--out must name a file, and / is a folder", 2),
+        (("replay", "nowhere", "0", "0", "-o", "r.jpg"), "--out must end in .png", 2),
+        (("inspect", "s", "--sheet", "x.jpg"), "--sheet must end in .png, got 'x.jpg'", 2),
+        (("inspect", "s", "--html", "x.png"), "--html must end in .html or .htm, got", 2),
+        (("inspect", "s", "--html", "/"), "--html must name a file", 2),
+    ],
+)
+def test_values_are_checked_before_any_work(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+    expected: int,
+) -> None:
+    monkeypatch.chdir(store.parent)
+    code, _, err = run(capsys, *arguments)
+    assert (code, said in err) == (expected, True), err
+
+
 @pytest.mark.parametrize("number", ["9" * 400, "9" * 1500, "1e999", "-" + "9" * 400])
 def test_a_filter_with_a_number_beyond_all_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
