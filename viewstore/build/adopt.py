@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,15 @@ def make_folders(folders: Sequence[Path]) -> None:
         names.make_directory(folder)
         names.add(folder)
     names.sync()
+
+
+def restore_folders(paths: StorePaths) -> None:
+    """Create the folders of a store again that a copy may have lost, because they were empty."""
+    view_set_folders = (paths.view_set(name).folders for name in view_sets(paths))
+    folders = [*paths.folders, *itertools.chain.from_iterable(view_set_folders)]
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        make_folders(missing)
 
 
 def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from viewstore.build.adopt import restore_folders
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.local import LOCAL
@@ -49,6 +50,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
     """
     paths = StorePaths(root)
+    with disk.explained(root):
+        restore_folders(paths)
     # One at a time here; the manifest is safe without it.
     with disk.explained(root), disk.file_lock(paths.finalise_lock):
         _, _, sources_id = read_sources(paths)

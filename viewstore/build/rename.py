@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from viewstore.build.adopt import make_folders
+from viewstore.build.adopt import make_folders, restore_folders
 from viewstore.build.finalise import derive, publish
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
@@ -40,6 +40,8 @@ def remove_view_set(root: Path, name: str) -> Manifest | None:
         ConfigError: There is no such view set, or another one starts from it.
     """
     paths = StorePaths(root)
+    with disk.explained(root):
+        restore_folders(paths)
     with disk.explained(root), disk.file_lock(paths.finalise_lock):
         if name not in known_view_sets(paths):
             raise no_view_set(name, known_view_sets(paths), root)
@@ -61,6 +63,8 @@ def rename_view_set(root: Path, old: str, new: str) -> Manifest | None:
     """
     check_view_set_name(new)
     paths = StorePaths(root)
+    with disk.explained(root):
+        restore_folders(paths)
     with disk.explained(root), disk.file_lock(paths.finalise_lock):
         if old not in view_sets(paths):
             raise no_view_set(old, view_sets(paths), root)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import set_aside, stored_rows
+from viewstore.build.adopt import restore_folders, set_aside, stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
@@ -69,6 +69,7 @@ def repair(
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
+        restore_folders(paths)
         _set_records_aside(paths, faults)
         _check_repairable(faults)
         damaged = _damaged_shards(paths, faults)
@@ -206,6 +207,7 @@ def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: 
     that nothing names for its own.
     """
     paths = StorePaths(root)
+    restore_folders(paths)
     with disk.file_lock(paths.gc_lock):
         return _collect(paths, older_seconds, dry_run)
 

@@ -246,10 +246,10 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
 def _no_view_sets(store: Path) -> ConfigError:
     from viewstore.format.paths import StorePaths
     from viewstore.store.advice import unfinished
-    from viewstore.store.committed import no_store
+    from viewstore.store.committed import is_store, no_store
 
     why, fix = unfinished(StorePaths(store))
-    if not StorePaths(store).sources.is_dir():
+    if not is_store(StorePaths(store)):
         return no_store(store, why=why, fix=fix)
     what = f"there is no view set in {store}"
     return ConfigError(what, code="VS202", where=str(store), why=why, fix=fix)
@@ -273,11 +273,11 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.committed import is_store, no_store
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
-    if not StorePaths(store).sources.is_dir():
+    if not is_store(StorePaths(store)):
         raise no_store(store)
     manifest = run(store, allow_partial=allow_partial)
     terminal.store_id = manifest.store_id

@@ -46,9 +46,9 @@ def rename(terminal: Terminal, store: Path, old: str, new: str) -> None:
 
 def _check_store(store: Path) -> None:
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.committed import is_store, no_store
 
-    if not StorePaths(store).sources.is_dir():
+    if not is_store(StorePaths(store)):
         raise no_store(store)
 
 

@@ -9,7 +9,7 @@ import contextlib
 
 from viewstore.errors import FormatError
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.store.committed import committed_shards, read_plan, view_sets
+from viewstore.store.committed import committed_shards, is_store, read_plan, view_sets
 
 AGAIN = "run the same build command again"
 STORE_FOLDER = "give the folder that --out named when the store was built"
@@ -19,7 +19,7 @@ def unfinished(paths: StorePaths) -> tuple[str, str]:
     """Return why a folder has no manifest, and what to do."""
     names = view_sets(paths)
     if not names:
-        if not paths.sources.is_dir():
+        if not is_store(paths):
             return "it is no store", STORE_FOLDER
         return "no view set of it is begun", f"viewstore build --generator NAME --out {paths.root}"
     for name in names:

@@ -110,6 +110,11 @@ def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
     return manifest
 
 
+def is_store(paths: StorePaths) -> bool:
+    """Whether a folder is a store, be it one that lost its rows."""
+    return paths.sources.is_dir() or paths.manifest.is_file()
+
+
 def no_store(where: object, *, why: str | None = None, fix: str | None = None) -> ConfigError:
     """Return the error of a path that holds no store."""
     return ConfigError(

@@ -13,6 +13,8 @@ from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.adopt import adopt_sources
 from viewstore.build.differences import plan_differences
+from viewstore.build.rehearsal import rehearse
+from viewstore.build.request import BuildRequest
 from viewstore.build.run import status
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
@@ -67,6 +69,13 @@ def test_other_rows_are_refused_where_the_record_is_lost(
     with pytest.raises(ConfigError, match="simclr was made of 20 other rows"):
         adopt_sources(store, open_source(other).table, 8)
     assert files_of(store) == before
+
+
+def test_a_dry_run_refuses_other_rows_as_the_build_would(store: StorePaths, other: str) -> None:
+    lose(store, "sources.json")
+    request = BuildRequest(generator="simclr", out=store.root, source=other, view_set="second")
+    with pytest.raises(ConfigError, match="simclr was made of 20 other rows"):
+        rehearse(request, 4)
 
 
 def test_other_rows_are_refused_where_only_the_manifest_is_left(

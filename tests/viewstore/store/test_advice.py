@@ -69,6 +69,15 @@ def gone(pattern: str) -> Harm:
     return lambda store: shutil.rmtree(first(store, pattern))
 
 
+def drop_empty_folders(store: StorePaths) -> None:
+    """Copies to where there are no folders, and back, lose these."""
+    for lock in store.tmp.glob("*.lock"):
+        lock.unlink()
+    for path in sorted(store.root.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
 def other_plan(store: StorePaths) -> None:
     reseal(store.view_set("simclr").plan, seed=3)
 
@@ -137,6 +146,9 @@ ROWS_AND_PLAN = both(unlink("sources/sources.json"), unlink(f"{VIEWS}/plan.json"
 HARMS: dict[str, tuple[Harm, set[str]]] = {
     "sources.json lost": (unlink("sources/sources.json"), {"record"}),
     "sources.json cut": (cut("sources/sources.json"), {"record"}),
+    "sources lost": (gone("sources"), {"record"}),
+    "generations lost": (gone("manifests"), {"record"}),
+    "empty folders lost": (both(drop_empty_folders, flipped(f"{VIEWS}/000001-*.tar")), {"hash"}),
     "a column lost": (unlink("sources/crc32-*"), {"record"}),
     "a column flipped": (flipped("sources/key_bytes-*"), {"record"}),
     "located.json cut": (lambda store: located(store, cut("sources/located.json")), {"located"}),
@@ -313,3 +325,14 @@ def test_an_unfinished_store_is_gone_on_with_and_an_empty_one_begun(
 def store_of_a_slice(tmp_path: Path, source: str) -> StorePaths:
     build_small(tmp_path / "s", source, slice_of=(0, 3))
     return StorePaths(tmp_path / "s")
+
+
+def test_a_store_that_lost_its_empty_folders_is_one(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(built, tmp_path / "s")
+    for command in (("gc",), ("finalise",), ("mv", "second", "third"), ("rm", "third")):
+        drop_empty_folders(StorePaths(tmp_path / "s"))
+        name, *rest = command
+        assert run(capsys, name, tmp_path / "s", *rest)[0] == 0
+    assert list(verify(tmp_path / "s")) == []
