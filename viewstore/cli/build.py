@@ -273,12 +273,13 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
     from viewstore.format.paths import StorePaths
+    from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
     if not is_store(StorePaths(store)):
-        raise no_store(store)
+        raise no_store(store, fix=STORE_FOLDER)
     manifest = run(store, allow_partial=allow_partial)
     terminal.store_id = manifest.store_id
     opened = open_store(store)

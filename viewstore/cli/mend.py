@@ -96,7 +96,7 @@ def _to_do(faults: list[Fault], mend: str | None) -> str:
     lines = [counted(len(faults), "fault")]
     repaired = [fault for fault in faults if fault.fix is None]
     if repaired and mend is not None:
-        them = "it" if len(repaired) == 1 else "them"
+        them = "it" if len(faults) == 1 else "them"
         which = "" if len(repaired) == len(faults) else f" {len(repaired)} of"
         lines[0] += f"; mend{which} {them} with: {mend}"
     for fix, about in _fixes(faults).items():
@@ -116,11 +116,12 @@ def _fixes(faults: list[Fault]) -> dict[str, list[str]]:
 def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:
     """Return the faults of a store of this machine, those that are left if it is to be mended."""
     from viewstore.format.paths import StorePaths
+    from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
     from viewstore.store.verify import verify as check
 
     if not is_store(StorePaths(store)):
-        raise no_store(store, fix="give the folder that --out named when it was built")
+        raise no_store(store, fix=STORE_FOLDER)
     level, view_set = options["level"], options["view_set"]
     faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
     if options["repair"]:
@@ -186,13 +187,14 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     """Drop files that no commit names: what killed builds left behind."""
     from viewstore.build.repair import collect_garbage
     from viewstore.format.paths import StorePaths
+    from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
 
     match = re.fullmatch(r"(\d+)([smhd])", older_than)
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
     if not is_store(StorePaths(store)):
-        raise no_store(store)
+        raise no_store(store, fix=STORE_FOLDER)
     seconds = int(match[1]) * AGES[match[2]]
     removed = collect_garbage(store, older_seconds=seconds, dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"

@@ -18,10 +18,13 @@ NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the 
 
 def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
-    if plan.view_set != paths.root.name:
-        where = files.where(paths.plan)
-        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=where)
+    try:
+        plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
+        if plan.view_set != paths.root.name:
+            raise FormatError(f"plan is that of view set {plan.view_set!r}")
+    except FormatError as error:  # what mends it stands there
+        fix = f"viewstore verify {paths.root.parents[1]}" if files.cache is None else None
+        raise error.located(files.where(paths.plan), fix=fix) from error
     return plan
 
 

@@ -336,3 +336,23 @@ def test_a_store_that_lost_its_empty_folders_is_one(
         name, *rest = command
         assert run(capsys, name, tmp_path / "s", *rest)[0] == 0
     assert list(verify(tmp_path / "s")) == []
+
+
+@pytest.mark.parametrize("command", ["status", "finalise", "verify", "gc", "rm", "mv", "inspect"])
+def test_a_folder_that_is_no_store_is_told_from_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, _, err = run(capsys, command, tmp_path, *{"rm": ["a"], "mv": ["a", "b"]}.get(command, []))
+    assert (code, "give the folder that --out named when the store was built" in err) == (2, True)
+
+
+def test_who_meets_a_damaged_plan_is_led_to_what_mends_it(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(built, tmp_path / "s")
+    both(cut(f"{VIEWS}/plan.json"), cut("views/second/*1-*.tar"))(StorePaths(tmp_path / "s"))
+    code, _, err = run(capsys, "status", tmp_path / "s")
+    assert (code, f"viewstore verify {tmp_path}/s\n" in err) == (3, True)
+    _, out, _ = run(capsys, "verify", tmp_path / "s")
+    assert f"2 faults; mend 1 of them with: viewstore verify {tmp_path}/s --repair\n" in out
+    assert f"simclr: remove {tmp_path}/s/{VIEWS}/plan.json, and build it again with the" in out
