@@ -87,6 +87,37 @@ def test_a_number_that_is_none_is_refused(number: str) -> None:
         parse(b'{"v":' + number.encode() + b"}")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"v":"\ud800"}', rb'{"v":["a",{"b":"\uDFFF\uD800"}]}', rb'{"\ud83d":1}',
+        b'{"v":"\xed\xa0\x80"}', '{"v":"\ud801"}'.encode("utf-16-le", "surrogatepass"),
+    ],
+)  # fmt: skip
+def test_half_a_surrogate_pair_is_refused(raw: bytes) -> None:
+    with pytest.raises(FormatError, match="JSON texts must be Unicode"):
+        parse(raw)
+
+
+@pytest.mark.parametrize("text", ["\N{GRINNING FACE}", "caf\xe9", "caf\udce9", "\\ud800"])
+def test_texts_that_python_makes_of_names_are_read(text: str) -> None:
+    assert parse(canonical({"v": text})) == {"v": text}
+
+
+def test_half_a_surrogate_pair_in_a_record_is_located(store: StorePaths) -> None:
+    path = paths_of(store)["sources"]
+    good = path.read_bytes()
+    value = json.loads(good) | {"label_names": ["\ud800"]}
+    del value["digest"]
+    path.chmod(0o644)
+    path.write_bytes(sealed(value))
+    try:
+        faults = list(verify(store.root))
+        assert (faults[0].path, "must be Unicode" in faults[0].what) == (str(path), True)
+    finally:
+        path.write_bytes(good)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_what_is_shorter_than_a_checksum_has_none(count: int) -> None:
     with pytest.raises(FormatError, match=f"got {count} bytes"):

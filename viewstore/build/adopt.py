@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from viewstore.build.differences import plan_differences
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files import disk
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import Status
@@ -29,9 +31,25 @@ from viewstore.sources.again import (
     new_images,
     other_source,
 )
-from viewstore.sources.record import pack_sources, read_sources, read_sources_record, recorded_at
+from viewstore.sources.record import (
+    pack_sources,
+    read_first_sources,
+    read_sources,
+    read_sources_record,
+    recorded_at,
+)
 from viewstore.sources.table import OnError, SourceTable
-from viewstore.store.committed import read_commit, read_plan, view_sets
+from viewstore.store.committed import (
+    committed_shards,
+    read_commit,
+    read_manifest,
+    read_plan,
+    view_sets,
+)
+
+LOST_ROWS = (
+    "give --source, --limit and --shard-rows as in the first build, or build into another --out"
+)
 
 
 def make_folders(folders: Sequence[Path]) -> None:
@@ -43,6 +61,15 @@ def make_folders(folders: Sequence[Path]) -> None:
     names.sync()
 
 
+def restore_folders(paths: StorePaths) -> None:
+    """Create the folders of a store again that a copy may have lost, because they were empty."""
+    view_set_folders = (paths.view_set(name).folders for name in view_sets(paths))
+    folders = [*paths.folders, *itertools.chain.from_iterable(view_set_folders)]
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        make_folders(missing)
+
+
 def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
     """Fix the plan of a view set, or check that it is the one already fixed.
 
@@ -50,8 +77,7 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
         ConfigError: Another plan is fixed; it says which settings were others. Or the view set
             that it starts from is gone.
     """
-    if paths.plan.is_file():
-        check_same_settings(paths, plan)
+    check_plan(paths, plan)
     with _parent_stays(StorePaths(paths.root.parents[1]), plan):
         make_folders(paths.folders)
         # Its name is synced with those of the first blobs: before them it promises nothing.
@@ -76,6 +102,27 @@ def _parent_stays(paths: StorePaths, plan: Plan) -> Iterator[None]:
         yield
 
 
+def check_plan(paths: ViewSetPaths, plan: Plan) -> None:
+    """Raise ConfigError unless `plan` can be the plan of a view set: nothing fixed another one.
+
+    Where the record is lost, the shards that were made of it tell which it was.
+    """
+    if paths.plan.is_file():
+        return check_same_settings(paths, plan)
+    for shard in committed_shards(paths):
+        with contextlib.suppress(FormatError):  # a damaged commit is a fault of its own
+            commit = read_commit(paths, shard)
+            if commit is not None and commit.plan_id != plan.id:
+                raise ConfigError(
+                    f"view set {plan.view_set} has shards that were made with other settings",
+                    code="VS103",
+                    where=str(paths.commit(shard)),
+                    why="its plan is lost, and its shards name another one than these settings",
+                    fix="give the settings of its first build, or build into another --view-set",
+                )
+    return None
+
+
 def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
     """Raise ConfigError unless `plan` is the one that is fixed."""
     stored = read_plan(paths)
@@ -96,31 +143,98 @@ def fixed_sources(
     """Return shard_rows and sources_id, those that a store has or that a new one will have.
 
     Raises:
-        ConfigError: A store cannot have so many rows, or shards of so many.
+        ConfigError: A store cannot have so many rows, or shards of so many; or a view set was
+            made of other rows.
     """
-    if paths.sources_record.is_file():
+    if rows_are_fixed(paths):
         record = read_sources_record(paths)
-        return int(record["shard_rows"]), str(record["digest"])
-    shard_rows = choose_shard_rows(len(table.keys))
-    check_rows(len(table.keys), shard_rows)
-    return shard_rows, str(parse(pack_sources(table, shard_rows)[0])["digest"])
+        shard_rows, sources_id = int(record["shard_rows"]), str(record["digest"])
+    else:
+        shard_rows = choose_shard_rows(len(table.keys))
+        check_rows(len(table.keys), shard_rows)
+        sources_id = str(parse(pack_sources(table, shard_rows)[0])["digest"])
+        check_same_rows(paths, sources_id)
+        _check_published_rows(paths, sources_id)
+        return shard_rows, sources_id
+    check_same_rows(paths, sources_id)
+    return shard_rows, sources_id
+
+
+def rows_are_fixed(paths: StorePaths) -> bool:
+    """Whether a store has rows that can be read: what is lost or damaged of them is made again.
+
+    Raises:
+        FormatError: Another version of viewstore wrote them.
+    """
+    if not paths.sources_record.is_file():
+        return False
+    try:
+        read_first_sources(paths)
+    except FormatError as error:
+        if error.code == "VS204":
+            raise
+        return False
+    return True
+
+
+def check_same_rows(paths: StorePaths, sources_id: str) -> None:
+    """Raise ConfigError if a view set of a store was made of other rows than `sources_id` names."""
+    for name in view_sets(paths):
+        plan = read_plan(paths.view_set(name))
+        if plan.sources_id == sources_id:
+            continue
+        if rows_are_fixed(paths):
+            fix = f"take that view set out: viewstore rm {paths.root} {name}"
+        else:
+            fix = LOST_ROWS
+        raise other_source(
+            f"view set {name} was made of {counted(plan.rows, 'other row')} in shards of "
+            f"{plan.shard_rows}, or of images that lay elsewhere",
+            fix=fix,
+        )
+
+
+def _check_published_rows(paths: StorePaths, sources_id: str) -> None:
+    """Raise ConfigError if the manifest has view sets of other rows than `sources_id` names."""
+    with contextlib.suppress(FormatError):  # a damaged manifest is a fault of its own
+        manifest = read_manifest(paths)
+        if manifest is not None and manifest.view_sets and manifest.sources_id != sources_id:
+            raise other_source(
+                "its manifest names other images, or images that lay elsewhere", fix=LOST_ROWS
+            )
+
+
+def planned_shard_rows(paths: StorePaths) -> int | None:
+    """Return the rows of a shard, as the view sets of a store know it; None if it has none."""
+    plans = (read_plan(paths.view_set(name)) for name in view_sets(paths))
+    return next((plan.shard_rows for plan in plans), None)
 
 
 def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> None:
-    """Fix the rows of a new store; another build may have fixed them at the same moment.
+    """Fix the rows of a new store, or record those again that it lost.
+
+    Another build may have fixed them at the same moment.
 
     Raises:
-        ConfigError: It had other rows.
+        ConfigError: It had other rows, or a view set was made of others.
     """
     make_folders(paths.folders)
-    if paths.sources_record.is_file():  # `stored_rows` compared them
+    if rows_are_fixed(paths):  # `stored_rows` compared them
         disk.fsync_directory(paths.sources)  # who named them may have been killed before it did
         return
     record, files = pack_sources(table, shard_rows)
+    check_same_rows(paths, str(parse(record)["digest"]))
     _write_columns(paths, files)
+    if paths.sources_record.is_file() and not rows_are_fixed(paths):
+        set_aside(paths, paths.sources_record)
     ours = disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
     if not ours and paths.sources_record.read_bytes() != record:
         raise other_source("another build began it at this moment with other images or shard rows")
+
+
+def set_aside(paths: StorePaths, path: Path) -> None:
+    """Take a damaged file out of the way of a new one; it is kept until the next `viewstore gc`."""
+    disk.rename(path, paths.tmp / f"{path.name}.{time.time_ns()}.damaged")
 
 
 def _write_columns(paths: StorePaths, files: dict[str, bytes]) -> None:
@@ -174,7 +288,7 @@ def stored_rows(
     here = moved_source()
     if source is None and limit in (None, len(stored.keys)):
         return stored if here is None else located(stored, here)
-    place = source or here or stored.spelling
+    place = source if source is not None else here or stored.spelling
     progress.note(f"comparing the source {place} with the rows of the store")
     since = recorded_at(paths)
     found = find_again(stored, place, since=since, limit=limit, on_error=on_error)

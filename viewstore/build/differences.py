@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from viewstore.format.plan import Plan
-from viewstore.format.records import differences
+from viewstore.format.records import canonical, differences
 
 # What follows from the settings, and would only repeat them.
 DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id", "ops")
@@ -14,16 +14,22 @@ DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id"
 def plan_differences(stored: Plan, wanted: Plan) -> list[str]:
     """Return sentences such as "views was 4, is 6"; at least one where two plans differ.
 
-    What a user set comes first; what follows from it is left out.
+    What a user set comes first; what follows from it is left out, unless nothing else differs.
     """
-    return _of_settings(stored, wanted) or _of_plans(stored, wanted)
+    found = [] if stored.sources_id == wanted.sources_id else ["the source was another one"]
+    found += _of_settings(stored, wanted) or _of_plans(stored, wanted, but=DERIVED)
+    return found or _of_plans(stored, wanted, but=())
 
 
 def _of_settings(stored: Plan, wanted: Plan) -> list[str]:
     before, after = _settings(stored), _settings(wanted)
     if before["generator"] != after["generator"]:
         return [_was("generator", before["generator"], after["generator"])]
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    keys = [
+        key
+        for key in {**before, **after}
+        if canonical(before.get(key)) != canonical(after.get(key))  # a tuple is stored as a list
+    ]
     return [_was(key, before.get(key), after.get(key)) for key in keys]
 
 
@@ -51,10 +57,10 @@ def _was(name: str, before: object, after: object) -> str:
     return "{} was {}, is {}".format(name, *said)
 
 
-def _of_plans(stored: Plan, wanted: Plan) -> list[str]:
-    """Return what differs in two plans of equal settings: versions, and the parent."""
+def _of_plans(stored: Plan, wanted: Plan, *, but: tuple[str, ...]) -> list[str]:
+    """Return what differs in two plans of equal settings, but some keys: versions, the parent."""
     before, after = (
-        {key: value for key, value in plan.to_json().items() if key not in DERIVED}
+        {key: value for key, value in plan.to_json().items() if key not in but}
         for plan in (stored, wanted)
     )
     return [_was(key.replace(".", " "), *each) for key, *each in differences(before, after)]

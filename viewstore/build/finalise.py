@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from viewstore.build.adopt import restore_folders
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.local import LOCAL
@@ -24,6 +25,7 @@ from viewstore.format.records import LARGE_BYTES
 from viewstore.format.stats import pack_stats
 from viewstore.format.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
 from viewstore.sources.record import read_sources
+from viewstore.store.advice import unfinished
 from viewstore.store.committed import (
     last_generation,
     read_commits,
@@ -48,6 +50,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
         ViewStoreError: No view set is complete, or a blob is missing or of another size.
     """
     paths = StorePaths(root)
+    with disk.explained(root):
+        restore_folders(paths)
     # One at a time here; the manifest is safe without it.
     with disk.explained(root), disk.file_lock(paths.finalise_lock):
         _, _, sources_id = read_sources(paths)
@@ -77,7 +81,8 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
                 "no view set is complete",
                 code="VS202",
                 where=str(root),
-                fix=f"viewstore status {root}",
+                why=unfinished(paths)[0],
+                fix=unfinished(paths)[1],
             )
         return publish(paths, newest, sources_id, entries, complete)
 
@@ -87,14 +92,14 @@ def _kept(
 ) -> ViewSetEntry:
     """Return the entry of a view set published in part, its derived files whole again.
 
-    If one of its shards was taken back, or its index is damaged, all stays for a repair.
+    If one of its shards was taken back, or nothing tells which they are, all stays for a repair.
     """
     try:
         shards = LOCAL.record(paths.index, LARGE_BYTES, Index.unpack).shards
+        part = {it.shard: commits[it.shard] for it in shards if it.shard in commits}
     except FormatError:
-        return before
-    part = {it.shard: commits[it.shard] for it in shards if it.shard in commits}
-    if len(part) < len(shards) or Index.of(plan, part).root != before.root:
+        part = dict(commits)
+    if before.plan_id != plan.id or Index.of(plan, part).root != before.root:
         return before
     return derive(paths, plan, part, before)
 
@@ -126,9 +131,10 @@ def derive(
         for blob in commit.entry.files:
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
-    if published is not None and published.root == index.root and _whole(paths, plan, published):
+    is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
+    if published is not None and not is_new and _whole(paths, plan, published):
         return published
-    writer = _Writer(paths, is_new=published is None or published.root != index.root)
+    writer = _Writer(paths, is_new=is_new)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
             writer.names.add(paths.commit(shard))

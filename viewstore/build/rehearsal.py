@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import adopt_sources
+from viewstore.build.adopt import adopt_sources, fixed_sources, planned_shard_rows
 from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.rows import build_rows
 from viewstore.build.run import build, check_out
@@ -28,7 +28,6 @@ from viewstore.errors import ConfigError, StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
-from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable, take_rows
 from viewstore.store.committed import committed_shards, read_plan
 from viewstore.store.store import open_store
@@ -134,9 +133,12 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
 def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
     """Return the rows of the whole build, and the rows of a shard."""
     table, _ = build_rows(request, paths, progress, keep=False)
-    if paths.sources_record.is_file():
-        return table, read_sources(paths)[1]
-    return table, request.shard_rows or choose_shard_rows(len(table.keys))
+
+    def shard_rows_of(rows: int) -> int:
+        return request.shard_rows or planned_shard_rows(paths) or choose_shard_rows(rows)
+
+    shard_rows, _ = fixed_sources(paths, table, shard_rows_of)
+    return table, shard_rows
 
 
 @contextlib.contextmanager

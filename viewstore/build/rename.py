@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from viewstore.build.adopt import make_folders
+from viewstore.build.adopt import make_folders, restore_folders
 from viewstore.build.finalise import derive, publish
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
@@ -88,6 +88,7 @@ def rename_view_set(root: Path, old: str, new: str) -> Manifest | None:
 @contextlib.contextmanager
 def _alone(paths: StorePaths) -> Iterator[None]:
     """Keep others meanwhile from writing manifests, from committing and from starting children."""
+    restore_folders(paths)
     with disk.file_lock(paths.finalise_lock), disk.file_lock(paths.gc_lock):
         yield
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import stored_rows
+from viewstore.build.adopt import restore_folders, set_aside, stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
@@ -25,10 +25,12 @@ from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.records import LARGE_BYTES
 from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
+    last_generation,
     read_commit,
     read_commits,
     read_plan,
@@ -64,10 +66,12 @@ def repair(
     Raises:
         FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
     """
-    _check_repairable(faults)
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
+        restore_folders(paths)
+        _set_records_aside(paths, faults)
+        _check_repairable(faults)
         damaged = _damaged_shards(paths, faults)
         for name in damaged:  # all of them, before any shard is given up
             check_reproducible(paths, read_plan(paths.view_set(name)), files or {})
@@ -81,7 +85,7 @@ def repair(
                 workers=workers,
             )
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
-        _drop_derived(paths, faults)
+        _drop_derived(faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
 
 
@@ -131,23 +135,37 @@ def _depth(paths: StorePaths, name: str) -> int:
 
 def _check_repairable(faults: Sequence[Fault]) -> None:
     for fault in faults:
-        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+        rows_are_lost = fault.kind == "record" and fault.view_set == "source"
+        if fault.kind in ("plan", "source") or rows_are_lost:
             raise FormatError(
                 f"cannot be repaired: {fault.what}",
                 where=fault.path,
                 why="shards are rebuilt from this record",
-                fix="build the store again",
+                fix=fault.fix,
             )
 
 
-def _drop_derived(paths: StorePaths, faults: Sequence[Fault]) -> None:
-    """Remove damaged derived files, and set damaged manifests aside, for `finalise` to write."""
+def _set_records_aside(paths: StorePaths, faults: Sequence[Fault]) -> None:
+    """Take damaged records out of the way that can be made again, or that a store can be without.
+
+    A manifest is put back from its newest generation: it names partial view sets, which no
+    `finalise` would.
+    """
+    for fault in faults:
+        path = Path(fault.path)
+        if (fault.view_set == "manifest" or fault.kind == "located") and path.is_file():
+            set_aside(paths, path)
+    last = last_generation(paths)
+    if last and not paths.manifest.is_file():
+        raw = disk.read_limited(paths.generation(last), LARGE_BYTES)
+        disk.write_atomic(paths.manifest, raw, scratch=paths.tmp)
+
+
+def _drop_derived(faults: Sequence[Fault]) -> None:
+    """Remove damaged derived files, for `finalise` to write."""
     for fault in faults:
         if fault.kind == "derived":
             disk.unlink(Path(fault.path))
-        if fault.view_set == "manifest" and Path(fault.path).is_file():
-            aside = f"{Path(fault.path).name}.{time.time_ns()}.damaged"
-            disk.rename(Path(fault.path), paths.tmp / aside)
 
 
 def _rebuild(
@@ -194,6 +212,7 @@ def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: 
     that nothing names for its own.
     """
     paths = StorePaths(root)
+    restore_folders(paths)
     with disk.file_lock(paths.gc_lock):
         return _collect(paths, older_seconds, dry_run)
 

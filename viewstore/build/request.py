@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,13 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
+        if math.isnan(self.grace_seconds) or self.grace_seconds < 0:
+            raise ConfigError(f"grace_seconds must be at least 0, got {self.grace_seconds}")
 
     @property
     def name(self) -> str:
         """Name of the view set."""
-        return self.view_set or self.generator
+        return self.generator if self.view_set is None else self.view_set
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from viewstore.build.adopt import stored_rows
+from viewstore.build.adopt import rows_are_fixed, stored_rows
 from viewstore.build.request import BuildRequest
 from viewstore.errors import counted
 from viewstore.format.paths import StorePaths
@@ -25,7 +25,7 @@ def build_rows(
     Those of a new store come from its source; those of a store are fixed, and a source that is
     given is compared with them (`stored_rows`).
     """
-    if paths.sources_record.is_file():
+    if rows_are_fixed(paths):
         return stored_rows(
             paths,
             source=request.source,
@@ -35,7 +35,7 @@ def build_rows(
             progress=progress,
             keep=keep,
         ), ()
-    spec = request.source or DEFAULT_SOURCE
+    spec = DEFAULT_SOURCE if request.source is None else request.source
     progress.note(f"reading the source {spec}")
     source = _new_source(request, spec, request.limit, progress)
     if source.skipped:
@@ -75,6 +75,7 @@ def whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], Sourc
     """Return what opens the source without a limit; None if it was opened so just now."""
     if request.source is not None and request.limit is None:
         return None
-    stored = paths.sources_record.is_file() and read_sources(paths)[0].spelling
-    spec = request.source or stored or DEFAULT_SOURCE
+    spec = DEFAULT_SOURCE if request.source is None else request.source
+    if request.source is None and rows_are_fixed(paths):
+        spec = read_sources(paths)[0].spelling
     return lambda: open_source(spec, on_error="skip").table

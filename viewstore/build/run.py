@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources
+from viewstore.build.adopt import (
+    adopt_plan,
+    adopt_sources,
+    check_plan,
+    fixed_sources,
+    planned_shard_rows,
+)
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import load_models, packaged_roles
@@ -25,7 +31,7 @@ from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
@@ -62,6 +68,7 @@ def build(
     skipped: tuple[tuple[str, str], ...] = ()
     with disk.explained(request.out):
         check_out(request.out)
+        check_view_set_name(request.name)
         make_settings(request.generator, request.settings)  # refused before anything is read
         if table is None:
             table, skipped = build_rows(request, paths, progress)
@@ -224,7 +231,8 @@ def _plan(
     row_bytes = resolved.views * resolved.height * resolved.width * 3
 
     def shard_rows_of(rows: int) -> int:
-        return request.shard_rows or choose_shard_rows(rows, row_bytes)
+        known = request.shard_rows or planned_shard_rows(paths)
+        return known or choose_shard_rows(rows, row_bytes)
 
     shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
     plan = compose.make_plan(
@@ -239,6 +247,7 @@ def _plan(
     )
     check_size(plan)
     wanted_shards(request, plan)  # refused before anything is written
+    check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import POSITIVE, STORE
+from viewstore.cli.options import NUMBER, POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, counted
 from viewstore.progress import tracked
@@ -52,7 +52,7 @@ QUIET_LOAD = 0.5
 )
 @click.option(
     "--seconds",
-    type=float,
+    type=NUMBER,
     default=2.0,
     show_default=True,
     metavar="S",

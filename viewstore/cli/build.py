@@ -95,7 +95,7 @@ _OPTIONS = (
     _MAX_MISSED,
     click.option(
         "--grace",
-        type=float,
+        type=shared.NOT_NEGATIVE,
         default=25.0,
         show_default=True,
         metavar="S",
@@ -234,11 +234,11 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
     """Say how much of each view set is built; exit 1 if something is missing."""
     from viewstore.build.run import status as read
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store, view_sets
+    from viewstore.store.committed import view_sets
 
-    names = [view_set] if view_set else view_sets(StorePaths(store))
+    names = [view_set] if view_set is not None else view_sets(StorePaths(store))
     if not names:
-        raise no_store(store)
+        raise _no_view_sets(store)
     facts = {}
     lines = []
     for name in names:
@@ -253,6 +253,18 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
         lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
     terminal.result({"view_sets": facts, "unpublished": unpublished}, "\n".join(lines))
     return int(any(entry["missing"] for entry in facts.values()))
+
+
+def _no_view_sets(store: Path) -> ConfigError:
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.advice import unfinished
+    from viewstore.store.committed import is_store, no_store
+
+    why, fix = unfinished(StorePaths(store))
+    if not is_store(StorePaths(store)):
+        return no_store(store, why=why, fix=fix)
+    what = f"there is no view set in {store}"
+    return ConfigError(what, code="VS202", where=str(store), why=why, fix=fix)
 
 
 def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
@@ -273,12 +285,13 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.advice import STORE_FOLDER
+    from viewstore.store.committed import is_store, no_store
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
-    if not StorePaths(store).sources_record.is_file():
-        raise no_store(store)
+    if not is_store(StorePaths(store)):
+        raise no_store(store, fix=STORE_FOLDER)
     manifest = run(store, allow_partial=allow_partial)
     terminal.store_id = manifest.store_id
     opened = open_store(store)

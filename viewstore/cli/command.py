@@ -62,6 +62,22 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
 
+class _Command(click.Command):
+    """A command none of whose values is empty, but for keys of samples, which may be any text.
+
+    An empty path would be the current folder, an empty name the default; a script whose variable
+    is not set means neither.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in order:
+            value = None if parameter.name == "key" else values.get(str(parameter.name))
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                raise click.BadParameter("it must not be empty.", ctx, parameter)
+        return super().parse_args(ctx, args)
+
+
 _COMMON = (
     click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks to errors."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
@@ -138,6 +154,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], click.
             return function(terminal, *args, **options)
 
         epilog = f"\b\nExample:\n  {example}"
-        return click.command(name, context_settings=CONTEXT, epilog=epilog)(common_options(run))
+        made = click.command(name, _Command, context_settings=CONTEXT, epilog=epilog)
+        return made(common_options(run))
 
     return decorate

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import command
-from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS, check_device
+from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, counted
 
@@ -81,7 +81,6 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         )
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    check_device(options["device"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
     bank, queries = _probed(options)
     score = probe(

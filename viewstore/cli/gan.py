@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
-from viewstore.cli.options import FILE, POSITIVE
+from viewstore.cli.options import FILE, NUMBER, POSITIVE
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
 
@@ -117,7 +117,7 @@ def write_pictures(out: Path, images: NDArray[np.float32]) -> None:
 )
 @click.option(
     "--truncation",
-    type=float,
+    type=NUMBER,
     default=1.0,
     show_default=True,
     metavar="PSI",

@@ -17,6 +17,7 @@ from viewstore.cli.gan import check_out, summary_text, synthesise, write_picture
 from viewstore.cli.options import (
     DEVICE,
     FILE,
+    NUMBER,
     POSITIVE,
     SETTINGS,
     SOURCES,
@@ -75,7 +76,7 @@ SHOWN = 64  # images in the picture of a snapshot
     metavar="K",
     help="Leave out rows 0, K, 2K, ..., and measure on them.",
 )
-@click.option("--kimg", type=float, metavar="K", help="Show K thousand images (generator).")
+@click.option("--kimg", type=NUMBER, metavar="K", help="Show K thousand images (generator).")
 @click.option("--steps", type=int, metavar="N", help="Show N batches (inverter).")
 @click.option("--batch", type=int, metavar="B", help="Take B images for each step.")
 @click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]")

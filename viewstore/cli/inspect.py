@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import FILE, ONE_VIEW_SET
+from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import counted
 
 if TYPE_CHECKING:
     from viewstore.store.store import Store
     from viewstore.store.view_set import ViewSet
+
+DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and how its file ends
 
 
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
@@ -41,6 +43,9 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
     from viewstore.inspect.summary import sample_facts, store_facts, without_histograms
     from viewstore.inspect.text import sample_text, store_text
 
+    for name, suffixes in DRAWN.items():
+        if options[name] is not None:
+            check_file(f"--{name}", options[name], suffixes)
     opened = _opened(terminal, store)
     view_sets = choose_view_sets(opened, options["view_set"])
     rows = choose_rows(
@@ -149,8 +154,6 @@ def _draw(
     for name, path in (("sheet", options["sheet"]), ("html", options["html"])):
         if path is None:
             continue
-        if path.is_dir():
-            raise ConfigError(f"--{name} must name a file, and {path} is a folder", where=str(path))
         if name == "sheet":
             from viewstore.inspect.sheet import draw_sheet
 

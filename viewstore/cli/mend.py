@@ -85,21 +85,43 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
         mend = f"viewstore verify {store} --repair"
         faults = _verify_here(terminal, local_path(store), options)
     text = "\n".join(map(str, faults)) or f"{store} is whole"
-    if faults and not options["repair"]:
-        them = "it" if len(faults) == 1 else "them"
-        text += f"\n{counted(len(faults), 'fault')}; mend {them} with: {mend}"
+    if faults:
+        text += "\n" + _to_do(faults, None if options["repair"] else mend)
     terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
     return int(bool(faults))
+
+
+def _to_do(faults: list[Fault], mend: str | None) -> str:
+    """Return what to do about faults, as lines; `mend` is the command that repairs."""
+    lines = [counted(len(faults), "fault")]
+    repaired = [fault for fault in faults if fault.fix is None]
+    if repaired and mend is not None:
+        them = "it" if len(faults) == 1 else "them"
+        which = "" if len(repaired) == len(faults) else f" {len(repaired)} of"
+        lines[0] += f"; mend{which} {them} with: {mend}"
+    for fix, about in _fixes(faults).items():
+        lines.append(f"{', '.join(about)}: {fix}")
+    return "\n".join(lines)
+
+
+def _fixes(faults: list[Fault]) -> dict[str, list[str]]:
+    """Return what to do by hand, each thing once, and what it is about."""
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        if fault.fix is not None and fault.view_set not in found.setdefault(fault.fix, []):
+            found[fault.fix].append(fault.view_set)
+    return found
 
 
 def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:
     """Return the faults of a store of this machine, those that are left if it is to be mended."""
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.advice import STORE_FOLDER
+    from viewstore.store.committed import is_store, no_store
     from viewstore.store.verify import verify as check
 
-    if not StorePaths(store).sources.is_dir():
-        raise no_store(store, fix="give the folder that --out named when it was built")
+    if not is_store(StorePaths(store)):
+        raise no_store(store, fix=STORE_FOLDER)
     level, view_set = options["level"], options["view_set"]
     faults = [f for f in check(store, level=level, only=view_set) if f.kind != "orphan"]
     if options["repair"]:
@@ -165,13 +187,14 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     """Drop files that no commit names: what killed builds left behind."""
     from viewstore.build.repair import collect_garbage
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.advice import STORE_FOLDER
+    from viewstore.store.committed import is_store, no_store
 
     match = re.fullmatch(r"(\d+)([smhd])", older_than)
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
-    if not StorePaths(store).sources.is_dir():
-        raise no_store(store)
+    if not is_store(StorePaths(store)):
+        raise no_store(store, fix=STORE_FOLDER)
     seconds = int(match[1]) * AGES[match[2]]
     removed = collect_garbage(store, older_seconds=seconds, dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"

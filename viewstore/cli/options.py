@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,26 @@ from viewstore.build.roles import ROLES
 from viewstore.errors import ConfigError, UnavailableError
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
+
+
+class _Finite(click.FloatRange):
+    """A number within a range, which neither nan nor infinity is."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
 FILE = click.Path(path_type=Path)
+NUMBER = _Finite()
+NOT_NEGATIVE = _Finite(min=0)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
 SOURCES = (
@@ -43,6 +63,7 @@ WORKERS = click.option(
 DEVICE = click.option(
     "--device",
     default="cpu",
+    callback=lambda context, option, name: checked_device(name),
     show_default=True,
     metavar="D",
     help="Run networks on this torch device.",
@@ -126,8 +147,10 @@ def parse_shards(text: str | None) -> tuple[int, ...] | None:
     return tuple(shards)
 
 
-def check_device(name: str) -> None:
-    """Raise UnavailableError if torch has no such device here."""
+def checked_device(name: str) -> str:
+    """Return the name of a device. Raises UnavailableError: torch has no such device here."""
+    if name == "cpu":
+        return name
     import torch
 
     try:
@@ -139,3 +162,13 @@ def check_device(name: str) -> None:
             why=str(error).splitlines()[0],
             fix="leave out --device to use the CPU",
         ) from error
+    return name
+
+
+def check_file(option: str, out: Path, suffixes: Iterable[str]) -> None:
+    """Raise ConfigError unless `out` can name a new file with one of these suffixes."""
+    if out.is_dir():
+        raise ConfigError(f"{option} must name a file, and {out} is a folder", where=str(out))
+    if out.suffix.lower() not in suffixes:
+        said = " or ".join(suffixes)
+        raise ConfigError(f"{option} must end in {said}, got {out.name!r}", where=str(out))

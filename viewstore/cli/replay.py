@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from viewstore.cli.command import command
-from viewstore.cli.options import FILE
+from viewstore.cli.options import FILE, check_file
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
@@ -49,6 +49,8 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     from viewstore.files import disk
     from viewstore.store.store import chosen_view_set, open_store
 
+    out: Path = options["out"]
+    check_file("--out", out, (".png",))
     opened = open_store(store)
     terminal.store_id = opened.store_id
     chosen = chosen_view_set(opened, options["view_set"], purpose="replay")
@@ -64,7 +66,6 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     decode = latent_decoder(chosen.plan, files, terminal) if latent else None
     pixels = chosen.replay(row, view, decode=decode)
     apart = np.abs(pixels.astype(np.int16) - chosen[row][view])
-    out: Path = options["out"]
     disk.make_directory(out.absolute().parent)
     disk.write_atomic(out, _png(pixels))
     facts = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS, check_device
+from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS
 from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
@@ -101,7 +101,7 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
 )
 @click.option(
     "--temperature",
-    type=float,
+    type=NUMBER,
     default=0.5,
     show_default=True,
     metavar="T",
@@ -113,7 +113,9 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
     help="Choose the views of other samples in simclr's denominator: of both views or of the "
     "other one.  [default: as in the strategy's paper]",
 )
-@click.option("--alpha", type=float, metavar="A", help="Weigh a2's alignment by A.  [default: 0.5]")
+@click.option(
+    "--alpha", type=NUMBER, metavar="A", help="Weigh a2's alignment by A.  [default: 0.5]"
+)
 @click.option(
     "--anchors",
     type=click.Choice(["both", "first"]),
@@ -134,13 +136,13 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
 )
 @click.option(
     "--lr",
-    type=float,
+    type=NUMBER,
     metavar="LR",
     help="Set the learning rate of a step of 256 samples.  [default: the optimizer's]",
 )
 @click.option(
     "--weight-decay",
-    type=float,
+    type=NUMBER,
     metavar="WD",
     help="Set the weight decay.  [default: the optimizer's]",
 )
@@ -202,7 +204,6 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    check_device(options["device"])
     config = config_of(options)
     store = (
         store_of_source(open_source(options["source"]).table)

@@ -46,10 +46,11 @@ def rename(terminal: Terminal, store: Path, old: str, new: str) -> None:
 
 def _check_store(store: Path) -> None:
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import no_store
+    from viewstore.store.advice import STORE_FOLDER
+    from viewstore.store.committed import is_store, no_store
 
-    if not StorePaths(store).sources_record.is_file():
-        raise no_store(store)
+    if not is_store(StorePaths(store)):
+        raise no_store(store, fix=STORE_FOLDER)
 
 
 def _answer(terminal: Terminal, manifest: Manifest | None, text: str) -> None:

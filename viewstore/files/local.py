@@ -184,8 +184,14 @@ def is_url(path: str | Path) -> bool:
 
 
 def local_path(path: str | Path) -> Path:
-    """Return the folder that a path or a file:// URL names. Raises ConfigError: it is no URL."""
+    """Return the folder that a path or a file:// URL names.
+
+    Raises:
+        ConfigError: It is no URL, or an empty text, which would be the current folder.
+    """
     text = str(path)
+    if not text:
+        raise ConfigError("a store must be named, got an empty text")
     if not text.startswith("file://"):
         return Path(path)
     try:

@@ -64,7 +64,7 @@ def unseal(raw: bytes, *, kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
             f"format version must be {FORMAT}, got {value.get('format')!r}",
             code="VS204",
             why="the store was written by another version of viewstore",
-            fix="open it with that version, or build the store again",
+            fix="open it with that version, or build into another --out",
         )
     digest = value.pop("digest", None)
     if digest_of(value) != digest:
@@ -123,7 +123,22 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise FormatError(f"not a JSON record: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"record must be a JSON object, got {type(value).__name__}")
+    _check_texts(raw, value)
     return value
+
+
+def _check_texts(raw: bytes, value: dict[str, Any]) -> None:
+    """Raise FormatError at a text that is none: a half of a surrogate pair.
+
+    Those are let through by which Python writes names of files that are no UTF-8.
+    """
+    if raw.isascii() and b"\\u" not in raw:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise FormatError(f"JSON texts must be Unicode, got {half}") from error
 
 
 def _depth(raw: bytes) -> int:

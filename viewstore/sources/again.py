@@ -130,6 +130,10 @@ def _parts_at(
     now = dict(zip(places, files, strict=True))
     for part in table.parts:
         path = Path(now[part.uri])
+        if path.is_absolute() != Path(part.uri).is_absolute():
+            return None  # one is a name of a source, not of a file
+        if not path.is_absolute():  # as it always was, whatever has its name in this folder
+            continue
         if (part.kind == "dir") != path.is_dir():
             return None
         if path.is_file() and not _untouched(path, part.bytes, since):

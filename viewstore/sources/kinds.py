@@ -14,4 +14,6 @@ KINDS: tuple[SourceKind, ...] = (arrays.KIND, beton.KIND, webdataset.KIND, folde
 
 def kind_of(spec: str) -> SourceKind | None:
     """Return the kind of source that `spec` names; None: there is no such source."""
+    if not spec:  # no name of the current folder
+        return None
     return next((kind for kind in KINDS if kind.matches(spec)), None)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viewstore.errors import ConfigError
+from viewstore.sources.braces import expand_braces
 from viewstore.sources.kinds import KINDS, kind_of
 from viewstore.sources.table import OnError, Source, SourceKind, no_source
 
@@ -27,6 +28,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     try:
+        if not spec:
+            raise ConfigError("a source must be named, got an empty text", code="VS104")
         kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()
@@ -43,8 +46,13 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
 
 def absolute(spec: str, kind: SourceKind) -> str:
     """Return a spelling that names the same source from any working folder."""
-    if kind.files(spec) == [spec] or spec.startswith("{"):  # {/a,/b}.tar has its paths within
+    files = kind.files(spec)
+    if files == [spec]:
         return spec
+    if spec.startswith("{"):  # {/a,/b}.tar has its paths within, and {/a,b}.tar not all of them
+        within = [Path(path).is_absolute() for path in expand_braces(spec)]
+        if any(within):
+            return spec if all(within) else "{" + ",".join(files) + "}"
     return str(Path(spec).absolute())
 
 

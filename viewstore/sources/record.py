@@ -28,6 +28,10 @@ NUMBERS = {
     "height": "<u4",
     "width": "<u4",
 }
+RECORD_AGAIN = (
+    "run the build of the store again with the --source, --limit and --shard-rows of the first "
+    "time: it records the same rows again"
+)
 COLUMN_FORM = (str, int, str)
 FORM = {
     "rows": int,
@@ -90,18 +94,58 @@ def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, 
         FormatError: A file is damaged or missing; it is named.
     """
     first = read_sources_record(paths, files)
-    newest = first
     if files.cache is None and paths.sources_located.is_file():
+        table = _located_rows(paths, files, first)
+    else:
+        table = _first_rows(paths, files, first)
+    return table, int(first["shard_rows"]), str(first["digest"])
+
+
+def read_first_sources(paths: StorePaths) -> str:
+    """Return the sources_id of a store of this machine, once sources.json and its columns are read.
+
+    Raises:
+        FormatError: One of them is damaged or missing; it is named.
+    """
+    first = read_sources_record(paths)
+    _first_rows(paths, LOCAL, first)
+    return str(first["digest"])
+
+
+def _first_rows(paths: StorePaths, files: Files, first: dict[str, Any]) -> SourceTable:
+    try:
+        return _rows(paths, files, first)
+    except FormatError as error:
+        raise error.located(files.where(paths.sources_record), fix=_fix(files)) from error
+
+
+def _located_rows(paths: StorePaths, files: Files, first: dict[str, Any]) -> SourceTable:
+    """Return the rows where located.json says that they lie; sources.json says which they are."""
+    try:
         newest = files.record(paths.sources_located, LARGE_BYTES, _unpack)
         for key in ("rows", "shard_rows", "label_names"):
             if newest[key] != first[key]:
-                raise FormatError(
-                    f"{key} must be those of sources.json",
-                    where=str(paths.sources_located),
-                    fix="remove this file, and give --source to the next build",
-                )
-    columns = {name: _read_column(paths, files, newest, name) for name in newest["columns"]}
-    return unpack_columns(newest, columns), int(first["shard_rows"]), str(first["digest"])
+                raise FormatError(f"{key} must be those of sources.json")
+        return _rows(paths, files, newest)
+    except FormatError as error:
+        _first_rows(paths, files, first)  # raises where a column of both is damaged
+        raise FormatError(
+            f"located.json: {error}",
+            code=error.code,
+            where=str(paths.sources_located),
+            why=error.why,
+            fix="remove this file, and give --source to the next build",
+        ) from error
+
+
+def _rows(paths: StorePaths, files: Files, record: dict[str, Any]) -> SourceTable:
+    columns = {name: _read_column(paths, files, record, name) for name in record["columns"]}
+    return unpack_columns(record, columns)
+
+
+def _fix(files: Files) -> str | None:
+    """Return what makes a damaged sources.json, or its columns, whole again."""
+    return RECORD_AGAIN if files.cache is None else None
 
 
 def recorded_at(paths: StorePaths) -> int:
@@ -141,7 +185,10 @@ def _spelling(record: dict[str, Any], parts: Sequence[Part]) -> str:
 
 def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, Any]:
     """Return the fields of sources.json. Raises FormatError: it is damaged or missing."""
-    return files.record(paths.sources_record, LARGE_BYTES, _unpack)
+    try:
+        return files.record(paths.sources_record, LARGE_BYTES, _unpack)
+    except FormatError as error:
+        raise error.located(files.where(paths.sources_record), fix=_fix(files)) from error
 
 
 def _unpack(raw: bytes) -> dict[str, Any]:

@@ -18,10 +18,13 @@ NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the 
 
 def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
     """Return the plan of a view set. Raises FormatError naming the file."""
-    plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
-    if plan.view_set != paths.root.name:
-        where = files.where(paths.plan)
-        raise FormatError(f"plan is that of view set {plan.view_set!r}", where=where)
+    try:
+        plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
+        if plan.view_set != paths.root.name:
+            raise FormatError(f"plan is that of view set {plan.view_set!r}")
+    except FormatError as error:  # what mends it stands there
+        fix = f"viewstore verify {paths.root.parents[1]}" if files.cache is None else None
+        raise error.located(files.where(paths.plan), fix=fix) from error
     return plan
 
 
@@ -81,11 +84,17 @@ def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     """Return the newest manifest, or None before the first. Raises FormatError naming the file."""
     if not files.exists(paths.manifest):
         return None
-    return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
+    try:
+        return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
+    except FormatError as error:
+        fix = f"viewstore verify {paths.root} --repair" if files.cache is None else None
+        raise error.located(files.where(paths.manifest), fix=fix) from error
 
 
 def last_generation(paths: StorePaths) -> int:
     """Return the number of the newest generation, 0 before the first."""
+    if not paths.generations.is_dir():
+        return 0
     names = (path.name for path in paths.generations.iterdir())
     return max((int(m[1]) for m in map(NUMBERED_FILE.fullmatch, names) if m), default=0)
 
@@ -104,6 +113,11 @@ def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
     return manifest
 
 
+def is_store(paths: StorePaths) -> bool:
+    """Whether a folder is a store, be it one that lost its rows."""
+    return paths.sources.is_dir() or paths.manifest.is_file()
+
+
 def no_store(where: object, *, why: str | None = None, fix: str | None = None) -> ConfigError:
     """Return the error of a path that holds no store."""
     return ConfigError(
@@ -117,13 +131,10 @@ def shards_there(committed: int, plan: Plan) -> str:
     return f"{committed} of {counted(plan.shards, 'shard')} {are} there"
 
 
-def build_again(where: object, *, all_there: bool = False) -> str:
-    """Return what to do where a build has not ended, or has all its shards and no manifest."""
-    again = "run the build again, with the same command: it goes on with what is there"
-    finalise = f"viewstore finalise {where}"
-    if all_there:
-        return f"{finalise}, if it was built in slices; else {again}"
-    return f"{again}; if it was built in slices, run all of them, then {finalise}"
+def build_again(where: object) -> str:
+    """Return what to do where a build has not ended."""
+    again = "run the same build command again: it goes on with what is there"
+    return f"{again}; if it was built in slices, run all of them, then viewstore finalise {where}"
 
 
 def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:

@@ -25,8 +25,8 @@ from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
+from viewstore.store.advice import STORE_FOLDER, unfinished
 from viewstore.store.committed import (
-    build_again,
     committed_shards,
     no_store,
     no_view_set,
@@ -226,7 +226,7 @@ class Store:
         Raises:
             ConfigError: What `open` or the environment names is another source.
         """
-        place = self.moved_to or moved_source()
+        place = moved_source() if self.moved_to is None else self.moved_to
         return self.table if place is None else located(self.table, place)
 
     @cached_property
@@ -341,7 +341,7 @@ def _open_here(path: str | Path, moved_to: str | None) -> Store:
         )
     manifest = read_manifest(paths)
     if manifest is None:
-        why, fix = _why_no_manifest(paths)
+        why, fix = unfinished(paths)
         raise ConfigError(
             f"{path} has no manifest.json", code="VS202", where=str(path), why=why, fix=fix
         )
@@ -352,23 +352,6 @@ def _there(paths: StorePaths, name: str) -> str:
     """Return how much of a view set is built, in words. Raises FormatError: its plan is damaged."""
     view_set = paths.view_set(name)
     return shards_there(len(committed_shards(view_set)), read_plan(view_set))
-
-
-def _why_no_manifest(paths: StorePaths) -> tuple[str, str]:
-    """Return why a folder has no manifest, and what to do."""
-    names = view_sets(paths)
-    if not names and not paths.sources_record.is_file():
-        return "it is no store", STORE_FOLDER
-    there = "; ".join(f"{name}: {_there(paths, name)}" for name in names)
-    built = [
-        len(committed_shards(paths.view_set(name))) == read_plan(paths.view_set(name)).shards
-        for name in names
-    ]
-    why = "its build has not ended yet" + (f" ({there})" if there else "")
-    return why, build_again(paths.root, all_there=bool(built) and all(built))
-
-
-STORE_FOLDER = "give the folder that --out named when the store was built"
 
 
 def _open_remote(url: str, cache: CacheSettings, retry: Retry, moved_to: str | None) -> Store:

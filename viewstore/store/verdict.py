@@ -24,7 +24,10 @@ LEARN = (
 )
 SEARCH = "build with a larger --set max_steps or --set tol, into another --view-set"
 DIVERGED = "build with a smaller --set lr, into another --view-set or --out"
-MEND = "mend the images that cannot be read and build into another --out, or do without them"
+MEND = (
+    "mend the images that cannot be read, then run viewstore verify STORE --repair --failed; or do "
+    "without them"
+)
 
 
 @dataclass(frozen=True, eq=False)

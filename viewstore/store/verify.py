@@ -19,7 +19,8 @@ from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.images.codec import Codec, codec_from_plan
-from viewstore.sources.record import read_sources
+from viewstore.sources.record import RECORD_AGAIN, read_first_sources, read_sources
+from viewstore.store import advice
 from viewstore.store.committed import (
     committed_shards,
     known_view_sets,
@@ -42,9 +43,11 @@ class Fault:
 
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
+        fix: What to do; None where `verify --repair` mends it.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "orphan", "parent", "unpublished" (committed, but no manifest names it), or
-            "gone" (the manifest names it, its folder has no plan).
+            "record", "located" (the record of where a moved source lies), "source" (the plan names
+            other rows than the store has), "orphan", "parent", "unpublished" (committed, but no
+            manifest names it), or "gone" (the manifest names it, its folder has no plan).
     """
 
     view_set: str
@@ -52,6 +55,7 @@ class Fault:
     kind: str
     path: str
     what: str
+    fix: str | None = None
 
     def __str__(self) -> str:
         where = self.view_set if self.shard is None else f"{self.view_set} shard {self.shard}"
@@ -70,16 +74,17 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     paths = StorePaths(root)
     if only is not None and not _is_known(paths, only):
         raise no_view_set(only, view_sets(paths), root)
-    manifest = yield from _records(paths)
+    manifest, sources_id = yield from _records(paths)
     for name in view_sets(paths):
         if only in (None, name):
             entry = None if manifest is None else manifest.view_sets.get(name)
-            yield from _view_set(paths.view_set(name), name, entry, level)
+            yield from _view_set(paths.view_set(name), name, entry, level, sources_id)
     if manifest is not None:
         for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
-            what = f"its plan is gone from disk: build it again, or viewstore rm {root} {name}"
+            view_set = paths.view_set(name)
             if only in (None, name):
-                yield _fault(name, None, "gone", paths.view_set(name).plan, what)
+                what, fix = "its plan is gone from disk", advice.same_again(view_set)
+                yield _fault(name, None, "gone", view_set.plan, what, fix)
 
 
 def _is_known(paths: StorePaths, name: str) -> bool:
@@ -88,22 +93,64 @@ def _is_known(paths: StorePaths, name: str) -> bool:
     return name in view_sets(paths)
 
 
-def _records(paths: StorePaths) -> Generator[Fault, None, Manifest | None]:
-    """Check sources and manifest; return the manifest."""
+def _records(paths: StorePaths) -> Generator[Fault, None, tuple[Manifest | None, str | None]]:
+    """Check sources and manifest; return the manifest, and the sources_id.
+
+    Where the manifest is lost or damaged, its newest generation says the same.
+    """
+    sources_id = yield from _sources(paths)
+    manifest = yield from _manifest(paths, sources_id)
+    if manifest is not None:
+        yield from _generations(paths, manifest)
+    return manifest, sources_id
+
+
+def _manifest(paths: StorePaths, sources_id: str | None) -> Generator[Fault, None, Manifest | None]:
+    kind, fix = "record", None
+    try:
+        manifest = read_manifest(paths)
+        if manifest is not None and sources_id in (None, manifest.sources_id):
+            return manifest
+        what = "it names another sources.json"
+        fix = None if view_sets(paths) else advice.unfinished(paths)[1]
+    except ViewStoreError as error:
+        manifest, what = None, str(error)
+    newest = _newest_generation(paths)
+    if not paths.manifest.exists():
+        kind, what = "missing", "it is gone, its generations are there"
+        if newest is None:
+            what = "no build has ended"
+            fix = advice.unfinished(paths)[1]
+    yield _fault("manifest", None, kind, paths.manifest, what, fix)
+    return newest or manifest
+
+
+def _newest_generation(paths: StorePaths) -> Manifest | None:
+    for number in range(last_generation(paths), 0, -1):
+        with contextlib.suppress(FormatError, FileNotFoundError):
+            return Manifest.unpack(disk.read_limited(paths.generation(number), LARGE_BYTES))
+    return None
+
+
+def _sources(paths: StorePaths) -> Generator[Fault, None, str | None]:
+    """Check the rows, and where they lie now; return the sources_id, None if it is not known."""
+    try:
+        sources_id = read_first_sources(paths)
+    except (ViewStoreError, OSError) as error:
+        path, fix = _where(error, paths.sources_record), getattr(error, "fix", None)
+        yield _fault("source", None, "record", path, str(error), fix or RECORD_AGAIN)
+        return None
     try:
         read_sources(paths)
     except (ViewStoreError, OSError) as error:
-        yield _fault("source", None, "record", paths.sources_record, str(error))
-    try:
-        manifest = read_manifest(paths)
-    except ViewStoreError as error:
-        yield _fault("manifest", None, "record", paths.manifest, str(error))
-        return None
-    if manifest is None:
-        yield _fault("manifest", None, "missing", paths.manifest, "no build has ended")
-        return None
-    yield from _generations(paths, manifest)
-    return manifest
+        yield _fault("source", None, "located", paths.sources_located, str(error))
+    return sources_id
+
+
+def _where(error: Exception, path: Path) -> Path:
+    """Return the file that an error names, or else `path`."""
+    named = error.where if isinstance(error, ViewStoreError) else None
+    return path if named is None else Path(named)
 
 
 def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
@@ -128,7 +175,11 @@ def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
 
 
 def _view_set(
-    paths: ViewSetPaths, name: str, entry: ViewSetEntry | None, level: Level
+    paths: ViewSetPaths,
+    name: str,
+    entry: ViewSetEntry | None,
+    level: Level,
+    sources_id: str | None,
 ) -> Iterator[Fault]:
     try:
         plan = read_plan(paths)
@@ -136,10 +187,17 @@ def _view_set(
         if plan.members != codec.members(plan.views):
             raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
     except ViewStoreError as error:
-        yield _fault(name, None, "plan", paths.plan, str(error))
+        yield _fault(name, None, "plan", paths.plan, str(error), advice.plan_again(paths))
         return
+    if sources_id not in (None, plan.sources_id):
+        what = "it was made of another sources.json"
+        yield _fault(name, None, "source", paths.plan, what, advice.taking_out(paths))
     if entry is not None and plan.id != entry.plan_id:
-        yield _fault(name, None, "plan", paths.plan, "the manifest names another plan")
+        if _has_commits_of(paths, entry):
+            what = "the manifest and its shards name another plan"
+            yield _fault(name, None, "plan", paths.plan, what, advice.plan_again(paths))
+        else:  # it was taken away, and is built anew
+            entry = None
     if plan.parent is not None:
         yield from _parent(paths, plan)
     commits = yield from _commits(paths, plan)
@@ -156,7 +214,18 @@ def _view_set(
         yield from _chunks(paths, plan, {k: commits[k] for k in published & set(commits)})
     elif commits:
         what = f"{len(commits)} of {plan.shards} shards are committed, and no manifest names it"
-        yield _fault(name, None, "unpublished", paths.plan, what)
+        fix = advice.unpublished(paths)
+        yield _fault(name, None, "unpublished", paths.plan, what, fix)
+
+
+def _has_commits_of(paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
+    """Whether a shard is committed that belongs to the plan which the manifest names."""
+    for shard in committed_shards(paths):
+        with contextlib.suppress(FormatError):  # a damaged commit is a fault of its own
+            commit = read_commit(paths, shard)
+            if commit is not None and commit.plan_id == entry.plan_id:
+                return True
+    return False
 
 
 def _parent(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
@@ -168,7 +237,8 @@ def _parent(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
         found = read_plan(parent).id if parent.plan.is_file() else None
         if found != plan.parent["plan_id"]:
             what = f"the store has {'another' if found else 'no'} {name} than it was made from"
-            yield _fault(plan.view_set, None, "parent", paths.plan, what)
+            fix = advice.parent_again(paths, name, is_gone=found is None)
+            yield _fault(plan.view_set, None, "parent", paths.plan, what, fix)
 
 
 def _published(paths: ViewSetPaths, plan: Plan) -> set[int]:
@@ -292,5 +362,7 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
             yield _fault(plan.view_set, None, "derived", path, what)
 
 
-def _fault(view_set: str, shard: int | None, kind: str, path: Path, what: str) -> Fault:
-    return Fault(view_set=view_set, shard=shard, kind=kind, path=str(path), what=what)
+def _fault(
+    view_set: str, shard: int | None, kind: str, path: Path, what: str, fix: str | None = None
+) -> Fault:
+    return Fault(view_set=view_set, shard=shard, kind=kind, path=str(path), what=what, fix=fix)

@@ -92,6 +92,14 @@ def test_an_older_generation_that_was_changed_is_named(store: StorePaths) -> Non
     assert faults_of(store) == []
 
 
+def test_a_store_may_be_without_older_generations(store: StorePaths, source: str) -> None:
+    """Readers and builders need the newest alone, as docs/format.md says."""
+    store.generation(1).unlink()
+    assert faults_of(store) == []
+    build_small(store.root, source, view_set="third", seed=2)
+    assert faults_of(store) == []
+
+
 def test_a_damaged_generation_ahead_of_the_manifest_is_named(store: StorePaths) -> None:
     shutil.copy(store.generation(1), store.generation(3))
     flip(store.generation(3))

@@ -29,6 +29,7 @@ from viewstore.sources import folder
 from viewstore.sources.again import find_again
 from viewstore.sources.open import open_source
 from viewstore.sources.record import read_sources
+from viewstore.store.verdict import verdict_of
 from viewstore.store.verify import verify
 
 ROWS = 6
@@ -130,6 +131,10 @@ def test_a_mended_file_of_a_failed_sample_is_rebuilt(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images")
     whole = cut(tmp_path / "images" / "4.jpg")
     assert built(tmp_path / "s", source, on_error="skip").failures == 1
+    store = viewstore.open(tmp_path / "s")
+    (remedy,) = verdict_of(store, store.view_sets.values()).remedies()
+    assert "mend the images that cannot be read, then run viewstore verify STORE" in remedy
+    assert "--repair --failed" in remedy
     command = ("verify", tmp_path / "s", "--repair", "--failed", "-j", "1")
     assert invoke(*command).exit_code == 0
     assert (viewstore.open(tmp_path / "s").view_set("simclr").params["status"] == 4).any()
@@ -328,3 +333,86 @@ def test_a_folder_is_listed_as_it_is_scanned(tmp_path: Path) -> None:
     (tmp_path / "images" / "b").mkdir()
     picture(8).save(tmp_path / "images" / "b" / "a.png")
     assert folder.folder_keys(source) == list(open_source(source).table.keys)
+
+
+def test_a_name_of_a_source_is_not_the_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images")
+    built(tmp_path / "s", str(tmp_path / "images"))
+    shutil.copytree(tmp_path / "images", tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"0\.jpg"):
+        built(tmp_path / "s", "digits", view_set="second")
+    assert not (tmp_path / "s" / "sources" / "located.json").exists()
+    assert built(tmp_path / "s", "./digits", view_set="second").manifest is not None
+    assert viewstore.open(tmp_path / "s").table.parts[0].uri == str(tmp_path / "digits")
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_digits_are_not_read_again_whatever_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    built(tmp_path / "s", "digits")
+    table, _, _ = read_sources(StorePaths(tmp_path / "s"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir() if is_folder else (tmp_path / "digits").write_bytes(b"")
+    monkeypatch.setattr("viewstore.sources.again.open_source", None)
+    found = find_again(table, "digits", since=time.time_ns())
+    assert (found.changed, found.table.parts) == ((), table.parts)
+
+
+def test_a_pattern_is_recorded_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images")
+    for name, row in (("a", 0), ("b", 1)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            tar.add(tmp_path / "images" / f"{row}.jpg", f"{row}.jpg")
+    monkeypatch.chdir(tmp_path)
+    patterns = ("{a,b}.tar", f"{{{tmp_path}/a,{tmp_path}/b}}.tar", f"{{{tmp_path}/a,b}}.tar")
+    spelled = [open_source(pattern).table.spelling for pattern in patterns]
+    monkeypatch.chdir("/")
+    assert [len(open_source(each).table.keys) for each in spelled] == [2, 2, 2]
+    assert spelled[1] == patterns[1]
+
+
+def test_a_damaged_record_of_a_move_is_named_and_set_aside(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images")
+    built(tmp_path / "s", source)
+    moved = str(shutil.move(source, tmp_path / "elsewhere"))
+    built(tmp_path / "s", moved)
+    record = StorePaths(tmp_path / "s").sources_located
+    record.chmod(0o644)
+    record.write_bytes(b"{")
+    with pytest.raises(FormatError, match=r"located\.json: not a JSON record") as caught:
+        viewstore.open(tmp_path / "s")
+    assert caught.value.where == str(record)
+    assert caught.value.fix == "remove this file, and give --source to the next build"
+    (fault,) = verify(tmp_path / "s")
+    assert (fault.kind, fault.path) == ("located", str(record))
+    assert invoke("verify", tmp_path / "s", "--repair").exit_code == 0
+    assert not record.exists()
+    assert built(tmp_path / "s", moved, view_set="second").manifest is not None
+    assert viewstore.open(tmp_path / "s").table.spelling == moved
+
+
+def test_an_empty_text_names_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "images")
+    monkeypatch.chdir(tmp_path / "images")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        open_source("")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        built(tmp_path / "s", "")
+    built(tmp_path / "s", str(tmp_path / "images"))
+    with pytest.raises(ConfigError, match="a source must be named"):
+        built(tmp_path / "s", "", view_set="second")
+    with pytest.raises(ConfigError, match="view set name must match"):
+        built(tmp_path / "s", None, view_set="")
+    with pytest.raises(ConfigError, match="a source must be named"):
+        viewstore.open(tmp_path / "s", source="")
+    monkeypatch.chdir(tmp_path / "s")
+    with pytest.raises(ConfigError, match="a store must be named"):
+        viewstore.open("")
+    monkeypatch.setenv("VIEWSTORE_SOURCE", "")  # not set, as an empty variable is
+    assert viewstore.open(".").source.image(0).shape == (24, 32, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,85 @@ def test_quiet_prints_no_result(store: Path, capsys: pytest.CaptureFixture[str])
     code, out, err = run(capsys, "-q", "--json", "status", store)
     assert (code, err, json.loads(out)["ok"]) == (0, "", True)
     assert run(capsys, "-q", "inspect", store / "nowhere")[2] != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("build", "--generator", "simclr", "--source", ""), "'--source'"),
+        (("build", "--generator", "simclr", "--out", ""), "'-o' / '--out'"),
+        (("build", "--generator", "simclr", "--out="), "'-o' / '--out'"),
+        (("build", "--generator", "simclr", "--view-set", ""), "'--view-set'"),
+        (("build", "--generator", ""), "'--generator'"),
+        (("build", "--generator", "w-search", "--gan", ""), "'--gan'"),
+        (("verify", ""), "'STORE'"),
+        (("status", ""), "'STORE'"),
+        (("status", "s", "--view-set", ""), "'--view-set'"),
+        (("rm", "s", ""), "'SET'"),
+        (("inspect", ""), "'STORE'"),
+        (("inspect", "s", "--sheet", ""), "'--sheet'"),
+        (("inspect", "s", "--html", ""), "'--html'"),
+        (("stats", "s", "--column", ""), "'--column'"),
+        (("replay", "s", "0", "0", "--out", ""), "'-o' / '--out'"),
+        (("export", "s", "--format", "ffcv", "--out", ""), "'-o' / '--out'"),
+        (("export", "s", "--format", "ffcv", "--out", "x", "--where", ""), "'--where'"),
+        (("train", "s", "--views", "simclr", "--out", ""), "'-o' / '--out'"),
+        (("eval", "", "--source", "digits"), "'CHECKPOINT'"),
+        (("eval", "run", "--source", ""), "'--source'"),
+        (("gan", "train", "--part", "generator", "--source", "", "--out", "x"), "'--source'"),
+    ],
+)
+def test_nothing_that_is_given_is_empty(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    what: str,
+) -> None:
+    shutil.copytree(store, tmp_path / "s")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert f"Invalid value for {what}: it must not be empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+BUILD = ("build", "--generator", "simclr", "--out", "s", "--view-set", "simclr", "-j", "1")
+GAN_TRAIN = ("gan", "train", "--part", "generator", "--out", "x")
+REPLAY = ("replay", "s", "0", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "expected"),
+    [
+        ((*BUILD, "--grace", "nan"), "'--grace': nan is no finite number", 2),
+        ((*BUILD, "--grace", "-5"), "'--grace': -5.0 is not in the range x>=0", 2),
+        ((*BUILD, "--device", "foo"), "device foo cannot be used", 3),
+        ((*GAN_TRAIN, "--device", "foo"), "device foo cannot be used", 3),
+        ((*GAN_TRAIN, "--kimg", "nan"), "'--kimg': nan is no finite number", 2),
+        (("bench", "s", "--seconds", "nan"), "'--seconds': nan is no finite number", 2),
+        (("train", "s", "--views", "x", "--out", "r", "--lr", "inf"), "'--lr': inf is no", 2),
+        ((*REPLAY, "-o", "r.xyz"), "--out must end in .png, got 'r.xyz'", 2),
+        ((*REPLAY, "-o", "png"), "--out must end in .png, got 'png'", 2),
+        ((*REPLAY, "-o", "/"), "--out must name a file, and / is a folder", 2),
+        (("replay", "nowhere", "0", "0", "-o", "r.jpg"), "--out must end in .png", 2),
+        (("inspect", "s", "--sheet", "x.jpg"), "--sheet must end in .png, got 'x.jpg'", 2),
+        (("inspect", "s", "--html", "x.png"), "--html must end in .html or .htm, got", 2),
+        (("inspect", "s", "--html", "/"), "--html must name a file", 2),
+    ],
+)
+def test_values_are_checked_before_any_work(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+    expected: int,
+) -> None:
+    monkeypatch.chdir(store.parent)
+    code, _, err = run(capsys, *arguments)
+    assert (code, said in err) == (expected, True), err
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "9" * 1500, "1e999", "-" + "9" * 400])
