@@ -153,7 +153,7 @@ def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
         )
         assert (code, answer["error"]["code"]) == (2, "VS202")
         assert "part is not complete: 2 of 3 shards are there" in answer["error"]["message"]
-        assert "run the build again" in answer["error"]["fix"]
+        assert "run the same build command again" in answer["error"]["fix"]
     assert train(capsys, out, "--views", "whole,whole", "--epochs", 1, "--out", tmp_path / "run")
 
 

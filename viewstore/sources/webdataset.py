@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import mmap
 import zlib
@@ -35,6 +36,8 @@ from viewstore.sources.tar_members import Member, tar_members
 # Of several images with one name, the first of these is taken.
 PREFERRED = ("jpg", "jpeg", "png", "webp")
 RAW_VIEWS = "views.npy"
+WILDCARDS = "*?["  # in the name of a file, as shells have them
+MOST_SEARCHED = 1000  # patterns of them; each is compared with every name in its folder
 
 
 @dataclass(kw_only=True)
@@ -76,26 +79,34 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
 def tar_files(spec: str) -> list[str]:
     """Return the absolute paths of the tars that a path, folder or pattern names.
 
-    Those of braces come in their order; those of a folder or of `*`, `?` and `[]` in the order of
-    their names.
+    Those of braces come in their order; those of a folder, or of `*`, `?` and `[]` in the name of
+    a file, in the order of their names.
     """
     if Path(spec).is_file():
         paths = [spec]
     elif Path(spec).is_dir():
         paths = sorted(str(path) for path in Path(spec).iterdir() if _is_visible_tar(path))
     else:
-        paths = [path for text in expand_braces(spec) for path in _matching(text)]
+        patterns = expand_braces(spec)
+        if {*WILDCARDS} & {*spec} and len(patterns) > MOST_SEARCHED:
+            raise no_source(
+                spec, f"braces beside *, ? or [] must stand for at most {MOST_SEARCHED} patterns"
+            )
+        paths = [path for pattern in patterns for path in _matching(pattern)]
     return [str(Path(path).absolute()) for path in paths]
 
 
 def _matching(pattern: str) -> list[str]:
-    """Return the paths that a pattern of `*`, `?` and `[]` matches; itself, if there are none."""
+    """Return the paths of one folder that a pattern matches; itself, if there are none."""
     path = Path(pattern)
-    if path.exists():
+    if not {*WILDCARDS} & {*path.name}:
         return [pattern]
-    root = Path(path.anchor)
-    found = root.glob(str(path.relative_to(root)))
-    return sorted(str(each) for each in found if not each.name.startswith(".")) or [pattern]
+    try:
+        names = {each.name for each in path.parent.iterdir() if not each.name.startswith(".")}
+    except OSError:
+        return [pattern]
+    found = [] if path.name in names else sorted(fnmatch.filter(names, path.name))
+    return [str(path.parent / name) for name in found] or [pattern]
 
 
 def _is_visible_tar(path: Path) -> bool:

@@ -116,7 +116,7 @@ def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
     build_small(tmp_path / "s", source, only=(0, 2))
     code, _, err = run(capsys, "inspect", tmp_path / "s")
     assert (code, "simclr: 2 of 3 shards are there" in err) == (2, True)
-    assert "run the build again" in err
+    assert "run the same build command again" in err
     build_small(tmp_path / "s", None, view_set="second", seed=1)
     code, _, err = run(capsys, "inspect", tmp_path / "s")
     assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)

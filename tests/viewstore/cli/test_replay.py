@@ -55,7 +55,7 @@ def test_the_view_set_that_no_other_starts_from_is_proposed(
 ) -> None:
     """W-search made `recon` on its way: nobody who built w-search means that one."""
     words = [str(word).format(store=searched) for word in command]
-    code, _, err = run(capsys, *words, "--out", tmp_path / "out")
+    code, _, err = run(capsys, *words, "--out", tmp_path / "v.png")
     assert (code, "the store has recon, w-search" in err) == (2, True)
     assert "add --view-set w-search" in err
 

@@ -218,7 +218,7 @@ class Reader:
         return code, out
 
     def follow(self, about: str, advice: str) -> None:
-        ways = advice.split(", or ")
+        ways = advice.partition("; if it was built in slices")[0].split(", or ")
         way = ways[-1 if self.last else 0]
         if file := re.search(r"remove (\S+\.json), and", way):
             Path(file[1]).unlink()
