@@ -1,4 +1,4 @@
-"""Our loader against FFCV, DALI, WebDataset, torch's DataLoader and what the machine gives.
+"""Our loader against FFCV, DALI, WebDataset, SPDL, torch's DataLoader and what the machine gives.
 
     python benchmarks/loaders.py --out benchmarks/results/loaders.json
 

@@ -29,6 +29,7 @@ NAMES = {
     "dali": "DALI CPU",
     "torch": "torch + cv2",
     "webdataset": "WebDataset",
+    "spdl": "SPDL",
 }
 
 

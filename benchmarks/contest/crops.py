@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from contest.loop import Job
@@ -22,6 +21,8 @@ def resizer(job: Job) -> Resize:
 
 def antialiased(part: NDArray[Any], side: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Return a part of an image resized by torch, bilinear with antialiasing."""
+    import torch  # no part of the cold start of peers that do without it
+
     out = np.empty((side, side, 3), np.uint8) if out is None else out
     given = torch.from_numpy(part.copy()[None]).permute(0, 3, 1, 2)
     made = torch.from_numpy(out[None]).permute(0, 3, 1, 2)

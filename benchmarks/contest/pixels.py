@@ -26,6 +26,7 @@ TOLERANCES = {
     ("viewstore filter=antialias", "online"): 0.5,
     ("torch filter=antialias", "online"): 0.5,
     ("webdataset filter=antialias", "online"): 0.5,
+    ("spdl filter=antialias", "online"): 0.5,
     ("dali antialias=False", "online"): 25.0,  # no filter: the larger the shrink, the further off
 }
 

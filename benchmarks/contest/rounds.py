@@ -37,6 +37,8 @@ CONTENDERS: dict[str, tuple[str, ...]] = {
     "torch filter=antialias": ("torch", "cv2"),
     "webdataset": ("webdataset", "torch", "cv2"),
     "webdataset filter=antialias": ("webdataset", "torch", "cv2"),
+    "spdl": ("spdl.pipeline", "cv2", "simplejpeg"),
+    "spdl filter=antialias": ("spdl.pipeline", "cv2", "simplejpeg", "torch"),
 }
 ANTIALIAS = {"filter": "antialias"}
 OVERRIDES = {
@@ -45,6 +47,7 @@ OVERRIDES = {
     "viewstore filter=antialias": ANTIALIAS,
     "torch filter=antialias": ANTIALIAS,
     "webdataset filter=antialias": ANTIALIAS,
+    "spdl filter=antialias": ANTIALIAS,
     "dali antialias=False": {"antialias": False},
 }
 # Elsewhere buffers cost nothing beside decoding, and nothing is resized.
@@ -53,6 +56,7 @@ ONLY = {
     "viewstore filter=antialias": "online",
     "torch filter=antialias": "online",
     "webdataset filter=antialias": "online",
+    "spdl filter=antialias": "online",
     "dali antialias=False": "online",
 }
 TUNE_EPOCHS = 2

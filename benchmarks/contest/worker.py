@@ -28,10 +28,12 @@ MODULES = {
     "dali": "contest.with_dali",
     "torch": "contest.with_torch",
     "webdataset": "contest.with_webdataset",
+    "spdl": "contest.with_spdl",
 }
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "nvidia.dali": "nvidia-dali-cuda130",
+    "spdl.pipeline": "spdl-core",
 }
 MADV_DONTNEED = 4
 
@@ -112,12 +114,14 @@ def measure(contender: Contender, least_seconds: float) -> dict[str, Any]:
         epochs += 1
         seconds = time.perf_counter() - began
     used = cpu_seconds(pid) - used
+    others = max(0.0, machine_seconds() - machine - used) / seconds
+    contender.rest()  # what it would make ahead now would take the cores of whoever is next
     return {
         "seconds": seconds,
         "views": views_seen,
         "epochs": epochs,
         "cpu_seconds": used,
-        "others_cores": max(0.0, machine_seconds() - machine - used) / seconds,
+        "others_cores": others,
         "touched": touched,
     }
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -175,6 +176,24 @@ def test_an_absent_contender_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = rounds.contest(run, module("contest.workloads").WORKLOADS["A"], found)
     assert entries["ffcv"].status == "absent"
     assert "no_such_package" in entries["ffcv"].why
+
+
+def test_every_contender_has_a_module_and_a_column() -> None:
+    rounds, worker, table = (module(n) for n in ("contest.rounds", "contest.worker", "table"))
+    lines = set(rounds.CONTENDERS)
+    assert set(rounds.OVERRIDES) == {name for name in lines if " " in name}
+    assert set(rounds.ONLY) <= lines
+    contenders = {rounds.module_of(name) for name in lines}
+    assert contenders == set(worker.MODULES) == set(table.NAMES)
+    for name in worker.MODULES.values():
+        assert (BENCHMARKS / f"{name.replace('.', '/')}.py").is_file()
+    lines = {name.partition(" ")[2] for name in lines} - {""}
+    assert lines == set(table.SECOND_LINES)
+
+
+def test_peers_without_torch_do_not_import_it_for_their_crops() -> None:
+    code = "import sys, contest.crops; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
 
 
 def write_case(folder: Path, found: list[np.ndarray]) -> tuple[Path, Path]:
