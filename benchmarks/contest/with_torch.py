@@ -97,8 +97,8 @@ class Cached(Dataset[Any]):
         views = []
         for slot in range(self.slots):
             pixels = self.views[index, chosen[:, slot]]
-            flip = np.flatnonzero(self.rng.random(len(rows)) < 0.5)
-            pixels[flip] = pixels[flip, :, ::-1]
+            for place in np.flatnonzero(self.rng.random(len(rows)) < 0.5).tolist():
+                cv2.flip(pixels[place], 1, pixels[place])
             views.append(torch.from_numpy(pixels))
         return views, torch.from_numpy(index)
 

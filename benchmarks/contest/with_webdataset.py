@@ -83,8 +83,8 @@ class Collate:
         views = []
         for slot in range(self.workload.slots):
             view = np.stack([each[c[slot]] for each, c in zip(stored, chosen, strict=True)])
-            flip = np.flatnonzero(self.rng.random(len(samples)) < 0.5)
-            view[flip] = view[flip, :, ::-1]
+            for place in np.flatnonzero(self.rng.random(len(samples)) < 0.5).tolist():
+                cv2.flip(view[place], 1, view[place])
             views.append(view)
         return views
 
