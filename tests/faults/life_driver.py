@@ -186,7 +186,7 @@ def step(world: World) -> None:
     else:
         after = world.rng.uniform(0.001, world.seconds[command])
     was_killed = attempt(world, command, kill_before=kill_before, after=after)
-    world.kills[command] += was_killed
+    world.kills.update([command] * was_killed)
     world.unfinished = command if was_killed else None
     if was_killed and world.rng.random() < SETTLE:
         attempt(world, command)
@@ -242,8 +242,10 @@ def main() -> None:
         world.seconds[command] = time.monotonic() - started
     if writer == "naive":
         disk.put_if_absent, disk.write_atomic = naive_put, naive_write
-    while world.kills.total() < int(kills) and not (writer == "naive" and world.wrong):
+    while world.kills.total() < int(kills) or len(world.kills) < len(COMMANDS):
         step(world)
+        if writer == "naive" and world.wrong:
+            break
     print(json.dumps({"kills": world.kills, "wrong": world.wrong}))
 
 

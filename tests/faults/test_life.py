@@ -33,7 +33,7 @@ def test_a_store_outlives_kills_of_every_command(tmp_path: Path, kills: int, see
     found = drive(tmp_path, kills=kills, seed=seed)
     assert found["wrong"] == []
     assert set(found["kills"]) == COMMANDS
-    assert sum(found["kills"].values()) == kills
+    assert sum(found["kills"].values()) >= kills
 
 
 def test_a_naive_writer_does_not_outlive_them(tmp_path: Path) -> None:
