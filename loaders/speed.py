@@ -16,6 +16,7 @@ from viewstore.loaders.batches.batch import Batch
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.pipeline.threads import ONE_OPENCV_THREAD
 from viewstore.loaders.plan.asked import Views
+from viewstore.loaders.plan.usable import leave_out
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -126,7 +127,10 @@ def _together(step: Callable[[], object], views: int, *, threads: int, seconds: 
 
 def source_rate(store: Store, *, threads: int, seconds: float) -> float:
     """Return the source images per second that threads read and decode."""
-    rows = np.linspace(0, store.num_samples - 1, SOURCE_IMAGES).astype(np.int64).tolist()
+    readable, _ = leave_out(store, None, (), online=True)
+    readable = np.arange(store.num_samples) if readable is None else readable
+    spread = np.linspace(0, len(readable) - 1, SOURCE_IMAGES).astype(np.int64)
+    rows = readable[spread].tolist()
     return _together(
         lambda: [store.source.image(row) for row in rows],
         len(rows),
