@@ -65,6 +65,8 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
+        if self.workers < 0:  # a pool of none would wait for ever
+            raise ConfigError(f"workers must be at least 0, got {self.workers}")
 
     @property
     def name(self) -> str:
