@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import viewstore
+from tests.viewstore.small_stores import write_photographs
 from viewstore.build.roles import packaged_weights
 from viewstore.cli.main import main
+from viewstore.cli.sources import SKIP_FIX
 from viewstore.loaders.loader import ViewLoader
 from viewstore.sources.open import open_source
 from viewstore.train.checkpoint import NAME
@@ -313,3 +315,42 @@ def test_the_packaged_encoder_knows_digits_it_was_not_trained_on(
     assert answer["result"]["accuracy"] > 0.985
     settings = load_encoder(encoder).settings
     assert (settings.policy, settings.size, settings.in_channels) == ("digits", 16, 1)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two class folders of four photographs: one of them is cut, and one in no format we read."""
+    for folder in ("a", "b"):
+        write_photographs(tmp_path / "photos" / folder, 5, cut=4)
+    (tmp_path / "photos" / "b" / "4.jpg").rename(tmp_path / "photos" / "b" / "4.jp2")
+    return tmp_path / "photos"
+
+
+def test_images_of_a_source_that_cannot_be_read_are_skipped_on_demand(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--source", photographs, "--views", "simclr,simclr", "--size", 16, "--epochs", 1)
+    code, answer = run(capsys, "train", *where, "--out", tmp_path / "a", *SMALL)
+    assert (code, answer["error"]["code"]) == (3, "VS205")
+    assert answer["error"]["fix"] == SKIP_FIX
+    skip = ("--on-error", "skip")
+    code, answer = run(capsys, "train", *where, *skip, "--out", tmp_path / "b", *SMALL)
+    assert (code, answer["result"]["steps"]) == (0, 1)
+    skipped, unread = answer["warnings"]
+    assert skipped == "1 image cannot be read and is left out: a/4.jpg"
+    assert unread.startswith("1 file was not read: 1 .jp2")
+    probe = ("eval", tmp_path / "b", "--source", photographs)
+    code, answer = run(capsys, *probe, "--holdout", 2)
+    assert (code, answer["error"]["fix"]) == (3, SKIP_FIX)
+    for asked in (["--holdout", 2], ["--test", photographs]):
+        code, answer = run(capsys, *probe, *asked, *skip)
+        assert code == 0
+        assert len(answer["warnings"]) == 2 * (1 + ("--test" in asked))
+
+
+def test_what_a_store_cannot_show_is_skipped_without_asking(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = (store, "--views", "cached,cached", "--steps", 1, "--out", tmp_path)
+    code, answer = run(capsys, "train", *where, "--on-error", "skip")
+    assert (code, answer["error"]["message"]) == (2, "--on-error has no effect on a store")

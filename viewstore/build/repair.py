@@ -23,7 +23,7 @@ from viewstore.build.run import build_shards
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.columns import Status
-from viewstore.format.manifest import Manifest
+from viewstore.format.manifest import Index, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.records import LARGE_BYTES
 from viewstore.progress import Progress, Silent
@@ -33,6 +33,7 @@ from viewstore.store.committed import (
     last_generation,
     read_commit,
     read_commits,
+    read_manifest,
     read_plan,
     view_sets,
 )
@@ -113,12 +114,21 @@ def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, lis
         if fault.kind in REBUILT_KINDS and fault.shard is not None:
             found.setdefault(fault.view_set, set()).add(fault.shard)
         if fault.kind == "derived" and Path(fault.path).name == "index.json":
-            view_set = paths.view_set(fault.view_set)  # which shards were published is lost: all
-            absent = {*range(read_plan(view_set).shards)} - {*committed_shards(view_set)}
+            absent = _perhaps_published(paths, fault.view_set)
             if absent:
                 found.setdefault(fault.view_set, set()).update(absent)
     names = [name for name in view_sets(paths) if name in found]
     return {name: sorted(found[name]) for name in sorted(names, key=lambda n: _depth(paths, n))}
+
+
+def _perhaps_published(paths: StorePaths, name: str) -> set[int]:
+    """Return the shards that a view set lacks, and that readers may expect as its index is lost."""
+    view_set = paths.view_set(name)
+    plan, commits = read_plan(view_set), read_commits(view_set)
+    manifest = read_manifest(paths)
+    if manifest is None or manifest.view_sets[name].root == Index.of(plan, commits).root:
+        return set()
+    return {*range(plan.shards)} - {*commits}
 
 
 def _depth(paths: StorePaths, name: str) -> int:

@@ -68,6 +68,8 @@ class BuildRequest:
             object.__setattr__(self, "seed", checked_seed(self.seed))
         if math.isnan(self.grace_seconds) or self.grace_seconds < 0:
             raise ConfigError(f"grace_seconds must be at least 0, got {self.grace_seconds}")
+        if self.workers < 0:  # a pool of none would wait for ever
+            raise ConfigError(f"workers must be at least 0, got {self.workers}")
 
     @property
     def name(self) -> str:

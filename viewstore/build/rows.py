@@ -38,6 +38,12 @@ def build_rows(
     spec = DEFAULT_SOURCE if request.source is None else request.source
     progress.note(f"reading the source {spec}")
     source = _new_source(request, spec, request.limit, progress)
+    say_left_out(source, spec, progress)
+    return source.table, tuple(source.skipped)
+
+
+def say_left_out(source: Source, spec: str, progress: Progress) -> None:
+    """Warn of the images of a source that cannot be read, and of what else was not read."""
     if source.skipped:
         keys = ", ".join(key for key, _ in source.skipped[:3])
         more = " ..." if len(source.skipped) > 3 else ""
@@ -46,7 +52,6 @@ def build_rows(
         progress.warn(f"{images} cannot be read and {are} left out: {keys}{more}")
     for note in source.notes:
         progress.warn(f"{note} (in {spec})")
-    return source.table, tuple(source.skipped)
 
 
 def _new_source(request: BuildRequest, spec: str, limit: int | None, progress: Progress) -> Source:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from viewstore.cli.command import command
 from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
+from viewstore.cli.sources import ON_UNREADABLE, read_source, skip_advised
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, counted
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Seed the training of linear.",
 )
+@ON_UNREADABLE
 @DEVICE
 @TORCH_THREADS
 def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
@@ -82,10 +84,13 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    bank, queries = _probed(options)
+    bank, queries = _probed(terminal, options)
+    with skip_advised():
+        known = features_of(encoder, *bank, device=options["device"])
+        asked = features_of(encoder, *queries, device=options["device"])
     score = probe(
-        features_of(encoder, *bank, device=options["device"]),
-        features_of(encoder, *queries, device=options["device"]),
+        known,
+        asked,
         options["probe"],
         preset=options["preset"],
         seed=options["seed"],
@@ -111,17 +116,16 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     return 0
 
 
-def _probed(options: dict[str, Any]) -> tuple[Rows, Rows]:
+def _probed(terminal: Terminal, options: dict[str, Any]) -> tuple[Rows, Rows]:
     """Return the rows that a probe learns from, and those that it is asked about."""
-    from viewstore.sources.open import open_source
     from viewstore.train.evaluate import labelled_alike, split_rows, spread_rows
 
-    table = open_source(options["source"]).table
+    table = read_source(terminal, options["source"], options["on_error"])
     rows = spread_rows(table.label, options["limit"])
     if options["holdout"] is not None:
         bank, queries = split_rows(len(rows), options["holdout"])
         return (table, rows[bank]), (table, rows[queries])
-    tested = open_source(options["test"]).table
+    tested = read_source(terminal, options["test"], options["on_error"])
     tested = labelled_alike(tested, table, (options["test"], options["source"]))
     return (table, rows), (tested, spread_rows(tested.label, options["limit"]))
 

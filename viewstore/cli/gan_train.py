@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,9 @@ def train(terminal: Terminal, part: str, threads: int | None, **options: Any) ->
     """
     import torch
 
+    from viewstore.train.pretrain import check_alone
+
+    check_alone(os.environ)
     if threads is not None:
         torch.set_num_threads(threads)
     given = _given(part, options)
@@ -172,7 +176,7 @@ def _train_generator(
     from viewstore.generators.gan.training import GanSettings, train_generator
 
     settings = _settings(GanSettings, given)
-    everything, training, _ = _images(options, size=options["size"], channels=None)
+    everything, training, _ = _images(terminal, options, size=options["size"], channels=None)
     distance = PixelFrechet(_spread(everything))
     due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
 
@@ -234,7 +238,7 @@ def _train_inverter(
     encoder = load_model("encoder", options["encoder"] or packaged_weights("encoder"))
     network = opened.network.to(options["device"])
     encoder = encoder.to(options["device"])
-    _, training, held_out = _images(options, size=network.res, channels=network.channels)
+    _, training, held_out = _images(terminal, options, size=network.res, channels=network.channels)
     with tracked(terminal, "inverter", settings.steps, "steps") as progress:
         trained = train_inverter(
             training,
@@ -258,14 +262,22 @@ def _train_inverter(
 
 
 def _images(
-    options: dict[str, Any], *, size: int | None, channels: int | None
+    terminal: Terminal, options: dict[str, Any], *, size: int | None, channels: int | None
 ) -> tuple[NDArray[np.float32], Tensor, Tensor]:
     """Return all images, those to train on, and those held out: [N, C, S, S] in [-1, 1]."""
     import torch
 
+    from viewstore.build.rows import say_left_out
     from viewstore.sources.image_array import read_images, signed
 
-    levels = read_images(options["source"], size=size, channels=channels, limit=options["limit"])
+    spec = options["source"]
+    levels = read_images(
+        spec,
+        size=size,
+        channels=channels,
+        limit=options["limit"],
+        opened=lambda source: say_left_out(source, spec, terminal),
+    )
     images = signed(levels)
     holdout = options["holdout"]
     out = np.zeros(len(images), bool) if holdout is None else np.arange(len(images)) % holdout == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from viewstore.cli.command import command
 from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS
+from viewstore.cli.sources import ON_UNREADABLE, read_source, skip_advised
 from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
@@ -175,6 +177,7 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
     help="Choose what a view that could not be made does: end the training, or give way to another "
     "view of its sample.",
 )
+@ON_UNREADABLE
 @click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed all random draws."
 )
@@ -196,23 +199,33 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.sources.open import open_source
     from viewstore.train.feed import open_feed, store_of_source
     from viewstore.train.pretrain import RunOptions, pretrain
 
     if (options["store"] is None) == (options["source"] is None):
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")
+    if options["source"] is None and options["on_error"] is not None:
+        raise ConfigError(
+            "--on-error has no effect on a store",
+            why="rows of which no view could be made are left out by themselves",
+            fix="leave out --on-error",
+        )
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     config = config_of(options)
     store = (
-        store_of_source(open_source(options["source"]).table)
+        store_of_source(read_source(terminal, options["source"], options["on_error"]))
         if options["store"] is None
         else viewstore.open(options["store"])
     )
     terminal.store_id = store.store_id
     threads = options["threads"]
-    with stoppable(terminal) as stop, open_feed(store, config, num_threads=threads) as feed:
+    advice = nullcontext() if options["source"] is None else skip_advised()
+    with (
+        advice,
+        stoppable(terminal) as stop,
+        open_feed(store, config, num_threads=threads) as feed,
+    ):
         run = RunOptions(
             out=options["out"],
             device=options["device"],

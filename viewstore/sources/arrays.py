@@ -7,7 +7,7 @@ import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,22 @@ DIGITS = "digits"
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
 LABEL_NAMES = ("labels", "label", "y", "y_train", "targets", "target", "arr_1")
 NPZ_ARRAY_BYTES = 16 << 30
+SHOWN = 5  # names of arrays
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 [N, H, W, C] with C = 1 or 3, labels int32 [N], and what identifies them."""
+    """Images uint8 [N, H, W, C] with C = 1 or 3, labels int32 [N], and what identifies them.
+
+    `unread`: names of other arrays where none is called as labels are.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int32]
     label_names: tuple[str, ...]
     bytes: int | None
     sha256: str | None
+    unread: tuple[str, ...] = ()
 
 
 def load_arrays(uri: str) -> Arrays:
@@ -114,7 +119,8 @@ def _npz(path: Path) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            images = _read_npy(archive, _named(names, IMAGE_NAMES, "images"))
+            image_name = _named(names, IMAGE_NAMES, "images")
+            images = _read_npy(archive, image_name)
             label_name = next((name for name in LABEL_NAMES if name in names), None)
             labels = None if label_name is None else _read_npy(archive, label_name)
         sha256, size = disk.sha256_of(path), path.stat().st_size
@@ -136,7 +142,8 @@ def _npz(path: Path) -> Arrays:
         height, width = images.shape[1:3]
         LIMITS.check(height, width, encoded_bytes=height * width)
     images = images if images.ndim == 4 else images[..., None]
-    return Arrays(images, *_npz_labels(labels, len(images)), size, sha256)
+    unread = [] if label_name else sorted({*names} - {image_name})
+    return Arrays(images, *_npz_labels(labels, len(images)), size, sha256, tuple(unread))
 
 
 def _npz_labels(
@@ -226,9 +233,17 @@ def scan_arrays(spec: str, *, limit: int | None, on_error: OnError) -> Source:
         parts=(Part(uri=uri, kind="array", bytes=arrays.bytes, sha256=arrays.sha256),),
         label_names=arrays.label_names,
     )
-    near = Path(DIGITS).is_dir() and spec == DIGITS
-    notes = ("the folder of this name is not read: ./digits names it",) if near else ()
-    return Source(first_rows(table, limit), notes=notes)
+    return Source(first_rows(table, limit), notes=tuple(_notes(spec, arrays)))
+
+
+def _notes(spec: str, arrays: Arrays) -> Iterator[str]:
+    if Path(DIGITS).is_dir() and spec == DIGITS:
+        yield "the folder of this name is not read: ./digits names it"
+    if arrays.unread:
+        yield (
+            f"there are no labels: an array of them must be called {', '.join(LABEL_NAMES)}; not "
+            f"read: {', '.join(arrays.unread[:SHOWN])}"
+        )
 
 
 def _is_array(spec: str) -> bool:

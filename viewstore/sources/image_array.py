@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,10 +11,16 @@ from viewstore.errors import ConfigError
 from viewstore.images.resize import resize
 from viewstore.sources.open import open_source
 from viewstore.sources.reader import SourceReader
+from viewstore.sources.table import Source
 
 
 def read_images(
-    spec: str, *, size: int | None = None, channels: int | None = None, limit: int | None = None
+    spec: str,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    opened: Callable[[Source], None] = lambda source: None,
 ) -> NDArray[np.uint8]:
     """Return the images of a source as uint8 [N, C, S, S], in row order.
 
@@ -21,11 +29,14 @@ def read_images(
         size: Side S; None means that of the images, which must then be square and equal.
         channels: 1 or 3; None means 1 if all images are gray. A colour image as 1 is refused.
         limit: The first rows only.
+        opened: Is given the source before an image is read, to say what is left out.
 
     Raises:
         ConfigError: The images do not fit what is asked.
     """
-    table = open_source(spec, limit=limit).table
+    source = open_source(spec, limit=limit)
+    opened(source)
+    table = source.table
     side = _side(spec, table.height, table.width) if size is None else size
     reader = SourceReader(table)
     images = np.empty((len(table.keys), side, side, 3), np.uint8)

@@ -22,6 +22,7 @@ from viewstore.format.columns import Column
 ReadChunk = Callable[[Column, int], memoryview]
 WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
 CHUNKS_AT_ONCE = 1024
+READ_AGAIN = frozenset({"_whole", "_chunks", "_checked", "_lock"})
 MOST_MAPPED = 4096  # a process may have 65 530 maps, and shards are mapped too
 
 
@@ -59,6 +60,13 @@ class Params(Mapping[str, NDArray[Any]]):
         self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
         self._checked: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is read or mapped: it is read again where it is needed."""
+        return {name: each for name, each in vars(self).items() if name not in READ_AGAIN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _whole={}, _chunks={}, _checked=set(), _lock=threading.Lock())
 
     def __repr__(self) -> str:
         return f"Params({self.num_rows} rows, {list(self.columns)})"

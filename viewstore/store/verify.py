@@ -236,7 +236,9 @@ def _parent(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
     with contextlib.suppress(ViewStoreError):  # a damaged plan is a fault of its own set
         found = read_plan(parent).id if parent.plan.is_file() else None
         if found != plan.parent["plan_id"]:
-            what = f"the store has {'another' if found else 'no'} {name} than it was made from"
+            what = f"{name} is not the one that it was made from"
+            if found is None:
+                what = f"{name}, which it was made from, is gone"
             fix = advice.parent_again(paths, name, is_gone=found is None)
             yield _fault(plan.view_set, None, "parent", paths.plan, what, fix)
 

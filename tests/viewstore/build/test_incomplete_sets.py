@@ -95,15 +95,18 @@ def test_a_repair_derives_again_what_a_part_lacks(tmp_path: Path, source: str, l
     assert viewstore.open(root).store_id == before
 
 
-def test_a_repair_builds_all_shards_of_a_part_whose_index_is_gone(
-    tmp_path: Path, source: str
+@pytest.mark.parametrize("more", [True, False])
+def test_a_repair_of_a_part_whose_index_is_gone_loses_no_shard(
+    tmp_path: Path, source: str, more: bool
 ) -> None:
+    """Nothing tells which shards were published: all of them are built."""
     root = tmp_path / "s"
     build_small(root, source, only=(0,))
     finalise(root, allow_partial=True)
+    if more:
+        build_small(root, source, only=(1,))
     path = root / "views" / "simclr" / "index.json"
     path.write_bytes(path.read_bytes()[:-2])
-    build_small(root, source, generator="moco")  # it keeps the other as it is
     repair(root, list(verify(root)), workers=1)
     assert list(verify(root)) == []
     assert viewstore.open(root).view_sets["simclr"].complete

@@ -131,3 +131,9 @@ def test_a_failure_ends_the_executor(tmp_path: Path, source: str) -> None:
     with pytest.raises(UnavailableError, match="no device"):
         build_small(tmp_path / "s", source, executor=fails)
     assert [unit.shard for unit in given[0].queue.todo] == [1, 2]
+
+
+def test_a_number_of_workers_below_none_is_refused(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ConfigError, match="workers must be at least 0, got -1"):
+        build_small(tmp_path / "s", source, workers=-1)
+    assert not (tmp_path / "s").exists()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.viewstore.small_stores import write_photographs
 from viewstore.cli.main import main
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import load_inverter
@@ -76,6 +77,26 @@ def test_generator_is_trained_and_written(run: Run, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     run("train", "--part", "generator", *options, "--out", again)
     assert again.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("part", ["generator", "inverter"])
+def test_a_training_that_a_launcher_started_beside_others_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = ["--source", "digits", "--limit", 40, "--out", tmp_path / "new.safetensors"]
+    code, told, _ = run("train", "--part", part, *options)
+    assert (code, told["error"]["where"]) == (2, "WORLD_SIZE")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_that_a_training_does_not_read_are_said(run: Run, tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", 9, cut=8)
+    (tmp_path / "photos" / "8.jpg").rename(tmp_path / "photos" / "8.jp2")
+    options = ["--size", 8, "--kimg", 0.01, "--batch", 4, *SMALL, "--out", tmp_path / "new"]
+    _, told, _ = run("train", "--part", "generator", "--source", tmp_path / "photos", *options)
+    (warning,) = told["warnings"]
+    assert warning.startswith("1 file was not read: 1 .jp2")
 
 
 def test_held_out_rows_do_not_matter(run: Run, tmp_path: Path) -> None:

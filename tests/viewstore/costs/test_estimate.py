@@ -13,7 +13,7 @@ from PIL import Image
 
 import viewstore
 from tests.viewstore.commands import invoke
-from tests.viewstore.small_stores import ROWS, build_small, write_npz
+from tests.viewstore.small_stores import ROWS, build_small, write_npz, write_photographs
 from viewstore.build import rehearsal
 from viewstore.build.request import BuildRequest
 from viewstore.costs import measure
@@ -298,6 +298,14 @@ def test_bench_says_what_bounds_a_store(tmp_path: Path) -> None:
     assert found["advice"] == ADVICE[found["bound"]]
     text = invoke(*arguments, "--views", "simclr+flip,online:simclr").stdout
     assert "simclr+flip,online:simclr, batches of 8" in text
+
+
+def test_bench_does_not_read_images_that_the_build_could_not(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photos", 4, cut=1)
+    build_small(tmp_path / "s", str(photographs), on_error="skip")
+    arguments = ["bench", tmp_path / "s", "--seconds", 0.05, "--batch-size", 2]
+    answer = json.loads(invoke(*arguments, "--views", "online:simclr", "--json").stdout)
+    assert answer["result"]["loaders"]["online:simclr"]["limit_views_per_second"] > 0
 
 
 def test_bench_refuses_what_it_cannot_measure(tmp_path: Path) -> None:

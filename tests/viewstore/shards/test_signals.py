@@ -67,6 +67,7 @@ def test_a_signal_that_arrives_while_an_object_is_deleted_is_not_lost(
     number: signal.Signals, raised: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python cannot raise there: it would print "Exception ignored in" and go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 
     class Deleted:
         def __del__(self) -> None:
@@ -77,8 +78,11 @@ def test_a_signal_that_arrives_while_an_object_is_deleted_is_not_lost(
         del held
         time.sleep(60)
 
-    with pytest.raises(raised), stop_signals_raise():
-        dropped()
+    try:
+        with pytest.raises(raised), stop_signals_raise():
+            dropped()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == ""
 
 

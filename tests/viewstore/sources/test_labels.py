@@ -121,3 +121,15 @@ def test_words_of_an_npz_become_label_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=images, labels=np.array(["dog", "cat", "dog"]))
     table = open_source(str(tmp_path / "a.npz")).table
     assert (table.label.tolist(), table.label_names) == ([1, 0, 1], ("cat", "dog"))
+
+
+def test_an_npz_says_which_arrays_it_took_for_no_labels(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, klasse=np.arange(2), id=np.arange(2))
+    source = open_source(str(tmp_path / "a.npz"))
+    assert source.table.label.tolist() == [-1, -1]
+    (note,) = source.notes
+    assert note.startswith("there are no labels: an array of them must be called labels, ")
+    assert note.endswith("; not read: id, klasse")
+    np.savez(tmp_path / "b.npz", images=images)
+    assert open_source(str(tmp_path / "b.npz")).notes == ()

@@ -63,6 +63,10 @@ def test_a_store_that_was_pickled_is_the_same_store(tmp_path: Path, source: str)
     again = pickle.loads(pickle.dumps(store))
     assert (again.root, again.remote, again.name) == (store.root, False, store.name)
     assert again.keys.row(store.keys[7]) == 7
+    read = store.view_sets["simclr"].params
+    assert read["status"].all()
+    params = pickle.loads(pickle.dumps(read))
+    assert (params["crop_box"] == read["crop_box"]).all()
     views = pickle.loads(pickle.dumps(store.view_sets["simclr"]))
     assert not views.remote
     assert np.array_equal(views[3], store.view_sets["simclr"][3])
