@@ -64,7 +64,7 @@ def repair(
     Raises:
         FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
     """
-    _check_repairable(faults)
+    _check_repairable(root, faults)
     paths = StorePaths(root)
     rebuilt: dict[str, list[int]] = {}
     with disk.explained(root):
@@ -129,14 +129,24 @@ def _depth(paths: StorePaths, name: str) -> int:
     return depth
 
 
-def _check_repairable(faults: Sequence[Fault]) -> None:
+def remedy(root: Path, fault: Fault) -> str | None:
+    """Return what to do about a fault that no repair mends; None: a repair mends it."""
+    if fault.kind == "record" and fault.view_set == "source":
+        return "build the view sets again, into another --out"
+    if fault.kind in ("plan", "gone"):
+        return f"viewstore rm {root} {fault.view_set}, then build it again"
+    return None
+
+
+def _check_repairable(root: Path, faults: Sequence[Fault]) -> None:
     for fault in faults:
-        if fault.kind == "plan" or (fault.kind == "record" and fault.view_set == "source"):
+        fix = remedy(root, fault)
+        if fix is not None and fault.kind != "gone":
             raise FormatError(
                 f"cannot be repaired: {fault.what}",
                 where=fault.path,
                 why="shards are rebuilt from this record",
-                fix="build the store again",
+                fix=fix,
             )
 
 

@@ -84,12 +84,20 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     else:
         mend = f"viewstore verify {store} --repair"
         faults = _verify_here(terminal, local_path(store), options)
+        mend = _remedy(local_path(store), faults) or mend
     text = "\n".join(map(str, faults)) or f"{store} is whole"
     if faults and not options["repair"]:
         them = "it" if len(faults) == 1 else "them"
         text += f"\n{counted(len(faults), 'fault')}; mend {them} with: {mend}"
     terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
     return int(bool(faults))
+
+
+def _remedy(store: Path, faults: list[Fault]) -> str | None:
+    """Return what to do first where a fault is beyond repair."""
+    from viewstore.build.repair import remedy
+
+    return next(filter(None, (remedy(store, fault) for fault in faults)), None)
 
 
 def _verify_here(terminal: Terminal, store: Path, options: dict[str, Any]) -> list[Fault]:

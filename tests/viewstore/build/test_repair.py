@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import viewstore
+from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair, withdraw
@@ -268,3 +269,33 @@ def test_views_of_an_older_generator_are_not_rebuilt_as_other_ones(
     with pytest.raises(UnavailableError, match=r"generator simclr was \d, is \d"):
         repair(store.root, faults)
     assert faults_of(store) == faults
+
+
+def test_a_shard_of_which_every_sample_failed_is_no_fault(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images" / "cat", bad=(4, 5))
+    store = tmp_path / "s"
+    build_small(store, str(images), shard_rows=2, on_error="skip")
+    assert statuses(store)[4:6] == [4, 4]
+    assert list(verify(store, level="content")) == []
+    assert mended(store, "--failed") == 0
+
+
+@pytest.mark.parametrize("damaged", ["plan.json", "the folder", "the sources"])
+def test_what_no_repair_mends_is_not_told_to_be_repaired(
+    store: StorePaths, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    view_set = store.view_set("second")
+    if damaged == "the folder":
+        shutil.rmtree(view_set.root)
+    else:
+        path = view_set.plan if damaged == "plan.json" else store.sources_record
+        path.chmod(0o644)
+        path.write_bytes(b"{}")
+    code, out, _ = run(capsys, "verify", store.root)
+    assert (code, "--repair" in out) == (1, False)
+    if damaged == "the sources":
+        assert out.endswith("mend it with: build the view sets again, into another --out\n")
+        return
+    assert out.endswith(f"mend it with: viewstore rm {store.root} second, then build it again\n")
+    assert run(capsys, "rm", store.root, "second")[0] == 0
+    assert run(capsys, "verify", store.root)[0] == 0
