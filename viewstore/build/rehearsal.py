@@ -17,21 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import adopt_sources
+from viewstore.build.adopt import adopt_sources, check_same_generator
 from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.rows import build_rows
 from viewstore.build.run import build, check_out
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
-from viewstore.errors import ConfigError, StoppedError
+from viewstore.errors import StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
 from viewstore.sources.record import read_sources
-from viewstore.sources.table import SourceTable, take_rows
+from viewstore.sources.table import take_rows
 from viewstore.store.committed import committed_shards, read_plan
-from viewstore.store.store import open_store
+from viewstore.store.store import Store, open_store
 
 PERCENTILES = (10, 50, 90)
 STRETCHES = 8
@@ -96,7 +96,7 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     """
     check_out(request.out)
     paths = StorePaths(request.out)
-    table, shard_rows = _rows(request, paths, progress or Silent())
+    table, _ = build_rows(request, paths, progress or Silent(), keep=False)
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
@@ -104,7 +104,9 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         clock = _Clock(progress or Silent(), request.name)
         with _nothing_kept():
             build(_scratch_request(request, paths, scratch), clock)
-        view_set = open_store(scratch).view_sets[request.name]
+        trial = open_store(scratch)
+        view_set = trial.view_sets[request.name]
+        shard_rows = _shard_rows(request, paths, trial, len(table.keys))
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
     committed = set(committed_shards(paths.view_set(request.name)))
@@ -131,12 +133,17 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     return found
 
 
-def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
-    """Return the rows of the whole build, and the rows of a shard."""
-    table, _ = build_rows(request, paths, progress, keep=False)
+def _shard_rows(request: BuildRequest, paths: StorePaths, trial: Store, rows: int) -> int:
+    """Return the rows of a shard of the whole build.
+
+    The view set that is built first decides them for a new store: that which another starts from.
+    """
     if paths.sources_record.is_file():
-        return table, read_sources(paths)[1]
-    return table, request.shard_rows or choose_shard_rows(len(table.keys))
+        return read_sources(paths)[1]
+    plan = trial.view_sets[request.name].plan
+    if plan.parent is not None:
+        plan = trial.view_sets[plan.parent["view_set"]].plan
+    return request.new_shard_rows(rows, views=plan.views, height=plan.height, width=plan.width)
 
 
 @contextlib.contextmanager
@@ -159,12 +166,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
     changes: dict[str, object] = {}
     if own.plan.is_file():
         stored = read_plan(own)
-        if stored.generator["name"] != request.generator:
-            raise ConfigError(
-                f"view set {request.name} was begun with generator {stored.generator['name']}",
-                code="VS103",
-                fix="name another --view-set",
-            )
+        check_same_generator(own, stored, request.generator)
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
         changes["codec"] = request.codec or stored.codec["name"]

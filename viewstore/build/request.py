@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from viewstore.build.compose import OnError
 from viewstore.build.roles import WeightFiles
+from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError
 from viewstore.format.manifest import Manifest
 from viewstore.format.plan import Plan, checked_seed
@@ -65,11 +67,17 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
+        if not 0 <= self.grace_seconds < math.inf:
+            raise ConfigError(f"grace must be 0 seconds or more, got {self.grace_seconds}")
 
     @property
     def name(self) -> str:
         """Name of the view set."""
-        return self.view_set or self.generator
+        return self.generator if self.view_set is None else self.view_set
+
+    def new_shard_rows(self, rows: int, *, views: int, height: int, width: int) -> int:
+        """Return the rows of a shard of a new store, for the views of its first view set."""
+        return self.shard_rows or choose_shard_rows(rows, views * height * width * 3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def build_rows(
             progress=progress,
             keep=keep,
         ), ()
-    spec = request.source or DEFAULT_SOURCE
+    spec = DEFAULT_SOURCE if request.source is None else request.source
     progress.note(f"reading the source {spec}")
     source = _new_source(request, spec, request.limit, progress)
     if source.skipped:

@@ -6,6 +6,7 @@ The command line and tests call `build` with a BuildRequest; `repair` calls `bui
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewstore.build import compose
-from viewstore.build.adopt import adopt_plan, adopt_sources, fixed_sources
+from viewstore.build.adopt import (
+    adopt_plan,
+    adopt_sources,
+    check_same_generator,
+    fixed_sources,
+)
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest, Built, wanted_shards
-from viewstore.build.roles import load_models, packaged_roles
+from viewstore.build.roles import check_unneeded, load_models, packaged_roles
 from viewstore.build.rows import build_rows, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
-from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
@@ -63,6 +68,7 @@ def build(
     with disk.explained(request.out):
         check_out(request.out)
         make_settings(request.generator, request.settings)  # refused before anything is read
+        _check_files(request)
         if table is None:
             table, skipped = build_rows(request, paths, progress)
         plan, parent = _plan(request, paths, table, progress)
@@ -78,6 +84,19 @@ def build(
             skipped=skipped,
             parent=parent,
         )
+
+
+def _check_files(request: BuildRequest) -> None:
+    """Raise ConfigError if a network is given that no view set of this build is made with."""
+    from viewstore.generators import settings_class
+
+    needs: set[str] = set()
+    name: str | None = request.generator
+    while name is not None:
+        kind = settings_class(name)
+        needs.update(kind.NEEDS)
+        name = kind.PARENT
+    check_unneeded(request.generator, needs, request.files)
 
 
 def check_out(out: Path) -> None:
@@ -193,6 +212,8 @@ def _plan(
     """Adopt the plan of the request; build the view set that it starts from, if that is missing."""
     view_set = paths.view_set(request.name)
     stored = read_plan(view_set) if view_set.plan.is_file() else None
+    if stored is not None:
+        check_same_generator(view_set, stored, request.generator)
     settings = _settings(request, stored)
     parent = built = None
     if settings.PARENT is not None:
@@ -221,12 +242,16 @@ def _plan(
         progress=progress,
     )
     resolved = settings.resolve(context)
-    row_bytes = resolved.views * resolved.height * resolved.width * 3
-
-    def shard_rows_of(rows: int) -> int:
-        return request.shard_rows or choose_shard_rows(rows, row_bytes)
-
-    shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
+    shard_rows, sources_id = fixed_sources(
+        paths,
+        table,
+        functools.partial(
+            request.new_shard_rows,
+            views=resolved.views,
+            height=resolved.height,
+            width=resolved.width,
+        ),
+    )
     plan = compose.make_plan(
         resolved,
         context,

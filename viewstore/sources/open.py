@@ -27,6 +27,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     try:
+        if not spec:  # of a shell variable that is not set, and not the folder one is in
+            raise no_source(spec, "its name is empty")
         kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()
