@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import FILE, ONE_VIEW_SET
+from viewstore.cli.options import FILE, ONE_VIEW_SET, check_suffix
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from viewstore.store.store import Store
     from viewstore.store.view_set import ViewSet
+
+SUFFIXES = {"sheet": (".png",), "html": (".html", ".htm")}  # of the files that inspect draws
 
 
 @command("inspect", example="viewstore inspect views --sheet views.png --random -n 20")
@@ -151,6 +153,7 @@ def _draw(
             continue
         if path.is_dir():
             raise ConfigError(f"--{name} must name a file, and {path} is a folder", where=str(path))
+        check_suffix(f"--{name}", path, SUFFIXES[name])
         if name == "sheet":
             from viewstore.inspect.sheet import draw_sheet
 

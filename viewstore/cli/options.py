@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ WEIGHTS = tuple(
     click.option(f"--{name}", type=FILE, metavar="FILE", help=role.help)
     for name, role in ROLES.items()
 )
+
+
+def check_suffix(option: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Raise ConfigError unless the name of a file to write says what will be in it."""
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{option} must end in {', '.join(suffixes)}, got {path.name!r}", where=str(path)
+        )
 
 
 def weight_files(options: Mapping[str, Any]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from viewstore.cli.command import command
-from viewstore.cli.options import FILE
+from viewstore.cli.options import FILE, check_suffix
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
@@ -52,6 +52,7 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     opened = open_store(store)
     terminal.store_id = opened.store_id
     chosen = chosen_view_set(opened, options["view_set"], purpose="replay")
+    check_suffix("--out", options["out"], (".png",))
     row = opened.keys.find(key)
     if view >= chosen.num_views:
         raise ConfigError(
