@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, UnavailableError, nearest
 from viewstore.loaders.render.colours import recolour
 
 # Of colour values in [0, 1], as in timm and torchvision.
@@ -38,10 +38,11 @@ class ViewParams(Mapping[str, Tensor]):
         return name in self._columns
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a column, [B, ...]. Raises KeyError."""
+        """Return a column, [B, ...]. Raises KeyError: the view has none of this name."""
         if name not in self._found:
             if name not in self._columns:
-                raise KeyError(name)
+                hint = nearest(name, list(self._columns))
+                raise KeyError(f"there is no params column {name!r}; {hint}")
             self._found[name] = self._gather(name)
         return self._found[name]
 

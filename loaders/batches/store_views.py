@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from viewstore.errors import ConfigError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.asked import AnyViews, as_views
@@ -31,11 +32,13 @@ def opened(store: StoreOrPath | Sequence[StoreOrPath]) -> tuple[list[Store], boo
     """Return the stores that are given or lie at paths or URLs, and whether they were a list.
 
     Raises:
-        ConfigError: There is no store at a path.
+        ConfigError: There is no store at a path, or something else was given.
     """
     if isinstance(store, str | Path):
         return [open_store(store)], False
     if not isinstance(store, Sequence):
+        if not hasattr(store, "view_sets"):  # `train --source` has something else that has them
+            raise ConfigError(f"a store must be a Store, a path or a URL, got {store!r}")
         return [store], False
     return [each for one in store for each in opened(one)[0]], True
 

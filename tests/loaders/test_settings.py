@@ -133,3 +133,16 @@ def test_cache_settings_have_defaults_and_know_the_home(
     assert CacheSettings(limit_bytes=0).directory == tmp_path / "cache"
     assert CacheSettings.from_environment().directory == tmp_path / "cache"
     assert CacheSettings(directory="c").directory == Path("c")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [3, None, {}])
+def test_what_is_no_store_is_refused_by_name(given: object) -> None:
+    with pytest.raises(ConfigError, match="a store must be a Store, a path or a URL, got"):
+        make(given)
+
+
+def test_a_column_that_a_view_lacks_is_named_with_the_nearest(digits: Store) -> None:
+    params = next(iter(make(digits))).views[0].params
+    with pytest.raises(KeyError, match="there is no params column 'crop_bx'; did you mean 'crop_"):
+        params["crop_bx"]
+    assert params.get("crop_bx") is None

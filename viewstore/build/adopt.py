@@ -127,14 +127,25 @@ def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
     """Raise ConfigError unless `plan` is the one that is fixed."""
     stored = read_plan(paths)
     if stored.id != plan.id:
-        raise ConfigError(
-            f"view set {plan.view_set} was begun with other settings: "
-            f"{', '.join(plan_differences(stored, plan))}",
-            code="VS103",
-            where=str(paths.plan),
-            why="a view set keeps the settings it was begun with",
-            fix="leave out what differs, or build into another --view-set",
-        )
+        raise _other_settings(paths, plan.view_set, ", ".join(plan_differences(stored, plan)))
+
+
+def check_same_generator(paths: ViewSetPaths, stored: Plan, generator: str) -> None:
+    """Raise ConfigError unless the plan that is fixed is of this generator."""
+    begun_with = stored.generator["name"]
+    if begun_with != generator:
+        differs = f"generator was {begun_with}, is {generator}"
+        raise _other_settings(paths, stored.view_set, differs)
+
+
+def _other_settings(paths: ViewSetPaths, name: str, differs: str) -> ConfigError:
+    return ConfigError(
+        f"view set {name} was begun with other settings: {differs}",
+        code="VS103",
+        where=str(paths.plan),
+        why="a view set keeps the settings it was begun with",
+        fix="leave out what differs, or build into another --view-set",
+    )
 
 
 def fixed_sources(

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from viewstore.build.adopt import adopt_sources, fixed_sources, planned_shard_rows
+from viewstore.build.adopt import adopt_sources, check_same_generator, fixed_sources
 from viewstore.build.request import BuildRequest, wanted_shards
-from viewstore.build.rows import build_rows
+from viewstore.build.rows import build_rows, shard_rows_of
 from viewstore.build.run import build, check_out
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
-from viewstore.errors import ConfigError, StoppedError
+from viewstore.errors import StoppedError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
 from viewstore.sources.table import SourceTable, take_rows
 from viewstore.store.committed import committed_shards, read_plan
-from viewstore.store.store import open_store
+from viewstore.store.store import Store, open_store
 
 PERCENTILES = (10, 50, 90)
 STRETCHES = 8
@@ -95,7 +95,7 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     """
     check_out(request.out)
     paths = StorePaths(request.out)
-    table, shard_rows = _rows(request, paths, progress or Silent())
+    table, _ = build_rows(request, paths, progress or Silent(), keep=False)
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
@@ -103,7 +103,9 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         clock = _Clock(progress or Silent(), request.name)
         with _nothing_kept():
             build(_scratch_request(request, paths, scratch), clock)
-        view_set = open_store(scratch).view_sets[request.name]
+        trial = open_store(scratch)
+        view_set = trial.view_sets[request.name]
+        shard_rows = _shard_rows(request, paths, trial, table)
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
         costs = codec_costs(view_set, plan=plan)
     committed = set(committed_shards(paths.view_set(request.name)))
@@ -130,15 +132,16 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
     return found
 
 
-def _rows(request: BuildRequest, paths: StorePaths, progress: Progress) -> tuple[SourceTable, int]:
-    """Return the rows of the whole build, and the rows of a shard."""
-    table, _ = build_rows(request, paths, progress, keep=False)
+def _shard_rows(request: BuildRequest, paths: StorePaths, trial: Store, table: SourceTable) -> int:
+    """Return the rows of a shard of the whole build.
 
-    def shard_rows_of(rows: int) -> int:
-        return request.shard_rows or planned_shard_rows(paths) or choose_shard_rows(rows)
-
-    shard_rows, _ = fixed_sources(paths, table, shard_rows_of)
-    return table, shard_rows
+    The view set that is built first decides them for a new store: that which another starts from.
+    """
+    plan = trial.view_sets[request.name].plan
+    if plan.parent is not None:
+        plan = trial.view_sets[plan.parent["view_set"]].plan
+    choose = shard_rows_of(request, paths, views=plan.views, height=plan.height, width=plan.width)
+    return fixed_sources(paths, table, choose)[0]
 
 
 @contextlib.contextmanager
@@ -161,12 +164,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
     changes: dict[str, object] = {}
     if own.plan.is_file():
         stored = read_plan(own)
-        if stored.generator["name"] != request.generator:
-            raise ConfigError(
-                f"view set {request.name} was begun with generator {stored.generator['name']}",
-                code="VS103",
-                fix="name another --view-set",
-            )
+        check_same_generator(own, stored, request.generator)
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
         changes["codec"] = request.codec or stored.codec["name"]

@@ -66,8 +66,8 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
-        if math.isnan(self.grace_seconds) or self.grace_seconds < 0:
-            raise ConfigError(f"grace_seconds must be at least 0, got {self.grace_seconds}")
+        if not 0 <= self.grace_seconds < math.inf:
+            raise ConfigError(f"grace must be 0 seconds or more, got {self.grace_seconds}")
         if self.workers < 0:  # a pool of none would wait for ever
             raise ConfigError(f"workers must be at least 0, got {self.workers}")
 

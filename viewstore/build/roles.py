@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,16 @@ def packaged_roles(needs: Sequence[str], files: WeightFiles) -> frozenset[str]:
     return frozenset(
         role for role in needs if role not in files and weight_file(role, files) is not None
     )
+
+
+def check_unneeded(generator: str, needs: Collection[str], files: WeightFiles) -> None:
+    """Raise ConfigError if a file of a role is given that no build of this generator reads."""
+    unneeded = [f"--{role}" for role in files if role not in needs]
+    if unneeded:
+        raise ConfigError(
+            f"{' and '.join(unneeded)} cannot be given: {generator} takes no such network",
+            fix="leave it out, or choose another --generator",
+        )
 
 
 def no_file(role: str, path: Path) -> ConfigError:

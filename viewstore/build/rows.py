@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from viewstore.build.adopt import rows_are_fixed, stored_rows
+from viewstore.build.adopt import planned_shard_rows, rows_are_fixed, stored_rows
 from viewstore.build.request import BuildRequest
+from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import counted
 from viewstore.format.paths import StorePaths
 from viewstore.progress import Progress, tracked
@@ -84,3 +85,15 @@ def whole_source(request: BuildRequest, paths: StorePaths) -> Callable[[], Sourc
     if request.source is None and rows_are_fixed(paths):
         spec = read_sources(paths)[0].spelling
     return lambda: open_source(spec, on_error="skip").table
+
+
+def shard_rows_of(
+    request: BuildRequest, paths: StorePaths, *, views: int, height: int, width: int
+) -> Callable[[int], int]:
+    """Return what says for a number of rows how many a shard has.
+
+    That is what the user gives, what the view sets of a store that lost its rows know, or for a
+    new store what suits the views of its first view set.
+    """
+    known = request.shard_rows or planned_shard_rows(paths)
+    return lambda rows: known or choose_shard_rows(rows, views * height * width * 3)

@@ -18,16 +18,15 @@ from viewstore.build.adopt import (
     adopt_plan,
     adopt_sources,
     check_plan,
+    check_same_generator,
     fixed_sources,
-    planned_shard_rows,
 )
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest, Built, wanted_shards
-from viewstore.build.roles import load_models, packaged_roles
-from viewstore.build.rows import build_rows, whole_source
+from viewstore.build.roles import check_unneeded, load_models, packaged_roles
+from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
-from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
@@ -70,6 +69,7 @@ def build(
         check_out(request.out)
         check_view_set_name(request.name)
         make_settings(request.generator, request.settings)  # refused before anything is read
+        _check_files(request)
         if table is None:
             table, skipped = build_rows(request, paths, progress)
         plan, parent = _plan(request, paths, table, progress)
@@ -85,6 +85,19 @@ def build(
             skipped=skipped,
             parent=parent,
         )
+
+
+def _check_files(request: BuildRequest) -> None:
+    """Raise ConfigError if a network is given that no view set of this build is made with."""
+    from viewstore.generators import settings_class
+
+    needs: set[str] = set()
+    name: str | None = request.generator
+    while name is not None:
+        kind = settings_class(name)
+        needs.update(kind.NEEDS)
+        name = kind.PARENT
+    check_unneeded(request.generator, needs, request.files)
 
 
 def check_out(out: Path) -> None:
@@ -200,6 +213,8 @@ def _plan(
     """Adopt the plan of the request; build the view set that it starts from, if that is missing."""
     view_set = paths.view_set(request.name)
     stored = read_plan(view_set) if view_set.plan.is_file() else None
+    if stored is not None:
+        check_same_generator(view_set, stored, request.generator)
     settings = _settings(request, stored)
     parent = built = None
     if settings.PARENT is not None:
@@ -228,13 +243,10 @@ def _plan(
         progress=progress,
     )
     resolved = settings.resolve(context)
-    row_bytes = resolved.views * resolved.height * resolved.width * 3
-
-    def shard_rows_of(rows: int) -> int:
-        known = request.shard_rows or planned_shard_rows(paths)
-        return known or choose_shard_rows(rows, row_bytes)
-
-    shard_rows, sources_id = fixed_sources(paths, table, shard_rows_of)
+    choose = shard_rows_of(
+        request, paths, views=resolved.views, height=resolved.height, width=resolved.width
+    )
+    shard_rows, sources_id = fixed_sources(paths, table, choose)
     plan = compose.make_plan(
         resolved,
         context,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -71,8 +72,8 @@ def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN
     load = os.getloadavg()[0]
     if load >= QUIET_LOAD:
         terminal.warn(f"the load is {load:.1f}: other processes take a share of these figures")
-    if options["seconds"] <= 0:
-        raise ConfigError(f"--seconds must be above 0, got {options['seconds']}")
+    if not 0 < options["seconds"] < math.inf:
+        raise ConfigError(f"--seconds must be above 0 and finite, got {options['seconds']}")
     groups = _groups(opened, options["views"])
     threads = options["threads"] or len(os.sched_getaffinity(0))
     files = [shard.path for each in opened.view_sets.values() for shard in each.shards.values()]

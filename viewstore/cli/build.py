@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from viewstore.store.view_set import ViewSet
 
 SHOWN = 5  # keys of failed samples that are named
+DRY_RUN_SAMPLES = 64
 
 _MAX_MISSED = click.option(
     "--max-missed",
@@ -160,10 +162,8 @@ class _GeneratorOption(click.Option):
 @click.option(
     "--sample",
     type=click.IntRange(min=2),
-    default=64,
-    show_default=True,
     metavar="N",
-    help="Let --dry-run try N samples.",
+    help=f"Let --dry-run try N samples.  [default: {DRY_RUN_SAMPLES}]",
 )
 @options_of(_OPTIONS)
 def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
@@ -181,10 +181,12 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         return 0
     sample = options.pop("sample")
     if not options.pop("dry_run"):
+        if sample is not None:
+            raise ConfigError("--sample has no effect without --dry-run", fix="add --dry-run")
         return _build(terminal, options)
     from viewstore.cli.costs import dry_run
 
-    terminal.result(*dry_run(_request(options), sample, terminal))
+    terminal.result(*dry_run(_request(options), sample or DRY_RUN_SAMPLES, terminal))
     return 0
 
 
@@ -248,11 +250,14 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
         lines.append(f"{name}: {len(shards)} of {counted(plan.shards, 'shard')}")
         if missing and left:
             lines.append("  missing: " + ",".join(map(str, left)))
+    gone = [] if view_set else _gone(store, facts)
+    lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
     unpublished = _unpublished(store, facts)
     if unpublished:
         lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
-    terminal.result({"view_sets": facts, "unpublished": unpublished}, "\n".join(lines))
-    return int(any(entry["missing"] for entry in facts.values()))
+    found = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
+    terminal.result(found, "\n".join(lines))
+    return int(bool(gone) or any(entry["missing"] for entry in facts.values()))
 
 
 def _no_view_sets(store: Path) -> ConfigError:
@@ -267,13 +272,22 @@ def _no_view_sets(store: Path) -> ConfigError:
     return ConfigError(what, code="VS202", where=str(store), why=why, fix=fix)
 
 
-def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
-    """Return the view sets that are built and not yet in the manifest as they are."""
+def _published(store: Path) -> Mapping[str, Any]:
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import read_manifest
 
     manifest = read_manifest(StorePaths(store))
-    published = {} if manifest is None else manifest.view_sets
+    return {} if manifest is None else manifest.view_sets
+
+
+def _gone(store: Path, facts: dict[str, Any]) -> list[str]:
+    """Return the view sets that the manifest names and this disk has not."""
+    return sorted(set(_published(store)) - set(facts))
+
+
+def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
+    """Return the view sets that are built and not yet in the manifest as they are."""
+    published = _published(store)
     return [name for name, entry in facts.items() if not entry["missing"] and name not in published]
 
 

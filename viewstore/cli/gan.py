@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
-from viewstore.cli.options import FILE, NUMBER, POSITIVE
+from viewstore.cli.options import FILE, NUMBER, POSITIVE, check_file
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
 
@@ -149,10 +149,7 @@ def sample(
         raise ConfigError("--seed belongs to --n")
     if not np.isfinite(truncation):
         raise ConfigError(f"--truncation must be finite, got {truncation}")
-    if out.suffix.lower() not in (ARRAYS, *PICTURES):
-        raise ConfigError(
-            f"--out must end in {ARRAYS}, {', '.join(PICTURES)}, got {out.name!r}", where=str(out)
-        )
+    check_file("--out", out, (ARRAYS, *PICTURES))
     check_out(out)
     network = open_generator(gan_file or packaged_weights("gan"), terminal).network
     codes = _codes(network, **latents)

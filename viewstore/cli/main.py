@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 done, the answer is no; 2 settings; 3 cannot; 4 stopped, r
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -68,6 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     run. Without `arguments` the process ends here, and ignores later signals.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _name_crashes()
     terminal = Terminal(arguments=given)
     code: int | None = None
     try:
@@ -77,6 +81,12 @@ def main(arguments: list[str] | None = None) -> None:
         if code is None:
             code = _failed(terminal, _stopped(stopped))
     sys.exit(code)
+
+
+def _name_crashes() -> None:
+    """Let a crash, as of a shard that was cut while it was mapped, end with a line and a stack."""
+    with contextlib.suppress(RuntimeError, OSError, ValueError):  # stderr is closed or no file
+        faulthandler.enable()
 
 
 def _stopped(stopped: Stopped) -> StoppedError:

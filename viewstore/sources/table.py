@@ -182,7 +182,7 @@ def refuse(
             code="VS205",
             where=where,
             why=str(error),
-            fix="mend the file, or leave such images out with --on-error skip",
+            fix="mend the file, or move it away; build leaves such images out with --on-error skip",
         ) from error
     skipped.append((key, str(error)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -43,9 +44,8 @@ class Recorded(Protocol):
 def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None) -> Pixels:
     """Return a view made anew, as `ViewSet.replay` says."""
     plan = view_set.plan
-    for name, number, count in (("row", row, plan.rows), ("view", view, plan.views)):
-        if not 0 <= number < count:
-            raise IndexError(f"{name} must be in [0, {count}), got {number}")
+    row = _number("row", row, plan.rows)
+    view = _number("view", view, plan.views)
     where = f"view {view} of row {row} of {plan.view_set}"
     status = _stored(view_set, "status", row, view)
     if status not in MADE:
@@ -75,6 +75,17 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
         pixels = decode(_stored(view_set, "latent", row, view))
     stored: Pixels = view_set.codec.roundtrip(pixels[None])[0]
     return stored
+
+
+def _number(name: str, given: object, count: int) -> int:
+    """Return a number below `count`, of whatever type of integer it is."""
+    try:
+        number = operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{name} must be a number from 0, got {given!r}") from None
+    if not 0 <= number < count:
+        raise IndexError(f"{name} must be in [0, {count}), got {number}")
+    return number
 
 
 def _stored(view_set: Recorded, name: str, row: int, view: int) -> Any:  # noqa: ANN401

@@ -97,8 +97,9 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFa
         array = values[column.name]
         if column.views:
             array = array[:, list(column.views)]
-        flat = array[good].reshape(int(good.sum()), -1)
-        if flat.size and column.missing(flat).all(axis=1).any():
+        made = array[good]
+        missing = column.missing(made).all(axis=tuple(range(1, made.ndim)))
+        if made.size and missing.any():
             yield "params", f"column {column.name} has rows that were never written"
 
 

@@ -276,3 +276,12 @@ def test_views_of_an_older_generator_are_not_rebuilt_as_other_ones(
     with pytest.raises(UnavailableError, match=r"generator simclr was \d, is \d"):
         repair(store.root, faults)
     assert faults_of(store) == faults
+
+
+def test_a_shard_of_which_every_sample_failed_is_no_fault(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images" / "cat", bad=(4, 5))
+    store = tmp_path / "s"
+    build_small(store, str(images), shard_rows=2, on_error="skip")
+    assert statuses(store)[4:6] == [4, 4]
+    assert list(verify(store, level="content")) == []
+    assert mended(store, "--failed") == 0

@@ -170,3 +170,49 @@ def test_rows_are_read_once_for_a_build_and_its_parent(
     assert np.all(viewstore.open(tmp_path / "s").labels[:2] >= 0)
     assert ROWS
     assert StorePaths(tmp_path / "s").sources_record.is_file()
+
+
+def test_a_dry_run_chooses_the_shards_by_the_size_of_the_views_as_the_build_does(
+    tmp_path: Path, source: str
+) -> None:
+    request = BuildRequest(
+        generator="simclr",
+        out=tmp_path / "s",
+        source=source,
+        settings={"views": 2, "height": 3000, "width": 3000},
+        codec="jpg",
+        limit=2,
+        workers=1,
+    )
+    assert rehearse(request, 2).plan.shard_rows == build(request).plan.shard_rows == 16
+
+
+def test_a_view_set_of_another_generator_is_refused_before_the_parent_is_built(
+    tmp_path: Path,
+) -> None:
+    build_small(tmp_path / "s", "digits", limit=2)
+    request = BuildRequest(generator="w-search", out=tmp_path / "s", view_set="simclr", workers=1)
+    for refused in (build, lambda request: rehearse(request, 2)):
+        with pytest.raises(ConfigError, match="generator was simclr, is w-search"):
+            refused(request)
+    assert [path.name for path in (tmp_path / "s" / "views").iterdir()] == ["simclr"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "role", "refused"),
+    [("simclr", "gan", True), ("dino", "inverter", True), ("w-perturb", "inverter", False)],
+)
+def test_a_network_that_nothing_of_a_build_takes_is_refused(
+    tmp_path: Path, source: str, generator: str, role: str, refused: bool
+) -> None:
+    request = BuildRequest(
+        generator=generator,
+        out=tmp_path / "s",
+        source=source,
+        files={role: tmp_path / "none"},
+        workers=1,
+    )
+    said = f"--{role} cannot be given: {generator} takes no such network"
+    with pytest.raises(ConfigError, match=said if refused else "makes images of|there is no"):
+        build(request)
+    assert not (tmp_path / "s").exists()

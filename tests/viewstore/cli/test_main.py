@@ -263,3 +263,15 @@ def test_options_with_a_form_of_their_own() -> None:
             parse_shards(text)
     with pytest.raises(ConfigError, match="given twice"):
         parse_assignments(("a=1", "a=2"))
+
+
+def test_a_crash_ends_with_a_line_and_a_stack() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from viewstore.cli.main import main\n"
+        "sys.argv = ['viewstore', '--version']\n"
+        "try:\n    main()\nfinally:\n    os.kill(os.getpid(), signal.SIGBUS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGBUS
+    assert done.stderr.startswith("Fatal Python error: Bus error")

@@ -157,3 +157,66 @@ def test_a_filter_with_a_number_beyond_all_is_refused(
     assert code == 2
     assert "beyond 1e308" in err
     assert run(capsys, *arguments, "--where", f"blur < {'9' * 30}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--sample", "9"), "--sample has no effect without --dry-run"),
+        (("--gan", "none"), "--gan cannot be given: simclr takes no such network"),
+        (("--source", ""), "source  cannot be used"),
+        (("--view-set", ""), "view set name must match"),
+        (("--grace", "nan"), "grace must be 0 seconds or more, got nan"),
+        (("--grace", "-1"), "grace must be 0 seconds or more, got -1.0"),
+        (("--grace", "inf"), "grace must be 0 seconds or more, got inf"),
+    ],
+)
+def test_build_ignores_no_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run(
+        capsys, "build", "--generator", "simclr", "-j", "1", "-o", tmp_path / "s", *options
+    )
+    assert code == 2
+    assert said in err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0"])
+def test_no_time_is_not_measured_for(
+    store: Path, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    code, _, err = run(capsys, "bench", store, "--seconds", seconds)
+    assert (code, "--seconds must be above 0 and finite" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay", "0", "0", "-o", "v.jpg"), "--out must end in .png, got 'v.jpg'"),
+        (("inspect", "--sheet", "s.jpg"), "--sheet must end in .png, got 's.jpg'"),
+        (("inspect", "--html", "r.png"), "--html must end in .html, .htm, got 'r.png'"),
+    ],
+)
+def test_a_picture_is_written_to_no_name_of_another_kind_of_file(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, arguments[0], store, *arguments[1:])
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert said in err
+
+
+def test_status_names_a_view_set_that_is_gone_from_disk(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_small(tmp_path / "s", source)
+    build_small(tmp_path / "s", source, view_set="second")
+    shutil.rmtree(tmp_path / "s" / "views" / "second")
+    code, out, _ = run(capsys, "status", tmp_path / "s")
+    assert code == 1
+    assert f"second: gone from disk; viewstore rm {tmp_path / 's'} second forgets it" in out

@@ -82,3 +82,11 @@ def test_a_view_set_that_was_read_and_pickled_replays(raw_store: Store) -> None:
     assert len(raw) < read.num_bytes
     assert np.array_equal(view_set.replay(3, 1), view_set[3][1])
     assert pickle.loads(pickle.dumps(raw_store)).view_sets["simclr"].params["status"].all()
+
+
+def test_numbers_of_any_type_are_taken_and_nothing_else(raw_store: Store) -> None:
+    view_set = raw_store.view_sets["simclr"]
+    assert np.array_equal(view_set.replay(np.int64(3), np.uint8(1)), view_set[3][1])
+    for row, view in (("3", 0), (0.5, 0), (0, None)):
+        with pytest.raises(ConfigError, match="must be a number from 0, got"):
+            view_set.replay(row, view)  # type: ignore[arg-type]
