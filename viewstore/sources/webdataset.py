@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 import mmap
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def scan_tars(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     follows; else at its last one, so that img_0.5.jpg and img_0.6.jpg are two samples.
     """
     scan = _Scan(on_error=on_error)
-    for path in map(Path, tar_files(spec)):
+    for path in _tar_paths(spec):
         try:
             missing = not path.is_file()
         except OSError as error:  # too long a name, a folder that may not be searched
@@ -82,18 +83,24 @@ def tar_files(spec: str) -> list[str]:
     Those of braces come in their order; those of a folder, or of `*`, `?` and `[]` in the name of
     a file, in the order of their names.
     """
+    return [str(path) for path in _tar_paths(spec)]
+
+
+def _tar_paths(spec: str) -> Iterator[Path]:
+    """Yield the paths of `tar_files` one by one: of a million, the first may be missing."""
     if Path(spec).is_file():
-        paths = [spec]
+        paths: Iterable[str | Path] = [spec]
     elif Path(spec).is_dir():
-        paths = sorted(str(path) for path in Path(spec).iterdir() if _is_visible_tar(path))
+        paths = sorted(path for path in Path(spec).iterdir() if _is_visible_tar(path))
     else:
         patterns = expand_braces(spec)
         if {*WILDCARDS} & {*spec} and len(patterns) > MOST_SEARCHED:
             raise no_source(
                 spec, f"braces beside *, ? or [] must stand for at most {MOST_SEARCHED} patterns"
             )
-        paths = [path for pattern in patterns for path in _matching(pattern)]
-    return [str(Path(path).absolute()) for path in paths]
+        paths = itertools.chain.from_iterable(map(_matching, patterns))
+    for path in paths:
+        yield Path(path).absolute()
 
 
 def _matching(pattern: str) -> list[str]:

