@@ -115,7 +115,7 @@ def _keyed_noises(tensors: dict[str, FileTensor]) -> dict[str, FileTensor]:
     names = sorted(
         (int(found[1]), found[2] == "1", name)
         for name in tensors
-        if (found := re.fullmatch(r"synthesis\.b(\d+)\.conv(\d)\.noise_strength", name))
+        if (found := re.fullmatch(r"synthesis\.b(\d{1,4})\.conv(\d)\.noise_strength", name))
     )
     noises = {}
     for number, (side, _, name) in enumerate(names):

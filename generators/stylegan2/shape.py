@@ -183,7 +183,7 @@ def infer(shapes: Mapping[str, Shape], kwargs: Mapping[str, Any]) -> Architectur
     mapping = _section(kwargs, "mapping_kwargs", MAPPING_KWARGS)
     synthesis = _section(kwargs, "synthesis_kwargs", SYNTHESIS_KWARGS)
     _known(kwargs, NETWORK_KWARGS, "constructor")
-    layers = _count(shapes, r"mapping\.fc(\d+)\.weight")
+    layers = _count(shapes, r"mapping\.fc(\d{1,4})\.weight")
     blocks = [_require(shapes, f"synthesis.b{size}.conv1.weight", 4)[0] for size in _sizes(shapes)]
     embed = shapes.get("mapping.embed.weight", (0, 0))
     if len(embed) != 2:
@@ -233,7 +233,7 @@ def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> list[int]:
-    pattern = r"synthesis\.b(\d+)\..*"
+    pattern = r"synthesis\.b(\d{1,4})\..*"
     sizes = sorted({int(m[1]) for name in shapes if (m := re.fullmatch(pattern, name))})
     if not 1 <= len(sizes) <= 9 or sizes != [4 << i for i in range(len(sizes))]:
         raise CheckpointError(f"block sizes must be 4, 8, ... up to at most 1024, got {sizes}")

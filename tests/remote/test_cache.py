@@ -286,6 +286,9 @@ def test_settings_come_from_the_environment(
     monkeypatch.setenv("VIEWSTORE_CACHE__LIMIT", "1.5 apples")
     with pytest.raises(ConfigError, match="a size such as 64GiB"):
         CacheSettings.from_environment()
+    monkeypatch.setenv("VIEWSTORE_CACHE__LIMIT", "7" * 5000)  # more than Python makes a number of
+    with pytest.raises(ConfigError, match="a size such as 64GiB"):
+        CacheSettings.from_environment()
     monkeypatch.setenv("VIEWSTORE_CACHE__LIMIT", "20GiB")
     monkeypatch.setenv("VIEWSTORE_CACHE__EVICTION", "lru")
     assert CacheSettings.from_environment() == CacheSettings(

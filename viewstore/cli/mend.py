@@ -190,7 +190,7 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
 
-    match = re.fullmatch(r"(\d+)([smhd])", older_than)
+    match = re.fullmatch(r"(\d{1,9})([smhd])", older_than)
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
     if not is_store(StorePaths(store)):

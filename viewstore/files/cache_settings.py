@@ -67,7 +67,7 @@ class CacheSettings:
 
 def parse_bytes(text: str) -> int:
     """Return the bytes that "500GB", "64GiB" or "1000" name."""
-    match = re.fullmatch(r"(\d+)\s*([kmgt]?i?)b?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18})\s*([kmgt]?i?)b?", text.strip().lower())
     if match is None or match[2] not in UNITS:
-        raise ConfigError(f"cache limit must be a size such as 64GiB, got {text!r}")
+        raise ConfigError(f"cache limit must be a size such as 64GiB, got {text[:100]!r}")
     return int(match[1]) * UNITS[match[2]]

@@ -411,7 +411,7 @@ def newest_round(store: Store, name: str) -> ViewSet:
     rounds: Mapping[int, str] = {
         int(match[1]): other
         for other in store.view_sets
-        if (match := re.fullmatch(re.escape(name) + r"-r(\d+)", other))
+        if (match := re.fullmatch(re.escape(name) + r"-r(\d{1,9})", other))
     }
     for number in sorted(rounds, reverse=True):
         if store.view_sets[rounds[number]].complete:
