@@ -94,15 +94,20 @@ def _alone(paths: StorePaths) -> Iterator[None]:
 
 
 def _check_no_child(paths: StorePaths, name: str, *, verb: str) -> None:
+    children = []
     for other in view_sets(paths):
         with contextlib.suppress(FormatError):  # a damaged plan is a fault of its own
             parent = read_plan(paths.view_set(other)).parent
             if parent is not None and parent["view_set"] == name:
-                raise ConfigError(
-                    f"view set {name!r} cannot be {verb}: {other!r} starts from it",
-                    why="a repair rebuilds its views from those it starts from",
-                    fix=f"take that one out first: viewstore rm {paths.root} {other}",
-                )
+                children.append(other)
+    if children:
+        start = "starts" if len(children) == 1 else "start"
+        commands = " && ".join(f"viewstore rm {paths.root} {child}" for child in children)
+        raise ConfigError(
+            f"view set {name!r} cannot be {verb}: {', '.join(map(repr, children))} {start} from it",
+            why="a repair rebuilds views from those they start from, which it finds by this name",
+            fix=f"leave it as it is, or give up the views that were made from it: {commands}",
+        )
 
 
 def _check_free(paths: StorePaths, plan: Plan, commits: Mapping[int, Commit]) -> None:

@@ -27,7 +27,7 @@ from viewstore.build.roles import check_unneeded, load_models, packaged_roles
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
-from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
+from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
@@ -258,11 +258,28 @@ def _plan(
         weights=weights,
     )
     check_size(plan)
+    if request.view_set is None and stored is None:
+        _check_not_renamed(paths, plan)
     wanted_shards(request, plan)  # refused before anything is written
     check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
     adopt_plan(view_set, plan)
     return plan, built
+
+
+def _check_not_renamed(paths: StorePaths, plan: Plan) -> None:
+    """Raise ConfigError if a view set that was renamed has the very views of a new plan."""
+    for name in view_sets(paths):
+        with contextlib.suppress(FormatError):  # a damaged plan is a fault of its own
+            other = read_plan(paths.view_set(name))
+            if other.made_as == plan.view_set and other.renamed(plan.view_set).id == plan.id:
+                raise ConfigError(
+                    f"the views of {plan.view_set} are there already: it was renamed to {name!r}",
+                    code="VS103",
+                    where=str(paths.view_set(name).root),
+                    fix=f"--view-set {name} goes on with them, --view-set {plan.view_set} makes "
+                    "them once more",
+                )
 
 
 def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
@@ -291,7 +308,7 @@ def _build_parent(
     parent = replace(
         request,
         generator=name,
-        view_set=None,
+        view_set=name,
         settings=settings,
         codec=None,
         only=None,

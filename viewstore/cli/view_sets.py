@@ -36,7 +36,8 @@ def remove(terminal: Terminal, store: Path, view_set: str) -> None:
 def rename(terminal: Terminal, store: Path, old: str, new: str) -> None:
     """Give the view set OLD the name NEW. Its views stay as they are.
 
-    Refused where another view set starts from it.
+    Refused where another view set starts from it. To build on, name it with --view-set NEW. A
+    training that shows it as OLD goes on only while it has that name.
     """
     from viewstore.build.rename import rename_view_set
 

@@ -107,6 +107,15 @@ def test_a_renamed_view_set_is_rebuilt_as_it_was(two: Path) -> None:
     assert sorted(path.name for path in (two / "views" / "harder").glob("*.tar")) == names
 
 
+def test_a_build_of_what_was_renamed_is_not_begun_again(two: Path, source: str) -> None:
+    rename_view_set(two, "moco", "hard")
+    with pytest.raises(ConfigError, match="it was renamed to 'hard'"):
+        build_small(two, source, generator="moco")
+    assert build_small(two, source, generator="moco", view_set="hard").samples == 0
+    assert build_small(two, source, generator="moco", view_set="moco").samples == 20
+    assert (pixels(two, "moco") == pixels(two, "hard")).all()
+
+
 def test_a_view_set_that_gets_its_first_name_again_is_the_first_one(two: Path) -> None:
     before = viewstore.open(two).store_id
     rename_view_set(two, "moco", "hard")
@@ -168,7 +177,7 @@ def test_another_view_set_of_the_same_settings_is_not_merged(
 ) -> None:
     """Its plan is that of a renaming that was begun; its shards tell them apart."""
     rename_view_set(two, "moco", "hard")
-    build_small(two, source, generator="moco", only=only)
+    build_small(two, source, generator="moco", view_set="moco", only=only)
     withdraw(StorePaths(two).view_set("hard"), 0)
     names = sorted(path.name for path in (two / "views").rglob("*.tar"))
     for old, new in (("hard", "moco"), ("moco", "hard")):
