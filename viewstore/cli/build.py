@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from viewstore.cli import options as shared
 from viewstore.cli.command import command, options_of
-from viewstore.cli.options import FILE, ONE_VIEW_SET, POSITIVE, STORE
+from viewstore.cli.options import FILE, POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
 from viewstore.errors import ConfigError, counted
@@ -226,69 +225,6 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     terminal.result(facts, _summary_text(facts, verdict))
     unfit = verdict is not None and verdict.unfit
     return int(len(failed) > options["max_failures"] or bool(unfit))
-
-
-@command("status", example="viewstore status views --view-set w-search")
-@STORE
-@ONE_VIEW_SET
-@click.option("--missing", is_flag=True, help="Also print the numbers of the missing shards.")
-def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool) -> int:
-    """Say how much of each view set is built; exit 1 if something is missing."""
-    from viewstore.build.run import status as read
-    from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import view_sets
-
-    names = [view_set] if view_set is not None else view_sets(StorePaths(store))
-    if not names:
-        raise _no_view_sets(store)
-    facts = {}
-    lines = []
-    for name in names:
-        plan, shards = read(store, name)
-        left = sorted(set(range(plan.shards)) - set(shards))
-        facts[name] = {"shards": plan.shards, "committed": len(shards), "missing": left}
-        lines.append(f"{name}: {len(shards)} of {counted(plan.shards, 'shard')}")
-        if missing and left:
-            lines.append("  missing: " + ",".join(map(str, left)))
-    gone = [] if view_set else _gone(store, facts)
-    lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
-    unpublished = _unpublished(store, facts)
-    if unpublished:
-        lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
-    found = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
-    terminal.result(found, "\n".join(lines))
-    return int(bool(gone) or any(entry["missing"] for entry in facts.values()))
-
-
-def _no_view_sets(store: Path) -> ConfigError:
-    from viewstore.format.paths import StorePaths
-    from viewstore.store.advice import unfinished
-    from viewstore.store.committed import is_store, no_store
-
-    why, fix = unfinished(StorePaths(store))
-    if not is_store(StorePaths(store)):
-        return no_store(store, why=why, fix=fix)
-    what = f"there is no view set in {store}"
-    return ConfigError(what, code="VS202", where=str(store), why=why, fix=fix)
-
-
-def _published(store: Path) -> Mapping[str, Any]:
-    from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import read_manifest
-
-    manifest = read_manifest(StorePaths(store))
-    return {} if manifest is None else manifest.view_sets
-
-
-def _gone(store: Path, facts: dict[str, Any]) -> list[str]:
-    """Return the view sets that the manifest names and this disk has not."""
-    return sorted(set(_published(store)) - set(facts))
-
-
-def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
-    """Return the view sets that are built and not yet in the manifest as they are."""
-    published = _published(store)
-    return [name for name, entry in facts.items() if not entry["missing"] and name not in published]
 
 
 @command("finalise", example="viewstore finalise views")

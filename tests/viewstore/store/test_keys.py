@@ -12,7 +12,8 @@ import pytest
 
 from tests.viewstore.small_stores import build_small
 from viewstore.errors import ConfigError
-from viewstore.store.store import Keys, open_store
+from viewstore.store.keys import Keys
+from viewstore.store.store import open_store
 
 
 class Counted(Sequence[str]):
