@@ -31,6 +31,8 @@ class Beton:
         records: One per sample, `f0`, `f1`, ... in the order of the fields.
     """
 
+    _descriptor = -1  # a signal may end __init__ anywhere
+
     def __init__(self, path: Path) -> None:
         """Open a file and check its header, fields and allocation table.
 
@@ -45,7 +47,7 @@ class Beton:
         self._regions = self._read_regions()
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if self._descriptor >= 0:
             os.close(self._descriptor)
 
     def __len__(self) -> int:

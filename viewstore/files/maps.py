@@ -37,9 +37,10 @@ _FAILED = ctypes.c_void_p(-1).value
 class _Map:
     """Pages of a file, until the last array on them is gone."""
 
+    _size = 0  # of a map that is not made yet: a signal may end __init__ anywhere
+    _unmap = _LIBC.munmap  # at the end of the process modules may be gone before maps
+
     def __init__(self, descriptor: int, size: int) -> None:
-        self._unmap = _LIBC.munmap  # at the end of the process modules may be gone before maps
-        self._size = 0
         address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
         if address == _FAILED:
             number = ctypes.get_errno()
@@ -102,12 +103,15 @@ SHARE = 8
 class Descriptor:
     """The number of an open file, which is closed when this object is collected."""
 
+    number = -1  # a signal may end __init__ anywhere
+
     def __init__(self, number: int) -> None:
         """Own a descriptor."""
         self.number = number
 
     def __del__(self) -> None:
-        os.close(self.number)
+        if self.number >= 0:
+            os.close(self.number)
 
 
 def most_descriptors() -> int:

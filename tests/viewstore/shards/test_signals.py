@@ -1,5 +1,6 @@
 """Stop signals: heard at any moment, once, and by nothing that handles errors."""
 
+import ast
 import importlib
 import signal
 import sys
@@ -16,6 +17,8 @@ from viewstore.shards.signals import (
     stop_signals_raise,
     stop_signals_to,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_second_signal_does_not_break_what_cleans_up() -> None:
@@ -98,6 +101,27 @@ def test_what_else_cannot_be_raised_is_said_as_before(monkeypatch: pytest.Monkey
         Deleted()
     assert said == ["in a __del__"]
     assert sys.unraisablehook is before
+
+
+def _classes_with_del() -> list[str]:
+    """Return every class of the product that has a `__del__`, as `module:class`."""
+    return [
+        f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}:{node.name}"
+        for path in sorted(ROOT.glob("viewstore/**/*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(at, ast.FunctionDef) and at.name == "__del__" for at in node.body)
+    ]
+
+
+def test_an_object_whose_making_a_signal_ended_is_deleted_in_silence() -> None:
+    """A signal may end `__init__` before its first line; `__del__` runs all the same."""
+    named = _classes_with_del()
+    assert len(named) >= 3
+    for name in named:
+        module, kind = name.split(":")
+        made = getattr(importlib.import_module(module), kind)
+        made.__new__(made).__del__()
 
 
 def test_the_handlers_from_before_come_back() -> None:
