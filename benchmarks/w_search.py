@@ -37,6 +37,8 @@ from viewstore.generators.latent.goal import distances, is_candidate, view_losse
 from viewstore.generators.latent.search import WSearch
 from viewstore.images.raw import Raw
 from viewstore.sources.record import read_sources
+from viewstore.store.published import published_view_sets
+from viewstore.store.sample_views import StoredViews
 
 ROLES = ("gan", "encoder")
 TEXTBOOK_SAMPLES = 32  # enough for the slow loop: it has no pool that runs dry at the end
@@ -65,16 +67,19 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     paths = StorePaths(folder)
     table, _, _ = read_sources(paths)
     models, _ = load_models(ROLES, {})
+    recon = published_view_sets(paths)["recon"]
     context = compose.make_context(
         table=table,
         view_set="w-search",
         seed=0,
         codec=Raw(),
         models=models,
-        parent=compose.parent_view_set(paths, "recon"),
+        inputs={"parent": recon},
         device="cpu",
     )
-    return context, [Sample(row, context.source_image(row)) for row in range(samples)]
+    return context, [
+        Sample.of(row, context.source_image(row), StoredViews(recon, row)) for row in range(samples)
+    ]
 
 
 def run_pool(settings: ResolvedSearch, context: Context, samples: list[Sample]) -> Repeat:

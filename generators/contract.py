@@ -8,16 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from viewstore.format.columns import Column
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
+from viewstore.images.recipes import RecipeSpec
 from viewstore.randomness import Stream
-from viewstore.shards.unit import Rendered, Sample
+from viewstore.shards.unit import Rendered, Sample, SampleViews
 from viewstore.store.view_set import ViewSet
 
-__all__ = ["Context", "Generator", "Rendered", "Resolved", "Sample", "Settings"]
+__all__ = [
+    "Context",
+    "Generator",
+    "Input",
+    "OfSource",
+    "OneSample",
+    "Rendered",
+    "Resolved",
+    "Sample",
+    "SampleViews",
+    "Settings",
+]
+
+PARENT = "parent"  # the role of the view set that views start from, among `Settings.inputs`
+Reach = Literal["sample", "set"]
 
 
 SourceImages = tuple[int, Callable[[int], Pixels]]  # how many, and what decodes that of a row
@@ -35,7 +50,10 @@ class Context:
         codec: What the views will be stored in; acceptance is judged on its roundtrip.
         device: Torch device, "cpu" or "cuda:0".
         models: Frozen networks by role ("gan", "encoder", "inverter"), as the settings' NEEDS ask.
-        parent: The finished view set that the settings' PARENT names.
+        parent: The finished view set that the views start from, if there is one; each Sample has
+            its own views of it.
+        wants_pixels: Whether views are to be rendered; if not, their params alone are drawn.
+        inputs: The other finished view sets that the settings name, by role.
         packaged: Roles whose network is the one for the digits that the package ships, because
             the user named none.
         whole_source: Opens the source as it is without a limit: how many samples it has, and what
@@ -53,6 +71,8 @@ class Context:
     device: str = "cpu"
     models: Mapping[str, Any] = field(default_factory=dict)
     parent: ViewSet | None = None
+    inputs: Mapping[str, ViewSet] = field(default_factory=dict)
+    wants_pixels: bool = True
     round: int = 1
     packaged: frozenset[str] = frozenset()
     whole_source: Callable[[], SourceImages] | None = None
@@ -97,6 +117,12 @@ class Resolved(Protocol):
     def columns(self) -> tuple[Column, ...]:
         """Return the params columns that `render` gives; "status" is one of them."""
 
+    def reach(self) -> Reach:
+        """Return which rows of its inputs a sample is made from: its own, or any of the set."""
+
+    def recipe(self) -> RecipeSpec | None:
+        """Return how its views are made again from their params; None: they cannot be."""
+
     def make(self, context: Context) -> Generator:
         """Return the generator.
 
@@ -105,19 +131,33 @@ class Resolved(Protocol):
         """
 
 
+class Input(NamedTuple):
+    """A view set that a generator reads.
+
+    Attributes:
+        view_set: Its name.
+        settings: It is built first with these, by the generator of its name, where the store
+            lacks it; None means that it must be there.
+    """
+
+    view_set: str
+    settings: Mapping[str, Any] | None = None
+
+
 class Settings(Protocol):
     """The user's settings of one kind of generator: a frozen dataclass, named by the table.
 
-    A setting that is None is automatic.
+    A setting that is None is automatic. `OfSource` answers for most generators of views that are
+    made of the source image of their own sample.
 
     Class attributes:
         VERSION: Raised when the same settings would give other pixels or params.
-        PARENT: View set that must be built before, or None.
+        KIND: "pixels", or "columns" where they say something about the views of another set.
         NEEDS: Roles of the networks that `resolve` and `make` want in Context.models.
     """
 
     VERSION: ClassVar[int]
-    PARENT: ClassVar[str | None]
+    KIND: ClassVar[Literal["pixels", "columns"]]
     NEEDS: ClassVar[tuple[str, ...]]
 
     @property
@@ -131,5 +171,35 @@ class Settings(Protocol):
             ConfigError: They do not fit the context.
         """
 
-    def parent_settings(self) -> Mapping[str, Any]:
-        """Return what PARENT must be built with for these views to start from it."""
+    def inputs(self) -> Mapping[str, Input]:
+        """Return the view sets that it reads, by role; the one that views start from is PARENT."""
+
+    def reads_source(self) -> bool:
+        """Whether it looks at source images; where it does not, none is opened."""
+
+
+class OneSample:
+    """What `Resolved` say whose views are made of their own sample and cannot be made again."""
+
+    def reach(self) -> Reach:
+        """Return "sample": no other row is read."""
+        return "sample"
+
+    def recipe(self) -> RecipeSpec | None:
+        """Return None: there is no recipe."""
+        return None
+
+
+class OfSource:
+    """What `Settings` say whose views are made of the source image of their own sample."""
+
+    KIND: ClassVar[Literal["pixels", "columns"]] = "pixels"
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+
+    def inputs(self) -> Mapping[str, Input]:
+        """Return nothing: no other view set is read."""
+        return {}
+
+    def reads_source(self) -> bool:
+        """Return that source images are read."""
+        return True

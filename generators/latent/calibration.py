@@ -103,7 +103,7 @@ def readable(rows: Iterable[int], image: Callable[[int], Pixels]) -> Iterator[Sa
     """Yield the samples of `rows` whose image can be read."""
     for row in rows:
         with suppress(FormatError):
-            yield Sample(row, image(row))
+            yield Sample.of(row, image(row))
 
 
 def calibration_rows(num_samples: int, seed: int) -> NDArray[np.int64]:
@@ -146,6 +146,7 @@ def _features(
     pixels = np.empty((len(samples), 1 + DRAWS, size, size, 3), np.uint8)
     for number, views in enumerate(experts.render(samples)):
         pixels[number, 0] = resize(samples[number].image, size, size)
+        assert views.pixels is not None, "pixels were wanted"
         pixels[number, 1:] = views.pixels
     seen = from_pixels(pixels, device)
     with torch.no_grad():

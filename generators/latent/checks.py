@@ -10,7 +10,7 @@ import numpy as np
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
-from viewstore.generators.contract import Context
+from viewstore.generators.contract import Context, Sample, SampleViews
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.latent.calibration import readable
 from viewstore.generators.latent.decode import fit_source, gan_of
@@ -44,10 +44,10 @@ def latent_columns(
     if "distance" in per_view and views > 1:
         per_view = {**per_view, "mean_pair_distance": "f4", "min_pair_distance": "f4"}
     columns = [Column(name=name, dtype=dtype, shape=(views,)) for name, dtype in per_view.items()]
-    columns += [Column(name=name, dtype="f4", shape=()) for name in per_sample]
+    columns += [Column(name=name, dtype="f4", shape=(), per="sample") for name in per_sample]
     if latents is not None:
         columns.append(Column(name="latent", dtype="f2", shape=(views, *latents), pack=False))
-        columns.append(Column(name="latent0", dtype="f2", shape=latents, pack=False))
+        columns.append(Column(name="latent0", dtype="f2", shape=latents, pack=False, per="sample"))
     return tuple(sorted(columns, key=lambda column: column.name))
 
 
@@ -106,6 +106,13 @@ def check_inverter(gan: StyleGAN2, inverter: Inverter) -> None:
                 code="VS103",
                 fix="give the inverter that was trained for this generator",
             )
+
+
+def parent_of(sample: Sample) -> SampleViews:
+    """Return the reconstruction of a sample, which its views start from."""
+    if sample.parent is None:
+        raise ConfigError(f"row {sample.index} has no reconstruction for views to start from")
+    return sample.parent
 
 
 def checked_parent(context: Context, psi: float) -> ViewSet:

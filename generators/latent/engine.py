@@ -17,8 +17,8 @@ from torch import Tensor
 
 from viewstore.errors import StoppedError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, Rendered, Sample
-from viewstore.generators.latent.checks import checked_parent, latent_columns
+from viewstore.generators.contract import Context, OneSample, Rendered, Sample
+from viewstore.generators.latent.checks import checked_parent, latent_columns, parent_of
 from viewstore.generators.latent.decode import (
     clamped_share,
     decoded_features,
@@ -54,7 +54,7 @@ REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, pe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedSearch(Goal):
+class ResolvedSearch(Goal, OneSample):
     """What `WSearch` resolves to; its attributes are those of `Goal` and of `WSearch`.
 
     Attributes:
@@ -128,7 +128,7 @@ class WSearchGenerator:
     """Searches samples in a pool of slots."""
 
     def __init__(self, settings: ResolvedSearch, context: Context) -> None:
-        self._parent = checked_parent(context, settings.psi)
+        checked_parent(context, settings.psi)
         keep_freed_memory()
         self._settings = settings
         self._context = context
@@ -196,11 +196,13 @@ class WSearchGenerator:
     def start(self, sample: Sample) -> Start[_Job]:
         """Return a sample on its way into the pool: its noised latents and its anchor."""
         device, row = self._context.device, sample.index
-        parent, settings = self._parent, self._settings
-        stored = parent.params.rows("latent", np.array([row]))[0, 0].astype(np.float32)
+        parent, settings = parent_of(sample), self._settings
+        stored = parent.params("latent")[0].astype(np.float32)
         latent0 = torch.from_numpy(stored).to(device)
         source = fit_source(sample.image, self._context)
-        h_recon, h_image = self._encoder(from_pixels(np.stack([parent[row][0], source]), device))
+        h_recon, h_image = self._encoder(
+            from_pixels(np.stack([parent.pixels()[0], source]), device)
+        )
         noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         if settings.exact_first and settings.has_pairs:
             noise[0] = 0
@@ -209,7 +211,7 @@ class WSearchGenerator:
             latent0=latent0,
             features0=h_recon if settings.anchor == "recon" else h_image,
             anchor_shift=float((h_image - h_recon).norm()),
-            invert_mse=float(parent.params.rows("x_invert_mse", np.array([row]))[0]),
+            invert_mse=float(parent.params("x_invert_mse")),
             seeds=seeds,
         )
         latents = latent0 + self._start_std * noise.to(device)

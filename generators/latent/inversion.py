@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.contract import Context, OfSource, OneSample, Rendered, Sample
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     check_colours,
@@ -43,7 +43,7 @@ SHIFT_OF_EPS1 = 1 / 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion:
+class Inversion(OfSource):
     """The user's settings of the view set `recon`: one view, the reconstruction, and its latents.
 
     The goal of a sample is its feature distance, `shift_stop`: what is searched from it keeps the
@@ -72,7 +72,6 @@ class Inversion:
     """
 
     VERSION: ClassVar[int] = 2  # 1 counted the pixel error as a goal too
-    PARENT: ClassVar[str | None] = None
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
 
     views: int = 1
@@ -142,13 +141,9 @@ class Inversion:
             calibration=calibration or self.calibration,
         )
 
-    def parent_settings(self) -> Mapping[str, Any]:
-        """Return nothing: these views are of the source images."""
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedInversion:
+class ResolvedInversion(OneSample):
     """What `Inversion` resolves to; its attributes are those of `Inversion`.
 
     Attributes:
@@ -188,11 +183,11 @@ class ResolvedInversion:
             Column(name="converged", dtype="u1", shape=(1,)),
             Column(name="loss0", dtype="f4", shape=(1,)),
             Column(name="loss", dtype="f4", shape=(1,)),
-            Column(name="x_invert_mse", dtype="f4", shape=()),
+            Column(name="x_invert_mse", dtype="f4", shape=(), per="sample"),
         ]
         if self.measured:
             columns.append(Column(name="distance", dtype="f4", shape=(1,)))
-            columns.append(Column(name="anchor_shift", dtype="f4", shape=()))
+            columns.append(Column(name="anchor_shift", dtype="f4", shape=(), per="sample"))
         return tuple(sorted(columns, key=lambda column: column.name))
 
     def make(self, context: Context) -> InversionGenerator:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.contract import (
+    PARENT,
+    Context,
+    Input,
+    OfSource,
+    OneSample,
+    Rendered,
+    Sample,
+)
 from viewstore.generators.latent.checks import (
     check_encoder,
     check_positive,
@@ -24,6 +32,7 @@ from viewstore.generators.latent.checks import (
     checked_parent,
     latent_columns,
     not_automatic,
+    parent_of,
 )
 from viewstore.generators.latent.decode import (
     Features,
@@ -41,7 +50,7 @@ from viewstore.images.colours import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class WPerturb:
+class WPerturb(OfSource):
     """The user's settings of W-perturb; what is None is automatic.
 
     Attributes:
@@ -60,7 +69,6 @@ class WPerturb:
     """
 
     VERSION: ClassVar[int] = 2
-    PARENT: ClassVar[str | None] = "recon"
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
 
     views: int = 8
@@ -106,13 +114,17 @@ class WPerturb:
             code_shape=(gan.num_codes, gan.w_dim),
         )
 
-    def parent_settings(self) -> Mapping[str, Any]:
-        """Return the psi that the view set `recon` must have."""
-        return {"psi": self.psi}
+    def inputs(self) -> Mapping[str, Input]:
+        """Return the view set `recon`, which must have this psi."""
+        return {PARENT: Input("recon", {"psi": self.psi})}
+
+    def reads_source(self) -> bool:
+        """Return that no source image is opened: views start from stored latents."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedPerturb:
+class ResolvedPerturb(OneSample):
     """What `WPerturb` resolves to; its attributes are those of `WPerturb`.
 
     Attributes:
@@ -152,7 +164,7 @@ class WPerturbGenerator:
     """Decodes perturbed latents, one sample at a time: a constant shape."""
 
     def __init__(self, settings: ResolvedPerturb, context: Context) -> None:
-        self._parent = checked_parent(context, settings.psi)
+        checked_parent(context, settings.psi)
         self._settings = settings
         self._context = context
         self._decode = decoder_of(context, settings.psi)
@@ -166,13 +178,14 @@ class WPerturbGenerator:
         """Yield one Rendered for each sample, in their order."""
         for sample in samples:
             with repeatable(self._context.device, self._settings.threads):
-                rendered = self._one(sample.index)
+                rendered = self._one(sample)
             yield rendered
 
     @torch.no_grad()
-    def _one(self, row: int) -> Rendered:
-        settings, device, parent = self._settings, self._context.device, self._parent
-        latent0 = parent.params.rows("latent", np.array([row]))[0, 0]
+    def _one(self, sample: Sample) -> Rendered:
+        settings, device, row = self._settings, self._context.device, sample.index
+        parent = parent_of(sample)
+        latent0 = parent.params("latent")[0]
         noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         start = torch.from_numpy(latent0.astype(np.float32)).to(device)
         latents = start + self._sigma * noise.to(device)
@@ -185,7 +198,7 @@ class WPerturbGenerator:
             "clipped": clamped_share(decoded),
         }
         if self._encoder is not None:
-            params |= self._distances(self._encoder, pixels, parent[row][0])
+            params |= self._distances(self._encoder, pixels, parent.pixels()[0])
         if settings.keep_latents:
             params |= {"latent": latents.cpu().numpy().astype(np.float16), "latent0": latent0}
         return Rendered(index=row, pixels=pixels, params=params)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 
 from viewstore.errors import ConfigError
-from viewstore.generators.contract import Context
+from viewstore.generators.contract import PARENT, Context, Input, OfSource
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     check_encoder,
@@ -97,7 +97,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WSearch:
+class WSearch(OfSource):
     """The user's settings of W-search. What is None takes the preset's value, or is automatic.
 
     Attributes:
@@ -146,7 +146,6 @@ class WSearch:
     """
 
     VERSION: ClassVar[int] = 2
-    PARENT: ClassVar[str | None] = "recon"
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
 
     views: int = 8
@@ -275,9 +274,9 @@ class WSearch:
         context.warn(f"{unreachable}{kept}stopping at {ends}")
         return eps2 if published else within
 
-    def parent_settings(self) -> Mapping[str, Any]:
-        """Return the psi that the view set `recon` must have."""
-        return {"psi": _or(self.psi, PRESETS[self.preset].psi)}
+    def inputs(self) -> Mapping[str, Input]:
+        """Return the view set `recon`, which must have this psi."""
+        return {PARENT: Input("recon", {"psi": _or(self.psi, PRESETS[self.preset].psi)})}
 
 
 def published_eps2(eps1: float) -> float:

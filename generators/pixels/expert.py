@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.plan import MAX_VIEWS
-from viewstore.generators.contract import Context, Rendered, Sample
-from viewstore.images.policies import ViewPolicy, output_size, policies
+from viewstore.generators.contract import Context, OfSource, OneSample, Rendered, Sample
+from viewstore.images.colours import Pixels
+from viewstore.images.policies import Drawn, ViewPolicy, output_size, policies
+from viewstore.images.recipes import RecipeSpec
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 from viewstore.randomness import Stream
 
@@ -23,7 +25,7 @@ SAMPLES_AT_ONCE = 32  # drawing for many samples at a time costs as much as for 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expert:
+class Expert(OfSource):
     """Views of one augmentation policy.
 
     Attributes:
@@ -36,8 +38,6 @@ class Expert:
     """
 
     VERSION: ClassVar[int] = 2
-    PARENT: ClassVar[str | None] = None
-    NEEDS: ClassVar[tuple[str, ...]] = ()
 
     policy: str = "simclr"
     views: int = 2
@@ -68,13 +68,9 @@ class Expert:
             filter=check_filter(self.filter, STORED_FILTERS),
         )
 
-    def parent_settings(self) -> Mapping[str, Any]:
-        """Return nothing: these views are of the source images."""
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedExpert:
+class ResolvedExpert(OneSample):
     """What `Expert` resolves to; its attributes are those of `Expert`."""
 
     policy: str
@@ -98,15 +94,23 @@ class ResolvedExpert:
         columns = sorted((*self.policies[0].columns, status), key=lambda column: column.name)
         return tuple(replace(column, shape=(self.views, *column.shape)) for column in columns)
 
+    def recipe(self) -> RecipeSpec:
+        """Return the recipe of its policies, which differ in what they draw alone."""
+        name = "digits" if self.policy == "digits" else "policy"
+        return RecipeSpec(name=name, filter=self.filter)
+
     def make(self, context: Context) -> ExpertGenerator:
         """Return the generator."""
-        return ExpertGenerator(self, context.stream)
+        return ExpertGenerator(self, context.stream, wants_pixels=context.wants_pixels)
 
 
 class ExpertGenerator:
-    """Draws params keyed by (seed, sample, view) and renders them."""
+    """Draws params keyed by (seed, sample, view) and renders them, if their pixels are wanted."""
 
-    def __init__(self, settings: ResolvedExpert, stream: Stream) -> None:
+    def __init__(
+        self, settings: ResolvedExpert, stream: Stream, *, wants_pixels: bool = True
+    ) -> None:
+        self.wants_pixels = wants_pixels
         self.size = settings.height, settings.width
         self.filter = settings.filter
         self.policies = [policy.for_size(*self.size) for policy in settings.policies]
@@ -120,8 +124,7 @@ class ExpertGenerator:
 
     def _render(self, batch: list[Sample]) -> Iterator[Rendered]:
         index = np.array([sample.index for sample in batch], np.int64)
-        height = np.array([sample.image.shape[0] for sample in batch])
-        width = np.array([sample.image.shape[1] for sample in batch])
+        height, width = np.array([sample.size for sample in batch]).T
         drawn = [
             policy.draw(self.stream, index, view, height, width)
             for view, policy in enumerate(self.policies)
@@ -129,9 +132,14 @@ class ExpertGenerator:
         params = {name: np.stack([each[name] for each in drawn], axis=1) for name in drawn[0]}
         for number, sample in enumerate(batch):
             of_sample = {name: column[number] for name, column in params.items()}
-            pixels = np.empty((len(self.policies), *self.size, 3), np.uint8)
-            for view, policy in enumerate(self.policies):
-                one = {name: column[view] for name, column in of_sample.items()}
-                policy.render(sample.image, one, self.size, self.filter, pixels[view])
+            pixels = self._pixels(sample, of_sample) if self.wants_pixels else None
             status = np.ones(len(self.policies), np.uint8)
             yield Rendered(sample.index, pixels, {**of_sample, "status": status})
+
+    def _pixels(self, sample: Sample, params: Drawn) -> Pixels:
+        """Return the views of these params, uint8 [V, H, W, 3]."""
+        pixels = np.empty((len(self.policies), *self.size, 3), np.uint8)
+        for view, policy in enumerate(self.policies):
+            one = {name: column[view] for name, column in params.items()}
+            policy.render(sample.image, one, self.size, self.filter, pixels[view])
+        return pixels

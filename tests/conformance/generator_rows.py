@@ -50,7 +50,7 @@ def world_of(name: str) -> World:
         source_image=picture,
         codec=Raw(),
     )
-    return World(context, tuple(Sample(row, picture(row)) for row in range(NUM)))
+    return World(context, tuple(Sample.of(row, picture(row)) for row in range(NUM)))
 
 
 def settings_of(name: str) -> Resolved:

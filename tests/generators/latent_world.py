@@ -19,6 +19,7 @@ from viewstore.generators.latent.inversion import Inversion, ResolvedInversion
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.shape import Architecture
 from viewstore.images.codec import make_codec
+from viewstore.store.sample_views import StoredViews
 from viewstore.train.encoder_file import Encoder, EncoderSettings, save_encoder
 from viewstore.train.networks import seeded_network
 
@@ -105,6 +106,8 @@ class FixedParams(Mapping[str, Any]):
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         return self.columns[name][rows]
 
+    take = rows
+
 
 @dataclass(frozen=True)
 class FixedPlan:
@@ -178,7 +181,14 @@ def make_world(*, num: int, channels: int = 1, max_steps: int = 40, classes: int
         codec=make_codec("raw"),
         models={"gan": gan, "encoder": encoder},
     )
-    samples = tuple(Sample(row, images[row]) for row in range(num))
+    samples = tuple(Sample.of(row, images[row]) for row in range(num))
     settings = Inversion(max_steps=max_steps, shift_stop=0.05, slots=4).resolve(context)
     parent = as_view_set(settings, settings.make(context).render(samples))
-    return World(replace(context, parent=parent), samples)  # type: ignore[arg-type]
+    return world_on(context, parent, images)
+
+
+def world_on(context: Context, parent: FixedViewSet, images: NDArray[np.uint8]) -> World:
+    """Return a world whose samples start from the views of `parent`."""
+    stored = [StoredViews(parent, row) for row in range(len(images))]  # type: ignore[arg-type]
+    samples = (Sample.of(each.row, images[each.row], each) for each in stored)
+    return World(replace(context, parent=parent), tuple(samples))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import Status
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan, check_rows
-from viewstore.format.records import parse
+from viewstore.format.records import canonical, parse
 from viewstore.format.tar import SHARD_BYTES
 from viewstore.progress import Progress
 from viewstore.sources.again import (
@@ -70,35 +70,39 @@ def restore_folders(paths: StorePaths) -> None:
         make_folders(missing)
 
 
-def adopt_plan(paths: ViewSetPaths, plan: Plan) -> None:
-    """Fix the plan of a view set, or check that it is the one already fixed.
+def adopt_plan(paths: ViewSetPaths, plan: Plan) -> Plan:
+    """Fix the plan of a view set, or check that it is the one already fixed; return it.
+
+    One that an earlier version fixed has an id of its own, by which its shards are named.
 
     Raises:
-        ConfigError: Another plan is fixed; it says which settings were others. Or the view set
-            that it starts from is gone.
+        ConfigError: Another plan is fixed; it says which settings were others. Or a view set
+            that it is made from is gone.
     """
     check_plan(paths, plan)
-    with _parent_stays(StorePaths(paths.root.parents[1]), plan):
+    with _inputs_stay(StorePaths(paths.root.parents[1]), plan):
         make_folders(paths.folders)
         # Its name is synced with those of the first blobs: before them it promises nothing.
         if not disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
             check_same_settings(paths, plan)
+    return read_plan(paths)
 
 
 @contextlib.contextmanager
-def _parent_stays(paths: StorePaths, plan: Plan) -> Iterator[None]:
-    """Keep `rm` and `mv` from the parent of a plan until its child is there to be seen."""
-    if plan.parent is None:
+def _inputs_stay(paths: StorePaths, plan: Plan) -> Iterator[None]:
+    """Keep `rm` and `mv` from what a plan is made from until it is there to be seen."""
+    if not plan.links:
         yield
         return
-    name = plan.parent["view_set"]
     with disk.file_lock(paths.finalise_lock, shared=True):
-        if not paths.view_set(name).plan.is_file():
-            raise ConfigError(
-                f"view set {name!r}, from which {plan.view_set} starts, was taken out or renamed",
-                where=str(paths.view_set(name).root),
-                fix="run the same command again: it builds that one first",
-            )
+        for name in (link["view_set"] for link in plan.links.values()):
+            if not paths.view_set(name).plan.is_file():
+                raise ConfigError(
+                    f"view set {name!r}, from which {plan.view_set} starts, was taken out or "
+                    "renamed",
+                    where=str(paths.view_set(name).root),
+                    fix="run the same command again: it builds that one first",
+                )
         yield
 
 
@@ -126,7 +130,7 @@ def check_plan(paths: ViewSetPaths, plan: Plan) -> None:
 def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
     """Raise ConfigError unless `plan` is the one that is fixed."""
     stored = read_plan(paths)
-    if stored.id != plan.id:
+    if canonical(stored.to_json()) != canonical(plan.to_json()):
         raise _other_settings(paths, plan.view_set, ", ".join(plan_differences(stored, plan)))
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from viewstore.build.roles import WeightFiles, load_models, weights_of
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
+from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, Weights
+from viewstore.format.plan import SOURCE, Kind, Plan, Weights
 from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
@@ -27,7 +28,15 @@ from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import read_manifest, read_plan
+from viewstore.store.column_content import PIXEL_CRC
+from viewstore.store.committed import (
+    build_again,
+    committed_shards,
+    read_plan,
+    shards_there,
+)
+from viewstore.store.lineage import stale_shards
+from viewstore.store.published import linked, published_view_sets
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
@@ -48,6 +57,9 @@ class StoreRows:
     def image(self, row: int) -> NDArray[np.uint8]:
         return self.reader.image(row)
 
+    def size(self, row: int) -> tuple[int, int]:
+        return int(self.table.height[row]), int(self.table.width[row])
+
     def key(self, row: int) -> str:
         return self.table.keys[row]
 
@@ -62,8 +74,9 @@ def make_context(
     view_set: str,
     codec: Codec,
     models: Mapping[str, Any],
-    parent: ViewSet | None,
+    inputs: Mapping[str, ViewSet],
     device: str,
+    wants_pixels: bool = True,
     round: int = 1,
     packaged: frozenset[str] = frozenset(),
     whole_source: Callable[[], SourceTable] | None = None,
@@ -71,12 +84,12 @@ def make_context(
 ) -> Context:
     """Return what a generator of this store is given.
 
-    `models` are networks by role, those of `packaged` roles the package's own; `parent` is the
-    finished view set that the generator starts from, if it has one; `whole_source` opens the
-    source without the limit of the store, where it may have one; `progress` takes notes and
-    warnings for the user.
+    `models` are networks by role, those of `packaged` roles the package's own; `inputs` are the
+    finished view sets that the generator reads, by role; `whole_source` opens the source without
+    the limit of the store, where it may have one; `progress` takes notes and warnings for the
+    user.
     """
-    from viewstore.generators.contract import Context, SourceImages
+    from viewstore.generators.contract import PARENT, Context, SourceImages
 
     def whole() -> SourceImages:
         opened = table if whole_source is None else whole_source()
@@ -94,7 +107,9 @@ def make_context(
         codec=codec,
         device=device,
         models=models,
-        parent=parent,
+        parent=inputs.get(PARENT),
+        inputs={role: each for role, each in inputs.items() if role != PARENT},
+        wants_pixels=wants_pixels,
         packaged=packaged,
         whole_source=whole,
         warn=progress.warn,
@@ -126,9 +141,19 @@ def make_plan(
 
     views, height, width = settings.views, settings.height, settings.width
     kind = settings_class(name)
-    rows = StoreRows(table)
-    parent = context.parent
-    libraries = [*LIBRARIES, *(["torch"] if kind.NEEDS else [])]
+    rows, codec = StoreRows(table), context.codec
+    libraries = {
+        library: importlib.metadata.version(library)
+        for library in (*LIBRARIES, *(["torch"] if kind.NEEDS else []))
+    }
+    members = codec.members(views)
+    stored: Kind = "columns" if kind.KIND == "columns" else "pixels" if members else "recipe"
+    columns = list(settings.columns())
+    if stored == "recipe" and context.wants_pixels:
+        columns.append(Column(name=PIXEL_CRC, dtype="u4", shape=(views,)))
+    parent = None if context.parent is None else _link(context.parent)
+    if stored == "columns" and parent is None:
+        parent = {"view_set": SOURCE, "plan_id": sources_id}
     return Plan(
         view_set=view_set,
         sources_id=sources_id,
@@ -138,35 +163,102 @@ def make_plan(
         roles=settings.roles(),
         height=height,
         width=width,
-        channels=3,
-        codec=codec_to_plan(context.codec, width),
-        members=context.codec.members(views),
-        json_bytes=json_bytes(context.view_set, len(table.keys), rows),
-        parent=None if parent is None else {"view_set": parent.name, "plan_id": parent.plan.id},
+        channels=0 if stored == "columns" else 3,
+        kind=stored,
+        codec=codec_to_plan(codec, width),
+        members=members,
+        json_bytes=json_bytes(context.view_set, len(table.keys), rows) if members else 0,
+        recipe=_recipe(name, settings, libraries) if stored == "recipe" else None,
+        parent=parent,
+        inputs={role: _link(each) for role, each in context.inputs.items()},
+        reach=settings.reach(),
         generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
         weights=tuple(weights),
         resample={"filter": getattr(settings, "filter", "area"), "library": "opencv"},
         seed=context.seed,
         round=1,
-        columns=tuple(sorted(settings.columns(), key=lambda column: column.name)),
-        ops=(),
-        libraries={library: importlib.metadata.version(library) for library in libraries},
+        columns=tuple(sorted(columns, key=lambda column: column.name)),
+        libraries=libraries,
         made_as=None if context.view_set == view_set else context.view_set,
     )
+
+
+def _link(view_set: ViewSet) -> dict[str, str]:
+    return {"view_set": view_set.name, "plan_id": view_set.plan.id}
+
+
+def _recipe(generator: str, settings: Resolved, libraries: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a plan says of the recipe of views whose params alone are stored.
+
+    Raises:
+        ConfigError: The generator has none.
+    """
+    spec = settings.recipe()
+    if spec is None:
+        raise ConfigError(
+            f"generator {generator} has no recipe: its views cannot be stored as params",
+            code="VS103",
+            fix="store them with --codec raw or --codec jpg",
+        )
+    return {**asdict(spec), "version": spec.version, "libraries": dict(libraries)}
 
 
 def _args(settings: Resolved) -> dict[str, Any]:
     return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
-def parent_view_set(paths: StorePaths, name: str) -> ViewSet | None:
-    """Return the finished view set `name` of a store, or None."""
-    manifest = read_manifest(paths)
-    if manifest is None or name not in manifest.view_sets:
-        return None
-    if not paths.view_set(name).plan.is_file():  # gone from disk
-        return None
-    return ViewSet(paths.view_set(name), manifest.view_sets[name])
+def planned_inputs(
+    paths: StorePaths, plan: Plan, source: SourceReader | None = None
+) -> dict[str, ViewSet]:
+    """Return the view sets that a plan links to, by role, as they are now.
+
+    Raises:
+        ConfigError: One is gone, is another one than was planned with, or is not complete.
+    """
+    check_links(paths, plan)
+    published = published_view_sets(paths, source)
+    found = {}
+    for role, link in plan.links.items():
+        found[role] = complete_view_set(paths, plan.view_set, link["view_set"], published)
+    return found
+
+
+def complete_view_set(
+    paths: StorePaths, child: str, name: str, published: dict[str, ViewSet]
+) -> ViewSet:
+    """Return view set `name`, of which `child` can be made.
+
+    Raises:
+        ConfigError: It is not complete, or is itself made from other bytes than are there now.
+    """
+    view_set = published.get(name)
+    if view_set is None or not view_set.complete:
+        raise unfinished_input(paths, child, name)
+    inputs = linked(view_set.plan, published)
+    stale = [] if inputs is None else stale_shards(view_set, inputs)
+    if stale:
+        raise ConfigError(
+            f"{child} is made from {name}, of which shard {stale[0]} is stale: "
+            f"{view_set.of} has other bytes now",
+            code="VS202",
+            where=str(paths.view_set(name).root),
+            fix=f"viewstore verify {paths.root} --repair --view-set {name}",
+        )
+    return view_set
+
+
+def unfinished_input(paths: StorePaths, name: str, input: str) -> ConfigError:
+    """Return the error of a view set that `name` is made from and that is not complete."""
+    committed = len(committed_shards(paths.view_set(input)))
+    there = "it was not built"
+    if paths.view_set(input).plan.is_file():
+        there = shards_there(committed, read_plan(paths.view_set(input)))
+    return ConfigError(
+        f"{name} is made from {input}, which is not complete: {there}",
+        code="VS202",
+        where=str(paths.view_set(input).root),
+        fix=build_again(paths.root),
+    )
 
 
 def builder_factory(
@@ -216,9 +308,10 @@ def _make_builder(
         torch.set_num_threads(threads)
     models, weights = load_models(settings.NEEDS, files)
     check_weights(plan, weights)
-    check_parent(paths, plan)
     check_versions(plan)
-    parent = None if plan.parent is None else parent_view_set(paths, plan.parent["view_set"])
+    rows = StoreRows(table)
+    inputs = planned_inputs(paths, plan, rows.reader)
+    wants_pixels = plan.kind == "pixels" or any(each.name == PIXEL_CRC for each in plan.columns)
     context = make_context(
         table=table,
         seed=plan.seed,
@@ -226,14 +319,17 @@ def _make_builder(
         round=plan.round,
         codec=codec_from_plan(plan.codec),
         models=models,
-        parent=parent,
+        inputs=inputs,
+        wants_pixels=wants_pixels,
         device=device,
     )
     return ShardBuilder(
         paths=paths.view_set(view_set),
         plan=plan,
-        rows=StoreRows(table),
+        rows=rows,
         generator=settings.resolve(context).make(context),
+        inputs=inputs,
+        reads_source=settings.reads_source() and (wants_pixels or plan.kind == "columns"),
         on_error=on_error,
         progress=progress,
         check_stop=check_stop,
@@ -245,33 +341,33 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
 
     Raises:
         CheckpointError: The files of weights are others.
-        ConfigError: The view set that it starts from is another, or is gone.
+        ConfigError: A view set that it is made from is another one now, or is gone.
         UnavailableError: The libraries that decide its bytes have other versions here.
     """
     from viewstore.generators import settings_class
 
     check_weights(plan, weights_of(settings_class(plan.generator["name"]).NEEDS, files))
-    check_parent(paths, plan)
+    check_links(paths, plan)
     check_versions(plan)
 
 
-def check_parent(paths: StorePaths, plan: Plan) -> None:
-    """Raise ConfigError unless the parent of a view set is the one that it was planned with."""
-    if plan.parent is None:
-        return
-    name = plan.parent["view_set"]
-    parent = paths.view_set(name)
-    found = read_plan(parent).id if parent.plan.is_file() else None
-    if found != plan.parent["plan_id"]:
-        raise ConfigError(
-            f"view set {plan.view_set} was made from another {name!r} than the store has now"
-            if found
-            else f"view set {plan.view_set} was made from {name!r}, which the store has no longer",
-            code="VS103",
-            where=str(parent.plan),
-            why="its views would be others than those that are stored",
-            fix=f"build {name!r} with its former settings, or build into another --view-set",
-        )
+def check_links(paths: StorePaths, plan: Plan) -> None:
+    """Raise ConfigError unless all that a view set is made from is what it was planned with."""
+    for role, link in plan.links.items():
+        name = link["view_set"]
+        linked = paths.view_set(name)
+        found = read_plan(linked).id if linked.plan.is_file() else None
+        if found != link["plan_id"]:
+            made = "was made from" if role == "parent" else f"was made with {role}"
+            raise ConfigError(
+                f"view set {plan.view_set} {made} another {name!r} than the store has now"
+                if found
+                else f"view set {plan.view_set} {made} {name!r}, which the store has no longer",
+                code="VS103",
+                where=str(linked.plan),
+                why="its views would be others than those that are stored",
+                fix=f"build {name!r} with its former settings, or build into another --view-set",
+            )
 
 
 def check_versions(plan: Plan) -> None:
@@ -282,9 +378,10 @@ def check_versions(plan: Plan) -> None:
     generator, version = plan.generator["name"], plan.generator["version"]
     if version != settings_class(generator).VERSION:
         changed[f"generator {generator}"] = (version, settings_class(generator).VERSION)
-    before, encoder = plan.codec["encoder"], codec_from_plan(plan.codec).encoder
-    if encoder != before:
-        changed["encoder"] = (before, encoder)
+    if plan.codec is not None:
+        before, encoder = plan.codec["encoder"], codec_from_plan(plan.codec).encoder
+        if encoder != before:
+            changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
         try:
             found = importlib.metadata.version(library)

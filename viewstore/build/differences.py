@@ -8,7 +8,7 @@ from viewstore.format.plan import Plan
 from viewstore.format.records import canonical, differences
 
 # What follows from the settings, and would only repeat them.
-DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id", "ops")
+DERIVED = ("members", "json_bytes", "roles", "columns", "resample", "sources_id")
 
 
 def plan_differences(stored: Plan, wanted: Plan) -> list[str]:
@@ -45,7 +45,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "generator": plan.generator["name"],
         "views": plan.views,
         "size": size[0] if size[0] == size[1] else size,
-        "codec": plan.codec["name"],
+        "codec": plan.form,
         "seed": plan.seed,
         **{f"the file of {each.role}": f"{each.name} ({each.sha256[:8]})" for each in plan.weights},
         **args,

@@ -132,7 +132,7 @@ def derive(
             _check_size(paths.root / blob.name, blob.bytes)
     index = Index.of(plan, commits)
     is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
-    if published is not None and not is_new and _whole(paths, plan, published):
+    if published is not None and not is_new and _whole(paths, plan, published, index):
         return published
     writer = _Writer(paths, is_new=is_new)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
@@ -148,13 +148,17 @@ def derive(
     return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
 
 
-def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry) -> bool:
-    """Whether the derived files of an entry are there: those it names by hash, chunks by size."""
+def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry, index: Index) -> bool:
+    """Whether the derived files of an entry are there: those it names by hash, chunks by size.
+
+    A shard that was rebuilt to equal bytes may have another lineage, which the index says.
+    """
     for name, (size, sha256) in published.derived.items():
         path = paths.root / name
         if not _has_size(path, size) or disk.sha256_of(path) != sha256:
             return False
-    index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
+    if Index.unpack(disk.read_limited(paths.index, LARGE_BYTES)) != index:
+        return False
     return all(
         _has_size(
             paths.params / column.name / chunk_key(column, entry.shard),

@@ -71,7 +71,7 @@ class Rehearsal:
     @property
     def best_shard_rows(self) -> int:
         """Best rows per shard of a new store; an existing store cannot change its own."""
-        row_bytes = self.costs[self.plan.codec["name"]].set_bytes / self.plan.rows
+        row_bytes = self.costs[self.plan.form].set_bytes / self.plan.rows
         sample_seconds = self.plan.views / self.views_per_second
         return choose_shard_rows(self.plan.rows, row_bytes, sample_seconds=sample_seconds)
 
@@ -83,7 +83,7 @@ class Rehearsal:
     @property
     def unit_bytes(self) -> int:
         """Size of one shard."""
-        return self.costs[self.plan.codec["name"]].set_bytes // self.plan.shards
+        return self.costs[self.plan.form].set_bytes // self.plan.shards
 
 
 def rehearse(request: BuildRequest, samples: int, progress: Progress | None = None) -> Rehearsal:
@@ -167,7 +167,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
         check_same_generator(own, stored, request.generator)
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
-        changes["codec"] = request.codec or stored.codec["name"]
+        changes["codec"] = request.codec or stored.form
     return replace(
         request,
         out=scratch,

@@ -97,8 +97,8 @@ def _check_no_child(paths: StorePaths, name: str, *, verb: str) -> None:
     children = []
     for other in view_sets(paths):
         with contextlib.suppress(FormatError):  # a damaged plan is a fault of its own
-            parent = read_plan(paths.view_set(other)).parent
-            if parent is not None and parent["view_set"] == name:
+            links = read_plan(paths.view_set(other)).links.values()
+            if name in [link["view_set"] for link in links]:
                 children.append(other)
     if children:
         start = "starts" if len(children) == 1 else "start"

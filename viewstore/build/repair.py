@@ -20,11 +20,12 @@ from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import build_shards
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, ViewStoreError, counted
 from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Index, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.plan import MAX_DEPTH
 from viewstore.format.records import LARGE_BYTES
 from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
@@ -37,9 +38,11 @@ from viewstore.store.committed import (
     read_plan,
     view_sets,
 )
+from viewstore.store.lineage import stale_shards
+from viewstore.store.published import linked, published_view_sets
 from viewstore.store.verify import Fault, orphans
 
-REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit")
+REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit", "stale")
 DAY_SECONDS = 24 * 3600.0
 
 
@@ -62,7 +65,8 @@ def repair(
 ) -> Repaired:
     """Rebuild the shards that `faults` name, derive the rest again, write a new generation.
 
-    `files` are those of networks by role, where the packaged ones do not do.
+    Parents come first, and then what became stale by that. `files` are those of networks by role,
+    where the packaged ones do not do: a view set that lacks one stays stale, with a warning.
 
     Raises:
         FormatError: A fault that no rebuild mends: the sources or a plan are damaged.
@@ -76,7 +80,13 @@ def repair(
         damaged = _damaged_shards(paths, faults)
         for name in damaged:  # all of them, before any shard is given up
             check_reproducible(paths, read_plan(paths.view_set(name)), files or {})
-        for name, shards in damaged.items():
+        for name in _parents_first(paths):
+            shards = damaged.get(name, [])
+            if any(parent in rebuilt for parent in _parents(paths, name)):
+                finalise(root)  # children are made from what readers see
+                shards = _with_stale(paths, name, shards, files or {}, progress or Silent())
+            if not shards:
+                continue
             request = BuildRequest(
                 generator=read_plan(paths.view_set(name)).generator["name"],
                 out=root,
@@ -88,6 +98,42 @@ def repair(
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         _drop_derived(faults)
         return Repaired(shards=rebuilt, manifest=finalise(root))
+
+
+def _parents_first(paths: StorePaths) -> list[str]:
+    """Return the names of all view sets, each after those that it is made from."""
+    return sorted(view_sets(paths), key=lambda name: _depth(paths, name))
+
+
+def _parents(paths: StorePaths, name: str) -> list[str]:
+    try:
+        links = read_plan(paths.view_set(name)).links.values()
+    except FormatError:  # a damaged plan is a fault of its own
+        return []
+    return [link["view_set"] for link in links]
+
+
+def _with_stale(
+    paths: StorePaths, name: str, shards: list[int], files: WeightFiles, progress: Progress
+) -> list[int]:
+    """Return the shards to rebuild of a view set, with those that a repair has made stale."""
+    published = published_view_sets(paths)
+    plan = read_plan(paths.view_set(name))
+    inputs = linked(plan, published)
+    if inputs is None or name not in published:
+        return shards
+    stale = [k for k in stale_shards(published[name], inputs) if k not in shards]
+    if not stale:
+        return shards
+    try:
+        check_reproducible(paths, plan, files)
+    except ViewStoreError as error:
+        progress.warn(
+            f"{counted(len(stale), 'shard')} of {name} must be made again too, and cannot be now: "
+            f"{error}; then: viewstore verify {paths.root} --repair --view-set {name}"
+        )
+        return shards
+    return sorted({*shards, *stale})
 
 
 def take_mended_images(root: Path, progress: Progress) -> None:
@@ -133,13 +179,11 @@ def _perhaps_published(paths: StorePaths, name: str) -> set[int]:
 
 def _depth(paths: StorePaths, name: str) -> int:
     """Return how many view sets a view set starts from, one from the other."""
-    depth = 0
-    plan = read_plan(paths.view_set(name))
-    while plan.parent is not None and depth < len(view_sets(paths)):
-        parent = paths.view_set(plan.parent["view_set"])
-        if not parent.plan.is_file():
-            break
-        plan, depth = read_plan(parent), depth + 1
+    levels, depth = {name}, 0
+    while levels and depth <= MAX_DEPTH:
+        above = {parent for each in levels for parent in _parents(paths, each)}
+        levels = {each for each in above if paths.view_set(each).plan.is_file()}
+        depth += bool(levels)
     return depth
 
 

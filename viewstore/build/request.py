@@ -32,6 +32,8 @@ class BuildRequest:
         seed: Of every draw; None means that of the view set, 0 for a new one.
         codec: Name in the table of codecs; None means that of the view set; for a new one raw up
             to 64 px and for views of networks, else jpg.
+        proof: Of a set stored as params: whether each view is rendered once, and the CRC-32 of
+            its pixels kept; None means as the view set was begun, yes for a new one.
         shard_rows: Rows per shard of a new store; None chooses.
         files: Files of networks by role; those of other roles are packaged.
         executor: Where the shards are built: a row of `shards.executors`.
@@ -53,6 +55,7 @@ class BuildRequest:
     limit: int | None = None
     seed: int | None = None
     codec: str | None = None
+    proof: bool | None = None
     shard_rows: int | None = None
     files: WeightFiles = field(default_factory=dict)
     executor: Executor = run_local
@@ -68,6 +71,10 @@ class BuildRequest:
             object.__setattr__(self, "seed", checked_seed(self.seed))
         if not 0 <= self.grace_seconds < math.inf:
             raise ConfigError(f"grace must be 0 seconds or more, got {self.grace_seconds}")
+        if "proof" in self.settings:  # no setting of a generator, though it is set like one
+            others = {key: each for key, each in self.settings.items() if key != "proof"}
+            object.__setattr__(self, "proof", _boolean("proof", self.settings["proof"]))
+            object.__setattr__(self, "settings", others)
         if self.workers < 0:  # a pool of none would wait for ever
             raise ConfigError(f"workers must be at least 0, got {self.workers}")
 
@@ -86,7 +93,7 @@ class Built:
         manifest: The newest one, or None if shards are still missing or this was a slice.
         left: Number of shards that are not committed yet.
         skipped: Key and reason of each source image that was left out.
-        parent: The build of the view set that the generator starts from, if that was missing.
+        before: The builds of the view sets that the generator reads and that were missing.
     """
 
     plan: Plan
@@ -95,7 +102,7 @@ class Built:
     seconds: float
     left: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
-    parent: Built | None = None
+    before: tuple[Built, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -111,6 +118,12 @@ class Built:
     @property
     def failures(self) -> int:
         return len(self.failed_rows)
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
+    return value
 
 
 def check_shards(only: Sequence[int], shards: int) -> None:

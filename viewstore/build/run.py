@@ -32,16 +32,21 @@ from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
+from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
+from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
+from viewstore.store.column_content import PIXEL_CRC
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
+from viewstore.store.published import published_view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
+    from viewstore.store.view_set import ViewSet
 
 
 def build(
@@ -60,19 +65,16 @@ def build(
         UnavailableError: The disk is too full to begin, or cannot be written.
         ViewStoreError: A shard failed; the others were built.
     """
-    from viewstore.generators import make_settings
-
     progress = progress or Silent()
     paths = StorePaths(request.out)
     skipped: tuple[tuple[str, str], ...] = ()
     with disk.explained(request.out):
         check_out(request.out)
         check_view_set_name(request.name)
-        make_settings(request.generator, request.settings)  # refused before anything is read
-        _check_files(request)
+        _check_settings(request)  # refused before anything is read
         if table is None:
             table, skipped = build_rows(request, paths, progress)
-        plan, parent = _plan(request, paths, table, progress)
+        plan, before = _plan(request, paths, table, progress)
         started = time.monotonic()
         outcomes = build_shards(request, paths, plan, progress)
         left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
@@ -83,21 +85,27 @@ def build(
             seconds=time.monotonic() - started,
             left=left,
             skipped=skipped,
-            parent=parent,
+            before=before,
         )
 
 
-def _check_files(request: BuildRequest) -> None:
-    """Raise ConfigError if a network is given that no view set of this build is made with."""
-    from viewstore.generators import settings_class
+def _check_settings(request: BuildRequest) -> None:
+    """Raise ConfigError if settings cannot be, or a network is given that this build is without."""
+    from viewstore.generators import make_settings
 
-    needs: set[str] = set()
-    name: str | None = request.generator
-    while name is not None:
-        kind = settings_class(name)
-        needs.update(kind.NEEDS)
-        name = kind.PARENT
-    check_unneeded(request.generator, needs, request.files)
+    settings = make_settings(request.generator, request.settings)
+    check_unneeded(request.generator, _needs(settings), request.files)
+
+
+def _needs(settings: Settings) -> set[str]:
+    """Return the roles of networks of a generator, and of what is built first for it."""
+    from viewstore.generators import make_settings
+
+    needs = set(settings.NEEDS)
+    for wanted in settings.inputs().values():
+        if wanted.settings is not None:
+            needs |= _needs(make_settings(wanted.view_set, wanted.settings))
+    return needs
 
 
 def check_out(out: Path) -> None:
@@ -209,34 +217,36 @@ def _run(job: Job, request: BuildRequest) -> list[Outcome]:
 
 def _plan(
     request: BuildRequest, paths: StorePaths, table: SourceTable, progress: Progress
-) -> tuple[Plan, Built | None]:
-    """Adopt the plan of the request; build the view set that it starts from, if that is missing."""
+) -> tuple[Plan, tuple[Built, ...]]:
+    """Adopt the plan of the request; build the view sets that it is made from, if missing."""
     view_set = paths.view_set(request.name)
     stored = read_plan(view_set) if view_set.plan.is_file() else None
     if stored is not None:
         check_same_generator(view_set, stored, request.generator)
     settings = _settings(request, stored)
-    parent = built = None
-    if settings.PARENT is not None:
-        parent = compose.parent_view_set(paths, settings.PARENT)
-        if parent is None:
-            own = settings.parent_settings()
-            built = _build_parent(request, settings.PARENT, own, table, progress)
-            parent = compose.parent_view_set(paths, settings.PARENT)
+    inputs, built = _inputs(request, paths, settings, table, progress)
     models, weights = load_models(settings.NEEDS, request.files, progress)
     packaged = packaged_roles(settings.NEEDS, request.files)
-    if "gan" in packaged and built is None and {part.uri for part in table.parts} != {"digits"}:
+    if "gan" in packaged and not built and {part.uri for part in table.parts} != {"digits"}:
         progress.warn(
             "no --gan was given: the one for the digits that the package ships is taken; for other "
             "images give --gan (viewstore gan train --part generator makes one)"
+        )
+    codec = _codec(request, stored, settings, table)
+    if request.proof is not None and codec.name != ParamsAlone.name:
+        raise ConfigError(
+            f"proof goes with --codec params, the views are stored as {codec.name}",
+            code="VS101",
+            fix="leave proof out, or give --codec params",
         )
     context = compose.make_context(
         table=table,
         seed=_seed(request, stored),
         view_set=request.name if stored is None else stored.first_name,
-        codec=_codec(request, stored, settings, table),
+        codec=codec,
         models=models,
-        parent=parent,
+        inputs=inputs,
+        wants_pixels=codec.name != ParamsAlone.name or _proof(request, stored),
         device=request.device,
         packaged=packaged,
         whole_source=whole_source(request, paths),
@@ -263,8 +273,7 @@ def _plan(
     wanted_shards(request, plan)  # refused before anything is written
     check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
-    adopt_plan(view_set, plan)
-    return plan, built
+    return adopt_plan(view_set, plan), built
 
 
 def _check_not_renamed(paths: StorePaths, plan: Plan) -> None:
@@ -291,29 +300,68 @@ def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
     return make_settings(request.generator, {**before, **request.settings})
 
 
-def _build_parent(
+def _inputs(
+    request: BuildRequest,
+    paths: StorePaths,
+    settings: Settings,
+    table: SourceTable,
+    progress: Progress,
+) -> tuple[dict[str, ViewSet], tuple[Built, ...]]:
+    """Return the view sets that a generator reads, by role, and the builds of those made first.
+
+    Raises:
+        ConfigError: One is missing or not complete, or is the view set itself.
+    """
+    found, built = {}, []
+    reader = SourceReader(table)
+    for role, wanted in settings.inputs().items():
+        name = wanted.view_set
+        if name == request.name:
+            raise ConfigError(
+                f"view set {name!r} cannot be made from itself",
+                fix="name the new view set with --view-set",
+            )
+        published = published_view_sets(paths, reader)
+        if name not in published and wanted.settings is not None:
+            built.append(_build_first(request, name, wanted.settings, table, progress))
+            published = published_view_sets(paths, reader)
+        if name not in published and not paths.view_set(name).plan.is_file():
+            known = view_sets(paths)
+            raise no_view_set(name, known, paths.root, fix=f"build {name!r} first")
+        view_set = compose.complete_view_set(paths, request.name, name, published)
+        if view_set.kind == "columns" and role == "parent" and settings.KIND == "pixels":
+            raise ConfigError(
+                f"{name} has no views to start from, it describes those of {view_set.of}",
+                fix=f"start from {view_set.of}",
+            )
+        found[role] = view_set
+    return found, tuple(built)
+
+
+def _build_first(
     request: BuildRequest,
     name: str,
     settings: Mapping[str, Any],
     table: SourceTable,
     progress: Progress,
 ) -> Built:
-    """Build the view set `name` that a generator starts from; only `settings` are not automatic."""
+    """Build the view set `name` that a generator reads; only `settings` are not automatic."""
     if request.slice_of is not None:
         raise ConfigError(
             f"view set {name!r} must be complete before slices of {request.name} are built",
             fix=f"viewstore build --generator {name} --out {request.out}",
         )
     progress.note(f"{request.generator} starts from the view set {name!r}: building it first")
-    parent = replace(
+    first = replace(
         request,
         generator=name,
         view_set=name,
         settings=settings,
         codec=None,
+        proof=None,
         only=None,
     )
-    return build(parent, progress, table=table)
+    return build(first, progress, table=table)
 
 
 def _seed(request: BuildRequest, stored: Plan | None) -> int:
@@ -325,12 +373,26 @@ def _seed(request: BuildRequest, stored: Plan | None) -> int:
 def _codec(
     request: BuildRequest, stored: Plan | None, settings: Settings, table: SourceTable
 ) -> Codec:
+    if settings.KIND == "columns":
+        if request.codec is not None:
+            raise ConfigError(
+                f"--codec has no effect: {request.generator} makes columns, no pixels",
+                fix="leave --codec out",
+            )
+        return ParamsAlone()
     if request.codec is not None:
         return make_codec(request.codec)
     if stored is not None:
         return codec_from_plan(stored.codec)
     side = settings.height or int(max(table.height.max(), table.width.max()))
     return make_codec("raw" if settings.NEEDS or side <= 64 else "jpg")
+
+
+def _proof(request: BuildRequest, stored: Plan | None) -> bool:
+    """Return whether the views of a recipe set are rendered once, and their CRCs recorded."""
+    if request.proof is not None:
+        return request.proof
+    return stored is None or any(column.name == PIXEL_CRC for column in stored.columns)
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

@@ -51,6 +51,11 @@ _OPTIONS = (
     click.option(
         "--limit", type=POSITIVE, metavar="N", help="Take the first N images of the source only."
     ),
+    click.option(
+        "--of",
+        metavar="SET",
+        help="Make it from the views of this view set.  [default: as the generator says]",
+    ),
     click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]"),
     *shared.WEIGHTS,
     shared.SETTINGS,
@@ -259,7 +264,12 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
 def _request(options: dict[str, Any]) -> BuildRequest:
     from viewstore.build.request import BuildRequest
 
-    flags = {"views": options["views"], "height": options["size"], "width": options["size"]}
+    flags = {
+        "views": options["views"],
+        "height": options["size"],
+        "width": options["size"],
+        "of": options["of"],
+    }
     return BuildRequest(
         generator=options["generator"],
         out=options["out"],

@@ -48,7 +48,7 @@ def _rehearsal_facts(request: BuildRequest, found: Rehearsal) -> dict[str, Any]:
         "shard_bytes": found.unit_bytes,
         "committed_shards": found.committed,
         "peak_bytes": found.peak_bytes,
-        "codec": plan.codec["name"],
+        "codec": plan.form,
         "machine": machine_facts(found.machine),
         "costs": cost_facts(found.costs, found.machine, plan),
     }

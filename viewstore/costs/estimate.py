@@ -242,7 +242,7 @@ def cost_facts(costs: Mapping[str, CodecCost], machine: Machine, plan: Plan) -> 
             "views_per_second": one.views_per_second,
             "later_views_per_second": one.later_views_per_second,
         }
-    own = str(plan.codec["name"])
+    own = plan.form
     other = own if own != "raw" else "jpg"
     advice = advise(costs["raw"], costs[other], machine)
     return facts | {"advice": advice.codec, "why": advice.why}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ FILLS: Mapping[str, int] = {
 }
 
 MAX_ROW_BYTES = 1 << 28
-OF_SAMPLE: tuple[int, ...] = ()  # the `views` by which a generator says so of a column
-PER_SAMPLE = frozenset({"latent0"})  # columns of samples whose plans do not say so
+Per = Literal["view", "sample", "choice"]  # what a row of a column has entries for
+PER: tuple[Per, ...] = ("view", "sample", "choice")
 
 
 class Status(IntEnum):
@@ -54,8 +54,9 @@ class Column:
         dtype: One of DTYPES, little-endian.
         shape: Shape of one row, for example (V, 4).
         pack: Whether the column lies in the shard's params pack, or in a file of its own.
-        views: The views it says something about; None means all, OF_SAMPLE none of them: a row is
-            about the sample, also where its shape happens to begin with the view count.
+        views: Of a column per view, those it says something about; None means all.
+        per: "view": a row begins with an entry for each view. "sample": it is about the sample.
+            "choice": it holds view numbers, u1 (G, m): m of them for each of G groups.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Column:
     shape: tuple[int, ...]
     pack: bool = True
     views: tuple[int, ...] | None = None
+    per: Per = "view"
 
     def __post_init__(self) -> None:
         if not COLUMN_NAME.fullmatch(self.name) or self.name == "members":
@@ -76,12 +78,22 @@ class Column:
         views = range(self.shape[0] if self.shape else 0)
         if self.views is not None and not set(self.views) <= set(views):
             raise FormatError(f"column {self.name}: views {self.views} are out of limits")
+        if self.per not in PER:
+            raise FormatError(f"column {self.name} must be per {PER}, got {self.per!r}")
+        if self.views is not None and self.per != "view":
+            raise FormatError(f"column {self.name}: views go with per view, not {self.per}")
+        if self.per == "choice" and (self.dtype != "u1" or len(self.shape) != 2):
+            raise FormatError(f"column {self.name}: choices must be u1 (G, m)")
 
-    def per_view(self, views: int) -> bool:
-        """Whether a row has an entry for each of so many views, or one for the sample."""
-        if self.views == OF_SAMPLE or self.name in PER_SAMPLE:
-            return False
-        return self.shape[:1] == (views,)
+    def check_views(self, views: int) -> None:
+        """Raise FormatError unless a set of so many views a sample can have this column."""
+        if self.per == "view" and self.shape[:1] != (views,):
+            raise FormatError(
+                f"column {self.name} must have an entry for each of {views} views, "
+                f"got shape {self.shape}"
+            )
+        if self.per == "choice" and self.shape[1] > views:
+            raise FormatError(f"column {self.name} chooses {self.shape[1]} of {views} views")
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:

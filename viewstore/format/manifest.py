@@ -32,7 +32,9 @@ ENTRY_FORM: Mapping[str, Any] = {
     "rows": int,
     "files": [(str, str, int, str)],
     "columns": {...: (int, int, str)},
+    "lineage": str | None,
 }
+ENTRY_DEFAULTS = {"lineage": None}
 COMMIT_OWN_FORM: Mapping[str, Any] = {
     "view_set": str,
     "plan_id": str,
@@ -83,12 +85,15 @@ class ShardEntry:
         rows: How many rows it holds.
         files: Its files, one for each role.
         columns: Params columns in the pack: name -> offset and size in bytes, and sha256.
+        lineage: Digest of the bytes of other view sets that it was made from, in hex; None where
+            it was made from none. It enters no id.
     """
 
     shard: int
     rows: int
     files: tuple[BlobRecord, ...]
     columns: Mapping[str, tuple[int, int, str]]
+    lineage: str | None = None
 
     def file(self, role: str) -> BlobRecord:
         """Return the file of `role`. Raises FormatError if the entry names none."""
@@ -104,6 +109,7 @@ class ShardEntry:
             "rows": self.rows,
             "files": _rows(self.files),
             "columns": self.columns,
+            "lineage": self.lineage,
         }
 
     @classmethod
@@ -115,8 +121,15 @@ class ShardEntry:
         )
         for blob in files:
             check_blob_name(blob, value["shard"])
-        columns = {name: tuple(part) for name, part in value["columns"].items()}
-        return cls(shard=value["shard"], rows=value["rows"], files=files, columns=columns)
+        if value["lineage"] is not None and not SHA256.fullmatch(value["lineage"]):
+            raise FormatError(f"entry of shard {value['shard']} must have a sha256 as lineage")
+        return cls(
+            shard=value["shard"],
+            rows=value["rows"],
+            files=files,
+            columns={name: tuple(part) for name, part in value["columns"].items()},
+            lineage=value["lineage"],
+        )
 
 
 def check_shard(entry: ShardEntry, plan: Plan) -> None:
@@ -125,7 +138,8 @@ def check_shard(entry: ShardEntry, plan: Plan) -> None:
     if shard >= plan.shards or entry.rows != len(plan.shard_range(shard)):
         raise FormatError(f"entry of shard {shard} has {entry.rows} rows, not those of its plan")
     packed = {column.name: column for column in plan.columns if column.pack}
-    roles = ["params", "views", *(f"column:{c.name}" for c in plan.columns if not c.pack)]
+    views = ["views"] if plan.kind == "pixels" else []
+    roles = ["params", *views, *(f"column:{c.name}" for c in plan.columns if not c.pack)]
     found = [blob.role for blob in entry.files]
     if sorted(found) != sorted(roles):
         raise FormatError(f"entry of shard {shard} must name files for {roles}, got {found}")
@@ -136,6 +150,10 @@ def check_shard(entry: ShardEntry, plan: Plan) -> None:
             raise FormatError(f"entry of shard {shard} has no place or no sha256 for column {name}")
         if offset + size > entry.file("params").bytes:
             raise FormatError(f"entry of shard {shard} places column {name} behind its pack")
+
+
+def _with_defaults(entry: Any) -> Any:  # noqa: ANN401
+    return {**ENTRY_DEFAULTS, **entry} if isinstance(entry, dict) else entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +176,8 @@ class Commit:
     @classmethod
     def unpack(cls, raw: bytes) -> Commit:
         """Return the commit in a record. Raises FormatError."""
-        record = unseal(raw, kind=COMMIT_KIND, form={**COMMIT_OWN_FORM, **ENTRY_FORM})
+        form = {**COMMIT_OWN_FORM, **ENTRY_FORM}
+        record = unseal(raw, kind=COMMIT_KIND, form=form, defaults=ENTRY_DEFAULTS)
         own = {key: record[key] for key in COMMIT_OWN_FORM}
         if not ATTEMPT.fullmatch(own["attempt"]):  # a withdrawn record is named after it
             raise FormatError(f"commit must not have the attempt {own['attempt'][:80]!r}")
@@ -199,14 +218,26 @@ def _merkle(hashes: Sequence[bytes]) -> bytes:
     return hashlib.sha256(b"\1" + pair).digest()
 
 
-def view_set_root(commits: Mapping[int, Commit], shards: int) -> str:
+def view_set_root(entries: Mapping[int, ShardEntry], shards: int) -> str:
     """Return the Merkle root over shards 0..K-1; an absent shard is a leaf without files."""
-    return merkle_root([_leaf(k, commits.get(k)) for k in range(shards)])
+    return merkle_root([_leaf(k, entries.get(k)) for k in range(shards)])
 
 
-def _leaf(shard: int, commit: Commit | None) -> bytes:
-    rows, files = (0, ()) if commit is None else (commit.entry.rows, commit.entry.files)
+def _leaf(shard: int, entry: ShardEntry | None) -> bytes:
+    rows, files = (0, ()) if entry is None else (entry.rows, entry.files)
     return canonical([shard, rows, _rows(files)])
+
+
+def leaf_hash(entry: ShardEntry) -> str:
+    """Return the digest of a shard by which others say that they were made from it, in hex."""
+    return hashlib.sha256(b"\0" + _leaf(entry.shard, entry)).hexdigest()
+
+
+def lineage_of(digests: Mapping[str, str]) -> str:
+    """Return the lineage of a shard that was made from these: role of an input -> digest."""
+    return hashlib.sha256(
+        b"\3" + canonical([list(pair) for pair in sorted(digests.items())])
+    ).hexdigest()
 
 
 def store_id(sources_id: str, view_sets: Mapping[str, tuple[str, str]]) -> str:
@@ -302,7 +333,7 @@ class Index:
         return cls(
             view_set=plan.view_set,
             plan_id=plan.id,
-            root=view_set_root(commits, plan.shards),
+            root=view_set_root({k: each.entry for k, each in commits.items()}, plan.shards),
             rows=plan.rows,
             complete=len(commits) == plan.shards,
             members=plan.members,
@@ -322,10 +353,11 @@ class Index:
 
     def pack(self) -> bytes:
         """Return the bytes of index.json."""
-        listed = [(shard.file("views"), shard.rows) for shard in self.shards]
         shardlist = [
-            {"url": b.name, "nsamples": rows, "filesize": b.bytes, "sha256": b.sha256}
-            for b, rows in listed
+            {"url": b.name, "nsamples": shard.rows, "filesize": b.bytes, "sha256": b.sha256}
+            for shard in self.shards
+            for b in shard.files
+            if b.role == "views"
         ]
         inner = {"format": FORMAT, "kind": INDEX_KIND, **asdict(self)}
         inner["shards"] = [shard.to_json() for shard in self.shards]
@@ -343,6 +375,8 @@ class Index:
     def unpack(cls, raw: bytes) -> Index:
         """Return the index in index.json, whose sha256 the caller has checked."""
         inner = parse(raw).get("viewstore")
+        if isinstance(inner, dict) and isinstance(inner.get("shards"), list):
+            inner["shards"] = [_with_defaults(shard) for shard in inner["shards"]]
         check_form(inner, INDEX_FORM, INDEX_KIND)
         assert inner is not None  # its form was checked
         strided = inner["strided"]

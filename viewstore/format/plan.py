@@ -6,9 +6,9 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
@@ -21,6 +21,10 @@ MAX_SIDE = 16_384
 SEEDS = 1 << 53
 MAX_SHARD_ROWS = 8192
 MAX_SHARDS = 10**6
+MAX_DEPTH = 4  # of view sets that are made one from the other
+SOURCE = "source"  # as the parent of a columns set: the images themselves
+Kind = Literal["pixels", "recipe", "columns"]
+KINDS: tuple[Kind, ...] = ("pixels", "recipe", "columns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +45,27 @@ class Plan:
         view_set: Name of the view set.
         sources_id: Digest of sources.json.
         rows, shard_rows: Samples of the store; rows of each shard but the last.
-        views: Views per sample, V.
+        kind: "pixels": its views are stored. "recipe": its views are rendered when they are read,
+            by recorded params. "columns": it says something about the views of its parent.
+        views: Views per sample, V; of a columns set, those of its parent, 1 for the images.
         roles: Role of each view.
-        height, width, channels: Of the stored views, in pixels; channels is 3.
-        codec: {"name", "args", "encoder"}.
+        height, width, channels: Of the views, in pixels; channels is 3. Of a columns set 0.
+        codec: {"name", "args", "encoder"}; None unless pixels are stored.
         members: Extensions of the members of each sample, in byte order.
         json_bytes: Size of each json member, a multiple of 512.
-        parent: {"view_set", "plan_id"} of the view set it starts from, or None.
+        recipe: {"name", "version", "args", "filter", "libraries"} of what renders the views of a
+            recipe set; else None.
+        parent: {"view_set", "plan_id"} of the view set that it starts from or describes, or None.
+            A columns set that describes the images has "source" and the sources_id.
+        inputs: The same of the other view sets that it was made from, by role.
+        reach: "sample": shard k was made from shard k of parent and inputs; "set": from any of
+            their shards.
         generator: {"name", "version", "args"}.
         weights: Files of weights by role.
         resample: {"filter", "antialias", "library"}.
         seed: Seed of every draw.
         round: 1, or higher for a view set built against a newer checkpoint.
         columns: Params columns by name.
-        ops: Names of the numbers in the column "ops".
         libraries: Versions of the libraries that decide bytes.
         made_as: The name under which it was begun, if it was renamed since: it salts the draws,
             and stands in the json of every sample.
@@ -69,7 +80,7 @@ class Plan:
     height: int
     width: int
     channels: int
-    codec: Mapping[str, Any]
+    codec: Mapping[str, Any] | None
     members: tuple[str, ...]
     json_bytes: int
     parent: Mapping[str, str] | None
@@ -79,9 +90,13 @@ class Plan:
     seed: int
     round: int
     columns: tuple[Column, ...]
-    ops: tuple[str, ...]
     libraries: Mapping[str, str]
+    kind: Kind = "pixels"
+    recipe: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    reach: Literal["sample", "set"] = "sample"
     made_as: str | None = None
+    _stored_id: str | None = field(init=False, default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_view_set_name(self.view_set)
@@ -90,17 +105,52 @@ class Plan:
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
         check_rows(self.rows, self.shard_rows)
-        if not all(1 <= side <= MAX_SIDE for side in (self.height, self.width)):
-            raise ConfigError(
-                f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
-            )
-        if self.channels != 3:
-            raise ConfigError(f"views must have 3 channels, got {self.channels}")
+        self._check_kind()
         if len(self.roles) != self.views:
             raise FormatError(f"plan has {self.views} views but {len(self.roles)} roles")
         names = [column.name for column in self.columns]
         if names != sorted(set(names)):
             raise FormatError(f"plan columns must be sorted and distinct, got {names}")
+        for column in self.columns:
+            column.check_views(self.views)
+
+    def _check_kind(self) -> None:
+        """Check what goes with one kind of view set only."""
+        if self.kind not in KINDS:
+            raise FormatError(f"plan must be of a kind of {KINDS}, got {self.kind!r}")
+        if self.reach not in ("sample", "set"):
+            raise FormatError(f"plan must reach a sample or a set, got {self.reach!r}")
+        size = (self.height, self.width, self.channels)
+        if self.kind == "columns":
+            if any(size) or self.parent is None:
+                raise FormatError("plan of columns must have a parent, and no size")
+        elif not all(1 <= side <= MAX_SIDE for side in size[:2]):
+            raise ConfigError(
+                f"views must be 1 to {MAX_SIDE} px a side, got {self.height}x{self.width}"
+            )
+        elif self.channels != 3:
+            raise ConfigError(f"views must have 3 channels, got {self.channels}")
+        if (self.kind == "recipe") != (self.recipe is not None):
+            raise FormatError("plan must have a recipe just where its kind is recipe")
+        stored = (self.codec is not None, bool(self.members), self.json_bytes > 0)
+        if set(stored) != {self.kind == "pixels"}:
+            raise FormatError("plan must have codec, members and json just where it has pixels")
+        if self.kind != "columns" and any(column.per == "choice" for column in self.columns):
+            raise FormatError("plan of views must not have a column of choices")
+        if self.parent is not None and self.parent["view_set"] == SOURCE and self.kind != "columns":
+            raise FormatError(f"plan of views must not name {SOURCE} as its parent")
+
+    @property
+    def form(self) -> str:
+        """How its views are stored, as --codec says it: the name of its codec, or "params"."""
+        return "params" if self.codec is None else str(self.codec["name"])
+
+    @property
+    def links(self) -> dict[str, Mapping[str, str]]:
+        """The view sets that it was made from: role -> {"view_set", "plan_id"}, by role."""
+        parent = self.parent
+        own = {} if parent is None or parent["view_set"] == SOURCE else {"parent": parent}
+        return dict(sorted({**self.inputs, **own}.items()))
 
     @property
     def first_name(self) -> str:
@@ -128,16 +178,20 @@ class Plan:
 
     def per_view(self, name: str) -> bool:
         """Whether column `name` has an entry for each view, or one for the sample."""
-        return self.column(name).per_view(self.views)
+        return self.column(name).per == "view"
 
     @cached_property
     def id(self) -> str:
-        """Digest of plan.json."""
+        """Digest of plan.json, as it was stored."""
+        if self._stored_id is not None:
+            return self._stored_id
         return str(unseal(self.pack(), kind=KIND, form=FORM)["digest"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of plan.json."""
+        """Return the fields of plan.json, where "kind" is that of the record."""
         fields = asdict(self)
+        del fields["_stored_id"]
+        fields["set_kind"] = fields.pop("kind")
         made_as = fields.pop("made_as")
         return fields if made_as is None else {**fields, "x_made_as": made_as}
 
@@ -148,35 +202,63 @@ class Plan:
     @classmethod
     def unpack(cls, raw: bytes) -> Plan:
         """Return the plan in plan.json. Raises FormatError."""
-        record = unseal(raw, kind=KIND, form=FORM)
+        record = unseal(raw, kind=KIND, form=FORM, defaults=DEFAULTS, dropped=("ops",))
         values = {name: record[name] for name in FORM}
+        values["kind"] = values.pop("set_kind")
         if "x_made_as" in record:
             check_form(record["x_made_as"], str, f"{KIND}.x_made_as")
             values["made_as"] = record["x_made_as"]
-        for column in values["columns"]:
-            if column["views"] is not None:
-                check_form(column["views"], [int], f"{KIND}.columns.views")
-        values["columns"] = tuple(
-            Column(
-                **{
-                    **column,
-                    "shape": tuple(column["shape"]),
-                    "views": None if column["views"] is None else tuple(column["views"]),
-                }
-            )
-            for column in values["columns"]
-        )
-        values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
-        for name in ("roles", "members", "ops"):
-            values[name] = tuple(values[name])
+        if values["codec"] is not None:
+            check_form(values["codec"], CODEC_FORM, f"{KIND}.codec")
+        if values["recipe"] is not None:
+            check_form(values["recipe"], RECIPE_FORM, f"{KIND}.recipe")
         if values["parent"] is not None:
-            check_form(values["parent"], {"view_set": str, "plan_id": str}, f"{KIND}.parent")
+            check_form(values["parent"], LINK_FORM, f"{KIND}.parent")
+        values["columns"] = tuple(_column(each, values["views"]) for each in values["columns"])
+        values["weights"] = tuple(Weights(**weights) for weights in values["weights"])
+        for name in ("roles", "members"):
+            values[name] = tuple(values[name])
         try:
-            return cls(**values)
+            plan = cls(**values)
         except ConfigError as error:  # no user gave these settings
             raise FormatError(str(error)) from error
+        object.__setattr__(plan, "_stored_id", record["digest"])
+        return plan
 
 
+def _column(value: dict[str, Any], views: int) -> Column:
+    """Return the column of a plan; plans of before said by its shape what it is per."""
+    check_form(value, COLUMN_FORM if "per" in value else COLUMN_FORM_BEFORE, f"{KIND}.columns")
+    shape, about = tuple(value["shape"]), value["views"]
+    if about is not None:
+        check_form(about, [int], f"{KIND}.columns.views")
+        about = tuple(about)
+    per = value.get("per")
+    if per is None:
+        of_sample = about == () or value["name"] in PER_SAMPLE
+        per = "view" if shape[:1] == (views,) and not of_sample else "sample"
+        about = about if per == "view" else None
+    return Column(**{**value, "shape": shape, "views": about, "per": per})
+
+
+CODEC_FORM: Mapping[str, Any] = {"name": str, "args": dict, "encoder": str | None}
+RECIPE_FORM: Mapping[str, Any] = {
+    "name": str,
+    "version": int,
+    "args": dict,
+    "filter": str,
+    "libraries": {...: str},
+}
+LINK_FORM = {"view_set": str, "plan_id": str}
+COLUMN_FORM_BEFORE: Mapping[str, Any] = {
+    "name": str,
+    "dtype": str,
+    "shape": [int],
+    "pack": bool,
+    "views": list | None,
+}
+COLUMN_FORM: Mapping[str, Any] = {**COLUMN_FORM_BEFORE, "per": str}
+PER_SAMPLE = frozenset({"latent0"})  # columns of samples whose plans of before do not say so
 FORM: Mapping[str, Any] = {
     "view_set": str,
     "sources_id": str,
@@ -187,20 +269,27 @@ FORM: Mapping[str, Any] = {
     "height": int,
     "width": int,
     "channels": int,
-    "codec": {"name": str, "args": dict, "encoder": str | None},
+    "set_kind": str,
+    "codec": dict | None,
     "members": [str],
     "json_bytes": int,
+    "recipe": dict | None,
     "parent": dict | None,
+    "inputs": {...: LINK_FORM},
+    "reach": str,
     "generator": {"name": str, "version": int, "args": dict},
     "weights": [{"role": str, "name": str, "bytes": int, "sha256": str}],
     "resample": dict,
     "seed": int,
     "round": int,
-    "columns": [
-        {"name": str, "dtype": str, "shape": [int], "pack": bool, "views": list | None},
-    ],
-    "ops": [str],
+    "columns": [dict],
     "libraries": {...: str},
+}
+DEFAULTS: Mapping[str, Any] = {
+    "set_kind": "pixels",
+    "recipe": None,
+    "inputs": {},
+    "reach": "sample",
 }
 
 

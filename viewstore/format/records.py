@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from viewstore.errors import FormatError
@@ -48,8 +48,18 @@ def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
     return canonical({**value, "digest": digest_of(value)})
 
 
-def unseal(raw: bytes, *, kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
+def unseal(
+    raw: bytes,
+    *,
+    kind: str,
+    form: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    dropped: Collection[str] = (),
+) -> dict[str, Any]:
     """Return the fields of a record, its digest included.
+
+    `defaults` are what keys mean that records of earlier versions lack, and `dropped` are keys
+    that only those have.
 
     Raises:
         FormatError: Not canonical JSON within the limits, another kind or format, a key that is
@@ -69,6 +79,7 @@ def unseal(raw: bytes, *, kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
     digest = value.pop("digest", None)
     if digest_of(value) != digest:
         raise FormatError(f"record of kind {kind} does not match its digest")
+    value = {**(defaults or {}), **{key: value[key] for key in value if key not in dropped}}
     inner = {key: value[key] for key in value if not key.startswith("x_") and key not in ENVELOPE}
     check_form(inner, form, kind)
     return {**value, "digest": digest}

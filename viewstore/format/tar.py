@@ -102,7 +102,7 @@ def strided_layout(
     members: Sequence[str], json_bytes: int, shape: tuple[int, int, int, int]
 ) -> Strided | None:
     """Return the layout of a raw shard with these members, or None for other codecs."""
-    if members[-1] != "views.npy":
+    if not members or members[-1] != "views.npy":
         return None
     before = (BLOCK + json_bytes) * (len(members) - 1)
     payload = NPY_BYTES + int(np.prod(shape))

@@ -10,6 +10,7 @@ from viewstore.images.colours import Pixels
 from viewstore.images.header import Encoded
 from viewstore.images.image_codec import ViewDecoder
 from viewstore.images.jpg import Jpg
+from viewstore.images.params import ParamsAlone
 from viewstore.images.png import Png
 from viewstore.images.raw import Raw
 from viewstore.images.webp import Webp
@@ -69,7 +70,7 @@ class Codec(Protocol):
         """Return what `views`, uint8 [V, H, W, 3], will read as once they are stored."""
 
 
-CODECS: Mapping[str, type[Codec]] = {each.name: each for each in (Raw, Jpg, Png, Webp)}
+CODECS: Mapping[str, type[Codec]] = {each.name: each for each in (Raw, Jpg, Png, Webp, ParamsAlone)}
 
 
 def make_codec(name: str) -> Codec:
@@ -77,20 +78,26 @@ def make_codec(name: str) -> Codec:
     return _codec_class(name)()
 
 
-def codec_from_plan(field: Mapping[str, Any]) -> Codec:
-    """Return the codec of a plan's field {"name", "args", "encoder"}.
+def codec_from_plan(field: Mapping[str, Any] | None) -> Codec:
+    """Return the codec of a plan's field {"name", "args", "encoder"}; None means params alone.
 
     Raises:
         FormatError: It is an unknown codec, or one with args that it cannot have.
     """
+    if field is None:
+        return ParamsAlone()
     try:
+        if field["name"] == ParamsAlone.name:
+            raise ConfigError(f"{field['name']} is no codec of pixels")
         return _codec_class(field["name"]).from_args(field.get("args", {}))
     except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"plan has a codec that cannot be read: {error}") from error
 
 
-def codec_to_plan(codec: Codec, width: int) -> dict[str, Any]:
+def codec_to_plan(codec: Codec, width: int) -> dict[str, Any] | None:
     """Return the plan's field {"name", "args", "encoder"} for views `width` pixels wide."""
+    if isinstance(codec, ParamsAlone):
+        return None
     return {"name": codec.name, "args": codec.args(width), "encoder": codec.encoder}
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError
 from viewstore.files import disk
@@ -20,15 +23,19 @@ from viewstore.format.columns import Status
 from viewstore.format.manifest import Commit, ShardEntry
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
-from viewstore.format.tar import TarWriter
+from viewstore.format.tar import MEMBER_DTYPE, TarWriter
 from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.progress import Progress, Silent
-from viewstore.shards.commit import publish
+from viewstore.shards.commit import Blob, publish
 from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit
 from viewstore.shards.writer import ShardWriter, blob_of, check_views
 from viewstore.store.committed import read_commit
+from viewstore.store.lineage import lineage_now
+from viewstore.store.sample_views import StoredViews
+from viewstore.store.view_set import ViewSet
 
-SOURCE_GONE = "VS207"  # of errors that no image can be skipped for: they would all be black
+# Codes of errors that no image is left out for: of a source that is gone, of a damaged parent.
+NEVER_SKIPPED = ("VS207", "VS203")
 
 CheckStop = Callable[[], None]
 
@@ -49,6 +56,8 @@ class ShardBuilder:
         check_stop: Called before each sample; raises StoppedError if the unit must not go on.
         on_error: "fail" ends a shard at an unreadable source image; "skip" keeps the row with
             status 4 and black views.
+        inputs: The finished view sets that samples are made from, by role.
+        reads_source: Whether the generator looks at source images; if not, none is opened.
     """
 
     paths: ViewSetPaths
@@ -56,6 +65,8 @@ class ShardBuilder:
     rows: Rows
     generator: RendersViews
     on_error: Literal["fail", "skip"] = "fail"
+    inputs: Mapping[str, ViewSet] = field(default_factory=dict)
+    reads_source: bool = True
     progress: Progress = field(default_factory=Silent)
     check_stop: CheckStop = lambda: None
     codec: Codec = field(init=False)
@@ -90,15 +101,9 @@ class ShardBuilder:
                 disk.unlink(path)
 
     def _build(self, unit: Unit, attempt: str, started: float) -> Outcome:
+        lineage = lineage_now(self.plan, unit.shard, self.inputs)
         shard = ShardWriter(self.plan, self.codec, self.rows, unit)
-        views = self.paths.tmp / f"{attempt}.views"
-        with disk.stream_temporary(views) as stream:
-            tar = TarWriter(stream)
-            for rendered in self._in_order(unit):
-                shard.add(tar, rendered)
-            members = tar.finish()
-        check_views(views, self.plan, self.codec, unit, members)
-        blobs = [blob_of(unit.shard, "views", views, tar.bytes, tar.sha256.hexdigest())]
+        blobs, members = self._write_views(unit, attempt, shard)
         columns, others = shard.write_columns(self.paths.tmp, attempt, members)
         blobs += others
         commit = Commit(
@@ -109,6 +114,7 @@ class ShardBuilder:
                 rows=unit.num_samples,
                 files=tuple(blob.record for blob in blobs),
                 columns=columns,
+                lineage=lineage,
             ),
             attempt=attempt,
             seconds=round(time.monotonic() - started, 3),
@@ -120,6 +126,24 @@ class ShardBuilder:
         failed = np.flatnonzero((shard.columns["status"] >= Status.FAILED).any(axis=1))
         rows = tuple((unit.first + failed).tolist())
         return _outcome(unit, attempt, status, started, num_bytes=size, failed_rows=rows)
+
+    def _write_views(
+        self, unit: Unit, attempt: str, shard: ShardWriter
+    ) -> tuple[list[Blob], NDArray[Any]]:
+        """Render the rows of a unit; return the tar of their pixels, if any, and its members."""
+        if self.plan.kind != "pixels":
+            tar = TarWriter(io.BytesIO())  # stays empty
+            for rendered in self._in_order(unit):
+                shard.add(tar, rendered)
+            return [], np.empty(0, MEMBER_DTYPE)
+        views = self.paths.tmp / f"{attempt}.views"
+        with disk.stream_temporary(views) as stream:
+            tar = TarWriter(stream)
+            for rendered in self._in_order(unit):
+                shard.add(tar, rendered)
+            members = tar.finish()
+        check_views(views, self.plan, self.codec, unit, members)
+        return [blob_of(unit.shard, "views", views, tar.bytes, tar.sha256.hexdigest())], members
 
     def _in_order(self, unit: Unit) -> Iterator[Rendered]:
         """Yield every row of the unit, ascending, whatever order the generator finishes in."""
@@ -142,15 +166,35 @@ class ShardBuilder:
         for row in range(unit.first, unit.first + unit.num_samples):
             self.check_stop()
             try:
-                image = self.rows.image(row)
+                yield self._sample(row)
             except FormatError as error:
-                if error.code == SOURCE_GONE:
+                if error.code in NEVER_SKIPPED:
                     raise
                 if self.on_error == "fail":
                     raise _unreadable(error) from error
                 unreadable.add(row)
-            else:
-                yield Sample(row, image)
+
+    def _sample(self, row: int) -> Sample:
+        """Return a sample, its source image decoded now if the generator looks at it.
+
+        Raises:
+            FormatError: That image cannot be read, or could not when its parent was made.
+        """
+        inputs = {role: StoredViews(each, row) for role, each in self.inputs.items()}
+        parent = inputs.pop("parent", None)
+        sample = Sample(row, self.rows.size(row), partial(self.rows.image, row), parent, inputs)
+        if self.reads_source:
+            sample.image  # noqa: B018  # decoded here, where an unreadable one can be left out
+        elif self.plan.kind != "columns" and parent is not None:
+            lost = (parent.status == Status.UNREADABLE).all()
+            if lost:
+                raise FormatError(
+                    f"row {row} has no views in {parent.view_set.name}, where it could not be read",
+                    code="VS205",
+                    fix=f"mend the image, then: viewstore verify {self.paths.root.parents[1]} "
+                    "--repair --failed",
+                )
+        return sample
 
     def _black(self, row: int) -> Rendered:
         plan = self.plan

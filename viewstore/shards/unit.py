@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,12 +20,12 @@ class Rendered:
 
     Attributes:
         index: The sample's row.
-        pixels: uint8 [V, H, W, C].
+        pixels: uint8 [V, H, W, C]; None where the set stores no pixels and no proof of them.
         params: One row of each column of the plan, in its dtype.
     """
 
     index: int
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | None
     params: Mapping[str, NDArray[Any]]
 
 
@@ -33,6 +34,9 @@ class Rows(Protocol):
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the source image of a row, uint8 [H, W, 3]. Raises FormatError."""
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Return height and width of the source image of a row, in pixels."""
 
     def key(self, row: int) -> str:
         """Return the key of a row."""
@@ -63,12 +67,47 @@ def units(plan: Plan, shards: Sequence[int]) -> list[Unit]:
 OutcomeStatus = Literal["committed", "already", "lost_race", "failed", "stopped"]
 
 
+class SampleViews(Protocol):
+    """The views that another view set holds of a sample, through their checksums."""
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """What became of each view, [V]: values of `Status`."""
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return its views as a reader sees them, uint8 [V, H, W, 3]; read at the first call."""
+
+    def params(self, name: str) -> NDArray[Any]:
+        """Return its row of a params column. Raises ConfigError: there is no such column."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One source image: its row, and its pixels as uint8 [H, W, 3]."""
+    """One sample of a store, as a generator sees it.
+
+    Attributes:
+        index: Its row.
+        size: Height and width of its source image, in pixels.
+        read: Decodes its source image, uint8 [H, W, 3].
+        parent: Its views in the view set that these views start from, if there is one.
+        inputs: Its views in the other view sets that the generator reads, by role.
+    """
 
     index: int
-    image: NDArray[np.uint8]
+    size: tuple[int, int]
+    read: Callable[[], NDArray[np.uint8]]
+    parent: SampleViews | None = None
+    inputs: Mapping[str, SampleViews] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, index: int, image: NDArray[np.uint8], parent: SampleViews | None = None) -> Sample:
+        """Return the sample of a source image that is decoded already."""
+        return cls(index, (image.shape[0], image.shape[1]), lambda: image, parent)
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """Its source image, uint8 [H, W, 3]; decoded at the first touch."""
+        return self.read()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One shard as files: the tar and the params pack, written row by row, then read back."""
+"""One shard as files: the tar of a set of pixels, the params pack; written, then read back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.format.chunks import pack_chunk, pack_params, unpack_params
+from viewstore.format.columns import MADE
 from viewstore.format.manifest import BlobRecord, blob_name
 from viewstore.format.plan import Plan
 from viewstore.format.records import canonical
@@ -27,6 +28,7 @@ from viewstore.format.tar import (
 from viewstore.images.codec import Codec
 from viewstore.shards.commit import Blob
 from viewstore.shards.unit import Rendered, Rows, Unit
+from viewstore.store.column_content import PIXEL_CRC, pixel_crcs
 from viewstore.store.shard_content import check_member
 
 
@@ -46,24 +48,34 @@ class ShardWriter:
 
     def add(self, tar: TarWriter, rendered: Rendered) -> None:
         """Append the members of a row. Raises ViewStoreError if its views have another shape."""
-        if rendered.pixels.shape != self.shape or rendered.pixels.dtype != np.uint8:
-            raise ViewStoreError(
-                f"views of row {rendered.index} must be uint8 {self.shape}, "
-                f"got {rendered.pixels.dtype} {rendered.pixels.shape}"
-            )
-        for extension in self.plan.members:
-            tar.add(member_name(rendered.index, extension), self._payload(extension, rendered))
+        params = dict(rendered.params)
+        if self.plan.kind == "pixels" or PIXEL_CRC in self.columns:
+            pixels = self._checked(rendered)
+            for extension in self.plan.members:
+                payload = self._payload(extension, rendered.index, pixels)
+                tar.add(member_name(rendered.index, extension), payload)
+            if PIXEL_CRC in self.columns:
+                params[PIXEL_CRC] = pixel_crcs(pixels, np.isin(params["status"], MADE))
         for name, column in self.columns.items():
-            column[rendered.index - self.unit.first] = rendered.params[name]
+            column[rendered.index - self.unit.first] = params[name]
 
-    def _payload(self, extension: str, rendered: Rendered) -> bytes:
+    def _checked(self, rendered: Rendered) -> NDArray[np.uint8]:
+        pixels = rendered.pixels
+        if pixels is None or pixels.shape != self.shape or pixels.dtype != np.uint8:
+            found = "none" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+            raise ViewStoreError(
+                f"views of row {rendered.index} must be uint8 {self.shape}, got {found}"
+            )
+        return pixels
+
+    def _payload(self, extension: str, row: int, pixels: NDArray[np.uint8]) -> bytes:
         if extension == "json":
-            text = sample_json(self.plan.first_name, rendered.index, self.rows)
+            text = sample_json(self.plan.first_name, row, self.rows)
             return text.ljust(self.plan.json_bytes - 1) + b"\n"
         if extension == "views.npy":
-            return self.npy_header + np.ascontiguousarray(rendered.pixels).tobytes()
+            return self.npy_header + np.ascontiguousarray(pixels).tobytes()
         view = int(extension.removeprefix("v").partition(".")[0])
-        return self.codec.encode(rendered.pixels[view])
+        return self.codec.encode(pixels[view])
 
     def write_columns(
         self, tmp: Path, attempt: str, members: NDArray[Any]

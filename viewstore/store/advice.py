@@ -19,6 +19,10 @@ from viewstore.store.committed import (
 )
 
 AGAIN = "run the same build command again"
+BY_KIND = {
+    "proof": "install the libraries that its plan names, or build it anew into another --view-set",
+    "unproven": "give its source images back, or say where they are with VIEWSTORE_SOURCE=PLACE",
+}
 STORE_FOLDER = "give the folder that --out named when the store was built"
 
 
@@ -67,6 +71,11 @@ def parent_again(paths: ViewSetPaths, parent: str, *, is_gone: bool) -> str:
     if is_gone:
         return f"build {parent} again with its former settings, or {taking_out(paths)}"
     return taking_out(paths)
+
+
+def by_kind(kind: str) -> str | None:
+    """Return what to do about a fault of a kind that no repair mends; None where one does."""
+    return BY_KIND.get(kind)
 
 
 def taking_out(paths: ViewSetPaths) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, ViewStoreError
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import MADE, Status
 from viewstore.format.manifest import BlobRecord, ShardEntry
 from viewstore.format.plan import Plan
 from viewstore.format.tar import member_names, pack_npy_header, parse
 from viewstore.images.codec import Codec
+from viewstore.images.colours import Pixels
+from viewstore.store.column_content import meaning_faults, pixel_crcs
 
 FaultFacts = tuple[str, str]  # kind and description
 
@@ -26,6 +28,7 @@ def content_faults(
     read: Callable[[BlobRecord], memoryview],
     *,
     decode: bool,
+    render: Callable[[int], Pixels] | None = None,
 ) -> Iterator[FaultFacts]:
     """Yield kind and description of each fault within a shard.
 
@@ -34,14 +37,18 @@ def content_faults(
         codec: That of the plan.
         shard: Its entry in commit or index.
         read: Returns the bytes of a file, whose sha256 was compared.
-        decode: Decode every view too.
+        decode: Decode every view too, and look whether columns mean what they say.
+        render: Of a recipe set: returns the views of a row, to be compared with their proof.
     """
     try:
         rows = plan.shard_range(shard.shard)
         packed = [column.name for column in plan.columns if column.pack]
         recorded, chunks = unpack_params(read(shard.file("params")), packed)
-        data = read(shard.file("views"))
-        yield from _member_faults(plan, codec, rows, recorded, data, decode=decode)
+        if plan.kind == "pixels":
+            data = read(shard.file("views"))
+            yield from _member_faults(plan, codec, rows, recorded, data, decode=decode)
+        elif len(recorded):
+            yield "member", "its pack lists members, of which it has none"
         values = {}
         for column in plan.columns:
             raw = chunks.get(column.name)
@@ -51,6 +58,10 @@ def content_faults(
                 yield "params", f"column {column.name} differs from its sha256"
             values[column.name] = unpack_chunk(column, raw, plan.shard_rows)[: len(rows)]
         yield from _unwritten(plan, values)
+        if decode:
+            yield from meaning_faults(plan, values)
+            if render is not None and "pixel_crc" in values:
+                yield from _proof_faults(rows, values["pixel_crc"], render)
     except FormatError as error:
         yield "member", str(error)
 
@@ -101,6 +112,23 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFa
         missing = column.missing(made).all(axis=tuple(range(1, made.ndim)))
         if made.size and missing.any():
             yield "params", f"column {column.name} has rows that were never written"
+
+
+def _proof_faults(
+    rows: range, crcs: NDArray[np.uint32], render: Callable[[int], Pixels]
+) -> Iterator[FaultFacts]:
+    """Render the views of each row, and compare them with the CRCs that were taken of them."""
+    for row, expected in zip(rows, crcs, strict=True):
+        try:
+            found = pixel_crcs(render(row), expected != np.iinfo(np.uint32).max)
+        except ViewStoreError as error:
+            yield "unproven", str(error)
+            return
+        for view in np.flatnonzero(found != expected).tolist():
+            yield (
+                "proof",
+                f"view {view} of row {row} renders to other pixels than when it was built",
+            )
 
 
 def check_member(plan: Plan, codec: Codec, extension: str, payload: bytes) -> None:

@@ -19,6 +19,7 @@ from viewstore.files.local import LOCAL, Files, is_url, local_path
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
+from viewstore.format.plan import SOURCE
 from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
@@ -167,11 +168,11 @@ class Store:
     @cached_property
     def view_sets(self) -> Mapping[str, ViewSet]:
         """The view sets of the newest manifest by name, without those that are `gone`."""
-        found = {
-            name: ViewSet(self.paths.view_set(name), entry, self.files, source=self.source)
-            for name, entry in self.manifest.view_sets.items()
-            if name not in self.gone
-        }
+        found: dict[str, ViewSet] = {}
+        for name, entry in self.manifest.view_sets.items():
+            if name not in self.gone:
+                paths = self.paths.view_set(name)
+                found[name] = ViewSet(paths, entry, self.files, source=self.source, others=found)
         return ViewSets(found, self.location, self.unfinished)
 
     @cached_property
@@ -200,6 +201,22 @@ class Store:
         names = () if self.remote else tuple(self.manifest.view_sets)
         return tuple(
             name for name in names if not self.files.exists(self.paths.view_set(name).plan)
+        )
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        """Return the columns sets that describe the views of `name`, or of the images: "source".
+
+        Those are what a loader may join to it.
+        """
+        plan_id = self.manifest.sources_id if name == SOURCE else self.view_set(name).plan.id
+        return tuple(
+            sorted(
+                other.name
+                for other in self.view_sets.values()
+                if other.kind == "columns"
+                and other.plan.parent is not None
+                and (other.of, other.plan.parent["plan_id"]) == (name, plan_id)
+            )
         )
 
     def view_set(self, name: str) -> ViewSet:

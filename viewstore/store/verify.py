@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.images.codec import Codec, codec_from_plan
+from viewstore.images.colours import Pixels
+from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import RECORD_AGAIN, read_first_sources, read_sources
 from viewstore.store import advice
 from viewstore.store.committed import (
@@ -31,7 +33,10 @@ from viewstore.store.committed import (
     read_plan,
     view_sets,
 )
+from viewstore.store.lineage import is_stale
+from viewstore.store.published import linked, published_view_sets
 from viewstore.store.shard_content import chunk_facts, content_faults
+from viewstore.store.view_set import ViewSet
 
 Level = Literal["quick", "deep", "content"]
 BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
@@ -46,8 +51,11 @@ class Fault:
         fix: What to do; None where `verify --repair` mends it.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
             "record", "located" (the record of where a moved source lies), "source" (the plan names
-            other rows than the store has), "orphan", "parent", "unpublished" (committed, but no
-            manifest names it), or "gone" (the manifest names it, its folder has no plan).
+            other rows than the store has), "orphan", "parent", "stale" (a shard was made from
+            other bytes of a view set than are there now), "proof" (a recipe renders to other
+            pixels than it did), "unproven" (it cannot be rendered here), "unpublished"
+            (committed, but no manifest names it), or "gone" (the manifest names it, its folder has
+            no plan).
     """
 
     view_set: str
@@ -75,10 +83,11 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     if only is not None and not _is_known(paths, only):
         raise no_view_set(only, view_sets(paths), root)
     manifest, sources_id = yield from _records(paths)
+    published = _readable(paths)
     for name in view_sets(paths):
         if only in (None, name):
             entry = None if manifest is None else manifest.view_sets.get(name)
-            yield from _view_set(paths.view_set(name), name, entry, level, sources_id)
+            yield from _view_set(paths.view_set(name), name, entry, level, sources_id, published)
     if manifest is not None:
         for name in sorted(set(manifest.view_sets) - set(view_sets(paths))):
             view_set = paths.view_set(name)
@@ -180,6 +189,7 @@ def _view_set(
     entry: ViewSetEntry | None,
     level: Level,
     sources_id: str | None,
+    published: Mapping[str, ViewSet],
 ) -> Iterator[Fault]:
     try:
         plan = read_plan(paths)
@@ -198,20 +208,21 @@ def _view_set(
             yield _fault(name, None, "plan", paths.plan, what, advice.plan_again(paths))
         else:  # it was taken away, and is built anew
             entry = None
-    if plan.parent is not None:
-        yield from _parent(paths, plan)
+    yield from _links(paths, plan)
     commits = yield from _commits(paths, plan)
-    published = _published(paths, plan) if entry is not None else set()
+    expected = _expected(paths, plan) if entry is not None else set()
+    render = published[name].__getitem__ if name in published and plan.kind == "recipe" else None
     for shard in range(plan.shards):
         commit = commits.get(shard)
         if commit is not None:
-            yield from shard_faults(paths, plan, codec, commit, level)
-        elif shard in published and not paths.commit(shard).exists():
+            yield from shard_faults(paths, plan, codec, commit, level, render)
+        elif shard in expected and not paths.commit(shard).exists():
             yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
+    yield from _stale(paths, plan, commits, linked(plan, published))
     yield from _orphans(paths, name, commits)
     if entry is not None:
         yield from _derived(paths, name, entry)
-        yield from _chunks(paths, plan, {k: commits[k] for k in published & set(commits)})
+        yield from _chunks(paths, plan, {k: commits[k] for k in expected & set(commits)})
     elif commits:
         what = f"{len(commits)} of {plan.shards} shards are committed, and no manifest names it"
         fix = advice.unpublished(paths)
@@ -228,22 +239,48 @@ def _has_commits_of(paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
     return False
 
 
-def _parent(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
-    """The view set that this one starts from is still the one it was made from."""
-    assert plan.parent is not None
-    name = plan.parent["view_set"]
-    parent = StorePaths(paths.root.parents[1]).view_set(name)
-    with contextlib.suppress(ViewStoreError):  # a damaged plan is a fault of its own set
-        found = read_plan(parent).id if parent.plan.is_file() else None
-        if found != plan.parent["plan_id"]:
-            what = f"{name} is not the one that it was made from"
-            if found is None:
-                what = f"{name}, which it was made from, is gone"
-            fix = advice.parent_again(paths, name, is_gone=found is None)
-            yield _fault(plan.view_set, None, "parent", paths.plan, what, fix)
+def _links(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
+    """The view sets that this one was made from are still those."""
+    for role, link in plan.links.items():
+        name = link["view_set"]
+        other = StorePaths(paths.root.parents[1]).view_set(name)
+        with contextlib.suppress(ViewStoreError):  # a damaged plan is a fault of its own set
+            found = read_plan(other).id if other.plan.is_file() else None
+            if found != link["plan_id"]:
+                what = f"{name} is not the one that it was made from"
+                if found is None:
+                    what = f"{name}, which it was made from, is gone"
+                if role != "parent":
+                    what += f" (its {role})"
+                fix = advice.parent_again(paths, name, is_gone=found is None)
+                yield _fault(plan.view_set, None, "parent", paths.plan, what, fix)
 
 
-def _published(paths: ViewSetPaths, plan: Plan) -> set[int]:
+def _readable(paths: StorePaths) -> dict[str, ViewSet]:
+    """Return the view sets that readers see by name; none where records are damaged, a fault."""
+    with contextlib.suppress(ViewStoreError, OSError):
+        return published_view_sets(paths, SourceReader(read_sources(paths)[0]))
+    return {}
+
+
+def _stale(
+    paths: ViewSetPaths,
+    plan: Plan,
+    commits: Mapping[int, Commit],
+    inputs: Mapping[str, ViewSet] | None,
+) -> Iterator[Fault]:
+    """Shards that were made from other bytes of another view set than it has now."""
+    if inputs is None:  # one is gone, or is another: a fault of its own
+        return
+    made_from = " and ".join(link["view_set"] for link in plan.links.values())
+    for shard, commit in commits.items():
+        with contextlib.suppress(FormatError):  # a damaged index is a fault of its own set
+            if is_stale(plan, commit.entry, inputs):
+                what = f"it was made from other bytes of {made_from} than are there now"
+                yield _fault(plan.view_set, shard, "stale", paths.commit(shard), what)
+
+
+def _expected(paths: ViewSetPaths, plan: Plan) -> set[int]:
     """Return the shards that readers of the manifest expect: all, unless it is partial."""
     try:
         index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
@@ -274,9 +311,14 @@ def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int
 
 
 def shard_faults(
-    paths: ViewSetPaths, plan: Plan, codec: Codec, commit: Commit, level: Level
+    paths: ViewSetPaths,
+    plan: Plan,
+    codec: Codec,
+    commit: Commit,
+    level: Level,
+    render: Callable[[int], Pixels] | None = None,
 ) -> Iterator[Fault]:
-    """Yield the faults of one committed shard."""
+    """Yield the faults of one committed shard; `render` makes the views of a row of a recipe."""
     whole = True
     for blob in commit.entry.files:
         for fault in _blob_faults(paths, commit, blob, level):
@@ -284,14 +326,17 @@ def shard_faults(
             yield fault
     if not whole or level == "quick":
         return
-    views = paths.root / commit.entry.file("views").name
+    first = paths.root / commit.entry.file("views" if plan.kind == "pixels" else "params").name
 
     def read(blob: BlobRecord) -> memoryview:
         with (paths.root / blob.name).open("rb") as file:
             return map_file(file.fileno()).data
 
-    for kind, what in content_faults(plan, codec, commit.entry, read, decode=level == "content"):
-        yield _fault(plan.view_set, commit.entry.shard, kind, views, what)
+    found = content_faults(
+        plan, codec, commit.entry, read, decode=level == "content", render=render
+    )
+    for kind, what in found:
+        yield _fault(plan.view_set, commit.entry.shard, kind, first, what, advice.by_kind(kind))
 
 
 def _blob_faults(

@@ -118,7 +118,8 @@ def _shard(
             yield _fault(files, view_set.name, shard.shard, path, wrong)
     if len(fetched) < len(shard.files):
         return
-    views = view_set.paths.root / shard.file("views").name
+    role = "views" if view_set.kind == "pixels" else "params"
+    first = view_set.paths.root / shard.file(role).name
     for kind, what in content_faults(
         view_set.plan,
         view_set.codec,
@@ -126,7 +127,7 @@ def _shard(
         lambda blob: fetched[blob.role],
         decode=level == "content",
     ):
-        yield _fault(files, view_set.name, shard.shard, views, FileFault(kind, what))
+        yield _fault(files, view_set.name, shard.shard, first, FileFault(kind, what))
 
 
 def _fetch(

@@ -17,7 +17,7 @@ from viewstore.files.local import LOCAL, Files, checked_blob, mapped, matching, 
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import Kind, Plan
 from viewstore.format.stats import ColumnStats, unpack_stats
 from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 from viewstore.images.codec import Codec, codec_from_plan
@@ -25,6 +25,7 @@ from viewstore.images.colours import Pixels
 from viewstore.sources.reader import SourceReader
 from viewstore.store.committed import read_plan
 from viewstore.store.params import Params
+from viewstore.store.rendering import Rendering
 from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
 
@@ -33,10 +34,10 @@ MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
 
 
 class ViewSet:
-    """The cached views of one generator configuration.
+    """The views of one generator configuration, or what is known of the views of another set.
 
-    `views[17]` is uint8 [V, H, W, C] of row 17, CRC checked; `views.params["distance"]` is the
-    column [N, V].
+    `views[17]` is uint8 [V, H, W, C] of row 17: read, CRC checked, or, of a recipe set, rendered.
+    `views.params["distance"]` is the column [N, V]. A set of columns has params alone.
     """
 
     def __init__(
@@ -46,11 +47,17 @@ class ViewSet:
         files: Files = LOCAL,
         *,
         source: SourceReader | None = None,
+        others: Mapping[str, ViewSet] | None = None,
     ) -> None:
-        """Open a view set; `source` reads the images that its views were made of, for `replay`."""
+        """Open a view set.
+
+        `source` reads the images that its views were made of, and `others` has the view sets of
+        its store by name: recipes are rendered from them.
+        """
         self.paths = paths
         self.files = files
         self.source = source
+        self._others = {} if others is None else others
         self._entry = entry
         self.plan: Plan = read_plan(paths, files)
         if self.plan.id != entry.plan_id:
@@ -71,16 +78,25 @@ class ViewSet:
         self.__dict__.update(state, _maps={}, _lock=threading.Lock())
 
     def __repr__(self) -> str:
-        codec = self.plan.codec["name"]
-        return (
-            f"ViewSet({self.name!r}, {counted(len(self), 'sample')} x "
-            f"{counted(self.num_views, 'view')}, "
-            f"{self.height}x{self.width}x{self.channels}, {codec})"
-        )
+        samples, views = counted(len(self), "sample"), counted(self.num_views, "view")
+        if self.kind == "columns":
+            return f"ViewSet({self.name!r}, columns of {samples} x {views} of {self.of})"
+        size = f"{self.height}x{self.width}x{self.channels}"
+        return f"ViewSet({self.name!r}, {samples} x {views}, {size}, {self.plan.form})"
 
     @property
     def name(self) -> str:
         return self.plan.view_set
+
+    @property
+    def kind(self) -> Kind:
+        """How it holds its views: "pixels" or "recipe"; "columns" where it describes others."""
+        return self.plan.kind
+
+    @property
+    def of(self) -> str | None:
+        """Name of the view set that its views start from, or that it describes; None: of none."""
+        return None if self.plan.parent is None else self.plan.parent["view_set"]
 
     @property
     def num_views(self) -> int:
@@ -197,6 +213,15 @@ class ViewSet:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
+        if self.kind == "columns":
+            raise ConfigError(
+                f"{self.name} has no views, it describes those of {self.of}",
+                fix=f"store.view_sets[{self.of!r}][{row}] for them, "
+                f"store.view_sets[{self.name!r}].params for what is known of them",
+            )
+        if self.kind == "recipe":
+            self._check_built(row)
+            return self.rendering.views(row)
         payloads = self.payloads(row)
         shape = (self.num_views, self.height, self.width, self.channels)
         if "views.npy" in payloads:
@@ -224,14 +249,14 @@ class ViewSet:
 
     def urls(self) -> list[str]:
         """Return the shard files, for stock readers of WebDataset."""
-        return [shard.where for shard in self.shards.values()]
+        return [shard.where for shard in self.shards.values() if self.kind == "pixels"]
 
     def prefetch(self, shards: Sequence[int]) -> None:
         """Begin to fetch remote shards that are read next, in this order.
 
         Raises nothing: a shard that cannot be had raises where it is opened.
         """
-        if self.files.cache is not None:
+        if self.files.cache is not None and self.kind == "pixels":
             wanted = [self.shards[number] for number in shards if number in self.shards]
             self.files.cache.prefetch([(shard.path, shard.blob) for shard in wanted])
 
@@ -248,6 +273,8 @@ class ViewSet:
     def at_hand(self, shard: int) -> bool:
         """Whether a shard is on this machine now."""
         cache = self.files.cache
+        if self.kind != "pixels":
+            return True
         return cache is None or cache.holds(self.shards[shard].blob.sha256)
 
     def most_open(self, sharing: int = 1) -> int:
@@ -261,7 +288,8 @@ class ViewSet:
 
     @property
     def _largest(self) -> int:
-        return max((shard.blob.bytes for shard in self.shards.values()), default=0)
+        shards = self.shards.values() if self.kind == "pixels" else ()
+        return max((shard.blob.bytes for shard in shards), default=0)
 
     def repair(self, shard: int) -> str:
         """Return the command that rebuilds a shard."""
@@ -274,11 +302,68 @@ class ViewSet:
             return f"viewstore finalise {self.paths.root.parents[1]}"
         return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
-    def payloads(self, row: int) -> dict[str, bytes]:
-        """Return the members of a row by extension, CRC checked, as they are stored."""
+    @cached_property
+    def rendering(self) -> Rendering:
+        """What renders the views of a recipe set. Raises ConfigError: it is none."""
+        if self.kind != "recipe":
+            raise ConfigError(f"view set {self.name} stores {self.kind}, not a recipe")
+        return Rendering(self, self.source, None if self.of is None else self.parent)
+
+    @cached_property
+    def parent(self) -> ViewSet:
+        """The view set that its views start from.
+
+        Raises:
+            ConfigError: There is none, or the store has none of its plan.
+        """
+        planned = self.plan.parent
+        if planned is None or self.of is None:
+            raise ConfigError(f"view set {self.name} starts from no other")
+        found = self._others.get(self.of)
+        if found is None or found.plan.id != planned["plan_id"]:
+            raise ConfigError(
+                f"{self.name} was made from another {self.of!r} than the store has now"
+                if found
+                else f"{self.name} was made from {self.of!r}, which the store lacks",
+                code="VS103",
+                where=self.files.where(self.paths.plan),
+                fix=f"viewstore verify {self.files.where(self.paths.root.parents[1])} says more",
+            )
+        return found
+
+    def damaged(self, row: int, what: str, *, why: str) -> FormatError:
+        """Return the error of a row that is stored wrong, with what mends it."""
+        number = row // self.plan.shard_rows
+        return FormatError(
+            what,
+            code="VS203",
+            where=self.files.where(self.paths.params),
+            why=why,
+            fix=self.repair(number) if number in self.shards else None,
+        )
+
+    def _check_built(self, row: int) -> int:
+        """Return the shard of a row. Raises FormatError: it was not built."""
         number = row // self.plan.shard_rows
         if number not in self.shards:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
+        return number
+
+    def payloads(self, row: int) -> dict[str, bytes]:
+        """Return the members of a row by extension, CRC checked, as they are stored.
+
+        Raises:
+            FormatError: Its shard was not built, or differs from its CRC.
+            ConfigError: It stores no pixels.
+        """
+        if self.kind != "pixels":
+            raise ConfigError(
+                f"{self.name} stores no pixels, its kind is {self.kind}",
+                fix=f"store.view_sets[{self.name!r}][{row}] renders its views"
+                if self.kind == "recipe"
+                else None,
+            )
+        number = self._check_built(row)
         data = self._map(number)
         try:
             return self._payloads(row, number, data)

@@ -171,8 +171,8 @@ def test_a_parent_is_built_at_the_psi_of_its_child_and_its_own_defaults(
         workers=1,
     )
     built = build(request)
-    assert built.parent is not None
-    inversion = built.parent.plan.generator["args"]
+    assert built.before
+    inversion = built.before[0].plan.generator["args"]
     assert {name: inversion[name] for name in ("psi", "lr", "max_steps", "slots")} == {
         "psi": 0.7,
         "lr": Inversion().lr,

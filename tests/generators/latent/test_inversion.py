@@ -130,7 +130,7 @@ def test_an_inverter_s_answer_is_the_start_and_shortens_the_search(
     there = world.with_models(inverter=recalling(gan, latents[0]))
     settings = Inversion(slots=2, shift_stop=0.05, psi=psi).resolve(there.context)
     assert (settings.inverter, settings.max_steps) == (True, 50)
-    (one,) = settings.make(there.context).render([Sample(0, image)])
+    (one,) = settings.make(there.context).render([Sample.of(0, image)])
     assert one.params["steps"].item() == 0
     assert Inversion(shift_stop=0.05).resolve(world.context).max_steps == 300
 
@@ -142,7 +142,7 @@ def test_an_inverter_of_another_generator_is_refused(world: World) -> None:
 
 
 def test_a_gray_generator_refuses_colour(world: World) -> None:
-    colour = Sample(0, np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    colour = Sample.of(0, np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     generator = Inversion(shift_stop=0.05).resolve(world.context).make(world.context)
     with pytest.raises(ConfigError, match="1 channel, the source has images of 3"):
         list(generator.render([colour]))
@@ -157,7 +157,7 @@ def test_a_colour_world_works_too() -> None:
 def test_a_larger_source_is_averaged_down(world: World) -> None:
     image = np.repeat(np.repeat(world.samples[0].image, 2, axis=0), 2, axis=1)
     settings = Inversion(slots=3, shift_stop=0.05, max_steps=15).resolve(world.context)
-    (one,) = settings.make(world.context).render([Sample(0, image)])
+    (one,) = settings.make(world.context).render([Sample.of(0, image)])
     assert np.array_equal(one.pixels, invert(world, [0])[0].pixels)
 
 

@@ -101,4 +101,4 @@ def test_bad_settings_are_refused(world: World) -> None:
 
 
 def test_a_parent_is_asked_for_the_psi_of_the_perturbation_and_nothing_else() -> None:
-    assert WPerturb(psi=0.7, sigma=0.5, threads=2).parent_settings() == {"psi": 0.7}
+    assert WPerturb(psi=0.7, sigma=0.5, threads=2).inputs() == {"parent": ("recon", {"psi": 0.7})}

@@ -359,4 +359,4 @@ def test_the_search_needs_its_parent(world: World) -> None:
 
 
 def test_a_parent_is_asked_for_the_psi_of_the_search_and_nothing_else() -> None:
-    assert WSearch(preset="paper", lr=0.5).parent_settings() == {"psi": 0.7}
+    assert WSearch(preset="paper", lr=0.5).inputs() == {"parent": ("recon", {"psi": 0.7})}

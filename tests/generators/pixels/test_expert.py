@@ -38,7 +38,9 @@ def context(
 def render(settings: Expert, rows: list[int], seed: int = 0) -> dict[int, Rendered]:
     given = context(seed)
     generator = settings.resolve(given).make(given)
-    return {one.index: one for one in generator.render(Sample(row, picture(row)) for row in rows)}
+    return {
+        one.index: one for one in generator.render(Sample.of(row, picture(row)) for row in rows)
+    }
 
 
 @pytest.mark.parametrize("policy", ["simclr", "byol", "dino", "dino-local", "digits"])
@@ -132,7 +134,7 @@ def test_view_sets_of_one_seed_are_not_the_same_pictures() -> None:
     def boxes(view_set: str, round: int = 1) -> Any:  # noqa: ANN401
         given = replace(context(view_set=view_set), round=round)
         generator = Expert(policy="simclr", views=4, height=8, width=8).resolve(given).make(given)
-        rendered = generator.render(Sample(row, picture(0)) for row in range(50))
+        rendered = generator.render(Sample.of(row, picture(0)) for row in range(50))
         return np.stack([one.params["crop_box"] for one in rendered])
 
     first = boxes("moco")

@@ -1,0 +1,211 @@
+"""Recipes: the rendering half of a policy, from recorded params back to the view they describe.
+
+A recipe set stores params alone. Whoever reads its views renders them by a row of `RECIPES`, a
+pure function of the image they start from, one row of params, and the recipe in the plan. The
+table is below stores, so that loaders render without any generator. Params are read from files,
+and steer a renderer: each recipe says what they may hold (`check`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import FormatError
+from viewstore.images.colours import SOLARIZE_OFF, Pixels
+from viewstore.images.policies import Digits, Policy
+from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
+
+Values = Mapping[str, NDArray[Any]]  # params by column, each [..., *shape of one view]
+MOST_FACTOR = 10.0  # of brightness, contrast and saturation
+MOST_HUE = 0.5  # turns
+MOST_BLUR = 64.0  # pixels
+ORDER_OFF = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpec:
+    """What a generator says of the recipe by which its views can be made again.
+
+    Attributes:
+        name: Row of `RECIPES`.
+        args: What is constant in all its views; JSON-able.
+        filter: How crops are resized.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    filter: str = "area"
+
+    @property
+    def version(self) -> int:
+        """Of the recipe; raised when equal params would give other pixels."""
+        return RECIPES[self.name].version
+
+
+class Renders(Protocol):
+    """Renders one view from the params that one was made with."""
+
+    def render(
+        self,
+        image: Pixels,
+        params: Mapping[str, Any],
+        size: tuple[int, int],
+        filter: Filter,
+        out: Pixels | None = None,
+    ) -> Pixels:
+        """Return the view, uint8 [height, width, 3]. Pure."""
+
+
+Wrong = list[tuple[str, NDArray[np.bool_]]]  # column, and where its values cannot be
+Check = Callable[[Values, NDArray[Any], NDArray[Any], Mapping[str, Any]], Wrong]
+
+
+class Recipe(NamedTuple):
+    """How the views of one kind of generator are made again.
+
+    Attributes:
+        version: Raised when equal params would give other pixels.
+        renderer: Returns what renders, for the names of the stored columns and `RecipeSpec.args`.
+        check: Returns what is wrong with params; it is given height and width of the images.
+    """
+
+    version: int
+    renderer: Callable[[frozenset[str], Mapping[str, Any]], Renders]
+    check: Check
+
+
+def _policy(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:
+    del args
+    if "jitter" in columns:
+        return Policy(name="recorded")
+    return Policy(name="recorded", jitter_probability=0, gray=0)
+
+
+def _check_policy(
+    params: Values, height: NDArray[Any], width: NDArray[Any], args: Mapping[str, Any]
+) -> Wrong:
+    del args
+    wrong = [
+        ("crop_box", ~box_inside(params["crop_box"], height, width, whole=True)),
+        ("flip", params["flip"] > 1),
+    ]
+    if "jitter" not in params:
+        return wrong
+    factors, order = params["jitter"], params["jitter_order"]
+    fits = (factors[..., :3] >= 0).all(-1) & (factors[..., :3] <= MOST_FACTOR).all(-1)
+    fits &= np.abs(factors[..., 3]) <= MOST_HUE
+    is_order = (np.sort(order, axis=-1) == np.arange(4)).all(-1) | (order == ORDER_OFF).all(-1)
+    return [
+        *wrong,
+        ("jitter", ~fits),
+        ("jitter_order", ~is_order),
+        ("gray", params["gray"] > 1),
+        ("blur", ~((params["blur"] >= 0) & (params["blur"] <= MOST_BLUR))),
+        ("solarize", params["solarize"] > SOLARIZE_OFF),
+    ]
+
+
+def _digits(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:
+    del columns, args
+    return Digits()
+
+
+def _check_digits(
+    params: Values, height: NDArray[Any], width: NDArray[Any], args: Mapping[str, Any]
+) -> Wrong:
+    del args
+    factor, turn = params["x_brightness"], params["x_rotation"]
+    return [
+        ("crop_box", ~box_inside(params["crop_box"], height, width, whole=False)),
+        ("x_brightness", ~((factor >= 0) & (factor <= MOST_FACTOR))),
+        ("x_rotation", ~(np.abs(turn) <= 2 * np.pi)),
+    ]
+
+
+def box_inside(
+    box: NDArray[Any], height: NDArray[Any], width: NDArray[Any], *, whole: bool
+) -> NDArray[np.bool_]:
+    """Return which boxes (top, left, height, width) [..., 4] lie inside their image, >= 1 px.
+
+    `whole`: They must begin and end at pixels too. Others may lie outside by a rounding.
+    """
+    top, left, tall, wide = np.moveaxis(box.astype(np.float64), -1, 0)
+    slack = 0.0 if whole else 1e-3
+    inside = (top >= -slack) & (left >= -slack) & (tall >= 1) & (wide >= 1)
+    inside &= (top + tall <= height + slack) & (left + wide <= width + slack)
+    found: NDArray[np.bool_] = inside & (box == np.floor(box)).all(-1) if whole else inside
+    return found
+
+
+# A recipe is what renders, what its params may be, and one row here.
+RECIPES: Mapping[str, Recipe] = {
+    "policy": Recipe(1, _policy, _check_policy),
+    "digits": Recipe(1, _digits, _check_digits),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer:
+    """Renders the views of one recipe set.
+
+    Attributes:
+        recipe: Row of the table.
+        args: Of the recipe in the plan.
+        size: Height and width of the views, in pixels.
+        filter: How crops are resized.
+        columns: Names of the params that one view is rendered from.
+        renders: What renders them.
+    """
+
+    recipe: Recipe
+    args: Mapping[str, Any]
+    size: tuple[int, int]
+    filter: Filter
+    columns: tuple[str, ...]
+    renders: Renders
+
+    @classmethod
+    def of(
+        cls, recipe: Mapping[str, Any], columns: tuple[str, ...], size: tuple[int, int]
+    ) -> Renderer:
+        """Return the renderer of a plan's recipe, whose set has these columns and size.
+
+        Raises:
+            FormatError: The recipe or its version is not known here.
+        """
+        name, version = recipe["name"], recipe["version"]
+        if name not in RECIPES or RECIPES[name].version != version:
+            raise FormatError(
+                f"recipe {name} version {version} is not known here",
+                code="VS204",
+                why="the views were made by another version of viewstore",
+                fix="open the store with that version",
+            )
+        row = RECIPES[name]
+        used = tuple(each for each in columns if each not in ("status", "pixel_crc"))
+        return cls(
+            recipe=row,
+            args=recipe["args"],
+            size=size,
+            filter=check_filter(recipe["filter"], STORED_FILTERS),
+            columns=used,
+            renders=row.renderer(frozenset(used), recipe["args"]),
+        )
+
+    def check(self, params: Values, height: NDArray[Any], width: NDArray[Any]) -> Wrong:
+        """Return the columns whose values cannot be, and where; nothing where all can.
+
+        `params` are of views [...]; `height` and `width` are of the images they start from.
+        """
+        with np.errstate(invalid="ignore"):  # NaN is outside every bound
+            found = self.recipe.check(params, height, width, self.args)
+        return [(name, where) for name, where in found if where.any()]
+
+    def render(self, image: Pixels, params: Mapping[str, Any], out: Pixels | None = None) -> Pixels:
+        """Return the view of these params, uint8 [height, width, 3]."""
+        return self.renders.render(image, params, self.size, self.filter, out)

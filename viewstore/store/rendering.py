@@ -1,0 +1,146 @@
+"""The views of a recipe set, rendered from the images they start from by their stored params."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError, FormatError
+from viewstore.format.columns import MADE
+from viewstore.format.plan import Plan
+from viewstore.images.colours import Pixels
+from viewstore.images.recipes import Renderer
+from viewstore.sources.reader import SourceReader
+from viewstore.store.params import Params
+
+
+class Recorded(Protocol):
+    """What a rendering needs of the view set that it renders."""
+
+    plan: Plan
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def params(self) -> Params: ...
+
+    def damaged(self, row: int, what: str, *, why: str) -> FormatError:
+        """Return the error of a row that is stored wrong, with what mends it."""
+
+
+class Views(Protocol):
+    """What a rendering needs of the view set that views start from."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Renders the views of a recipe set.
+
+    Attributes:
+        view_set: The set, whose params say how.
+        source: Reads the source images; None where the set was opened without its store.
+        parent: The view set that its views start from; None: they start from the source images.
+    """
+
+    view_set: Recorded
+    source: SourceReader | None
+    parent: Views | None
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What renders one view. Raises FormatError: the recipe is not known here."""
+        plan = self.view_set.plan
+        assert plan.recipe is not None, "a recipe set has one"
+        names = tuple(column.name for column in plan.columns)
+        return Renderer.of(plan.recipe, names, (plan.height, plan.width))
+
+    def params(self, rows: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Return the checked params of `views` [B, n] of `rows` [B], each [B, n, *shape].
+
+        Raises:
+            FormatError: A value of a view that was made cannot be; it is named.
+        """
+        at = np.arange(len(rows))[:, None], views
+        taken = {name: self.view_set.params.take(name, rows)[at] for name in self._columns}
+        made = np.isin(taken.pop("status"), MADE)
+        height, width = self.sizes(rows)
+        for name, wrong in self.renderer.check(taken, height[:, None], width[:, None]):
+            if (wrong & made).any():
+                row, slot = np.argwhere(wrong & made)[0]
+                raise self._damaged(
+                    name, int(rows[row]), int(views[row, slot]), taken[name][row, slot]
+                )
+        return taken
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return ("status", *self.renderer.columns)
+
+    def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return height and width [B] of the images that the views of `rows` start from."""
+        if self.parent is not None:
+            sides = self.parent.height, self.parent.width
+            return np.full(len(rows), sides[0]), np.full(len(rows), sides[1])
+        table = self.images.table
+        return table.height[rows].astype(np.int64), table.width[rows].astype(np.int64)
+
+    @property
+    def images(self) -> SourceReader:
+        """Reads the source images. Raises ConfigError: the set was opened without its store."""
+        if self.source is None:
+            raise ConfigError(
+                f"{self.view_set.name} was opened without its store, which has the source images",
+                fix="viewstore.open(store).view_sets[name]",
+            )
+        return self.source
+
+    def views(self, row: int) -> Pixels:
+        """Return the views of a row, uint8 [V, H, W, 3]; those that were never made are black.
+
+        Raises:
+            FormatError: The source image cannot be read, or the params are damaged.
+        """
+        view_set = self.view_set
+        plan = view_set.plan
+        rows, views = np.array([row]), np.arange(plan.views)[None]
+        params = self.params(rows, views)
+        status = view_set.params.take("status", rows)[0]
+        starts = self._starts(row, params)
+        found = np.zeros((plan.views, plan.height, plan.width, 3), np.uint8)
+        for view in np.flatnonzero(np.isin(status, MADE)).tolist():
+            one = {name: values[0, view] for name, values in params.items()}
+            self.renderer.render(starts[view], one, found[view])
+        return found
+
+    def _starts(self, row: int, params: Mapping[str, NDArray[Any]]) -> Mapping[int, Pixels]:
+        """Return the image that each view starts from, read once."""
+        status = self.view_set.params.take("status", np.array([row]))[0]
+        made = np.flatnonzero(np.isin(status, MADE)).tolist()
+        if not made:
+            return {}
+        if self.parent is None:
+            return dict.fromkeys(made, self.images.image(row))
+        of_parent, numbers = self.parent[row], params["parent"][0]
+        return {view: of_parent[int(numbers[view])] for view in made}
+
+    def _damaged(self, name: str, row: int, view: int, value: object) -> FormatError:
+        boxes = ", and boxes must lie inside their image" if name.startswith("crop_") else ""
+        return self.view_set.damaged(
+            row,
+            f"{name} of row {row} view {view} of {self.view_set.name} cannot be {value!s}",
+            why=f"its views are rendered by it{boxes}",
+        )
