@@ -23,7 +23,6 @@ __all__ = [
     "Generator",
     "Input",
     "OfSource",
-    "OneSample",
     "Rendered",
     "Resolved",
     "Sample",
@@ -117,12 +116,6 @@ class Resolved(Protocol):
     def columns(self) -> tuple[Column, ...]:
         """Return the params columns that `render` gives; "status" is one of them."""
 
-    def reach(self) -> Reach:
-        """Return which rows of its inputs a sample is made from: its own, or any of the set."""
-
-    def recipe(self) -> RecipeSpec | None:
-        """Return how its views are made again from their params; None: they cannot be."""
-
     def make(self, context: Context) -> Generator:
         """Return the generator.
 
@@ -174,12 +167,28 @@ class Settings(Protocol):
     def inputs(self) -> Mapping[str, Input]:
         """Return the view sets that it reads, by role; the one that views start from is PARENT."""
 
+    def reach(self) -> Reach:
+        """Return which rows of its inputs a sample is made from: its own, or any of the set."""
+
+    def recipe(self) -> RecipeSpec | None:
+        """Return how its views are made again from their params; None: they cannot be."""
+
     def reads_source(self) -> bool:
         """Whether it looks at source images; where it does not, none is opened."""
 
 
-class OneSample:
-    """What `Resolved` say whose views are made of their own sample and cannot be made again."""
+class OfSource:
+    """What `Settings` say whose views are made of the source image of their own sample.
+
+    It has no recipe, unless a subclass says one.
+    """
+
+    KIND: ClassVar[Literal["pixels", "columns"]] = "pixels"
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+
+    def inputs(self) -> Mapping[str, Input]:
+        """Return nothing: no other view set is read."""
+        return {}
 
     def reach(self) -> Reach:
         """Return "sample": no other row is read."""
@@ -188,17 +197,6 @@ class OneSample:
     def recipe(self) -> RecipeSpec | None:
         """Return None: there is no recipe."""
         return None
-
-
-class OfSource:
-    """What `Settings` say whose views are made of the source image of their own sample."""
-
-    KIND: ClassVar[Literal["pixels", "columns"]] = "pixels"
-    NEEDS: ClassVar[tuple[str, ...]] = ()
-
-    def inputs(self) -> Mapping[str, Input]:
-        """Return nothing: no other view set is read."""
-        return {}
 
     def reads_source(self) -> bool:
         """Return that source images are read."""

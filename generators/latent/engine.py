@@ -17,7 +17,7 @@ from torch import Tensor
 
 from viewstore.errors import StoppedError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, OneSample, Rendered, Sample
+from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.latent.checks import checked_parent, latent_columns, parent_of
 from viewstore.generators.latent.decode import (
     clamped_share,
@@ -54,7 +54,7 @@ REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, pe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedSearch(Goal, OneSample):
+class ResolvedSearch(Goal):
     """What `WSearch` resolves to; its attributes are those of `Goal` and of `WSearch`.
 
     Attributes:

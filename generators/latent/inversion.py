@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, OfSource, OneSample, Rendered, Sample
+from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     check_colours,
@@ -143,7 +143,7 @@ class Inversion(OfSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedInversion(OneSample):
+class ResolvedInversion:
     """What `Inversion` resolves to; its attributes are those of `Inversion`.
 
     Attributes:

@@ -21,7 +21,6 @@ from viewstore.generators.contract import (
     Context,
     Input,
     OfSource,
-    OneSample,
     Rendered,
     Sample,
 )
@@ -124,7 +123,7 @@ class WPerturb(OfSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedPerturb(OneSample):
+class ResolvedPerturb:
     """What `WPerturb` resolves to; its attributes are those of `WPerturb`.
 
     Attributes:

@@ -12,7 +12,7 @@ import numpy as np
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.plan import MAX_VIEWS
-from viewstore.generators.contract import Context, OfSource, OneSample, Rendered, Sample
+from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 from viewstore.images.colours import Pixels
 from viewstore.images.policies import Drawn, ViewPolicy, output_size, policies
 from viewstore.images.recipes import RecipeSpec
@@ -68,9 +68,14 @@ class Expert(OfSource):
             filter=check_filter(self.filter, STORED_FILTERS),
         )
 
+    def recipe(self) -> RecipeSpec:
+        """Return the recipe of its policies, which differ in what they draw alone."""
+        name = "digits" if self.policy == "digits" else "policy"
+        return RecipeSpec(name=name, filter=self.filter)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedExpert(OneSample):
+class ResolvedExpert:
     """What `Expert` resolves to; its attributes are those of `Expert`."""
 
     policy: str
@@ -93,11 +98,6 @@ class ResolvedExpert(OneSample):
         status = Column(name="status", dtype="u1", shape=())
         columns = sorted((*self.policies[0].columns, status), key=lambda column: column.name)
         return tuple(replace(column, shape=(self.views, *column.shape)) for column in columns)
-
-    def recipe(self) -> RecipeSpec:
-        """Return the recipe of its policies, which differ in what they draw alone."""
-        name = "digits" if self.policy == "digits" else "policy"
-        return RecipeSpec(name=name, filter=self.filter)
 
     def make(self, context: Context) -> ExpertGenerator:
         """Return the generator."""

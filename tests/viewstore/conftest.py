@@ -23,7 +23,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_npz(tmp_path_factory.mktemp("source") / "images.npz")
 
 
-@pytest.fixture(scope="session", params=["raw", "jpg", "png"])
+@pytest.fixture(scope="session", params=["raw", "jpg", "png", "params"])
 def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Store:
     """A small store, once for each way to keep views."""
     folder = tmp_path_factory.mktemp("export")

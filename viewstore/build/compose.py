@@ -40,7 +40,7 @@ from viewstore.store.published import linked, published_view_sets
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context, Resolved
+    from viewstore.generators.contract import Context, Resolved, Settings
 
 
 OnError = Literal["fail", "skip"]
@@ -123,7 +123,8 @@ def _common(sizes: NDArray[Any]) -> int | None:
 
 
 def make_plan(
-    settings: Resolved,
+    settings: Settings,
+    resolved: Resolved,
     context: Context,
     *,
     name: str,
@@ -133,22 +134,19 @@ def make_plan(
     shard_rows: int,
     weights: list[Weights],
 ) -> Plan:
-    """Return the plan of resolved settings: all that decides the bytes of a view set.
+    """Return the plan of settings and what they resolve to: all that decides the bytes of a set.
 
     `context.view_set` is the name under which `view_set` was begun.
     """
-    from viewstore.generators import settings_class
-
-    views, height, width = settings.views, settings.height, settings.width
-    kind = settings_class(name)
+    views, height, width = resolved.views, resolved.height, resolved.width
     rows, codec = StoreRows(table), context.codec
     libraries = {
         library: importlib.metadata.version(library)
-        for library in (*LIBRARIES, *(["torch"] if kind.NEEDS else []))
+        for library in (*LIBRARIES, *(["torch"] if settings.NEEDS else []))
     }
     members = codec.members(views)
-    stored: Kind = "columns" if kind.KIND == "columns" else "pixels" if members else "recipe"
-    columns = list(settings.columns())
+    stored: Kind = "columns" if settings.KIND == "columns" else "pixels" if members else "recipe"
+    columns = list(resolved.columns())
     if stored == "recipe" and context.wants_pixels:
         columns.append(Column(name=PIXEL_CRC, dtype="u4", shape=(views,)))
     parent = None if context.parent is None else _link(context.parent)
@@ -160,7 +158,7 @@ def make_plan(
         rows=len(table.keys),
         shard_rows=shard_rows,
         views=views,
-        roles=settings.roles(),
+        roles=resolved.roles(),
         height=height,
         width=width,
         channels=0 if stored == "columns" else 3,
@@ -168,13 +166,13 @@ def make_plan(
         codec=codec_to_plan(codec, width),
         members=members,
         json_bytes=json_bytes(context.view_set, len(table.keys), rows) if members else 0,
-        recipe=_recipe(name, settings, libraries) if stored == "recipe" else None,
+        recipe=recipe_for(name, settings, libraries) if stored == "recipe" else None,
         parent=parent,
         inputs={role: _link(each) for role, each in context.inputs.items()},
         reach=settings.reach(),
-        generator={"name": name, "version": kind.VERSION, "args": _args(settings)},
+        generator={"name": name, "version": settings.VERSION, "args": _args(resolved)},
         weights=tuple(weights),
-        resample={"filter": getattr(settings, "filter", "area"), "library": "opencv"},
+        resample={"filter": getattr(resolved, "filter", "area"), "library": "opencv"},
         seed=context.seed,
         round=1,
         columns=tuple(sorted(columns, key=lambda column: column.name)),
@@ -187,7 +185,9 @@ def _link(view_set: ViewSet) -> dict[str, str]:
     return {"view_set": view_set.name, "plan_id": view_set.plan.id}
 
 
-def _recipe(generator: str, settings: Resolved, libraries: Mapping[str, str]) -> dict[str, Any]:
+def recipe_for(
+    generator: str, settings: Settings, libraries: Mapping[str, str] = {}
+) -> dict[str, Any]:
     """Return what a plan says of the recipe of views whose params alone are stored.
 
     Raises:

@@ -93,6 +93,8 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         ConfigError: What the build itself would refuse.
         UnavailableError: The disk has no space for two shards.
     """
+    from viewstore.generators import make_settings
+
     check_out(request.out)
     paths = StorePaths(request.out)
     table, _ = build_rows(request, paths, progress or Silent(), keep=False)
@@ -107,7 +109,9 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         view_set = trial.view_sets[request.name]
         shard_rows = _shard_rows(request, paths, trial, table)
         plan = replace(view_set.plan, rows=len(table.keys), shard_rows=shard_rows)
-        costs = codec_costs(view_set, plan=plan)
+        made_by = make_settings(plan.generator["name"], plan.generator["args"])
+        rate = clock.samples_per_second() * plan.views
+        costs = codec_costs(view_set, plan=plan, rendered=rate if made_by.recipe() else None)
     committed = set(committed_shards(paths.view_set(request.name)))
     missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
     found = Rehearsal(

@@ -95,6 +95,8 @@ def _check_settings(request: BuildRequest) -> None:
 
     settings = make_settings(request.generator, request.settings)
     check_unneeded(request.generator, _needs(settings), request.files)
+    if request.codec == ParamsAlone.name:
+        compose.recipe_for(request.generator, settings)
 
 
 def _needs(settings: Settings) -> set[str]:
@@ -258,6 +260,7 @@ def _plan(
     )
     shard_rows, sources_id = fixed_sources(paths, table, choose)
     plan = compose.make_plan(
+        settings,
         resolved,
         context,
         name=request.generator,

@@ -104,7 +104,7 @@ def _groups(store: Store, views: str | None) -> dict[str, Group]:
     groups: dict[str, Group] = {
         name: [Cached(name, n=min(2, view_set.num_views))]
         for name, view_set in store.view_sets.items()
-        if view_set.complete
+        if view_set.complete and view_set.kind != "columns"
     }
     if not groups:
         raise ConfigError(
@@ -165,10 +165,10 @@ def _parts(
     set_bytes = 0
     online = False
     for view in views:
-        if not isinstance(view, Cached):
+        view_set = newest_round(store, view.name) if isinstance(view, Cached) else None
+        if not isinstance(view, Cached) or view_set is None or view_set.kind == "recipe":
             online = True
             continue
-        view_set = newest_round(store, view.name)
         spent = view.n / bare_rate(view_set, threads=threads, seconds=seconds)
         if view_set.codec.encoded:
             decode += spent

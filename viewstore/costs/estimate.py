@@ -51,7 +51,8 @@ class CodecCost:
         codec: Its name.
         view_bytes: Mean bytes of one view.
         set_bytes: Bytes of all shards with their params, and of the derived params.
-        decode_views_per_second: By one core; None for raw views, which are only copied.
+        decode_views_per_second: By one core, of params the views that it renders; None for raw
+            views, which are only copied.
     """
 
     codec: str
@@ -91,12 +92,14 @@ class Epoch:
         return self.views / self.cpu_seconds if self.cached else self.views_per_second
 
 
-def set_bytes(plan: Plan, row_bytes: float) -> int:
+def set_bytes(plan: Plan, row_bytes: float, members: int | None = None) -> int:
     """Return the bytes of a view set: shards, params and member table; records are left out.
 
     Args:
         plan: Of the view set.
-        row_bytes: Bytes of a row in its tar, from `raw_row_bytes` or `encoded_row_bytes`.
+        row_bytes: Bytes of a row in its tar, from `raw_row_bytes` or `encoded_row_bytes`; 0
+            without one.
+        members: Files of a row in its tar; None means as planned.
     """
     columns = [column.row_bytes * plan.shard_rows + CRC_BYTES for column in plan.columns]
     packed = [
@@ -105,7 +108,8 @@ def set_bytes(plan: Plan, row_bytes: float) -> int:
         if column.pack
     ]
     alone = sum(size for column, size in zip(plan.columns, columns, strict=True) if not column.pack)
-    index_row_bytes = len(plan.members) * MEMBER_DTYPE.itemsize
+    members = len(plan.members) if members is None else members
+    index_row_bytes = members * MEMBER_DTYPE.itemsize
     indexes = sum(
         BLOCK + padded(len(plan.shard_range(shard)) * index_row_bytes + CRC_BYTES)
         for shard in range(plan.shards)

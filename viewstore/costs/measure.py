@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from viewstore.costs.disk_space import existing_folder, free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, encoded_row_bytes, raw_row_bytes, set_bytes
 from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec, make_codec
+from viewstore.images.params import ParamsAlone
 from viewstore.store.view_set import ViewSet
 
 READ_BYTES = 256 << 20
@@ -121,21 +122,30 @@ def decode_rate(codec: Codec, payloads: Sequence[bytes], *, seconds: float = SEC
 
 
 def codec_costs(
-    view_set: ViewSet, *, plan: Plan | None = None, seconds: float = SECONDS
+    view_set: ViewSet,
+    *,
+    plan: Plan | None = None,
+    seconds: float = SECONDS,
+    rendered: float | None = None,
 ) -> dict[str, CodecCost]:
-    """Return the costs of the view set's own codec, of raw, and of jpg where the own one is raw.
+    """Return the costs of the view set's own codec, of raw, and of jpg unless it is encoded.
 
     Args:
         view_set: Its views are read, at most 128 of them.
         plan: The costs are those of a view set with this plan; None means that of `view_set`.
         seconds: How long decoding is measured.
+        rendered: Views/s that one core renders, where the views could be stored as params.
     """
     plan = plan or view_set.plan
     pixels = sample_views(view_set)
     own = view_set.codec
-    names = dict.fromkeys([own.name, "raw", "jpg"] if own.name == "raw" else [own.name, "raw"])
+    others = ["raw"] if own.encoded else ["raw", "jpg"]
     costs = {}
-    for name in names:
+    if rendered is not None or own.name == ParamsAlone.name:
+        costs[ParamsAlone.name] = _params_cost(plan, rendered or render_rate(view_set, seconds))
+    for name in dict.fromkeys([own.name, *others]):
+        if name in costs:
+            continue
         codec = own if name == own.name else make_codec(name)
         costs[name] = _cost(codec, pixels, view_set, plan, seconds)
     return costs
@@ -144,12 +154,12 @@ def codec_costs(
 def _cost(
     codec: Codec, pixels: Sequence[NDArray[np.uint8]], view_set: ViewSet, plan: Plan, seconds: float
 ) -> CodecCost:
-    planned = replace(plan, members=codec.members(plan.views))
+    members = len(codec.members(plan.views))
     if not codec.encoded:
         return CodecCost(
             codec=codec.name,
             view_bytes=plan.height * plan.width * plan.channels,
-            set_bytes=set_bytes(planned, raw_row_bytes(plan)),
+            set_bytes=set_bytes(plan, raw_row_bytes(plan), members),
             decode_views_per_second=None,
         )
     payloads = [codec.encode(each) for each in pixels]
@@ -159,8 +169,25 @@ def _cost(
     return CodecCost(
         codec=codec.name,
         view_bytes=sum(sizes) / len(sizes),
-        set_bytes=set_bytes(planned, encoded_row_bytes(plan, sizes)),
+        set_bytes=set_bytes(plan, encoded_row_bytes(plan, sizes), members),
         decode_views_per_second=decode_rate(codec, payloads, seconds=seconds),
+    )
+
+
+def render_rate(view_set: ViewSet, seconds: float = SECONDS) -> float:
+    """Return the views that one core renders in a second, source images decoded: a recipe's."""
+    built = [row for shard in view_set.shards.values() for row in shard.rows]
+    rows = itertools.cycle(built[:: max(1, len(built) // MOST_VIEWS)])
+    return view_set.num_views * rate_of(lambda: view_set[next(rows)], seconds=seconds)
+
+
+def _params_cost(plan: Plan, rate: float) -> CodecCost:
+    """Return the costs of views of which params alone are stored, and which render at this rate."""
+    return CodecCost(
+        codec=ParamsAlone.name,
+        view_bytes=sum(column.row_bytes for column in plan.columns) / plan.views,
+        set_bytes=set_bytes(plan, 0, 0),
+        decode_views_per_second=rate,
     )
 
 

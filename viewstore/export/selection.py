@@ -116,6 +116,11 @@ def select(
             matches, none of them was made, or the limit is below 1.
     """
     chosen = chosen_view_set(store, view_set, purpose="export")
+    if chosen.kind == "columns":
+        raise ConfigError(
+            f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
+            fix=f"export {chosen.of}",
+        )
     if not chosen.complete:
         there = shards_there(len(chosen.index.shards), chosen.plan)
         raise unfinished_view_set(chosen.name, there, store.location)

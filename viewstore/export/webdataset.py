@@ -27,13 +27,22 @@ from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
 from viewstore.files.local import LOCAL
 from viewstore.format.records import LARGE_BYTES, canonical, check_form, parse
-from viewstore.format.tar import BLOCK, NPY_BYTES, TarWriter, member_name, pack_npy, padded
+from viewstore.format.tar import (
+    BLOCK,
+    NPY_BYTES,
+    TarWriter,
+    member_name,
+    pack_npy,
+    pack_sample,
+    padded,
+)
 from viewstore.progress import Progress, Silent
 
 INDEX = "index.json"
 KIND = "viewstore-webdataset"
 SHARDS = [{"url": str, "nsamples": int, "filesize": int, "hash": str}]
 TAR_NAME = re.compile(r"\d{6}\.tar")  # no other name in an index is one of ours
+KEY_BYTES = 4096  # at most of the json of a sample
 LABEL_DIGITS = 7  # webdataset decodes `cls` as a number
 
 
@@ -177,7 +186,7 @@ def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str
     columns = {c.name: views.params.rows(c.name, rows) for c in selection.columns}
     labelled = bool((labels[selection.rows] >= 0).all())
     for index, row in enumerate(rows.tolist()):
-        members = dict(views.payloads(row))
+        members = dict(views.payloads(row)) if views.kind == "pixels" else _rendered(selection, row)
         if labelled:
             members["cls"] = b"%0*d" % (LABEL_DIGITS, labels[row])
         for name, values in columns.items():
@@ -185,10 +194,21 @@ def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str
         yield members
 
 
+def _rendered(selection: Selection, row: int) -> dict[str, bytes]:
+    """Return the members of a row whose views are rendered now, as a raw set stores them."""
+    views, store = selection.view_set, selection.store
+    json = pack_sample(views.plan.first_name, row, store.keys[row], int(store.labels[row]))
+    return {"json": json + b"\n", "views.npy": pack_npy(views[row])}
+
+
 def _bytes_of(selection: Selection) -> int:
     """Return an upper bound of the size of all tars."""
     sizes = selection.view_set.members["size"][selection.rows].astype(np.int64)
     stored = int((-(-sizes // BLOCK) * BLOCK + BLOCK).sum())
+    if selection.view_set.kind == "recipe":
+        plan = selection.view_set.plan
+        pixels = plan.views * plan.height * plan.width * plan.channels
+        stored = len(selection.rows) * (2 * BLOCK + padded(NPY_BYTES + pixels) + KEY_BYTES)
     columns = sum(BLOCK + padded(NPY_BYTES + c.row_bytes) for c in selection.columns)
     ends = 2 * BLOCK * (len(selection.rows) // selection.store.shard_rows + 2)
     return stored + len(selection.rows) * (columns + 2 * BLOCK) + ends

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
 from viewstore.format.plan import Plan
+from viewstore.format.records import canonical
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -53,6 +54,11 @@ def pack_header(name: str, size: int) -> bytes:
     header[257:265] = b"ustar\x0000"
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header)
+
+
+def pack_sample(view_set: str, row: int, key: str, label: int) -> bytes:
+    """Return the canonical json of a row, without padding: its member `json`."""
+    return canonical({"index": row, "key": key, "label": label, "view_set": view_set})
 
 
 def pack_npy_header(descr: str, shape: tuple[int, ...]) -> bytes:

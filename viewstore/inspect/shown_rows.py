@@ -23,7 +23,9 @@ from viewstore.store.view_set import ViewSet
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
-TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "parent", "seed", "status"})
+TOLD = frozenset(
+    {"crop_box", "distance", "jitter_order", "latent", "parent", "pixel_crc", "seed", "status"}
+)
 NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {

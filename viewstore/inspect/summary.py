@@ -77,6 +77,8 @@ def view_set_facts(view_set: ViewSet) -> Facts:
         "width": plan.width,
         "channels": plan.channels,
         "kind": plan.kind,
+        "of": view_set.of,
+        "form": plan.form,
         "codec": None if plan.codec is None else dict(plan.codec),
         "recipe": None if plan.recipe is None else dict(plan.recipe),
         "shards": len(view_set.shards),

@@ -63,7 +63,7 @@ def _view_set_lines(facts: Facts) -> list[str]:
     stored = planned if shards == facts["shards_planned"] else f"{shards} of {planned}"
     lines = [
         f"  views      {facts['views']} ({roles}), {size}",
-        f"  stored     {facts['codec']['name']}, {stored}, {facts['bytes'] / 2**20:.1f} MiB",
+        f"  stored     {facts['form']}, {stored}, {facts['bytes'] / 2**20:.1f} MiB",
         *(
             line.replace(UNBROKEN, " ")
             for line in wrapped(f"  generator  {made_by}: {args}", indent=13)

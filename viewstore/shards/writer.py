@@ -16,12 +16,12 @@ from viewstore.format.chunks import pack_chunk, pack_params, unpack_params
 from viewstore.format.columns import MADE
 from viewstore.format.manifest import BlobRecord, blob_name
 from viewstore.format.plan import Plan
-from viewstore.format.records import canonical
 from viewstore.format.tar import (
     TarWriter,
     member_name,
     member_names,
     pack_npy_header,
+    pack_sample,
     padded,
     parse,
 )
@@ -70,7 +70,7 @@ class ShardWriter:
 
     def _payload(self, extension: str, row: int, pixels: NDArray[np.uint8]) -> bytes:
         if extension == "json":
-            text = sample_json(self.plan.first_name, row, self.rows)
+            text = _sample(self.plan.first_name, row, self.rows)
             return text.ljust(self.plan.json_bytes - 1) + b"\n"
         if extension == "views.npy":
             return self.npy_header + np.ascontiguousarray(pixels).tobytes()
@@ -103,16 +103,13 @@ class ShardWriter:
         return pack.columns, blobs
 
 
-def sample_json(view_set: str, row: int, rows: Rows) -> bytes:
-    """Return the canonical json of a row, without its padding."""
-    return canonical(
-        {"index": row, "key": rows.key(row), "label": rows.label(row), "view_set": view_set}
-    )
+def _sample(view_set: str, row: int, rows: Rows) -> bytes:
+    return pack_sample(view_set, row, rows.key(row), rows.label(row))
 
 
 def json_bytes(view_set: str, num_rows: int, rows: Rows) -> int:
     """Return the size that every json member of a view set has."""
-    longest = max((len(sample_json(view_set, row, rows)) for row in range(num_rows)), default=0)
+    longest = max((len(_sample(view_set, row, rows)) for row in range(num_rows)), default=0)
     return padded(longest + 1)
 
 
