@@ -31,6 +31,7 @@ BATCH = 8
 class View:
     pixels: Tensor
     params: dict[str, Any] = field(default_factory=dict)
+    parent_slot: int = -1
 
 
 @dataclass
