@@ -19,15 +19,15 @@ from viewstore.store.store import Store
 SIDE = 8
 
 
-def family_store(out: Path, counts: dict[str, int]) -> Store:
-    """Return 70 digits with a view set of so many 8 px simclr views by each name."""
+def family_store(out: Path, counts: dict[str, int], *, source: str = "digits") -> Store:
+    """Return 70 images, or fewer, with a view set of so many 8 px simclr views by each name."""
     for name, count in counts.items():
         build(
             BuildRequest(
                 generator="simclr",
                 view_set=name,
                 out=out,
-                source="digits",
+                source=source,
                 limit=NUM_DIGITS,
                 shard_rows=SHARD_ROWS,
                 settings={"height": SIDE, "width": SIDE, "views": count},
