@@ -135,15 +135,15 @@ class Following:
         return views
 
     def _too_few(self, row: int, view: int, children: NDArray[np.bool_]) -> FormatError:
-        made = "" if self._missing == "fallback" else " that were made"
+        any_child = self._missing == "fallback"
+        count = counted(int(children.sum()), "view" if any_child else "usable view")
         fix = "have fewer slots follow it, or build the view set with more views"
-        if made:
+        if not any_child:
             fix += "; missing='fallback' shows children that were not made"
         return FormatError(
-            f"view {view} of row {row}, which slot {self._follow} shows, has "
-            f"{counted(int(children.sum()), 'view')} of {self._view_set.name}{made}, "
-            f"{counted(len(self._slots), 'slot')} must show them",
-            why="a slot that follows another one never shows what another view is the parent of",
+            f"view {view} of row {row}, which slot {self._follow} shows, has {count} of "
+            f"{self._view_set.name} for {counted(len(self._slots), 'slot')}",
+            why="a slot that follows another one never shows a child of another view",
             fix=fix,
         )
 

@@ -114,6 +114,8 @@ def _agree(child: CachedSlots, below: ViewSet, parent: CachedSlots, above: ViewS
         return True
     if child.group.mixed or parent.group.mixed:  # another slot may show another set
         return False
+    if parent.follow is not None:  # its views go by another slot, not by the schedule
+        return False
     scheduled = (below.num_views, len(child.slots), child.pick)
     if scheduled != (above.num_views, len(parent.slots), parent.pick):
         return False

@@ -175,7 +175,7 @@ def test_views_of_a_set_may_follow_views_of_the_same_set(root: Path) -> None:
         first = shows_first.batch(0, step).views[0].view.tolist()
         with make(store, views, batch_size=1) as loader:
             if first != [0]:
-                with pytest.raises(FormatError, match="has 0 views of v4 that were made, 2 slots"):
+                with pytest.raises(FormatError, match="has 0 usable views of v4 for 2 slots"):
                     loader.batch(0, step)
                 continue
             above, *below = loader.batch(0, step).views
@@ -277,8 +277,7 @@ def test_children_that_were_not_made_are_shown_where_that_is_asked_for(store: St
             with pytest.raises(FormatError) as caught:
                 next(iter(loader))
         assert str(caught.value) == (
-            f"view {view} of row 0, which slot 0 shows, has 1 view of v12 that were made, "
-            "2 slots must show them"
+            f"view {view} of row 0, which slot 0 shows, has 1 usable view of v12 for 2 slots"
         )
         assert "missing='fallback'" in str(caught.value.fix)
 
@@ -290,7 +289,9 @@ def test_an_error_comes_at_the_batch_of_its_row(store: Store) -> None:
     with make(store, [Cached("v3"), Cached("v12", follow=0)], shuffle="none") as loader:
         batches = iter(loader)
         assert [next(batches).index[0].item() for _ in range(2)] == [0, 16]
-        with pytest.raises(FormatError, match="of row 33, which slot 0 shows, has 0 views of v12"):
+        with pytest.raises(
+            FormatError, match="of row 33, which slot 0 shows, has 0 usable views of v12"
+        ):
             next(batches)
 
 
