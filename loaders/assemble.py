@@ -151,7 +151,7 @@ class Assembly:
             tail=self.cut.tail,
             rows=rows_digest([each.selected for each in self.stores], self.rates),
             views=views_digest(
-                [(each.cached, each.online.slots) for each in self.stores],
+                [(each.cached, each.rendered) for each in self.stores],
                 scaled=self.settings.scaled_decode,
             ),
         )
@@ -208,6 +208,7 @@ def assemble(
     store_views = _open(
         stores, views, settings.rows if several else [settings.rows], settings, memory, clock
     )
+    _check_links(store_views, settings)
     sizes = [each.num_rows for each in store_views]
     cut = Cut(
         num_rows=sum(sizes if rates is None else map(rows_per_epoch, sizes, rates)),
@@ -276,6 +277,16 @@ def _open(
         )
         for store, selected in zip(stores, rows, strict=True)
     ]
+
+
+def _check_links(store_views: Sequence[StoreViews], settings: LoaderSettings) -> None:
+    """Raise ConfigError if views are to be rendered on pixels that have no colours yet."""
+    for slot in (slot for each in store_views for slot in each.linked):
+        if settings.photometric != "cpu":
+            raise ConfigError(
+                f"on={slot.on} needs photometric='cpu'",
+                why="on the device the colours of a slot come after all that is rendered on it",
+            )
 
 
 def _divide_cache(assembly: Assembly) -> None:

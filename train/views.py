@@ -29,6 +29,10 @@ class SlotView(Protocol):
     def params(self) -> Mapping[str, Any]:
         """Recorded draws by name, [B, ...]."""
 
+    @property
+    def parent_slot(self) -> int:
+        """Number of the view that this one was made from, -1 if none of the batch."""
+
 
 class LoaderBatch(Protocol):
     """The samples of one step: a `loaders.Batch`."""
@@ -49,7 +53,7 @@ class ViewBatch:
         x: By side r of the views in pixels: float32 [V_r, B, C, r, r], normalised.
         slot: int64 [V, 2]: view v is x[slot[v, 0]][slot[v, 1]].
         role: Role of each view.
-        parent: int64 [V]: the view it was derived from, -1 for the sample.
+        parent: int64 [V]: the view of the batch that each was made from, -1 if none was.
         params: The columns of params that the strategy wants, by name, [V, B, ...].
         index: int64 [B], row of each sample in the store.
         epoch: Number of the epoch, from 0.
@@ -182,7 +186,7 @@ def view_batch(
         },
         slot=torch.tensor(slot),
         role=roles,
-        parent=torch.full((len(roles),), -1),
+        parent=torch.tensor([view.parent_slot for view in batch.views]),
         params={name: _stacked(name, roles, batch.views) for name in params},
         index=torch.as_tensor(batch.index).to(device),
         epoch=epoch,

@@ -67,9 +67,12 @@ class View:
         params: What made the views, by column name, [B, ...]; on the CPU.
         status: uint8 [B]: 1 ok, 2 goal not met, 3 failed, 4 source unreadable, 0 never written.
         role: "expert", "generated", "global", ...; "mixed" where it varies by view.
-        parent: int64 [B]: the view it was derived from, -1 for the source image.
+        parent: int64 [B]: the view it was derived from, -1 for the source image. Where there is
+            a `parent_slot`, what `view` of that slot is.
         view: int64 [B]: number of the cached view, or of the slot that was rendered.
         source: "cached:NAME" or "online:NAME".
+        parent_slot: Slot whose views these were made from: the one that it follows or is rendered
+            on; -1 if there is none.
         colourless: Whether the pixels still lack the colours that params record; `Batch.to` makes
             them. Never so in a batch that a loader delivers.
     """
@@ -81,6 +84,7 @@ class View:
     parent: Tensor
     view: Tensor
     source: str
+    parent_slot: int = -1
     colourless: bool = False
 
     def __repr__(self) -> str:

@@ -57,6 +57,7 @@ def _joined(views: list[View], index: Tensor, pixels: Buffer) -> View:
         parent=torch.cat([view.parent for view in views])[index],
         view=torch.cat([view.view for view in views])[index],
         source="|".join(sorted({view.source for view in views})),
+        parent_slot=views[0].parent_slot,
         colourless=any(view.colourless for view in views),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,3 +37,8 @@ class Draft:
     def rows(self) -> NDArray[np.int64]:
         """Rows of the store, [B]."""
         return self.plan.rows
+
+
+def bounds_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of parts of these sizes that lie one after another."""
+    return itertools.pairwise(itertools.accumulate(sizes, initial=0))

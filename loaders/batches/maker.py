@@ -24,7 +24,7 @@ from viewstore.loaders.plan.order import RowOrder
 from viewstore.loaders.plan.schedule import Missing
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.read.stored import Damage
-from viewstore.loaders.render.layered import only_flips, render_cached
+from viewstore.loaders.render.layered import only_flips, render_cached, render_linked
 
 if TYPE_CHECKING:
     from viewstore.loaders.batches.batch import Batch
@@ -81,7 +81,7 @@ class BatchMaker:
         self._sample_bytes = sum(height * width * chans for height, width, chans in self.shapes)
         self._only_copies = (
             not any(part.reads_ranges for part in self._parts)
-            and not self._online.slots
+            and not self.views.rendered
             and all(
                 reader.copies_rows and all(only_flips(t, reader.shape[:2]) for t in slots.then)
                 for slots, reader in self._cached
@@ -93,7 +93,7 @@ class BatchMaker:
             self.cut,
             self.views.selected,
             self.plan_samples,
-            drawn_slots=len(self._online.slots) + len(layered),
+            drawn_slots=len(self.views.rendered) + len(layered),
             steps_at_once=self.steps_at_once,
         )
 
@@ -179,6 +179,8 @@ class BatchMaker:
         if self._online.slots:
             mine = [out[slot.slot] for slot in self._online.slots]
             self._online.render(plan.rows, plan.online, mine, damaged)
+        if self.views.linked:
+            render_linked(self.views.linked, plan.on, out, self.clock)
         if damaged:
             indices = np.array(list(damaged))
             draft.valid[begin + indices] = False
@@ -193,17 +195,22 @@ class BatchMaker:
     def _delivery(self) -> Delivery:
         # Torch takes longer to import than anything else up to the first batch, so that nothing
         # before this needs it: the threads fill the batch meanwhile.
-        from viewstore.loaders.batches.deliver import CachedDelivery, Delivery
+        from viewstore.loaders.batches.cached import CachedDelivery
+        from viewstore.loaders.batches.deliver import Delivery
+        from viewstore.loaders.batches.linked import linked_deliveries
 
+        sizes = self._online.sizes
+        cached = [
+            [
+                CachedDelivery(slots, number, reader, mirrored, sizes)
+                for number in range(len(slots.slots))
+            ]
+            for (slots, reader), mirrored in zip(self._cached, self.views.mirrored, strict=True)
+        ]
         return Delivery(
-            cached=[
-                [
-                    CachedDelivery(slots, number, reader, mirrored, self._online.sizes)
-                    for number in range(len(slots.slots))
-                ]
-                for (slots, reader), mirrored in zip(self._cached, self.views.mirrored, strict=True)
-            ],
+            cached=cached,
             online=self._online.slots,
+            linked=linked_deliveries(self.views.linked, cached, self._online.slots, sizes),
             labels=self.views.store.labels,
             cut=self.cut,
             state=self.state,

@@ -13,9 +13,10 @@ from viewstore.errors import ConfigError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.asked import AnyViews, as_views
-from viewstore.loaders.plan.pairs import check_pairs
+from viewstore.loaders.plan.pairs import check_follows, check_pairs
+from viewstore.loaders.plan.resolve import resolve
 from viewstore.loaders.plan.rows import selected_rows
-from viewstore.loaders.plan.slots import CachedSlots, Slot, public_slots, resolve
+from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, OnlineSlot, Slot, public_slots
 from viewstore.loaders.plan.usable import leave_out
 from viewstore.loaders.read.reader import CachedReader
 from viewstore.loaders.read.set_reader import ViewSetReader
@@ -56,6 +57,7 @@ class StoreViews:
         mirrored: For each of `cached` which views show their box from right to left; None where
             no view does, or nothing is rendered on them.
         online: The slots that are rendered from source images.
+        linked: The slots that are rendered on other slots, ascending.
     """
 
     store: Store
@@ -65,6 +67,7 @@ class StoreViews:
     readers: Sequence[CachedReader]
     mirrored: Sequence[Mirrored | None]
     online: OnlineViews
+    linked: Sequence[LinkedSlot]
 
     @classmethod
     def open(
@@ -86,8 +89,12 @@ class StoreViews:
         Raises:
             ConfigError: The views, or the rows, do not fit the store.
         """
-        cached, online = resolve(as_views(views, store.names), store)
+        cached, rendered = resolve(as_views(views, store.names), store)
         check_pairs(cached, store)
+        check_follows(cached, public_slots(cached, rendered))
+        linked = [slot for slot in rendered if isinstance(slot, LinkedSlot)]
+        online = [slot for slot in rendered if not isinstance(slot, LinkedSlot)]
+        under = {slot.on for slot in linked}
         shown = [each for slots in cached for each in slots.group.view_sets]
         asked = selected_rows(store, rows, where, [each.name for each in shown])
         selected, left_out = leave_out(store, asked, shown, online=bool(online))
@@ -101,7 +108,9 @@ class StoreViews:
                 for slots in cached
             ],
             mirrored=[
-                mirrored_in_group(store, slots.group) if any(slots.then) else None
+                mirrored_in_group(store, slots.group)
+                if any(slots.then) or under.intersection(slots.slots)
+                else None
                 for slots in cached
             ],
             online=OnlineViews(
@@ -112,6 +121,7 @@ class StoreViews:
                 scaled=scaled_decode,
                 clock=clock,
             ),
+            linked=linked,
         )
 
     @property
@@ -122,7 +132,12 @@ class StoreViews:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, by number."""
-        return public_slots(self.cached, self.online.slots)
+        return public_slots(self.cached, self.rendered)
+
+    @property
+    def rendered(self) -> list[OnlineSlot]:
+        """The slots that are rendered while they are loaded: of source images, then the others."""
+        return [*self.online.slots, *self.linked]
 
     @property
     def set_readers(self) -> Iterator[tuple[CachedSlots, ViewSetReader, float]]:

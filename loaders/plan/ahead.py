@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,14 @@ class SamplePlan:
         online: Params of each online slot, [B, ...].
         then: For each cached group the params of each slot; {} where its views are shown as
             they are stored.
+        on: Params of each slot that is rendered on another one, [B, ...].
     """
 
     rows: NDArray[np.int64]
     views: list[NDArray[np.int64]]
     online: list[Drawn]
     then: list[list[Drawn]]
+    on: list[Drawn] = field(default_factory=list)
 
     def part(self, begin: int, end: int) -> SamplePlan:
         """Return the plan of samples [begin, end)."""
@@ -43,6 +45,7 @@ class SamplePlan:
             views=[each[begin:end] for each in self.views],
             online=[part_of(each, begin, end) for each in self.online],
             then=[[part_of(each, begin, end) for each in group] for group in self.then],
+            on=[part_of(each, begin, end) for each in self.on],
         )
 
 

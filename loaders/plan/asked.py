@@ -22,6 +22,9 @@ class Cached:
         n: Slots. The views of a sample in them differ.
         pick: "schedule" shows every cached view equally often over the epochs; "random" draws
             them anew each epoch.
+        follow: Number of an earlier slot that shows the view set which these views were made
+            from: each shows a view whose parent is the view shown there, drawn anew each epoch.
+            None: they are chosen by `pick`.
         params: Columns to deliver; None: all that lie in the shards' packs, which leaves out
             latents.
         then: Online policy, by name or with numbers of your own, that is drawn anew in every
@@ -36,6 +39,7 @@ class Cached:
     _: KW_ONLY
     n: int = 1
     pick: Pick = "schedule"
+    follow: int | None = None
     params: tuple[str, ...] | None = None
     then: str | ViewPolicy | None = None
     size: int | None = None
@@ -45,11 +49,18 @@ class Cached:
         if not isinstance(self.name, str):
             raise ConfigError(f"Cached must name a view set, got {self.name!r}")
         _check_cached(self)
+        if self.follow is not None:
+            object.__setattr__(self, "follow", whole_number("Cached follow", self.follow, least=0))
+            if self.pick != "schedule":
+                raise ConfigError(
+                    f"Cached with follow={self.follow} takes no pick, got {self.pick!r}",
+                    why="the view shown in the slot that it follows chooses among its children",
+                )
 
 
 @dataclass(frozen=True)
 class Online:
-    """Views rendered from source images while they are loaded.
+    """Views rendered while they are loaded, from source images or on the pixels of another slot.
 
     Attributes:
         policy: The augmentation policy, by name or with numbers of your own.
@@ -57,6 +68,9 @@ class Online:
         size: Side of the views in pixels. None: that of the first cached view set that is not
             of local views, else of the source where its images are alike and small, else 224;
             local views 96/224 of it.
+        on: Number of an earlier slot on whose pixels, as they are delivered, the views are
+            rendered. None: on source images. `size` None then means the size of that slot's
+            views.
         filter: Resize filter: "area", "linear" (OpenCV), "pil" (Pillow, antialiased) or
             "antialias" (torch, antialiased).
     """
@@ -65,11 +79,14 @@ class Online:
     _: KW_ONLY
     n: int = 1
     size: int | None = None
+    on: int | None = None
     filter: Filter = "area"
 
     def __post_init__(self) -> None:
         as_policies(self.policy)
         _check_slots(self)
+        if self.on is not None:
+            object.__setattr__(self, "on", whole_number("Online on", self.on, least=0))
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,26 @@ def choose_views(
 
 
 def preference(
-    seed: int, epoch: int, index: NDArray[np.int64], *, cached: int, wanted: int, pick: Pick
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    *,
+    cached: int,
+    wanted: int,
+    pick: Pick,
+    slot: int = 0,
 ) -> NDArray[np.int64]:
     """Return all view numbers of each sample, those shown in this epoch first, [B, cached].
 
     "schedule" goes round a permutation of the sample's views, `wanted` an epoch, and draws
     another one when every view was shown equally often. "random" draws one each epoch. The
     permutation depends on the sample alone, so slots of two view sets show views of the same
-    numbers.
+    numbers. Views that follow another slot give the first of their slots, for permutations of
+    their own: those of the slot that they follow would favour some children of its view.
     """
     period = cached // math.gcd(cached, wanted) if pick == "schedule" else 1
     cycle, turn = divmod(epoch, period)
-    words = Stream(seed, cycle).words(Op.SCHEDULE, index, 0, blocks=-(-cached // 4))
+    words = Stream(seed, cycle).words(Op.SCHEDULE, index, slot, blocks=-(-cached // 4))
     # Sorted with their numbers below them: half the time of argsort where rows are so short.
     numbered = words[:, :cached].astype(np.uint64) << np.uint64(32)
     numbered |= np.arange(cached, dtype=np.uint64)

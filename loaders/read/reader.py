@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.plan.mixed import SET_COLUMN, ViewSetGroup
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.plan.schedule import Missing, Pick, preference, replace_missing
 from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.read.stored import Damage, Flips
 
@@ -115,52 +114,6 @@ class CachedReader:
     def copies_rows(self) -> bool:
         """Whether a batch is copied from one array: raw views of a single set."""
         return self._single is not None and self._single.strided is not None
-
-    @property
-    def all_usable(self) -> bool:
-        """Whether every view was made, so that none has to be replaced."""
-        return all(part.all_usable for part in self.parts)
-
-    def choose(
-        self,
-        rows: Rows,
-        *,
-        seed: int,
-        epoch: int,
-        slots: Sequence[int],
-        pick: Pick,
-        missing: Missing,
-    ) -> Rows:
-        """Return the view that each row shows in each slot, [B, n], where some were not made.
-
-        Raises:
-            FormatError: A view that would be shown was not made, and `missing` is "raise", or no
-                view of its sample was.
-        """
-
-        def within(part: ViewSetReader, needed: NDArray[np.bool_] | None) -> Rows:
-            count = part.view_set.num_views
-            order = preference(seed, epoch, rows, cached=count, wanted=len(slots), pick=pick)
-            every = np.broadcast_to(np.arange(count), (len(rows), count))
-            return replace_missing(
-                order[:, : len(slots)],
-                order,
-                part.params("status", rows, every),
-                rows,
-                name=part.view_set.name,
-                missing=missing,
-                needed=needed,
-            )
-
-        if self._single is not None:
-            return within(self._single, None)
-        chosen = self.group.chosen(seed, epoch, rows, slots)
-        views = np.empty(chosen.shape, np.int64)
-        starts = self.group.starts.tolist()
-        for number, (part, start) in enumerate(zip(self.parts, starts, strict=True)):
-            needed = chosen == number
-            views[needed] = start + within(part, needed)[needed]
-        return views
 
     def by_view(self, views: Rows, values: ViewValues) -> NDArray[Any]:
         """Return what `values`(part, indices, views of the part) gives for `views` [B], [B, ...].

@@ -13,7 +13,6 @@ from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.plan.usable import all_made
 from viewstore.loaders.read.encoded import EncodedViews
 from viewstore.loaders.read.mirror import mirror_some
 from viewstore.loaders.read.ranged import RangedViews
@@ -174,11 +173,6 @@ class ViewSetReader:
     def per_view(self, name: str) -> bool:
         """Whether a column has an entry for each view, or one for the sample."""
         return self.view_set.plan.per_view(name)
-
-    @property
-    def all_usable(self) -> bool:
-        """Whether every view was made, so that none has to be replaced."""
-        return all_made(self.view_set)
 
     def constant(self, name: str, value: int) -> bool:
         """Whether a column of integers is known to have one value everywhere, or is not there."""

@@ -1,9 +1,10 @@
-"""Policies rendered on cached views (`then=`), and where their crops lie in the source image."""
+"""Policies rendered on views (`then=`, `on=`), and where their crops lie in the source image."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from viewstore.loaders.pipeline.buffers import Buffer, Scratch
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.plan.slots import OnlineSlot
+from viewstore.loaders.plan.slots import LinkedSlot, OnlineSlot
 from viewstore.loaders.read.reader import CachedReader
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.online import by_sample
@@ -53,6 +54,52 @@ def compose_boxes(
         width * x_scale,
     )
     return np.stack(box, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Placement:
+    """Where views lie in their source images.
+
+    Attributes:
+        box: Top, left, height and width in source pixels, [B, 4].
+        mirrored: Whether each view shows its box from right to left, [B].
+        size: Height and width of the views.
+    """
+
+    box: NDArray[Any]
+    mirrored: NDArray[np.bool_]
+    size: tuple[int, int]
+
+    @classmethod
+    def in_source(
+        cls, drawn: Drawn, heights: NDArray[Any], widths: NDArray[Any], size: tuple[int, int]
+    ) -> Placement:
+        """Return where the views lie that a policy with these params renders on source images.
+
+        `heights` and `widths` are those of the images, [B].
+        """
+        box = drawn.get("crop_box")
+        if box is None:
+            corner = np.zeros(len(heights))
+            box = np.stack([corner, corner, heights, widths], axis=1)
+        return cls(box=box, mirrored=_mirrors(drawn, len(box)), size=size)
+
+    def local(self, drawn: Drawn) -> NDArray[Any]:
+        """Return the box in these views that params say, [B, 4]; all of it if they say none."""
+        if "crop_box" in drawn:
+            return drawn["crop_box"]
+        return np.tile(np.array([0, 0, *self.size], np.float32), (len(self.box), 1))
+
+    def rendered(self, drawn: Drawn, size: tuple[int, int]) -> Placement:
+        """Return where the views lie that are rendered on these by a policy with these params."""
+        mirrored = self.mirrored ^ _mirrors(drawn, len(self.box))
+        box = compose_boxes(self.box, self.mirrored, self.size, self.local(drawn))
+        return Placement(box=box, mirrored=mirrored, size=size)
+
+
+def _mirrors(drawn: Drawn, count: int) -> NDArray[np.bool_]:
+    """Return whether params mirror each of `count` views, [B]."""
+    return np.asarray(drawn["flip"] == 1) if "flip" in drawn else np.zeros(count, np.bool_)
 
 
 def mirrored_views(store: Store, view_set: ViewSet) -> Mirrored | None:
@@ -179,28 +226,39 @@ def render_cached(
     clock.add(render_seconds=time.perf_counter() - started - read_seconds)
 
 
-def delivered_params(
-    slot: OnlineSlot,
-    drawn: Drawn,
-    parent: NDArray[Any],
-    mirrored: NDArray[np.bool_],
-    size: tuple[int, int],
-) -> Drawn:
-    """Return the params that are delivered for a slot that renders cached views.
+def render_linked(
+    slots: Sequence[LinkedSlot], drawn: Sequence[Drawn], out: Sequence[Buffer], clock: Clock
+) -> None:
+    """Render slots on the pixels of earlier ones.
 
-    "crop_box" is in source pixels, composed with the box of the cached view; "crop_local" is the
-    box as it was drawn. Every other param is that of the last rendering alone.
+    Args:
+        slots: The slots, ascending, so that each finds what it is rendered on.
+        drawn: Params of each of them, [B, ...].
+        out: The views of every slot by number, uint8 [B, h, w, 3]; takes those of `slots`.
+        clock: Takes the seconds.
+    """
+    began = time.perf_counter()
+    for slot, params in zip(slots, drawn, strict=True):
+        below, views = out[slot.on], out[slot.slot]
+        for i, one in enumerate(by_sample(params) or [{}] * len(views)):
+            slot.policy.render(below[i], one, slot.size, slot.filter, views[i])
+    clock.add(render_seconds=time.perf_counter() - began)
+
+
+def delivered_params(slot: OnlineSlot, drawn: Drawn, placement: Placement) -> Drawn:
+    """Return the params that are delivered for a slot that renders views, [B, ...].
+
+    "crop_box" is in source pixels, composed with the box of those views; "crop_local" is the box
+    as it was drawn. Every other param is that of the last rendering alone.
 
     Args:
         slot: The slot.
         drawn: Params as drawn, [B, ...].
-        parent: Box of each cached view in source pixels, [B, 4].
-        mirrored: Whether each cached view shows its box from right to left, [B].
-        size: Height and width of the cached views.
+        placement: Where the views lie that it is rendered on.
     """
-    local = drawn["crop_box"]
+    local = placement.local(drawn)
     return {
         **drawn,
-        "crop_box": compose_boxes(parent, mirrored, size, local),
+        "crop_box": placement.rendered(drawn, slot.size).box,
         "crop_local": local.astype(np.int32) if slot.policy.whole_pixels else local,
     }

@@ -31,6 +31,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Stor
     return photograph_store(tmp_path_factory.mktemp("loaders") / "photos", photo_folder)
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """4 digits: view sets `recon` (1 view) and `w-search` (3 views made from it)."""
+    out = tmp_path_factory.mktemp("loaders") / "searched"
+    build(
+        BuildRequest(
+            generator="w-search",
+            out=out,
+            source="digits",
+            limit=4,
+            settings={"views": 3, "max_steps": 2},
+            workers=1,
+        )
+    )
+    return viewstore.open(out)
+
+
 @pytest.fixture
 def copy(tmp_path: Path, digits: Store) -> Store:
     """A copy of the digits store that a test may damage."""

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+import viewstore
 from tests.loaders.adapters.test_torch_data import digests
+from tests.loaders.families import say_parents
 from tests.loaders.stores import SHARD_ROWS, digits_store
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import Open
@@ -26,7 +28,7 @@ from tests.remote.servers import Fault, Faults, proxy, ranged_server
 from viewstore.errors import FormatError, UnavailableError
 from viewstore.files import blob_cache
 from viewstore.files.fetch import Retry
-from viewstore.loaders import Cached, Mix, ViewIterableDataset, ViewLoader
+from viewstore.loaders import Cached, Mix, Online, ViewIterableDataset, ViewLoader
 from viewstore.loaders.adapters.recipe import Recipe
 from viewstore.loaders.read.memory import keep_resident
 from viewstore.loaders.read.set_reader import ViewSetReader
@@ -170,6 +172,23 @@ def test_mixed_view_sets_of_a_remote_store_are_those_of_the_local_one(
         expected = traces(local, epochs=2)
     with ViewLoader(open_remote(digits_url, limit_bytes=limit_bytes), views, **settings) as loader:
         assert traces(loader, epochs=2) == expected
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 1 << 30])
+def test_views_of_views_of_a_remote_store_are_those_of_the_local_one(
+    digits_url: str, digits: Store, open_remote: Open, limit_bytes: int
+) -> None:
+    views = [Cached("digits"), Cached("hard", follow=0), Online("simclr", on=1)]
+    settings: dict[str, Any] = {"batch_size": 10, "seed": 2, "num_threads": 2}
+    found = []
+    for store in (
+        viewstore.open(digits.root),
+        open_remote(digits_url, limit_bytes=limit_bytes),
+    ):
+        say_parents(store, "hard", "digits", [0, 1, 2, 0])
+        with ViewLoader(store, views, **settings) as loader:
+            found.append(traces(loader, epochs=2))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1 << 30])

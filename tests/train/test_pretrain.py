@@ -31,6 +31,7 @@ BATCH = 8
 class View:
     pixels: Tensor
     params: dict[str, Any] = field(default_factory=dict)
+    parent_slot: int = -1
 
 
 @dataclass
@@ -287,6 +288,14 @@ def test_a_column_that_one_view_lacks_is_named(tmp_path: Path) -> None:
         view_batch(batch, **options)
     batch.views[2].params["crop_box"] = torch.ones(BATCH, 4)
     assert view_batch(batch, **options).params["crop_box"].shape == (3, BATCH, 4)
+
+
+def test_strategies_learn_which_view_was_made_from_which() -> None:
+    batch = MemoryLoader().batch()
+    batch.views[2].parent_slot = 1
+    options: dict[str, Any] = {"device": torch.device("cpu"), "epoch": 0, "step": 0, "seed": 0}
+    vb = view_batch(batch, roles=ROLES, prepare=CONFIG.prepare, **options)
+    assert vb.parent.tolist() == [-1, -1, 1]
 
 
 def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from viewstore.errors import ConfigError
-from viewstore.loaders import ViewLoader
+from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.store.store import Store
 
 lightning = pytest.importorskip("lightning", reason="needs the extra lightning")
@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 # What lightning itself warns of, under the versions it meets here.
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-VIEWS = "hard,online:digits"
+VIEWS = [Cached("hard"), Online("digits"), Online("crop", on=0)]
 SETTINGS: dict[str, Any] = {"batch_size": 12, "seed": 3, "num_threads": 1}
 STEPS = 5
 

@@ -14,7 +14,7 @@ from tests.loaders.stores import NUM_DIGITS, as_array
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Mix, Online, ViewLoader
 from viewstore.loaders.plan.mixed import ViewSetGroup
-from viewstore.loaders.plan.slots import resolve
+from viewstore.loaders.plan.resolve import resolve
 from viewstore.store.store import Store
 
 WEIGHTS = {"hard": 3.0, "digits": 1.0}

@@ -23,7 +23,7 @@ from viewstore.loaders import Online, ViewLoader
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.pipeline.pipeline import Pipeline
 from viewstore.loaders.plan.cut import find_rank
-from viewstore.loaders.plan.slots import resolve
+from viewstore.loaders.plan.resolve import resolve
 from viewstore.loaders.render.online import OnlineViews
 from viewstore.randomness import Stream
 from viewstore.sources.reader import SourceReader

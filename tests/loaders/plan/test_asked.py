@@ -16,7 +16,7 @@ from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.loaders.plan.asked import parse_views
-from viewstore.loaders.plan.slots import resolve
+from viewstore.loaders.plan.resolve import resolve
 from viewstore.store.store import Store
 
 

@@ -100,5 +100,16 @@ def test_grandparents_are_parents_too(twins: Store) -> None:
         make(twins, Cached("digits"), Cached("twin"))
 
 
+def test_views_that_follow_pair_by_no_numbers(twins: Store) -> None:
+    """The view in a slot that follows another one is not that whose turn it is."""
+    say_parents(twins, "twin", [0, 1, 2, 3])
+    make(twins, Cached("hard"), Cached("twin"))
+    say_parents(twins, "hard", [1, 2, 3, 0])
+    make(twins, Cached("hard"), Cached("hard", follow=0))
+    with pytest.raises(ConfigError, match="views of twin were made from views of hard"):
+        make(twins, Cached("hard"), Cached("hard", follow=0), Cached("twin"))
+    make(twins, Cached("hard"), Cached("hard", follow=0), Cached("twin", follow=1))
+
+
 def test_views_of_a_mix_stand_for_one_another(twins: Store) -> None:
     make(twins, Mix({"hard": 1, "twin": 1}, n=2))

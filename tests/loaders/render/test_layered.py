@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import viewstore
 from tests.loaders.stores import as_array, digits_store
-from viewstore.build.request import BuildRequest
-from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.images.policies import POLICIES, Policy, policies
@@ -95,22 +92,10 @@ def test_without_the_flip_of_the_parent_the_box_would_lie_elsewhere() -> None:
     assert compose_boxes(given[0], np.array([True]), *given[1:]).tolist() == [[0, 24, 8, 8]]
 
 
-def test_views_without_a_box_show_the_whole_source(tmp_path: Path) -> None:
-    out = tmp_path / "searched"
-    build(
-        BuildRequest(
-            generator="w-search",
-            out=out,
-            source="digits",
-            limit=4,
-            settings={"views": 2, "max_steps": 2},
-            workers=1,
-        )
-    )
-    store = viewstore.open(out)
-    side = int(store.table.height[0])
-    assert mirrored_views(store, store.view_sets["w-search"]) is None
-    (view,) = first(store, Cached("w-search", then="flip"), batch_size=4).views
+def test_views_without_a_box_show_the_whole_source(searched: Store) -> None:
+    side = int(searched.table.height[0])
+    assert mirrored_views(searched, searched.view_sets["w-search"]) is None
+    (view,) = first(searched, Cached("w-search", then="flip"), batch_size=4).views
     assert view.params["crop_box"].tolist() == [[0, 0, side, side]] * 4
     assert view.role == "generated"
 
