@@ -67,6 +67,11 @@ GENERATORS: Mapping[str, Row] = {
         "handwritten digits zoomed, shifted and turned, never flipped",
         {"policy": "digits"},
     ),
+    "quality": Row(
+        "scored.quality",
+        "Quality",
+        "how dark and flat pictures are, and hashes that find their like: columns, no pixels",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

@@ -96,4 +96,4 @@ def shard_rows_of(
     new store what suits the views of its first view set.
     """
     known = request.shard_rows or planned_shard_rows(paths)
-    return lambda rows: known or choose_shard_rows(rows, views * height * width * 3)
+    return lambda rows: known or choose_shard_rows(rows, max(1, views * height * width * 3))

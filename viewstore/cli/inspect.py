@@ -149,8 +149,10 @@ def _draw(
 ) -> dict[str, str]:
     """Write the files that the options ask for; return their paths by option."""
     from viewstore.files import disk
+    from viewstore.inspect.shown_rows import with_views
 
     drawn = {}
+    view_sets = with_views(view_sets)
     for name, path in (("sheet", options["sheet"]), ("html", options["html"])):
         if path is None:
             continue

@@ -142,8 +142,10 @@ class Plan:
 
     @property
     def form(self) -> str:
-        """How its views are stored, as --codec says it: the name of its codec, or "params"."""
-        return "params" if self.codec is None else str(self.codec["name"])
+        """How its views are stored, as --codec says it: a codec or "params"; else "columns"."""
+        if self.codec is not None:
+            return str(self.codec["name"])
+        return "columns" if self.kind == "columns" else "params"
 
     @property
     def links(self) -> dict[str, Mapping[str, str]]:

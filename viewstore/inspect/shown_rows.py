@@ -189,6 +189,11 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
+def with_views(view_sets: Sequence[ViewSet]) -> list[ViewSet]:
+    """Return those view sets that have views to look at: columns sets only describe some."""
+    return [each for each in view_sets if each.kind != "columns"]
+
+
 def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
     """Read what sheet and report show of a sample.
 

@@ -62,7 +62,9 @@ def _view_set_lines(facts: Facts) -> list[str]:
     shards, planned = facts["shards"], counted(facts["shards_planned"], "shard")
     stored = planned if shards == facts["shards_planned"] else f"{shards} of {planned}"
     lines = [
-        f"  views      {facts['views']} ({roles}), {size}",
+        f"  describes  {counted(facts['views'], 'view')} of {facts['of']} ({roles})"
+        if facts["kind"] == "columns"
+        else f"  views      {facts['views']} ({roles}), {size}",
         f"  stored     {facts['form']}, {stored}, {facts['bytes'] / 2**20:.1f} MiB",
         *(
             line.replace(UNBROKEN, " ")

@@ -225,7 +225,7 @@ def test_a_dry_run_writes_nothing_and_says_what_the_build_costs(tmp_path: Path) 
     assert not (tmp_path / "s").exists()
     assert (answer["sampled"], answer["samples"], answer["left_samples"]) == (5, ROWS, ROWS)
     assert answer["seconds"] == pytest.approx(2 * ROWS / answer["views_per_second"])
-    assert set(answer["costs"]["codecs"]) == {"raw", "jpg"}
+    assert set(answer["costs"]["codecs"]) == {"params", "raw", "jpg"}
     text = invoke(*arguments).stdout
     assert "5 of 20 samples tried; nothing was written" in text
     assert "best stored as raw (--codec raw): all of it stays in memory" in text
