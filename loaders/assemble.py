@@ -231,7 +231,10 @@ def assemble(
     )
     _divide_cache(found)
     readers = [
-        (part, any(slots.then)) for each in store_views for slots, part, _ in each.set_readers
+        (part, any(slots.then))
+        for each in store_views
+        for slots, part, _ in each.set_readers
+        if isinstance(part, ViewSetReader)  # others render their views
     ]
     if settings.resident != "auto" or found.threads:  # without threads the caller would wait for it
         keep_resident(readers, settings.resident, ranks=local_ranks(world_size))
@@ -297,10 +300,11 @@ def _divide_cache(assembly: Assembly) -> None:
             assembly.stores, assembly.rates or [1.0] * len(assembly.stores), strict=True
         )
         for found in store.set_readers
-        if found[1].view_set.remote
+        if found[1].view_set.remote and isinstance(found[1], ViewSetReader)
     ]
     order = assembly.order(assembly.settings.seed)
     for store, rate, slots, part, weight in remote:
+        assert isinstance(part, ViewSetReader), "others were left out"
         ranged = ranged_shards(
             part.view_set,
             order,

@@ -16,8 +16,8 @@ from viewstore.loaders.batches.batch import View, ViewParams
 from viewstore.loaders.batches.draft import bounds_of
 from viewstore.loaders.plan.ahead import part_of
 from viewstore.loaders.plan.slots import CachedSlots, rendered_columns
+from viewstore.loaders.read.one_set import SetReader
 from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.render.layered import Mirrored, Placement, delivered_params
 
 Sizes = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
@@ -155,7 +155,7 @@ class CachedDelivery:
     def _stored_box(
         self,
         rows: NDArray[np.int64],
-        part: ViewSetReader,
+        part: SetReader,
         indices: NDArray[np.int64],
         views: NDArray[np.int64],
     ) -> NDArray[np.float64]:
@@ -179,7 +179,7 @@ class CachedDelivery:
             return filled(len(rows), usual, dtype)
 
         def stored(
-            part: ViewSetReader, indices: NDArray[np.int64], views: NDArray[np.int64]
+            part: SetReader, indices: NDArray[np.int64], views: NDArray[np.int64]
         ) -> NDArray[np.integer[Any]]:
             if part.constant(name, usual):
                 return np.full(len(indices), usual, dtype)

@@ -25,6 +25,7 @@ from viewstore.loaders.plan.schedule import Missing
 from viewstore.loaders.plan.state import State
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.layered import only_flips, render_cached, render_linked
+from viewstore.loaders.render.recipe_reader import render_recorded
 
 if TYPE_CHECKING:
     from viewstore.loaders.batches.batch import Batch
@@ -74,6 +75,10 @@ class BatchMaker:
     def __post_init__(self) -> None:
         self._cached = list(zip(self.views.cached, self.views.readers, strict=True))
         self._online = self.views.online
+        places = [(place, slot) for place, slot in enumerate(self.views.recorded)]
+        self._of_images = [each for each in places if each[1].on is None]
+        self._of_views = [each for each in places if each[1].on is not None]
+        self._recorded = {slot.slot for slot in self.views.recorded}
         self._parts = [part for _, part, _ in self.views.set_readers]
         self.plan_samples = SamplePlanner(self.views, seed=self.seed, missing=self.missing)
         self._scratch = Scratch()
@@ -82,6 +87,7 @@ class BatchMaker:
         self._only_copies = (
             not any(part.reads_ranges for part in self._parts)
             and not self.views.rendered
+            and not self.views.recorded
             and all(
                 reader.copies_rows and all(only_flips(t, reader.shape[:2]) for t in slots.then)
                 for slots, reader in self._cached
@@ -176,9 +182,11 @@ class BatchMaker:
         out = [buffer[begin:end] for buffer in draft.buffers]
         for number in range(len(self._cached)):
             self._fill_cached(number, plan, out, damaged)
-        if self._online.slots:
-            mine = [out[slot.slot] for slot in self._online.slots]
-            self._online.render(plan.rows, plan.online, mine, damaged)
+        self._fill_from_images(plan, out, damaged)
+        for place, slot in self._of_views:
+            assert slot.on is not None
+            drawn, made = plan.recorded[place], plan.made[place]
+            render_recorded(slot, drawn, made, out[slot.on], out[slot.slot])
         if self.views.linked:
             render_linked(self.views.linked, plan.on, out, self.clock)
         if damaged:
@@ -199,7 +207,7 @@ class BatchMaker:
         from viewstore.loaders.batches.deliver import Delivery
         from viewstore.loaders.batches.linked import linked_deliveries
 
-        sizes = self._online.sizes
+        sizes = self.views.images.sizes
         cached = [
             [
                 CachedDelivery(slots, number, reader, mirrored, sizes)
@@ -209,8 +217,8 @@ class BatchMaker:
         ]
         return Delivery(
             cached=cached,
-            online=self._online.slots,
-            linked=linked_deliveries(self.views.linked, cached, self._online.slots, sizes),
+            online=self._online,
+            linked=linked_deliveries(self.views.linked, cached, self._online, sizes),
             labels=self.views.store.labels,
             cut=self.cut,
             state=self.state,
@@ -237,6 +245,18 @@ class BatchMaker:
         """Says of draws whether their colours are left to `Batch.to`."""
         return _has_colours if self.photometric == "device" else _has_none
 
+    def _fill_from_images(
+        self, plan: SamplePlan, out: list[Buffer], damaged: Damage | None
+    ) -> None:
+        """Render what starts from source images: of all slots, each image decoded once."""
+        recorded = [slot for _, slot in self._of_images]
+        slots = [*self._online, *recorded]
+        if slots:
+            drawn = [*plan.online, *(plan.recorded[place] for place, _ in self._of_images)]
+            made = [plan.made[place] for place, _ in self._of_images]
+            mine = [out[slot.slot] for slot in slots]
+            self.views.images.render(slots, plan.rows, drawn, mine, damaged, made=made)
+
     def _fill_cached(
         self, number: int, plan: SamplePlan, out: list[Buffer], damaged: Damage | None
     ) -> None:
@@ -244,6 +264,8 @@ class BatchMaker:
         views, drawn = plan.views[number], plan.then[number]
         stored, flips, columns = [], [], []  # of the slots that are read into their buffer
         for column, (slot, then) in enumerate(zip(slots.slots, slots.then, strict=True)):
+            if slot in self._recorded:
+                continue
             if only_flips(then, reader.shape[:2]):
                 columns.append(column)
                 stored.append(out[slot])

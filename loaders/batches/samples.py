@@ -10,7 +10,7 @@ from viewstore.loaders.batches.store_views import StoreViews
 from viewstore.loaders.plan.ahead import SamplePlan
 from viewstore.loaders.plan.choose import choosers
 from viewstore.loaders.plan.schedule import Missing
-from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot
+from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, RecordedSlot
 from viewstore.loaders.render.online import draw_slots
 from viewstore.randomness import AUGMENT, Stream
 
@@ -31,17 +31,31 @@ class SamplePlanner:
         """Return the views and draws of rows, [B].
 
         Raises:
-            FormatError: A view was not made, and `missing` does not replace it, or a view has too
-                few children for the slots that follow it.
+            FormatError: A view was not made, and `missing` does not replace it, a view has too
+                few children for the slots that follow it, or recorded params are damaged.
         """
         stream = Stream(self._seed, epoch, AUGMENT)
+        views = self._choose(rows, epoch)
+        recorded = [self._recorded(slot, rows, views) for slot in self._views.recorded]
+        sizes = self._views.images.sizes(rows)
         return SamplePlan(
             rows=rows,
-            views=self._choose(rows, epoch),
-            online=self._views.online.draw(stream, rows),
+            views=views,
+            online=draw_slots(self._views.online, stream, rows, *sizes),
+            recorded=[drawn for drawn, _ in recorded],
+            made=[made for _, made in recorded],
             then=[_draw_then(slots, stream, rows) for slots in self._views.cached],
             on=[_draw_on(slot, stream, rows) for slot in self._views.linked],
         )
+
+    def _recorded(
+        self, slot: RecordedSlot, rows: NDArray[np.int64], views: list[NDArray[np.int64]]
+    ) -> tuple[Drawn, NDArray[np.bool_]]:
+        """Return the params of the views that a slot shows, and which of them were made."""
+        (view_set,) = self._views.cached[slot.group].group.view_sets
+        shown = views[slot.group][:, slot.column, None]
+        params, made = view_set.rendering.params(rows, shown)
+        return {name: values[:, 0] for name, values in params.items()}, made[:, 0]
 
     def _choose(self, rows: NDArray[np.int64], epoch: int) -> list[NDArray[np.int64]]:
         """Return the views of each group, whose first slots ascend: followed ones come first."""

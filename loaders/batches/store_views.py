@@ -16,12 +16,21 @@ from viewstore.loaders.plan.asked import AnyViews, as_views
 from viewstore.loaders.plan.pairs import check_follows, check_pairs
 from viewstore.loaders.plan.resolve import resolve
 from viewstore.loaders.plan.rows import selected_rows
-from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, OnlineSlot, Slot, public_slots
+from viewstore.loaders.plan.slots import (
+    CachedSlots,
+    LinkedSlot,
+    OnlineSlot,
+    RecordedSlot,
+    Slot,
+    public_slots,
+    recorded_slots,
+)
 from viewstore.loaders.plan.usable import leave_out
+from viewstore.loaders.read.one_set import SetReader
 from viewstore.loaders.read.reader import CachedReader
-from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.render.layered import Mirrored, mirrored_in_group
-from viewstore.loaders.render.online import OnlineViews
+from viewstore.loaders.render.online import SourceImages
+from viewstore.loaders.render.recipe_reader import RecipeReader
 from viewstore.sources.reader import SourceReader
 from viewstore.store.store import Store, open_store
 from viewstore.store.view_set import ViewSet
@@ -56,7 +65,10 @@ class StoreViews:
         readers: What reads the views of each of `cached`.
         mirrored: For each of `cached` which views show their box from right to left; None where
             no view does, or nothing is rendered on them.
-        online: The slots that are rendered from source images.
+        images: Renders views from the source images.
+        online: The slots that are drawn and rendered from source images.
+        recorded: The slots that show a recipe set and nothing on it: they are rendered like
+            online ones, by recorded params.
         linked: The slots that are rendered on other slots, ascending.
     """
 
@@ -66,7 +78,9 @@ class StoreViews:
     cached: Sequence[CachedSlots]
     readers: Sequence[CachedReader]
     mirrored: Sequence[Mirrored | None]
-    online: OnlineViews
+    images: SourceImages
+    online: Sequence[OnlineSlot]
+    recorded: Sequence[RecordedSlot]
     linked: Sequence[LinkedSlot]
 
     @classmethod
@@ -79,10 +93,10 @@ class StoreViews:
         where: str | None,
         verify: Verify,
         scaled_decode: bool,
-        make_reader: Callable[[ViewSet], ViewSetReader],
+        make_reader: Callable[[ViewSet], SetReader],
         clock: Clock,
     ) -> StoreViews:
-        """Resolve `views` against `store`; `make_reader` makes what reads a view set.
+        """Resolve `views` against `store`; `make_reader` makes what reads a set of pixels.
 
         The other arguments are those of `LoaderSettings`.
 
@@ -98,13 +112,28 @@ class StoreViews:
         shown = [each for slots in cached for each in slots.group.view_sets]
         asked = selected_rows(store, rows, where, [each.name for each in shown])
         selected, left_out = leave_out(store, asked, shown, online=bool(online))
+        looks = bool(online) or any(_starts_from_images(each) for each in shown)
+        images = SourceImages(
+            SourceReader(store.source_table if looks else store.table, verify=verify),
+            store.table.height,
+            store.table.width,
+            scaled=scaled_decode,
+            clock=clock,
+        )
+
+        def reader_of(view_set: ViewSet) -> SetReader:
+            if view_set.kind == "pixels":
+                return make_reader(view_set)
+            parent = None if view_set.of is None else reader_of(view_set.parent)
+            return RecipeReader(view_set, images, parent, clock=clock)
+
         return cls(
             store=store,
             selected=selected,
             left_out=left_out,
             cached=cached,
             readers=[
-                CachedReader(slots.group, [make_reader(each) for each in slots.group.view_sets])
+                CachedReader(slots.group, [reader_of(each) for each in slots.group.view_sets])
                 for slots in cached
             ],
             mirrored=[
@@ -113,14 +142,9 @@ class StoreViews:
                 else None
                 for slots in cached
             ],
-            online=OnlineViews(
-                online,
-                SourceReader(store.source_table if online else store.table, verify=verify),
-                store.table.height,
-                store.table.width,
-                scaled=scaled_decode,
-                clock=clock,
-            ),
+            images=images,
+            online=online,
+            recorded=recorded_slots(cached),
             linked=linked,
         )
 
@@ -136,11 +160,11 @@ class StoreViews:
 
     @property
     def rendered(self) -> list[OnlineSlot]:
-        """The slots that are rendered while they are loaded: of source images, then the others."""
-        return [*self.online.slots, *self.linked]
+        """The slots that are drawn and rendered: of source images, then those on other slots."""
+        return [*self.online, *self.linked]
 
     @property
-    def set_readers(self) -> Iterator[tuple[CachedSlots, ViewSetReader, float]]:
+    def set_readers(self) -> Iterator[tuple[CachedSlots, SetReader, float]]:
         """What reads each view set, with its slots, and how often they show this set, of 1."""
         for slots, reader in zip(self.cached, self.readers, strict=True):
             for part, weight in zip(reader.parts, slots.group.weights, strict=True):
@@ -150,3 +174,10 @@ class StoreViews:
         """Close what is open."""
         for reader in self.readers:
             reader.close()
+
+
+def _starts_from_images(view_set: ViewSet) -> bool:
+    """Whether views are rendered from source images, or from views that are."""
+    if view_set.kind != "recipe":
+        return False
+    return view_set.of is None or _starts_from_images(view_set.parent)

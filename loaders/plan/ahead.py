@@ -30,6 +30,8 @@ class SamplePlan:
         then: For each cached group the params of each slot; {} where its views are shown as
             they are stored.
         on: Params of each slot that is rendered on another one, [B, ...].
+        recorded: Params of each slot that shows a recipe set, [B, ...].
+        made: Which views of those slots were made, [B] each.
     """
 
     rows: NDArray[np.int64]
@@ -37,6 +39,8 @@ class SamplePlan:
     online: list[Drawn]
     then: list[list[Drawn]]
     on: list[Drawn] = field(default_factory=list)
+    recorded: list[Drawn] = field(default_factory=list)
+    made: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def part(self, begin: int, end: int) -> SamplePlan:
         """Return the plan of samples [begin, end)."""
@@ -46,6 +50,8 @@ class SamplePlan:
             online=[part_of(each, begin, end) for each in self.online],
             then=[[part_of(each, begin, end) for each in group] for group in self.then],
             on=[part_of(each, begin, end) for each in self.on],
+            recorded=[part_of(each, begin, end) for each in self.recorded],
+            made=[each[begin:end] for each in self.made],
         )
 
 

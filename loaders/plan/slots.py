@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from viewstore.format.records import canonical
 from viewstore.images.policies import ViewPolicy
 from viewstore.images.resize import Filter
 from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.schedule import Pick
+from viewstore.store.view_set import ViewSet
 
 DIGEST_DIGITS = 16
 
@@ -105,6 +106,35 @@ class LinkedSlot(OnlineSlot):
 
 
 @dataclass(frozen=True)
+class RecordedSlot(OnlineSlot):
+    """One slot that shows a recipe set: its views are rendered by the params that were recorded.
+
+    Attributes:
+        group: Index of its view set among the cached ones of a store.
+        column: Index of the slot among those that show the view set.
+        on: Number of the slot that shows what its views start from, as it is stored; None: they
+            start from source images.
+    """
+
+    group: int = 0
+    column: int = 0
+    on: int | None = None
+
+    @classmethod
+    def of(
+        cls, slot: int, view_set: ViewSet, group: int = 0, column: int = 0, on: int | None = None
+    ) -> RecordedSlot:
+        """Return slot number `slot`, which shows a recipe set.
+
+        Raises:
+            FormatError: The recipe is not known here.
+        """
+        found = view_set.rendering.renderer
+        policy = cast("ViewPolicy", found.renders)  # of which nothing is drawn
+        return cls(slot, policy, found.size, found.filter, group, column, on)
+
+
+@dataclass(frozen=True)
 class CachedSlots:
     """The slots that show one view set, or several that are mixed.
 
@@ -151,6 +181,29 @@ class CachedSlots:
             )
             found.append(slot)
         return tuple(found)
+
+
+def recorded_slots(cached: Sequence[CachedSlots]) -> list[RecordedSlot]:
+    """Return the slots whose views are rendered into place by recorded params, ascending.
+
+    Those are slots of one recipe set, without `then`: of views of source images, and of views
+    whose slot follows one that shows what they start from as it is stored. Others have a reader.
+    """
+    plain = {
+        slot: len(each.group.view_sets) == 1
+        for each in cached
+        for slot, then in zip(each.slots, each.then, strict=True)
+        if then is None
+    }
+    found = []
+    for group, each in enumerate(cached):
+        view_set, follow = each.group.view_sets[0], each.follow
+        on = follow if view_set.of is not None else None
+        beside = view_set.of is None or (follow is not None and plain.get(follow, False))
+        for column, slot in enumerate(each.slots):
+            if view_set.kind == "recipe" and beside and plain.get(slot, False):
+                found.append(RecordedSlot.of(slot, view_set, group, column, on))
+    return sorted(found, key=lambda slot: slot.slot)
 
 
 def rendered_columns(then: OnlineSlot | None) -> tuple[str, ...]:

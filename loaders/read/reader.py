@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.plan.mixed import SET_COLUMN, ViewSetGroup
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.read.set_reader import ViewSetReader
+from viewstore.loaders.read.one_set import SetReader
 from viewstore.loaders.read.stored import Damage, Flips
 
-ViewValues = Callable[[ViewSetReader, Rows, Rows], NDArray[Any]]
+ViewValues = Callable[[SetReader, Rows, Rows], NDArray[Any]]
 
 
 class CachedReader:
@@ -29,7 +29,7 @@ class CachedReader:
         shape: Height, width and channels of a view.
     """
 
-    def __init__(self, group: ViewSetGroup, parts: Sequence[ViewSetReader]) -> None:
+    def __init__(self, group: ViewSetGroup, parts: Sequence[SetReader]) -> None:
         """Read each set of `group` with its part."""
         self.group = group
         self.parts = tuple(parts)
@@ -44,7 +44,7 @@ class CachedReader:
         flips: Flips | None = None,
         damaged: Damage | None = None,
     ) -> None:
-        """Fill the buffers of some slots; arguments and errors are those of ViewSetReader.read."""
+        """Fill the buffers of some slots; arguments and errors are those of SetReader.read."""
         if self._single is not None:
             self._single.read(rows, views, out, flips, damaged)
             return
@@ -140,7 +140,7 @@ class CachedReader:
     def _set_numbers(self, views: Rows) -> Rows:
         return np.asarray(np.searchsorted(self.group.starts, views, side="right") - 1)
 
-    def _by_set(self, views: Rows) -> list[tuple[ViewSetReader, Rows, Rows, Rows]]:
+    def _by_set(self, views: Rows) -> list[tuple[SetReader, Rows, Rows, Rows]]:
         """Return each part with the indices and slots of its views, [k], and their numbers, [k, 1].
 
         `views` is [B, n].

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.buffers import Buffer
@@ -15,24 +13,20 @@ from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.rows import Rows
 from viewstore.loaders.read.encoded import EncodedViews
 from viewstore.loaders.read.mirror import mirror_some
+from viewstore.loaders.read.one_set import SetReader
 from viewstore.loaders.read.ranged import RangedViews
-from viewstore.loaders.read.raw import RawCopy, RawViews
+from viewstore.loaders.read.raw import RawViews
 from viewstore.loaders.read.shards import OpenShards
 from viewstore.loaders.read.stored import Damage, Flips, StoredViews, ViewRequest, by_shard
 from viewstore.store.view_set import ViewSet
 
 
-class ViewSetReader:
-    """Reads views of one view set into buffers. Safe to call from several threads.
+class ViewSetReader(SetReader):
+    """Reads stored views of one view set into buffers. Safe to call from several threads.
 
     Attributes:
-        view_set: The view set.
         verify: When CRCs are checked.
         mapped: Whether shards are mapped.
-        clock: Takes the seconds.
-        shape: Height, width and channels of a view.
-        strided: Where raw views lie in each shard; None for encoded ones.
-        resident: A copy in memory, which is read once it is ready, or None.
     """
 
     def __init__(
@@ -52,12 +46,9 @@ class ViewSetReader:
                 set is larger than the memory.
             clock: Takes the seconds of reading.
         """
-        self.view_set = view_set
+        super().__init__(view_set, clock)
         self.verify = verify
         self.mapped = mapped
-        self.clock = clock or Clock()
-        self.resident: RawCopy | None = None
-        self.shape = (view_set.height, view_set.width, view_set.channels)
         self.strided = view_set.index.strided
         view_set.check_cache()
         self._shards = OpenShards(view_set, mapped=mapped)
@@ -76,15 +67,7 @@ class ViewSetReader:
         flips: Flips | None = None,
         damaged: Damage | None = None,
     ) -> None:
-        """Fill the buffers of some slots with views.
-
-        Args:
-            rows: Rows, [B].
-            views: View number for each row and slot, [B, n].
-            out: For each slot uint8 [B, H, W, C]. Views of an absent shard become black.
-            flips: For each slot which views to mirror, [B], or None.
-            damaged: Takes the errors of damaged rows, by their index in `rows`; their views
-                become black. None: the first error is raised.
+        """Fill the buffers of some slots with views, as `SetReader.read` says.
 
         Raises:
             FormatError: A shard is missing or of another length, a CRC does not match, or a
@@ -136,7 +119,7 @@ class ViewSetReader:
         return all(self.view_set.at_hand(number) for number in self.view_set.shards)
 
     @property
-    def reads_ranges(self) -> bool:
+    def reads_ranges(self) -> bool:  # type: ignore[override]
         """Whether views may be read by ranges of remote shards, each request with its latency."""
         cache = self.view_set.files.cache
         if self._ranged is None or cache is None:
@@ -144,7 +127,7 @@ class ViewSetReader:
         return bool(self._ranged.shards) or not cache.keeps
 
     @property
-    def needs_shards(self) -> bool:
+    def needs_shards(self) -> bool:  # type: ignore[override]
         """Whether it will read whole shards of a remote view set that are not open yet."""
         if self._ranged is None or (self.resident is not None and self.resident.ready):
             return False
@@ -155,35 +138,6 @@ class ViewSetReader:
         assert self._ranged is not None
         ranged = self._ranged.shards
         self.view_set.prefetch([k for k in shards if k not in self._shards and k not in ranged])
-
-    def params(self, name: str, rows: Rows, views: Rows) -> NDArray[Any]:
-        """Return a column for each row and slot, [B, n, ...]; [B, ...] if it is per sample."""
-        params = self.view_set.params
-        if self.in_memory(name) and self.per_view(name):
-            return np.asarray(params[name][rows[:, None], views])
-        found = params.take(name, rows)
-        if self.per_view(name):
-            return np.asarray(found[np.arange(len(rows))[:, None], views])
-        return found
-
-    def in_memory(self, name: str) -> bool:
-        """Whether a column is small enough to be in memory as a whole."""
-        return name in self.view_set.params.small
-
-    def per_view(self, name: str) -> bool:
-        """Whether a column has an entry for each view, or one for the sample."""
-        return self.view_set.plan.per_view(name)
-
-    def constant(self, name: str, value: int) -> bool:
-        """Whether a column of integers is known to have one value everywhere, or is not there."""
-        if name not in self.view_set.params:
-            return True
-        found = self.view_set.stats.get(name)
-        if found is None:
-            return False
-        if not found.count:
-            return value == self.view_set.plan.column(name).fill
-        return not found.fill and found.min == found.max == value
 
     @property
     def raw(self) -> RawViews:

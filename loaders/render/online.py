@@ -21,12 +21,11 @@ from viewstore.randomness import Integers, Stream
 from viewstore.sources.reader import SourceReader
 
 
-class OnlineViews:
-    """Draws and renders the online slots of a batch."""
+class SourceImages:
+    """Renders views from source images, each decoded once for all slots."""
 
     def __init__(
         self,
-        slots: Sequence[OnlineSlot],
         source: SourceReader,
         heights: NDArray[Any],
         widths: NDArray[Any],
@@ -37,14 +36,12 @@ class OnlineViews:
         """Prepare to render.
 
         Args:
-            slots: The slots.
             source: Reads and decodes the source images.
             heights: Height of each source image, [N].
             widths: Width of each, [N].
             scaled: Decode images smaller where every crop is much larger than its view.
             clock: Takes the seconds.
         """
-        self.slots = slots
         self._source = source
         self._heights = heights
         self._widths = widths
@@ -52,25 +49,26 @@ class OnlineViews:
         self._clock = clock
         self._scratch = Scratch()
 
-    def draw(self, stream: Stream, rows: NDArray[np.int64]) -> list[Drawn]:
-        """Return the params of each slot, [B, ...]; slots of one policy are drawn together."""
-        return draw_slots(self.slots, stream, rows, *self.sizes(rows))
-
     def sizes(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return height and width of the source images of `rows`, [B] each."""
         return self._heights[rows], self._widths[rows]
 
     def render(
         self,
+        slots: Sequence[OnlineSlot],
         rows: NDArray[np.int64],
         drawn: Sequence[Drawn],
         out: Sequence[Buffer],
         damaged: Damage | None = None,
+        *,
+        made: Sequence[NDArray[np.bool_]] = (),
     ) -> None:
-        """Render every slot of `rows` into its buffer, uint8 [B, h, w, 3].
+        """Render every one of `slots` of `rows` into its buffer, uint8 [B, h, w, 3].
 
         `drawn` are the params of each slot, [B, ...]. `damaged` takes the errors of images that
-        cannot be read, by index in `rows`; their views become black.
+        cannot be read, by index in `rows`; their views become black. `made` says of the last slots,
+        which have params that were recorded, which of their views were made, [B] each: the others
+        become black, and no image is read for them alone.
 
         Raises:
             FormatError: A source image cannot be read, and `damaged` is None.
@@ -78,18 +76,21 @@ class OnlineViews:
         began = time.perf_counter()
         spent = {"fetch_seconds": 0.0, "decode_seconds": 0.0}
         wanted = [1] * len(rows)
-        whole = smaller = _Renderings(self.slots, drawn, out)
+        whole = smaller = _Renderings(slots, drawn, out)
         if self._scaled:
             boxes = [params["crop_box"] for params in drawn]
-            reduction = reductions(boxes, [slot.size for slot in self.slots])
+            reduction = reductions(boxes, [slot.size for slot in slots])
             wanted = reduction.tolist()
             reduced = [
                 {**params, "crop_box": self._reduced(slot, rows, params, reduction)}
-                for slot, params in zip(self.slots, drawn, strict=True)
+                for slot, params in zip(slots, drawn, strict=True)
             ]
-            smaller = _Renderings(self.slots, reduced, out)
+            smaller = _Renderings(slots, reduced, out)
         heights, widths = (sides.tolist() for sides in self.sizes(rows))
+        unread = ~np.any(made, axis=0) if len(made) == len(slots) else np.zeros(len(rows), np.bool_)
         for i, row in enumerate(rows.tolist()):
+            if unread[i]:
+                continue
             # The same memory each time: it stays in the processor's cache.
             memory = self._scratch.take(1, (heights[i], widths[i], 3))
             try:
@@ -102,6 +103,9 @@ class OnlineViews:
                     buffer[i] = 0
                 continue
             (whole if applied == 1 else smaller).render(i, image)
+        for mine, buffer in zip(made, out[len(slots) - len(made) :], strict=True):
+            if not mine.all():
+                buffer[~mine] = 0
         rendered = time.perf_counter() - began - sum(spent.values())
         self._clock.add(render_seconds=rendered, **spent)
 

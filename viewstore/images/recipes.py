@@ -47,6 +47,17 @@ class RecipeSpec:
         return RECIPES[self.name].version
 
 
+# What changes nothing, by column: a view that was never made has it in place of the fill values,
+# so that what renders many views at once meets none. Other columns have 0.
+NOTHING: Mapping[str, Any] = {
+    "crop_box": (0, 0, 1, 1),
+    "jitter": (1, 1, 1, 0),
+    "jitter_order": ORDER_OFF,
+    "solarize": SOLARIZE_OFF,
+    "x_brightness": 1,
+}
+
+
 class Renders(Protocol):
     """Renders one view from the params that one was made with."""
 

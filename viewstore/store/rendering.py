@@ -14,7 +14,7 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import MADE
 from viewstore.format.plan import Plan
 from viewstore.images.colours import Pixels
-from viewstore.images.recipes import Renderer
+from viewstore.images.recipes import NOTHING, Renderer
 from viewstore.sources.reader import SourceReader
 from viewstore.store.params import Params
 
@@ -68,8 +68,12 @@ class Rendering:
         names = tuple(column.name for column in plan.columns)
         return Renderer.of(plan.recipe, names, (plan.height, plan.width))
 
-    def params(self, rows: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return the checked params of `views` [B, n] of `rows` [B], each [B, n, *shape].
+    def params(
+        self, rows: NDArray[np.int64], views: NDArray[np.int64]
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+        """Return the checked params of `views` [B, n] of `rows` [B], and which were made, [B, n].
+
+        Each column is [B, n, *shape]; a view that was never made has params that change nothing.
 
         Raises:
             FormatError: A value of a view that was made cannot be; it is named.
@@ -84,7 +88,9 @@ class Rendering:
                 raise self._damaged(
                     name, int(rows[row]), int(views[row, slot]), taken[name][row, slot]
                 )
-        return taken
+        for name, values in taken.items() if not made.all() else ():
+            values[~made] = NOTHING.get(name, 0)
+        return taken, made
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -117,25 +123,25 @@ class Rendering:
         view_set = self.view_set
         plan = view_set.plan
         rows, views = np.array([row]), np.arange(plan.views)[None]
-        params = self.params(rows, views)
-        status = view_set.params.take("status", rows)[0]
-        starts = self._starts(row, params)
+        params, made = self.params(rows, views)
+        shown = np.flatnonzero(made[0]).tolist()
+        starts = self._starts(row, shown, params)
         found = np.zeros((plan.views, plan.height, plan.width, 3), np.uint8)
-        for view in np.flatnonzero(np.isin(status, MADE)).tolist():
+        for view in shown:
             one = {name: values[0, view] for name, values in params.items()}
             self.renderer.render(starts[view], one, found[view])
         return found
 
-    def _starts(self, row: int, params: Mapping[str, NDArray[Any]]) -> Mapping[int, Pixels]:
-        """Return the image that each view starts from, read once."""
-        status = self.view_set.params.take("status", np.array([row]))[0]
-        made = np.flatnonzero(np.isin(status, MADE)).tolist()
-        if not made:
+    def _starts(
+        self, row: int, views: list[int], params: Mapping[str, NDArray[Any]]
+    ) -> Mapping[int, Pixels]:
+        """Return the image that each of `views` starts from, read once."""
+        if not views:
             return {}
         if self.parent is None:
-            return dict.fromkeys(made, self.images.image(row))
+            return dict.fromkeys(views, self.images.image(row))
         of_parent, numbers = self.parent[row], params["parent"][0]
-        return {view: of_parent[int(numbers[view])] for view in made}
+        return {view: of_parent[int(numbers[view])] for view in views}
 
     def _damaged(self, name: str, row: int, view: int, value: object) -> FormatError:
         boxes = ", and boxes must lie inside their image" if name.startswith("crop_") else ""

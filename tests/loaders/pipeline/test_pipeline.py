@@ -24,7 +24,7 @@ from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.pipeline.pipeline import Pipeline
 from viewstore.loaders.plan.cut import find_rank
 from viewstore.loaders.plan.resolve import resolve
-from viewstore.loaders.render.online import OnlineViews
+from viewstore.loaders.render.online import SourceImages, draw_slots
 from viewstore.randomness import Stream
 from viewstore.sources.reader import SourceReader
 from viewstore.store.store import Store
@@ -253,10 +253,10 @@ def test_a_sample_is_decoded_once_for_all_its_slots(photos: Store) -> None:
 
     _, slots = resolve([Online("moco", n=2, size=32), Online("dino-local", n=6, size=16)], photos)
     table = photos.table
-    online = OnlineViews(slots, Recording(table), table.height, table.width, clock=Clock())
+    images = SourceImages(Recording(table), table.height, table.width, clock=Clock())
     rows = np.array([5, 3, 20])
     out = [np.empty((3, *slot.size, 3), np.uint8) for slot in slots]
-    online.render(rows, online.draw(Stream(0), rows), out)
+    images.render(slots, rows, draw_slots(slots, Stream(0), rows, *images.sizes(rows)), out)
     assert decoded == [5, 3, 20]
     assert all(buffer.any() for buffer in out)
 
