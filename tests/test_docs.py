@@ -74,6 +74,16 @@ def test_every_block_of_the_loading_guide_runs(
     assert [name for name in ("loader", "dataset", "data") if name not in names] == []
 
 
+def test_every_block_about_recipes_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (REPO / "docs/recipes.md").read_text()
+    for words in commands_of(text):
+        assert run(capsys, *words)[0] == 0, words
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/recipes.md", "exec"), names)
+    assert names["batch"].views[0].pixels.shape == (16, 3, 16, 16)  # type: ignore[attr-defined]
+
+
 def test_every_command_of_the_tutorial_runs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
