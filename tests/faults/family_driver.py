@@ -1,0 +1,47 @@
+"""Builds a recipe set, heavy views of it and columns of those, in children that are killed.
+
+Usage: family_driver.py STORE SOURCE KILLS BUILDERS SEED. Prints how many children were killed.
+Each build is begun when the one before it is complete; a kill may land in any of them.
+"""
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.faults.kill_driver import kill_loop, seconds_of
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
+
+SPAN = 0.3  # of an undisturbed build of all: several kills before the last is complete
+SIDE = {"height": 32, "width": 32}
+FAMILY: tuple[dict[str, Any], ...] = (
+    {"generator": "simclr", "settings": {"views": 3, **SIDE}, "codec": "params"},
+    {"generator": "heavy", "settings": {"of": "simclr", "views": 4}, "codec": "raw"},
+    {
+        "generator": "heavy",
+        "view_set": "tiles",
+        "settings": {"of": "heavy", "views": 2, "chain": "jigsaw"},
+        "codec": "params",
+    },
+    {"generator": "quality", "view_set": "seen", "settings": {"of": "tiles"}},
+)
+
+
+def build_family(store: Path, source: str) -> None:
+    """Build each view set, or go on with it."""
+    for each in FAMILY:
+        build(BuildRequest(out=store, source=source, shard_rows=8, workers=1, **each))
+
+
+def main() -> None:
+    store, source, kills, builders, seed = sys.argv[1:]
+    span = SPAN * seconds_of(lambda: build_family(Path(f"{store}-undisturbed"), source))
+    rng = random.Random(int(seed))
+    run = kill_loop(lambda: build_family(Path(store), source), int(kills), int(builders), rng, span)
+    build_family(Path(store), source)
+    print(run)
+
+
+if __name__ == "__main__":
+    main()
