@@ -14,6 +14,7 @@ from viewstore.format.columns import MADE, Status
 from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
+from viewstore.images.operators import recorded
 from viewstore.images.policies import policies
 from viewstore.sources.reader import SourceReader
 from viewstore.store.params import Params
@@ -104,4 +105,6 @@ def _cut(view_set: Recorded, row: int, view: int) -> Pixels:
     names = policies(args["policy"])
     policy = names[view % len(names)].for_size(*size)
     params = {each.name: _stored(view_set, each.name, row, view) for each in policy.columns}
+    mine = {name: np.asarray(value)[None] for name, value in params.items()}
+    recorded.check(mine, size, np.array([row]), np.array([view]), plan.view_set)
     return policy.render(view_set.source.image(row), params, size, args["filter"])

@@ -1,0 +1,100 @@
+"""Policies with operators: a standard view first, then the operators on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from viewstore.errors import ConfigError
+from viewstore.images.operators import recorded
+from viewstore.images.operators.chain import CHAINS, Chain
+from viewstore.images.policies import POLICIES, Operated, policies
+from viewstore.images.resize import resize
+from viewstore.randomness import Stream
+
+SIZE = (24, 32)
+OPS = {"ops", "ops_args", "jigsaw"}
+
+
+def photograph(seed: int, height: int = 40, width: int = 50) -> Any:  # noqa: ANN401
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.stack([rows * 5 + seed, columns * 3, rows * columns // 4], axis=-1)
+    return (waves % 256).astype(np.uint8)
+
+
+def row(params: dict[str, Any], place: int) -> dict[str, Any]:
+    return {name: column[place].tolist() for name, column in params.items()}
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in CHAINS if name in POLICIES), "jigsaw2", "jigsaw4"]
+)
+def test_without_a_standard_policy_operators_see_the_whole_image_resized(name: str) -> None:
+    (policy,) = policies(name)
+    params = policy.for_size(*SIZE).draw(Stream(1), np.arange(20), 0, 40, 50)
+    assert (params["crop_box"] == [0, 0, 40, 50]).all()
+    assert not params["flip"].any()
+    for place in range(20):
+        one = row(params, place)
+        expected = recorded.render(resize(photograph(place), *SIZE), one)
+        found = policy.render(photograph(place), one, SIZE, "area")
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("heavy", ["ra16", "paper3", "either"])
+@pytest.mark.parametrize("name", ["simclr", "byol", "digits", "crop"])
+def test_operators_are_applied_to_the_view_of_the_standard_policy(name: str, heavy: str) -> None:
+    pair = policies(f"{name}+{heavy}")
+    assert [each.name for each in pair] == [f"{name}+{heavy}"] * len(policies(name))
+    for view, (both, base) in enumerate(zip(pair, policies(name), strict=True)):
+        both, base = both.for_size(*SIZE), base.for_size(*SIZE)
+        params = both.draw(Stream(1), np.arange(12), view, 40, 50)
+        drawn = base.draw(Stream(1), np.arange(12), view, 40, 50)
+        assert params.keys() - drawn.keys() <= OPS
+        assert all(np.array_equal(params[each], drawn[each]) for each in drawn)
+        for place in range(12):
+            standard = base.render(photograph(place), row(drawn, place), SIZE, "area")
+            expected = recorded.render(standard, row(params, place))
+            found = both.render(photograph(place), row(params, place), SIZE, "area")
+            assert np.array_equal(found, expected)
+
+
+def test_no_policy_with_operators_flips_a_digit() -> None:
+    (policy,) = policies("digits+paper3")
+    assert "flip" not in {column.name for column in policy.columns}
+    for name, (whole, *_) in POLICIES.items():
+        if isinstance(whole, Operated):
+            params = whole.for_size(8, 8).draw(Stream(2), np.arange(500), 0, 8, 8)
+            assert not params["flip"].any(), name
+
+
+def test_a_role_is_that_of_the_standard_policy() -> None:
+    assert [policies(f"{name}+ra16")[0].role for name in ("dino", "dino-local", "moco")] == [
+        "global",
+        "local",
+        "expert",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simclr+flip", "policy 'simclr[+]flip': flip has no operators; those that have are ra16"),
+        ("simclr+ra61", "there is no augmentation policy 'ra61'; did you mean 'ra16'"),
+        ("simclir+ra16", "there is no augmentation policy 'simclir'; did you mean 'simclr'"),
+        ("ra16+ua", "policy ra16[+]ua: ra16 has operators already"),
+        ("simclr+ra16+ua", "there is no augmentation policy 'ra16[+]ua'"),
+        ("simclr+", "there is no augmentation policy ''"),
+    ],
+)
+def test_a_composition_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        policies(name)
+
+
+def test_a_policy_that_does_not_know_the_size_of_its_views_draws_nothing() -> None:
+    policy = Operated(name="mine", chain=Chain(grid=3))
+    with pytest.raises(ConfigError, match="policy mine draws for views of one size; call for_size"):
+        policy.draw(Stream(0), 0, 0, 40, 50)
