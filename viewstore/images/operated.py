@@ -1,4 +1,4 @@
-"""Policies with operators: a standard policy, then a chain of RandAugment's kin on its view."""
+"""Policies with operators: a standard policy, and a chain of RandAugment's kin on its view."""
 
 from __future__ import annotations
 
@@ -6,26 +6,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
-from viewstore.images.colours import Pixels
-from viewstore.images.operators import recorded
-from viewstore.images.operators.chain import Chain
+from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF, Pixels
+from viewstore.images.operators.chain import CHAINS, INSTEAD, Chain
+from viewstore.images.operators.recorded import operated, put_together
+from viewstore.images.operators.spaces import ra16
 from viewstore.images.policy import Drawn, Policy, ViewPolicy
 from viewstore.images.resize import Filter
 from viewstore.randomness import Integers, Stream
 
 WHOLE = Policy(name="whole", crop=False, flip=0, jitter_probability=0, gray=0)
+# What a standard policy records of a view to which it did nothing, but for the box.
+NOTHING_DONE: Mapping[str, Any] = {
+    "flip": 0,
+    "jitter": (1, 1, 1, 0),
+    "jitter_order": NOT_APPLIED,
+    "gray": 0,
+    "blur": 0,
+    "solarize": SOLARIZE_OFF,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operated:
-    """A chain of operators on the view of a standard policy.
+    """A standard policy with a chain of operators.
 
     Attributes:
         name: Name in the table.
         chain: The operators.
-        base: Draws and renders what they are applied to; the whole image resized by default.
+        base: The standard policy; by default one that shows the whole image, resized.
+        before: Whether the operators are applied to the image before the standard policy, instead
+            of to its view. The jigsaw comes last; one in place of the operators is then in
+            place of the standard policy too.
         size: Height and width of the views, as `for_size` sets them: where a cutout lies and which
             tiles are alike depend on it.
     """
@@ -33,6 +48,7 @@ class Operated:
     name: str
     chain: Chain
     base: ViewPolicy = WHOLE
+    before: bool = False
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +92,15 @@ class Operated:
         if self.size is None:
             raise ConfigError(f"policy {self.name} draws for views of one size; call for_size")
         drawn = self.base.draw(stream, index, view, height, width)
-        return {**drawn, **self.chain.draw(stream, index, view, self.size)}
+        image = (height, width) if self.before else None
+        drawn |= self.chain.draw(stream, index, view, self.size, image)
+        if self.before and self.chain.instead is not None:
+            moved = self.chain.instead_of_operators(stream, index, view)
+            whole = WHOLE.draw(stream, index, view, height, width)["crop_box"]
+            drawn["crop_box"] = np.where(moved[..., None], whole, drawn["crop_box"])
+            for name in NOTHING_DONE.keys() & drawn.keys():
+                drawn[name][moved] = NOTHING_DONE[name]
+        return drawn
 
     def render(
         self,
@@ -87,6 +111,23 @@ class Operated:
         out: Pixels | None = None,
     ) -> Pixels:
         """Return the view with these params, uint8 [height, width, 3]."""
-        view = self.base.render(image, params, size, filter, out)
-        view[...] = recorded.render(view, params)
+        if self.before:
+            view = self.base.render(operated(image, params), params, size, filter, out)
+            view[...] = put_together(view, params)
+        else:
+            view = self.base.render(image, params, size, filter, out)
+            view[...] = put_together(operated(view, params), params)
         return view
+
+
+_BYOL_HEAVY = Operated(
+    name="dssl-byol-heavy",
+    chain=Chain(spaces=(ra16(8, 16),), grid=4, instead=INSTEAD),
+    base=Policy(name="dssl-byol-heavy", blur=0.5),
+    before=True,
+)
+# What makes a heavy view of a standard one, by name. Source: DSSL (arXiv:2110.13555), and its code.
+HEAVY: Mapping[str, Operated] = {
+    **{name: Operated(name=name, chain=chain) for name, chain in CHAINS.items()},
+    "byol": _BYOL_HEAVY,
+}

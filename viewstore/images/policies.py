@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.images.digits import Digits
-from viewstore.images.operated import Operated
-from viewstore.images.operators.chain import CHAINS, Chain
+from viewstore.images.operated import HEAVY, WHOLE, Operated
+from viewstore.images.operators.chain import Chain
+from viewstore.images.operators.spaces import ra16
 from viewstore.images.policy import Drawn, Policy, ViewPolicy
 
 __all__ = [
@@ -70,14 +71,17 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "medcrop": (replace(_WEAK, name="medcrop", scale=(0.7, 1)),),
     "largecrop": (replace(_WEAK, name="largecrop", scale=(0.5, 1)),),
     # Heavy ones. Source: DSSL, sections 3 and 4; `jigsaw4` is its grid of 4.
-    **{
-        name: (Operated(name=name, chain=CHAINS[name]),)
-        for name in ("ra16", "paper", "paper3", "either", "randaugment", "ua")
-    },
+    **{name: (HEAVY[name],) for name in ("ra16", "paper", "paper3", "either", "randaugment", "ua")},
     **{
         f"jigsaw{grid}": (Operated(name=f"jigsaw{grid}", chain=Chain(grid=grid)),)
         for grid in (2, 4)
     },
+    # The standard and the heavy views of its BYOL.
+    "dssl-byol": tuple(
+        Operated(name="dssl-byol", chain=Chain(spaces=(ra16(2, 9),)), base=each, before=True)
+        for each in _pair("byol", _FIRST)
+    ),
+    "dssl-byol-heavy": (HEAVY["byol"],),
 }
 
 
@@ -94,9 +98,9 @@ def policies(name: str) -> tuple[ViewPolicy, ...]:
     if not plus:
         return found
     (operators,) = _of_table(heavy)[:1]
-    if not isinstance(operators, Operated):
-        raise ConfigError(f"policy {name!r}: {heavy} has no operators; {_those_with_operators()}")
-    return tuple(Operated(name=name, chain=operators.chain, base=each) for each in found)
+    if not isinstance(operators, Operated) or operators.base is not WHOLE:
+        raise ConfigError(f"policy {name!r}: {heavy} is no chain of operators; {_chains()}")
+    return tuple(replace(operators, name=name, base=each) for each in found)
 
 
 def _of_table(name: str) -> tuple[ViewPolicy, ...]:
@@ -106,9 +110,13 @@ def _of_table(name: str) -> tuple[ViewPolicy, ...]:
     return POLICIES[name]
 
 
-def _those_with_operators() -> str:
-    names = [name for name, each in POLICIES.items() if isinstance(each[0], Operated)]
-    return f"those that have are {', '.join(names)}"
+def _chains() -> str:
+    names = [
+        name
+        for name, (first, *_) in POLICIES.items()
+        if isinstance(first, Operated) and first.base is WHOLE
+    ]
+    return f"there are {', '.join(names)}"
 
 
 def as_policies(policy: str | ViewPolicy) -> tuple[ViewPolicy, ...]:

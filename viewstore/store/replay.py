@@ -105,6 +105,5 @@ def _cut(view_set: Recorded, row: int, view: int) -> Pixels:
     names = policies(args["policy"])
     policy = names[view % len(names)].for_size(*size)
     params = {each.name: _stored(view_set, each.name, row, view) for each in policy.columns}
-    mine = {name: np.asarray(value)[None] for name, value in params.items()}
-    recorded.check(mine, size, np.array([row]), np.array([view]), plan.view_set)
+    recorded.check(params, size, f"row {row} view {view} of {plan.view_set}")
     return policy.render(view_set.source.image(row), params, size, args["filter"])

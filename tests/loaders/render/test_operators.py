@@ -89,7 +89,7 @@ def test_words_name_operators_behind_policies_and_view_sets() -> None:
     assert parse_views("w-search+simclr+ra16", ["w-search"]) == [
         Cached("w-search", then="simclr+ra16")
     ]
-    with pytest.raises(ConfigError, match="flip has no operators; those that have are ra16"):
+    with pytest.raises(ConfigError, match="flip is no chain of operators; there are ra16"):
         parse_views("simclr+flip", ["w-search"])
 
 

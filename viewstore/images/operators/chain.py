@@ -85,21 +85,42 @@ class Chain:
         spaces = tuple(space.with_numbers(n, m) for space in self.spaces)
         return replace(self, spaces=spaces, grid=self.grid if grid is None else grid)
 
+    def instead_of_operators(
+        self, stream: Stream, index: Integers, view: Integers
+    ) -> NDArray[np.bool_]:
+        """Return which views show the jigsaw in place of all else, bool [...]."""
+        u = stream.uniform(Op.JIGSAW, index, view)[..., 0]
+        return np.asarray(u < (0 if self.instead is None else self.instead))
+
     def draw(
-        self, stream: Stream, index: Integers, view: Integers, size: Size
+        self,
+        stream: Stream,
+        index: Integers,
+        view: Integers,
+        size: jigsaw.Size,
+        operators_on: Size | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Return params by column, [..., *shape] in the stored dtypes.
 
-        `index` (rows of the store) and `view` (slots) broadcast; `size` is height and width of the
-        views. Operators that are not applied are left out, the others close up.
+        Operators that are not applied are left out, the others close up.
+
+        Args:
+            stream: Gives the words.
+            index: Rows of the store; they broadcast against `view`.
+            view: Numbers of views or slots.
+            size: Height and width of the views.
+            operators_on: Height and width of what the operators are applied to; they broadcast
+                likewise. None: the views.
         """
         drawn: dict[str, NDArray[Any]] = {}
         if self.grid:
             drawn["jigsaw"] = jigsaw.draw_permutation(stream, index, view, size, self.grid)
         if self.operators:
-            drawn["ops"], drawn["ops_args"] = self._draw_operators(stream, index, view, size)
+            drawn["ops"], drawn["ops_args"] = self._draw_operators(
+                stream, index, view, operators_on or size
+            )
         if self.instead is not None:
-            moved = stream.uniform(Op.JIGSAW, index, view)[..., 0] < self.instead
+            moved = self.instead_of_operators(stream, index, view)
             drawn["jigsaw"][~moved] = jigsaw.identity(self.grid)
             if self.operators:
                 drawn["ops"][moved] = NO_MORE

@@ -22,7 +22,7 @@ MAX_OPERATORS = 16
 ARGUMENTS = 3  # of an operator: signed value, centre x, centre y
 _WORDS = 8  # of an operator: two blocks
 _WHICH, _SIGN, _MAGNITUDE, _PROBABILITY, _X, _Y, _APPLIED = range(7)
-Size = tuple[int, int]  # height, width
+Size = tuple[Integers, Integers]  # height, width; of each view, or of all
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Space:
             stream: Gives the words.
             index: Rows, [...].
             view: Numbers of the views; they broadcast against `index`.
-            size: Height and width of the views.
+            size: Height and width of what they are applied to; they broadcast likewise.
             first: How many operators of the same view were drawn before these.
         """
         blocks = {"blocks": 2 * self.count, "first_block": 2 * first}
@@ -125,7 +125,9 @@ def _centres(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return x and y of cutouts: uniform between 1 and the side, as DSSL's code has them."""
     cuts = np.array([bool(operator.cuts) for operator in OPERATORS])[numbers]
-    x, y = (side + u[..., word] * (1 - side) for word, side in ((_X, size[1]), (_Y, size[0])))
+    height, width = (np.asarray(side)[..., None] for side in size)
+    x = width + u[..., _X] * (1 - width)
+    y = height + u[..., _Y] * (1 - height)
     return np.where(cuts, x, np.nan), np.where(cuts, y, np.nan)
 
 
