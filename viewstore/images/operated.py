@@ -61,6 +61,11 @@ class Operated:
         return self.base.role
 
     @property
+    def crops(self) -> bool:
+        """Whether it cuts views out of what it is given, or shows all of it."""
+        return self.base != WHOLE
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The params of one view, by name: those of the standard policy and of the chain."""
         return tuple(
@@ -131,3 +136,30 @@ HEAVY: Mapping[str, Operated] = {
     **{name: Operated(name=name, chain=chain) for name, chain in CHAINS.items()},
     "byol": _BYOL_HEAVY,
 }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Renders views with operators from their record on what they were made of.
+
+    Attributes:
+        policy: Its base says how pixels are cut and coloured, and whether operators come before
+            it. What it would draw does not matter: that is recorded.
+        box: Column with the box in what the views are made of; "" means that they show all of it.
+    """
+
+    policy: Operated
+    box: str
+
+    def render(
+        self,
+        image: Pixels,
+        params: Mapping[str, Any],
+        size: tuple[int, int],
+        filter: Filter,
+        out: Pixels | None = None,
+    ) -> Pixels:
+        """Return the view with these params, uint8 [height, width, 3]."""
+        box = params[self.box] if self.box else (0, 0, *image.shape[:2])
+        mine = {**params, "crop_box": box, "flip": params.get("flip", 0)}
+        return self.policy.render(image, mine, size, filter, out)

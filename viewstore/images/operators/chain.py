@@ -70,17 +70,19 @@ class Chain:
     ) -> Chain:
         """Return the chain with n operators of magnitude m and another grid; None changes nothing.
 
+        What it has not may be 0.
+
         Raises:
             ConfigError: It has no operators that are drawn at a magnitude, or no jigsaw.
         """
         for name, given in (("n", n), ("m", m)):
-            if given is not None and all(space.magnitude is None for space in self.spaces):
+            if given and all(space.magnitude is None for space in self.spaces):
                 raise ConfigError(
                     f"this chain has no {name}: its operators are not drawn at a magnitude"
                 )
-        if grid is not None and not self.grid:
+        if grid and not self.grid:
             raise ConfigError("this chain has no grid: it has no jigsaw")
-        if grid == 0:
+        if grid == 0 and self.grid:
             raise ConfigError(f"grid must be in [1, {jigsaw.MAX_GRID}], got 0")
         spaces = tuple(space.with_numbers(n, m) for space in self.spaces)
         return replace(self, spaces=spaces, grid=self.grid if grid is None else grid)

@@ -63,9 +63,10 @@ class Space:
     magnitude: float | None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.count <= MAX_OPERATORS:
+        if not 0 <= self.count <= MAX_OPERATORS or self.count != int(self.count):
             raise ConfigError(
-                f"the number of operators must be in [0, {MAX_OPERATORS}], got {self.count}"
+                f"the number of operators must be whole and in [0, {MAX_OPERATORS}], "
+                f"got {self.count}"
             )
         if self.magnitude is not None and not 0 <= self.magnitude <= LEVELS:
             raise ConfigError(f"the magnitude must be in [0, {LEVELS}], got {self.magnitude}")

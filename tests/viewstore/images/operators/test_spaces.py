@@ -138,8 +138,9 @@ def test_the_standard_randaugment_grows_heavier_with_its_magnitude() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ra16(-1, 5), r"number of operators must be in \[0, 16\], got -1"),
-        (lambda: ra16(17, 5), r"must be in \[0, 16\], got 17"),
+        (lambda: ra16(-1, 5), r"number of operators must be whole and in \[0, 16\], got -1"),
+        (lambda: ra16(1.5, 5), "must be whole"),  # type: ignore[arg-type]
+        (lambda: ra16(17, 5), r"must be whole and in \[0, 16\], got 17"),
         (lambda: ra16(2, 31), r"magnitude must be in \[0, 30\], got 31"),
         (lambda: ra16(2, math.nan), "magnitude must be"),
         (lambda: Choice("Rotat"), "there is no operator 'Rotat'; there are AutoContrast"),
