@@ -27,9 +27,9 @@ from viewstore.generators.contract import (
 from viewstore.generators.pixels.expert import LARGE_VIEW, SAMPLES_AT_ONCE, SMALL_PIXELS
 from viewstore.images.boxes import compose_boxes
 from viewstore.images.colours import Pixels
-from viewstore.images.operated import HEAVY, Operated, Recorded
+from viewstore.images.operated import HEAVY, Operated
 from viewstore.images.policies import Drawn, Policy
-from viewstore.images.recipes import RecipeSpec, recipe_of
+from viewstore.images.recipes import RecipeSpec, heavy_recipe
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 from viewstore.randomness import Op
 from viewstore.store.view_set import ViewSet
@@ -102,7 +102,7 @@ class Heavy(OfSource):
 
     def recipe(self) -> RecipeSpec:
         """Return the recipe "ops"."""
-        return recipe_of(self.policy, self.filter, box=box_column(self.policy))
+        return heavy_recipe(self.chain, self.filter)
 
     def resolve(self, context: Context) -> ResolvedHeavy:
         """Fill in the numbers of the chain and the size of the views.
@@ -149,11 +149,6 @@ def policy_of(chain: str, n: int | None, m: float | None, grid: int | None) -> O
         )
     policy = HEAVY[chain]
     return replace(policy, chain=policy.chain.with_numbers(n=n, m=m, grid=grid))
-
-
-def box_column(policy: Operated) -> str:
-    """Return the column with the box of a second crop, "" if there is none."""
-    return "crop_local" if policy.crops else ""
 
 
 def _size(context: Context) -> tuple[int, int]:
@@ -254,10 +249,10 @@ class HeavyGenerator:
         if self._parent is None and settings.derive == "from_view":
             raise ConfigError(f"heavy views start from the view set {settings.of!r}, got none")
         self._policy = _without_flips(settings.policy, self._parent)
-        self._view = Recorded(self._policy, box_column(self._policy))
-        self._views = np.arange(settings.views)
         self._size = settings.height, settings.width
-        self._filter = settings.filter
+        columns = tuple(column.name for column in settings.columns())
+        self._renderer = heavy_recipe(settings.chain, settings.filter).renderer(columns, self._size)
+        self._views = np.arange(settings.views)
         self._stream = context.stream
         self._wants_pixels = context.wants_pixels
 
@@ -331,5 +326,5 @@ class HeavyGenerator:
         for view, out in enumerate(pixels):
             one = {name: column[view] for name, column in params.items()}
             image = sample.image if of_parent is None else of_parent[one["parent"]]
-            self._view.render(image, one, self._size, self._filter, out)
+            self._renderer.render(image, one, out)
         return pixels

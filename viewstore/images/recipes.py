@@ -9,7 +9,7 @@ and steer a renderer: each recipe says what they may hold (`check`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
 from viewstore.images.colours import SOLARIZE_OFF, Pixels
-from viewstore.images.operated import WHOLE, Operated, Recorded
+from viewstore.images.operated import HEAVY, NOTHING_DONE, WHOLE, Operated, Recorded
 from viewstore.images.operators.chain import Chain
 from viewstore.images.operators.recorded import wrong as wrong_operators
+from viewstore.images.operators.spaces import NO_MORE
 from viewstore.images.operators.table import OPERATORS
 from viewstore.images.policies import Digits, Policy
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
@@ -50,14 +51,18 @@ class RecipeSpec:
         """Of the recipe; raised when equal params would give other pixels."""
         return RECIPES[self.name].version
 
+    def renderer(self, columns: tuple[str, ...], size: tuple[int, int]) -> Renderer:
+        """Return what renders by it, of a set with these columns and size."""
+        return Renderer.of({**asdict(self), "version": self.version}, columns, size)
+
 
 # What changes nothing, by column: a view that was never made has it in place of the fill values,
 # so that what renders many views at once meets none. Other columns have 0.
 NOTHING: Mapping[str, Any] = {
+    **NOTHING_DONE,
     "crop_box": (0, 0, 1, 1),
-    "jitter": (1, 1, 1, 0),
-    "jitter_order": ORDER_OFF,
-    "solarize": SOLARIZE_OFF,
+    "crop_local": (0, 0, 1, 1),
+    "ops": NO_MORE,
     "x_brightness": 1,
 }
 
@@ -168,6 +173,12 @@ def recipe_of(policy: Operated, filter: str, *, box: str) -> RecipeSpec:
         "operators": [operator.name for operator in OPERATORS],
     }
     return RecipeSpec(name="ops", args=args, filter=filter)
+
+
+def heavy_recipe(chain: str, filter: str) -> RecipeSpec:
+    """Return the recipe of heavy views by a row of `HEAVY`, whatever its numbers."""
+    policy = HEAVY[chain]
+    return recipe_of(policy, filter, box="crop_local" if policy.crops else "")
 
 
 def _ops(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:

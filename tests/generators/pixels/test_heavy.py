@@ -192,6 +192,9 @@ def renderer_of(resolved: ResolvedHeavy, **changes: Any) -> Renderer:  # noqa: A
         ("flip", 2),
         ("blur", 1e9),
         ("jitter", np.nan),
+        ("jitter_order", 7),
+        ("gray", 2),
+        ("solarize", 300),
     ],
 )
 def test_a_record_that_cannot_be_is_named(parent: StandardViews, column: str, value: Any) -> None:  # noqa: ANN401

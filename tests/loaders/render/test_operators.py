@@ -102,3 +102,17 @@ def test_a_policy_with_numbers_of_ones_own_is_a_part_of_the_state(digits: Store)
             states.append(loader.state_dict()["views"])
             assert next(iter(loader)).views[0].params["ops"].shape == (8, n)
     assert len(set(states)) == 3
+
+
+@pytest.mark.parametrize("name", ["ra16", "paper", "dssl-byol-heavy"])
+def test_heavy_views_are_rendered_on_the_pixels_of_another_slot(digits: Store, name: str) -> None:
+    (batch,) = batches(digits, [Cached("hard"), Online(name, on=0)], batch_size=70)
+    standard, heavy = batch.views
+    policy = policies(name)[0].for_size(12, 12)
+    for place in range(70):
+        params = {each.name: heavy.params[each.name][place].numpy() for each in policy.columns}
+        params["crop_box"] = heavy.params["crop_local"][place].numpy()
+        below = as_array(standard.pixels)[place]
+        expected = policy.render(below, params, (12, 12), "area")
+        assert np.array_equal(as_array(heavy.pixels)[place], expected)
+    assert heavy.parent.tolist() == standard.view.tolist()
