@@ -56,15 +56,23 @@ class RecipeSpec:
         return Renderer.of({**asdict(self), "version": self.version}, columns, size)
 
 
-# What changes nothing, by column: a view that was never made has it in place of the fill values,
-# so that what renders many views at once meets none. Other columns have 0.
-NOTHING: Mapping[str, Any] = {
+# What changes nothing, by column. Other columns have 0, but for the jigsaw.
+_NOTHING: Mapping[str, Any] = {
     **NOTHING_DONE,
     "crop_box": (0, 0, 1, 1),
     "crop_local": (0, 0, 1, 1),
     "ops": NO_MORE,
     "x_brightness": 1,
 }
+
+
+def change_nothing(name: str, values: NDArray[Any], where: NDArray[np.bool_]) -> None:
+    """Put what changes nothing in a column of params [..., *shape], where `where` [...].
+
+    A view that was never made has it in place of the fill values, so that what renders many views
+    at once meets none.
+    """
+    values[where] = np.arange(values.shape[-1]) if name == "jigsaw" else _NOTHING.get(name, 0)
 
 
 class Renders(Protocol):

@@ -14,7 +14,7 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import MADE
 from viewstore.format.plan import Plan
 from viewstore.images.colours import Pixels
-from viewstore.images.recipes import NOTHING, Renderer, Values, Wrong
+from viewstore.images.recipes import Renderer, Values, Wrong, change_nothing
 from viewstore.sources.reader import SourceReader
 from viewstore.store.params import Params
 
@@ -94,7 +94,7 @@ class Rendering:
                     name, int(rows[row]), int(views[row, slot]), taken[name][row, slot]
                 )
         for name, values in taken.items() if not made.all() else ():
-            values[~made] = NOTHING.get(name, 0)
+            change_nothing(name, values, ~made)
         return taken, made
 
     def _wrong_parents(self, params: Values) -> Wrong:

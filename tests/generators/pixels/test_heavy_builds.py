@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.viewstore.small_stores import build_small, write_npz
+from tests.viewstore.small_stores import build_small, write_npz, write_photographs
 from viewstore.build.request import Built
 from viewstore.errors import ConfigError, FormatError
 from viewstore.images.operated import HEAVY
@@ -155,6 +155,51 @@ def test_a_slot_shows_heavy_views_of_the_view_in_another_slot(
         outer, inner = (view.params["crop_box"].numpy() for view in (first, second))
         assert (inner[:, :2] >= outer[:, :2] - 1e-4).all()
         assert (inner[:, :2] + inner[:, 2:] <= outer[:, :2] + outer[:, 2:] + 1e-4).all()
+
+
+@pytest.mark.parametrize("generator", ["jigsaw", "randaugment"])
+def test_a_view_that_was_never_made_has_params_that_change_nothing(
+    tmp_path: Path, generator: str
+) -> None:
+    source = write_photographs(tmp_path / "images", 4, cut=2)
+    settings = {"views": 2, "height": 15, "width": 18}
+    changes: dict[str, Any] = {"generator": generator, "codec": "params", "on_error": "skip"}
+    build_small(tmp_path / "s", str(source), settings=settings, **changes)
+    views = open_store(tmp_path / "s").view_sets[generator]
+    assert not views[2].any()
+    assert views[1].any()
+    params, made = views.rendering.params(np.arange(4), np.tile(np.arange(2), (4, 1)))
+    assert made.tolist() == [[True] * 2, [True] * 2, [False] * 2, [True] * 2]
+    image = np.arange(15 * 18 * 3, dtype=np.uint8).reshape(15, 18, 3)
+    one = {name: column[2, 0] for name, column in params.items()}
+    assert np.array_equal(views.rendering.renderer.render(image, one), image)
+
+
+@pytest.mark.parametrize("photometric", ["cpu", "device"])
+@pytest.mark.parametrize("chain", ["paper3", "byol"])
+def test_loaders_show_params_alone_as_they_show_pixels(
+    standard: Path, tmp_path: Path, chain: str, photometric: str
+) -> None:
+    asked: list[list[Any]] = [
+        [Cached("simclr"), Cached("heavy", follow=0), "ra16"],
+        [Cached("heavy", n=2, then="flip"), "ra16"],
+    ]
+    shown: dict[str, list[Any]] = {}
+    for codec in ("raw", "params"):
+        out = store(standard, tmp_path, codec)
+        heavy(out, chain=chain, codec=codec)
+        settings = {"batch_size": 3, "photometric": photometric, "device": "cpu"}
+        shown[codec] = []
+        for views in asked:
+            with ViewLoader(open_store(out), views, **settings) as loader:  # type: ignore[arg-type]
+                shown[codec] += [batch.views for batch in loader]
+    for raw, params in zip(shown["raw"], shown["params"], strict=True):
+        for first, second in zip(raw, params, strict=True):
+            assert np.array_equal(first.pixels, second.pixels)
+            for name in ("ops", "jigsaw", "crop_box", "crop_local"):
+                assert (name in first.params) == (name in second.params)
+                if name in first.params:
+                    assert np.array_equal(first.params[name], second.params[name])
 
 
 def test_a_view_set_to_start_from_must_be_there(standard: Path, tmp_path: Path) -> None:
