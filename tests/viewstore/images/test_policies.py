@@ -170,6 +170,13 @@ def test_every_operation_of_the_second_byol_view_happens_at_its_rate() -> None:
     assert set(params["solarize"].tolist()) == {128, 256}
 
 
+def test_each_view_of_a_batch_has_an_order_of_jitter_of_its_own() -> None:
+    orders = policies("moco")[0].draw(Stream(5), np.arange(2000), 0, 32, 32)["jitter_order"]
+    found, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(found) == 25  # one is that of views without jitter
+    assert sorted(counts)[-1] == pytest.approx(400, abs=80)
+
+
 def test_operations_are_drawn_independently_of_each_other() -> None:
     """Flip and grayscale use words of different ops, not the same coin."""
     params = policies("simclr")[0].draw(Stream(5), np.arange(4000), 0, 224, 224)
