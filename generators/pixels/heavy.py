@@ -35,6 +35,7 @@ from viewstore.randomness import Op
 from viewstore.store.view_set import ViewSet
 
 ROLE = "heavy"
+STANDARD = "simclr"  # the view set to start from where none is named
 FROM = ("from_view", "from_sample")
 _WORDS_A_BLOCK = 4
 
@@ -53,7 +54,7 @@ class Heavy(OfSource):
         grid: Tiles a side of the jigsaw; automatic is 4, or none where the chain has no jigsaw.
         derive: "from_view" starts from the views of another view set, which are taken equally
             often, "from_sample" from the source image.
-        of: That view set.
+        of: That view set; automatic is "simclr".
         views: Number of heavy views of each sample, of all views of the other set together.
         height, width: Size in pixels. Automatic is that of the other view set; of source images
             that of the source where all its images are alike and at most 64 pixels a side, else
@@ -68,7 +69,7 @@ class Heavy(OfSource):
     m: float | None = None
     grid: int | None = None
     derive: Literal["from_view", "from_sample"] = "from_view"
-    of: str = "simclr"
+    of: str | None = None
     views: int = 2
     height: int | None = None
     width: int | None = None
@@ -81,6 +82,11 @@ class Heavy(OfSource):
             raise ConfigError(f"heavy.derive must be one of {', '.join(FROM)}, got {self.derive!r}")
         if policy.crops and self.derive == "from_sample":
             raise ConfigError(f"chain {self.chain} crops standard views, got derive=from_sample")
+        if self.of and self.derive == "from_sample":
+            raise ConfigError(
+                f"views start from the source image with derive=from_sample, got of={self.of}",
+                fix="add --set derive=from_view, or leave --of out",
+            )
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"heavy.views must be in [1, {MAX_VIEWS}], got {self.views}")
         for side in (self.height, self.width):
@@ -94,7 +100,7 @@ class Heavy(OfSource):
 
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set that the views start from, if they do."""
-        return {PARENT: Input(self.of)} if self.derive == "from_view" else {}
+        return {PARENT: Input(self.of or STANDARD)} if self.derive == "from_view" else {}
 
     def reads_source(self) -> bool:
         """Return whether the views start from source images."""
@@ -115,7 +121,7 @@ class Heavy(OfSource):
             raise ConfigError(
                 f"chain {self.chain} crops views of source images, "
                 f"{parent.name} is made from {parent.plan.parent['view_set']}",
-                fix="start from another view set with --set of=NAME",
+                fix="start from another view set with --of SET",
             )
         height, width = _size(context) if parent is None else (parent.height, parent.width)
         chain = self.policy.chain
@@ -129,7 +135,7 @@ class Heavy(OfSource):
             m=m,
             grid=chain.grid,
             derive=self.derive,
-            of=self.of,
+            of=(self.of or STANDARD) if self.derive == "from_view" else "",
             views=self.views,
             height=self.height or height,
             width=self.width or width,
@@ -164,6 +170,7 @@ class ResolvedHeavy:
 
     Attributes:
         n, m, grid: 0 where the chain has none.
+        of: "" if the views start from the source image.
     """
 
     chain: str

@@ -302,6 +302,7 @@ def test_other_generators_are_heavy_views_of_the_source() -> None:
         ({"chain": "jigsaw", "grid": 16}, r"grid must be in \[1, 15\], got 16"),
         ({"derive": "view"}, "heavy.derive must be one of from_view, from_sample, got 'view'"),
         ({"chain": "byol", "derive": "from_sample"}, "chain byol crops standard views"),
+        ({"of": "dino", "derive": "from_sample"}, "derive=from_sample, got of=dino"),
         ({"views": 0}, r"heavy.views must be in \[1, 100\], got 0"),
         ({"height": 0}, "heavy.height and heavy.width must be >= 1, got 0"),
         ({"filter": "antialias"}, "filter must be one of area, linear, pil"),
