@@ -67,6 +67,29 @@ GENERATORS: Mapping[str, Row] = {
         "handwritten digits zoomed, shifted and turned, never flipped",
         {"policy": "digits"},
     ),
+    "heavy": Row(
+        "pixels.heavy",
+        "Heavy",
+        "RandAugment as in DSSL, or another chain of operators, on the views of another set",
+    ),
+    "randaugment": Row(
+        "pixels.heavy",
+        "Heavy",
+        "the standard RandAugment of the source images",
+        {"chain": "randaugment", "derive": "from_sample"},
+    ),
+    "uniformaugment": Row(
+        "pixels.heavy",
+        "Heavy",
+        "UniformAugment of the source images",
+        {"chain": "ua", "derive": "from_sample"},
+    ),
+    "jigsaw": Row(
+        "pixels.heavy",
+        "Heavy",
+        "the tiles of the source images in another order",
+        {"chain": "jigsaw", "derive": "from_sample"},
+    ),
     "quality": Row(
         "scored.quality",
         "Quality",

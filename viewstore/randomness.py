@@ -45,6 +45,8 @@ class Op(IntEnum):
     GRAY = 4
     BLUR = 5
     SOLARIZE = 6
+    OP_LIST = 7
+    JIGSAW = 8
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.images.colours import COLOUR_COLUMNS
+from viewstore.images.operators.recorded import OPS_COLUMNS
 from viewstore.images.policies import Drawn
 from viewstore.loaders.batches.draft import Draft
 from viewstore.loaders.batches.samples import SamplePlanner
@@ -280,7 +281,8 @@ class BatchMaker:
 
 
 def _has_colours(drawn: Drawn) -> bool:
-    return "jitter" in drawn
+    """Whether there are colours that may come last: operators work on coloured pixels."""
+    return "jitter" in drawn and not drawn.keys() & set(OPS_COLUMNS)
 
 
 def _has_none(drawn: Drawn) -> bool:

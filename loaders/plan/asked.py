@@ -202,7 +202,7 @@ def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
         )
     if base in view_sets:
         return _cached(text)
-    if text in POLICIES:
+    if base in POLICIES:
         return Online(text)
     hint = nearest(base, sorted({*view_sets, *POLICIES}))
     raise ConfigError(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from tests.generators.latent_world import World, make_world
+from tests.generators.standard_views import context_of, samples_on, standard_views
 from viewstore.generators import GENERATORS, make_settings
-from viewstore.generators.contract import Context, Rendered, Resolved, Sample
-from viewstore.images.raw import Raw
+from viewstore.generators.contract import PARENT, Rendered, Resolved
 
 NUM = 5
+PIXELS = ("Expert", "Heavy")  # settings of those that need no network
 # What makes a generator quick on this world; everything else is its default.
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "recon": {"max_steps": 20, "slots": 4},
@@ -39,18 +40,12 @@ def picture(row: int) -> Any:  # noqa: ANN401
 @cache
 def world_of(name: str) -> World:
     """Return what generator `name` works on."""
-    if GENERATORS[name].settings != "Expert":
+    if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
-    context = Context(
-        seed=3,
-        view_set="views",
-        num_samples=NUM,
-        source_height=None,
-        source_width=None,
-        source_image=picture,
-        codec=Raw(),
-    )
-    return World(context, tuple(Sample.of(row, picture(row)) for row in range(NUM)))
+    inputs = make_settings(name, {}).inputs()
+    parent = standard_views(picture, NUM, views=3) if PARENT in inputs else None
+    context = context_of(picture, NUM, parent=parent)
+    return World(context, samples_on(picture, parent, NUM))
 
 
 def settings_of(name: str) -> Resolved:
@@ -61,7 +56,7 @@ def settings_of(name: str) -> Resolved:
 
 def stored_settings(name: str) -> dict[str, Any]:
     """Return what a plan stores of the settings of generator `name`."""
-    small = {"height": 32, "width": 32} if GENERATORS[name].settings == "Expert" else {}
+    small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     settings = make_settings(name, {**small, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(name).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]

@@ -34,6 +34,7 @@ ZARR_NAMES = {
     "f2": "float16",
     "f4": "float32",
 }
+ZARR_FILLS = {"nan": "NaN", "inf": "Infinity"}  # what JSON cannot say
 
 
 def with_checksum(payload: bytes) -> bytes:
@@ -135,7 +136,6 @@ def zarr_group() -> bytes:
 
 def zarr_array(column: Column, rows: int, shard_rows: int) -> bytes:
     """Return the zarr.json of a column."""
-    fill = "NaN" if isinstance(column.fill, float) else column.fill
     chunk_shape = [shard_rows, *column.shape]
     meta = {
         "zarr_format": 3,
@@ -144,7 +144,7 @@ def zarr_array(column: Column, rows: int, shard_rows: int) -> bytes:
         "data_type": ZARR_NAMES[column.dtype],
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": fill,
+        "fill_value": ZARR_FILLS.get(str(column.fill), column.fill),
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
             {"name": "crc32c"},

@@ -19,11 +19,13 @@ DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
 
 # What a row holds that was never written (docs/format.md 3.2). Other columns take the default of
 # their dtype: NaN, the unsigned maximum or the signed minimum.
-FILLS: Mapping[str, int] = {
+FILLS: Mapping[str, float] = {
     "status": 0,
     "parent": -2,
     "crop_local": -1,
     "jitter_order": 254,
+    "ops": 254,
+    "ops_args": math.inf,
     "steps": -1,
 }
 
@@ -115,7 +117,7 @@ class Column:
 
     def missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Return which values were never written."""
-        if isinstance(self.fill, float):
+        if math.isnan(self.fill):
             return np.asarray(np.isnan(values))
         return np.asarray(values == self.fill)
 

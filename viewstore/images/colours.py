@@ -71,21 +71,21 @@ def recolour(
         view = np.asarray(Image.fromarray(view).filter(ImageFilter.GaussianBlur(blur)))
     if solarize < SOLARIZE_OFF:
         levels = np.arange(LEVELS + 1, dtype=np.uint8)
-        view = _looked_up(view, np.where(levels < solarize, levels, LEVELS - levels))
+        view = looked_up(view, np.where(levels < solarize, levels, LEVELS - levels))
     pixels[...] = _repeated(view) if gray else view
 
 
-def _brightness(view: Pixels, factor: float) -> Pixels:
-    return _looked_up(view, _cut(_LEVEL * np.float32(factor), factor))
+def with_brightness(view: Pixels, factor: float) -> Pixels:
+    return looked_up(view, _cut(_LEVEL * np.float32(factor), factor))
 
 
-def _contrast(view: Pixels, factor: float) -> Pixels:
+def with_contrast(view: Pixels, factor: float) -> Pixels:
     total = cv2.sumElems(_luma(view.astype(np.float32)))[0]
     mean = np.float32(int(total / (view.shape[0] * view.shape[1]) + 0.5))
-    return _looked_up(view, _cut(mean + np.float32(factor) * (_LEVEL - mean), factor))
+    return looked_up(view, _cut(mean + np.float32(factor) * (_LEVEL - mean), factor))
 
 
-def _saturation(view: Pixels, factor: float) -> Pixels:
+def with_saturation(view: Pixels, factor: float) -> Pixels:
     levels = view.astype(np.float32)
     gray = _repeated(_luma(levels))
     levels -= gray
@@ -94,7 +94,7 @@ def _saturation(view: Pixels, factor: float) -> Pixels:
     return _cut(levels, factor)
 
 
-def _looked_up(view: Pixels, table: Pixels) -> Pixels:
+def looked_up(view: Pixels, table: Pixels) -> Pixels:
     return np.asarray(cv2.LUT(view, table), np.uint8)
 
 
@@ -161,4 +161,4 @@ def _shares() -> Floats:
     return shares
 
 
-_JITTERS = (_brightness, _contrast, _saturation, _hue)
+_JITTERS = (with_brightness, with_contrast, with_saturation, _hue)

@@ -9,7 +9,7 @@ and steer a renderer: each recipe says what they may hold (`check`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
 from viewstore.images.colours import SOLARIZE_OFF, Pixels
+from viewstore.images.operated import HEAVY, NOTHING_DONE, WHOLE, Operated, Recorded
+from viewstore.images.operators.chain import Chain
+from viewstore.images.operators.recorded import wrong as wrong_operators
+from viewstore.images.operators.spaces import NO_MORE
+from viewstore.images.operators.table import OPERATORS
 from viewstore.images.policies import Digits, Policy
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 
@@ -46,16 +51,28 @@ class RecipeSpec:
         """Of the recipe; raised when equal params would give other pixels."""
         return RECIPES[self.name].version
 
+    def renderer(self, columns: tuple[str, ...], size: tuple[int, int]) -> Renderer:
+        """Return what renders by it, of a set with these columns and size."""
+        return Renderer.of({**asdict(self), "version": self.version}, columns, size)
 
-# What changes nothing, by column: a view that was never made has it in place of the fill values,
-# so that what renders many views at once meets none. Other columns have 0.
-NOTHING: Mapping[str, Any] = {
+
+# What changes nothing, by column. Other columns have 0, but for the jigsaw.
+_NOTHING: Mapping[str, Any] = {
+    **NOTHING_DONE,
     "crop_box": (0, 0, 1, 1),
-    "jitter": (1, 1, 1, 0),
-    "jitter_order": ORDER_OFF,
-    "solarize": SOLARIZE_OFF,
+    "crop_local": (0, 0, 1, 1),
+    "ops": NO_MORE,
     "x_brightness": 1,
 }
+
+
+def change_nothing(name: str, values: NDArray[Any], where: NDArray[np.bool_]) -> None:
+    """Put what changes nothing in a column of params [..., *shape], where `where` [...].
+
+    A view that was never made has it in place of the fill values, so that what renders many views
+    at once meets none.
+    """
+    values[where] = np.arange(values.shape[-1]) if name == "jigsaw" else _NOTHING.get(name, 0)
 
 
 class Renders(Protocol):
@@ -73,7 +90,25 @@ class Renders(Protocol):
 
 
 Wrong = list[tuple[str, NDArray[np.bool_]]]  # column, and where its values cannot be
-Check = Callable[[Values, NDArray[Any], NDArray[Any], Mapping[str, Any]], Wrong]
+
+
+class Frame(NamedTuple):
+    """What bounds the params of views.
+
+    Attributes:
+        height: Of the images that they start from, [...].
+        width: Likewise.
+        size: Height and width of the views.
+        args: Of the recipe.
+    """
+
+    height: NDArray[Any]
+    width: NDArray[Any]
+    size: tuple[int, int]
+    args: Mapping[str, Any]
+
+
+Check = Callable[[Values, Frame], Wrong]
 
 
 class Recipe(NamedTuple):
@@ -82,7 +117,7 @@ class Recipe(NamedTuple):
     Attributes:
         version: Raised when equal params would give other pixels.
         renderer: Returns what renders, for the names of the stored columns and `RecipeSpec.args`.
-        check: Returns what is wrong with params; it is given height and width of the images.
+        check: Returns what is wrong with params within a frame.
     """
 
     version: int
@@ -97,12 +132,9 @@ def _policy(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:
     return Policy(name="recorded", jitter_probability=0, gray=0)
 
 
-def _check_policy(
-    params: Values, height: NDArray[Any], width: NDArray[Any], args: Mapping[str, Any]
-) -> Wrong:
-    del args
+def _check_policy(params: Values, frame: Frame) -> Wrong:
     wrong = [
-        ("crop_box", ~box_inside(params["crop_box"], height, width, whole=True)),
+        ("crop_box", ~box_inside(params["crop_box"], frame.height, frame.width, whole=True)),
         ("flip", params["flip"] > 1),
     ]
     if "jitter" not in params:
@@ -126,16 +158,65 @@ def _digits(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:
     return Digits()
 
 
-def _check_digits(
-    params: Values, height: NDArray[Any], width: NDArray[Any], args: Mapping[str, Any]
-) -> Wrong:
-    del args
+def _check_digits(params: Values, frame: Frame) -> Wrong:
     factor, turn = params["x_brightness"], params["x_rotation"]
     return [
-        ("crop_box", ~box_inside(params["crop_box"], height, width, whole=False)),
+        ("crop_box", ~box_inside(params["crop_box"], frame.height, frame.width, whole=False)),
         ("x_brightness", ~((factor >= 0) & (factor <= MOST_FACTOR))),
         ("x_rotation", ~(np.abs(turn) <= 2 * np.pi)),
     ]
+
+
+BOXES = ("", "crop_box", "crop_local")  # where the box of views with operators may be recorded
+
+
+def recipe_of(policy: Operated, filter: str, *, box: str) -> RecipeSpec:
+    """Return the recipe of views that `policy` drew.
+
+    `box` is the column with their box in what they are made of, "" if they show all of it.
+    """
+    args = {
+        "before": policy.before,
+        "box": box,
+        "operators": [operator.name for operator in OPERATORS],
+    }
+    return RecipeSpec(name="ops", args=args, filter=filter)
+
+
+def heavy_recipe(chain: str, filter: str) -> RecipeSpec:
+    """Return the recipe of heavy views by a row of `HEAVY`, whatever its numbers."""
+    policy = HEAVY[chain]
+    return recipe_of(policy, filter, box="crop_local" if policy.crops else "")
+
+
+def _ops(columns: frozenset[str], args: Mapping[str, Any]) -> Renders:
+    before, box = args.get("before"), args.get("box")
+    known, names = args.get("operators"), [operator.name for operator in OPERATORS]
+    if (
+        not isinstance(known, list | tuple)
+        or list(known) != names[: len(known)]
+        or not isinstance(before, bool)
+        or box not in BOXES
+        or not columns.issuperset([box] if box else [])
+    ):
+        raise FormatError(
+            "recipe ops has operators that are not known here",
+            code="VS204",
+            why="the views were made by another version of viewstore",
+            fix="open the store with that version",
+        )
+    base = Digits() if "x_rotation" in columns else WHOLE
+    return Recorded(Operated(name="recorded", chain=Chain(), base=base, before=before), box)
+
+
+def _check_ops(params: Values, frame: Frame) -> Wrong:
+    box = frame.args["box"]
+    found = [(name, where) for name, where, _ in wrong_operators(params, frame.size)]
+    if not box:
+        return found
+    check = _check_digits if "x_rotation" in params else _check_policy
+    checked = check({**params, "crop_box": params[box]}, frame)
+    return found + [(box if name == "crop_box" else name, where) for name, where in checked]
 
 
 def box_inside(
@@ -157,6 +238,7 @@ def box_inside(
 RECIPES: Mapping[str, Recipe] = {
     "policy": Recipe(1, _policy, _check_policy),
     "digits": Recipe(1, _digits, _check_digits),
+    "ops": Recipe(1, _ops, _check_ops),
 }
 
 
@@ -214,7 +296,7 @@ class Renderer:
         `params` are of views [...]; `height` and `width` are of the images they start from.
         """
         with np.errstate(invalid="ignore"):  # NaN is outside every bound
-            found = self.recipe.check(params, height, width, self.args)
+            found = self.recipe.check(params, Frame(height, width, self.size, self.args))
         return [(name, where) for name, where in found if where.any()]
 
     def render(self, image: Pixels, params: Mapping[str, Any], out: Pixels | None = None) -> Pixels:

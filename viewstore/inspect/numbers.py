@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
+from viewstore.images.operators.spaces import NO_MORE
 
 # What a column holds where its operation was not applied, and what people read there.
-OFF: Mapping[str, int] = {"jitter_order": NOT_APPLIED, "solarize": SOLARIZE_OFF}
+OFF: Mapping[str, int] = {
+    "jitter_order": NOT_APPLIED,
+    "ops": NO_MORE,
+    "solarize": SOLARIZE_OFF,
+}
 OFF_WORD = "off"
 
 

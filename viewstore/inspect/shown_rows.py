@@ -13,6 +13,7 @@ from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
+from viewstore.images.operators.table import OPERATORS
 from viewstore.inspect.numbers import is_off
 from viewstore.inspect.summary import COMPONENTS, label_text
 from viewstore.randomness import Stream
@@ -23,9 +24,8 @@ from viewstore.store.view_set import ViewSet
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
-TOLD = frozenset(
-    {"crop_box", "distance", "jitter_order", "latent", "parent", "pixel_crc", "seed", "status"}
-)
+TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "ops_args", "parent"})
+TOLD |= {"pixel_crc", "seed", "status"}
 NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
@@ -119,7 +119,14 @@ def _is_dark(colour: str) -> bool:
 
 
 def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
-    """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured."""
+    """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured.
+
+    Operators are told by their names, a jigsaw as moved.
+    """
+    if name == "ops":
+        return [OPERATORS[number].name for number in value if number < len(OPERATORS)]
+    if name == "jigsaw":
+        return [name] * (value != sorted(value))
     values = value if isinstance(value, list) else [value]
     if value == NOT_TOLD.get(name) or is_off(name, value):
         return []

@@ -14,7 +14,7 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import MADE
 from viewstore.format.plan import Plan
 from viewstore.images.colours import Pixels
-from viewstore.images.recipes import NOTHING, Renderer
+from viewstore.images.recipes import Renderer, Values, Wrong, change_nothing
 from viewstore.sources.reader import SourceReader
 from viewstore.store.params import Params
 
@@ -43,6 +43,9 @@ class Views(Protocol):
     @property
     def width(self) -> int: ...
 
+    @property
+    def num_views(self) -> int: ...
+
     def __getitem__(self, row: int) -> Pixels: ...
 
 
@@ -54,19 +57,20 @@ class Rendering:
         view_set: The set, whose params say how.
         source: Reads the source images; None where the set was opened without its store.
         parent: The view set that its views start from; None: they start from the source images.
+        recipe: As plans have it.
     """
 
     view_set: Recorded
     source: SourceReader | None
     parent: Views | None
+    recipe: Mapping[str, Any]
 
     @cached_property
     def renderer(self) -> Renderer:
         """What renders one view. Raises FormatError: the recipe is not known here."""
         plan = self.view_set.plan
-        assert plan.recipe is not None, "a recipe set has one"
         names = tuple(column.name for column in plan.columns)
-        return Renderer.of(plan.recipe, names, (plan.height, plan.width))
+        return Renderer.of(self.recipe, names, (plan.height, plan.width))
 
     def params(
         self, rows: NDArray[np.int64], views: NDArray[np.int64]
@@ -82,15 +86,22 @@ class Rendering:
         taken = {name: self.view_set.params.take(name, rows)[at] for name in self._columns}
         made = np.isin(taken.pop("status"), MADE)
         height, width = self.sizes(rows)
-        for name, wrong in self.renderer.check(taken, height[:, None], width[:, None]):
+        faults = self.renderer.check(taken, height[:, None], width[:, None])
+        for name, wrong in [*faults, *self._wrong_parents(taken)]:
             if (wrong & made).any():
                 row, slot = np.argwhere(wrong & made)[0]
                 raise self._damaged(
                     name, int(rows[row]), int(views[row, slot]), taken[name][row, slot]
                 )
         for name, values in taken.items() if not made.all() else ():
-            values[~made] = NOTHING.get(name, 0)
+            change_nothing(name, values, ~made)
         return taken, made
+
+    def _wrong_parents(self, params: Values) -> Wrong:
+        """Return which views would start from one that their parent does not have."""
+        if self.parent is None:
+            return []
+        return [("parent", (params["parent"] < 0) | (params["parent"] >= self.parent.num_views))]
 
     @property
     def _columns(self) -> tuple[str, ...]:

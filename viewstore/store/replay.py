@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import MADE, Status
-from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
+from viewstore.images.operated import HEAVY
+from viewstore.images.operators import recorded
 from viewstore.images.policies import policies
+from viewstore.images.recipes import heavy_recipe
 from viewstore.sources.reader import SourceReader
-from viewstore.store.params import Params
+from viewstore.store.rendering import Recorded as Rendered
+from viewstore.store.rendering import Rendering, Views
 
 DecodeLatent = Callable[[NDArray[np.float16]], Pixels]  # latent [L, D] to view [H, W, 3]
 NOT_MADE = {
@@ -26,15 +30,14 @@ NOT_MADE = {
 }
 
 
-class Recorded(Protocol):
+class Recorded(Rendered, Protocol):
     """What a replay needs of a view set."""
 
     source: SourceReader | None
-    plan: Plan
 
     @property
-    def params(self) -> Params:
-        """The params columns by name."""
+    def parent(self) -> Views:
+        """The view set that its views start from. Raises ConfigError: there is none."""
 
     @property
     def codec(self) -> Codec:
@@ -52,6 +55,8 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
         raise ConfigError(f"{where} cannot be replayed: {NOT_MADE[Status(status)]}", code="VS206")
     if "policy" in plan.generator["args"]:
         pixels = _cut(view_set, row, view)
+    elif str(plan.generator["args"].get("chain")) in HEAVY:
+        pixels = _operated(view_set, row, view)
     elif "latent" not in view_set.params:
         kept = "keep_latents" in plan.generator["args"]
         raise ConfigError(
@@ -104,4 +109,15 @@ def _cut(view_set: Recorded, row: int, view: int) -> Pixels:
     names = policies(args["policy"])
     policy = names[view % len(names)].for_size(*size)
     params = {each.name: _stored(view_set, each.name, row, view) for each in policy.columns}
+    recorded.check(params, size, f"row {row} view {view} of {plan.view_set}")
     return policy.render(view_set.source.image(row), params, size, args["filter"])
+
+
+def _operated(view_set: Recorded, row: int, view: int) -> Pixels:
+    """Return a heavy view rendered from what it was made of by its recorded operators."""
+    plan = view_set.plan
+    spec = heavy_recipe(plan.generator["args"]["chain"], plan.generator["args"]["filter"])
+    recipe = {**asdict(spec), "version": spec.version}
+    parent = None if plan.parent is None else view_set.parent
+    found: Pixels = Rendering(view_set, view_set.source, parent, recipe).views(row)[view]
+    return found

@@ -305,9 +305,10 @@ class ViewSet:
     @cached_property
     def rendering(self) -> Rendering:
         """What renders the views of a recipe set. Raises ConfigError: it is none."""
-        if self.kind != "recipe":
+        if self.plan.recipe is None:
             raise ConfigError(f"view set {self.name} stores {self.kind}, not a recipe")
-        return Rendering(self, self.source, None if self.of is None else self.parent)
+        parent = None if self.of is None else self.parent
+        return Rendering(self, self.source, parent, self.plan.recipe)
 
     @cached_property
     def parent(self) -> ViewSet:

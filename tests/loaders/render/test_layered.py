@@ -12,10 +12,11 @@ import pytest
 from tests.loaders.stores import as_array, digits_store
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
+from viewstore.images.boxes import compose_boxes
 from viewstore.images.policies import POLICIES, Policy, policies
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.loaders.plan.asked import parse_views
-from viewstore.loaders.render.layered import _flips, _through, compose_boxes, mirrored_views
+from viewstore.loaders.render.layered import _flips, _through, mirrored_views
 from viewstore.randomness import Stream
 from viewstore.store.store import Store
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from viewstore.images.policies import POLICIES, Policy
+from viewstore.images.operators.recorded import OPS_COLUMNS
+from viewstore.images.operators.spaces import Choice, ra16, randaugment, uniform
+from viewstore.images.operators.table import OPERATORS
+from viewstore.images.policies import POLICIES, Digits, Operated, Policy
 
 PAGE = (Path(__file__).parents[3] / "docs" / "augment.md").read_text()
 
@@ -21,7 +24,36 @@ def names_in(cell: str) -> list[str]:
 
 
 def test_every_policy_has_a_row() -> None:
-    assert {name for row in rows_below("Policies") for name in names_in(row[0])} == set(POLICIES)
+    params = set(OPS_COLUMNS)
+    for title, kinds in (("Policies", (Policy, Digits)), ("Policies with operators", Operated)):
+        named = {name for row in rows_below(title) for name in names_in(row[0])} - params
+        assert named == {name for name, each in POLICIES.items() if isinstance(each[0], kinds)}
+    assert params <= {
+        name for row in rows_below("Policies with operators") for name in names_in(row[0])
+    }
+
+
+def number(text: str) -> float:
+    top, _, bottom = text.partition("/")
+    return float(top) / float(bottom or 1)
+
+
+def test_the_table_of_operators_is_that_of_the_code() -> None:
+    rows = [[cell.strip() for cell in row] for row in rows_below("Operators")][2:]
+    assert [(int(row[0]), row[1]) for row in rows] == list(
+        enumerate(operator.name for operator in OPERATORS)
+    )
+    for column, space in enumerate((ra16(), uniform(), randaugment()), 2):
+        choices = {choice.name: choice for choice in space.choices}
+        assert {row[1] for row in rows if row[column]} == set(choices)
+        for row in rows:
+            cell, name = row[column], row[1]
+            if cell in ("", "any"):
+                assert not cell or not OPERATORS[int(row[0])].has_value
+                continue
+            low, high = map(number, re.findall(r"[\d./]+", cell)[-2:])
+            middle = 1 if cell.startswith("1") else 0
+            assert choices[name] == Choice(name, low, high, "+-" in cell, middle)
 
 
 def test_every_param_of_a_policy_has_a_row() -> None:
@@ -42,7 +74,8 @@ def test_the_numbers_of_the_table_are_those_of_the_code() -> None:
             else:
                 assert not jitter.strip()
             compared.add(policy.name)
-    assert compared == set(POLICIES) - {"flip", "digits"}
+    standard = {name for name, each in POLICIES.items() if isinstance(each[0], Policy)}
+    assert compared == standard - {"flip"}
 
 
 def test_weak_crops_have_their_own_aspect_ratios() -> None:

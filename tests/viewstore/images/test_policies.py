@@ -6,15 +6,41 @@ import numpy as np
 import pytest
 
 from viewstore.errors import ConfigError
-from viewstore.images.policies import POLICIES, Policy, ViewPolicy, output_size, policies
+from viewstore.images.policies import (
+    POLICIES,
+    Operated,
+    Policy,
+    ViewPolicy,
+    output_size,
+    policies,
+)
 from viewstore.images.resize import FILTERS, Filter
 from viewstore.randomness import Op, Stream, normal
 
+SIDE = 32  # of the views
 EVERY = [
-    pytest.param(policy, view, id=f"{name}-{view}")
-    for name, pair in POLICIES.items()
-    for view, policy in enumerate(pair)
+    pytest.param(policy.for_size(SIDE, SIDE), view, id=f"{name}-{view}")
+    for name in (*POLICIES, "simclr+ra16", "digits+ua")
+    for view, policy in enumerate(policies(name))
 ]
+STRONG, MEDIUM, BYOL = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.2, 0.1)
+# The crop's area and the jitter; then, of each view of a pair, the blur and the solarization; the
+# greatest side at which views are not blurred. Source: the papers, by the page on operators.
+ROWS = {
+    "simclr": ((0.08, 1), STRONG, [(0.5, 0)], 40),
+    "simsiam": ((0.2, 1), MEDIUM, [(0.5, 0)], 0),
+    "moco": ((0.2, 1), MEDIUM, [(0.5, 0)], 0),
+    "cifar": ((0.2, 1), MEDIUM, [(0, 0)], 0),
+    "gs-simclr": ((0.08, 1), STRONG, [(0.2, 0)], 40),
+    "gs-simsiam": ((0.2, 1), MEDIUM, [(0.2, 0)], 40),
+    "byol": ((0.08, 1), BYOL, [(1, 0), (0.1, 0.2)], 0),
+    "barlow": ((0.08, 1), BYOL, [(1, 0), (0.1, 0.2)], 0),
+    "dino": ((0.4, 1), BYOL, [(1, 0), (0.1, 0.2)], 0),
+    "ibot": ((0.4, 1), BYOL, [(1, 0), (0.1, 0.2)], 0),
+    "dino-local": ((0.05, 0.4), BYOL, [(0.5, 0)], 0),
+    "swav": ((0.14, 1), STRONG, [(0.5, 0)], 0),
+    "swav-local": ((0.05, 0.14), STRONG, [(0.5, 0)], 0),
+}
 
 
 def photograph(seed: int, height: int = 40, width: int = 50) -> Any:  # noqa: ANN401
@@ -44,7 +70,7 @@ def test_draws_do_not_depend_on_the_batch(policy: ViewPolicy, view: int) -> None
     together = policy.draw(Stream(2, 5), np.arange(40), view, 40, 50)
     alone = policy.draw(Stream(2, 5), np.array([17]), view, 40, 50)
     for name, column in alone.items():
-        assert np.array_equal(together[name][17], column[0])
+        assert together[name][17].tobytes() == column[0].tobytes()
 
 
 @pytest.mark.parametrize("resize_filter", FILTERS)
@@ -72,9 +98,10 @@ def test_stored_params_replay_the_view_bit_for_bit(
 def test_rendering_leaves_the_image_as_it_was(policy: ViewPolicy, view: int) -> None:
     image = photograph(1)
     before = image.copy()
-    params = policy.draw(Stream(4), np.arange(20), view, 40, 50)
+    large = policy.for_size(40, 50)
+    params = large.draw(Stream(4), np.arange(20), view, 40, 50)
     for place in range(20):
-        policy.render(image, row(params, place), (40, 50), "area")
+        large.render(image, row(params, place), (40, 50), "area")
     assert np.array_equal(image, before)
 
 
@@ -88,7 +115,45 @@ def test_views_of_different_draws_differ(policy: ViewPolicy, view: int) -> None:
         policy.render(photograph(1, 60, 60), row(params, place), (32, 32), "area").tobytes()
         for place in range(12)
     }
-    assert len(views) == 12
+    # Of a few operators and tiles some are drawn twice.
+    assert len(views) == 12 or (isinstance(policy, Operated) and len(views) >= 6)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_policy_is_its_row_of_the_table(name: str) -> None:
+    scale, jitter, pair, unblurred = ROWS[name]
+    assert len(policies(name)) == len(pair)
+    for policy, (blur, solarize) in zip(policies(name), pair, strict=True):
+        assert isinstance(policy, Policy)
+        assert policy.name == name
+        assert (policy.scale, policy.jitter) == (scale, jitter)
+        assert (policy.blur, policy.solarize, policy.blur_above) == (blur, solarize, unblurred)
+        assert (policy.flip, policy.jitter_probability, policy.gray) == (0.5, 0.8, 0.2)
+        assert (policy.ratio, policy.sigma, policy.threshold) == ((3 / 4, 4 / 3), (0.1, 2), 128)
+
+
+def test_a_policy_of_standard_views_has_a_row() -> None:
+    standard = {name for name, each in POLICIES.items() if isinstance(each[0], Policy)}
+    assert standard - set(ROWS) == {"crop", "flip", "smallcrop", "medcrop", "largecrop"}
+
+
+@pytest.mark.parametrize(("name", "strength"), [("simclr", 1), ("moco", 0.5), ("swav", 1)])
+def test_jitter_has_a_strength(name: str, strength: float) -> None:
+    (policy,) = policies(name)
+    assert isinstance(policy, Policy)
+    assert policy.at_strength(strength) == policy
+    doubled = policy.at_strength(2 * strength).jitter
+    assert doubled == pytest.approx([2 * each for each in policy.jitter])
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "dino-local"])
+def test_jitter_of_another_form_has_no_strength(name: str) -> None:
+    policy = policies(name)[0]
+    assert isinstance(policy, Policy)
+    with pytest.raises(ConfigError, match=rf"policy {name} has no strength of jitter: its factors"):
+        policy.at_strength(1)
+    with pytest.raises(ConfigError, match="has no strength of jitter"):
+        Policy(name="gray", jitter=(0, 0, 0, 0)).at_strength(1)
 
 
 def test_every_operation_of_the_second_byol_view_happens_at_its_rate() -> None:
@@ -103,6 +168,13 @@ def test_every_operation_of_the_second_byol_view_happens_at_its_rate() -> None:
     expected = {"flip": 0.5, "gray": 0.2, "blur": 0.1, "solarize": 0.2, "jitter": 0.8}
     assert rates == pytest.approx(expected, abs=0.03)
     assert set(params["solarize"].tolist()) == {128, 256}
+
+
+def test_each_view_of_a_batch_has_an_order_of_jitter_of_its_own() -> None:
+    orders = policies("moco")[0].draw(Stream(5), np.arange(2000), 0, 32, 32)["jitter_order"]
+    found, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(found) == 25  # one is that of views without jitter
+    assert sorted(counts)[-1] == pytest.approx(400, abs=80)
 
 
 def test_operations_are_drawn_independently_of_each_other() -> None:

@@ -42,6 +42,8 @@ def test_params_are_told_in_words_and_what_is_off_is_not() -> None:
     assert (in_words("solarize", 256), in_words("solarize", 128)) == ([], ["solarize 128"])
     assert (in_words("blur", 0.0), in_words("loss", float("nan"))) == ([], [])
     assert in_words("x_rotation", 0.123456) == ["rotation 0.123"]
+    assert in_words("ops", [3, 0, 255, 255]) == ["Rotate", "AutoContrast"]
+    assert (in_words("jigsaw", [1, 0, 2, 3]), in_words("jigsaw", [0, 1, 2, 3])) == (["jigsaw"], [])
 
 
 def test_a_crop_box_is_the_one_the_view_was_rendered_from(digits: Path) -> None:

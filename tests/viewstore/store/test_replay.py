@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.store.store import Store, open_store
 
 
@@ -34,6 +34,22 @@ def test_every_policy_is_replayed_with_the_settings_of_its_plan(
     for row in range(3):
         again = np.stack([view_set.replay(row, view) for view in range(3)])
         assert np.array_equal(again, view_set[row])
+
+
+@pytest.mark.parametrize("policy", ["paper3", "dino+either"])
+def test_stored_operators_are_replayed_from_their_record(tmp_path: Path, policy: str) -> None:
+    settings = {"policy": policy, "views": 4, "height": 40, "width": 30}
+    source = write_npz(tmp_path / "images.npz", rows=3, side=60)
+    build_small(tmp_path / "s", source, settings=settings)
+    view_set = open_store(tmp_path / "s").view_sets["simclr"]
+    for row in range(3):
+        again = np.stack([view_set.replay(row, view) for view in range(4)])
+        assert np.array_equal(again, view_set[row])
+    numbers = view_set.params["ops"].copy()
+    numbers[1, 2, 0] = 99
+    view_set.params._whole["ops"] = numbers
+    with pytest.raises(FormatError, match="ops of row 1 view 2 of simclr has an operator that is"):
+        view_set.replay(1, 2)
 
 
 def test_rows_and_views_that_are_not_there_are_refused(raw_store: Store) -> None:
