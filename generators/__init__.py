@@ -76,19 +76,19 @@ GENERATORS: Mapping[str, Row] = {
         "pixels.heavy",
         "Heavy",
         "the standard RandAugment of the source images",
-        {"chain": "randaugment", "derive": "from_sample"},
+        {"chain": "randaugment", "derive": None},
     ),
     "uniformaugment": Row(
         "pixels.heavy",
         "Heavy",
         "UniformAugment of the source images",
-        {"chain": "ua", "derive": "from_sample"},
+        {"chain": "ua", "derive": None},
     ),
     "jigsaw": Row(
         "pixels.heavy",
         "Heavy",
         "the tiles of the source images in another order",
-        {"chain": "jigsaw", "derive": "from_sample"},
+        {"chain": "jigsaw", "derive": None},
     ),
     "quality": Row(
         "scored.quality",

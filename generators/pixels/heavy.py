@@ -53,7 +53,7 @@ class Heavy(OfSource):
             randaugment 2 and 9, of byol 8 and 16; "ua" and "jigsaw" have none.
         grid: Tiles a side of the jigsaw; automatic is 4, or none where the chain has no jigsaw.
         derive: "from_view" starts from the views of another view set, which are taken equally
-            often, "from_sample" from the source image.
+            often, "from_sample" from the source image. None is from_view where `of` is given.
         of: That view set; automatic is "simclr".
         views: Number of heavy views of each sample, of all views of the other set together.
         height, width: Size in pixels. Automatic is that of the other view set; of source images
@@ -68,7 +68,7 @@ class Heavy(OfSource):
     n: int | None = None
     m: float | None = None
     grid: int | None = None
-    derive: Literal["from_view", "from_sample"] = "from_view"
+    derive: Literal["from_view", "from_sample"] | None = "from_view"
     of: str | None = None
     views: int = 2
     height: int | None = None
@@ -78,14 +78,14 @@ class Heavy(OfSource):
     def __post_init__(self) -> None:
         policy = self.policy
         check_filter(self.filter, STORED_FILTERS)
-        if self.derive not in FROM:
+        if self.derive not in (None, *FROM):
             raise ConfigError(f"heavy.derive must be one of {', '.join(FROM)}, got {self.derive!r}")
         if policy.crops and self.derive == "from_sample":
             raise ConfigError(f"chain {self.chain} crops standard views, got derive=from_sample")
         if self.of and self.derive == "from_sample":
             raise ConfigError(
                 f"views start from the source image with derive=from_sample, got of={self.of}",
-                fix="add --set derive=from_view, or leave --of out",
+                fix="leave --of out, or give derive=from_view",
             )
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"heavy.views must be in [1, {MAX_VIEWS}], got {self.views}")
@@ -98,13 +98,18 @@ class Heavy(OfSource):
         """What draws and renders the views. Raises ConfigError: there is no such chain."""
         return policy_of(self.chain, self.n, self.m, self.grid)
 
+    @property
+    def of_views(self) -> bool:
+        """Whether the views start from those of another set."""
+        return self.derive == "from_view" or (self.derive is None and bool(self.of))
+
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set that the views start from, if they do."""
-        return {PARENT: Input(self.of or STANDARD)} if self.derive == "from_view" else {}
+        return {PARENT: Input(self.of or STANDARD)} if self.of_views else {}
 
     def reads_source(self) -> bool:
         """Return whether the views start from source images."""
-        return self.derive == "from_sample"
+        return not self.of_views
 
     def recipe(self) -> RecipeSpec:
         """Return the recipe "ops"."""
@@ -134,8 +139,8 @@ class Heavy(OfSource):
             n=n,
             m=m,
             grid=chain.grid,
-            derive=self.derive,
-            of=(self.of or STANDARD) if self.derive == "from_view" else "",
+            derive="from_view" if self.of_views else "from_sample",
+            of=(self.of or STANDARD) if self.of_views else "",
             views=self.views,
             height=self.height or height,
             width=self.width or width,
@@ -271,7 +276,8 @@ class HeavyGenerator:
             drawn = self._draw(batch, starts)
             for number, (sample, start) in enumerate(zip(batch, starts, strict=True)):
                 params = {name: column[number] for name, column in drawn.items()}
-                pixels = self._pixels(sample, params) if self._wants_pixels else None
+                made = np.isin(start.status, MADE)
+                pixels = self._pixels(sample, params, made) if self._wants_pixels else None
                 yield Rendered(sample.index, pixels, {**params, "status": start.status})
 
     def _start(self, sample: Sample) -> _Start:
@@ -326,11 +332,12 @@ class HeavyGenerator:
             del drawn["flip"]
         return {**drawn, "parent": np.stack([start.parent for start in starts])}
 
-    def _pixels(self, sample: Sample, params: Drawn) -> Pixels:
-        """Return the views of these params, uint8 [K, H, W, 3]."""
-        pixels = np.empty((len(self._views), *self._size, 3), np.uint8)
+    def _pixels(self, sample: Sample, params: Drawn, made: NDArray[np.bool_]) -> Pixels:
+        """Return the views of these params, uint8 [K, H, W, 3]; those not `made` are black."""
+        pixels = np.zeros((len(self._views), *self._size, 3), np.uint8)
         of_parent = None if sample.parent is None else sample.parent.pixels()
-        for view, out in enumerate(pixels):
+        for view in np.flatnonzero(made).tolist():
+            out = pixels[view]
             one = {name: column[view] for name, column in params.items()}
             image = sample.image if of_parent is None else of_parent[one["parent"]]
             self._renderer.render(image, one, out)

@@ -187,7 +187,7 @@ class BatchMaker:
         for place, slot in self._of_views:
             assert slot.on is not None
             drawn, made = plan.recorded[place], plan.made[place]
-            render_recorded(slot, drawn, made, out[slot.on], out[slot.slot])
+            render_recorded(slot, drawn, made, out[slot.on], out[slot.slot], self.clock)
         if self.views.linked:
             render_linked(self.views.linked, plan.on, out, self.clock)
         if damaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ class RecipeReader(SetReader):
         starts = self._scratch.take(len(rows), self.parent.shape)
         numbers = np.maximum(drawn["parent"], 0).astype(np.int64)[:, None]
         self.parent.read(rows, numbers, [starts], None, damaged)
-        render_recorded(self._slot, drawn, made, starts, out)
+        render_recorded(self._slot, drawn, made, starts, out, self.clock)
 
     def close(self) -> None:
         """Close what its parent's reader has open."""
@@ -78,7 +79,12 @@ class RecipeReader(SetReader):
 
 
 def render_recorded(
-    slot: RecordedSlot, drawn: Drawn, made: NDArray[np.bool_], starts: Buffer, out: Buffer
+    slot: RecordedSlot,
+    drawn: Drawn,
+    made: NDArray[np.bool_],
+    starts: Buffer,
+    out: Buffer,
+    clock: Clock,
 ) -> None:
     """Render views from the views that they start from, uint8 [B, h, w, 3].
 
@@ -88,9 +94,12 @@ def render_recorded(
         made: Which of them were made, [B]; the others become black.
         starts: What each starts from, uint8 [B, H, W, 3].
         out: Takes them.
+        clock: Takes the seconds.
     """
+    began = time.perf_counter()
     for i, one in enumerate(by_sample(drawn)):
         if made[i]:
             slot.policy.render(starts[i], one, slot.size, slot.filter, out[i])
         else:
             out[i] = 0
+    clock.add(render_seconds=time.perf_counter() - began)

@@ -104,7 +104,10 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows(len(rows)))
         clock = _Clock(progress or Silent(), request.name)
         with _nothing_kept():
-            build(_scratch_request(request, paths, scratch), clock)
+            wanted = _scratch_request(request, paths, scratch)
+            for each in _made_from(wanted, paths):
+                build(each)
+            build(wanted, clock)
         trial = open_store(scratch)
         view_set = trial.view_sets[request.name]
         shard_rows = _shard_rows(request, paths, trial, table)
@@ -183,6 +186,30 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
         workers=1,
         **changes,  # type: ignore[arg-type]
     )
+
+
+def _made_from(request: BuildRequest, paths: StorePaths) -> Iterator[BuildRequest]:
+    """Yield the requests for what a view set is made from, as the store has it: parents first.
+
+    What the store lacks is left to the build itself, which makes it first or refuses.
+    """
+    from viewstore.generators import make_settings
+
+    for wanted in make_settings(request.generator, request.settings).inputs().values():
+        own = paths.view_set(wanted.view_set)
+        if own.plan.is_file():
+            plan = read_plan(own)
+            first = replace(
+                request,
+                generator=plan.generator["name"],
+                settings=plan.generator["args"],
+                view_set=plan.view_set,
+                seed=plan.seed,
+                codec=None if plan.kind == "columns" else plan.form,
+                proof=None,
+            )
+            yield from _made_from(first, paths)
+            yield first
 
 
 class _Clock:

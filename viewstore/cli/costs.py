@@ -143,7 +143,9 @@ def cost_lines(costs: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str
     plural = "views" if views > 1 else "view"
     return [
         f"  costs      an epoch of {views} {plural} a sample, {machine['cores']} cores, {disk}; "
-        f"best stored as {costs['advice']} (--codec {costs['advice']}): {costs['why']}",
+        f"best stored as {costs['advice']}"
+        + ("" if costs["advice"] == "columns" else f" (--codec {costs['advice']})")
+        + f": {costs['why']}",
         *("  " + line for line in table(head, rows)),
         "  At first: the files come from disk. Later: from memory, if all of them fit into it.",
     ]

@@ -144,7 +144,9 @@ def epoch(
     views = rows * views_per_sample
     read = views * cost.view_bytes
     rate = machine.disk_bytes_per_second
-    one_core = cost.decode_views_per_second or machine.copy_bytes_per_second / view_pixels
+    one_core = cost.decode_views_per_second or machine.copy_bytes_per_second / max(
+        1, view_pixels or cost.view_bytes
+    )
     cpu = views / (one_core * machine.cores)
     from_disk = None if rate is None else read / rate
     by_cpu: Bound = "copy" if cost.decode_views_per_second is None else "decode"
@@ -247,6 +249,8 @@ def cost_facts(costs: Mapping[str, CodecCost], machine: Machine, plan: Plan) -> 
             "later_views_per_second": one.later_views_per_second,
         }
     own = plan.form
+    if plan.kind == "columns":
+        return facts | {"advice": own, "why": "columns are stored in one way"}
     other = own if own != "raw" else "jpg"
     advice = advise(costs["raw"], costs[other], machine)
     return facts | {"advice": advice.codec, "why": advice.why}

@@ -137,6 +137,8 @@ def codec_costs(
         rendered: Views/s that one core renders, where the views could be stored as params.
     """
     plan = plan or view_set.plan
+    if plan.kind == "columns":
+        return {plan.form: _params_cost(plan, None)}
     pixels = sample_views(view_set)
     own = view_set.codec
     others = ["raw"] if own.encoded else ["raw", "jpg"]
@@ -181,10 +183,10 @@ def render_rate(view_set: ViewSet, seconds: float = SECONDS) -> float:
     return view_set.num_views * rate_of(lambda: view_set[next(rows)], seconds=seconds)
 
 
-def _params_cost(plan: Plan, rate: float) -> CodecCost:
-    """Return the costs of views of which params alone are stored, and which render at this rate."""
+def _params_cost(plan: Plan, rate: float | None) -> CodecCost:
+    """Return the costs of params alone; `rate` is that at which views are rendered from them."""
     return CodecCost(
-        codec=ParamsAlone.name,
+        codec=ParamsAlone.name if rate else plan.form,
         view_bytes=sum(column.row_bytes for column in plan.columns) / plan.views,
         set_bytes=set_bytes(plan, 0, 0),
         decode_views_per_second=rate,

@@ -102,6 +102,11 @@ class ShardEntry:
                 return blob
         raise FormatError(f"entry of shard {self.shard} names no file for {role}")
 
+    @property
+    def has_views(self) -> bool:
+        """Whether it stores pixels."""
+        return any(blob.role == "views" for blob in self.files)
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry as a commit record and index.json hold it."""
         return {

@@ -61,8 +61,11 @@ class Shard:
 
     @cached_property
     def blob(self) -> BlobRecord:
-        """The file of its views: what is downloaded, and what it must hold."""
-        return self.entry.file("views")
+        """The file of its views: what is downloaded, and what it must hold.
+
+        Of a set that stores no pixels it is that of its params.
+        """
+        return self.entry.file("views" if self.entry.has_views else "params")
 
     @property
     def path(self) -> Path:

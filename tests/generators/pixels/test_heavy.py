@@ -286,7 +286,8 @@ def test_other_generators_are_heavy_views_of_the_source() -> None:
     for name, chain in [("randaugment", "randaugment"), ("uniformaugment", "ua")]:
         settings = make_settings(name, {})
         assert isinstance(settings, Heavy)
-        assert (settings.chain, settings.derive) == (chain, "from_sample")
+        assert (settings.chain, settings.of_views) == (chain, False)
+        assert make_settings(name, {"of": "dino"}).inputs() == {"parent": ("dino", None)}
     small = context_of(lambda row: picture(0), 3, source_height=40, source_width=50)
     resolved = make_settings("jigsaw", {}).resolve(small)
     assert (resolved.height, resolved.width) == (40, 50)
