@@ -16,8 +16,8 @@ from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-LOADING, TUTORIAL, FFCV, TABLES = (
-    REPO / "docs" / f"{name}.md" for name in ("loading", "tutorial", "ffcv", "tables")
+LOADING, TUTORIAL, FFCV, TABLES, IMPORT = (
+    REPO / "docs" / f"{name}.md" for name in ("loading", "tutorial", "ffcv", "tables", "import")
 )
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
@@ -146,3 +146,19 @@ def test_every_block_of_the_page_on_tables_runs(
     assert len(names["frame"]) == 4 * 64  # type: ignore[arg-type]
     for question in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
         assert len(duckdb.sql(question).fetchall()) == 10
+
+
+def test_the_commands_of_the_page_on_imports_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folders of equal names, and two commands."""
+    for name in ("originals", "augmented"):
+        write_photographs(folder, 20)
+        (folder / "photos").rename(folder / name)
+    for path in (folder / "augmented").rglob("*.jpg"):
+        Image.open(path).resize((32, 32)).save(path)
+    commands = commands_of(IMPORT.read_text())
+    assert [words[0] for words in commands] == ["build", "train"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)

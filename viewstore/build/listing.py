@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+from viewstore.build.adopt import make_folders
 from viewstore.build.params_table import read_params
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, counted
 from viewstore.files import disk
 from viewstore.files.naming import ViewFiles
 from viewstore.format.listing import NAME, ROLE, Listing
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan, Weights
-from viewstore.progress import Progress, tracked
+from viewstore.progress import Progress
 from viewstore.sources.table import SourceTable
 from viewstore.sources.view_files import scan_views
 
@@ -29,8 +30,8 @@ class Imports(Protocol):
         """The rule by which its files are found."""
 
     @property
-    def params(self) -> str | None:
-        """Its table of params."""
+    def params(self) -> str:
+        """Its table of params; empty: it has none."""
 
     @property
     def views(self) -> int | None:
@@ -54,23 +55,19 @@ def find_listing(
         ConfigError: Views have no file, or the params do not fit them.
         FormatError: A file cannot be read.
     """
-    if stored is not None:
+    for path in own_files(paths, stored).values() if stored is not None else ():
         with contextlib.suppress(FormatError, OSError):  # lost: what is there is listed again
-            return load_listing(own_files(paths, stored)[ROLE])
+            return load_listing(path)
     files = ViewFiles.parse(settings.files)
-    total = len(table.keys) * (settings.views or 1)
-    with tracked(progress, "listing", total, "files"):
-        found = scan_views(
-            files,
-            table.keys,
-            views=settings.views,
-            missing=settings.missing,
-            looked_at=progress.advance,
-        )
+    found = scan_views(
+        files, table.keys, views=settings.views, missing=settings.missing, progress=progress
+    )
     if found.unwanted:
-        progress.note(f"{found.unwanted} files of {files.root} are no view of these samples")
+        progress.note(
+            f"{counted(found.unwanted, 'file')} of {files.root} left out: of no sample of the store"
+        )
     listing = Listing.of(found.places, found.names, {})
-    if settings.params is None:
+    if not settings.params:
         return listing
     params = read_params(Path(settings.params), table.keys, listing.there)
     return Listing.of(found.places, found.names, params)
@@ -108,9 +105,32 @@ def weights_of_listing(listing: Listing) -> Weights:
 
 
 def keep_listing(paths: ViewSetPaths, listing: Listing) -> None:
-    """Put a listing into the folder of its view set, whose folders exist, if it is not there."""
+    """Put a listing into the folder of its view set, if it is not there."""
+    make_folders(paths.folders)
     path = paths.root / listing.file_name
     with contextlib.suppress(FormatError):
         load_listing(path)
         return
     disk.write_atomic(path, listing.file, mode=0o444, scratch=paths.tmp)
+
+
+def list_again(paths: ViewSetPaths, plan: Plan, table: SourceTable, progress: Progress) -> None:
+    """Make the listing that a plan names again, from the files as they are.
+
+    Raises:
+        ConfigError, FormatError: Files are gone, or are others than they were.
+    """
+    from viewstore.generators import make_settings
+
+    made = make_settings(plan.generator["name"], plan.generator["args"])
+    settings = cast(Imports, made)
+    listing = find_listing(settings, paths, None, table, progress)
+    if listing.file_name not in {path.name for path in own_files(paths, plan).values()}:
+        raise FormatError(
+            f"the files of {plan.view_set} are others than when they were imported",
+            code="VS205",
+            where=settings.files,
+            why="its listing is lost, and a new one would name other bytes",
+            fix="give the files back as they were, or import them into another --view-set",
+        )
+    keep_listing(paths, listing)

@@ -18,6 +18,7 @@ from viewstore.files.naming import ViewFiles
 from viewstore.format.listing import NOWHERE, PLACE, check_below
 from viewstore.format.plan import MAX_VIEWS
 from viewstore.images.decode import probe
+from viewstore.progress import Progress, Silent, tracked
 from viewstore.sources.folder import folder_keys
 from viewstore.sources.pictures import READ, suffix_of
 from viewstore.sources.tar_members import tar_members
@@ -42,7 +43,7 @@ def scan_views(
     *,
     views: int | None,
     missing: bool,
-    looked_at: Callable[[int], None] = lambda count: None,
+    progress: Progress | None = None,
 ) -> Scanned:
     """Find the views of all rows, and read each once: its size, CRC-32, height and width.
 
@@ -51,7 +52,7 @@ def scan_views(
         keys: Of the rows, in their order.
         views: How many a sample has; None: as many as the highest number of one says.
         missing: Whether some may have no file.
-        looked_at: Called with the number of files that were read since.
+        progress: Is told how many files were read.
 
     Raises:
         ConfigError: Views have no file, two files are one view's, or two rows want one file.
@@ -65,14 +66,15 @@ def scan_views(
         raise _gaps(files, keys, gaps, unwanted)
     wanted = np.unique(grid[grid >= 0])
     facts = np.zeros(len(names), PLACE)
-    if files.in_tar:
-        _probe_members(files.root, [(names[at], found[names[at]]) for at in wanted], wanted, facts)
-        looked_at(len(wanted))
-        parts: tuple[str, ...] = (Path(files.root).name,)
-    else:
-        _probe_files(files.root, names, wanted, facts, looked_at)
-        facts["part"][wanted] = np.arange(len(wanted))
-        parts = tuple(names[at] for at in wanted)
+    chosen = [names[at] for at in wanted]
+    with tracked(progress or Silent(), "listing", len(wanted), "files") as told:
+        if files.in_tar:
+            ranges = [found[name] for name in chosen]
+            facts[wanted] = _probe_members(files.root, chosen, ranges, told)
+            parts: tuple[str, ...] = (Path(files.root).name,)
+        else:
+            facts[wanted] = _probe_files(files.root, chosen, told)
+            parts = tuple(chosen)
     places = facts[grid]
     nowhere = np.zeros((), PLACE)
     nowhere["part"] = NOWHERE
@@ -179,51 +181,56 @@ def _gaps(
 ) -> ConfigError:
     have = "view has" if len(gaps) == 1 else "views have"
     named = ", ".join(f"{keys[row]} view {view}" for row, view in gaps[:NAMED].tolist())
-    others = ", ".join(unwanted[:NAMED])
-    many = f"{counted(len(unwanted), 'file')} there {'is' if len(unwanted) == 1 else 'are'}"
+    why = "every file there is the view of a sample"
+    if unwanted:
+        belong = "belongs" if len(unwanted) == 1 else "belong"
+        others = ", ".join(unwanted[:NAMED])
+        why = f"{counted(len(unwanted), 'file')} there {belong} to no sample, first {others}"
     return ConfigError(
         f"import: {len(gaps)} {have} no file, first {named}",
         code="VS105",
         where=files.root,
-        why=f"{many} no row's" + (f", first {others}" if others else ""),
+        why=why,
         fix="check files=.., or take what is there with --set missing=true",
     )
 
 
 def _probe_members(
-    root: str,
-    members: Sequence[tuple[str, Range]],
-    wanted: NDArray[np.int64],
-    facts: NDArray[Any],
-) -> None:
+    root: str, names: Sequence[str], ranges: Sequence[Range], progress: Progress
+) -> NDArray[Any]:
+    """Return the PLACE of members of a tar, its one part."""
+    facts = np.zeros(len(names), PLACE)
     with Path(root).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all:
-        for number, (name, (offset, size)) in zip(wanted.tolist(), members, strict=True):
+        for number, (name, (offset, size)) in enumerate(zip(names, ranges, strict=True)):
             if size > FILE_BYTES:
                 raise _no_picture(f"{root}: {name}", f"it must have at most {FILE_BYTES} bytes")
             facts[number] = 0, offset, *_facts(all[offset : offset + size], f"{root}: {name}")
+            if not (number + 1) % AT_ONCE:
+                progress.advance(AT_ONCE)
+    progress.advance(len(names) % AT_ONCE)
+    return facts
 
 
-def _probe_files(
-    root: str,
-    names: Sequence[str],
-    wanted: NDArray[np.int64],
-    facts: NDArray[Any],
-    looked_at: Callable[[int], None],
-) -> None:
-    def probe_some(numbers: Sequence[int]) -> list[tuple[int, int, int, int]]:
-        return [_file_facts(f"{root}/{names[number]}") for number in numbers]
+def _probe_files(root: str, names: Sequence[str], progress: Progress) -> NDArray[Any]:
+    """Return the PLACE of files below a folder, each a part of its own."""
+    facts = np.zeros(len(names), PLACE)
+    facts["part"] = np.arange(len(names))
 
-    groups = [wanted[at : at + AT_ONCE].tolist() for at in range(0, len(wanted), AT_ONCE)]
+    def probe_some(first: int) -> int:
+        some = names[first : first + AT_ONCE]
+        for number, name in enumerate(some, first):
+            facts[number] = number, 0, *_file_facts(f"{root}/{name}")
+        return len(some)
+
     with ThreadPoolExecutor(THREADS, thread_name_prefix="viewstore-import") as pool:
-        for numbers, found in zip(groups, _each(pool, probe_some, groups), strict=True):
-            for number, each in zip(numbers, found, strict=True):
-                facts[number] = 0, 0, *each
-            looked_at(len(numbers))
+        for count in _each(pool, probe_some, range(0, len(names), AT_ONCE)):
+            progress.advance(count)
+    return facts
 
 
 def _each(
-    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Sequence[Any]
-) -> Iterator[Any]:
+    pool: ThreadPoolExecutor, work: Callable[[int], int], items: Sequence[int]
+) -> Iterator[int]:
     """Yield what `work` returns of each item; of an error, no more is done than is under way."""
     try:
         yield from pool.map(work, items)

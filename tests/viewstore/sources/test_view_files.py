@@ -116,7 +116,7 @@ def test_gaps_are_named_or_have_no_file(tmp_path: Path) -> None:
         "import: 4 views have no file, first a/2.jpg view 0, a/2.jpg view 1, b_1 view 0"
     )
     assert error.code == "VS105"
-    assert error.why == "4 files there are no row's, first z0_0.png, z1_0.png, z2_0.png"
+    assert error.why == "4 files there belong to no sample, first z0_0.png, z1_0.png, z2_0.png"
     assert "missing=true" in str(error.fix)
     found = scan(f"{root}/{{key}}_{{view}}.png", KEYS, missing=True)
     assert (found.places["part"] == NOWHERE).tolist() == [[False] * 2, [True] * 2, [True] * 2]
