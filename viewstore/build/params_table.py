@@ -106,31 +106,34 @@ def _csv(path: Path) -> dict[str, Values]:
 
 
 def _parquet(path: Path) -> dict[str, Values]:
-    parquet, arrow = package("pyarrow.parquet"), package("pyarrow")
+    parquet = package("pyarrow.parquet")
     try:
         names = parquet.read_schema(path).names
         wanted = [name for name in names if name not in PASSED_OVER]
         table = parquet.read_table(path, columns=wanted)
-    except (arrow.ArrowException, OSError) as error:
-        raise _refused(path, f"it is no Parquet file: {error}") from error
-    found: dict[str, Values] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if column.null_count:
-            raise _refused(path, f"column {name} has a null")
-        kind = column.type
-        if arrow.types.is_list(kind) or arrow.types.is_fixed_size_list(kind):
-            flat = column.flatten()
-            extent = len(flat) // max(len(column), 1)
-            lengths = arrow.compute.list_value_length(column)
-            if any(length != extent for length in lengths.unique().to_pylist()):
-                raise _refused(path, f"column {name} has lists of several lengths")
-            found[name] = flat.to_numpy(zero_copy_only=False).reshape(len(column), extent)
-        elif name == "key":
-            found[name] = column.cast(arrow.string()).to_pylist()
-        else:
-            found[name] = column.to_numpy(zero_copy_only=False)
-    return found
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        return {name: _values(path, name, column) for name, column in columns.items()}
+    except ConfigError:
+        raise
+    except Exception as error:  # a foreign parser on hostile bytes may raise anything
+        raise _refused(path, f"it cannot be read as Parquet: {error}") from error
+
+
+def _values(path: Path, name: str, column: Any) -> Values:  # noqa: ANN401
+    """Return a column of Parquet: numbers [n], lists [n, extent] or the keys; null is NaN."""
+    arrow, compute = package("pyarrow"), package("pyarrow.compute")
+    if arrow.types.is_list(column.type) or arrow.types.is_fixed_size_list(column.type):
+        numbers = column.flatten()
+        extent = len(numbers) // max(len(column), 1)
+        lengths = compute.list_value_length(column).unique().to_pylist()
+        if lengths not in ([], [extent]):
+            raise _refused(path, f"column {name} has lists of several lengths")
+        found: NDArray[Any] = numbers.to_numpy(zero_copy_only=False).reshape(len(column), extent)
+        return found
+    if name == "key":
+        keys: list[str] = column.cast(arrow.string()).to_pylist()
+        return keys
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _lines(

@@ -67,6 +67,7 @@ def test_a_parquet_of_pandas_and_one_with_lists_are_read(tmp_path: Path) -> None
             "label": "passed over",
             "blur": [0.5 * n for n in range(6)],
             "good": [n % 2 == 0 for n in range(6)],
+            "score": [None, 2, 3, 4, 5, 6],
         }
     )
     arrow = pa.Table.from_pandas(frame)
@@ -79,7 +80,9 @@ def test_a_parquet_of_pandas_and_one_with_lists_are_read(tmp_path: Path) -> None
         assert np.array_equal(found["crop_box"], boxes.reshape(3, 2, 4))
         assert found["blur"].tolist() == [[0, 0.5], [1, 1.5], [2, 2.5]]
         assert found["x_good"].tolist() == [[1, 0]] * 3
-        assert sorted(found) == ["blur", "crop_box", "x_good"]
+        assert np.isnan(found["x_score"][0, 0])  # pandas writes what is missing as null
+        assert found["x_score"].dtype == np.float32
+        assert sorted(found) == ["blur", "crop_box", "x_good", "x_score"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,8 @@ def test_parquet_with_nulls_texts_ragged_lists_or_garbage_is_refused(tmp_path: P
     address = {"key": ["a", "b"], "view": [0, 0]}
     path = tmp_path / "p.parquet"
     for column, said in {
-        "has a null": pa.array([1.0, None]),
+        "blur must be numbers of type f4, got nan": pa.array([1.0, None]),
+        "lists of several": pa.array([[1.0], None]),
         "must be numbers": pa.array(["1", "2"]),
         "lists of several lengths": pa.array([[1.0], [1.0, 2.0, 3.0]]),
     }.items():
@@ -150,7 +154,7 @@ def test_parquet_with_nulls_texts_ragged_lists_or_garbage_is_refused(tmp_path: P
     path.write_bytes(b"PAR1 no, not really PAR1")
     with pytest.raises(ConfigError) as caught:
         read_params(path, ["a", "b"], np.ones((2, 1), bool))
-    assert "it is no Parquet file" in str(caught.value.why)
+    assert "it cannot be read as Parquet" in str(caught.value.why)
     with pytest.raises(ConfigError) as caught:
         read_params(tmp_path / "none.csv", ["a"], np.ones((1, 1), bool))
     assert caught.value.why == "there is no such file"
