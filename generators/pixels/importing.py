@@ -40,7 +40,8 @@ class Import(OfSource):
         views: Number of views of each sample. Automatic is the highest that a file is named by.
         height, width: Size of the views in pixels, to which others are resized by area. Automatic
             is that of the files, which must be one.
-        table_columns: Name, dtype and extents of each column of `params`, as they were found.
+        table_columns: Name, dtype and extents of each column of `params`; recorded in the plan,
+            never to be set.
     """
 
     VERSION: ClassVar[int] = 1

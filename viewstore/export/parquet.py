@@ -21,6 +21,7 @@ from viewstore.export.selection import (
     another_export,
     cannot_take,
     check_export_space,
+    check_pictures,
 )
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
@@ -69,11 +70,8 @@ def export_parquet(
         UnavailableError: The disk is too small, or pyarrow is not installed.
     """
     parquet = package("pyarrow.parquet")
-    if selection.images and selection.view_set.kind == "columns":
-        raise ConfigError(
-            f"{selection.view_set.name} has no pictures: it says what is known of others",
-            fix=f"leave --images out, or export {selection.view_set.of}",
-        )
+    if selection.images:
+        check_pictures(selection)
     record = {
         "sources_id": selection.store.manifest.sources_id,
         "view_set": selection.view_set.name,

@@ -120,11 +120,6 @@ def select(
             matches, none of them was made, or the limit is below 1.
     """
     chosen = chosen_view_set(store, view_set, purpose="export")
-    if chosen.kind == "columns":
-        raise ConfigError(
-            f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
-            fix=f"export {chosen.of}",
-        )
     if not chosen.complete:
         there = shards_there(len(chosen.index.shards), chosen.plan)
         raise unfinished_view_set(chosen.name, there, store.location)
@@ -160,6 +155,16 @@ def select(
 def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
     """Return how many of `rows` up to the last of `made` are not among them."""
     return int(np.count_nonzero(rows <= made[-1])) - len(made)
+
+
+def check_pictures(selection: Selection) -> None:
+    """Raise ConfigError if the view set has no views, but says what is known of those of others."""
+    chosen = selection.view_set
+    if chosen.kind == "columns":
+        raise ConfigError(
+            f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
+            fix="export its columns with --format parquet, without --images",
+        )
 
 
 def another_export(out: Path) -> ConfigError:

@@ -211,3 +211,22 @@ def test_tables_of_others_are_never_replaced(raw_store: Store, tmp_path: Path) -
         export_parquet(select(raw_store), out, overwrite=True)
     assert "no export wrote it" in str(caught.value.why)
     assert out.read_bytes() == before
+
+
+def test_columns_of_other_views_are_a_table_and_no_pictures(source: str, tmp_path: Path) -> None:
+    """A set that measures the views of another one; a recipe set has pictures, rendered."""
+    build_small(tmp_path / "s", source, codec="params")
+    quality = {"generator": "quality", "settings": {"of": "simclr"}}
+    build_small(tmp_path / "s", None, **quality)
+    store = open_store(tmp_path / "s")
+    export_parquet(select(store, "quality"), tmp_path / "q.parquet")
+    frame = pd.read_parquet(tmp_path / "q.parquet")
+    wanted = store.view_sets["quality"].params["luma_mean"]
+    assert frame["luma_mean"].to_numpy().tobytes() == wanted.tobytes()
+    with pytest.raises(ConfigError, match="has no views to export") as caught:
+        export_parquet(select(store, "quality", images=True), tmp_path / "i.parquet")
+    assert "--format parquet" in str(caught.value.fix)
+    export_parquet(select(store, "simclr", images=True), tmp_path / "i.parquet")
+    (image,) = pq.read_table(tmp_path / "i.parquet")["image"].slice(7, 1).to_pylist()
+    pixels = np.array(Image.open(io.BytesIO(image["bytes"])))
+    assert np.array_equal(pixels, store.view_sets["simclr"][3][1])
