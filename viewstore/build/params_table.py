@@ -36,8 +36,9 @@ STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "clipped": ("f4", ()),
 }
 ADDRESS = ("key", "view")
-PASSED_OVER = ("row", "label", "status", "image")  # what `export --format parquet` says besides
-NOT_OURS = ("parent", "latent", "latent0")  # about a parent view set, which there is none of
+# What `export --format parquet` says besides; of a parent there is none.
+PASSED_OVER = ("row", "label", "status", "image", "parent")
+NOT_OURS = ("latent", "latent0")  # of a network, which there is none of
 WHOLE = re.compile(r"[+-]?\d{1,20}")
 NAMED = 3
 

@@ -62,7 +62,7 @@ def scan_views(
     names = list(found)
     grid, unwanted = _matched(files, keys, names, views)
     gaps = np.argwhere(grid < 0)
-    if len(gaps) and not missing:
+    if len(gaps) and (not missing or len(gaps) == grid.size):
         raise _gaps(files, keys, gaps, unwanted)
     wanted = np.unique(grid[grid >= 0])
     facts = np.zeros(len(names), PLACE)
@@ -184,7 +184,7 @@ def _gaps(
     why = "every file there is the view of a sample"
     if unwanted:
         belong = "belongs" if len(unwanted) == 1 else "belong"
-        others = ", ".join(unwanted[:NAMED])
+        others = ", ".join(unwanted[:NAMED]).encode("utf-8", "replace").decode()
         why = f"{counted(len(unwanted), 'file')} there {belong} to no sample, first {others}"
     return ConfigError(
         f"import: {len(gaps)} {have} no file, first {named}",

@@ -21,6 +21,8 @@ from viewstore.build.repair import collect_garbage, repair
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError, StoppedError
+from viewstore.export.parquet import export_parquet
+from viewstore.export.selection import select
 from viewstore.format.paths import StorePaths
 from viewstore.images.decode import decode
 from viewstore.images.resize import resize
@@ -71,11 +73,12 @@ def imported(
     settings: Mapping[str, Any] | None = None,
     **changes: Any,  # noqa: ANN401
 ) -> Built:
+    files = {"files": f"{folder}/views/{RULE}"} if "generator" not in changes else {}
     request: dict[str, Any] = {
         "generator": "import",
         "out": folder / "s",
         "source": str(folder / "photos"),
-        "settings": {"files": f"{folder}/views/{RULE}", **(settings or {})},
+        "settings": {**files, **(settings or {})},
         "shard_rows": 2,
         "workers": 1,
     }
@@ -218,6 +221,25 @@ def test_params_come_from_a_table(folder: Path) -> None:
             assert params["x_clip_score"][row].tolist() == [2 * number, 2 * number + 1]
         assert np.allclose(params["distance"] * 10, params["x_clip_score"])
     assert list(verify(folder / "s")) == []
+
+
+def test_an_exported_table_comes_back_as_it_was(folder: Path) -> None:
+    """Views and params of a view set, as files and a table, imported into another one."""
+    settings = {"views": 2, "height": 16, "width": 16}
+    imported(folder, settings, generator="simclr")
+    store = open_store(folder / "s")
+    first = store.view_sets["simclr"]
+    export_parquet(select(store), folder / "p.parquet")
+    for row, key in enumerate(store.keys):
+        for view in (0, 1):
+            write(folder / "out", {f"{key}_{view}.png": encoded(first[row][view])})
+    settings = {"files": f"{folder}/out/{{key}}_{{view}}.png", "params": f"{folder}/p.parquet"}
+    build(BuildRequest(generator="import", out=folder / "s", settings=settings, workers=1))
+    second = open_store(folder / "s").view_sets["import"]
+    assert list(second.params) == list(first.params)
+    for name in first.params:
+        assert second.params[name].tobytes() == first.params[name].tobytes(), name
+    assert all(np.array_equal(second[row], first[row]) for row in range(ROWS))
 
 
 class Stop(Silent):

@@ -100,7 +100,7 @@ def test_a_parquet_of_pandas_and_one_with_lists_are_read(tmp_path: Path) -> None
         ("x_b", ["1", "0", "9" * 20, "0", "1"], "must be numbers of at most 64 bits"),
         ("crop_box", ["1", "2", "3", "4", "5"], "crop_box must have [4] numbers"),
         ("latent", ["1", "2", "3", "4", "5"], "'latent' cannot be a column of params"),
-        ("parent", ["1", "2", "3", "4", "5"], "'parent' cannot be a column of params"),
+        ("latent0", ["1", "2", "3", "4", "5"], "'latent0' cannot be a column of params"),
         ("u" * 40, ["1", "2", "3", "4", "5"], "cannot be a column of params"),
         ("fid,FID", ["1,1", "2,2", "3,3", "4,4", "5,5"], "two of its columns would be x_fid"),
         ("a,a", ["1,1", "2,2", "3,3", "4,4", "5,5"], "two of its columns have one name"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -121,6 +122,15 @@ def test_gaps_are_named_or_have_no_file(tmp_path: Path) -> None:
     found = scan(f"{root}/{{key}}_{{view}}.png", KEYS, missing=True)
     assert (found.places["part"] == NOWHERE).tolist() == [[False] * 2, [True] * 2, [True] * 2]
     assert (found.places["size"][1:] == 0).all()
+
+
+def test_a_rule_that_finds_nothing_is_no_view_set_of_gaps(tmp_path: Path) -> None:
+    root = write(tmp_path, {"a.png": picture(0)})
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"a name that is no UTF-8")
+    with pytest.raises(ConfigError, match="1 view has no file, first b view 0") as caught:
+        scan(f"{root}/{{key}}.png", ["b"], missing=True)
+    why = "2 files there belong to no sample, first a.png, ?.png"
+    assert caught.value.why == why
 
 
 @pytest.mark.parametrize(
