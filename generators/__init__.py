@@ -95,6 +95,11 @@ GENERATORS: Mapping[str, Row] = {
         "Quality",
         "how dark and flat pictures are, and hashes that find their like: columns, no pixels",
     ),
+    "import": Row(
+        "pixels.importing",
+        "Import",
+        "views that are there already: files in a folder or tar, and a table of params",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

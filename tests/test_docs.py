@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,8 +15,9 @@ import viewstore
 from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
-README, LOADING, TUTORIAL, FFCV = (
-    REPO / name for name in ("README.md", "docs/loading.md", "docs/tutorial.md", "docs/ffcv.md")
+README = REPO / "README.md"
+LOADING, TUTORIAL, FFCV, TABLES, IMPORT = (
+    REPO / "docs" / f"{name}.md" for name in ("loading", "tutorial", "ffcv", "tables", "import")
 )
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
@@ -122,9 +124,41 @@ def test_the_commands_for_generated_views_run(
     page = README.read_text()
     section = page[page.index("## Generated views") : page.index("## Generators")]
     commands = [words for words in commands_of(section) if "s3://bucket/views" not in words]
-    first = ["build", "verify", "inspect", "train", "eval", "export", "export"]
+    first = ["build", "verify", "inspect", "train", "eval", *["export"] * 3]
     assert [words[0] for words in commands] == first
     for words in [*commands, *commands_of(FFCV.read_text())]:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
     assert (folder / "near.beton").is_file()
+
+
+def test_every_block_of_the_page_on_tables_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands, Python and SQL, on the store that its first command makes."""
+    text = TABLES.read_text()
+    for words in commands_of(text):
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, str(TABLES), "exec"), names)
+    assert len(names["frame"]) == 4 * 64  # type: ignore[arg-type]
+    for question in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
+        assert len(duckdb.sql(question).fetchall()) == 10
+
+
+def test_the_commands_of_the_page_on_imports_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folders of equal names, and two commands."""
+    for name in ("originals", "augmented"):
+        write_photographs(folder, 20)
+        (folder / "photos").rename(folder / name)
+    for path in (folder / "augmented").rglob("*.jpg"):
+        Image.open(path).resize((32, 32)).save(path)
+    commands = commands_of(IMPORT.read_text())
+    assert [words[0] for words in commands] == ["build", "train"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)

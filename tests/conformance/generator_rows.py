@@ -5,20 +5,28 @@ python -m tests.conformance.generator_rows NAME
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tests.generators.latent_world import World, make_world
 from tests.generators.standard_views import context_of, samples_on, standard_views
+from viewstore.files.naming import ViewFiles
+from viewstore.format.listing import Listing
 from viewstore.generators import GENERATORS, make_settings
 from viewstore.generators.contract import PARENT, Rendered, Resolved
+from viewstore.sources.view_files import scan_views
 
 NUM = 5
 PIXELS = ("Expert", "Heavy")  # settings of those that need no network
@@ -38,8 +46,30 @@ def picture(row: int) -> Any:  # noqa: ANN401
 
 
 @cache
+def files_folder() -> Path:
+    """Return a folder of ready-made views, two of each sample, for as long as this process runs."""
+    folder = Path(tempfile.mkdtemp(prefix="viewstore-import-"))
+    atexit.register(shutil.rmtree, folder)
+    for row in range(NUM):
+        for view in (0, 1):
+            Image.fromarray(picture(row + view)[:32, :32]).save(folder / f"{row}_{view}.png")
+    return folder
+
+
+def listed() -> Listing:
+    """Return the listing of these files, with a column of params."""
+    files = ViewFiles.parse(f"{files_folder()}/{{key}}_{{view}}.png")
+    found = scan_views(files, [str(row) for row in range(NUM)], views=None, missing=False)
+    scores = np.arange(2 * NUM, dtype=np.float32).reshape(NUM, 2)
+    return Listing.of(found.places, found.names, {"distance": scores})
+
+
+@cache
 def world_of(name: str) -> World:
     """Return what generator `name` works on."""
+    if name == "import":
+        context = replace(world_of("simclr").context, models={"listing": listed()})
+        return World(context, world_of("simclr").samples)
     if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
     inputs = make_settings(name, {}).inputs()
@@ -57,7 +87,8 @@ def settings_of(name: str) -> Resolved:
 def stored_settings(name: str) -> dict[str, Any]:
     """Return what a plan stores of the settings of generator `name`."""
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
-    settings = make_settings(name, {**small, **QUICK.get(name, {})})
+    files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
+    settings = make_settings(name, {**small, **files, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(name).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
     return stored

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.hostile.fuzz_files import image_readers, source_readers
+from tests.hostile.fuzz_imports import import_readers
 from tests.hostile.fuzz_networks import network_readers
 from tests.hostile.fuzz_stores import published_reader, record_readers, shard_readers
 from tests.hostile.fuzzing import Reader
@@ -37,6 +38,7 @@ NAMES = (
     *("shard", "pack", "chunk", "tar", "tar source", "beton", "npz"),
     *("jpg", "png", "webp", "gif", "avif", "bmp", "tif", "ppm"),
     *("pickle", "torch zip", "torch legacy", "generator", "encoder", "inverter", "checkpoint"),
+    *("listing", "views tar", "params csv", "params parquet", "naming rule"),
     *("gan state", "tensors", "where", "braces", "labels", "urls", "sizes"),
 )
 
@@ -51,6 +53,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     readers |= source_readers(store, folder)
     readers |= image_readers()
     readers |= network_readers(folder)
+    readers |= import_readers()
     readers |= _texts(store)
     return readers
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build.roles import WeightFiles, load_models, weights_of
+from viewstore.build.listing import own_files
+from viewstore.build.roles import WeightFiles, load_models, networks, weights_of
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
@@ -142,7 +143,7 @@ def make_plan(
     rows, codec = StoreRows(table), context.codec
     libraries = {
         library: importlib.metadata.version(library)
-        for library in (*LIBRARIES, *(["torch"] if settings.NEEDS else []))
+        for library in (*LIBRARIES, *(["torch"] if networks(settings.NEEDS) else []))
     }
     members = codec.members(views)
     stored: Kind = "columns" if settings.KIND == "columns" else "pixels" if members else "recipe"
@@ -302,11 +303,12 @@ def _make_builder(
         threads = 1
     cv2.setNumThreads(threads)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
-    if settings.NEEDS:
+    if networks(settings.NEEDS):
         import torch
 
         torch.set_num_threads(threads)
-    models, weights = load_models(settings.NEEDS, files)
+    own = own_files(paths.view_set(view_set), plan)
+    models, weights = load_models(settings.NEEDS, {**files, **own})
     check_weights(plan, weights)
     check_versions(plan)
     rows = StoreRows(table)
@@ -346,7 +348,9 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     """
     from viewstore.generators import settings_class
 
-    check_weights(plan, weights_of(settings_class(plan.generator["name"]).NEEDS, files))
+    needs = settings_class(plan.generator["name"]).NEEDS
+    own = own_files(paths.view_set(plan.view_set), plan)
+    check_weights(plan, weights_of(needs, {**files, **own}))
     check_links(paths, plan)
     check_versions(plan)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from viewstore.build.adopt import make_folders, restore_folders
 from viewstore.build.finalise import derive, publish
+from viewstore.build.listing import own_files
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.files.local import LOCAL
@@ -184,6 +185,10 @@ def _put_links(
         for blob in commit.entry.files:
             disk.link(old.root / blob.name, new.root / blob.name, scratch=new.tmp)
             names.add(new.root / blob.name)
+    for path in own_files(old, plan).values():
+        if path.is_file():
+            disk.link(path, new.root / path.name, scratch=new.tmp)
+            names.add(new.root / path.name)
     names.sync()
     for shard, commit in commits.items():
         disk.put_if_absent(new.commit(shard), commit.pack(), scratch=new.tmp)

@@ -17,6 +17,7 @@ import numpy as np
 from viewstore.build.adopt import restore_folders, set_aside, stored_rows
 from viewstore.build.compose import OnError, check_reproducible
 from viewstore.build.finalise import finalise
+from viewstore.build.listing import list_again
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import build_shards
@@ -77,6 +78,7 @@ def repair(
         restore_folders(paths)
         _set_records_aside(paths, faults)
         _check_repairable(faults)
+        _list_again(paths, faults, progress or Silent())
         damaged = _damaged_shards(paths, faults)
         for name in damaged:  # all of them, before any shard is given up
             check_reproducible(paths, read_plan(paths.view_set(name)), files or {})
@@ -185,6 +187,19 @@ def _depth(paths: StorePaths, name: str) -> int:
         levels = {each for each in above if paths.view_set(each).plan.is_file()}
         depth += bool(levels)
     return depth
+
+
+def _list_again(paths: StorePaths, faults: Sequence[Fault], progress: Progress) -> None:
+    """Make the listings of imports again that are gone or damaged, from the files as they are.
+
+    Raises:
+        ConfigError, FormatError: Files are gone, or are others than they were.
+    """
+    table = read_sources(paths)[0] if any(fault.kind == "listing" for fault in faults) else None
+    for fault in faults:
+        if fault.kind == "listing" and table is not None:
+            view_set = paths.view_set(fault.view_set)
+            list_again(view_set, read_plan(view_set), table, progress)
 
 
 def _check_repairable(faults: Sequence[Fault]) -> None:

@@ -1,8 +1,8 @@
-"""The roles that networks have in generators: one table, with the file and the loader of each.
+"""The roles that files have in generators: one table, with the file and the loader of each.
 
-A generator names the roles it needs (`Settings.NEEDS`); a user names files with the options of
-the command line, which are made from this table. Importing this module loads neither numpy nor
-torch.
+A generator names the roles it needs (`Settings.NEEDS`). Those of networks are files that a user
+names with the options of the command line, which are made from this table; the others lie in the
+folder of a view set. Importing this module loads neither numpy nor torch.
 """
 
 from __future__ import annotations
@@ -52,20 +52,27 @@ def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_inverter(path)
 
 
+def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.build.listing import load_listing
+
+    return load_listing(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
-    """How a network of one role is named, found and loaded.
+    """How a file of one role is named, found and loaded.
 
     Attributes:
-        help: Of its option on the command line, which is `--` and the name of the role.
+        help: Of its option on the command line, which is `--` and the name of the role; None if
+            it is no network that a user names, but a file in the folder of the view set.
         packaged: File of the weights for the digits that the package ships.
-        load: Returns the frozen network of a file. Raises CheckpointError.
+        load: Returns what is in a file, a frozen network. Raises CheckpointError.
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
     """
 
-    help: str
-    packaged: str
+    help: str | None
+    packaged: str | None
     load: Callable[[Path, Progress], Any]
     fits: str | None = None
 
@@ -87,20 +94,30 @@ ROLES: Mapping[str, Role] = {
         _load_inverter,
         fits="gan",
     ),
+    "listing": Role(None, None, _load_listing),
 }
+NETWORKS: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
 WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
 
 
+def networks(needs: Collection[str]) -> tuple[str, ...]:
+    """Return the roles among `needs` that are networks: what works with them needs torch."""
+    return tuple(role for role in needs if role in NETWORKS)
+
+
 def packaged_weights(role: str) -> Path:
-    """Return the path of the digits weights that the package ships for a role."""
-    return Path(str(importlib.resources.files("viewstore"))) / "weights" / ROLES[role].packaged
+    """Return the path of the digits weights that the package ships for the role of a network."""
+    packaged = ROLES[role].packaged
+    assert packaged is not None, f"{role} is the role of no network"
+    return Path(str(importlib.resources.files("viewstore"))) / "weights" / packaged
 
 
 def weight_file(role: str, files: WeightFiles) -> Path | None:
     """Return the file of a role, or None if neither the user nor the package has one."""
     if role in files:
         return files[role]
-    return None if ROLES[role].fits in files else packaged_weights(role)
+    known = ROLES[role]
+    return None if known.packaged is None or known.fits in files else packaged_weights(role)
 
 
 def packaged_roles(needs: Sequence[str], files: WeightFiles) -> frozenset[str]:

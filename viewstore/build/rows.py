@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from viewstore.build.adopt import planned_shard_rows, rows_are_fixed, stored_rows
 from viewstore.build.request import BuildRequest
+from viewstore.build.roles import networks
 from viewstore.costs.estimate import choose_shard_rows
 from viewstore.errors import counted
 from viewstore.format.paths import StorePaths
@@ -64,7 +65,7 @@ def _new_source(request: BuildRequest, spec: str, limit: int | None, progress: P
     from viewstore.generators import settings_class
 
     source = open_source(spec, limit=limit, on_error=request.on_error)
-    if not settings_class(request.generator).NEEDS:
+    if not networks(settings_class(request.generator).NEEDS):
         return source
     count = len(source.table.keys)
     with tracked(progress, "source", count, "images"):

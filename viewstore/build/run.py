@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from viewstore.build import compose
 from viewstore.build.adopt import (
@@ -22,13 +22,15 @@ from viewstore.build.adopt import (
     fixed_sources,
 )
 from viewstore.build.finalise import finalise
+from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
 from viewstore.build.request import BuildRequest, Built, wanted_shards
-from viewstore.build.roles import check_unneeded, load_models, packaged_roles
+from viewstore.build.roles import check_unneeded, load_models, networks, packaged_roles
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
+from viewstore.format.listing import ROLE
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
@@ -176,7 +178,7 @@ def build_shards(
         _taken_out_is_said(paths, plan),
         tracked(progress, plan.view_set, samples, "samples", settle=settle),
         stop_signals_to(job.stop.request),
-        threads_restored(torch=bool(plan.weights)),
+        threads_restored(torch=bool(networks([each.role for each in plan.weights]))),
     ):
         outcomes = _run(job, request)
         raise_failure(outcomes)
@@ -227,7 +229,12 @@ def _plan(
         check_same_generator(view_set, stored, request.generator)
     settings = _settings(request, stored)
     inputs, built = _inputs(request, paths, settings, table, progress)
-    models, weights = load_models(settings.NEEDS, request.files, progress)
+    models, weights = load_models(networks(settings.NEEDS), request.files, progress)
+    listing = None
+    if ROLE in settings.NEEDS:
+        imports = cast(Imports, settings)
+        listing = models[ROLE] = find_listing(imports, view_set, stored, table, progress)
+        weights.append(weights_of_listing(listing))
     packaged = packaged_roles(settings.NEEDS, request.files)
     if "gan" in packaged and not built and {part.uri for part in table.parts} != {"digits"}:
         progress.warn(
@@ -276,6 +283,8 @@ def _plan(
     wanted_shards(request, plan)  # refused before anything is written
     check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
+    if listing is not None:
+        keep_listing(view_set, listing)
     return adopt_plan(view_set, plan), built
 
 
@@ -388,7 +397,7 @@ def _codec(
     if stored is not None:
         return codec_from_plan(stored.codec)
     side = settings.height or int(max(table.height.max(), table.width.max()))
-    return make_codec("raw" if settings.NEEDS or side <= 64 else "jpg")
+    return make_codec("raw" if networks(settings.NEEDS) or side <= 64 else "jpg")
 
 
 def _proof(request: BuildRequest, stored: Plan | None) -> bool:

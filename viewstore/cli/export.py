@@ -34,6 +34,9 @@ from viewstore.progress import tracked
     help="Write these params columns.  [default: all but latents and other large ones]",
 )
 @click.option("--where", metavar="Q", help="Export only samples like these, say 'distance < 0.35'.")
+@click.option(
+    "--images", is_flag=True, help="Put the pictures into a table, too; other forms have them."
+)
 @click.option("--overwrite", is_flag=True, help="Replace another export that is at PATH.")
 @click.option("-n", "limit", type=int, metavar="N", help="Export only the first N of them.")
 def export(
@@ -44,10 +47,11 @@ def export(
     view_set: str | None,
     columns: str | None,
     where: str | None,
+    images: bool,
     overwrite: bool,
     limit: int | None,
 ) -> None:
-    """Write a view set in a form that other loaders read.
+    """Write a view set in a form that other programs read.
 
     The same store gives the same bytes. What is at PATH already and is this very export is left
     alone; an export that was stopped is begun again. Another export is replaced with --overwrite
@@ -60,7 +64,7 @@ def export(
     opened = open_store(store)
     terminal.store_id = opened.store_id
     names = None if columns is None else [] if columns == "none" else columns.split(",")
-    selection = select(opened, view_set, columns=names, where=where, limit=limit)
+    selection = select(opened, view_set, columns=names, where=where, limit=limit, images=images)
     total = len(selection.rows)
     with disk.explained(out), tracked(terminal, "export", total, "samples"):
         done = FORMATS[form].export(selection, out, overwrite=overwrite, progress=terminal)

@@ -24,6 +24,7 @@ from viewstore.export.selection import (
     are_whole,
     cannot_take,
     check_export_space,
+    check_pictures,
 )
 from viewstore.files import disk
 from viewstore.files.disk import drop_leftovers
@@ -87,6 +88,7 @@ def export_beton(
             damaged.
         UnavailableError: The disk is too small.
     """
+    check_pictures(selection)
     fields = fields_of(selection.view_set, selection.columns)
     sizes = _data_sizes(selection, fields)
     page_bytes = page_bytes or _page_for(int(sizes.max()))

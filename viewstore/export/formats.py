@@ -55,5 +55,6 @@ class Format(NamedTuple):
 
 FORMATS: Mapping[str, Format] = {
     "ffcv": Format("ffcv", "export_beton", "one .beton file"),
+    "parquet": Format("parquet", "export_parquet", "one .parquet file, a line for each view"),
     "webdataset": Format("webdataset", "export_tar", "a folder of tars"),
 }

@@ -35,6 +35,7 @@ class Selection:
         rows: Ascending rows of the store, int64 [n], n >= 1.
         columns: Params columns, ordered by name.
         left_out: Rows that were asked for and have a view that was not made: it is black.
+        images: Whether a format that can do without pictures, a table, holds them too.
     """
 
     store: Store
@@ -42,12 +43,13 @@ class Selection:
     rows: NDArray[np.int64]
     columns: tuple[Column, ...]
     left_out: int = 0
+    images: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the content of an export of this selection.
+        """SHA-256 of what decides the content of an export of this selection.
 
-        Other view sets of the store do not.
+        Other view sets of the store do not; `images` is recorded by the formats that obey it.
         """
         facts = {
             "sources_id": self.store.manifest.sources_id,
@@ -98,6 +100,7 @@ def select(
     columns: Sequence[str] | None = None,
     where: str | None = None,
     limit: int | None = None,
+    images: bool = False,
 ) -> Selection:
     """Return what to export of a store.
 
@@ -110,17 +113,13 @@ def select(
         columns: Names of params columns; None takes all but those that are large.
         where: Only rows that match this condition (store/where.py), say "distance < 0.35".
         limit: Only so many of these rows, the first ones.
+        images: Put pictures into a table, too; other formats always hold them.
 
     Raises:
         ConfigError: There is no such view set or column, the view set is not complete, no row
             matches, none of them was made, or the limit is below 1.
     """
     chosen = chosen_view_set(store, view_set, purpose="export")
-    if chosen.kind == "columns":
-        raise ConfigError(
-            f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
-            fix=f"export {chosen.of}",
-        )
     if not chosen.complete:
         there = shards_there(len(chosen.index.shards), chosen.plan)
         raise unfinished_view_set(chosen.name, there, store.location)
@@ -149,12 +148,23 @@ def select(
         rows=made[:limit],
         left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
         columns=tuple(by_name[name] for name in sorted(set(names))),
+        images=images,
     )
 
 
 def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
     """Return how many of `rows` up to the last of `made` are not among them."""
     return int(np.count_nonzero(rows <= made[-1])) - len(made)
+
+
+def check_pictures(selection: Selection) -> None:
+    """Raise ConfigError if the view set has no views, but says what is known of those of others."""
+    chosen = selection.view_set
+    if chosen.kind == "columns":
+        raise ConfigError(
+            f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
+            fix="export its columns with --format parquet, without --images",
+        )
 
 
 def another_export(out: Path) -> ConfigError:

@@ -22,6 +22,7 @@ from viewstore.export.selection import (
     are_whole,
     cannot_take,
     check_export_space,
+    check_pictures,
 )
 from viewstore.files import disk
 from viewstore.files.disk import claimed_stream, drop_leftovers
@@ -69,6 +70,7 @@ def export_tar(
         FormatError: `out` holds an export whose index is damaged.
         UnavailableError: The disk is too small.
     """
+    check_pictures(selection)
     shards = dict(_shards(selection))
     paths = [out / f"{number:06d}.tar" for number in range(len(shards))]
     index = _index_of(out, paths)

@@ -18,7 +18,7 @@ _ANIMATION_OR_PIXELS = re.compile(rb"acTL|IDAT")  # an animation says so before 
 _ENTROPY_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is not a restart
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-_PROGRESSIVE, _START_OF_SCAN, _END_OF_IMAGE = 0xC2, 0xDA, 0xD9
+_BASELINE, _PROGRESSIVE, _START_OF_SCAN, _END_OF_IMAGE = 0xC0, 0xC2, 0xDA, 0xD9
 _ANIMATED = 0x02  # flag of a WebP VP8X chunk
 
 
@@ -135,6 +135,19 @@ def _jpeg_size(data: Encoded, limits: Limits) -> tuple[int, int]:
     if size is None:
         raise unreadable("jpg has no frame header")
     return size
+
+
+def is_baseline(data: Encoded) -> bool:
+    """Whether a JPEG is a sequential one of 8 bits, which every decoder reads.
+
+    `data` has passed `read_size`.
+    """
+    position = 2
+    while True:
+        marker, position = _jpeg_marker(data, position)
+        if marker in _JPEG_FRAMES:
+            return marker == _BASELINE
+        position += struct.unpack_from(">H", data, position)[0]
 
 
 def jpeg_head(data: Encoded) -> bytes:

@@ -22,11 +22,14 @@ class Rendered:
         index: The sample's row.
         pixels: uint8 [V, H, W, C]; None where the set stores no pixels and no proof of them.
         params: One row of each column of the plan, in its dtype.
+        encoded: Files that views came as and that the codec stores as they are, [V]; None for
+            one that is to be encoded. Empty: all are.
     """
 
     index: int
     pixels: NDArray[np.uint8] | None
     params: Mapping[str, NDArray[Any]]
+    encoded: Sequence[bytes | None] = ()
 
 
 class Rows(Protocol):

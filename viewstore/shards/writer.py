@@ -52,7 +52,7 @@ class ShardWriter:
         if self.plan.kind == "pixels" or PIXEL_CRC in self.columns:
             pixels = self._checked(rendered)
             for extension in self.plan.members:
-                payload = self._payload(extension, rendered.index, pixels)
+                payload = self._payload(extension, rendered, pixels)
                 tar.add(member_name(rendered.index, extension), payload)
             if PIXEL_CRC in self.columns:
                 params[PIXEL_CRC] = pixel_crcs(pixels, np.isin(params["status"], MADE))
@@ -68,14 +68,15 @@ class ShardWriter:
             )
         return pixels
 
-    def _payload(self, extension: str, row: int, pixels: NDArray[np.uint8]) -> bytes:
+    def _payload(self, extension: str, rendered: Rendered, pixels: NDArray[np.uint8]) -> bytes:
         if extension == "json":
-            text = _sample(self.plan.first_name, row, self.rows)
+            text = _sample(self.plan.first_name, rendered.index, self.rows)
             return text.ljust(self.plan.json_bytes - 1) + b"\n"
         if extension == "views.npy":
             return self.npy_header + np.ascontiguousarray(pixels).tobytes()
         view = int(extension.removeprefix("v").partition(".")[0])
-        return self.codec.encode(pixels[view])
+        kept = rendered.encoded[view] if rendered.encoded else None
+        return self.codec.encode(pixels[view]) if kept is None else kept
 
     def write_columns(
         self, tmp: Path, attempt: str, members: NDArray[Any]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ from viewstore.errors import ConfigError, FormatError, nearest
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key, unpack_chunk
 from viewstore.format.columns import Column
+from viewstore.store.flat import Samples, flat_table, package
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 ReadChunk = Callable[[Column, int], memoryview]
 WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
@@ -43,12 +48,14 @@ class Params(Mapping[str, NDArray[Any]]):
         absent: Collection[int] = (),
         chunk: ReadChunk | None = None,
         at_once: int = 1,
+        samples: Samples | None = None,
     ) -> None:
         """Read the chunks below `root`; the rows of `absent` shards were never written.
 
         For a remote store, `chunk`(column, shard) returns the bytes of a chunk; `at_once` chunks
-        are fetched at one time.
+        are fetched at one time. `samples` is what tables of them say of each row.
         """
+        self.samples = samples
         self._read = chunk or self._mapped
         self._at_once = at_once
         self.root = root
@@ -121,6 +128,50 @@ class Params(Mapping[str, NDArray[Any]]):
             here = shards == shard
             values[here] = chunk[rows[here] - shard * self.shard_rows]
         return values
+
+    def to_arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> pa.Table:
+        """Return a pyarrow Table with one line for each view, all in memory.
+
+        Args:
+            columns: Names; None takes all but latents and other large ones.
+            rows: Rows of the store, [B]; None takes all of them.
+
+        Returns:
+            `row`, `view`, `key`, `label` (-1: none) and the columns, B x V lines. What is known
+            of a sample stands on each of its lines; `crop_box` and its like are lists of fixed
+            size. Values are those stored: `status` tells which views were made.
+
+        Raises:
+            ConfigError: There is no such column.
+            UnavailableError: pyarrow is not installed.
+        """
+        assert self.samples is not None, "params of a store have them"
+        if columns is None:
+            columns = [name for name, column in self.columns.items() if column.pack]
+        chosen = [self._column(name) for name in columns]
+        which = range(self.num_rows) if rows is None else rows
+        return flat_table(self.rows, self.samples, chosen, np.asarray(which, dtype=np.int64))
+
+    def to_pandas(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> pd.DataFrame:
+        """Return `to_arrow(columns, rows=rows)` as a pandas DataFrame; lists are arrays in cells.
+
+        Raises:
+            ConfigError: There is no such column.
+            UnavailableError: pandas or pyarrow is not installed.
+        """
+        package("pandas")
+        frame: pd.DataFrame = self.to_arrow(columns, rows=rows).to_pandas()
+        return frame
 
     @property
     def _shards(self) -> int:

@@ -14,6 +14,8 @@ from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
+from viewstore.format.listing import NAME as LISTING
+from viewstore.format.listing import ROLE
 from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
@@ -50,8 +52,9 @@ class Fault:
         shard: The shard to rebuild; None for a file that finalise makes again.
         fix: What to do; None where `verify --repair` mends it.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "record", "located" (the record of where a moved source lies), "source" (the plan names
-            other rows than the store has), "orphan", "parent", "stale" (a shard was made from
+            "listing" (that of an import, which a repair reads), "record", "located" (the record of
+            where a moved source lies), "source" (the plan names other rows than the store has),
+            "orphan", "parent", "stale" (a shard was made from
             other bytes of a view set than are there now), "proof" (a recipe renders to other
             pixels than it did), "unproven" (it cannot be rendered here), "unpublished"
             (committed, but no manifest names it), or "gone" (the manifest names it, its folder has
@@ -218,6 +221,7 @@ def _view_set(
             yield from shard_faults(paths, plan, codec, commit, level, render)
         elif shard in expected and not paths.commit(shard).exists():
             yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
+    yield from _listing(paths, plan, level)
     yield from _stale(paths, plan, commits, linked(plan, published))
     yield from _orphans(paths, name, commits)
     if entry is not None:
@@ -357,6 +361,23 @@ def _blob_faults(
         yield _fault(commit.view_set, commit.entry.shard, "hash", path, what)
 
 
+def _listing(paths: ViewSetPaths, plan: Plan, level: Level) -> Iterator[Fault]:
+    """The listing of an import is there: only a repair or the rest of its build reads it."""
+    for weights in plan.weights:
+        path = paths.root / weights.name
+        if weights.role != ROLE or not LISTING.fullmatch(weights.name):
+            continue
+        if not path.is_file():
+            what = "its listing is gone"
+        elif path.stat().st_size != weights.bytes or (
+            level != "quick" and disk.sha256_of(path) != weights.sha256
+        ):
+            what = "its listing differs from the plan"
+        else:
+            continue
+        yield _fault(plan.view_set, None, "listing", path, what)
+
+
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
     for path in orphans(paths, commits):
         yield _fault(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
@@ -366,7 +387,7 @@ def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
     """Return blobs that nothing names and left-over temporary files.
 
     Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
-    while a repair has withdrawn some.
+    while a repair has withdrawn some; the plan names the listing of an import.
     """
     named = {blob.name for commit in commits.values() for blob in commit.entry.files}
     for path in paths.quarantine.glob("*.json"):
@@ -376,10 +397,13 @@ def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
     with contextlib.suppress(FormatError, FileNotFoundError):
         index = Index.unpack(disk.read_limited(paths.index, LARGE_BYTES))
         named |= {blob.name for entry in index.shards for blob in entry.files}
+    with contextlib.suppress(ViewStoreError):
+        named |= {weights.name for weights in read_plan(paths).weights}
     blobs = [
         path
         for path in paths.root.iterdir()
-        if BLOB_FILE.fullmatch(path.name) and path.name not in named
+        if (BLOB_FILE.fullmatch(path.name) or LISTING.fullmatch(path.name))
+        and path.name not in named
     ]
     scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
     return sorted([*blobs, *scratch])

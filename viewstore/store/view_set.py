@@ -23,7 +23,9 @@ from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.images.colours import Pixels
 from viewstore.sources.reader import SourceReader
+from viewstore.sources.table import SourceTable
 from viewstore.store.committed import read_plan
+from viewstore.store.flat import Samples
 from viewstore.store.params import Params
 from viewstore.store.rendering import Rendering
 from viewstore.store.replay import DecodeLatent, replay
@@ -169,7 +171,11 @@ class ViewSet:
             absent=absent,
             chunk=self._chunk if self.remote else None,
             at_once=FETCHES if self.remote else 1,
+            samples=None if self.source is None else self._samples(self.source.table),
         )
+
+    def _samples(self, table: SourceTable) -> Samples:
+        return Samples(table.keys, table.label, self.num_views)
 
     @cached_property
     def stats(self) -> dict[str, ColumnStats]:

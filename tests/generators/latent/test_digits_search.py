@@ -10,12 +10,12 @@ import pytest
 import viewstore
 from benchmarks.w_search import measure
 from viewstore.build.request import BuildRequest
-from viewstore.build.roles import ROLES, packaged_weights
+from viewstore.build.roles import NETWORKS, packaged_weights
 from viewstore.build.run import build
 from viewstore.store.constraints import pair_bound
 
 pytestmark = pytest.mark.skipif(
-    not all(packaged_weights(role).is_file() for role in ROLES),
+    not all(packaged_weights(role).is_file() for role in NETWORKS),
     reason="the weights for the digits are not in this checkout: make demo-weights",
 )
 

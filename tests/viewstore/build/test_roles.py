@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from viewstore.build.roles import ROLES, load_model, load_models, packaged_weights, weight_file
+from viewstore.build.roles import NETWORKS, load_model, load_models, packaged_weights, weight_file
 from viewstore.cli.options import weight_files
 from viewstore.errors import ConfigError
 
 
 def test_a_users_file_goes_before_the_packaged_one() -> None:
     own = Path("own.safetensors")
-    for role in ROLES:
+    for role in NETWORKS:
         assert weight_file(role, {}) == packaged_weights(role)
         assert weight_file(role, {role: own}) == own
 
@@ -25,11 +25,11 @@ def test_a_users_gan_has_no_packaged_inverter() -> None:
 
 def test_options_that_are_not_given_name_no_file() -> None:
     given = Path("x.safetensors")
-    options: dict[str, Path | None] = dict.fromkeys(ROLES)
+    options: dict[str, Path | None] = dict.fromkeys(NETWORKS)
     assert weight_files(options | {"encoder": given}) == {"encoder": given}
 
 
-@pytest.mark.parametrize("role", list(ROLES))
+@pytest.mark.parametrize("role", list(NETWORKS))
 def test_a_missing_file_names_its_option(role: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"no {role} file") as caught:
         load_model(role, tmp_path / "nothing")

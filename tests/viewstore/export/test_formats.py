@@ -121,3 +121,11 @@ def test_another_view_set_makes_no_other_export(source: str, tmp_path: Path, nam
     build_small(tmp_path / "s", None, view_set="second", seed=1)
     again = select(open_store(tmp_path / "s"), "simclr")
     assert FORMATS[name].export(again, tmp_path / "out").already
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "parquet"])
+def test_images_change_nothing_where_there_always_are_some(
+    raw_store: Store, tmp_path: Path, name: str
+) -> None:
+    FORMATS[name].export(select(raw_store), tmp_path / "out")
+    assert FORMATS[name].export(select(raw_store, images=True), tmp_path / "out").already

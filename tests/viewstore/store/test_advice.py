@@ -255,7 +255,8 @@ class Reader:
 def test_every_kind_of_fault_is_tried_or_rebuilt() -> None:
     kinds = set().union(*(kinds for _, kinds in HARMS.values())) | {"parent"} | set(REBUILT_KINDS)
     said = set(re.findall(r'"([a-z]+)"', (Fault.__doc__ or "").partition("kind:")[2]))
-    assert said == kinds | {"orphan", "proof", "unproven"}  # of recipes: test_recipe_sets
+    # Of recipes: test_recipe_sets; of imports: test_import.
+    assert said == kinds | {"orphan", "proof", "unproven", "listing"}
 
 
 @pytest.mark.parametrize("last", [False, True])
