@@ -52,8 +52,9 @@ class Heavy(OfSource):
         n, m: Operators of each view, and their magnitude of 0 to 30. Automatic is 2 and 5, of
             randaugment 2 and 9, of byol 8 and 16; "ua" and "jigsaw" have none.
         grid: Tiles a side of the jigsaw; automatic is 4, or none where the chain has no jigsaw.
-        derive: "from_view" starts from the views of another view set, which are taken equally
-            often, "from_sample" from the source image. None is from_view where `of` is given.
+        derive: What the views start from: "from_view" is the views of another view set, which are
+            taken equally often, "from_sample" the source image. None is from_view where `of` is
+            given.
         of: That view set; automatic is "simclr".
         views: Number of heavy views of each sample, of all views of the other set together.
         height, width: Size in pixels. Automatic is that of the other view set; of source images

@@ -31,8 +31,8 @@ class Import(OfSource):
 
     Attributes:
         files: Where they lie: FOLDER/RULE or TAR:RULE. The rule names a view by {key}, or by
-            {stem}, its sample's key without folder and suffix, and by {view}, from 0; without
-            {view} a sample has one.
+            {name}, its sample's key without suffix, or by {stem}, without folder too, and by
+            {view}, from 0; without {view} a sample has one.
         params: A .csv or .parquet of what is known of each view: key, view, then numbers. Empty
             is none.
         role: What the views are, for strategies: "generated", "expert", ...

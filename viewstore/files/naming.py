@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.listing import check_below
 
-FIELDS = {"key": r".+", "stem": r"[^/]+", "view": r"[0-9]{1,9}"}
+FIELDS = {"key": r".+", "name": r".+", "stem": r"[^/]+", "view": r"[0-9]{1,9}"}
+OF_SAMPLE = ("key", "name", "stem")  # any of them says which sample a view is of
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class ViewFiles:
     Attributes:
         root: The folder below which they lie, or the tar.
         in_tar: Whether it is a tar.
-        rule: The name of a view there, with the fields {key}, {stem} and {view}.
+        rule: The name of a view there, with the fields {key}, {name}, {stem}, {view}.
     """
 
     root: str
@@ -31,8 +32,8 @@ class ViewFiles:
         """Return what `FOLDER/RULE` or `TAR:RULE` says; the rule begins before the first field.
 
         Raises:
-            ConfigError: No {key} or {stem}, an unknown field, fields side by side, or a rule that
-                leads out of its folder.
+            ConfigError: No {key}, {name} or {stem}, an unknown field, fields side by side, or a
+                rule that leads out of its folder.
         """
         before, brace, _ = text.partition("{")
         tar, colon, _ = before.rpartition(":")
@@ -60,7 +61,7 @@ class ViewFiles:
             raise _bad_rule(self.rule, f"it has no field {{{unknown[0]}}}")
         if any("{" in each or "}" in each for each in literals):
             raise _bad_rule(self.rule, "a brace is left over")
-        if not {"key", "stem"} & {*fields}:
+        if not {*OF_SAMPLE} & {*fields}:
             raise _bad_rule(self.rule, "nothing in it says which sample a view is of")
         if "" in literals[1:-1]:
             raise _bad_rule(self.rule, "where one field ends and the next begins cannot be told")
@@ -83,5 +84,6 @@ def _bad_rule(rule: str, why: str) -> ConfigError:
         code="VS105",
         where="files",
         why=why,
-        fix="the fields are {key}, {stem} (the key without folder and suffix) and {view} (from 0)",
+        fix="the fields are {key}, {name} (the key without suffix), {stem} (without folder too) "
+        "and {view} (from 0)",
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files import disk
-from viewstore.files.naming import ViewFiles
+from viewstore.files.naming import OF_SAMPLE, ViewFiles
 from viewstore.format.listing import NOWHERE, PLACE, check_below
 from viewstore.format.plan import MAX_VIEWS
 from viewstore.images.decode import probe
@@ -123,7 +123,8 @@ def _matched(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Return which of `names` is the file of each view, [N, V], -1 none, and those of no view."""
     expression = files.expression()
-    field = "key" if "key" in expression.groupindex else "stem"
+    said = [each for each in OF_SAMPLE if each in expression.groupindex]
+    field = said[0]
     rows = _rows_by(field, keys)
     found: dict[tuple[int, int], int] = {}
     unwanted = []
@@ -132,7 +133,7 @@ def _matched(
         fields = {} if match is None else match.groupdict()
         row = rows.get(fields.get(field, ""))
         view = int(fields.get("view", 0))
-        odd = row is not None and fields.get("stem", stem_of(keys[row])) != stem_of(keys[row])
+        odd = row is not None and any(fields[e] != NAMES[e](keys[row]) for e in said)
         if row is None or odd or view >= (views or MAX_VIEWS):
             unwanted.append(name)
             continue
@@ -157,21 +158,30 @@ def stem_of(key: str) -> str:
     return base.rpartition(".")[0] if suffix_of(base) in READ else base
 
 
+def name_of(key: str) -> str:
+    """Return a key without the suffix of a picture."""
+    folder, slash, _ = key.rpartition("/")
+    return f"{folder}{slash}{stem_of(key)}"
+
+
+NAMES: Mapping[str, Callable[[str], str]] = {"key": str, "name": name_of, "stem": stem_of}
+
+
 def _rows_by(field: str, keys: Sequence[str]) -> dict[str, int]:
-    """Return the row of each key, or of each stem. Raises ConfigError: two rows have one."""
+    """Return the row of each key by a field of rules. Raises ConfigError: two rows have one."""
     rows: dict[str, int] = {}
     for row, key in enumerate(keys):
         try:
             check_below(key)
         except FormatError as error:
             raise ConfigError(f"key {key!r} names no file", code="VS105", why=str(error)) from error
-        other = rows.setdefault(key if field == "key" else stem_of(key), row)
+        other = rows.setdefault(NAMES[field](key), row)
         if other != row:
             raise ConfigError(
-                f"{keys[other]} and {key} would have the same views: {{stem}} is one for both",
+                f"{keys[other]} and {key} would have the same views: {{{field}}} is one for both",
                 code="VS105",
                 where="files",
-                fix="name the views by {key}",
+                fix="name the views by {name}, or by {key}",
             )
     return rows
 

@@ -107,6 +107,21 @@ def test_stems_and_padded_numbers_are_found(tmp_path: Path) -> None:
     assert [stem_of(key) for key in ("a/b.c.jpg", "n.5", "x")] == ["b.c", "n.5", "x"]
 
 
+def test_names_keep_their_folder_and_lose_their_suffix(tmp_path: Path) -> None:
+    """Class folders of JPEG files, each number in every class, whose views are PNG files."""
+    keys = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
+    files = {
+        f"{name}_{view}.png": picture(view, "png")
+        for name in ("cat/1", "cat/2", "dog/1")
+        for view in range(2)
+    }
+    root = write(tmp_path, files)
+    found = scan(f"{root}/{{name}}_{{view}}.png", keys)
+    assert found.names[found.places["part"][2, 1]] == "dog/1_1.png"
+    with pytest.raises(ConfigError, match=r"cat/1.jpg and dog/1.jpg would have the same views"):
+        scan(f"{root}/{{stem}}_{{view}}.png", keys)
+
+
 def test_gaps_are_named_or_have_no_file(tmp_path: Path) -> None:
     kept = dict(list(FILES.items())[:2]) | {f"z{n}_0.png": picture(n) for n in range(4)}
     root = write(tmp_path, kept)
@@ -138,7 +153,7 @@ def test_a_rule_that_finds_nothing_is_no_view_set_of_gaps(tmp_path: Path) -> Non
     [
         ("views/all.png", "it has no field"),
         ("views/{view}.png", "nothing in it says which sample"),
-        ("views/{name}.png", "it has no field {name}"),
+        ("views/{title}.png", "it has no field {title}"),
         ("views/{key}{view}.png", "where one field ends"),
         ("views/{key}_{view.png", "a brace is left over"),
         ("views/{key}/../../x_{view}.png", "leads out of its folder"),
