@@ -28,7 +28,8 @@ from viewstore.errors import ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.store.committed import read_manifest, view_sets
-from viewstore.store.verify import Fault, verify
+from viewstore.store.faults import Fault
+from viewstore.store.verify import verify
 
 # Functions of `disk` before which a child may be killed.
 WRITES = ("write_temporary", "rename", "link", "put_if_absent", "write_atomic", "unlink", "touch")

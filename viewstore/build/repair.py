@@ -39,9 +39,10 @@ from viewstore.store.committed import (
     read_plan,
     view_sets,
 )
+from viewstore.store.faults import Fault
 from viewstore.store.lineage import stale_shards
 from viewstore.store.published import linked, published_view_sets
-from viewstore.store.verify import Fault, orphans
+from viewstore.store.verify import orphans
 
 REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit", "stale")
 DAY_SECONDS = 24 * 3600.0

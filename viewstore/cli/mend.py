@@ -24,7 +24,7 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
-    from viewstore.store.verify import Fault
+    from viewstore.store.faults import Fault
 
 
 ONLY_WITH_REPAIR = ("only", "failed", "on_error", "workers", *NETWORKS)
@@ -143,7 +143,7 @@ def _repair(
     from viewstore.build.request import check_shards
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import read_plan, view_sets
-    from viewstore.store.verify import Fault
+    from viewstore.store.faults import Fault
 
     only = parse_shards(options["only"])
     if only is not None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,61 +14,32 @@ from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
 from viewstore.format.listing import NAME as LISTING
 from viewstore.format.listing import ROLE
-from viewstore.format.manifest import BlobRecord, Commit, Index, Manifest, ViewSetEntry, check_shard
+from viewstore.format.manifest import BlobRecord, Commit, Index, ViewSetEntry, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.images.colours import Pixels
 from viewstore.sources.reader import SourceReader
-from viewstore.sources.record import RECORD_AGAIN, read_first_sources, read_sources
+from viewstore.sources.record import read_sources
 from viewstore.store import advice
 from viewstore.store.committed import (
     committed_shards,
     known_view_sets,
-    last_generation,
     no_view_set,
     read_commit,
-    read_manifest,
     read_plan,
     view_sets,
 )
+from viewstore.store.faults import Fault, fault_of
 from viewstore.store.lineage import is_stale
 from viewstore.store.published import linked, published_view_sets
+from viewstore.store.record_faults import record_faults
 from viewstore.store.shard_content import chunk_facts, content_faults
 from viewstore.store.view_set import ViewSet
 
 Level = Literal["quick", "deep", "content"]
 BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One deviation from what was written.
-
-    Attributes:
-        shard: The shard to rebuild; None for a file that finalise makes again.
-        fix: What to do; None where `verify --repair` mends it.
-        kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
-            "listing" (that of an import, which a repair reads), "record", "located" (the record of
-            where a moved source lies), "source" (the plan names other rows than the store has),
-            "orphan", "parent", "stale" (a shard was made from
-            other bytes of a view set than are there now), "proof" (a recipe renders to other
-            pixels than it did), "unproven" (it cannot be rendered here), "unpublished"
-            (committed, but no manifest names it), or "gone" (the manifest names it, its folder has
-            no plan).
-    """
-
-    view_set: str
-    shard: int | None
-    kind: str
-    path: str
-    what: str
-    fix: str | None = None
-
-    def __str__(self) -> str:
-        where = self.view_set if self.shard is None else f"{self.view_set} shard {self.shard}"
-        return f"{where}: {self.kind}: {self.what} ({self.path})"
 
 
 def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Iterator[Fault]:
@@ -85,7 +54,7 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
     paths = StorePaths(root)
     if only is not None and not _is_known(paths, only):
         raise no_view_set(only, view_sets(paths), root)
-    manifest, sources_id = yield from _records(paths)
+    manifest, sources_id = yield from record_faults(paths)
     published = _readable(paths)
     for name in view_sets(paths):
         if only in (None, name):
@@ -96,94 +65,13 @@ def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Ite
             view_set = paths.view_set(name)
             if only in (None, name):
                 what, fix = "its plan is gone from disk", advice.same_again(view_set)
-                yield _fault(name, None, "gone", view_set.plan, what, fix)
+                yield fault_of(name, None, "gone", view_set.plan, what, fix)
 
 
 def _is_known(paths: StorePaths, name: str) -> bool:
     with contextlib.suppress(FormatError):  # a damaged manifest is a fault of its own
         return name in known_view_sets(paths)
     return name in view_sets(paths)
-
-
-def _records(paths: StorePaths) -> Generator[Fault, None, tuple[Manifest | None, str | None]]:
-    """Check sources and manifest; return the manifest, and the sources_id.
-
-    Where the manifest is lost or damaged, its newest generation says the same.
-    """
-    sources_id = yield from _sources(paths)
-    manifest = yield from _manifest(paths, sources_id)
-    if manifest is not None:
-        yield from _generations(paths, manifest)
-    return manifest, sources_id
-
-
-def _manifest(paths: StorePaths, sources_id: str | None) -> Generator[Fault, None, Manifest | None]:
-    kind, fix = "record", None
-    try:
-        manifest = read_manifest(paths)
-        if manifest is not None and sources_id in (None, manifest.sources_id):
-            return manifest
-        what = "it names another sources.json"
-        fix = None if view_sets(paths) else advice.unfinished(paths)[1]
-    except ViewStoreError as error:
-        manifest, what = None, str(error)
-    newest = _newest_generation(paths)
-    if not paths.manifest.exists():
-        kind, what = "missing", "it is gone, its generations are there"
-        if newest is None:
-            what = "no build has ended"
-            fix = advice.unfinished(paths)[1]
-    yield _fault("manifest", None, kind, paths.manifest, what, fix)
-    return newest or manifest
-
-
-def _newest_generation(paths: StorePaths) -> Manifest | None:
-    for number in range(last_generation(paths), 0, -1):
-        with contextlib.suppress(FormatError, FileNotFoundError):
-            return Manifest.unpack(disk.read_limited(paths.generation(number), LARGE_BYTES))
-    return None
-
-
-def _sources(paths: StorePaths) -> Generator[Fault, None, str | None]:
-    """Check the rows, and where they lie now; return the sources_id, None if it is not known."""
-    try:
-        sources_id = read_first_sources(paths)
-    except (ViewStoreError, OSError) as error:
-        path, fix = _where(error, paths.sources_record), getattr(error, "fix", None)
-        yield _fault("source", None, "record", path, str(error), fix or RECORD_AGAIN)
-        return None
-    try:
-        read_sources(paths)
-    except (ViewStoreError, OSError) as error:
-        yield _fault("source", None, "located", paths.sources_located, str(error))
-    return sources_id
-
-
-def _where(error: Exception, path: Path) -> Path:
-    """Return the file that an error names, or else `path`."""
-    named = error.where if isinstance(error, ViewStoreError) else None
-    return path if named is None else Path(named)
-
-
-def _generations(paths: StorePaths, manifest: Manifest) -> Iterator[Fault]:
-    """The newest generation is there; the others, if they are, are what their successors say."""
-    expected = {manifest.generation: hashlib.sha256(manifest.pack()).hexdigest()}
-    for number in range(max(manifest.generation, last_generation(paths)), 0, -1):
-        path = paths.generation(number)
-        if not path.is_file():
-            if number == manifest.generation:
-                yield _fault("manifest", None, "record", path, "its generation is missing")
-            continue
-        raw = path.read_bytes()
-        try:
-            generation = Manifest.unpack(raw)
-        except FormatError as error:
-            yield _fault("manifest", None, "record", path, str(error))
-            continue
-        if expected.get(number) not in (None, hashlib.sha256(raw).hexdigest()):
-            yield _fault("manifest", None, "record", path, "it is not what its successor names")
-        if generation.previous is not None:
-            expected.setdefault(number - 1, generation.previous)
 
 
 def _view_set(
@@ -200,15 +88,15 @@ def _view_set(
         if plan.members != codec.members(plan.views):
             raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
     except ViewStoreError as error:
-        yield _fault(name, None, "plan", paths.plan, str(error), advice.plan_again(paths))
+        yield fault_of(name, None, "plan", paths.plan, str(error), advice.plan_again(paths))
         return
     if sources_id not in (None, plan.sources_id):
         what = "it was made of another sources.json"
-        yield _fault(name, None, "source", paths.plan, what, advice.taking_out(paths))
+        yield fault_of(name, None, "source", paths.plan, what, advice.taking_out(paths))
     if entry is not None and plan.id != entry.plan_id:
         if _has_commits_of(paths, entry):
             what = "the manifest and its shards name another plan"
-            yield _fault(name, None, "plan", paths.plan, what, advice.plan_again(paths))
+            yield fault_of(name, None, "plan", paths.plan, what, advice.plan_again(paths))
         else:  # it was taken away, and is built anew
             entry = None
     yield from _links(paths, plan)
@@ -220,7 +108,7 @@ def _view_set(
         if commit is not None:
             yield from shard_faults(paths, plan, codec, commit, level, render)
         elif shard in expected and not paths.commit(shard).exists():
-            yield _fault(name, shard, "missing", paths.commit(shard), "its commit is missing")
+            yield fault_of(name, shard, "missing", paths.commit(shard), "its commit is missing")
     yield from _listing(paths, plan, level)
     yield from _stale(paths, plan, commits, linked(plan, published))
     yield from _orphans(paths, name, commits)
@@ -230,7 +118,7 @@ def _view_set(
     elif commits:
         what = f"{len(commits)} of {plan.shards} shards are committed, and no manifest names it"
         fix = advice.unpublished(paths)
-        yield _fault(name, None, "unpublished", paths.plan, what, fix)
+        yield fault_of(name, None, "unpublished", paths.plan, what, fix)
 
 
 def _has_commits_of(paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
@@ -257,7 +145,7 @@ def _links(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
                 if role != "parent":
                     what += f" (its {role})"
                 fix = advice.parent_again(paths, name, is_gone=found is None)
-                yield _fault(plan.view_set, None, "parent", paths.plan, what, fix)
+                yield fault_of(plan.view_set, None, "parent", paths.plan, what, fix)
 
 
 def _readable(paths: StorePaths) -> dict[str, ViewSet]:
@@ -281,7 +169,7 @@ def _stale(
         with contextlib.suppress(FormatError):  # a damaged index is a fault of its own set
             if is_stale(plan, commit.entry, inputs):
                 what = f"it was made from other bytes of {made_from} than are there now"
-                yield _fault(plan.view_set, shard, "stale", paths.commit(shard), what)
+                yield fault_of(plan.view_set, shard, "stale", paths.commit(shard), what)
 
 
 def _expected(paths: ViewSetPaths, plan: Plan) -> set[int]:
@@ -301,16 +189,16 @@ def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int
         try:
             commit = read_commit(paths, shard)
         except ViewStoreError as error:
-            yield _fault(plan.view_set, shard, "commit", path, str(error))
+            yield fault_of(plan.view_set, shard, "commit", path, str(error))
             continue
         if commit is None or shard >= plan.shards or commit.plan_id != plan.id:
-            yield _fault(plan.view_set, shard, "commit", path, "it belongs to another plan")
+            yield fault_of(plan.view_set, shard, "commit", path, "it belongs to another plan")
             continue
         try:
             check_shard(commit.entry, plan)
             commits[shard] = commit
         except FormatError as error:
-            yield _fault(plan.view_set, shard, "commit", path, str(error))
+            yield fault_of(plan.view_set, shard, "commit", path, str(error))
     return commits
 
 
@@ -340,7 +228,7 @@ def shard_faults(
         plan, codec, commit.entry, read, decode=level == "content", render=render
     )
     for kind, what in found:
-        yield _fault(plan.view_set, commit.entry.shard, kind, first, what, advice.by_kind(kind))
+        yield fault_of(plan.view_set, commit.entry.shard, kind, first, what, advice.by_kind(kind))
 
 
 def _blob_faults(
@@ -348,17 +236,17 @@ def _blob_faults(
 ) -> Iterator[Fault]:
     path = paths.root / blob.name
     if not path.is_file():
-        yield _fault(
+        yield fault_of(
             commit.view_set, commit.entry.shard, "missing", path, f"its {blob.role} are missing"
         )
         return
     size = path.stat().st_size
     if size != blob.bytes:
         what = f"{size} bytes, its commit says {blob.bytes}"
-        yield _fault(commit.view_set, commit.entry.shard, "size", path, what)
+        yield fault_of(commit.view_set, commit.entry.shard, "size", path, what)
     elif level != "quick" and (found := disk.sha256_of(path)) != blob.sha256:
         what = f"sha256 {found[:16]}..., its commit says {blob.sha256[:16]}..."
-        yield _fault(commit.view_set, commit.entry.shard, "hash", path, what)
+        yield fault_of(commit.view_set, commit.entry.shard, "hash", path, what)
 
 
 def _listing(paths: ViewSetPaths, plan: Plan, level: Level) -> Iterator[Fault]:
@@ -375,12 +263,12 @@ def _listing(paths: ViewSetPaths, plan: Plan, level: Level) -> Iterator[Fault]:
             what = "its listing differs from the plan"
         else:
             continue
-        yield _fault(plan.view_set, None, "listing", path, what)
+        yield fault_of(plan.view_set, None, "listing", path, what)
 
 
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
     for path in orphans(paths, commits):
-        yield _fault(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
+        yield fault_of(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
 
 
 def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
@@ -413,9 +301,9 @@ def _derived(paths: ViewSetPaths, name: str, entry: ViewSetEntry) -> Iterator[Fa
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
         if not path.is_file():
-            yield _fault(name, None, "derived", path, f"{file} is missing")
+            yield fault_of(name, None, "derived", path, f"{file} is missing")
         elif path.stat().st_size != size or disk.sha256_of(path) != sha256:
-            yield _fault(name, None, "derived", path, f"{file} differs from the manifest")
+            yield fault_of(name, None, "derived", path, f"{file} differs from the manifest")
 
 
 def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> Iterator[Fault]:
@@ -430,10 +318,4 @@ def _chunks(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> I
                 what = f"chunk {shard} of {column.name} differs from its commit"
             else:
                 continue
-            yield _fault(plan.view_set, None, "derived", path, what)
-
-
-def _fault(
-    view_set: str, shard: int | None, kind: str, path: Path, what: str, fix: str | None = None
-) -> Fault:
-    return Fault(view_set=view_set, shard=shard, kind=kind, path=str(path), what=what, fix=fix)
+            yield fault_of(plan.view_set, None, "derived", path, what)

@@ -24,8 +24,9 @@ from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import no_view_set, remote_manifest
+from viewstore.store.faults import Fault
 from viewstore.store.shard_content import chunk_facts, content_faults
-from viewstore.store.verify import Fault, Level
+from viewstore.store.verify import Level
 from viewstore.store.view_set import ViewSet
 
 # A cached file proves nothing about the server: this cache holds nothing and keeps nothing.

@@ -24,7 +24,8 @@ from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
 from viewstore.generators.pixels.expert import Expert
 from viewstore.store.committed import read_commit, read_manifest
-from viewstore.store.verify import Fault, verify
+from viewstore.store.faults import Fault
+from viewstore.store.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build, status
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
-from viewstore.store.verify import Fault, verify
+from viewstore.store.faults import Fault
+from viewstore.store.verify import verify
 
 SETTINGS = ("--generator", "simclr", "--views", 2, "--size", 16, "-j", 1)
 Harm = Callable[[StorePaths], object]
