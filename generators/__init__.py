@@ -72,6 +72,16 @@ GENERATORS: Mapping[str, Row] = {
         "Quality",
         "how dark and flat pictures are, and hashes that find their like: columns, no pixels",
     ),
+    "duplicates": Row(
+        "scored.duplicates",
+        "Duplicates",
+        "which images are nearly the same as others: columns, no pixels",
+    ),
+    "embed": Row(
+        "scored.embed",
+        "Embed",
+        "what an encoder says of views or images, features and classes: columns, no pixels",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

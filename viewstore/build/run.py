@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,11 +229,8 @@ def _plan(
     inputs, built = _inputs(request, paths, settings, table, progress)
     models, weights = load_models(settings.NEEDS, request.files, progress)
     packaged = packaged_roles(settings.NEEDS, request.files)
-    if "gan" in packaged and not built and {part.uri for part in table.parts} != {"digits"}:
-        progress.warn(
-            "no --gan was given: the one for the digits that the package ships is taken; for other "
-            "images give --gan (viewstore gan train --part generator makes one)"
-        )
+    if not built and {part.uri for part in table.parts} != {"digits"}:
+        _warn_of_packaged(packaged, progress)
     codec = _codec(request, stored, settings, table)
     if request.proof is not None and codec.name != ParamsAlone.name:
         raise ConfigError(
@@ -277,6 +274,23 @@ def _plan(
     check_plan(view_set, plan)
     adopt_sources(paths, table, shard_rows)  # the first that is written
     return adopt_plan(view_set, plan), built
+
+
+PACKAGED_ADVICE = {  # where to have a network from, by the role that a user would name first
+    "gan": "viewstore gan train --part generator makes one",
+    "encoder": "viewstore train writes one",
+}
+
+
+def _warn_of_packaged(packaged: Collection[str], progress: Progress) -> None:
+    """Say that a network for the digits is taken for other images."""
+    for role, advice in PACKAGED_ADVICE.items():
+        if role in packaged:
+            progress.warn(
+                f"no --{role} was given: the one for the digits that the package ships is taken; "
+                f"for other images give --{role} ({advice})"
+            )
+            return
 
 
 def _check_not_renamed(paths: StorePaths, plan: Plan) -> None:
