@@ -39,7 +39,7 @@ OPS = frozenset(
     layer_norm leaky_relu leaky_relu_ linalg_vector_norm linear log log_softmax matmul max
     max_pool2d maximum mean min minimum mish mm movedim mul mul_ narrow neg norm pad permute
     pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 relu_ repeat reshape rms_norm
-    roll rsqrt rsub scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ sin slice
+    roll round rsqrt rsub scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ sin slice
     softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum swapaxes sym_size t
     tanh tanh_ tensor_split transpose unbind unflatten unsqueeze upsample_bicubic2d
     upsample_bilinear2d upsample_nearest2d var view where
