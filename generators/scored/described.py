@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.errors import ConfigError
 from viewstore.format.columns import MADE, Column, Status
 from viewstore.format.plan import SOURCE
 from viewstore.generators.contract import PARENT, Context, Input, OfSource, Sample
@@ -73,8 +74,21 @@ class Described:
 
 
 def roles_of(context: Context) -> tuple[str, ...]:
-    """Return the roles of the described views; the images are one view of role "source"."""
-    return (SOURCE,) if context.parent is None else context.parent.roles
+    """Return the roles of the described views; the images are one view of role "source".
+
+    Raises:
+        ConfigError: The parent has no views of its own.
+    """
+    parent = context.parent
+    if parent is None:
+        return (SOURCE,)
+    if parent.kind == "columns":
+        raise ConfigError(
+            f"{parent.name} has no views to describe, it describes those of {parent.of}",
+            code="VS103",
+            fix=f"give --of {parent.of}",
+        )
+    return parent.roles
 
 
 def columns_per_view(columns: tuple[Column, ...], views: int) -> tuple[Column, ...]:

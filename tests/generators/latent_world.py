@@ -127,6 +127,7 @@ class FixedViewSet:
     params: FixedParams
     pixels: NDArray[np.uint8]  # [N, V, H, W, 3]
     of: str | None = None
+    kind: str = "pixels"
 
     @property
     def roles(self) -> tuple[str, ...]:
