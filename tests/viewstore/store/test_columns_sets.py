@@ -121,7 +121,7 @@ def values_of(store: Store, name: str) -> dict[str, Any]:
 def test_columns_that_cannot_mean_what_they_say_are_named(
     built: Path,
     column: str,
-    value: Any,
+    value: Any,  # noqa: ANN401
     expected: str,
 ) -> None:
     store = open_store(built)
