@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.generators.scored.encoders import classifier, export
+from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
@@ -142,3 +143,27 @@ def test_what_describes_views_is_not_described_itself(built: Path, generator: st
             shard_rows=None,
         )  # fmt: skip
     assert not (built / "views" / "e").exists()
+
+
+def test_commands_live_with_sets_that_store_no_pixels(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There are recipes and columns, and columns that are about columns."""
+    for words in (
+        ("stats", built),
+        ("stats", built, "--column", "luma_std"),
+        ("inspect", built),
+        ("inspect", built, "0"),
+        ("inspect", built, "--sheet", tmp_path / "a.png"),
+        ("inspect", built, "--html", tmp_path / "a.html"),
+        ("status", built),
+        ("verify", built, "--content"),
+        ("gc", built, "--dry-run"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    code, _, err = run(
+        capsys, "build", "--generator", "embed", "--of", "simclr", "--out", built, "--dry-run"
+    )
+    assert code == 2
+    assert "--dry-run tries views, embed makes columns" in err
