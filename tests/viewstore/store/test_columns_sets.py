@@ -162,8 +162,3 @@ def test_commands_live_with_sets_that_store_no_pixels(
     ):
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
-    code, _, err = run(
-        capsys, "build", "--generator", "embed", "--of", "simclr", "--out", built, "--dry-run"
-    )
-    assert code == 2
-    assert "--dry-run tries views, embed makes columns" in err
