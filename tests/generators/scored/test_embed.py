@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from tests.generators.scored.encoders import CLASSES, SIDE, classifier, export, write_encoder
 from tests.viewstore.small_stores import build_small, write_npz, write_photographs
-from viewstore.build.repair import collect_garbage
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.generators.scored.embed import Embed, as_stored, likeliest
 from viewstore.images.colours import Pixels
 from viewstore.images.resize import resize
+from viewstore.progress import Silent
 from viewstore.store.store import Store, open_store
 from viewstore.store.verify import verify
 
@@ -152,7 +154,6 @@ def test_order_workers_and_company_change_no_bit(world: Path, tmp_path: Path, th
         assert np.array_equal(found, expected)
         root = view_set.index.root
         assert (root == open_store(tmp_path / "0").view_sets["e"].index.root) == (rows == 8)
-        collect_garbage(store, older_seconds=0, dry_run=True)
 
 
 def test_views_that_were_never_made_have_no_feature(tmp_path: Path) -> None:
@@ -273,6 +274,25 @@ def test_w_search_is_told_that_it_takes_no_exported_module(world: Path, tmp_path
             tmp_path / "s", "digits", generator="w-search", settings={}, limit=8,
             files={"encoder": world / "net.pt2"},
         )  # fmt: skip
+
+
+class Heard(Silent):
+    """Keeps what is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_the_encoder_for_the_digits_is_taken_with_a_warning(world: Path, tmp_path: Path) -> None:
+    for source, number in ((str(world / "images.npz"), 1), ("digits", 0)):
+        heard, out = Heard(), tmp_path / str(number)
+        build(BuildRequest(generator="embed", out=out, source=source, limit=8, workers=1), heard)
+        said = [each for each in heard.warnings if "no --encoder was given" in each]
+        assert len(said) == number
+        assert open_store(out).view_sets["embed"].params["feature"].shape == (8, 1, 128)
 
 
 def test_stock_readers_see_an_empty_set(world: Path) -> None:
