@@ -100,6 +100,16 @@ GENERATORS: Mapping[str, Row] = {
         "Import",
         "views that are there already: files in a folder or tar, and a table of params",
     ),
+    "duplicates": Row(
+        "scored.duplicates",
+        "Duplicates",
+        "which images are nearly the same as others: columns, no pixels",
+    ),
+    "embed": Row(
+        "scored.embed",
+        "Embed",
+        "what an encoder says of views or images, features and classes: columns, no pixels",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

@@ -46,7 +46,9 @@ GENERATORS = {
     "checkpoints": "stylegan2",
     "stylegan2": "",
     "gan": "checkpoints stylegan2",
-    "latent": "contract gan pixels stylegan2",
+    "numerics": "",
+    "latent": "checkpoints contract gan numerics pixels stylegan2",
+    "scored": "contract numerics",
 }
 FROM_VIEWSTORE = {
     "generators": "randomness format files images store shards",

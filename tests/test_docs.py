@@ -16,8 +16,9 @@ from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-LOADING, TUTORIAL, FFCV, TABLES, IMPORT = (
-    REPO / "docs" / f"{name}.md" for name in ("loading", "tutorial", "ffcv", "tables", "import")
+LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS = (
+    REPO / "docs" / f"{name}.md"
+    for name in ("loading", "tutorial", "ffcv", "tables", "import", "columns")
 )
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
@@ -100,6 +101,29 @@ def test_every_command_of_the_tutorial_runs(
         assert code == 0, (words, err)
     assert (folder / "trial.html").is_file()
     assert (folder / "run" / "encoder.safetensors").is_file()
+
+
+def test_every_command_of_the_page_on_columns_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code comes between the commands, and writes a file that the next one reads."""
+    write_photographs(folder, 66)
+    text = COLUMNS.read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", text, re.DOTALL)
+    assert [language for language, _ in blocks].count("python") == 1
+    ran = []
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, str(COLUMNS), "exec"), {})
+            continue
+        for words in commands_of(f"```sh\n{block}```"):
+            code, _, err = run(capsys, *words)
+            assert code == 0, (words, err)
+            ran.append(words[0])
+    assert ran == ["build"] * 5 + ["stats", "build", "train"]
+    store = viewstore.open(folder / "views")
+    assert store.columns_of("simclr") == ("other", "teacher")
+    assert store.columns_of("source") == ("duplicates", "of-images", "quality")
 
 
 def test_the_four_commands_for_photographs_run(

@@ -105,6 +105,16 @@ class Encoder(nn.Module):
         return self.settings.size
 
     @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of what its network sees."""
+        return self.size, self.size
+
+    @property
+    def input_views(self) -> None:
+        """It takes any number of images at a time."""
+        return None
+
+    @property
     def policy(self) -> str:
         return self.settings.policy
 
@@ -120,6 +130,10 @@ class Encoder(nn.Module):
         """Return the backbone's features [N, F] of images as in `forward`, not normalised."""
         out: Tensor = self.network.backbone(self.prepare(x))
         return out
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return {"feature": `features(x)`}: what a set of columns may keep of images."""
+        return {"feature": self.features(x)}
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return the network's input, [N, in_channels, size, size], for images of `forward`."""

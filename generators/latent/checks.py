@@ -10,11 +10,12 @@ import numpy as np
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
+from viewstore.generators.checkpoints.exported import Exported
 from viewstore.generators.contract import Context, Sample, SampleViews
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.latent.calibration import readable
 from viewstore.generators.latent.decode import fit_source, gan_of
-from viewstore.generators.latent.numerics import device_class
+from viewstore.generators.numerics import device_class
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.store.view_set import ViewSet
 
@@ -88,6 +89,13 @@ def check_colours(context: Context) -> None:
 
 def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401
     """Raise ConfigError if an encoder cannot see what the generator makes."""
+    if isinstance(encoder, Exported):
+        raise ConfigError(
+            "distances of latent views are measured by an encoder of viewstore train, "
+            "this one is a module of torch.export",
+            code="VS103",
+            fix="give the encoder.safetensors of a training with --encoder",
+        )
     if gan.channels == 3 and encoder.in_channels == 1:
         raise ConfigError(
             "the generator makes images of 3 channels, the encoder reads 1 channel",

@@ -37,13 +37,13 @@ from viewstore.generators.latent.goal import (
     is_candidate,
     view_losses,
 )
-from viewstore.generators.latent.numerics import (
+from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.generators.numerics import (
     Precision,
     autocast,
     keep_freed_memory,
     repeatable,
 )
-from viewstore.generators.latent.slots import Finished, SlotPool, Start
 from viewstore.images.colours import Pixels
 
 Units = Literal["sigma_w", "abs"]

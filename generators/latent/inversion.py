@@ -34,8 +34,8 @@ from viewstore.generators.latent.decode import (
     to_pixels,
     unit_images,
 )
-from viewstore.generators.latent.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.generators.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.images.colours import Pixels
 
 STEPS_AFTER_INVERTER, STEPS_FROM_AVERAGE = 50, 300

@@ -44,7 +44,7 @@ from viewstore.generators.latent.decode import (
     to_pixels,
 )
 from viewstore.generators.latent.goal import distances
-from viewstore.generators.latent.numerics import device_class, repeatable
+from viewstore.generators.numerics import device_class, repeatable
 from viewstore.images.colours import Pixels
 
 

@@ -29,7 +29,7 @@ from viewstore.generators.latent.checks import (
 from viewstore.generators.latent.decode import gan_of
 from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Units
 from viewstore.generators.latent.goal import WITHIN_BOUND, Anchor, Delta, Spread, Stop
-from viewstore.generators.latent.numerics import Precision, device_class
+from viewstore.generators.numerics import Precision, device_class
 from viewstore.store.constraints import pair_bound
 from viewstore.store.view_set import ViewSet
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
-from viewstore.format.plan import SOURCE
-from viewstore.generators.contract import Context, Input, OfSource, Rendered, Sample
+from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.scored.described import (
+    Described,
+    Describes,
     columns_per_view,
-    inputs_of,
+    made_views,
     roles_of,
     seen_views,
     status_of,
+    unwritten,
 )
 from viewstore.images.colours import Pixels
 
-HASH_SIZE = 9, 8  # width and height of the luma whose neighbours are compared
+HASH_ROWS, HASH_COLUMNS = 8, 9  # of the luma whose neighbours are compared
 LARGEST_HASH = 2**64 - 2  # 2^64-1 says that there is none
 NO_TWIN = 254
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = 299, 587, 114  # thousandths of red, green and blue
 _COLUMNS = (
     Column(name="dhash", dtype="u8", shape=()),
     Column(name="luma_mean", dtype="f4", shape=()),
@@ -35,7 +36,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality(OfSource):
+class Quality(Describes):
     """How dark and flat pictures are, and which views of a sample are nearly the same.
 
     Attributes:
@@ -45,60 +46,23 @@ class Quality(OfSource):
     """
 
     VERSION: ClassVar[int] = 1
-    KIND: ClassVar[Literal["pixels", "columns"]] = "columns"
 
-    of: str = SOURCE
     bits: int = 4
-    described: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.bits <= 64:
             raise ConfigError(f"quality.bits must be in [0, 64], got {self.bits}")
 
-    @property
-    def height(self) -> None:
-        """Columns have no size."""
-        return None
-
     def resolve(self, context: Context) -> ResolvedQuality:
         """Take on the roles of the views that are measured."""
         return ResolvedQuality(of=self.of, bits=self.bits, described=roles_of(context))
 
-    def inputs(self) -> Mapping[str, Input]:
-        """Return the view set that is measured, unless it is the images."""
-        return inputs_of(self.of)
-
-    def reads_source(self) -> bool:
-        """Return whether the images are measured."""
-        return self.of == SOURCE
-
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedQuality:
-    """What `Quality` resolves to; `described` are the roles of the measured views."""
+class ResolvedQuality(Described):
+    """What `Quality` resolves to."""
 
-    of: str
     bits: int
-    described: tuple[str, ...]
-
-    @property
-    def views(self) -> int:
-        """Views per sample of what is measured."""
-        return len(self.described)
-
-    @property
-    def height(self) -> int:
-        """Return 0: columns have no size."""
-        return 0
-
-    @property
-    def width(self) -> int:
-        """Return 0: columns have no size."""
-        return 0
-
-    def roles(self) -> tuple[str, ...]:
-        """Return the roles of the measured views."""
-        return self.described
 
     def columns(self) -> tuple[Column, ...]:
         """Return the params columns, by name."""
@@ -120,32 +84,54 @@ class QualityGenerator:
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield the columns of each sample, in the order of the samples."""
         for sample in samples:
-            pixels, made = seen_views(sample)
-            empty = {each.name: each.empty(1)[0] for each in self._settings.columns()}
+            made = made_views(sample)
+            pixels = seen_views(sample) if made.any() else []
+            params = unwritten(self._settings.columns())
             for view in np.flatnonzero(made).tolist():
-                empty["dhash"][view] = difference_hash(pixels[view])
-                mean, std = brightness(pixels[view])
-                empty["luma_mean"][view], empty["luma_std"][view] = mean, std
-            if "twin" in empty:
-                empty["twin"] = twins(empty["dhash"], made, self._settings.bits)
-            yield Rendered(sample.index, None, {**empty, "status": status_of(made)})
+                luma = luma_of(pixels[view])
+                params["dhash"][view] = difference_hash(luma)
+                params["luma_mean"][view], params["luma_std"][view] = brightness(luma)
+            if "twin" in params:
+                params["twin"] = twins(params["dhash"], made, self._settings.bits)
+            yield Rendered(sample.index, None, {**params, "status": status_of(made)})
 
 
-def brightness(pixels: Pixels) -> tuple[np.float32, np.float32]:
-    """Return mean and standard deviation of the luma of a picture, 0 to 255."""
-    luma = (pixels @ LUMA).astype(np.float64)
-    return np.float32(luma.mean()), np.float32(luma.std())
+def luma_of(pixels: Pixels) -> NDArray[np.int32]:
+    """Return the luma of a picture, uint8 [H, W, 3], in thousandths of a level: int32 [H, W]."""
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
-def difference_hash(pixels: Pixels) -> np.uint64:
-    """Return 64 signs of a picture, uint8 [H, W, 3]: whether the luma rises to the right.
+def brightness(luma: NDArray[np.int32]) -> tuple[np.float32, np.float32]:
+    """Return mean and standard deviation of a luma in thousandths, 0 to 255."""
+    mean = luma.sum(dtype=np.int64) / luma.size
+    deviation = np.sqrt(np.square(luma - mean).mean())
+    return np.float32(mean / 1000), np.float32(deviation / 1000)
+
+
+def difference_hash(luma: NDArray[np.int32]) -> np.uint64:
+    """Return 64 signs of a picture by its luma [H, W]: whether it rises to the right.
 
     The luma is averaged over areas to 8 rows of 9; the signs go row by row, the first is the
-    highest bit. Pictures that look alike have hashes that differ in a few bits.
+    highest bit. Pictures that look alike have hashes that differ in a few bits. Averages are
+    whole numbers times a constant, below 2^53 and so exact: equal ones never differ in a last
+    digit, and a flat picture has no sign.
     """
-    small = cv2.resize(pixels @ LUMA, HASH_SIZE, interpolation=cv2.INTER_AREA)
+    height, width = luma.shape
+    small = _overlaps(height, HASH_ROWS) @ luma @ _overlaps(width, HASH_COLUMNS).T
     rises = np.packbits(small[:, 1:] > small[:, :-1])
     return np.uint64(min(int.from_bytes(rises.tobytes(), "big"), LARGEST_HASH))
+
+
+def _overlaps(size: int, cells: int) -> NDArray[np.float64]:
+    """Return how much of each of `size` pixels lies in each of `cells` equal parts of their row.
+
+    The unit is 1 / cells of a pixel, in which all overlaps are whole: float64 [cells, size].
+    """
+    pixel, cell = np.arange(size) * cells, np.arange(cells)[:, None] * size
+    overlap = np.minimum(pixel + cells, cell + size) - np.maximum(pixel, cell)
+    found: NDArray[np.float64] = np.maximum(overlap, 0).astype(np.float64)
+    return found
 
 
 def twins(hashes: NDArray[np.uint64], made: NDArray[np.bool_], bits: int) -> NDArray[np.uint8]:

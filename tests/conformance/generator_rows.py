@@ -1,6 +1,9 @@
-"""Every generator on a small world. As a program it prints the views it makes in its own process.
+"""Every generator on a small world. As a program it prints what it makes in its own process.
 
-python -m tests.conformance.generator_rows NAME
+python -m tests.conformance.generator_rows CASE
+
+A case is the name of a generator. One that describes views does so of a set of three views, and
+once more, as "NAME of source", of the images.
 """
 
 from __future__ import annotations
@@ -20,12 +23,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.generators.latent_world import World, make_world
+from tests.generators.latent_world import (
+    FixedParams,
+    FixedPlan,
+    FixedViewSet,
+    World,
+    make_world,
+    small_encoder,
+    world_on,
+)
 from tests.generators.standard_views import context_of, samples_on, standard_views
 from viewstore.files.naming import ViewFiles
 from viewstore.format.listing import Listing
-from viewstore.generators import GENERATORS, make_settings
+from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
+from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
 
 NUM = 5
@@ -35,7 +47,16 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "recon": {"max_steps": 20, "slots": 4},
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
+    "embed": {"slots": 3},
 }
+DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
+OF_SOURCE = " of source"
+CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - {"duplicates"})))
+
+
+def generator_of(case: str) -> str:
+    """Return the name of the generator of a case."""
+    return case.removesuffix(OF_SOURCE)
 
 
 def picture(row: int) -> Any:  # noqa: ANN401
@@ -65,11 +86,15 @@ def listed() -> Listing:
 
 
 @cache
-def world_of(name: str) -> World:
-    """Return what generator `name` works on."""
+def world_of(case: str) -> World:
+    """Return what the generator of a case works on."""
+    name = generator_of(case)
+    if name == "duplicates":
+        return hashed_world()
+    if name in DESCRIBING:
+        return described_world(of_source=case != name)
     if name == "import":
-        context = replace(world_of("simclr").context, models={"listing": listed()})
-        return World(context, world_of("simclr").samples)
+        return pictures().with_models(listing=listed())
     if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
     inputs = make_settings(name, {}).inputs()
@@ -78,33 +103,66 @@ def world_of(name: str) -> World:
     return World(context, samples_on(picture, parent, NUM))
 
 
-def settings_of(name: str) -> Resolved:
-    """Return the resolved settings of generator `name`, as a plan gives them back."""
-    context = world_of(name).context
-    return make_settings(name, stored_settings(name)).resolve(context)
+def pictures() -> World:
+    """Return source images of several sizes."""
+    return World(context_of(picture, NUM), samples_on(picture, None, NUM))
 
 
-def stored_settings(name: str) -> dict[str, Any]:
-    """Return what a plan stores of the settings of generator `name`."""
+def described_world(*, of_source: bool) -> World:
+    """Return pictures, three views of each of which the last was never made, and an encoder."""
+    images = np.stack([resize(picture(row), 16, 16) for row in range(NUM)])
+    world = pictures().with_models(encoder=small_encoder(images, in_channels=3))
+    if of_source:
+        return world
+    views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
+    status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
+    return world_on(world.context, stored_views("views", views, {"status": status}), images)
+
+
+def hashed_world() -> World:
+    """Return pictures of which two are the same, and their hashes."""
+    dhash = np.array([[7], [2**63], [7], [2**40 + 1], [2**50]], np.uint64)
+    params = {"dhash": dhash, "status": np.ones((NUM, 1), np.uint8)}
+    nothing = np.zeros((NUM, 1, 0, 0, 0), np.uint8)
+    parent = stored_views("quality", nothing, params)
+    return world_on(pictures().context, replace(parent, of="source"), nothing)
+
+
+def stored_views(name: str, pixels: Any, params: Mapping[str, Any]) -> FixedViewSet:  # noqa: ANN401
+    """Return a view set in memory."""
+    return FixedViewSet(name, FixedPlan((), {"args": {}}), FixedParams(params), pixels)
+
+
+def settings_of(case: str) -> Resolved:
+    """Return the resolved settings of a case, as a plan gives them back."""
+    context = world_of(case).context
+    return make_settings(generator_of(case), stored_settings(case)).resolve(context)
+
+
+def stored_settings(case: str) -> dict[str, Any]:
+    """Return what a plan stores of the settings of a case."""
+    name = generator_of(case)
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
-    settings = make_settings(name, {**small, **files, **QUICK.get(name, {})})
-    resolved = settings.resolve(world_of(name).context)
+    of = {"of": "views"} if name in DESCRIBING - {"duplicates"} and case == name else {}
+    settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
+    resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
     return stored
 
 
-def render(name: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Rendered]:
-    """Return the views of `rows`, rendered in this order."""
-    world = world_of(name)
-    generator = settings_of(name).make(replace(world.context, seed=seed))
+def render(case: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Rendered]:
+    """Return what is made of `rows`, in this order."""
+    world = world_of(case)
+    generator = settings_of(case).make(replace(world.context, seed=seed))
     found = generator.render(world.samples[row] for row in rows)
     return {rendered.index: rendered for rendered in found}
 
 
 def digest(rendered: Rendered) -> str:
-    """Return the sha256 of pixels and params."""
-    found = hashlib.sha256(rendered.pixels.tobytes())
+    """Return the sha256 of pixels, if there are any, and params."""
+    pixels = b"" if rendered.pixels is None else rendered.pixels.tobytes()
+    found = hashlib.sha256(pixels)
     for name in sorted(rendered.params):
         found.update(name.encode() + np.ascontiguousarray(rendered.params[name]).tobytes())
     return found.hexdigest()

@@ -125,7 +125,21 @@ class FixedViewSet:
     name: str
     plan: FixedPlan
     params: FixedParams
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]  # [N, V, H, W, 3]
+    of: str | None = None
+    kind: str = "pixels"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("generated",) * self.pixels.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[2]
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[3]
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         return self.pixels[row]

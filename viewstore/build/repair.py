@@ -26,7 +26,7 @@ from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Index, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import MAX_DEPTH
+from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
 from viewstore.format.records import LARGE_BYTES
 from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
@@ -81,9 +81,8 @@ def repair(
         _check_repairable(faults)
         _list_again(paths, faults, progress or Silent())
         damaged = _damaged_shards(paths, faults)
-        for name in damaged:  # all of them, before any shard is given up
-            check_reproducible(paths, read_plan(paths.view_set(name)), files or {})
-        for name in _parents_first(paths):
+        left = _left_stale(paths, damaged, faults, files or {}, progress or Silent())
+        for name in [each for each in _parents_first(paths) if each not in left]:
             shards = damaged.get(name, [])
             if any(parent in rebuilt for parent in _parents(paths, name)):
                 finalise(root)  # children are made from what readers see
@@ -116,6 +115,45 @@ def _parents(paths: StorePaths, name: str) -> list[str]:
     return [link["view_set"] for link in links]
 
 
+def _left_stale(
+    paths: StorePaths,
+    damaged: dict[str, list[int]],
+    faults: Sequence[Fault],
+    files: WeightFiles,
+    progress: Progress,
+) -> list[str]:
+    """Return the names of view sets that are stale only, and cannot be made again now.
+
+    All are looked at before any shard is given up.
+
+    Raises:
+        ViewStoreError: One that is damaged cannot be made again.
+    """
+    left = []
+    for name, shards in damaged.items():
+        kinds = {fault.kind for fault in faults if fault.view_set == name and fault.shard in shards}
+        plan = read_plan(paths.view_set(name))
+        try:
+            check_reproducible(paths, plan, files)
+        except ViewStoreError as error:
+            if kinds != {"stale"}:
+                raise
+            _warn_of_stale(paths, plan, len(shards), error, progress)
+            left.append(name)
+    return left
+
+
+def _warn_of_stale(
+    paths: StorePaths, plan: Plan, shards: int, error: ViewStoreError, progress: Progress
+) -> None:
+    """Say that shards of a view set stay stale, and what mends them."""
+    weights = "".join(f" --{each.role} {each.name}" for each in plan.weights)
+    progress.warn(
+        f"{counted(shards, 'shard')} of {plan.view_set} must be made again too, and cannot be now: "
+        f"{error}; then: viewstore verify {paths.root} --repair --view-set {plan.view_set}{weights}"
+    )
+
+
 def _with_stale(
     paths: StorePaths, name: str, shards: list[int], files: WeightFiles, progress: Progress
 ) -> list[int]:
@@ -131,10 +169,7 @@ def _with_stale(
     try:
         check_reproducible(paths, plan, files)
     except ViewStoreError as error:
-        progress.warn(
-            f"{counted(len(stale), 'shard')} of {name} must be made again too, and cannot be now: "
-            f"{error}; then: viewstore verify {paths.root} --repair --view-set {name}"
-        )
+        _warn_of_stale(paths, plan, len(stale), error, progress)
         return shards
     return sorted({*shards, *stale})
 
@@ -315,10 +350,15 @@ def _age(path: Path, now: float) -> float:
 
 
 def failed_shards(paths: ViewSetPaths) -> list[int]:
-    """Return the shards that hold rows of status 3 or 4: a repair may now read their sources."""
+    """Return the shards that hold rows of status 3 or 4: a repair may now read their sources.
+
+    What describes views that could not be made is stale as soon as they are: none of it is named.
+    """
     from viewstore.store.params import Params
 
     plan = read_plan(paths)
+    if plan.kind == "columns" and plan.parent is not None and plan.parent["view_set"] != SOURCE:
+        return []
     committed = set(committed_shards(paths))
     absent = set(range(plan.shards)) - committed
     params = Params(paths.params, plan.columns, plan.rows, plan.shard_rows, absent=absent)

@@ -30,7 +30,7 @@ def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> Decode
     import torch
 
     from viewstore.generators.latent.decode import Decoder, to_pixels
-    from viewstore.generators.latent.numerics import repeatable
+    from viewstore.generators.numerics import repeatable
 
     models, weights = load_models(("gan",), files, progress)
     needed = tuple(each for each in plan.weights if each.role == "gan")

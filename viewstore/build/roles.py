@@ -41,9 +41,10 @@ def _load_gan(path: Path, progress: Progress) -> Any:  # noqa: ANN401
 
 
 def _load_encoder(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.generators.checkpoints.exported import is_archive, read_exported
     from viewstore.train.encoder_file import load_encoder
 
-    return load_encoder(path)
+    return read_exported(path) if is_archive(path) else load_encoder(path)
 
 
 def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
@@ -84,7 +85,8 @@ ROLES: Mapping[str, Role] = {
         _load_gan,
     ),
     "encoder": Role(
-        "Take the encoder in this file.  [default: the packaged one for digits]",
+        "Take the encoder in this file; embed takes a .pt2 of torch.export too.  [default: the "
+        "packaged one for digits]",
         "digits-encoder.safetensors",
         _load_encoder,
     ),

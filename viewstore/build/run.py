@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -236,11 +236,8 @@ def _plan(
         listing = models[ROLE] = find_listing(imports, view_set, stored, table, progress)
         weights.append(weights_of_listing(listing))
     packaged = packaged_roles(settings.NEEDS, request.files)
-    if "gan" in packaged and not built and {part.uri for part in table.parts} != {"digits"}:
-        progress.warn(
-            "no --gan was given: the one for the digits that the package ships is taken; for other "
-            "images give --gan (viewstore gan train --part generator makes one)"
-        )
+    if not built and {part.uri for part in table.parts} != {"digits"}:
+        _warn_of_packaged(packaged, progress)
     codec = _codec(request, stored, settings, table)
     if request.proof is not None and codec.name != ParamsAlone.name:
         raise ConfigError(
@@ -286,6 +283,23 @@ def _plan(
     if listing is not None:
         keep_listing(view_set, listing)
     return adopt_plan(view_set, plan), built
+
+
+PACKAGED_ADVICE = {  # where to have a network from, by the role that a user would name first
+    "gan": "viewstore gan train --part generator makes one",
+    "encoder": "viewstore train writes one",
+}
+
+
+def _warn_of_packaged(packaged: Collection[str], progress: Progress) -> None:
+    """Say that a network for the digits is taken for other images."""
+    for role, advice in PACKAGED_ADVICE.items():
+        if role in packaged:
+            progress.warn(
+                f"no --{role} was given: the one for the digits that the package ships is taken; "
+                f"for other images give --{role} ({advice})"
+            )
+            return
 
 
 def _check_not_renamed(paths: StorePaths, plan: Plan) -> None:

@@ -93,16 +93,20 @@ def _better_shards(facts: Mapping[str, Any]) -> str:
 
 
 def store_costs(store: Store, view_sets: list[ViewSet]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what was measured here, and the costs of each view set by name."""
+    """Return what was measured here, and the costs of each view set by name.
+
+    Columns alone have none: nobody decodes them.
+    """
     from viewstore.costs.estimate import cost_facts
     from viewstore.costs.measure import codec_costs, machine_at
 
-    files = [shard.path for view_set in view_sets for shard in view_set.shards.values()]
+    stored = [view_set for view_set in view_sets if view_set.kind == "pixels"]
+    files = [shard.path for view_set in stored for shard in view_set.shards.values()]
     machine = machine_at(store.root, files)
     costs = {
         view_set.name: cost_facts(codec_costs(view_set), machine, view_set.plan)
         for view_set in view_sets
-        if view_set.shards
+        if view_set.shards and view_set.kind != "columns"
     }
     return machine_facts(machine), costs
 

@@ -22,6 +22,7 @@ DTYPES = ("u1", "u2", "u4", "i4", "i8", "u8", "f2", "f4")
 FILLS: Mapping[str, float] = {
     "status": 0,
     "parent": -2,
+    "duplicate": -2,
     "crop_local": -1,
     "jitter_order": 254,
     "ops": 254,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from viewstore.files.local import LOCAL, Files, is_url, local_path
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import SOURCE
+from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
 from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
@@ -206,18 +206,29 @@ class Store:
     def columns_of(self, name: str) -> tuple[str, ...]:
         """Return the columns sets that describe the views of `name`, or of the images: "source".
 
-        Those are what a loader may join to it.
+        Those are what a loader may join to it. One that is about another columns set describes
+        the views that this one does.
         """
         plan_id = self.manifest.sources_id if name == SOURCE else self.view_set(name).plan.id
         return tuple(
             sorted(
                 other.name
                 for other in self.view_sets.values()
-                if other.kind == "columns"
-                and other.plan.parent is not None
-                and (other.of, other.plan.parent["plan_id"]) == (name, plan_id)
+                if other.kind == "columns" and (name, plan_id) in self._described(other.plan)
             )
         )
+
+    def _described(self, plan: Plan) -> Iterator[tuple[str, str]]:
+        """Yield name and plan id of what a columns set describes, of columns sets in turn."""
+        for _ in range(MAX_DEPTH):
+            if plan.kind != "columns" or plan.parent is None:
+                return
+            name, plan_id = plan.parent["view_set"], plan.parent["plan_id"]
+            yield name, plan_id
+            above = self.view_sets.get(name)
+            if above is None or above.plan.id != plan_id:
+                return
+            plan = above.plan
 
     def view_set(self, name: str) -> ViewSet:
         """Return a view set by name.

@@ -1,4 +1,4 @@
-"""How latent views are computed: the same bits in every worker, in a chosen precision."""
+"""How networks compute: the same bits in every worker, in a chosen precision."""
 
 from __future__ import annotations
 
