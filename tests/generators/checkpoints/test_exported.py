@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import pickle
+import resource
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.generators.scored.encoders import CLASSES, SIDE, classifier, export
+from tests.hostile.fuzzing import CPU_SECONDS, MEMORY_BYTES, altered_records
 from viewstore.errors import CheckpointError
 from viewstore.generators.checkpoints.exported import is_archive, read_exported
 
@@ -198,6 +201,27 @@ def test_damage_anywhere_is_our_error_or_none(good: Path, data: st.DataObject) -
     path.write_bytes(raw[:cut])
     with contextlib.suppress(CheckpointError):
         read_exported(path)
+
+
+RECORDS = ("model.json", "weights_config.json", "constants_config.json")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_records_that_say_something_else_are_our_error_or_none(
+    good: Path, data: st.DataObject
+) -> None:
+    """What passes the checks reaches torch, whose errors are many; none of them gets out."""
+    members = members_of(good)
+    ending = data.draw(st.sampled_from(RECORDS))
+    (name,) = (each for each in members if each.endswith(ending))
+    members[name] = data.draw(altered_records([members[name]]))
+    path = write(good.with_name("altered.pt2"), members)
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(CheckpointError):
+        read_exported(path).outputs(torch.zeros(2, 3, SIDE, SIDE))
+    assert time.process_time() - began < CPU_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY_BYTES >> 10
 
 
 def test_compressed_members_are_refused(good: Path, tmp_path: Path) -> None:
