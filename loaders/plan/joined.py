@@ -56,6 +56,10 @@ class JoinedColumn:
             return params.take(self.column.name, rows)
         return params.cells(self.column.name, rows, views if self.of_views else np.zeros_like(rows))
 
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Begin to fetch what it has of remote shards that are read next, in this order."""
+        self.view_set.prefetch_column(self.column.name, shards)
+
 
 def is_joined(name: str) -> bool:
     """Whether the name of a column is one of another view set: SET.column."""
@@ -68,10 +72,14 @@ def joined_columns(store: Store, shown: ViewSet, names: Sequence[str]) -> tuple[
     SET is a columns set that describes `shown`, or the images; of its rounds the newest that does.
 
     Raises:
-        ConfigError: There is no such set or column, it describes another set, or it was made from
-            other bytes than are there now.
+        ConfigError: There is no such set or column, it describes another set, it was made from
+            other bytes than are there now, or the cache is too small for it.
     """
-    return tuple(_joined(store, shown, name) for name in names)
+    joined = tuple(_joined(store, shown, name) for name in names)
+    if joined:
+        beside = sum(each.view_set.largest_chunk(each.column.name) for each in joined)
+        shown.check_cache(beside=beside)
+    return joined
 
 
 def _joined(store: Store, shown: ViewSet, name: str) -> JoinedColumn:

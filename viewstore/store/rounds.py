@@ -34,7 +34,8 @@ def newest_about(store: Store, name: str, plan_ids: Collection[str]) -> ViewSet 
 
     `plan_ids` are theirs, as `described_by` gives them. None: no round describes one of them.
     """
-    about = [each for each in rounds_of(store, name) if described_by(each.plan) in plan_ids]
+    columns = (each for each in rounds_of(store, name) if each.kind == "columns")
+    about = [each for each in columns if described_by(each.plan) in plan_ids]
     return next((each for each in about if each.complete), about[-1] if about else None)
 
 
