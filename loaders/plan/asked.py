@@ -9,10 +9,10 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
 from viewstore.images.resize import Filter, check_filter
 from viewstore.loaders.plan.choices import Weighted, checked_pick
-from viewstore.loaders.plan.joined import is_joined
 from viewstore.loaders.plan.mixed import check_weights
 from viewstore.loaders.plan.numbers import whole_number
 from viewstore.loaders.plan.schedule import Pick
+from viewstore.store.described import is_joined
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.plan.joined import columns_set
 from viewstore.loaders.plan.mixed import by_weight, check_weights
 from viewstore.loaders.plan.rows import Rows
 from viewstore.randomness import Op, Stream
+from viewstore.store.described import columns_set
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -119,7 +119,7 @@ def choices_of(store: Store, shown: ViewSet, pick: str | Weighted) -> Choices | 
 def _choice(store: Store, shown: ViewSet, name: str) -> tuple[ViewSet, str]:
     set_name, _, column = name.partition(".")
     column = column or DEFAULT_CHOICE
-    found = columns_set(store, shown, set_name, use="picked by")
+    found = columns_set(store, shown, set_name, use="picked by", images=False)
     there = sorted(each.name for each in found.plan.columns if each.per == "choice")
     if column not in there:
         raise ConfigError(

@@ -10,18 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import Column
 from viewstore.images.policies import ViewPolicy
 from viewstore.loaders.plan.rows import Rows
-from viewstore.store.lineage import check_fresh
-from viewstore.store.rounds import (
-    described_by,
-    describes_source,
-    newest_about,
-    round_names,
-    rounds_of,
-)
+from viewstore.store.described import described_by, joined_column
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -61,11 +53,6 @@ class JoinedColumn:
         self.view_set.prefetch_column(self.column.name, shards)
 
 
-def is_joined(name: str) -> bool:
-    """Whether the name of a column is one of another view set: SET.column."""
-    return "." in name
-
-
 def joined_columns(store: Store, shown: ViewSet, names: Sequence[str]) -> tuple[JoinedColumn, ...]:
     """Return the columns SET.column that are to be delivered with views of `shown`.
 
@@ -83,53 +70,8 @@ def joined_columns(store: Store, shown: ViewSet, names: Sequence[str]) -> tuple[
 
 
 def _joined(store: Store, shown: ViewSet, name: str) -> JoinedColumn:
-    set_name, _, column = name.rpartition(".")
-    found = columns_set(store, shown, set_name, use="joined")
-    if column not in found.params:
-        hint = nearest(column, list(found.params))
-        raise ConfigError(f"{found.name} has no column {column!r}; {hint}", code="VS102")
-    of_views = described_by(found.plan) == shown.plan.id
-    return JoinedColumn(name, found, found.plan.column(column), of_views)
-
-
-def columns_set(store: Store, shown: ViewSet, name: str, *, use: str) -> ViewSet:
-    """Return columns set `name`, of a round that describes the views of `shown`, or the images.
-
-    Raises:
-        ConfigError: There is none, it describes another view set, or what it was made from has
-            other bytes now. `use` says what it was wanted for, as a participle.
-    """
-    found = newest_about(store, name, (shown.plan.id, store.manifest.sources_id))
-    if found is None:
-        rounds = rounds_of(store, name) or [store.view_set(name)]
-        found = next((each for each in rounds if describes_source(store, each)), None)
-        if found is None:
-            raise _describes_another(store, shown, rounds[0], use)
-    check_fresh(found, store.view_sets)
-    return found
-
-
-def _describes_another(store: Store, shown: ViewSet, found: ViewSet, use: str) -> ConfigError:
-    if found.kind != "columns" or found.of is None:
-        describing = ", ".join(store.columns_of(shown.name)) or "none"
-        return ConfigError(
-            f"{found.name} has views of its own, only columns sets are {use}",
-            why=f"columns sets that describe {shown.name}: {describing}",
-            fix=f"write the name of a column of {shown.name} without its set"
-            if found is shown
-            else f"show views of {found.name} in a slot of their own",
-        )
-    about, wanted = round_names(found.of, shown.name)
-    if about == wanted:
-        about = f"another {about}"
-        wanted = "the one that is there now"
-    return ConfigError(
-        f"{found.name} describes {about}, not {wanted}",
-        code="VS103",
-        where=store.location,
-        fix=f"viewstore build --generator {found.plan.generator['name']} --of {shown.name} "
-        f"--out {store.location}",
-    )
+    found, column = joined_column(store, shown, name)
+    return JoinedColumn(name, found, column, described_by(found.plan) == shown.plan.id)
 
 
 def warn_of_moved_targets(

@@ -9,10 +9,11 @@ from viewstore.errors import ConfigError
 from viewstore.images.policies import ViewPolicy, as_policies, output_size
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
 from viewstore.loaders.plan.choices import check_size, choices_of
-from viewstore.loaders.plan.joined import is_joined, joined_columns, warn_of_moved_targets
+from viewstore.loaders.plan.joined import joined_columns, warn_of_moved_targets
 from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.schedule import Pick, check_count
 from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, OnlineSlot, public_slots
+from viewstore.store.described import is_joined
 from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,29 @@ from viewstore.files import disk
 from viewstore.format.columns import MADE, Column
 from viewstore.format.records import digest_of
 from viewstore.store.committed import shards_there, unfinished_view_set
+from viewstore.store.described import is_joined, joined_column
 from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedColumn:
+    """A params column that is exported.
+
+    Attributes:
+        name: "flip", or "teacher.feature" of a columns set that describes the view set.
+        view_set: Where it lies.
+        form: Its dtype and shape.
+    """
+
+    name: str
+    view_set: ViewSet
+    form: Column
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the column of `rows` [B], [B, *shape]."""
+        return self.view_set.params.rows(self.form.name, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +53,14 @@ class Selection:
         store: The open store.
         view_set: One of its view sets, complete.
         rows: Ascending rows of the store, int64 [n], n >= 1.
-        columns: Params columns, ordered by name.
+        columns: Params columns, ordered by name: its own, and joined ones.
         left_out: Rows that were asked for and have a view that was not made: it is black.
     """
 
     store: Store
     view_set: ViewSet
     rows: NDArray[np.int64]
-    columns: tuple[Column, ...]
+    columns: tuple[ExportedColumn, ...]
     left_out: int = 0
 
     @cached_property
@@ -49,7 +69,7 @@ class Selection:
 
         Other view sets of the store do not.
         """
-        facts = {
+        facts: dict[str, Any] = {
             "sources_id": self.store.manifest.sources_id,
             "view_set": self.view_set.name,
             "plan_id": self.view_set.plan.id,
@@ -57,6 +77,12 @@ class Selection:
             "rows": self.rows.tolist(),
             "columns": [column.name for column in self.columns],
         }
+        others = {each.view_set.name: each.view_set for each in self.columns}
+        others.pop(self.view_set.name, None)
+        if others:
+            facts["joined"] = {
+                name: [each.plan.id, each.index.root] for name, each in others.items()
+            }
         return digest_of(facts)
 
 
@@ -107,7 +133,8 @@ def select(
     Args:
         store: An open store.
         view_set: Name of a view set; None if the store has only one.
-        columns: Names of params columns; None takes all but those that are large.
+        columns: Names of params columns; None takes all but those that are large. SET.column is
+            one of a columns set that describes the view set, or the images.
         where: Only rows that match this condition (store/where.py), say "distance < 0.35".
         limit: Only so many of these rows, the first ones.
 
@@ -126,12 +153,9 @@ def select(
         raise unfinished_view_set(chosen.name, there, store.location)
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
-    by_name = {column.name: column for column in chosen.plan.columns}
-    names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
-    for name in names:
-        if name not in by_name:
-            hint = nearest(name, list(by_name))
-            raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
+    own = [column.name for column in chosen.plan.columns if column.pack]
+    names = own if columns is None else columns
+    found = [_exported(store, chosen, name) for name in sorted(set(names))]
     rows = np.arange(store.num_samples)
     if where is not None:
         rows = matching_rows(store, where, [chosen.name])
@@ -148,8 +172,21 @@ def select(
         view_set=chosen,
         rows=made[:limit],
         left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
-        columns=tuple(by_name[name] for name in sorted(set(names))),
+        columns=tuple(found),
     )
+
+
+def _exported(store: Store, chosen: ViewSet, name: str) -> ExportedColumn:
+    """Return a column by name. Raises ConfigError: the view set, or what describes it, lacks it."""
+    view_set = chosen
+    if is_joined(name):
+        view_set, form = joined_column(store, chosen, name)
+    elif name in chosen.params:
+        form = chosen.plan.column(name)
+    else:
+        hint = nearest(name, list(chosen.params))
+        raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
+    return ExportedColumn(name=name, view_set=view_set, form=form)
 
 
 def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:

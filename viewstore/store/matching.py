@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.store.rounds import described_by, newest_about, newest_round, rounds_of
+from viewstore.store.described import described_by, newest_about
+from viewstore.store.rounds import newest_round, rounds_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.store.where import (

@@ -6,9 +6,7 @@ Rounds of a view set BASE are called BASE, BASE-r2, BASE-r3, ...; BASE-r1 means 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
-from viewstore.format.plan import SOURCE, Plan
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -27,16 +25,6 @@ def newest_round(store: Store, name: str) -> ViewSet:
     if found is not None:
         return found
     return rounds[-1] if rounds else store.view_set(name)
-
-
-def newest_about(store: Store, name: str, plan_ids: Collection[str]) -> ViewSet | None:
-    """Return the newest complete round of a columns set that describes one of some view sets.
-
-    `plan_ids` are theirs, as `described_by` gives them. None: no round describes one of them.
-    """
-    columns = (each for each in rounds_of(store, name) if each.kind == "columns")
-    about = [each for each in columns if described_by(each.plan) in plan_ids]
-    return next((each for each in about if each.complete), about[-1] if about else None)
 
 
 def rounds_of(store: Store, name: str) -> list[ViewSet]:
@@ -63,26 +51,3 @@ def round_names(name: str, other: str) -> tuple[str, str]:
         return name, other
     first, second = (each if ROUND.fullmatch(each) else f"{each}-r1" for each in (name, other))
     return first, second
-
-
-def described_by(plan: Plan) -> str:
-    """Return the plan id of the view set whose views the columns of a plan are about.
-
-    That is the view set itself, but of a columns set its parent; of the images the sources_id.
-    """
-    if plan.kind == "columns" and plan.parent is not None:
-        return plan.parent["plan_id"]
-    return plan.id
-
-
-def describes_source(store: Store, view_set: ViewSet) -> bool:
-    """Whether a columns set is about the images, itself or through the sets that it is about."""
-    plan = view_set.plan
-    while plan.kind == "columns" and plan.parent is not None:
-        name, plan_id = plan.parent["view_set"], plan.parent["plan_id"]
-        if name == SOURCE:
-            return plan_id == store.manifest.sources_id
-        if name not in store.view_sets or store.view_sets[name].plan.id != plan_id:
-            return False
-        plan = store.view_sets[name].plan
-    return False
