@@ -13,11 +13,10 @@ from viewstore.errors import ConfigError
 from viewstore.loaders.plan.mixed import by_weight, check_weights
 from viewstore.loaders.plan.rows import Rows
 from viewstore.randomness import Op, Stream
-from viewstore.store.described import columns_set
+from viewstore.store.described import chosen_column
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-DEFAULT_CHOICE = "selected"
 SET_OR_CHOICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(\.[a-z][a-z0-9_]{0,30})?")
 
 Weighted = tuple[tuple[str, float], ...]  # choices by name, and how often each is taken
@@ -95,13 +94,12 @@ def choices_of(store: Store, shown: ViewSet, pick: str | Weighted) -> Choices | 
     if pick in ("schedule", "random"):
         return None
     weighted = ((pick, 1.0),) if isinstance(pick, str) else pick
-    found = [_choice(store, shown, name) for name, _ in weighted]
-    forms = {view_set.plan.column(column).shape for view_set, column in found}
-    names = [f"{view_set.name}.{column}" for view_set, column in found]
+    found = [chosen_column(store, shown, name) for name, _ in weighted]
+    forms = {column.shape for _, column in found}
+    names = [f"{view_set.name}.{column.name}" for view_set, column in found]
     if len(forms) > 1:
         shapes = ", ".join(
-            f"{name} {list(view_set.plan.column(column).shape)}"
-            for name, (view_set, column) in zip(names, found, strict=True)
+            f"{name} {list(column.shape)}" for name, (_, column) in zip(names, found, strict=True)
         )
         raise ConfigError(f"choices that are mixed must have one form, got {shapes}")
     ((groups, size),) = forms
@@ -109,24 +107,11 @@ def choices_of(store: Store, shown: ViewSet, pick: str | Weighted) -> Choices | 
     return Choices(
         name="|".join(names),
         view_sets=tuple(view_set for view_set, _ in found),
-        columns=tuple(column for _, column in found),
+        columns=tuple(column.name for _, column in found),
         weights=tuple(weight / total for _, weight in weighted),
         groups=groups,
         size=size,
     )
-
-
-def _choice(store: Store, shown: ViewSet, name: str) -> tuple[ViewSet, str]:
-    set_name, _, column = name.partition(".")
-    column = column or DEFAULT_CHOICE
-    found = columns_set(store, shown, set_name, use="picked by", images=False)
-    there = sorted(each.name for each in found.plan.columns if each.per == "choice")
-    if column not in there:
-        raise ConfigError(
-            f"{found.name} has no choice {column!r}; there are {', '.join(there) or 'none'}",
-            code="VS102",
-        )
-    return found, column
 
 
 def check_size(choices: Choices, slots: Sequence[int]) -> None:

@@ -15,6 +15,8 @@ from viewstore.store.rounds import round_names, rounds_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
+DEFAULT_CHOICE = "selected"
+
 
 def described_by(plan: Plan) -> str:
     """Return the plan id of the view set whose views the columns of a plan are about.
@@ -71,6 +73,24 @@ def joined_column(store: Store, shown: ViewSet, name: str) -> tuple[ViewSet, Col
         hint = nearest(column, list(found.params))
         raise ConfigError(f"{found.name} has no column {column!r}; {hint}", code="VS102")
     return found, found.plan.column(column)
+
+
+def chosen_column(store: Store, shown: ViewSet, pick: str) -> tuple[ViewSet, Column]:
+    """Return columns set and column of a choice of views of `shown`: SET.COLUMN, or SET alone.
+
+    Raises:
+        ConfigError: There is no such choice, or what `columns_set` raises.
+    """
+    set_name, _, name = pick.partition(".")
+    name = name or DEFAULT_CHOICE
+    found = columns_set(store, shown, set_name, use="picked by", images=False)
+    choices = {each.name: each for each in found.plan.columns if each.per == "choice"}
+    if name not in choices:
+        raise ConfigError(
+            f"{found.name} has no choice {name!r}; there are {', '.join(choices) or 'none'}",
+            code="VS102",
+        )
+    return found, choices[name]
 
 
 def columns_set(
