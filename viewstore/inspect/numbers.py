@@ -14,13 +14,6 @@ OFF_WORD = "off"
 # What a column of numbers of others holds where there is no other, and what people read there.
 NONE: Mapping[str, int] = {"twin": 254, "duplicate": -1}
 NONE_WORD = "none"
-NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0], **NONE}  # by in_words
-SWITCHES = frozenset({"flip", "gray", "converged"})
-# Components that mean different things: their statistics are not mixed.
-COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "crop_box": ("top", "left", "height", "width"),
-    "jitter": ("brightness", "contrast", "saturation", "hue"),
-}
 
 
 def number(value: float | None) -> str:
@@ -64,18 +57,3 @@ def brief_param(column: str, value: Any) -> str:  # noqa: ANN401
     if column in NONE and value == NONE[column]:
         return NONE_WORD
     return OFF_WORD if is_off(column, value) else brief(value)
-
-
-def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
-    """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured."""
-    values = value if isinstance(value, list) else [value]
-    if value == NOT_TOLD.get(name) or is_off(name, value):
-        return []
-    if any(isinstance(v, float) and math.isnan(v) for v in values):
-        return []
-    if name in SWITCHES:
-        return [name] * (value == 1)
-    short = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-    if name in COMPONENTS:
-        return list(map(" ".join, zip(COMPONENTS[name], short, strict=True)))
-    return [f"{name.removeprefix('x_').replace('_', ' ')} {', '.join(short)}"]

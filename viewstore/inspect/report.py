@@ -19,7 +19,7 @@ from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
-from viewstore.inspect.told import Chosen, described
+from viewstore.inspect.told import Chosen, described, with_told
 from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
@@ -77,9 +77,9 @@ def write_report(
     sections = [_section(view_set, described(store, view_set)) for view_set in view_sets]
     goals = {view_set.name: goal_text(view_set) for view_set in view_sets}
     # Read once at the largest size: a store's originals may not fit into memory together.
-    read = [_shrunk(read_row(store, row, view_sets, chosen)) for row in rows]
+    read = [_shown(store, row, view_sets, chosen) for row in rows]
     worst = [
-        [_shrunk(read_row(store, row, [view_set], chosen)) for row in worst_rows(view_set, WORST)]
+        [_shown(store, row, [view_set], chosen) for row in worst_rows(view_set, WORST)]
         for view_set in view_sets
     ]
     for detail in DETAILS:
@@ -109,10 +109,12 @@ def _data(folder: str, name: str) -> str:
     return files("viewstore.inspect").joinpath(folder, name).read_text("utf-8")
 
 
-def _shrunk(row: Row) -> Row:
-    if row.original is None:
-        return row
-    return replace(row, original=shrink(row.original, DETAILS[0].original))
+def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:
+    """Return a sample as it is shown, its original no larger than the largest detail."""
+    found = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
+    if found.original is None:
+        return found
+    return replace(found, original=shrink(found.original, DETAILS[0].original))
 
 
 def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any]:

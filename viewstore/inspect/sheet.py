@@ -14,7 +14,7 @@ from viewstore.images.colours import Pixels
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
-from viewstore.inspect.told import Chosen, described, told_columns, told_of
+from viewstore.inspect.told import Chosen, described, told_columns, told_of, with_told
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
@@ -65,7 +65,8 @@ def draw_sheet(
     _draw_header(draw, store, notes, layout)
     top = layout.header
     for row in rows:
-        _draw_row(sheet, draw, read_row(store, row, view_sets, chosen), layout, top)
+        shown = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
+        _draw_row(sheet, draw, shown, layout, top)
         top += layout.row_height
     text = PngImagePlugin.PngInfo()
     text.add_text("viewstore:store_id", store.store_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
 from viewstore.images.colours import Pixels
-from viewstore.inspect.numbers import in_words
-from viewstore.inspect.summary import label_text
-from viewstore.inspect.told import Chosen, told_of
+from viewstore.inspect.numbers import is_off
+from viewstore.inspect.summary import COMPONENTS, label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
@@ -27,6 +26,8 @@ COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00",
 TOLD = frozenset(
     {"crop_box", "distance", "jitter_order", "latent", "parent", "pixel_crc", "seed", "status"}
 )
+NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
+SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "not built",
     Status.GOAL_NOT_MET: "off goal",
@@ -59,7 +60,7 @@ class Cell:
         distance: Distance to the anchor, if it was measured.
         params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
-        told: What columns sets say of it, in words.
+        told: What columns sets say of it, in words (told.py).
         chosen: Whether it is framed: a columns set chose it.
     """
 
@@ -121,6 +122,21 @@ def _is_dark(colour: str) -> bool:
     return luminance < 0.18
 
 
+def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
+    """Return a param as "blur 1.2", a switch as its name; nothing if it is off or not measured."""
+    values = value if isinstance(value, list) else [value]
+    if value == NOT_TOLD.get(name) or is_off(name, value):
+        return []
+    if any(isinstance(v, float) and math.isnan(v) for v in values):
+        return []
+    if name in SWITCHES:
+        return [name] * (value == 1)
+    short = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
+    if name in COMPONENTS:
+        return list(map(" ".join, zip(COMPONENTS[name], short, strict=True)))
+    return [f"{name.removeprefix('x_').replace('_', ' ')} {', '.join(short)}"]
+
+
 def choose_rows(
     store: Store, *, count: int, random: bool = False, seed: int = 0, key: str | None = None
 ) -> list[int]:
@@ -177,10 +193,8 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
-def read_row(
-    store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None = None
-) -> Row:
-    """Read what sheet and report show of a sample; views that were `chosen` are framed.
+def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
+    """Read what sheet and report show of a sample.
 
     An original or views that cannot be read are no error: the original is None, the cells of
     the views have no pixels, and their notes say why.
@@ -200,22 +214,7 @@ def read_row(
         height=height,
         width=width,
         original=original,
-        cells={
-            each.name: _with_told(store, each, row, _cells(each, row, height * width), chosen)
-            for each in view_sets
-        },
-    )
-
-
-def _with_told(
-    store: Store, view_set: ViewSet, row: int, cells: Sequence[Cell], chosen: Chosen | None
-) -> tuple[Cell, ...]:
-    """Return cells with what columns sets say of their views."""
-    framed = chosen.groups(row) if chosen is not None and chosen.of == view_set.name else {}
-    told = told_of(store, view_set, row, chosen)
-    return tuple(
-        replace(cell, told=words, chosen=cell.view in framed)
-        for cell, words in zip(cells, told, strict=True)
+        cells={each.name: _cells(each, row, height * width) for each in view_sets},
     )
 
 

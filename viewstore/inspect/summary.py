@@ -6,7 +6,7 @@ text.py and the report show these facts to people. Names of facts never change.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,12 +14,17 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.stats import ColumnStats, column_stats
-from viewstore.inspect.numbers import COMPONENTS
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
+
+# Components that mean different things: their statistics are not mixed.
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "crop_box": ("top", "left", "height", "width"),
+    "jitter": ("brightness", "contrast", "saturation", "hue"),
+}
 
 
 def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Facts]:

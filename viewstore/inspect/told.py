@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from viewstore.format.columns import Column
-from viewstore.inspect.numbers import in_words
+from viewstore.inspect.numbers import NONE
+from viewstore.inspect.shown_rows import Row, in_words
 from viewstore.store.described import chosen_column, described_by, newest_about
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -111,6 +112,25 @@ def told_of(
             whose = f"{columns_set.name} " if counts[column.name] > 1 else ""
             values = columns_set.params.rows(column.name, np.array([row]))[0]
             for words, value in zip(found, values, strict=True):
-                if not column.missing(value).all():
-                    words += [whose + each for each in in_words(column.name, value.tolist())]
+                number = value.tolist()
+                if not column.missing(value).all() and number != NONE.get(column.name):
+                    words += [whose + each for each in in_words(column.name, number)]
     return [tuple(words) for words in found]
+
+
+def with_told(
+    store: Store, row: Row, view_sets: Sequence[ViewSet], chosen: Chosen | None = None
+) -> Row:
+    """Return a sample with what columns sets say of its views; those that were chosen are framed.
+
+    `view_sets` are those whose views `row` has.
+    """
+    cells = {}
+    for each in view_sets:
+        framed = chosen.groups(row.row) if chosen is not None and chosen.of == each.name else {}
+        told = told_of(store, each, row.row, chosen)
+        cells[each.name] = tuple(
+            replace(cell, told=words, chosen=cell.view in framed)
+            for cell, words in zip(row.cells[each.name], told, strict=True)
+        )
+    return replace(row, cells=cells)

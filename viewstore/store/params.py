@@ -107,18 +107,6 @@ class Params(Mapping[str, NDArray[Any]]):
             return taken
         return self.rows(name, rows)
 
-    def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
-        if name in self._whole:
-            whole: NDArray[Any] = self._whole[name][rows]
-            return whole
-        column = self._column(name)
-        rows = np.asarray(rows, dtype=np.int64)
-        values = np.empty((len(rows), *column.shape), column.numpy_dtype)
-        for here, chunk, offsets in self._by_chunk(column, rows):
-            values[here] = chunk[offsets]
-        return values
-
     def cells(self, name: str, rows: NDArray[Any], views: NDArray[Any]) -> NDArray[Any]:
         """Return entry `views` [B] of rows `rows` [B] of a column per view, [B, ...].
 
@@ -134,6 +122,28 @@ class Params(Mapping[str, NDArray[Any]]):
             values[here] = chunk[offsets, views[here]]
         return values
 
+    def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
+        if name in self._whole:
+            whole: NDArray[Any] = self._whole[name][rows]
+            return whole
+        column = self._column(name)
+        rows = np.asarray(rows, dtype=np.int64)
+        values = np.empty((len(rows), *column.shape), column.numpy_dtype)
+        for here, chunk, offsets in self._by_chunk(column, rows):
+            values[here] = chunk[offsets]
+        return values
+
+    @property
+    def _shards(self) -> int:
+        return math.ceil(self.num_rows / self.shard_rows)
+
+    def _column(self, name: str) -> Column:
+        if name not in self.columns:
+            hint = nearest(name, list(self.columns))
+            raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
+        return self.columns[name]
+
     def _by_chunk(
         self, column: Column, rows: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]]:
@@ -145,16 +155,6 @@ class Params(Mapping[str, NDArray[Any]]):
         chunks = self._cached(column, numbers.tolist())
         for (begin, end), chunk in zip(bounds, chunks, strict=True):
             yield order[begin:end], chunk, offsets[begin:end]
-
-    @property
-    def _shards(self) -> int:
-        return math.ceil(self.num_rows / self.shard_rows)
-
-    def _column(self, name: str) -> Column:
-        if name not in self.columns:
-            hint = nearest(name, list(self.columns))
-            raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
-        return self.columns[name]
 
     def _cached(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Yield chunks of a column, which stay mapped."""

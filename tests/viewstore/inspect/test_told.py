@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
+from viewstore.format.columns import Column
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import FRAME, INK, draw_sheet, notes_of
 from viewstore.inspect.sheet_layout import CELL, lay_out
 from viewstore.inspect.shown_rows import read_row
-from viewstore.inspect.told import chosen_of, looked_at, told_columns, told_of
+from viewstore.inspect.told import chosen_of, looked_at, told_columns, told_of, with_told
 from viewstore.store.store import Store, open_store
 
 VIEWS = 4
@@ -74,6 +76,27 @@ def test_what_was_never_written_is_not_told(store: Store) -> None:
     assert found == [[], [], ["twin 0"], ["twin 1"]]
 
 
+def test_the_first_classes_are_told_and_a_long_row_is_not(store: Store) -> None:
+    quality = store.view_sets["quality"]
+    assert quality.index.rows == quality.plan.rows  # read while the plan is its own
+    own = quality.plan.columns
+    found = {}
+    for width in (3, 6):
+        column = Column(name="topk_class", dtype="i4", shape=(VIEWS, width), per="view")
+        plan_id = quality.plan.id
+        columns = tuple(sorted((*own, column), key=lambda each: each.name))
+        quality.plan = replace(quality.plan, columns=columns)
+        object.__setattr__(quality.plan, "_stored_id", plan_id)
+        quality.params.columns["topk_class"] = column
+        classes = np.tile(np.arange(width, dtype=np.int32), (20, VIEWS, 1))
+        classes[:, 2] = column.fill
+        quality.params._whole["topk_class"] = classes
+        told = told_of(store, store.view_sets["simclr"], 0)
+        found[width] = [[w for w in words if "topk" in w] for words in told]
+    assert found[3] == [["topk class 0, 1, 2"], ["topk class 0, 1, 2"], [], ["topk class 0, 1, 2"]]
+    assert found[6] == [[]] * 4
+
+
 def test_the_chosen_pair_is_framed(store: Store) -> None:
     """Ink around the chosen views, in the gap that is else paper; nothing else moves."""
     view_set = store.view_sets["simclr"]
@@ -105,7 +128,7 @@ def test_views_say_their_group_where_there_are_several(store: Store) -> None:
     table = np.tile(np.array([[0, 2], [2, 3]]), (20, 1, 1))
     say_choices(store, "hard", "selected", table)
     chosen = chosen_of(store, [view_set], "hard")
-    cells = read_row(store, 4, [view_set], chosen).cells["simclr"]
+    cells = with_told(store, read_row(store, 4, [view_set]), [view_set], chosen).cells["simclr"]
     assert [cell.chosen for cell in cells] == [True, False, True, True]
     assert [cell.told[0] for cell in cells][::2] == ["group 0", "group 0, 1"]
     assert cells[1].told[0] == "hard score 401"
@@ -115,7 +138,7 @@ def test_choices_beyond_the_views_frame_nothing(store: Store) -> None:
     say_choices(store, "one", "selected", np.tile(np.array([[200, 1]]), (20, 1, 1)))
     view_set = store.view_sets["simclr"]
     chosen = chosen_of(store, [view_set], "one")
-    cells = read_row(store, 4, [view_set], chosen).cells["simclr"]
+    cells = with_told(store, read_row(store, 4, [view_set]), [view_set], chosen).cells["simclr"]
     assert [cell.chosen for cell in cells] == [False, True, False, False]
 
 
