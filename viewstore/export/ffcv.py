@@ -5,7 +5,7 @@ docs/ffcv.md says what is in the file; beton/sidecar.py reads the record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,18 @@ CHUNK_ROWS = 1024
 SHORT_NAMES = {"mean_pair_distance": "mean_pair_dist", "min_pair_distance": "min_pair_dist"}
 
 
-def fields_of(view_set: ViewSet, columns: Mapping[str, Column]) -> tuple[Field, ...]:
-    """Return the fields of an export: v0, v1, ..., index, label, key, then the columns by name.
+def fields_of(view_set: ViewSet, columns: Sequence[Column]) -> tuple[Field, ...]:
+    """Return the fields of an export: v0, v1, ..., index, label, key, then the columns.
 
     Raises:
         ConfigError: Two fields would have one name, or a name is too long for ffcv.
     """
     fields = [Field(f"v{view}", Kind.RGB) for view in range(view_set.num_views)]
     fields += [Field("index", Kind.INT), Field("label", Kind.INT), Field("key", Kind.BYTES)]
-    for name, column in columns.items():
-        short = SHORT_NAMES.get(name, name)
-        fields.append(Field(short, Kind.NDARRAY, _dtype_of(column).str, column.shape or (1,)))
+    for column in columns:
+        shape = column.shape or (1,)
+        name = SHORT_NAMES.get(column.name, column.name)
+        fields.append(Field(name, Kind.NDARRAY, _dtype_of(column).str, shape))
     layout.check_names(fields)
     return tuple(fields)
 
@@ -86,8 +87,7 @@ def export_beton(
             damaged.
         UnavailableError: The disk is too small.
     """
-    columns = {each.name: each.form for each in selection.columns}
-    fields = fields_of(selection.view_set, columns)
+    fields = fields_of(selection.view_set, selection.columns)
     sizes = _data_sizes(selection, fields)
     page_bytes = page_bytes or _page_for(int(sizes.max()))
     layout.check_page_bytes(page_bytes)
@@ -180,7 +180,9 @@ def _samples(selection: Selection, progress: Progress | None) -> Iterator[list[V
     store = selection.store
     for begin in range(0, len(selection.rows), CHUNK_ROWS):
         rows = selection.rows[begin : begin + CHUNK_ROWS]
-        columns = [each.rows(rows).astype(_dtype_of(each.form)) for each in selection.columns]
+        columns = [
+            selection.read(each.name, rows).astype(_dtype_of(each)) for each in selection.columns
+        ]
         for index, row in enumerate(rows.tolist()):
             # The NUL ends the key: ffcv's decoder leaves the end of a longer one behind it.
             key = store.keys[row].encode() + b"\0"

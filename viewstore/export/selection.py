@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -20,29 +20,18 @@ from viewstore.files import disk
 from viewstore.format.columns import MADE, Column
 from viewstore.format.records import digest_of
 from viewstore.store.committed import shards_there, unfinished_view_set
-from viewstore.store.described import is_joined, joined_column
+from viewstore.store.described import described_by, is_joined, joined_column
 from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportedColumn:
-    """A params column that is exported.
+class JoinedForm(Column):
+    """A column of a columns set, by the name SET.column under which it is exported."""
 
-    Attributes:
-        name: "flip", or "teacher.feature" of a columns set that describes the view set.
-        view_set: Where it lies.
-        form: Its dtype and shape.
-    """
-
-    name: str
-    view_set: ViewSet
-    form: Column
-
-    def rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the column of `rows` [B], [B, *shape]."""
-        return self.view_set.params.rows(self.form.name, rows)
+    def __post_init__(self) -> None:
+        """Accept the name: its set has checked the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +42,16 @@ class Selection:
         store: The open store.
         view_set: One of its view sets, complete.
         rows: Ascending rows of the store, int64 [n], n >= 1.
-        columns: Params columns, ordered by name: its own, and joined ones.
+        columns: Params columns, ordered by name: its own, and those of what describes it.
+        joined: Columns sets of the latter, by the name of the column.
         left_out: Rows that were asked for and have a view that was not made: it is black.
     """
 
     store: Store
     view_set: ViewSet
     rows: NDArray[np.int64]
-    columns: tuple[ExportedColumn, ...]
+    columns: tuple[Column, ...]
+    joined: Mapping[str, ViewSet] = field(default_factory=dict)
     left_out: int = 0
 
     @cached_property
@@ -77,13 +68,24 @@ class Selection:
             "rows": self.rows.tolist(),
             "columns": [column.name for column in self.columns],
         }
-        others = {each.view_set.name: each.view_set for each in self.columns}
-        others.pop(self.view_set.name, None)
-        if others:
+        if self.joined:
             facts["joined"] = {
-                name: [each.plan.id, each.index.root] for name, each in others.items()
+                name: [each.plan.id, each.index.root] for name, each in self.joined.items()
             }
         return digest_of(facts)
+
+    def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return column `name` of `rows` [B], [B, *shape], of the images without an axis of views.
+
+        Raises:
+            FormatError: It is damaged.
+        """
+        if name not in self.joined:
+            return self.view_set.params.rows(name, rows)
+        view_set, column = self.joined[name], name.rpartition(".")[2]
+        values = view_set.params.rows(column, rows)
+        of_images = view_set.plan.per_view(column) and not _describes(view_set, self.view_set)
+        return values[:, 0] if of_images else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +155,16 @@ def select(
         raise unfinished_view_set(chosen.name, there, store.location)
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
-    own = [column.name for column in chosen.plan.columns if column.pack]
-    names = own if columns is None else columns
-    found = [_exported(store, chosen, name) for name in sorted(set(names))]
+    by_name = {column.name: column for column in chosen.plan.columns}
+    names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
+    joined = {}
+    for name in filter(is_joined, names):
+        joined[name], column = joined_column(store, chosen, name)
+        by_name[name] = _form(name, column, of_views=_describes(joined[name], chosen))
+    for name in names:
+        if name not in by_name:
+            hint = nearest(name, list(by_name))
+            raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
     rows = np.arange(store.num_samples)
     if where is not None:
         rows = matching_rows(store, where, [chosen.name])
@@ -172,21 +181,21 @@ def select(
         view_set=chosen,
         rows=made[:limit],
         left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
-        columns=tuple(found),
+        columns=tuple(by_name[name] for name in sorted(set(names))),
+        joined=joined,
     )
 
 
-def _exported(store: Store, chosen: ViewSet, name: str) -> ExportedColumn:
-    """Return a column by name. Raises ConfigError: the view set, or what describes it, lacks it."""
-    view_set = chosen
-    if is_joined(name):
-        view_set, form = joined_column(store, chosen, name)
-    elif name in chosen.params:
-        form = chosen.plan.column(name)
-    else:
-        hint = nearest(name, list(chosen.params))
-        raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
-    return ExportedColumn(name=name, view_set=view_set, form=form)
+def _describes(columns_set: ViewSet, view_set: ViewSet) -> bool:
+    return described_by(columns_set.plan) == view_set.plan.id
+
+
+def _form(name: str, column: Column, *, of_views: bool) -> JoinedForm:
+    """Return the form in which a column is exported; that of images is one of the sample."""
+    values = {**vars(column), "name": name}
+    if column.per == "view" and not of_views:
+        values |= {"shape": column.shape[1:], "per": "sample", "views": None}
+    return JoinedForm(**values)
 
 
 def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:

@@ -183,7 +183,7 @@ def _write_shard(
 def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str, bytes]]:
     """Yield the members of each row by extension; every row has the same ones."""
     views, labels = selection.view_set, selection.store.labels
-    columns = {each.name: each.rows(rows) for each in selection.columns}
+    columns = {c.name: selection.read(c.name, rows) for c in selection.columns}
     labelled = bool((labels[selection.rows] >= 0).all())
     for index, row in enumerate(rows.tolist()):
         members = dict(views.payloads(row)) if views.kind == "pixels" else _rendered(selection, row)
@@ -209,6 +209,6 @@ def _bytes_of(selection: Selection) -> int:
         plan = selection.view_set.plan
         pixels = plan.views * plan.height * plan.width * plan.channels
         stored = len(selection.rows) * (2 * BLOCK + padded(NPY_BYTES + pixels) + KEY_BYTES)
-    columns = sum(BLOCK + padded(NPY_BYTES + c.form.row_bytes) for c in selection.columns)
+    columns = sum(BLOCK + padded(NPY_BYTES + c.row_bytes) for c in selection.columns)
     ends = 2 * BLOCK * (len(selection.rows) // selection.store.shard_rows + 2)
     return stored + len(selection.rows) * (columns + 2 * BLOCK) + ends

@@ -225,14 +225,14 @@ def test_pages_grow_with_the_largest_sample(raw_store: Store, tmp_path: Path) ->
 
 def test_names_too_long_for_ffcv_are_shortened_or_refused(raw_store: Store) -> None:
     views = raw_store.view_sets["simclr"]
-    columns = {name: Column(name=name, dtype="f4", shape=(2,)) for name in sorted(SHORT_NAMES)}
+    columns = [Column(name=name, dtype="f4", shape=(2,)) for name in sorted(SHORT_NAMES)]
     names = [field.name for field in fields_of(views, columns)][5:]
     assert names == ["mean_pair_dist", "min_pair_dist"]
     with pytest.raises(ConfigError, match="1 to 16 ASCII characters, got 'x_a_name_of_my_own'"):
-        fields_of(views, {"x_a_name_of_my_own": Column(name="x", dtype="f4", shape=(2,))})
+        fields_of(views, [Column(name="x_a_name_of_my_own", dtype="f4", shape=(2,))])
     with pytest.raises(ConfigError, match="'key' twice"):
-        fields_of(views, {"key": Column(name="key", dtype="f4", shape=(2,))})
-    (half,) = fields_of(views, {"anchor": Column(name="anchor", dtype="f2", shape=())})[5:]
+        fields_of(views, [Column(name="key", dtype="f4", shape=(2,))])
+    (half,) = fields_of(views, [Column(name="anchor", dtype="f2", shape=())])[5:]
     assert (half.kind, half.dtype, half.shape) == (Kind.NDARRAY, "<f4", (1,))
 
 
