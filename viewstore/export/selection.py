@@ -179,11 +179,16 @@ def select(
     return Selection(
         store=store,
         view_set=chosen,
+        joined=joined,
         rows=made[:limit],
         left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
         columns=tuple(by_name[name] for name in sorted(set(names))),
-        joined=joined,
     )
+
+
+def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
+    """Return how many of `rows` up to the last of `made` are not among them."""
+    return int(np.count_nonzero(rows <= made[-1])) - len(made)
 
 
 def _describes(columns_set: ViewSet, view_set: ViewSet) -> bool:
@@ -196,11 +201,6 @@ def _form(name: str, column: Column, *, of_views: bool) -> JoinedForm:
     if column.per == "view" and not of_views:
         values |= {"shape": column.shape[1:], "per": "sample", "views": None}
     return JoinedForm(**values)
-
-
-def _before(rows: NDArray[np.int64], made: NDArray[np.int64]) -> int:
-    """Return how many of `rows` up to the last of `made` are not among them."""
-    return int(np.count_nonzero(rows <= made[-1])) - len(made)
 
 
 def another_export(out: Path) -> ConfigError:
