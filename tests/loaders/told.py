@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import viewstore
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.format.columns import Column
+from viewstore.format.columns import Column, Status
 from viewstore.format.plan import SOURCE
 from viewstore.generators import GENERATORS, Row
 from viewstore.generators.contract import Context, Input, OfSource, Rendered, Sample
@@ -141,6 +141,9 @@ class ToldGenerator:
         s = self._settings
         for sample in samples:
             row, views = sample.index, range(s.views)
+            status = np.ones(s.views, np.uint8)
+            if row % 7 == 3:  # as the generators of choices say it, of views they cannot score
+                status[: s.views // s.groups] = Status.FAILED
             yield Rendered(
                 row,
                 None,
@@ -150,7 +153,7 @@ class ToldGenerator:
                     "margin": np.full(s.groups, row + s.salt, np.float32),
                     "selected": choices(row, s.views, s.groups, s.choose, s.salt),
                     "easiest": choices(row, s.views, s.groups, s.choose, s.salt + 500),
-                    "status": np.ones(s.views, np.uint8),
+                    "status": status,
                 },
             )
 
