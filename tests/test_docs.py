@@ -68,7 +68,7 @@ def test_every_block_of_the_loading_guide_runs(
     text = LOADING.read_text()
     for words in commands_of(text):
         assert run(capsys, *words)[0] == 0, words
-    assert sorted(viewstore.open(folder / "views").view_sets) == ["digits", "hard"]
+    assert sorted(viewstore.open(folder / "views").view_sets) == ["digits", "hard", "quality"]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) > 9
     names: dict[str, object] = {}

@@ -21,6 +21,8 @@ from viewstore.loaders.plan.slots import Slot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import shards_there, unfinished_view_set
+from viewstore.store.described import is_joined
+from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.train.config import PretrainConfig
@@ -72,10 +74,12 @@ def open_feed(
         FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
     rows = training_rows(store.num_samples, config.holdout)
+    views = _sized(parse_views(",".join(config.views), store.names), config.size)
+    wanted = config.strategy.request(config.method.TRAITS, 0).params
     with _advice(store):
         loader = ViewLoader(
             store,
-            views=_sized(parse_views(",".join(config.views), store.names), config.size),
+            views=_with_joined(views, wanted, store),
             # A larger one is refused by check_views, after what it says of the views.
             batch_size=min(config.batch_size, len(rows)),
             seed=config.seed,
@@ -135,6 +139,23 @@ def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Onli
         else view
         for view in views
     ]
+
+
+def _with_joined(
+    views: list[Cached | Online], wanted: Sequence[str], store: Store
+) -> list[Cached | Online]:
+    """Return the views with the columns of columns sets in `wanted` beside those of their own."""
+    joined = [name for name in wanted if is_joined(name)]
+    if not joined:
+        return views
+    found = []
+    for view in views:
+        if isinstance(view, Cached):
+            columns = newest_round(store, view.name).plan.columns
+            own = [column.name for column in columns if column.pack]
+            view = replace(view, params=(*own, *joined))
+        found.append(view)
+    return found
 
 
 def _check_complete(store: Store, slots: Sequence[Slot]) -> None:

@@ -110,7 +110,8 @@ class ViewSpec:
     Attributes:
         least, most: Bounds of the number of views, of any role; `most` None means no bound.
         roles: Least number of views of each role.
-        params: Names of the columns of params that the strategy reads.
+        params: Names of the columns of params that the strategy reads; "teacher.feature" is a
+            column of a columns set that describes the cached views.
     """
 
     least: int

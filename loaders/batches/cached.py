@@ -57,9 +57,11 @@ class CachedDelivery:
             self._source += f"+{self.then.policy.name}"
         self._drawn = rendered_columns(self.then)
         self._names = public.columns
+        self._joined = {each.name: each for each in slots.joined}
         # What would touch a disk is gathered at once, by a thread of the loader.
-        large = {name for name in slots.params if not reader.in_memory(name)}
-        self._eager = tuple(sorted(large - set(self._drawn)))
+        large = {name for name in slots.params if not reader.in_memory(name)} - set(self._drawn)
+        large |= {name for name, each in self._joined.items() if not each.in_memory}
+        self._eager = tuple(sorted(large))
 
     def views(
         self,
@@ -122,6 +124,8 @@ class CachedDelivery:
         name: str,
     ) -> Tensor:
         """Return a column of `rows`, whose params begin at `begin` in `drawn`."""
+        if name in self._joined:
+            return torch.from_numpy(self._joined[name].values(rows, views))
         if name in self._drawn:
             part = part_of(drawn, begin, begin + len(rows))
             return torch.from_numpy(self._rendered(rows, views, part, name))

@@ -68,7 +68,8 @@ def _column(
     """Return a column of the whole batch; samples of a store that lacks it read as its fill."""
     found = [part[name].numpy() if name in part else None for part in params]
     like = next(values for values in found if values is not None)
-    form = Column(name=name, dtype=like.dtype.str[1:], shape=like.shape[1:])
+    own = name.rpartition(".")[2]  # of a joined column, the name in its set
+    form = Column(name=own, dtype=like.dtype.str[1:], shape=like.shape[1:])
     filled = [
         form.empty(size) if values is None else values
         for values, size in zip(found, sizes, strict=True)

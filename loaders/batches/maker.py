@@ -149,12 +149,15 @@ class BatchMaker:
 
     def prefetch(self, now: NDArray[np.int64], later: NDArray[np.int64]) -> None:
         """Download the shards of the rows `later` while those of the rows `now` are read."""
+        shard_rows = self.views.store.shard_rows
+        numbers, first = np.unique(later // shard_rows, return_index=True)
+        numbers = numbers[np.argsort(first)]
+        shards = numbers[~np.isin(numbers, now // shard_rows)].tolist()
         for part in self._parts:
             if part.needs_shards:
-                shard_rows = part.view_set.plan.shard_rows
-                numbers, first = np.unique(later // shard_rows, return_index=True)
-                shards = numbers[np.argsort(first)]
-                part.prefetch(shards[~np.isin(shards, now // shard_rows)].tolist())
+                part.prefetch(shards)
+        for joined in (each for slots in self.views.cached for each in slots.joined):
+            joined.prefetch(shards)
 
     def draft(
         self,

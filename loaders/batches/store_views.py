@@ -105,7 +105,7 @@ class StoreViews:
         """
         cached, rendered = resolve(as_views(views, store.names), store)
         check_pairs(cached, store)
-        check_follows(cached, public_slots(cached, rendered))
+        check_follows(cached, public_slots(cached, rendered), store)
         linked = [slot for slot in rendered if isinstance(slot, LinkedSlot)]
         online = [slot for slot in rendered if not isinstance(slot, LinkedSlot)]
         under = {slot.on for slot in linked}

@@ -8,9 +8,11 @@ from dataclasses import KW_ONLY, dataclass
 from viewstore.errors import ConfigError, nearest
 from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
 from viewstore.images.resize import Filter, check_filter
+from viewstore.loaders.plan.choices import Weighted, checked_pick
 from viewstore.loaders.plan.mixed import check_weights
 from viewstore.loaders.plan.numbers import whole_number
 from viewstore.loaders.plan.schedule import Pick
+from viewstore.store.described import is_joined
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,16 @@ class Cached:
         name: The view set; its newest complete round is read.
         n: Slots. The views of a sample in them differ.
         pick: "schedule" shows every cached view equally often over the epochs; "random" draws
-            them anew each epoch.
+            them anew each epoch. "hard.selected" shows the views that column selected of the
+            columns set hard chose, those of one group of candidates in each epoch; "hard" means
+            hard.selected. {"hard-r1": 1, "hard-r2": 3} draws for each sample and epoch which of
+            several choices is shown. Slots with one pick share its views, in their order.
         follow: Number of an earlier slot that shows the view set which these views were made
             from: each shows a view whose parent is the view shown there, drawn anew each epoch.
             None: they are chosen by `pick`.
         params: Columns to deliver; None: all that lie in the shards' packs, which leaves out
-            latents.
+            latents. "teacher.feature" is the column feature of the columns set teacher, which
+            describes the view set or the images: of the view that is shown, or of its sample.
         then: Online policy, by name or with numbers of your own, that is drawn anew in every
             epoch and rendered on the cached view.
         size: Side in pixels of what `then` renders. None: that of the view set; local views
@@ -38,7 +44,7 @@ class Cached:
     name: str
     _: KW_ONLY
     n: int = 1
-    pick: Pick = "schedule"
+    pick: str | Mapping[str, float] | Weighted = "schedule"
     follow: int | None = None
     params: tuple[str, ...] | None = None
     then: str | ViewPolicy | None = None
@@ -49,6 +55,7 @@ class Cached:
         if not isinstance(self.name, str):
             raise ConfigError(f"Cached must name a view set, got {self.name!r}")
         _check_cached(self)
+        object.__setattr__(self, "pick", checked_pick(self.pick))
         if self.follow is not None:
             object.__setattr__(self, "follow", whole_number("Cached follow", self.follow, least=0))
             if self.pick != "schedule":
@@ -118,6 +125,15 @@ class Mix:
     def __post_init__(self) -> None:
         check_weights(self.weights)
         _check_cached(self)
+        if self.pick not in ("schedule", "random"):
+            raise ConfigError(f"Mix pick must be schedule or random, got {self.pick!r}")
+        joined = [name for name in self.params or () if is_joined(name)]
+        if joined:
+            raise ConfigError(
+                f"a Mix joins no columns of other view sets, got {joined[0]!r}",
+                why="its views are of several view sets, and a columns set describes one of them",
+                fix="show the view sets in slots of their own, with Cached(.., params=..)",
+            )
 
 
 AnyView = Cached | Online | Mix
@@ -135,8 +151,6 @@ def _check_cached(view: Cached | Mix) -> None:
             "views without it are as large as they were stored"
         )
     _check_slots(view)
-    if view.pick not in ("schedule", "random"):
-        raise ConfigError(f"{kind} pick must be schedule or random, got {view.pick!r}")
     if view.params is not None:
         names = (view.params,) if isinstance(view.params, str) else tuple(view.params)
         object.__setattr__(view, "params", names)
@@ -179,7 +193,7 @@ def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:
     """Return the views of a short form such as "simclr,simclr,w-search+flip".
 
     A name is a view set if it is in `view_sets`, else an online policy; "+flip" renders the policy
-    flip on the cached view.
+    flip on the cached view, "simclr@hard.easiest" shows the view that this choice picks.
 
     Raises:
         ConfigError: A name is both, where "cached:NAME" or "online:NAME" must be written, or
@@ -194,13 +208,13 @@ def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
         return _cached(name)
     if colon and kind == "online":
         return Online(name)
-    base = text.partition("+")[0]
+    base = text.partition("+")[0].partition("@")[0]
     if base in view_sets and text in POLICIES:
         raise ConfigError(
             f"{text!r} is a view set of this store and an online policy; "
             f"write cached:{text} or online:{text}"
         )
-    if base in view_sets:
+    if base in view_sets or base.removesuffix("-r1") in view_sets:  # the first round
         return _cached(text)
     if base in POLICIES:
         return Online(text)
@@ -213,5 +227,6 @@ def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
 
 
 def _cached(text: str) -> Cached:
-    name, plus, then = text.partition("+")
-    return Cached(name, then=then if plus else None)
+    shown, plus, then = text.partition("+")
+    name, at, pick = shown.partition("@")
+    return Cached(name, pick=pick if at else "schedule", then=then if plus else None)

@@ -9,11 +9,19 @@ from numpy.typing import NDArray
 
 from viewstore.errors import FormatError, counted
 from viewstore.format.columns import MADE
+from viewstore.loaders.plan.choices import Choices
 from viewstore.loaders.plan.mixed import GroupSchedule
 from viewstore.loaders.plan.rows import Rows
-from viewstore.loaders.plan.schedule import Missing, preference, replace_missing
+from viewstore.loaders.plan.schedule import (
+    NOT_MADE_FIX,
+    Missing,
+    Schedule,
+    preference,
+    replace_missing,
+)
 from viewstore.loaders.plan.slots import CachedSlots
 from viewstore.loaders.plan.usable import all_made
+from viewstore.store.column_content import NO_CHOICE
 from viewstore.store.view_set import ViewSet
 
 # Chooses for an epoch and rows [B] the views [B, n] of n slots, by the numbers that their group
@@ -29,6 +37,8 @@ def choosers(cached: Sequence[CachedSlots], *, seed: int, missing: Missing) -> l
 def _chooser(slots: CachedSlots, *, seed: int, missing: Missing) -> Chooser:
     if slots.follow is not None:
         return Following(slots, slots.follow, seed=seed, missing=missing)
+    if slots.choices is not None:
+        return Picked(slots, slots.choices, seed=seed, missing=missing)
     if all(all_made(view_set) for view_set in slots.group.view_sets):
         return Scheduled(slots, seed=seed)
     return Replacing(slots, seed=seed, missing=missing)
@@ -94,6 +104,107 @@ class Replacing:
             missing=self._missing,
             needed=needed,
         )
+
+
+class Picked:
+    """Shows the views that columns sets chose: those of one group of candidates in an epoch.
+
+    The groups of a sample take turns: each is shown once in as many epochs as there are.
+    """
+
+    def __init__(
+        self, slots: CachedSlots, choices: Choices, *, seed: int, missing: Missing
+    ) -> None:
+        """Choose the views of `slots` as `choices` say."""
+        (self._view_set,) = slots.group.view_sets
+        self._choices, self._seed, self._missing = choices, seed, missing
+        self._places = [choices.slots.index(slot) for slot in slots.slots]
+        self._group = Schedule(
+            seed, len(self._view_set), cached=choices.groups, wanted=1, pick="schedule"
+        )
+        self._all_made = all_made(self._view_set)
+
+    def __call__(self, epoch: int, rows: Rows, shown: Mapping[int, Rows]) -> Rows:
+        """Return the views to show, [B, n].
+
+        A sample of which nothing was chosen, or a view that was not made, shows in all slots of
+        the pick what the schedule has for it, unless `missing` is "raise".
+
+        Raises:
+            FormatError: A choice is no view, or stands twice; or there is nothing to show.
+        """
+        del shown
+        (groups,) = self._group.views(epoch, rows).T
+        taken, made_by = self._choices.taken(self._seed, epoch, rows)
+        views = picked(taken, groups, len(self._choices.slots))
+        none = (views == NO_CHOICE).any(axis=1)
+        self._check(views, none, rows, made_by)
+        lacking = none.copy()
+        if not self._all_made:
+            status = self._view_set.params.take("status", rows)
+            usable = np.isin(status[np.arange(len(rows))[:, None], views * ~none[:, None]], MADE)
+            lacking |= ~usable.all(axis=1)
+        if lacking.any():
+            if self._missing == "raise":
+                first = int(np.flatnonzero(lacking)[0])
+                raise self._nothing(int(rows[first]), int(groups[first]), bool(none[first]))
+            views[lacking] = self._scheduled(epoch, rows[lacking])
+        return views[:, self._places]
+
+    def _check(self, views: Rows, none: NDArray[np.bool_], rows: Rows, made_by: Rows) -> None:
+        """Raise FormatError unless choices [B, n] are distinct views, but where there are none."""
+        count = self._view_set.num_views
+        beyond = (views >= count) & (views != NO_CHOICE)
+        ordered = np.sort(views, axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1) & ~none
+        wrong = beyond.any(axis=1) | twice
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            view_set, row = self._choices.view_sets[int(made_by[first])], int(rows[first])
+            numbers = views[first]
+            if beyond[first].any():
+                what = f"choice {numbers[beyond[first]][0]} of row {row} of {view_set.name}"
+                what += f", there are {count} views"
+            else:
+                what = (
+                    f"choices {numbers.tolist()} of row {row} of {view_set.name} are not distinct"
+                )
+            raise view_set.damaged(row, what, why="choices are distinct views of their sample")
+
+    def _nothing(self, row: int, group: int, none: bool) -> FormatError:
+        name = self._choices.name
+        return FormatError(
+            f"{name} chose no views of row {row} in group {group}"
+            if none
+            else f"{name} chose a view of row {row} in group {group} that was not made",
+            why="its views could not be scored" if none else "0, 3 and 4 are no views to show",
+            fix=NOT_MADE_FIX,
+        )
+
+    def _scheduled(self, epoch: int, rows: Rows) -> Rows:
+        """Return the views that the schedule shows in all slots of the pick, [B, n]."""
+        wanted = len(self._choices.slots)
+        order = preference(
+            self._seed,
+            epoch,
+            rows,
+            cached=self._view_set.num_views,
+            wanted=wanted,
+            pick="schedule",
+        )
+        return replace_missing(
+            order[:, :wanted],
+            order,
+            self._view_set.params.take("status", rows),
+            rows,
+            name=self._view_set.name,
+            missing=self._missing,
+        )
+
+
+def picked(choice: NDArray[np.uint8], group: Rows, n: int) -> Rows:
+    """Return the first `n` views that were chosen in group `group` [B] of choices [B, G, m]."""
+    return choice[np.arange(len(choice)), group, :n].astype(np.int64)
 
 
 class Following:

@@ -13,6 +13,7 @@ from functools import cached_property
 from numbers import Real
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import Column
@@ -28,14 +29,20 @@ SET_COLUMN = "x_set"
 GOLDEN_RATIO = 0.6180339887498949
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
+def check_weights(weights: Mapping[str, float], *, of: str = "Mix") -> None:
     """Raise ConfigError unless every view set has a weight above 0."""
     if not weights:
-        raise ConfigError("Mix must name at least one view set")
+        raise ConfigError(f"{of} must name at least one view set")
     for name, weight in weights.items():
         number = isinstance(weight, Real)  # numpy's too
         if not (number and math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"Mix weight of {name} must be above 0, got {weight}")
+            raise ConfigError(f"{of} weight of {name} must be above 0, got {weight}")
+
+
+def by_weight(u: NDArray[np.float64], weights: Sequence[float]) -> Rows:
+    """Return for words in [0, 1) which of some things is drawn, each as often as it weighs."""
+    bounds = np.cumsum(weights)[:-1] / sum(weights)
+    return np.asarray(np.searchsorted(bounds, u, side="right"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +167,7 @@ class ViewSetGroup:
         u = stream.uniform(Op.SET_CHOICE, rows[:, None], np.array(slots))[..., 0]
         if self.balanced:
             u = (u + GOLDEN_RATIO * epoch) % 1.0
-        bounds = np.cumsum(self.weights)[:-1] / sum(self.weights)
-        return np.asarray(np.searchsorted(bounds, u, side="right"))
+        return by_weight(u, self.weights)
 
 
 class GroupSchedule:

@@ -9,6 +9,7 @@ import numpy as np
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.plan.slots import CachedSlots, Slot
+from viewstore.store.lineage import check_fresh
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -37,15 +38,16 @@ def check_pairs(cached: Sequence[CachedSlots], store: Store) -> None:
                 )
 
 
-def check_follows(cached: Sequence[CachedSlots], slots: Sequence[Slot]) -> None:
+def check_follows(cached: Sequence[CachedSlots], slots: Sequence[Slot], store: Store) -> None:
     """Raise ConfigError where a slot follows one that does not show what its views were made from.
 
-    `slots` are all slots, by number.
+    Another view set, or other bytes of it than are there now. `slots` are all slots, by number.
     """
     groups = {number: each for each in cached for number in each.slots}
     for child in cached:
         if child.follow is not None:
             _check_follow(child, child.follow, groups.get(child.follow), slots)
+            check_fresh(child.group.view_sets[0], store.view_sets)
 
 
 def _check_follow(
@@ -115,6 +117,8 @@ def _agree(child: CachedSlots, below: ViewSet, parent: CachedSlots, above: ViewS
     if child.group.mixed or parent.group.mixed:  # another slot may show another set
         return False
     if parent.follow is not None:  # its views go by another slot, not by the schedule
+        return False
+    if child.choices is not None or parent.choices is not None:  # nor where they were chosen
         return False
     scheduled = (below.num_views, len(child.slots), child.pick)
     if scheduled != (above.num_views, len(parent.slots), parent.pick):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from viewstore.errors import ConfigError
 from viewstore.images.policies import ViewPolicy, as_policies, output_size
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
+from viewstore.loaders.plan.choices import check_size, choices_of
+from viewstore.loaders.plan.joined import joined_columns, warn_of_moved_targets
 from viewstore.loaders.plan.mixed import ViewSetGroup
-from viewstore.loaders.plan.schedule import check_count
+from viewstore.loaders.plan.schedule import Pick, check_count
 from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, OnlineSlot, public_slots
-from viewstore.store.store import Store, newest_round
+from viewstore.store.described import is_joined
+from viewstore.store.rounds import newest_round
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
 
 SMALL_PIXELS = 64  # up to this side, online views are as large as their source
 LARGE_VIEW = 224
@@ -114,7 +119,41 @@ def _cached_slots(
             # Two mentions of a view set share its views: they must not show the same one.
             key = replace(view, n=1, then=None, size=None, filter="area")
             by_view.setdefault(key, []).append(slot)
-    return [_group_slots(view, numbers, rendered, store) for view, numbers in by_view.items()]
+    return _with_shared_picks(
+        _with_columns(_group_slots(view, numbers, rendered, store), view, store)
+        for view, numbers in by_view.items()
+    )
+
+
+def _with_columns(slots: CachedSlots, view: Cached, store: Store) -> CachedSlots:
+    """Return slots with the columns and choices of columns sets that `view` asks for."""
+    (shown,) = slots.group.view_sets
+    joined = joined_columns(store, shown, [name for name in view.params or () if is_joined(name)])
+    warn_of_moved_targets(joined, [then.policy for then in slots.then if then], shown.name)
+    assert not isinstance(view.pick, Mapping), "Cached has made it a tuple"
+    return replace(slots, joined=joined, choices=choices_of(store, shown, view.pick))
+
+
+def _with_shared_picks(cached: Iterable[CachedSlots]) -> list[CachedSlots]:
+    """Return slots whose choices name all slots that share them: of one view set, by one pick."""
+    cached = list(cached)
+    sharing: dict[str, list[int]] = {}
+    for each in cached:
+        if each.choices is not None:
+            sharing.setdefault(_pick_of(each), []).extend(each.slots)
+    found = []
+    for each in cached:
+        if each.choices is not None:
+            numbers = tuple(sorted(sharing[_pick_of(each)]))
+            check_size(each.choices, numbers)
+            each = replace(each, choices=replace(each.choices, slots=numbers))
+        found.append(each)
+    return found
+
+
+def _pick_of(cached: CachedSlots) -> str:
+    assert cached.choices is not None
+    return f"{cached.group.name} {cached.choices.identity}"
 
 
 def _mixed_slots(
@@ -141,22 +180,34 @@ def _group_slots(
         check_count(view_set.name, len(numbers), view_set.num_views)
     then = tuple(rendered.get(number) for number in numbers)
     follow = view.follow if isinstance(view, Cached) else None
-    columns = group.columns(view.params)
-    return CachedSlots(group, tuple(numbers), view.pick, columns, then, follow)
+    params = view.params
+    own = None if params is None else tuple(name for name in params if not is_joined(name))
+    pick: Pick = "random" if view.pick == "random" else "schedule"
+    return CachedSlots(group, tuple(numbers), pick, group.columns(own), then, follow)
 
 
 def _group(view: Cached | Mix, store: Store) -> ViewSetGroup:
     """Return the newest complete round of the view sets that `view` names."""
     if isinstance(view, Cached):
-        return ViewSetGroup((newest_round(store, view.name),))
+        return ViewSetGroup((_shown(store, view.name),))
     names = sorted(view.weights)
     total = sum(view.weights.values())
     return ViewSetGroup(
-        view_sets=tuple(newest_round(store, name) for name in names),
+        view_sets=tuple(_shown(store, name) for name in names),
         weights=tuple(float(view.weights[name] / total) for name in names),
         balanced=view.balanced,
         mixed=True,
     )
+
+
+def _shown(store: Store, name: str) -> ViewSet:
+    found = newest_round(store, name)
+    if found.kind == "columns":
+        raise ConfigError(
+            f"{found.name} has no views to show, it describes those of {found.of}",
+            fix=f"show {found.of}, with params=({name + '.COLUMN'!r},) to have columns of it",
+        )
+    return found
 
 
 def _stored_size(view: Cached | Mix, store: Store) -> tuple[int, int]:

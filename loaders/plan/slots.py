@@ -14,6 +14,8 @@ from typing import Any, Literal, cast
 from viewstore.format.records import canonical
 from viewstore.images.policies import ViewPolicy
 from viewstore.images.resize import Filter
+from viewstore.loaders.plan.choices import Choices
+from viewstore.loaders.plan.joined import JoinedColumn
 from viewstore.loaders.plan.mixed import ViewSetGroup
 from viewstore.loaders.plan.schedule import Pick
 from viewstore.store.view_set import ViewSet
@@ -145,6 +147,8 @@ class CachedSlots:
         params: Columns of the view sets to deliver.
         then: For each slot what is rendered on its cached view, or None.
         follow: Slot whose view is the parent of each view that they show, or None.
+        joined: Columns of columns sets to deliver beside `params`.
+        choices: What chooses the views instead of `pick`, or None.
     """
 
     group: ViewSetGroup
@@ -153,6 +157,8 @@ class CachedSlots:
     params: tuple[str, ...]
     then: tuple[OnlineSlot | None, ...]
     follow: int | None = None
+    joined: tuple[JoinedColumn, ...] = ()
+    choices: Choices | None = None
 
     @property
     def public(self) -> tuple[Slot, ...]:
@@ -176,7 +182,11 @@ class CachedSlots:
                 height=height,
                 width=width,
                 channels=group.channels,
-                columns=tuple(dict.fromkeys((*self.params, *rendered_columns(then)))),
+                columns=tuple(
+                    dict.fromkeys(
+                        (*self.params, *rendered_columns(then), *(j.name for j in self.joined))
+                    )
+                ),
                 parent_slot=-1 if self.follow is None else self.follow,
             )
             found.append(slot)
@@ -258,5 +268,10 @@ def _identity(cached: CachedSlots) -> list[Any]:
     shown: list[Any] = [[each.plan.id, each.index.root] for each in group.view_sets]
     if group.mixed:
         shown = [shown, list(group.weights), group.balanced]
-    followed = [] if cached.follow is None else [cached.follow]
-    return [shown, list(cached.slots), cached.pick, *followed]
+    others: list[Any] = [] if cached.follow is None else [cached.follow]
+    if cached.joined:
+        joined = [[j.name, j.view_set.plan.id, j.view_set.index.root] for j in cached.joined]
+        others.append({"joined": joined})
+    if cached.choices is not None:
+        others.append({"picked": [cached.choices.identity, list(cached.choices.slots)]})
+    return [shown, list(cached.slots), cached.pick, *others]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import MADE, Status
+from viewstore.format.plan import SOURCE
 from viewstore.loaders.plan.rows import Rows
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -64,11 +65,14 @@ def _unreadable(store: Store) -> NDArray[np.bool_]:
     """Return whether the source image of each row could not be read whenever it was needed, [N].
 
     View sets that are not shown can only say more of rows, or nothing: an image that one of them
-    was made from can be read, so that new ones leave the rows of a loader as they were.
+    was made from can be read, so that new ones leave the rows of a loader as they were. Columns
+    that describe views say nothing of the images.
     """
     unreadable = np.zeros(store.num_samples, np.bool_)
     readable = unreadable.copy()
-    view_sets = store.view_sets.values()
+    view_sets = [
+        each for each in store.view_sets.values() if each.kind != "columns" or each.of == SOURCE
+    ]
     if not any(_says(view_set, Status.UNREADABLE) for view_set in view_sets):
         return unreadable
     for view_set in view_sets:

@@ -158,7 +158,7 @@ def _parts(
     from viewstore.costs.estimate import MEMORY_SHARE
     from viewstore.loaders import Cached
     from viewstore.loaders.speed import bare_rate, source_rate
-    from viewstore.store.store import newest_round
+    from viewstore.store.rounds import newest_round
 
     seconds = seconds / 2
     copy = decode = read_bytes = 0.0

@@ -31,7 +31,8 @@ from viewstore.progress import tracked
 @click.option(
     "--columns",
     metavar="A,B|none",
-    help="Write these params columns.  [default: all but latents and other large ones]",
+    help="Write these params columns; SET.column is one of a columns set that describes the views."
+    "  [default: all but latents and other large ones]",
 )
 @click.option("--where", metavar="Q", help="Export only samples like these, say 'distance < 0.35'.")
 @click.option(

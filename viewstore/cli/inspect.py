@@ -10,7 +10,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import counted
+from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from viewstore.store.store import Store
@@ -26,6 +26,11 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     "--sheet", type=FILE, metavar="F.png", help="Write a contact sheet, one picture with all views."
 )
 @click.option("--html", type=FILE, metavar="F.html", help="Write a report to open in a browser.")
+@click.option(
+    "--pick",
+    metavar="SET.COLUMN",
+    help="Frame the views that a columns set chose, on the sheet and in the report.",
+)
 @ONE_VIEW_SET
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Show N samples.")
 @click.option(
@@ -46,6 +51,10 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
     for name, suffixes in DRAWN.items():
         if options[name] is not None:
             check_file(f"--{name}", options[name], suffixes)
+    if options["pick"] is not None and options["sheet"] is options["html"] is None:
+        raise ConfigError(
+            "--pick frames views that are drawn, and none are", fix="add --sheet or --html"
+        )
     opened = _opened(terminal, store)
     view_sets = choose_view_sets(opened, options["view_set"])
     rows = choose_rows(
@@ -69,7 +78,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
             each.name: [name for name in each.params if not each.plan.per_view(name)]
             for each in view_sets
         }
-        text = "" if drawn else sample_text(facts, roles, of_sample)
+        describing = {each.name: str(each.of) for each in view_sets if each.kind == "columns"}
+        text = "" if drawn else sample_text(facts, roles, of_sample, describing)
     lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
 
@@ -149,21 +159,25 @@ def _draw(
 ) -> dict[str, str]:
     """Write the files that the options ask for; return their paths by option."""
     from viewstore.files import disk
-    from viewstore.inspect.shown_rows import with_views
+    from viewstore.inspect.told import chosen_of, looked_at
 
-    drawn = {}
-    view_sets = with_views(view_sets)
+    drawn: dict[str, str] = {}
+    if options["sheet"] is options["html"] is None:
+        return drawn
+    view_sets = looked_at(store, view_sets)
+    pick = options["pick"]
+    chosen = None if pick is None else chosen_of(store, view_sets, pick)
     for name, path in (("sheet", options["sheet"]), ("html", options["html"])):
         if path is None:
             continue
         if name == "sheet":
             from viewstore.inspect.sheet import draw_sheet
 
-            data = draw_sheet(store, rows, view_sets, seed=options["seed"])
+            data = draw_sheet(store, rows, view_sets, seed=options["seed"], chosen=chosen)
         else:
             from viewstore.inspect.report import write_report
 
-            data = write_report(store, rows, view_sets)
+            data = write_report(store, rows, view_sets, chosen=chosen)
         disk.make_directory(path.absolute().parent)
         disk.write_atomic(path, data)
         drawn[name] = str(path)

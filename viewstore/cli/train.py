@@ -47,7 +47,8 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
     required=True,
     metavar="LIST",
     help="Name a view set or an online policy for each view, for example simclr,simclr,w-search; "
-    "cached:NAME and online:NAME choose where both exist.",
+    "cached:NAME and online:NAME choose where both exist; NAME@SET.COLUMN shows the views that a "
+    "columns set chose.",
 )
 @click.option(
     "--strategy",

@@ -179,11 +179,11 @@ def _data_sizes(selection: Selection, fields: Sequence[Field]) -> NDArray[np.int
 def _samples(selection: Selection, progress: Progress | None) -> Iterator[list[Value]]:
     """Yield the values of each sample, in the order of the fields."""
     progress = progress or Silent()
-    store, params = selection.store, selection.view_set.params
+    store = selection.store
     for begin in range(0, len(selection.rows), CHUNK_ROWS):
         rows = selection.rows[begin : begin + CHUNK_ROWS]
         columns = [
-            params.rows(column.name, rows).astype(_dtype_of(column)) for column in selection.columns
+            selection.read(each.name, rows).astype(_dtype_of(each)) for each in selection.columns
         ]
         for index, row in enumerate(rows.tolist()):
             # The NUL ends the key: ffcv's decoder leaves the end of a longer one behind it.

@@ -199,7 +199,7 @@ def _table(selection: Selection, rows: NDArray[np.int64]) -> pa.Table:
     arrow = package("pyarrow")
     store, views = selection.store, selection.view_set
     samples = Samples(store.keys, store.labels, views.num_views)
-    table = flat_table(views.params.rows, samples, selection.columns, rows)
+    table = flat_table(selection.read, samples, selection.columns, rows)
     if selection.images:
         kind = arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
         pictures = [picture for row in rows.tolist() for picture in _pictures(views, row)]

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,18 @@ from viewstore.files import disk
 from viewstore.format.columns import MADE, Column
 from viewstore.format.records import digest_of
 from viewstore.store.committed import shards_there, unfinished_view_set
+from viewstore.store.described import described_by, is_joined, joined_column
 from viewstore.store.matching import matching_rows
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedForm(Column):
+    """A column of a columns set, by the name SET.column under which it is exported."""
+
+    def __post_init__(self) -> None:
+        """Accept the name: its set has checked the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +42,8 @@ class Selection:
         store: The open store.
         view_set: One of its view sets, complete.
         rows: Ascending rows of the store, int64 [n], n >= 1.
-        columns: Params columns, ordered by name.
+        columns: Params columns, ordered by name: its own, and those of what describes it.
+        joined: Columns sets of the latter, by the name of the column.
         left_out: Rows that were asked for and have a view that was not made: it is black.
         images: Whether a format that can do without pictures, a table, holds them too.
     """
@@ -42,6 +52,7 @@ class Selection:
     view_set: ViewSet
     rows: NDArray[np.int64]
     columns: tuple[Column, ...]
+    joined: Mapping[str, ViewSet] = field(default_factory=dict)
     left_out: int = 0
     images: bool = False
 
@@ -51,7 +62,7 @@ class Selection:
 
         Other view sets of the store do not; `images` is recorded by the formats that obey it.
         """
-        facts = {
+        facts: dict[str, Any] = {
             "sources_id": self.store.manifest.sources_id,
             "view_set": self.view_set.name,
             "plan_id": self.view_set.plan.id,
@@ -59,7 +70,24 @@ class Selection:
             "rows": self.rows.tolist(),
             "columns": [column.name for column in self.columns],
         }
+        if self.joined:
+            facts["joined"] = {
+                name: [each.plan.id, each.index.root] for name, each in self.joined.items()
+            }
         return digest_of(facts)
+
+    def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return column `name` of `rows` [B], [B, *shape], of the images without an axis of views.
+
+        Raises:
+            FormatError: It is damaged.
+        """
+        if name not in self.joined:
+            return self.view_set.params.rows(name, rows)
+        view_set, column = self.joined[name], name.rpartition(".")[2]
+        values = view_set.params.rows(column, rows)
+        of_images = view_set.plan.per_view(column) and not _describes(view_set, self.view_set)
+        return values[:, 0] if of_images else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +138,8 @@ def select(
     Args:
         store: An open store.
         view_set: Name of a view set; None if the store has only one.
-        columns: Names of params columns; None takes all but those that are large.
+        columns: Names of params columns; None takes all but those that are large. SET.column is
+            one of a columns set that describes the view set, or the images.
         where: Only rows that match this condition (store/where.py), say "distance < 0.35".
         limit: Only so many of these rows, the first ones.
         images: Put pictures into a table, too; other formats always hold them.
@@ -127,6 +156,10 @@ def select(
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
     by_name = {column.name: column for column in chosen.plan.columns}
     names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
+    joined = {}
+    for name in filter(is_joined, names):
+        joined[name], column = joined_column(store, chosen, name)
+        by_name[name] = _form(name, column, of_views=_describes(joined[name], chosen))
     for name in names:
         if name not in by_name:
             hint = nearest(name, list(by_name))
@@ -145,6 +178,7 @@ def select(
     return Selection(
         store=store,
         view_set=chosen,
+        joined=joined,
         rows=made[:limit],
         left_out=len(rows) - len(made) if limit is None else _before(rows, made[:limit]),
         columns=tuple(by_name[name] for name in sorted(set(names))),
@@ -165,6 +199,18 @@ def check_pictures(selection: Selection) -> None:
             f"view set {chosen.name} has no views to export, it describes those of {chosen.of}",
             fix="export its columns with --format parquet, without --images",
         )
+
+
+def _describes(columns_set: ViewSet, view_set: ViewSet) -> bool:
+    return described_by(columns_set.plan) == view_set.plan.id
+
+
+def _form(name: str, column: Column, *, of_views: bool) -> JoinedForm:
+    """Return the form in which a column is exported; that of images is one of the sample."""
+    values = {**vars(column), "name": name}
+    if column.per == "view" and not of_views:
+        values |= {"shape": column.shape[1:], "per": "sample", "views": None}
+    return JoinedForm(**values)
 
 
 def another_export(out: Path) -> ConfigError:

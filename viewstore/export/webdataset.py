@@ -185,7 +185,7 @@ def _write_shard(
 def _members(selection: Selection, rows: NDArray[np.int64]) -> Iterator[dict[str, bytes]]:
     """Yield the members of each row by extension; every row has the same ones."""
     views, labels = selection.view_set, selection.store.labels
-    columns = {c.name: views.params.rows(c.name, rows) for c in selection.columns}
+    columns = {c.name: selection.read(c.name, rows) for c in selection.columns}
     labelled = bool((labels[selection.rows] >= 0).all())
     for index, row in enumerate(rows.tolist()):
         members = dict(views.payloads(row)) if views.kind == "pixels" else _rendered(selection, row)

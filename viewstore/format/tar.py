@@ -24,7 +24,9 @@ END = bytes(2 * BLOCK)
 NPY_BYTES = 128
 MEMBER_BYTES = 16 << 20
 SHARD_BYTES = 2 << 30
-MEMBER_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[a-z0-9_]{1,31}){1,2}")
+# Key and extension; that of a joined column has the name of its view set before its own.
+MEMBER_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}(\.[a-z0-9_-]{1,63})?(\.[a-z0-9_]{1,31}){1,2}")
+NAME_BYTES = 100
 MEMBER_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])
 _SIZE = re.compile(rb"[0-7]{11}\0")
 
@@ -43,6 +45,8 @@ def pack_header(name: str, size: int) -> bytes:
     """Return the 512 header bytes of a member."""
     if not MEMBER_NAME.fullmatch(name):
         raise FormatError(f"member name must match {MEMBER_NAME.pattern}, got {name!r}")
+    if len(name) > NAME_BYTES:
+        raise FormatError(f"member name must have at most {NAME_BYTES} bytes, got {name!r}")
     header = bytearray(BLOCK)
     header[0 : len(name)] = name.encode("ascii")
     header[100:108] = b"0000444\0"

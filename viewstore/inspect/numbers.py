@@ -16,6 +16,9 @@ OFF: Mapping[str, int] = {
     "solarize": SOLARIZE_OFF,
 }
 OFF_WORD = "off"
+# What a column of numbers of others holds where there is no other, and what people read there.
+NONE: Mapping[str, int] = {"twin": 254, "duplicate": -1}
+NONE_WORD = "none"
 
 
 def number(value: float | None) -> str:
@@ -56,4 +59,6 @@ def brief_param(column: str, value: Any) -> str:  # noqa: ANN401
     if isinstance(value, list):
         words = [brief_param(column, each) for each in value]
         return OFF_WORD if words and set(words) == {OFF_WORD} else ",".join(words)
+    if column in NONE and value == NONE[column]:
+        return NONE_WORD
     return OFF_WORD if is_off(column, value) else brief(value)

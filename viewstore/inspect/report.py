@@ -18,7 +18,8 @@ from viewstore.format.records import jsonable
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Row, read_row, worst_rows
-from viewstore.inspect.summary import label_counts, view_set_facts
+from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
+from viewstore.inspect.told import Chosen, described, with_told
 from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
@@ -27,6 +28,7 @@ from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
 ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 240, 320  # at most, in CSS pixels
+HASHES = frozenset({"dhash", "pixel_crc"})
 WORST = 5  # rows of a view set that are shown as its worst
 
 
@@ -48,10 +50,17 @@ DETAILS = (
 )
 
 
-def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]) -> bytes:
+def write_report(
+    store: Store,
+    rows: Sequence[int],
+    view_sets: Sequence[ViewSet],
+    *,
+    chosen: Chosen | None = None,
+) -> bytes:
     """Return the report as HTML: pictures of `rows`, statistics and charts of all rows.
 
-    Pictures get smaller where many of them would make a large file.
+    Views that were `chosen` are framed. Pictures get smaller where many of them would make a large
+    file.
 
     Raises:
         ConfigError: Even the smallest pictures give more than 5 MB.
@@ -63,13 +72,14 @@ def write_report(store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet]
         "labels": label_counts(store),
         "verdict": verdict_of(store, view_sets),
         "css": Markup(_data("static", "report.css")),
+        "chosen": chosen,
     }
-    sections = [_section(view_set) for view_set in view_sets]
+    sections = [_section(view_set, described(store, view_set)) for view_set in view_sets]
     goals = {view_set.name: goal_text(view_set) for view_set in view_sets}
     # Read once at the largest size: a store's originals may not fit into memory together.
-    read = [_shrunk(read_row(store, row, view_sets)) for row in rows]
+    read = [_shown(store, row, view_sets, chosen) for row in rows]
     worst = [
-        [_shrunk(read_row(store, row, [view_set])) for row in worst_rows(view_set, WORST)]
+        [_shown(store, row, [view_set], chosen) for row in worst_rows(view_set, WORST)]
         for view_set in view_sets
     ]
     for detail in DETAILS:
@@ -99,10 +109,12 @@ def _data(folder: str, name: str) -> str:
     return files("viewstore.inspect").joinpath(folder, name).read_text("utf-8")
 
 
-def _shrunk(row: Row) -> Row:
-    if row.original is None:
-        return row
-    return replace(row, original=shrink(row.original, DETAILS[0].original))
+def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:
+    """Return a sample as it is shown, its original no larger than the largest detail."""
+    found = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
+    if found.original is None:
+        return found
+    return replace(found, original=shrink(found.original, DETAILS[0].original))
 
 
 def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any]:
@@ -131,18 +143,11 @@ def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _section(view_set: ViewSet) -> dict[str, Any]:
-    """Return what the template needs of a view set."""
+def _section(view_set: ViewSet, columns_sets: Sequence[ViewSet]) -> dict[str, Any]:
+    """Return what the template needs of a view set, and of the columns sets that describe it."""
     facts = view_set_facts(view_set)
     constraints = constraints_of(view_set)
     charts = {} if constraints is None else constraint_charts(view_set, constraints)
-    columns = facts["columns"]
-    constant = {name: each["min"] for name, each in columns.items() if each["min"] == each["max"]}
-    drawn = {
-        name: Markup(column_chart(name, each))
-        for name, each in columns.items()
-        if name not in constant
-    }
     return {
         "name": view_set.name,
         "said": _said(view_set),
@@ -151,16 +156,49 @@ def _section(view_set: ViewSet) -> dict[str, Any]:
         "plan": json.dumps(jsonable(view_set.plan.to_json()), indent=1, sort_keys=True),
         "near_duplicate": NEAR_DUPLICATE,
         "constraint_charts": {caption: Markup(chart) for caption, chart in charts.items()},
-        "column_charts": drawn,
-        "off": {name: OFF[name] for name, each in columns.items() if is_off(name, each["max"])},
-        "constant": [
-            f"{name} {OFF_WORD if is_off(name, value) else number(value)}"
-            for name, value in constant.items()
+        "params": [{"name": "Params", "said": "", **_columns(facts["columns"])}]
+        + [
+            {
+                "name": f"{each.name}: columns",
+                "said": _described(each),
+                **_columns(column_facts(each)),
+            }
+            for each in columns_sets
         ],
         "telling": {
             caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
         },
     }
+
+
+def _columns(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template needs of columns: their statistics, and charts of those that vary.
+
+    A chart of hashes would say nothing.
+    """
+    constant = {name: each["min"] for name, each in facts.items() if each["min"] == each["max"]}
+    return {
+        "columns": facts,
+        "charts": {
+            name: Markup(column_chart(name, each))
+            for name, each in facts.items()
+            if name not in constant and name not in HASHES
+        },
+        "off": {name: OFF[name] for name, each in facts.items() if is_off(name, each["max"])},
+        "constant": [
+            f"{name} {OFF_WORD if is_off(name, value) else number(value)}"
+            for name, value in constant.items()
+        ],
+    }
+
+
+def _described(columns_set: ViewSet) -> str:
+    """Return in a sentence what a columns set describes."""
+    return (
+        f"What {columns_set.plan.generator['name']} says of "
+        f"{counted(columns_set.num_views, 'view')} of {columns_set.of} for each sample; stored "
+        f"are {columns_set.num_bytes / 2**20:.1f} MiB."
+    )
 
 
 def _said(view_set: ViewSet) -> str:

@@ -14,11 +14,13 @@ from viewstore.images.colours import Pixels
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
+from viewstore.inspect.told import Chosen, described, told_columns, told_of, with_told
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 DASH, SPACE = 6, 4
+FRAME = 3
 LEGEND = (
     "A box on an original has the number, colour and dash of its view.",
     "area: share of the original in the box; d: distance to the anchor; !: what is wrong.",
@@ -29,7 +31,12 @@ BORDER = "#b0b0b0"  # a white view stays a view
 
 
 def draw_sheet(
-    store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet], *, seed: int = 0
+    store: Store,
+    rows: Sequence[int],
+    view_sets: Sequence[ViewSet],
+    *,
+    seed: int = 0,
+    chosen: Chosen | None = None,
 ) -> bytes:
     """Return the PNG of a contact sheet; the same arguments give the same bytes.
 
@@ -38,20 +45,28 @@ def draw_sheet(
         rows: The samples to draw, from top to bottom.
         view_sets: Some of its view sets, from left to right.
         seed: Only written down, in the text chunk that says what the sheet shows.
+        chosen: The views to frame.
 
     Raises:
         ConfigError: There is no view set, or the sheet has more than 64 megapixels.
     """
     if not view_sets:
         raise ConfigError("the store has no view set to show")
-    notes = notes_of(store, view_sets)
-    layout = lay_out(view_sets, len(rows), len(notes))
+    notes = notes_of(store, view_sets, chosen)
+    told = {
+        each.name: max(
+            (len(words) for row in rows for words in told_of(store, each, row, chosen)), default=0
+        )
+        for each in view_sets
+    }
+    layout = lay_out(view_sets, len(rows), len(notes), told)
     sheet = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_header(draw, store, notes, layout)
     top = layout.header
     for row in rows:
-        _draw_row(sheet, draw, read_row(store, row, view_sets), layout, top)
+        shown = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
+        _draw_row(sheet, draw, shown, layout, top)
         top += layout.row_height
     text = PngImagePlugin.PngInfo()
     text.add_text("viewstore:store_id", store.store_id)
@@ -83,10 +98,13 @@ def _font(size: int = 11) -> Any:  # noqa: ANN401
     return ImageFont.load_default(size)
 
 
-def notes_of(store: Store, view_sets: Sequence[ViewSet]) -> list[tuple[str, str]]:
+def notes_of(
+    store: Store, view_sets: Sequence[ViewSet], chosen: Chosen | None = None
+) -> list[tuple[str, str]]:
     """Return the lines of words below the title, with their colours.
 
-    They say what the view sets came to, what is shown of them, and how to read it.
+    They say what the view sets came to, what is shown of them, what is said of them, and how to
+    read it.
     """
     verdict = verdict_of(store, view_sets)
     notes = [(verdict.headline(), ALARM if verdict.unfit else INK)]
@@ -96,6 +114,11 @@ def notes_of(store: Store, view_sets: Sequence[ViewSet]) -> list[tuple[str, str]
         goal = goal_text(view_set)
         said = f"{view_set.name}: {views} ({roles}) of {view_set.height} x {view_set.width} px"
         notes.append((said + (f"; goal: {goal}" if goal else ""), FAINT))
+        for each in described(store, view_set):
+            names = ", ".join(column.name for column in told_columns(each)) or "nothing in words"
+            notes.append((f"{each.name}, columns of {view_set.name}: {names}", FAINT))
+    if chosen is not None:
+        notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
 
 
@@ -174,7 +197,9 @@ def _draw_view(
     *,
     with_role: bool,
 ) -> None:
-    _paste(sheet, draw, cell.pixels, at, cell.note)
+    place = _paste(sheet, draw, cell.pixels, at, cell.note)
+    if cell.chosen:
+        _draw_frame(draw, place)
     left, top = at[0], at[1] + CELL + 2
     _draw_number(draw, cell, (left, top))
     words = [] if cell.distance is None else [f"d {cell.distance:.3f}"]
@@ -186,6 +211,16 @@ def _draw_view(
         words.insert(0, cell.role)
     text = _elide(" ".join(words), CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())
+    for line in cell.told:
+        top += LINE
+        draw.text((left, top - 1), _elide(line, CELL, _font()), FAINT, font=_font())
+
+
+def _draw_frame(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int]) -> None:
+    """Draw a frame around a picture, of the pixels that lie between it and its neighbours."""
+    left, top, width, height = place
+    outside = (left - FRAME, top - FRAME, left + width + FRAME - 1, top + height + FRAME - 1)
+    draw.rectangle(outside, outline=INK, width=FRAME)
 
 
 def _paste(

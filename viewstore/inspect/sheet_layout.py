@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from viewstore.errors import ConfigError, counted
@@ -21,11 +21,13 @@ MAX_PIXELS = 64_000_000
 class Block:
     """The cells of one view set: the original if it has boxes to show, and its views.
 
-    Views beyond the tenth continue on the next line.
+    Views beyond the tenth continue on the next line. Below each is its caption, and `told` lines
+    of what columns sets say of it.
     """
 
     view_set: ViewSet
     original: bool
+    told: int = 0
 
     @property
     def lines(self) -> int:
@@ -43,7 +45,11 @@ class Block:
     def offset(self, view: int) -> tuple[int, int]:
         """Return left and top of a view within the block."""
         line, column = divmod(view, VIEWS_ACROSS)
-        return column * (CELL + GAP) + self._shift, line * (CELL + LINE + GAP)
+        return column * (CELL + GAP) + self._shift, line * self.line_height
+
+    @property
+    def line_height(self) -> int:
+        return CELL + LINE * (1 + self.told) + GAP
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Layout:
 
     @property
     def row_height(self) -> int:
-        return LINE + 3 + max(b.lines for b in self.blocks) * (CELL + LINE + GAP) + GAP
+        return LINE + 3 + max(b.lines * b.line_height for b in self.blocks) + GAP
 
     @property
     def height(self) -> int:
@@ -75,17 +81,27 @@ class Layout:
             left += block.width + BLOCK_GAP
 
 
-def lay_out(view_sets: Sequence[ViewSet], rows: int, notes: int) -> Layout:
+def lay_out(
+    view_sets: Sequence[ViewSet], rows: int, notes: int, told: Mapping[str, int] | None = None
+) -> Layout:
     """Return the layout of a sheet that shows `rows` samples with one or more view sets.
 
-    `notes`: Lines of words below the title.
+    Args:
+        view_sets: The view sets.
+        rows: Samples.
+        notes: Lines of words below the title.
+        told: Lines of words below each view, by view set; none where there is none.
 
     Raises:
         ConfigError: It has more than 64 megapixels.
     """
     blocks = tuple(
         # The original is shown at least once.
-        Block(view_set, original=number == 0 or "crop_box" in view_set.params)
+        Block(
+            view_set,
+            original=number == 0 or "crop_box" in view_set.params,
+            told=(told or {}).get(view_set.name, 0),
+        )
         for number, view_set in enumerate(view_sets)
     )
     layout = Layout(blocks, rows, header=MARGIN + (notes + 3) * LINE + 2 * GAP)

@@ -60,6 +60,8 @@ class Cell:
         distance: Distance to the anchor, if it was measured.
         params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
+        told: What columns sets say of it, in words (told.py).
+        chosen: Whether it is framed: a columns set chose it.
     """
 
     view_set: str
@@ -71,6 +73,8 @@ class Cell:
     distance: float | None
     params: tuple[str, ...]
     note: str
+    told: tuple[str, ...] = ()
+    chosen: bool = False
 
     @property
     def colour(self) -> str:
@@ -194,11 +198,6 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     if name is not None:
         return [store.view_set(name)]
     return [store.view_sets[each] for each in sorted(store.view_sets)]
-
-
-def with_views(view_sets: Sequence[ViewSet]) -> list[ViewSet]:
-    """Return those view sets that have views to look at: columns sets only describe some."""
-    return [each for each in view_sets if each.kind != "columns"]
 
 
 def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:

@@ -27,9 +27,36 @@ def store_text(facts: Facts) -> str:
         *wrapped(f"labels    {_labels(facts['labels'])}", indent=10),
         f"store id  {facts['store_id']}",
     ]
-    for name, view_set in facts["view_sets"].items():
-        lines += ["", f"view set {name}", *_view_set_lines(view_set)]
+    view_sets = facts["view_sets"]
+    for name, describing in _paragraphs(view_sets).items():
+        lines += ["", _heading(name, view_sets[name]), *_view_set_lines(view_sets[name])]
+        for other in describing:
+            lines += ["", f"  columns {other}"]
+            lines += ["  " + line for line in _view_set_lines(view_sets[other])]
     return "\n".join(lines)
+
+
+def _paragraphs(view_sets: Mapping[str, Facts]) -> dict[str, list[str]]:
+    """Return the names of view sets, each with those of the columns sets that describe it.
+
+    A columns set that describes none of them stands for itself.
+    """
+    found: dict[str, list[str]] = {
+        name: []
+        for name, each in view_sets.items()
+        if each["kind"] != "columns" or each["of"] not in view_sets
+    }
+    for name, each in view_sets.items():
+        if name not in found:
+            above = each["of"]
+            while above not in found:  # columns of columns stand below what these describe
+                above = view_sets[above]["of"]
+            found[above].append(name)
+    return found
+
+
+def _heading(name: str, facts: Facts) -> str:
+    return f"columns {name}" if facts["kind"] == "columns" else f"view set {name}"
 
 
 def wrapped(text: str, *, indent: int) -> list[str]:
@@ -100,11 +127,12 @@ def sample_text(
     facts: Facts,
     roles: Mapping[str, Sequence[str]],
     of_sample: Mapping[str, Sequence[str]] = {},
+    describing: Mapping[str, str] = {},
 ) -> str:
     """Return `summary.sample_facts` as text: a table per view set, a line per view.
 
     `roles` are those of the views of each view set, by its name; `of_sample` its columns that are
-    about the sample.
+    about the sample; `describing` says of columns sets whose views they describe.
     """
     label = facts["label_name"] or ("none" if facts["label"] < 0 else facts["label"])
     lines = [
@@ -113,7 +141,11 @@ def sample_text(
         f"label  {label}",
         f"size   {facts['height']} x {facts['width']} px",
     ]
-    for view_set, params in facts["view_sets"].items():
+    found = facts["view_sets"]
+    # Those that describe others come after them.
+    order = sorted(found, key=lambda name: (describing.get(name, name), name in describing))
+    for view_set in order:
+        params = found[view_set]
         by_view = {
             name: values
             for name, values in params.items()
@@ -127,7 +159,8 @@ def sample_text(
             ]
             for view, role in enumerate(roles[view_set])
         ]
-        lines += ["", f"view set {view_set}"]
+        of = describing.get(view_set)
+        lines += ["", f"view set {view_set}" if of is None else f"columns {view_set}, of {of}"]
         lines += [
             f"  {name} {brief_param(name, v)}" for name, v in params.items() if name not in by_view
         ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from viewstore.errors import FormatError
-from viewstore.format.manifest import Index, ShardEntry, leaf_hash, lineage_of
+from viewstore.errors import ConfigError, FormatError
+from viewstore.format.manifest import ShardEntry, leaf_hash, lineage_of
 from viewstore.format.plan import Plan
+from viewstore.store.published import linked
 from viewstore.store.view_set import ViewSet
 
 
@@ -21,17 +22,48 @@ def lineage_now(plan: Plan, shard: int, inputs: Mapping[str, ViewSet]) -> str | 
     """
     if not plan.links:
         return None
-    return lineage_of({role: _digest(plan, shard, inputs[role].index) for role in plan.links})
+    return lineage_of({role: _digest(plan, shard, inputs[role]) for role in plan.links})
 
 
-def _digest(plan: Plan, shard: int, index: Index) -> str:
+def _digest(plan: Plan, shard: int, read: ViewSet) -> str:
     """Return what stands for the bytes of an input of which shard `shard` may be made."""
     if plan.reach == "set":
-        return index.root
-    for entry in index.shards:
-        if entry.shard == shard:
-            return leaf_hash(entry)
-    raise FormatError(f"shard {shard} of {index.view_set} was not built yet")
+        return read.index.root
+    if shard not in read.shards:
+        raise FormatError(f"shard {shard} of {read.name} was not built yet")
+    return leaf_hash(read.shards[shard].entry)
+
+
+def check_fresh(view_set: ViewSet, view_sets: Mapping[str, ViewSet]) -> None:
+    """Raise ConfigError where a view set was made from other bytes than `view_sets` hold now.
+
+    `view_sets` are those of its store, by name. Those that it was made from are checked too, and
+    those that they were made from.
+    """
+    store = view_set.files.where(view_set.paths.root.parents[1])
+    inputs = linked(view_set.plan, view_sets)
+    made_from = " and ".join(link["view_set"] for link in view_set.plan.links.values())
+    if inputs is None:
+        raise ConfigError(
+            f"{made_from} is not the one that {view_set.name} was made from",
+            code="VS103",
+            where=store,
+            why="it was taken out, or built again since with other settings",
+            fix=f"build {view_set.name} again, under another --view-set",
+        )
+    for number in stale_shards(view_set, inputs):
+        repair = f"--repair --view-set {view_set.name}"
+        raise ConfigError(
+            f"shard {number} of {view_set.name} was made from other bytes of {made_from}",
+            code="VS206",
+            where=store,
+            why=f"{made_from} was repaired, or changed, after it was read for {view_set.name}",
+            fix=f"mend the store where it was built: viewstore verify STORE {repair}"
+            if view_set.remote
+            else f"viewstore verify {store} {repair}",
+        )
+    for each in inputs.values():
+        check_fresh(each, view_sets)
 
 
 def stale_shards(view_set: ViewSet, inputs: Mapping[str, ViewSet]) -> list[int]:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.store.described import described_by, newest_about
+from viewstore.store.rounds import newest_round, rounds_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.store.where import (
@@ -52,7 +54,8 @@ def matching_rows(store: Store, text: str, preferred: Sequence[str] = ()) -> NDA
     """Return the rows for which the filter `text` is true, int64, ascending.
 
     Only the columns it names are read. A name alone is a column of one of the `preferred` view
-    sets if they have it, else of any view set; "view-set.column" says which.
+    sets if they have it, else of any view set; "view-set.column" says which: of its rounds the
+    preferred one, or the newest that describes a preferred one, or the newest.
 
     Raises:
         ConfigError: The text is no filter, a column or value is unknown or ambiguous, or it is
@@ -79,11 +82,11 @@ def matching_rows(store: Store, text: str, preferred: Sequence[str] = ()) -> NDA
 def _bind(store: Store, test: Test, text: str, preferred: Sequence[str]) -> Bound:
     set_name, dot, name = test.column.rpartition(".")
     if dot:
-        if set_name not in store.view_sets:
+        if not rounds_of(store, set_name):
             hint = nearest(set_name, list(store.view_sets))
             message = f"must name a view set of this store, got {set_name!r}; {hint}"
             raise error_at(message, text, test.position, code="VS102")
-        return _of_view_set(store.view_sets[set_name], test, name, text)
+        return _of_view_set(_round_meant(store, set_name, preferred), test, name, text)
     if name == "key":
         return Bound(name, None, False, _keys(test, text))
     if name in SOURCE_COLUMNS:
@@ -100,6 +103,14 @@ def _bind(store: Store, test: Test, text: str, preferred: Sequence[str]) -> Boun
         message = f"must name a column, got {name!r}; {hint}"
         raise error_at(message, text, test.position, code="VS102")
     return _of_view_set(having[0], test, name, text)
+
+
+def _round_meant(store: Store, name: str, preferred: Sequence[str]) -> ViewSet:
+    """Return the round that a name means: the preferred one, or the newest that describes one."""
+    if name in preferred:
+        return store.view_sets[name]
+    shown = [store.view_sets[each].plan.id for each in preferred]
+    return newest_about(store, name, shown) or newest_round(store, name)
 
 
 def _of_view_set(view_set: ViewSet, test: Test, name: str, text: str) -> Bound:
@@ -139,12 +150,19 @@ def _keys(test: Test, text: str) -> tuple[Any, ...]:
 
 
 def _check_spans(expr: Expr, bound: Mapping[Test, Bound], text: str) -> None:
-    """Raise ConfigError if any(..) or all(..) would go over the views of two view sets."""
+    """Raise ConfigError if any(..) or all(..) would go over the views of two view sets.
+
+    A columns set has the views of its parent: both may be asked about in one.
+    """
     if isinstance(expr, Over):
         columns = [bound[test] for test in tests_of(expr.expr)]
-        names = {each.view_set.name for each in columns if each.view_set and each.per_view}
-        if len(names) > 1:
-            found = " and ".join(sorted(names))
+        sets = {
+            each.view_set.name: each.view_set
+            for each in columns
+            if each.view_set is not None and each.per_view
+        }
+        if len({described_by(each.plan) for each in sets.values()}) > 1:
+            found = " and ".join(sorted(sets))
             message = f"must not go over the views of {found} in one {expr.span}(..)"
             raise error_at(message, text, expr.position)
     elif isinstance(expr, Joined):

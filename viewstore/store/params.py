@@ -114,6 +114,21 @@ class Params(Mapping[str, NDArray[Any]]):
             return taken
         return self.rows(name, rows)
 
+    def cells(self, name: str, rows: NDArray[Any], views: NDArray[Any]) -> NDArray[Any]:
+        """Return entry `views` [B] of rows `rows` [B] of a column per view, [B, ...].
+
+        Of a column that is mapped only these entries are touched.
+        """
+        if name in self.small or name in self._whole:
+            found: NDArray[Any] = self[name][rows, views]
+            return found
+        column = self._column(name)
+        rows = np.asarray(rows, dtype=np.int64)
+        values = np.empty((len(rows), *column.shape[1:]), column.numpy_dtype)
+        for here, chunk, offsets in self._by_chunk(column, rows):
+            values[here] = chunk[offsets, views[here]]
+        return values
+
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
         if name in self._whole:
@@ -121,12 +136,9 @@ class Params(Mapping[str, NDArray[Any]]):
             return whole
         column = self._column(name)
         rows = np.asarray(rows, dtype=np.int64)
-        shards = rows // self.shard_rows
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)
-        numbers = np.unique(shards).tolist()
-        for shard, chunk in zip(numbers, self._cached(column, numbers), strict=True):
-            here = shards == shard
-            values[here] = chunk[rows[here] - shard * self.shard_rows]
+        for here, chunk, offsets in self._by_chunk(column, rows):
+            values[here] = chunk[offsets]
         return values
 
     def to_arrow(
@@ -182,6 +194,18 @@ class Params(Mapping[str, NDArray[Any]]):
             hint = nearest(name, list(self.columns))
             raise ConfigError(f"there is no params column {name!r}; {hint}", code="VS102")
         return self.columns[name]
+
+    def _by_chunk(
+        self, column: Column, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]]:
+        """Yield indices into `rows`, the chunk that has these rows, and their offsets in it."""
+        order = np.argsort(rows, kind="stable")
+        shards, offsets = np.divmod(rows[order], self.shard_rows)
+        numbers, begins = np.unique(shards, return_index=True)
+        bounds = itertools.pairwise([*begins.tolist(), len(rows)])
+        chunks = self._cached(column, numbers.tolist())
+        for (begin, end), chunk in zip(bounds, chunks, strict=True):
+            yield order[begin:end], chunk, offsets[begin:end]
 
     def _cached(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Yield chunks of a column, which stay mapped."""

@@ -52,7 +52,7 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
     where = f"view {view} of row {row} of {plan.view_set}"
     status = _stored(view_set, "status", row, view)
     if status not in MADE:
-        raise ConfigError(f"{where} cannot be replayed: {NOT_MADE[Status(status)]}", code="VS206")
+        raise ConfigError(f"{where} cannot be replayed: {NOT_MADE[Status(status)]}", code="VS208")
     if "policy" in plan.generator["args"]:
         pixels = _cut(view_set, row, view)
     elif str(plan.generator["args"].get("chain")) in HEAVY:
@@ -62,7 +62,7 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
         raise ConfigError(
             f"{where} cannot be replayed: "
             + ("its latents were not stored" if kept else "its params do not say how it was made"),
-            code="VS206",
+            code="VS208",
             why="it was built with the setting keep_latents off, which is the default"
             if kept
             else None,
@@ -73,7 +73,7 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
     elif decode is None:
         raise ConfigError(
             f"{where} was made by a network, which is needed to replay it",
-            code="VS206",
+            code="VS208",
             fix="give its generator: viewstore replay with --gan FILE",
         )
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -358,20 +357,3 @@ def _last_made_from(store: Store) -> str:
     parents = [each.plan.parent for each in store.view_sets.values()]
     started_from = {parent["view_set"] for parent in parents if parent is not None}
     return min(set(store.view_sets) - started_from or store.view_sets)
-
-
-def newest_round(store: Store, name: str) -> ViewSet:
-    """Return view set `name`, or its newest complete round `name`-r2, `name`-r3, ...
-
-    Raises:
-        ConfigError: There is no such view set; the nearest one is named.
-    """
-    rounds: Mapping[int, str] = {
-        int(match[1]): other
-        for other in store.view_sets
-        if (match := re.fullmatch(re.escape(name) + r"-r(\d{1,9})", other))
-    }
-    for number in sorted(rounds, reverse=True):
-        if store.view_sets[rounds[number]].complete:
-            return store.view_sets[rounds[number]]
-    return store.view_set(name)

@@ -262,19 +262,39 @@ class ViewSet:
 
         Raises nothing: a shard that cannot be had raises where it is opened.
         """
-        if self.files.cache is not None and self.kind == "pixels":
-            wanted = [self.shards[number] for number in shards if number in self.shards]
-            self.files.cache.prefetch([(shard.path, shard.blob) for shard in wanted])
+        if self.kind == "pixels":
+            self._prefetch("views", shards)
+
+    def prefetch_column(self, name: str, shards: Sequence[int]) -> None:
+        """Begin to fetch the chunks of a column of remote shards, if it has files of its own."""
+        if not self.plan.column(name).pack:
+            self._prefetch(f"column:{name}", shards)
+
+    def _prefetch(self, role: str, shards: Sequence[int]) -> None:
+        if self.files.cache is not None:
+            entries = [self.shards[number].entry for number in shards if number in self.shards]
+            blobs = [entry.file(role) for entry in entries]
+            self.files.cache.prefetch([(self.paths.root / blob.name, blob) for blob in blobs])
+
+    def largest_chunk(self, name: str) -> int:
+        """Return the bytes of the largest file of a column; 0 where it lies in the packs."""
+        if self.plan.column(name).pack:
+            return 0
+        entries = (shard.entry for shard in self.shards.values())
+        return max((entry.file(f"column:{name}").bytes for entry in entries), default=0)
 
     @property
     def remote(self) -> bool:
         """Whether its shards are downloaded before they are read."""
         return self.files.cache is not None
 
-    def check_cache(self) -> None:
-        """Raise ConfigError if its shards are remote and the cache is too small for them."""
+    def check_cache(self, *, beside: int = 0) -> None:
+        """Raise ConfigError if its shards are remote and the cache is too small for them.
+
+        `beside`: Bytes of other files that are read with each shard.
+        """
         if self.files.cache is not None:
-            self.files.cache.check_limit(self._largest)
+            self.files.cache.check_limit(self._largest + beside)
 
     def at_hand(self, shard: int) -> bool:
         """Whether a shard is on this machine now."""

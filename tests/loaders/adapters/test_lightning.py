@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+import viewstore
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.loaders import Cached, Online, ViewLoader
 from viewstore.store.store import Store
@@ -120,6 +123,28 @@ def test_a_checkpoint_of_a_killed_run_resumes_at_the_next_batch(
     resumed = Model()
     trainer(tmp_path).fit(resumed, datamodule=module(), ckpt_path=path, weights_only=True)
     assert resumed.seen == expected[stop:]
+
+
+def test_joined_columns_reach_a_trainer(tmp_path: Path, copy: Store) -> None:
+    from viewstore.loaders.adapters.lightning import ViewDataModule
+
+    request = {"generator": "quality", "out": copy.root, "settings": {"of": "hard"}, "workers": 1}
+    build(BuildRequest(**request))  # type: ignore[arg-type]
+    store = viewstore.open(copy.root)
+    stored = store.view_sets["quality"].params["luma_mean"]
+    joined: list[bool] = []
+
+    class Joined(Model):
+        def training_step(self, batch: Any, number: int) -> Any:  # noqa: ANN401
+            view = batch.views[0]
+            wanted = stored[batch.index.numpy(), view.view.numpy()]
+            joined.append(view.params["quality.luma_mean"].numpy().tobytes() == wanted.tobytes())
+            return super().training_step(batch, number)
+
+    views = [Cached("hard", params=("quality.luma_mean",))]
+    module = ViewDataModule(store, views, **SETTINGS)
+    trainer(tmp_path, max_epochs=1).fit(Joined(), datamodule=module)
+    assert joined == [True] * STEPS
 
 
 def test_a_checkpoint_after_the_last_step_of_a_run_resumes_at_the_next_batch(

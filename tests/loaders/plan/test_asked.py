@@ -110,7 +110,10 @@ def test_the_newest_complete_round_of_a_view_set_is_read(tmp_path: Path, digits:
     ("make", "message"),
     [
         (lambda: Cached("x", n=0), "Cached n must be at least 1, got 0"),
-        (lambda: Cached("x", pick="best"), "Cached pick must be schedule or random"),  # type: ignore[arg-type]
+        (
+            lambda: Cached("x", pick="Best one"),
+            "Cached pick must be schedule, random, or a choice of a columns set, got 'Best one'",
+        ),
         (lambda: Online("simclr", n=0), "Online n must be at least 1, got 0"),
         (lambda: Online("simclr", size=0), "Online size must be at least 1, got 0"),
         (lambda: Online("simclr", filter="cubic"), "filter must be one of"),  # type: ignore[arg-type]

@@ -181,3 +181,18 @@ def test_other_bytes_of_a_shown_view_set_are_other_views(broken: Store) -> None:
     views.__dict__["index"] = replace(views.index, root="0" * 64)
     other = make(broken, "cached:simclr").state_dict()
     assert {name for name in state if state[name] != other[name]} == {"views"}
+
+
+def test_columns_of_views_that_failed_say_nothing_of_images(root: Path, tmp_path: Path) -> None:
+    """The status of what is said of a failed view is 4 too; its image can be read."""
+    out = tmp_path / "store"
+    shutil.copytree(root, out)
+    build(BuildRequest(generator="quality", out=out, settings={"of": "simclr"}, workers=1))
+    store = viewstore.open(out)
+    assert leave_out(store, None, [], online=True)[0].tolist() == LEFT  # type: ignore[union-attr]
+    for name, status in (("simclr", 3), ("other", 3), ("quality", 4)):
+        views = store.view_sets[name]
+        found = np.array(views.params["status"])
+        found[1] = status
+        views.params._whole["status"] = found
+    assert leave_out(store, None, [], online=True)[0].tolist() == LEFT  # type: ignore[union-attr]

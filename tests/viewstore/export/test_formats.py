@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from tests.loaders.told import tell
 from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import ROWS, build_small, write_photographs
+from viewstore.beton.reader import Beton
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
+from viewstore.export.ffcv import export_beton
 from viewstore.export.formats import FORMATS
 from viewstore.export.selection import Exported, are_whole, select
+from viewstore.export.webdataset import export_tar
 from viewstore.files import disk
 from viewstore.progress import Fact, Silent
 from viewstore.store.store import Store, open_store
@@ -112,6 +124,74 @@ def test_samples_that_were_not_made_are_left_out_and_counted(
     with pytest.raises(ConfigError, match="none of the 1 samples to export") as caught:
         select(store, where="key == 'cat/1.jpg'")
     assert "--repair --failed" in (caught.value.fix or "")
+
+
+@pytest.fixture(scope="module")
+def told(source: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with `teacher`, which tells of the views, and quality of the images."""
+    out = tmp_path_factory.mktemp("told") / "s"
+    build_small(out, source)
+    build(BuildRequest(generator="quality", out=out, settings={"of": "source"}, workers=1))
+    return tell(out, "teacher", "simclr", dim=3)
+
+
+JOINED = ["flip", "quality.dhash", "teacher.feature", "teacher.margin"]
+
+
+def test_joined_columns_are_in_a_beton(told: Store, tmp_path: Path) -> None:
+    export_beton(select(told, "simclr", columns=JOINED), tmp_path / "e.beton")
+    opened = Beton(tmp_path / "e.beton")
+    assert [field.name for field in opened.fields][5:] == JOINED
+    for row in range(ROWS):
+        for name in JOINED:
+            found = opened.read(name, row)
+            assert isinstance(found, np.ndarray)
+            assert np.array_equal(found, column_of(told, name)[row].reshape(found.shape))
+
+
+def test_joined_columns_are_in_tars(told: Store, tmp_path: Path) -> None:
+    export_tar(select(told, "simclr", columns=JOINED), tmp_path / "wds")
+    with tarfile.open(tmp_path / "wds" / "000000.tar") as tar:
+        for row, stem in enumerate(sorted({name.split(".")[0] for name in tar.getnames()})):
+            for name in JOINED:
+                member = tar.extractfile(f"{stem}.{name}.npy")
+                assert member is not None
+                found = np.load(io.BytesIO(member.read()))
+                assert found.tobytes() == column_of(told, name)[row].tobytes()
+
+
+def column_of(store: Store, name: str) -> NDArray[Any]:
+    """Return a column as it is exported: of the images without an axis of views."""
+    set_name, _, column = name.rpartition(".")
+    values = np.asarray(store.view_set(set_name or "simclr").params[column])
+    return values[:, 0] if set_name == "quality" else values
+
+
+def test_an_export_is_of_the_bytes_of_all_sets_that_it_reads(told: Store) -> None:
+    plain, joined = (select(told, "simclr", columns=each) for each in (["flip"], JOINED))
+    digests = [plain.digest, joined.digest]
+    store = open_store(told.root)
+    for name in ("teacher", "quality"):
+        each = store.view_sets[name]
+        each.__dict__["index"] = replace(each.index, root="0" * 64)
+        digests.append(select(store, "simclr", columns=JOINED).digest)
+    assert len(set(digests)) == 4
+    assert select(store, "simclr", columns=["flip"]).digest == plain.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("teacher.features", "teacher has no column 'features'; did you mean 'feature'?"),
+        ("simclr.flip", "simclr has views of its own, only columns sets are joined"),
+        ("teach.feature", "there is no view set 'teach' in this store; did you mean 'teacher'?"),
+        ("flop", "there is no params column 'flop'; did you mean 'flip'?"),
+    ],
+)
+def test_columns_that_cannot_be_exported_are_refused(told: Store, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        select(told, "simclr", columns=[name])
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import viewstore
+from tests.loaders.families import family_store
 from tests.loaders.stores import digits_store
+from tests.loaders.told import tell
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
@@ -174,6 +176,66 @@ def test_a_filter_that_does_not_fit_the_store_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         matching_rows(store, text)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """70 digits with two rounds of 4 views, quality of both and of the images, and scores."""
+    out = tmp_path_factory.mktemp("told") / "store"
+    family_store(out, {"cands": 4, "cands-r2": 4})
+    for name, of in (("quality", "cands"), ("quality-r2", "cands-r2"), ("images", "source")):
+        build(
+            BuildRequest(
+                generator="quality", view_set=name, out=out, settings={"of": of}, workers=1
+            )
+        )
+    return tell(out, "scores", "cands")
+
+
+def test_views_and_what_describes_them_are_gone_over_together(told: Store) -> None:
+    flip = np.asarray(told.view_sets["cands"].params["flip"]) == 1
+    flat = np.asarray(told.view_sets["quality"].params["luma_std"]) < 60
+    bright = np.asarray(told.view_sets["images"].params["luma_std"])[:, 0]
+    low = np.asarray(told.view_sets["scores"].params["score"]) < 3001
+    expected = {
+        "any(cands.flip = 1 and quality-r1.luma_std < 60)": (flip & flat).any(1),
+        "not any(quality-r1.luma_std < 60 and cands.flip = 1)": ~(flip & flat).any(1),
+        "all(scores.score < 3001 or quality-r1.luma_std < 60)": (low | flat).all(1),
+        "any(images.luma_std < 80 and label < 5)": (bright < 80) & (told.labels < 5),
+    }
+    for text, kept in expected.items():
+        assert 0 < kept.sum() < 70, text
+        found = matching_rows(told, text, ["cands"])
+        assert found.tolist() == np.flatnonzero(kept).tolist(), text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("any(cands.flip = 1 and quality-r2.luma_std < 60)", "cands and quality-r2"),
+        ("all(cands-r2.flip = 1 and scores.score < 60)", "cands-r2 and scores"),
+        ("all(quality-r1.twin = 1 and images.luma_std < 60)", "images and quality"),
+    ],
+)
+def test_what_describes_other_views_is_not_gone_over_with_them(
+    told: Store, text: str, names: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"must not go over the views of {names} in one"):
+        matching_rows(told, text, ["cands"])
+
+
+def test_a_name_means_the_round_that_is_shown(told: Store) -> None:
+    std = {
+        name: np.asarray(told.view_sets[name].params["luma_std"])
+        for name in ("quality", "quality-r2")
+    }
+    for shown, name in (
+        (["cands"], "quality"),
+        (["cands-r2"], "quality-r2"),
+        ([], "quality-r2"),
+    ):
+        found = matching_rows(told, "all(quality.luma_std < 66)", shown)
+        assert found.tolist() == np.flatnonzero((std[name] < 66).all(1)).tolist()
 
 
 def test_what_was_never_written_is_found_by_missing_alone() -> None:

@@ -1,0 +1,136 @@
+"""What columns sets say of the views that sheet and report show, in words, and what they chose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from viewstore.format.columns import Column
+from viewstore.inspect.numbers import NONE
+from viewstore.inspect.shown_rows import Row, in_words
+from viewstore.store.described import chosen_column, described_by, newest_about
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
+
+MOST_NUMBERS = 5  # of a column of one view: more of them say nothing at a look
+NOT_TOLD = frozenset({"dhash", "status"})  # numbers that say nothing to a reader
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A choice whose views are framed.
+
+    Attributes:
+        name: "hard.selected".
+        of: Name of the view set whose views were chosen.
+        view_set: The columns set.
+        column: Its column of choices.
+    """
+
+    name: str
+    of: str
+    view_set: ViewSet
+    column: Column
+
+    def groups(self, row: int) -> dict[int, list[int]]:
+        """Return the groups in which each view of a row was chosen, by view number."""
+        found: dict[int, list[int]] = {}
+        choices = self.view_set.params.rows(self.column.name, np.array([row]))[0]
+        for group, views in enumerate(choices.tolist()):
+            for view in views:
+                found.setdefault(view, []).append(group)
+        return found
+
+    def words(self, groups: Sequence[int]) -> tuple[str, ...]:
+        """Return in which groups a view was chosen, in words; nothing where there is only one."""
+        if self.column.shape[0] == 1 or not groups:
+            return ()
+        return (f"group {', '.join(map(str, groups))}",)
+
+
+def chosen_of(store: Store, view_sets: Sequence[ViewSet], pick: str) -> Chosen:
+    """Return the choice of views of one of `view_sets` that `pick` names, as loaders understand it.
+
+    Raises:
+        ConfigError: There is no such choice, or it is one of other views.
+    """
+    name = pick.partition(".")[0]
+    shown = [each for each in view_sets if newest_about(store, name, [each.plan.id]) is not None]
+    of = (shown or view_sets)[0]
+    found, column = chosen_column(store, of, pick)
+    return Chosen(f"{found.name}.{column.name}", of.name, found, column)
+
+
+def described(store: Store, view_set: ViewSet) -> list[ViewSet]:
+    """Return the columns sets that describe a view set, by name."""
+    return [store.view_sets[name] for name in store.columns_of(view_set.name)]
+
+
+def looked_at(store: Store, view_sets: Sequence[ViewSet]) -> list[ViewSet]:
+    """Return the view sets that have views; in the place of columns sets those they describe."""
+    by_id = {each.plan.id: each for each in store.view_sets.values() if each.kind != "columns"}
+    found = {each.name: each for each in view_sets if each.kind != "columns"}
+    for each in view_sets:
+        parent = by_id.get(described_by(each.plan))
+        if parent is not None:
+            found.setdefault(parent.name, parent)
+    return list(found.values())
+
+
+def told_columns(columns_set: ViewSet) -> list[Column]:
+    """Return the columns whose numbers are told of each view."""
+    return [
+        column
+        for column in columns_set.plan.columns
+        if column.per == "view"
+        and column.pack
+        and column.name not in NOT_TOLD
+        and column.row_bytes <= MOST_NUMBERS * column.shape[0] * column.numpy_dtype.itemsize
+    ]
+
+
+def told_of(
+    store: Store, view_set: ViewSet, row: int, chosen: Chosen | None = None
+) -> list[tuple[str, ...]]:
+    """Return for each view of a row what columns sets say of it, in words: "luma mean 87.3".
+
+    Where several say something by one name, the set is named too. Of views that were `chosen` it
+    is also said in which group, where there are several.
+    """
+    groups = chosen.groups(row) if chosen is not None and chosen.of == view_set.name else {}
+    found: list[list[str]] = [[] for _ in range(view_set.num_views)]
+    for view, words in enumerate(found):
+        if chosen is not None:
+            words += chosen.words(groups.get(view, ()))
+    sets = described(store, view_set)
+    counts = Counter(column.name for each in sets for column in told_columns(each))
+    for columns_set in sets:
+        for column in told_columns(columns_set):
+            whose = f"{columns_set.name} " if counts[column.name] > 1 else ""
+            values = columns_set.params.rows(column.name, np.array([row]))[0]
+            for words, value in zip(found, values, strict=True):
+                number = value.tolist()
+                if not column.missing(value).all() and number != NONE.get(column.name):
+                    words += [whose + each for each in in_words(column.name, number)]
+    return [tuple(words) for words in found]
+
+
+def with_told(
+    store: Store, row: Row, view_sets: Sequence[ViewSet], chosen: Chosen | None = None
+) -> Row:
+    """Return a sample with what columns sets say of its views; those that were chosen are framed.
+
+    `view_sets` are those whose views `row` has.
+    """
+    cells = {}
+    for each in view_sets:
+        framed = chosen.groups(row.row) if chosen is not None and chosen.of == each.name else {}
+        told = told_of(store, each, row.row, chosen)
+        cells[each.name] = tuple(
+            replace(cell, told=words, chosen=cell.view in framed)
+            for cell, words in zip(row.cells[each.name], told, strict=True)
+        )
+    return replace(row, cells=cells)
