@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +20,14 @@ import viewstore
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.columns import Column, Status
-from viewstore.format.plan import SOURCE
 from viewstore.generators import GENERATORS, Row
-from viewstore.generators.contract import Context, Input, OfSource, Rendered, Sample
-from viewstore.generators.scored.described import columns_per_view, inputs_of, roles_of
+from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.scored.described import (
+    Described,
+    Describes,
+    columns_per_view,
+    roles_of,
+)
 from viewstore.store.store import Store
 
 NONE = 255
@@ -47,32 +51,20 @@ def choices(row: int, views: int, groups: int, choose: int, salt: int) -> NDArra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(OfSource):
+class Told(Describes):
     """What is told of the views of `of`: features of `dim` numbers, choices of `groups` groups."""
 
     VERSION: ClassVar[int] = 1
-    KIND: ClassVar[Literal["pixels", "columns"]] = "columns"
 
-    of: str = SOURCE
     dim: int = 5
     groups: int = 1
     choose: int = 1
     salt: int = 0
-    described: tuple[str, ...] | None = None
-
-    @property
-    def height(self) -> None:
-        """Columns have no size."""
-        return None
 
     def resolve(self, context: Context) -> ResolvedTold:
         """Take on the roles of the views."""
         values = {**vars(self), "described": roles_of(context)}
         return ResolvedTold(**values)
-
-    def inputs(self) -> Mapping[str, Input]:
-        """Return the set that is told of."""
-        return inputs_of(self.of)
 
     def reads_source(self) -> bool:
         """Return that no image is looked at."""
@@ -80,34 +72,13 @@ class Told(OfSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolvedTold:
+class ResolvedTold(Described):
     """What `Told` resolves to."""
 
-    of: str
     dim: int
     groups: int
     choose: int
     salt: int
-    described: tuple[str, ...]
-
-    @property
-    def views(self) -> int:
-        """Views per sample."""
-        return len(self.described)
-
-    @property
-    def height(self) -> int:
-        """Return 0: columns have no size."""
-        return 0
-
-    @property
-    def width(self) -> int:
-        """Return 0: columns have no size."""
-        return 0
-
-    def roles(self) -> tuple[str, ...]:
-        """Return the roles of the views."""
-        return self.described
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns, by name."""

@@ -21,6 +21,7 @@ from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.export.ffcv import export_beton
 from viewstore.export.formats import FORMATS
+from viewstore.export.parquet import export_parquet
 from viewstore.export.selection import Exported, are_whole, select
 from viewstore.export.webdataset import export_tar
 from viewstore.files import disk
@@ -165,6 +166,20 @@ def column_of(store: Store, name: str) -> NDArray[Any]:
     set_name, _, column = name.rpartition(".")
     values = np.asarray(store.view_set(set_name or "simclr").params[column])
     return values[:, 0] if set_name == "quality" else values
+
+
+def test_joined_columns_are_in_a_table(told: Store, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="a package of the extra tables")
+    selection = select(told, "simclr", columns=JOINED)
+    export_parquet(selection, tmp_path / "t.parquet")
+    table = parquet.read_table(tmp_path / "t.parquet")
+    views = told.view_sets["simclr"].num_views
+    for name in JOINED:
+        column = np.array(table.column(name).to_pylist())
+        expected = selection.read(name, selection.rows)
+        of_views = selection.columns[[c.name for c in selection.columns].index(name)].per == "view"
+        lines = expected if of_views else np.repeat(expected[:, None], views, axis=1)
+        assert np.array_equal(column.reshape(lines.shape), lines)
 
 
 def test_an_export_is_of_the_bytes_of_all_sets_that_it_reads(told: Store) -> None:

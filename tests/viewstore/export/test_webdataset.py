@@ -34,7 +34,7 @@ def test_tars_hold_views_labels_and_params(store: Store, tmp_path: Path) -> None
             webdataset.WebDataset(pattern, shardshuffle=False).decode("rgb8")
         ):
             codec = views.codec.suffix
-            names = ["views.npy"] if codec == "npy" else [f"v0.{codec}", f"v1.{codec}"]
+            names = ["views.npy"] if codec in ("npy", "") else [f"v0.{codec}", f"v1.{codec}"]
             pixels = np.concatenate([sample[name].reshape(-1, 16, 16, 3) for name in names])
             assert np.array_equal(pixels, views[row])
             assert sample["cls"] == store.labels[row]
