@@ -50,7 +50,20 @@ class JoinedColumn:
 
     def prefetch(self, shards: Sequence[int]) -> None:
         """Begin to fetch what it has of remote shards that are read next, in this order."""
-        self.view_set.prefetch_column(self.column.name, shards)
+        if not self.column.pack:
+            self.view_set.prefetch(shards, role=self._role)
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes of its largest file; 0 where it lies in the packs of its view set."""
+        if self.column.pack:
+            return 0
+        entries = (shard.entry for shard in self.view_set.shards.values())
+        return max((entry.file(self._role).bytes for entry in entries), default=0)
+
+    @property
+    def _role(self) -> str:
+        return f"column:{self.column.name}"
 
 
 def joined_columns(store: Store, shown: ViewSet, names: Sequence[str]) -> tuple[JoinedColumn, ...]:
@@ -64,8 +77,7 @@ def joined_columns(store: Store, shown: ViewSet, names: Sequence[str]) -> tuple[
     """
     joined = tuple(_joined(store, shown, name) for name in names)
     if joined:
-        beside = sum(each.view_set.largest_chunk(each.column.name) for each in joined)
-        shown.check_cache(beside=beside)
+        shown.check_cache(beside=sum(each.largest_file for each in joined))
     return joined
 
 

@@ -19,6 +19,7 @@ from tests.remote.servers import ranged_server
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files.eviction import needed_bytes
 from viewstore.loaders import Cached, ViewLoader
+from viewstore.loaders.plan.joined import joined_columns
 from viewstore.store import params
 from viewstore.store.store import Store
 
@@ -80,9 +81,10 @@ def test_a_cache_must_hold_chunks_beside_their_shards(
     told: Store, url: str, open_remote: Open
 ) -> None:
     shard = max(each.blob.bytes for each in told.view_sets["cands"].shards.values())
-    chunk = told.view_sets["teacher"].largest_chunk("feature")
+    feature, score = joined_columns(told, told.view_sets["cands"], [FEATURE, SCORE])
+    chunk = feature.largest_file
     assert chunk > SHARD_ROWS * 6 * 300 * 2
-    assert told.view_sets["teacher"].largest_chunk("score") == 0
+    assert score.largest_file == 0
     needed = needed_bytes(shard + chunk, 1)
     make(open_remote(url, limit_bytes=needed)).close()
     with pytest.raises(ConfigError, match=f"^cache limit must be at least {needed} bytes, got"):

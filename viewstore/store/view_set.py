@@ -257,31 +257,15 @@ class ViewSet:
         """Return the shard files, for stock readers of WebDataset."""
         return [shard.where for shard in self.shards.values() if self.kind == "pixels"]
 
-    def prefetch(self, shards: Sequence[int]) -> None:
-        """Begin to fetch remote shards that are read next, in this order.
+    def prefetch(self, shards: Sequence[int], *, role: str = "views") -> None:
+        """Begin to fetch the files of a role of remote shards that are read next, in this order.
 
-        Raises nothing: a shard that cannot be had raises where it is opened.
+        Raises nothing: a file that cannot be had raises where it is opened.
         """
-        if self.kind == "pixels":
-            self._prefetch("views", shards)
-
-    def prefetch_column(self, name: str, shards: Sequence[int]) -> None:
-        """Begin to fetch the chunks of a column of remote shards, if it has files of its own."""
-        if not self.plan.column(name).pack:
-            self._prefetch(f"column:{name}", shards)
-
-    def _prefetch(self, role: str, shards: Sequence[int]) -> None:
-        if self.files.cache is not None:
+        if self.files.cache is not None and (role != "views" or self.kind == "pixels"):
             entries = [self.shards[number].entry for number in shards if number in self.shards]
             blobs = [entry.file(role) for entry in entries]
             self.files.cache.prefetch([(self.paths.root / blob.name, blob) for blob in blobs])
-
-    def largest_chunk(self, name: str) -> int:
-        """Return the bytes of the largest file of a column; 0 where it lies in the packs."""
-        if self.plan.column(name).pack:
-            return 0
-        entries = (shard.entry for shard in self.shards.values())
-        return max((entry.file(f"column:{name}").bytes for entry in entries), default=0)
 
     @property
     def remote(self) -> bool:

@@ -70,8 +70,11 @@ def test_a_view_that_was_never_made_says_why(tmp_path: Path) -> None:
     (source / "b.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     build_small(tmp_path / "s", str(source), on_error="skip")
     store = open_store(tmp_path / "s")
-    with pytest.raises(ConfigError, match="its source image could not be read when it was made"):
+    with pytest.raises(
+        ConfigError, match="its source image could not be read when it was"
+    ) as error:
         store.view_sets["simclr"].replay(1, 0)
+    assert error.value.code == "VS208"
 
 
 def test_a_network_view_without_latents_says_how_to_keep_them(searched: Path) -> None:
@@ -80,12 +83,14 @@ def test_a_network_view_without_latents_says_how_to_keep_them(searched: Path) ->
         views.replay(0, 0)
     assert "the setting keep_latents off" in str(error.value.why)
     assert "--set keep_latents=true" in str(error.value.fix)
+    assert error.value.code == "VS208"
 
 
 def test_a_latent_view_wants_its_network(searched: Path) -> None:
     with pytest.raises(ConfigError, match="was made by a network") as error:
         open_store(searched).view_sets["recon"].replay(0, 0)
     assert "--gan" in str(error.value.fix)
+    assert error.value.code == "VS208"
 
 
 def test_a_view_set_that_was_read_and_pickled_replays(raw_store: Store) -> None:
