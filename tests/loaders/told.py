@@ -20,13 +20,13 @@ import viewstore
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.columns import Column, Status
+from viewstore.format.plan import SOURCE
 from viewstore.generators import GENERATORS, Row
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.scored.described import (
     Described,
     Describes,
     columns_per_view,
-    roles_of,
 )
 from viewstore.store.store import Store
 
@@ -63,7 +63,8 @@ class Told(Describes):
 
     def resolve(self, context: Context) -> ResolvedTold:
         """Take on the roles of the views."""
-        values = {**vars(self), "described": roles_of(context)}
+        roles = (SOURCE,) if context.parent is None else context.parent.roles  # of columns too
+        values = {**vars(self), "described": roles}
         return ResolvedTold(**values)
 
     def reads_source(self) -> bool:
