@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.build.inputs import planned_inputs
 from viewstore.build.listing import own_files
-from viewstore.build.roles import WeightFiles, load_models, networks, weights_of
-from viewstore.errors import CheckpointError, ConfigError, UnavailableError
+from viewstore.build.reproducible import check_versions, check_weights
+from viewstore.build.roles import WeightFiles, load_models, networks
+from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights
@@ -31,13 +33,8 @@ from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
 from viewstore.store.column_content import PIXEL_CRC
 from viewstore.store.committed import (
-    build_again,
-    committed_shards,
     read_plan,
-    shards_there,
 )
-from viewstore.store.lineage import stale_shards
-from viewstore.store.published import linked, published_view_sets
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
@@ -208,60 +205,6 @@ def _args(settings: Resolved) -> dict[str, Any]:
     return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
-def planned_inputs(
-    paths: StorePaths, plan: Plan, source: SourceReader | None = None
-) -> dict[str, ViewSet]:
-    """Return the view sets that a plan links to, by role, as they are now.
-
-    Raises:
-        ConfigError: One is gone, is another one than was planned with, or is not complete.
-    """
-    check_links(paths, plan)
-    published = published_view_sets(paths, source)
-    found = {}
-    for role, link in plan.links.items():
-        found[role] = complete_view_set(paths, plan.view_set, link["view_set"], published)
-    return found
-
-
-def complete_view_set(
-    paths: StorePaths, child: str, name: str, published: dict[str, ViewSet]
-) -> ViewSet:
-    """Return view set `name`, of which `child` can be made.
-
-    Raises:
-        ConfigError: It is not complete, or is itself made from other bytes than are there now.
-    """
-    view_set = published.get(name)
-    if view_set is None or not view_set.complete:
-        raise unfinished_input(paths, child, name)
-    inputs = linked(view_set.plan, published)
-    stale = [] if inputs is None else stale_shards(view_set, inputs)
-    if stale:
-        raise ConfigError(
-            f"{child} is made from {name}, of which shard {stale[0]} is stale: "
-            f"{view_set.of} has other bytes now",
-            code="VS202",
-            where=str(paths.view_set(name).root),
-            fix=f"viewstore verify {paths.root} --repair --view-set {name}",
-        )
-    return view_set
-
-
-def unfinished_input(paths: StorePaths, name: str, input: str) -> ConfigError:
-    """Return the error of a view set that `name` is made from and that is not complete."""
-    committed = len(committed_shards(paths.view_set(input)))
-    there = "it was not built"
-    if paths.view_set(input).plan.is_file():
-        there = shards_there(committed, read_plan(paths.view_set(input)))
-    return ConfigError(
-        f"{name} is made from {input}, which is not complete: {there}",
-        code="VS202",
-        where=str(paths.view_set(input).root),
-        fix=build_again(paths.root),
-    )
-
-
 def builder_factory(
     root: Path,
     view_set: str,
@@ -336,86 +279,3 @@ def _make_builder(
         progress=progress,
         check_stop=check_stop,
     )
-
-
-def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> None:
-    """Check that shards built now would be those that were planned, before any is given up.
-
-    Raises:
-        CheckpointError: The files of weights are others.
-        ConfigError: A view set that it is made from is another one now, or is gone.
-        UnavailableError: The libraries that decide its bytes have other versions here.
-    """
-    from viewstore.generators import settings_class
-
-    needs = settings_class(plan.generator["name"]).NEEDS
-    own = own_files(paths.view_set(plan.view_set), plan)
-    check_weights(plan, weights_of(needs, {**files, **own}))
-    check_links(paths, plan)
-    check_versions(plan)
-
-
-def check_links(paths: StorePaths, plan: Plan) -> None:
-    """Raise ConfigError unless all that a view set is made from is what it was planned with."""
-    for role, link in plan.links.items():
-        name = link["view_set"]
-        linked = paths.view_set(name)
-        found = read_plan(linked).id if linked.plan.is_file() else None
-        if found != link["plan_id"]:
-            made = "was made from" if role == "parent" else f"was made with {role}"
-            raise ConfigError(
-                f"view set {plan.view_set} {made} another {name!r} than the store has now"
-                if found
-                else f"view set {plan.view_set} {made} {name!r}, which the store has no longer",
-                code="VS103",
-                where=str(linked.plan),
-                why="its views would be others than those that are stored",
-                fix=f"build {name!r} with its former settings, or build into another --view-set",
-            )
-
-
-def check_versions(plan: Plan) -> None:
-    """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
-    from viewstore.generators import settings_class
-
-    changed: dict[str, tuple[object, object]] = {}
-    generator, version = plan.generator["name"], plan.generator["version"]
-    if version != settings_class(generator).VERSION:
-        changed[f"generator {generator}"] = (version, settings_class(generator).VERSION)
-    if plan.codec is not None:
-        before, encoder = plan.codec["encoder"], codec_from_plan(plan.codec).encoder
-        if encoder != before:
-            changed["encoder"] = (before, encoder)
-    for library, version in plan.libraries.items():
-        try:
-            found = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
-        if found != version:
-            changed[library] = (version, found)
-    if changed:
-        said = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
-        raise UnavailableError(
-            f"view set {plan.view_set} was made with other versions: {said}",
-            why="other versions may make other bytes of the same views",
-            fix="install those versions, or build into another --view-set",
-        )
-
-
-def check_weights(plan: Plan, found: list[Weights]) -> None:
-    """Raise CheckpointError unless these weights are the ones the view set was planned with."""
-    planned = {weights.role: weights for weights in plan.weights}
-    for weights in found:
-        if weights.role not in planned or planned[weights.role].sha256 != weights.sha256:
-            raise CheckpointError(
-                f"the {weights.role} is not the one that {plan.view_set} was planned with",
-                where=weights.name,
-                why="its sha256 differs from the plan's",
-                fix=f"give the file of the first build with --{weights.role}",
-            )
-    missing = set(planned) - {weights.role for weights in found}
-    if missing:
-        raise CheckpointError(
-            f"{plan.view_set} was planned with weights for {', '.join(sorted(missing))}",
-            fix="give their files as in the first build",
-        )

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.adopt import restore_folders, set_aside, stored_rows
-from viewstore.build.compose import OnError, check_reproducible
+from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
 from viewstore.build.listing import list_again
+from viewstore.build.reproducible import check_reproducible
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import build_shards

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.build.compose import check_weights
+from viewstore.build.reproducible import check_weights
 from viewstore.build.roles import WeightFiles, load_models
 from viewstore.format.plan import Plan
 from viewstore.progress import Progress

@@ -22,6 +22,7 @@ from viewstore.build.adopt import (
     fixed_sources,
 )
 from viewstore.build.finalise import finalise
+from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import check_unneeded, load_models, networks, packaged_roles
@@ -40,15 +41,12 @@ from viewstore.shards.engine import Job, Policy, Queue, raise_failure
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
-from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.column_content import PIXEL_CRC
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
-from viewstore.store.published import published_view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
-    from viewstore.store.view_set import ViewSet
 
 
 def build(
@@ -228,7 +226,12 @@ def _plan(
     if stored is not None:
         check_same_generator(view_set, stored, request.generator)
     settings = _settings(request, stored)
-    inputs, built = _inputs(request, paths, settings, table, progress)
+    built: list[Built] = []
+
+    def build_first(name: str, own: Mapping[str, Any]) -> None:
+        built.append(_build_first(request, name, own, table, progress))
+
+    inputs = wanted_inputs(request.name, paths, settings, table, build_first)
     models, weights = load_models(networks(settings.NEEDS), request.files, progress)
     listing = None
     if ROLE in settings.NEEDS:
@@ -282,7 +285,7 @@ def _plan(
     adopt_sources(paths, table, shard_rows)  # the first that is written
     if listing is not None:
         keep_listing(view_set, listing)
-    return adopt_plan(view_set, plan), built
+    return adopt_plan(view_set, plan), tuple(built)
 
 
 PACKAGED_ADVICE = {  # where to have a network from, by the role that a user would name first
@@ -324,44 +327,6 @@ def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
     resumed = stored is not None and stored.generator["name"] == request.generator
     before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
     return make_settings(request.generator, {**before, **request.settings})
-
-
-def _inputs(
-    request: BuildRequest,
-    paths: StorePaths,
-    settings: Settings,
-    table: SourceTable,
-    progress: Progress,
-) -> tuple[dict[str, ViewSet], tuple[Built, ...]]:
-    """Return the view sets that a generator reads, by role, and the builds of those made first.
-
-    Raises:
-        ConfigError: One is missing or not complete, or is the view set itself.
-    """
-    found, built = {}, []
-    reader = SourceReader(table)
-    for role, wanted in settings.inputs().items():
-        name = wanted.view_set
-        if name == request.name:
-            raise ConfigError(
-                f"view set {name!r} cannot be made from itself",
-                fix="name the new view set with --view-set",
-            )
-        published = published_view_sets(paths, reader)
-        if name not in published and wanted.settings is not None:
-            built.append(_build_first(request, name, wanted.settings, table, progress))
-            published = published_view_sets(paths, reader)
-        if name not in published and not paths.view_set(name).plan.is_file():
-            known = view_sets(paths)
-            raise no_view_set(name, known, paths.root, fix=f"build {name!r} first")
-        view_set = compose.complete_view_set(paths, request.name, name, published)
-        if view_set.kind == "columns" and role == "parent" and settings.KIND == "pixels":
-            raise ConfigError(
-                f"{name} has no views to start from, it describes those of {view_set.of}",
-                fix=f"start from {view_set.of}",
-            )
-        found[role] = view_set
-    return found, tuple(built)
 
 
 def _build_first(

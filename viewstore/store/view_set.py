@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, counted
-from viewstore.files.local import LOCAL, Files, checked_blob, mapped, matching, whole_file
+from viewstore.files.local import LOCAL, Files, checked_blob, matching, whole_file
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
@@ -26,6 +25,7 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
+from viewstore.store.mapped_shards import MappedShards
 from viewstore.store.params import Params
 from viewstore.store.rendering import Rendering
 from viewstore.store.replay import DecodeLatent, replay
@@ -67,17 +67,11 @@ class ViewSet:
                 f"plan of {self.plan.view_set} is not the one the manifest names",
                 where=files.where(paths.plan),
             )
-        self._maps: dict[int, NDArray[np.uint8]] = {}
-        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is open or derived: it is read again where it is needed."""
         derived = {n for n, each in vars(type(self)).items() if isinstance(each, cached_property)}
-        left_out = derived | {"_maps", "_lock"}
-        return {name: each for name, each in vars(self).items() if name not in left_out}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _maps={}, _lock=threading.Lock())
+        return {name: each for name, each in vars(self).items() if name not in derived}
 
     def __repr__(self) -> str:
         samples, views = counted(len(self), "sample"), counted(self.num_views, "view")
@@ -313,6 +307,10 @@ class ViewSet:
         return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
     @cached_property
+    def _mapped(self) -> MappedShards:
+        return MappedShards(self.shards, self.most_open)
+
+    @cached_property
     def rendering(self) -> Rendering:
         """What renders the views of a recipe set. Raises ConfigError: it is none."""
         if self.plan.recipe is None:
@@ -375,13 +373,13 @@ class ViewSet:
                 else None,
             )
         number = self._check_built(row)
-        data = self._map(number)
+        data = self._mapped[number]
         try:
             return self._payloads(row, number, data)
         except FormatError:
-            if not self._map_again(number):
+            if not self._mapped.again(number):
                 raise
-        return self._payloads(row, number, self._map(number))
+        return self._payloads(row, number, self._mapped[number])
 
     def _payloads(self, row: int, number: int, data: NDArray[np.uint8]) -> dict[str, bytes]:
         payloads = {}
@@ -397,29 +395,6 @@ class ViewSet:
                 )
             payloads[extension] = payload
         return payloads
-
-    def _map(self, number: int) -> NDArray[np.uint8]:
-        """Return the bytes of a shard, mapped; threads may read what another one has let go of."""
-        with self._lock:
-            found = self._maps.get(number)
-        if found is not None:
-            return found
-        found = mapped(self.shards[number].open())
-        with self._lock:
-            while len(self._maps) >= self.most_open():
-                del self._maps[next(iter(self._maps))]
-            self._maps[number] = found
-        return found
-
-    def _map_again(self, number: int) -> bool:
-        """Map a damaged shard anew; return False: it lies here, there is no other copy."""
-        descriptor = self.shards[number].reopen()
-        if descriptor is None:
-            return False
-        found = mapped(descriptor)
-        with self._lock:
-            self._maps[number] = found
-        return True
 
     def _chunk(self, column: Column, number: int) -> memoryview:
         """Return the chunk of a column out of the blob that carries it."""

@@ -62,7 +62,7 @@ def test_threads_read_what_one_reads(
     monkeypatch.setattr(reader, "most_descriptors", lambda: 2)
     store = viewstore.open(tmp_path / "s")
     views = store.view_set("simclr")
-    views._maps = Yielding()
+    views._mapped._maps = Yielding()
     store.source._files = Yielding()
 
     def read(seed: int) -> int:

@@ -1,0 +1,77 @@
+"""Whether a build now would give the bytes that were planned: weights, versions, what it reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from viewstore.build.inputs import check_links
+from viewstore.build.listing import own_files
+from viewstore.build.roles import WeightFiles, weights_of
+from viewstore.errors import CheckpointError, UnavailableError
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import Plan, Weights
+from viewstore.images.codec import codec_from_plan
+
+
+def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> None:
+    """Check that shards built now would be those that were planned, before any is given up.
+
+    Raises:
+        CheckpointError: The files of weights are others.
+        ConfigError: A view set that it is made from is another one now, or is gone.
+        UnavailableError: The libraries that decide its bytes have other versions here.
+    """
+    from viewstore.generators import settings_class
+
+    needs = settings_class(plan.generator["name"]).NEEDS
+    own = own_files(paths.view_set(plan.view_set), plan)
+    check_weights(plan, weights_of(needs, {**files, **own}))
+    check_links(paths, plan)
+    check_versions(plan)
+
+
+def check_versions(plan: Plan) -> None:
+    """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
+    from viewstore.generators import settings_class
+
+    changed: dict[str, tuple[object, object]] = {}
+    generator, version = plan.generator["name"], plan.generator["version"]
+    if version != settings_class(generator).VERSION:
+        changed[f"generator {generator}"] = (version, settings_class(generator).VERSION)
+    if plan.codec is not None:
+        before, encoder = plan.codec["encoder"], codec_from_plan(plan.codec).encoder
+        if encoder != before:
+            changed["encoder"] = (before, encoder)
+    for library, version in plan.libraries.items():
+        try:
+            found = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found != version:
+            changed[library] = (version, found)
+    if changed:
+        said = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+        raise UnavailableError(
+            f"view set {plan.view_set} was made with other versions: {said}",
+            why="other versions may make other bytes of the same views",
+            fix="install those versions, or build into another --view-set",
+        )
+
+
+def check_weights(plan: Plan, found: list[Weights]) -> None:
+    """Raise CheckpointError unless these weights are the ones the view set was planned with."""
+    planned = {weights.role: weights for weights in plan.weights}
+    for weights in found:
+        if weights.role not in planned or planned[weights.role].sha256 != weights.sha256:
+            raise CheckpointError(
+                f"the {weights.role} is not the one that {plan.view_set} was planned with",
+                where=weights.name,
+                why="its sha256 differs from the plan's",
+                fix=f"give the file of the first build with --{weights.role}",
+            )
+    missing = set(planned) - {weights.role for weights in found}
+    if missing:
+        raise CheckpointError(
+            f"{plan.view_set} was planned with weights for {', '.join(sorted(missing))}",
+            fix="give their files as in the first build",
+        )
