@@ -102,20 +102,19 @@ def set_bytes(plan: Plan, row_bytes: float, members: int | None = None) -> int:
         members: Files of a row in its tar; None means as planned.
     """
     columns = [column.row_bytes * plan.shard_rows + CRC_BYTES for column in plan.columns]
-    packed = [
-        BLOCK + padded(size)
-        for column, size in zip(plan.columns, columns, strict=True)
-        if column.pack
-    ]
-    alone = sum(size for column, size in zip(plan.columns, columns, strict=True) if not column.pack)
+    sizes = list(zip(plan.columns, columns, strict=True))
+    packed = [size for column, size in sizes if column.pack]
+    alone = sum(size for column, size in sizes if not column.pack)
     members = len(plan.members) if members is None else members
     index_row_bytes = members * MEMBER_DTYPE.itemsize
     indexes = sum(
         BLOCK + padded(len(plan.shard_range(shard)) * index_row_bytes + CRC_BYTES)
         for shard in range(plan.shards)
     )
-    each_shard = 2 * len(END) + sum(packed) + alone
-    derived = plan.shards * sum(columns) + NPY_BYTES + plan.rows * index_row_bytes
+    files = 2 if members else 1  # the tar of pixels, if there is one, and the pack of params
+    each_shard = files * len(END) + sum(BLOCK + padded(size) for size in packed) + alone
+    # The zarr chunk of a column in a file of its own is that file, by another name.
+    derived = plan.shards * sum(packed) + NPY_BYTES + plan.rows * index_row_bytes
     return round(plan.rows * row_bytes) + indexes + plan.shards * each_shard + derived
 
 

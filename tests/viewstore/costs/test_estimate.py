@@ -16,6 +16,7 @@ from tests.viewstore.commands import invoke
 from tests.viewstore.small_stores import ROWS, build_small, write_npz, write_photographs
 from viewstore.build import rehearsal
 from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.costs import measure
 from viewstore.costs.bottleneck import ADVICE, Parts, judge
 from viewstore.costs.estimate import (
@@ -30,6 +31,7 @@ from viewstore.costs.estimate import (
     size,
 )
 from viewstore.errors import ConfigError, UnavailableError
+from viewstore.store.store import open_store
 from viewstore.store.view_set import ViewSet
 
 MACHINE = Machine(
@@ -62,12 +64,26 @@ def built(folder: Path, source: object, **changes: Any) -> ViewSet:  # noqa: ANN
 
 
 def bytes_on_disk(view_set: ViewSet) -> int:
-    """Return the bytes of shards, params and the table of members; records and stats left out."""
+    """Return the bytes of shards, params and the table of members; records and stats left out.
+
+    A chunk that is a file of a shard by another name counts once.
+    """
     root = view_set.paths.root
     chunks = sum(
-        path.stat().st_size for path in root.glob("params.zarr/*/c/**/*") if path.is_file()
+        path.stat().st_size
+        for path in root.glob("params.zarr/*/c/**/*")
+        if path.is_file() and path.stat().st_nlink == 1
     )
     return view_set.num_bytes + chunks + view_set.paths.members.stat().st_size
+
+
+def test_a_column_in_a_file_of_its_own_is_counted_once(tmp_path: Path) -> None:
+    build(BuildRequest(generator="digits", out=tmp_path / "s", limit=20, shard_rows=8))
+    embed = {"of": "digits"}
+    build(BuildRequest(generator="embed", out=tmp_path / "s", settings=embed, workers=1))
+    view_set = open_store(tmp_path / "s").view_sets["embed"]
+    assert any(not column.pack for column in view_set.plan.columns)
+    assert set_bytes(view_set.plan, 0) == bytes_on_disk(view_set)
 
 
 # Bytes
