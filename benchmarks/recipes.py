@@ -38,12 +38,20 @@ FORMS = ("raw", "params", "jpg")
 
 def with_recipes() -> list[str]:
     """Return the names of the generators whose views can be stored as params."""
-    return [name for name in GENERATORS if make_settings(name, {}).recipe() is not None]
+    needing = {"import": {"files": "{key}"}}  # settings without which there are none
+    return [
+        name
+        for name in GENERATORS
+        if make_settings(name, needing.get(name, {})).recipe() is not None
+    ]
 
 
 def built(out: Path, source: str, name: str, form: str, **changes: Any) -> Store:  # noqa: ANN401
     """Build the view set `name`, and what it starts from, in one form."""
     request: dict[str, Any] = {"generator": name, "out": out, "source": source, "codec": form}
+    for wanted in make_settings(name, changes.get("settings", {})).inputs().values():
+        first = {"generator": wanted.view_set, "codec": "raw", "settings": {}, "view_set": None}
+        build(BuildRequest(**(request | changes | first)))
     build(BuildRequest(**(request | changes)))
     return open_store(out)
 
