@@ -1,6 +1,6 @@
 """Every generator in one table: views/s, bytes a view in each form that it allows, what it records.
 
-    python benchmarks/generators.py --out benchmarks/results/generators.json
+    python benchmarks/generator_table.py --out benchmarks/results/generators.json
 
 Each is built for real with all cores: cut and heavy views of photographs, latent ones of digits,
 columns of the former. Views/s are those of its default form, columns count the views they describe.
