@@ -36,7 +36,8 @@ OPS = frozenset(
     clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d copysign cos detach detach_
     div div_ dropout elu eq erf exp expand expand_as flatten floor gelu glu group_norm
     hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select instance_norm
-    layer_norm leaky_relu leaky_relu_ linalg_vector_norm linear log log_softmax matmul max
+    layer_norm leaky_relu leaky_relu_ lift_fresh_copy
+    linalg_vector_norm linear log log_softmax matmul max
     max_pool2d maximum mean min minimum mish mm movedim mul mul_ narrow neg norm pad permute
     pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 relu_ repeat reshape rms_norm
     roll round rsqrt rsub scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ sin slice
@@ -135,7 +136,8 @@ def _unfit(what: str, *, where: Path | None = None) -> CheckpointError:
         where=None if where is None else str(where),
         why="it must take float32 images [P, 3, H, W], of plain tensor ops, on the CPU, in "
         "evaluation mode; anything else in it might be executed",
-        fix="torch.export.export(module.eval().cpu(), (images,)), then torch.export.save",
+        fix="torch.export.export(module.eval().cpu(), (images,)), then torch.export.save; where "
+        "an expression of sizes is refused, export it for a fixed number of images",
     )
 
 

@@ -75,6 +75,7 @@ class ResolvedDuplicates(Described):
         return (
             Column(name="duplicate", dtype="i8", shape=(), per="sample"),
             Column(name="status", dtype="u1", shape=(self.views,)),
+            Column(name="x_extra", dtype="u1", shape=(), per="sample"),
         )
 
     def make(self, context: Context) -> DuplicatesGenerator:
@@ -122,7 +123,9 @@ class DuplicatesGenerator:
             row = slice(sample.index, sample.index + 1)
             duplicate = self._groups[sample.index]
             status = status_of(self._made[row])
-            yield Rendered(sample.index, None, {"duplicate": duplicate, "status": status})
+            extra = np.uint8(duplicate not in (ALONE, sample.index) and self._made[sample.index])
+            params = {"duplicate": duplicate, "status": status, "x_extra": extra}
+            yield Rendered(sample.index, None, params)
 
 
 def lowest_alike(hashes: Hashes, bits: int) -> Numbers:

@@ -32,10 +32,19 @@ def check_pairs(cached: Sequence[CachedSlots], store: Store) -> None:
                     f"beside {len(parent.slots)} of {above.num_views}",
                     why="views pair by their numbers only where both view sets have as many "
                     "views, each made from the one of its number, as many slots and one pick",
-                    fix=f"show as many views of {below.name} as of {above.name}, or one of them; "
-                    f"in Python, Cached({below.name!r}, follow=SLOT) shows views made from the "
-                    "one in that slot",
+                    fix=f"in Python, Cached({below.name!r}, follow=SLOT) shows views made from the "
+                    "one in that slot" + _by_number(below, above),
                 )
+
+
+def _by_number(below: ViewSet, above: ViewSet) -> str:
+    """Return what else to do where each view was made from the one of its number, else ""."""
+    if below.num_views != above.num_views or not _records_parents(below):
+        return ""
+    numbers = np.arange(below.num_views)
+    if not (below.params.take("parent", np.arange(min(len(below), 64))) == numbers).all():
+        return ""
+    return f"; or show as many views of {below.name} as of {above.name}"
 
 
 def check_follows(cached: Sequence[CachedSlots], slots: Sequence[Slot], store: Store) -> None:

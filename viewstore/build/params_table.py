@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import COLUMN_NAME, Column
 from viewstore.store.flat import package
 
@@ -146,8 +146,11 @@ def _lines(
     numbers = _numbers(path, "view", views)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise _refused(path, "view must be a whole number")
+    unknown = []
     for line, (name, view) in enumerate(zip(names, numbers.tolist(), strict=True)):
         row = rows.get(name)
+        if row is None:
+            unknown.append(name)
         if row is None or not 0 <= view < there.shape[1] or not there[row, view]:
             continue
         if lines[row, view] >= 0:
@@ -156,7 +159,9 @@ def _lines(
     absent = np.argwhere(there & (lines < 0))
     if len(absent):
         first = ", ".join(f"{keys[row]} view {view}" for row, view in absent[:NAMED].tolist())
-        raise _refused(path, f"it has no line for {len(absent)} views, first {first}")
+        others = f"; {counted(len(unknown), 'line')} of it is of no sample here, first "
+        others = f"{others}{unknown[0]!r}" if unknown else ""
+        raise _refused(path, f"it has no line for {len(absent)} views, first {first}{others}")
     return lines
 
 

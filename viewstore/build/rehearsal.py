@@ -20,7 +20,7 @@ import numpy as np
 from viewstore.build.adopt import adopt_sources, check_same_generator, fixed_sources
 from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.rows import build_rows, shard_rows_of
-from viewstore.build.run import build, check_out
+from viewstore.build.run import build, check_out, needed_roles
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
@@ -145,8 +145,8 @@ def _shard_rows(request: BuildRequest, paths: StorePaths, trial: Store, table: S
     The view set that is built first decides them for a new store: that which another starts from.
     """
     plan = trial.view_sets[request.name].plan
-    if plan.parent is not None:
-        plan = trial.view_sets[plan.parent["view_set"]].plan
+    for link in plan.links.values():
+        plan = trial.view_sets[link["view_set"]].plan
     choose = shard_rows_of(request, paths, views=plan.views, height=plan.height, width=plan.width)
     return fixed_sources(paths, table, choose)[0]
 
@@ -174,7 +174,8 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
         check_same_generator(own, stored, request.generator)
         changes["settings"] = {**stored.generator["args"], **request.settings}
         changes["seed"] = stored.seed if request.seed is None else request.seed
-        changes["codec"] = request.codec or stored.form
+        own_form = None if stored.kind == "columns" else stored.form
+        changes["codec"] = request.codec or own_form
     return replace(
         request,
         out=scratch,
@@ -199,14 +200,17 @@ def _made_from(request: BuildRequest, paths: StorePaths) -> Iterator[BuildReques
         own = paths.view_set(wanted.view_set)
         if own.plan.is_file():
             plan = read_plan(own)
+            args = plan.generator["args"]
+            needs = needed_roles(make_settings(plan.generator["name"], args))
             first = replace(
                 request,
                 generator=plan.generator["name"],
-                settings=plan.generator["args"],
+                settings=args,
                 view_set=plan.view_set,
                 seed=plan.seed,
                 codec=None if plan.kind == "columns" else plan.form,
                 proof=None,
+                files={role: file for role, file in request.files.items() if role in needs},
             )
             yield from _made_from(first, paths)
             yield first

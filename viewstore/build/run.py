@@ -47,6 +47,7 @@ from viewstore.store.committed import committed_shards, no_view_set, read_plan, 
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
+    from viewstore.store.view_set import ViewSet
 
 
 def build(
@@ -94,19 +95,19 @@ def _check_settings(request: BuildRequest) -> None:
     from viewstore.generators import make_settings
 
     settings = make_settings(request.generator, request.settings)
-    check_unneeded(request.generator, _needs(settings), request.files)
+    check_unneeded(request.generator, needed_roles(settings), request.files)
     if request.codec == ParamsAlone.name:
         compose.recipe_for(request.generator, settings)
 
 
-def _needs(settings: Settings) -> set[str]:
+def needed_roles(settings: Settings) -> set[str]:
     """Return the roles of networks of a generator, and of what is built first for it."""
     from viewstore.generators import make_settings
 
     needs = set(settings.NEEDS)
     for wanted in settings.inputs().values():
         if wanted.settings is not None:
-            needs |= _needs(make_settings(wanted.view_set, wanted.settings))
+            needs |= needed_roles(make_settings(wanted.view_set, wanted.settings))
     return needs
 
 
@@ -241,7 +242,7 @@ def _plan(
     packaged = packaged_roles(settings.NEEDS, request.files)
     if not built and {part.uri for part in table.parts} != {"digits"}:
         _warn_of_packaged(packaged, progress)
-    codec = _codec(request, stored, settings, table)
+    codec = _codec(request, stored, settings, table, inputs.get("parent"))
     if request.proof is not None and codec.name != ParamsAlone.name:
         raise ConfigError(
             f"proof goes with --codec params, the views are stored as {codec.name}",
@@ -342,7 +343,10 @@ def _build_first(
             f"view set {name!r} must be complete before slices of {request.name} are built",
             fix=f"viewstore build --generator {name} --out {request.out}",
         )
+    from viewstore.generators import make_settings
+
     progress.note(f"{request.generator} starts from the view set {name!r}: building it first")
+    needs = needed_roles(make_settings(name, settings))
     first = replace(
         request,
         generator=name,
@@ -350,6 +354,7 @@ def _build_first(
         settings=settings,
         codec=None,
         proof=None,
+        files={role: file for role, file in request.files.items() if role in needs},
         only=None,
     )
     return build(first, progress, table=table)
@@ -362,7 +367,11 @@ def _seed(request: BuildRequest, stored: Plan | None) -> int:
 
 
 def _codec(
-    request: BuildRequest, stored: Plan | None, settings: Settings, table: SourceTable
+    request: BuildRequest,
+    stored: Plan | None,
+    settings: Settings,
+    table: SourceTable,
+    parent: ViewSet | None,
 ) -> Codec:
     if settings.KIND == "columns":
         if request.codec is not None:
@@ -375,7 +384,8 @@ def _codec(
         return make_codec(request.codec)
     if stored is not None:
         return codec_from_plan(stored.codec)
-    side = settings.height or int(max(table.height.max(), table.width.max()))
+    side = int(max(table.height.max(), table.width.max()))
+    side = settings.height or (side if parent is None else max(parent.height, parent.width))
     return make_codec("raw" if networks(settings.NEEDS) or side <= 64 else "jpg")
 
 

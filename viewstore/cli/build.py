@@ -296,6 +296,7 @@ def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
     return {
         "store": str(request.out),
         "view_set": plan.view_set,
+        "kind": plan.kind,
         "samples": plan.rows,
         "views": plan.views,
         "shards": plan.shards,
@@ -334,13 +335,15 @@ def _share(text: str) -> float:
 
 
 def _summary_text(facts: dict[str, Any], verdict: Verdict | None) -> str:
+    from viewstore.costs.estimate import size
+
     views = facts["built_samples"] * facts["views"]
     name = facts["view_set"]
     if facts["built_samples"]:
         lines = [
             f"{name}: {counted(views, 'view')} of {counted(facts['built_samples'], 'sample')} in "
             f"{duration(facts['seconds'])}, {facts['views_per_second']:.0f} views/s, "
-            f"{facts['bytes'] / 2**20:.1f} MiB"
+            f"{size(facts['bytes'])}"
         ]
     else:
         all_of = f"all {facts['shards']} shards were" if facts["shards"] > 1 else "its shard was"
@@ -356,7 +359,8 @@ def _summary_text(facts: dict[str, Any], verdict: Verdict | None) -> str:
         )
     if verdict is not None:
         lines += verdict.lines()
-        lines.append(f"look at them: viewstore inspect {facts['store']} --sheet views.png")
+        picture = "" if facts["kind"] == "columns" else " --sheet views.png"
+        lines.append(f"look at them: viewstore inspect {facts['store']}{picture}")
     elif facts["left_shards"]:
         lines.append(f"not complete yet: viewstore status {facts['store']}")
     else:

@@ -155,7 +155,9 @@ def select(
     if limit is not None and limit < 1:
         raise ConfigError(f"the number of samples to export must be at least 1, got {limit}")
     by_name = {column.name: column for column in chosen.plan.columns}
-    names = [c.name for c in chosen.plan.columns if c.pack] if columns is None else columns
+    # Of a set of columns nothing is left out: they are all that it has.
+    own = [c.name for c in chosen.plan.columns if c.pack or chosen.kind == "columns"]
+    names = own if columns is None else columns
     joined = {}
     for name in filter(is_joined, names):
         joined[name], column = joined_column(store, chosen, name)

@@ -20,6 +20,7 @@ from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
 from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.images.colours import Pixels
+from viewstore.sources.again import located, moved_source
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.store import advice
@@ -151,7 +152,12 @@ def _links(paths: ViewSetPaths, plan: Plan) -> Iterator[Fault]:
 def _readable(paths: StorePaths) -> dict[str, ViewSet]:
     """Return the view sets that readers see by name; none where records are damaged, a fault."""
     with contextlib.suppress(ViewStoreError, OSError):
-        return published_view_sets(paths, SourceReader(read_sources(paths)[0]))
+        table, place = read_sources(paths)[0], moved_source()
+        with contextlib.suppress(
+            ViewStoreError
+        ):  # where recipes are rendered, they say what is wrong
+            table = table if place is None else located(table, place)
+        return published_view_sets(paths, SourceReader(table))
     return {}
 
 

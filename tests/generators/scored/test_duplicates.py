@@ -139,6 +139,7 @@ def test_near_duplicates_of_a_store_have_the_lowest_row_of_their_group(store: Pa
     opened = open_store(store)
     found = opened.view_sets["duplicates"]
     assert found.params["duplicate"].tolist() == [-1, 1, -1, -2, 1, -1, -1, 1, 1]
+    assert found.params["x_extra"].tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 1]
     assert found.params["status"][:, 0].tolist() == [1, 1, 1, 4, 1, 1, 1, 1, 1]
     assert (found.plan.reach, found.plan.links["parent"]["view_set"]) == ("set", "quality")
     assert list(verify(store, level="content")) == []
@@ -152,9 +153,15 @@ def test_what_is_about_columns_describes_what_those_do(store: Path) -> None:
 
 
 def test_a_loader_leaves_near_duplicates_out(store: Path) -> None:
-    where = "duplicates.duplicate = -1"
-    loader = ViewLoader(str(store), [Cached("simclr")], batch_size=2, where=where)
-    assert sorted(row for batch in loader for row in batch.index.tolist()) == [0, 2, 5, 6]
+    """One of each group is kept, or none."""
+    for where, rows in (
+        ("duplicates.x_extra = 0 and not duplicates.status = 4", [0, 1, 2, 5, 6]),
+        ("duplicates.duplicate = -1", [0, 2, 5, 6]),
+    ):
+        with ViewLoader(
+            str(store), [Cached("simclr")], batch_size=2, where=where, tail="keep"
+        ) as loader:
+            assert sorted(row for batch in loader for row in batch.index.tolist()) == rows
 
 
 def test_settings_that_cannot_be_are_refused(store: Path) -> None:

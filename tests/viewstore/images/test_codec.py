@@ -205,7 +205,9 @@ def test_restart_intervals_divide_the_row(width: int, interval: int) -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="codec must be one of raw, jpg, png, webp, got 'gif'"):
+    with pytest.raises(
+        ConfigError, match="codec must be one of raw, jpg, png, webp, params, got 'gif'"
+    ):
         make_codec("gif")
     for quality in (0, 101):
         with pytest.raises(ConfigError, match=r"quality must be in \[1, 100\]"):
@@ -225,7 +227,8 @@ def test_a_codec_comes_back_from_its_plan(name: str) -> None:
     for views in (1, 10, 11):
         members = codec.members(views)
         assert list(members) == sorted(members)
-        assert len(members) == 1 + (views if codec.encoded else 1)
+        files = views if codec.encoded else 1
+        assert len(members) == (0 if name == "params" else 1 + files)
 
 
 def test_what_plans_say_of_codecs_is_frozen() -> None:
@@ -235,6 +238,7 @@ def test_what_plans_say_of_codecs_is_frozen() -> None:
         "jpg": {"quality": 90, "subsampling": "420", "restart": 2},
         "png": {"level": 6},
         "webp": {"quality": None, "method": 4},
+        "params": {},
     }
     assert Jpg(quality=80, subsampling="444", restart=False).args(224) == {
         "quality": 80,
