@@ -14,8 +14,8 @@ from viewstore.format.columns import Column
 from viewstore.format.plan import MAX_VIEWS
 from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 from viewstore.images.colours import Pixels
-from viewstore.images.policies import Drawn, Operated, ViewPolicy, output_size, policies
-from viewstore.images.recipes import RecipeSpec, recipe_of
+from viewstore.images.policies import Drawn, ViewPolicy, output_size, policies
+from viewstore.images.recipes import RecipeSpec, expert_recipe
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 from viewstore.randomness import Stream
 
@@ -70,11 +70,7 @@ class Expert(OfSource):
 
     def recipe(self) -> RecipeSpec:
         """Return the recipe of its policies, which differ in what they draw alone."""
-        first = policies(self.policy)[0]
-        if isinstance(first, Operated):
-            return recipe_of(first, self.filter, box="crop_box")
-        name = "digits" if self.policy == "digits" else "policy"
-        return RecipeSpec(name=name, filter=self.filter)
+        return expert_recipe(self.policy, self.filter)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.errors import FormatError
 from viewstore.images.boxes import compose_boxes
 from viewstore.images.policies import Drawn, Policy
 from viewstore.loaders.pipeline.buffers import Buffer, Scratch
@@ -21,6 +22,7 @@ from viewstore.loaders.plan.slots import LinkedSlot, OnlineSlot
 from viewstore.loaders.read.reader import CachedReader
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.online import by_sample
+from viewstore.store.lineage import check_fresh
 from viewstore.store.params import Params
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -82,14 +84,16 @@ def mirrored_views(store: Store, view_set: ViewSet) -> Mirrored | None:
     A view does if the number of flips along its chain of parents is odd.
 
     Raises:
-        ConfigError: The store no longer has the view set that these views were made from.
+        ConfigError: The store no longer has the view set that these views were made from, or other
+            bytes of it.
     """
     params = view_set.params
     own = partial(_flips, params) if "flip" in params else None
     if "parent" not in params:
         return own
     if view_set.plan.parent is not None:
-        above = mirrored_views(store, store.view_set(view_set.plan.parent["view_set"]))
+        check_fresh(view_set, store.view_sets)
+        above = mirrored_views(store, view_set.parent)
         return own if above is None else partial(_through, params, own, above)
     return None if own is None else partial(_chained, params, view_set.num_views)
 
@@ -122,7 +126,18 @@ def _chained(params: Params, num_views: int, rows: Rows) -> NDArray[np.bool_]:
 
 
 def _pick(values: NDArray[Any], parent: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the value of each view's parent; that of view 0, or False, where it has none."""
+    """Return the value of each view's parent; that of view 0, or False, where it has none.
+
+    Raises:
+        FormatError: A parent is no view.
+    """
+    if (parent >= values.shape[1]).any():
+        raise FormatError(
+            f"column parent holds {int(parent.max())}, there are {values.shape[1]} views",
+            code="VS203",
+            why="it says from which view each was made",
+            fix="viewstore verify STORE --content",
+        )
     picked = np.take_along_axis(values, np.maximum(parent, 0), axis=1)
     return picked & (parent >= 0) if picked.dtype == np.bool_ else picked
 

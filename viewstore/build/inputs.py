@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import (
@@ -51,6 +51,17 @@ def wanted_inputs(
                 f"view set {other!r} cannot be made from itself",
                 fix="name the new view set with --view-set",
             )
+        if other == SOURCE:
+            raise ConfigError(
+                f"{name} starts from the views of a view set, {SOURCE} names the images",
+                fix="leave --of out, or give --set derive=from_sample where the generator has it",
+            )
+        if depth_of(paths, other) >= MAX_DEPTH:
+            raise ConfigError(
+                f"{name} would be made from {other}, which {MAX_DEPTH} others were made before",
+                why=f"view sets are made one from the other at most {MAX_DEPTH} deep",
+                fix="start from one that fewer were made before",
+            )
         published = published_view_sets(paths, reader)
         if other not in published and wanted.settings is not None:
             build_first(other, wanted.settings)
@@ -65,6 +76,25 @@ def wanted_inputs(
             )
         found[role] = view_set
     return found
+
+
+def parents_of(paths: StorePaths, name: str) -> list[str]:
+    """Return the names of the view sets that a view set was made from; none of a damaged one."""
+    try:
+        links = read_plan(paths.view_set(name)).links.values()
+    except (FormatError, FileNotFoundError):  # which is a fault of its own
+        return []
+    return [link["view_set"] for link in links]
+
+
+def depth_of(paths: StorePaths, name: str) -> int:
+    """Return how many view sets stand before a view set, each made from the one before it."""
+    levels, depth = {name}, 0
+    while levels and depth <= len(view_sets(paths)):
+        above = {parent for each in levels for parent in parents_of(paths, each)}
+        levels = {each for each in above if paths.view_set(each).plan.is_file()}
+        depth += bool(levels)
+    return depth
 
 
 def planned_inputs(

@@ -39,6 +39,7 @@ ADDRESS = ("key", "view")
 # What `export --format parquet` says besides; of a parent there is none.
 PASSED_OVER = ("row", "label", "status", "image", "parent")
 NOT_OURS = ("latent", "latent0")  # of a network, which there is none of
+MOST_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 WHOLE = re.compile(r"[+-]?\d{1,20}")
 NAMED = 3
 
@@ -220,6 +221,13 @@ def _numbers(path: Path, name: str, values: Values) -> NDArray[Any]:
         return values.astype(np.uint8) if values.dtype.kind == "b" else values
     if all(map(WHOLE.fullmatch, values)):
         return _whole(path, name, values)
+    if all(WHOLE.fullmatch(text) for text in values if text.strip()) and any(values):
+        # Whole numbers too large for float64 would come out as others.
+        large = [text for text in values if text.strip() and abs(int(text)) > MOST_EXACT]
+        if large:
+            raise _refused(
+                path, f"{name} has numbers such as {large[0]}, and lines without one: give all"
+            )
     try:
         return np.array([float(text) if text.strip() else np.nan for text in values])
     except ValueError as error:

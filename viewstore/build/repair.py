@@ -17,6 +17,7 @@ import numpy as np
 from viewstore.build.adopt import restore_folders, set_aside, stored_rows
 from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
+from viewstore.build.inputs import depth_of, parents_of
 from viewstore.build.listing import list_again
 from viewstore.build.reproducible import check_reproducible
 from viewstore.build.request import BuildRequest
@@ -27,7 +28,7 @@ from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Index, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
+from viewstore.format.plan import SOURCE, Plan
 from viewstore.format.records import LARGE_BYTES
 from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
@@ -85,7 +86,7 @@ def repair(
         left = _left_stale(paths, damaged, faults, files or {}, progress or Silent())
         for name in [each for each in _parents_first(paths) if each not in left]:
             shards = damaged.get(name, [])
-            if any(parent in rebuilt for parent in _parents(paths, name)):
+            if any(parent in rebuilt for parent in parents_of(paths, name)):
                 finalise(root)  # children are made from what readers see
                 shards = _with_stale(paths, name, shards, files or {}, progress or Silent())
             if not shards:
@@ -105,54 +106,7 @@ def repair(
 
 def _parents_first(paths: StorePaths) -> list[str]:
     """Return the names of all view sets, each after those that it is made from."""
-    return sorted(view_sets(paths), key=lambda name: _depth(paths, name))
-
-
-def _parents(paths: StorePaths, name: str) -> list[str]:
-    try:
-        links = read_plan(paths.view_set(name)).links.values()
-    except FormatError:  # a damaged plan is a fault of its own
-        return []
-    return [link["view_set"] for link in links]
-
-
-def _left_stale(
-    paths: StorePaths,
-    damaged: dict[str, list[int]],
-    faults: Sequence[Fault],
-    files: WeightFiles,
-    progress: Progress,
-) -> list[str]:
-    """Return the names of view sets that are stale only, and cannot be made again now.
-
-    All are looked at before any shard is given up.
-
-    Raises:
-        ViewStoreError: One that is damaged cannot be made again.
-    """
-    left = []
-    for name, shards in damaged.items():
-        kinds = {fault.kind for fault in faults if fault.view_set == name and fault.shard in shards}
-        plan = read_plan(paths.view_set(name))
-        try:
-            check_reproducible(paths, plan, files)
-        except ViewStoreError as error:
-            if kinds != {"stale"}:
-                raise
-            _warn_of_stale(paths, plan, len(shards), error, progress)
-            left.append(name)
-    return left
-
-
-def _warn_of_stale(
-    paths: StorePaths, plan: Plan, shards: int, error: ViewStoreError, progress: Progress
-) -> None:
-    """Say that shards of a view set stay stale, and what mends them."""
-    weights = "".join(f" --{each.role} {each.name}" for each in plan.weights)
-    progress.warn(
-        f"{counted(shards, 'shard')} of {plan.view_set} must be made again too, and cannot be now: "
-        f"{error}; then: viewstore verify {paths.root} --repair --view-set {plan.view_set}{weights}"
-    )
+    return sorted(view_sets(paths), key=lambda name: depth_of(paths, name))
 
 
 def _with_stale(
@@ -203,7 +157,7 @@ def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, lis
             if absent:
                 found.setdefault(fault.view_set, set()).update(absent)
     names = [name for name in view_sets(paths) if name in found]
-    return {name: sorted(found[name]) for name in sorted(names, key=lambda n: _depth(paths, n))}
+    return {name: sorted(found[name]) for name in sorted(names, key=lambda n: depth_of(paths, n))}
 
 
 def _perhaps_published(paths: StorePaths, name: str) -> set[int]:
@@ -214,16 +168,6 @@ def _perhaps_published(paths: StorePaths, name: str) -> set[int]:
     if manifest is None or manifest.view_sets[name].root == Index.of(plan, commits).root:
         return set()
     return {*range(plan.shards)} - {*commits}
-
-
-def _depth(paths: StorePaths, name: str) -> int:
-    """Return how many view sets a view set starts from, one from the other."""
-    levels, depth = {name}, 0
-    while levels and depth <= MAX_DEPTH:
-        above = {parent for each in levels for parent in _parents(paths, each)}
-        levels = {each for each in above if paths.view_set(each).plan.is_file()}
-        depth += bool(levels)
-    return depth
 
 
 def _list_again(paths: StorePaths, faults: Sequence[Fault], progress: Progress) -> None:
@@ -237,6 +181,45 @@ def _list_again(paths: StorePaths, faults: Sequence[Fault], progress: Progress) 
         if fault.kind == "listing" and table is not None:
             view_set = paths.view_set(fault.view_set)
             list_again(view_set, read_plan(view_set), table, progress)
+
+
+def _left_stale(
+    paths: StorePaths,
+    damaged: dict[str, list[int]],
+    faults: Sequence[Fault],
+    files: WeightFiles,
+    progress: Progress,
+) -> list[str]:
+    """Return the names of view sets that are stale only, and cannot be made again now.
+
+    All are looked at before any shard is given up.
+
+    Raises:
+        ViewStoreError: One that is damaged cannot be made again.
+    """
+    left = []
+    for name, shards in damaged.items():
+        kinds = {fault.kind for fault in faults if fault.view_set == name and fault.shard in shards}
+        plan = read_plan(paths.view_set(name))
+        try:
+            check_reproducible(paths, plan, files)
+        except ViewStoreError as error:
+            if kinds != {"stale"}:
+                raise
+            _warn_of_stale(paths, plan, len(shards), error, progress)
+            left.append(name)
+    return left
+
+
+def _warn_of_stale(
+    paths: StorePaths, plan: Plan, shards: int, error: ViewStoreError, progress: Progress
+) -> None:
+    """Say that shards of a view set stay stale, and what mends them."""
+    weights = "".join(f" --{each.role} {each.name}" for each in plan.weights)
+    progress.warn(
+        f"{counted(shards, 'shard')} of {plan.view_set} must be made again too, and cannot be now: "
+        f"{error}; then: viewstore verify {paths.root} --repair --view-set {plan.view_set}{weights}"
+    )
 
 
 def _check_repairable(faults: Sequence[Fault]) -> None:

@@ -31,7 +31,7 @@ from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
-from viewstore.format.listing import ROLE
+from viewstore.format.listing import ROLE, Listing
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
@@ -44,6 +44,8 @@ from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
 from viewstore.store.column_content import PIXEL_CRC
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
+
+RAW_SIDE = 64  # up to this side, in pixels, views are stored raw
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
@@ -242,10 +244,12 @@ def _plan(
     packaged = packaged_roles(settings.NEEDS, request.files)
     if not built and {part.uri for part in table.parts} != {"digits"}:
         _warn_of_packaged(packaged, progress)
-    codec = _codec(request, stored, settings, table, inputs.get("parent"))
-    if request.proof is not None and codec.name != ParamsAlone.name:
+    codec = _codec(request, stored, settings, _side(table, inputs.get("parent"), listing))
+    if request.proof is not None and (codec.name, settings.KIND) != (ParamsAlone.name, "pixels"):
         raise ConfigError(
-            f"proof goes with --codec params, the views are stored as {codec.name}",
+            f"proof goes with --codec params, the views are stored as {codec.name}"
+            if settings.KIND == "pixels"
+            else f"proof goes with --codec params, {request.generator} makes columns",
             code="VS101",
             fix="leave proof out, or give --codec params",
         )
@@ -370,9 +374,9 @@ def _codec(
     request: BuildRequest,
     stored: Plan | None,
     settings: Settings,
-    table: SourceTable,
-    parent: ViewSet | None,
+    side: int,
 ) -> Codec:
+    """Return how views are stored; `side` is that of what they start from, in pixels."""
     if settings.KIND == "columns":
         if request.codec is not None:
             raise ConfigError(
@@ -384,9 +388,18 @@ def _codec(
         return make_codec(request.codec)
     if stored is not None:
         return codec_from_plan(stored.codec)
-    side = int(max(table.height.max(), table.width.max()))
-    side = settings.height or (side if parent is None else max(parent.height, parent.width))
-    return make_codec("raw" if networks(settings.NEEDS) or side <= 64 else "jpg")
+    small = (settings.height or side) <= RAW_SIDE
+    return make_codec("raw" if networks(settings.NEEDS) or small else "jpg")
+
+
+def _side(table: SourceTable, parent: ViewSet | None, listing: Listing | None) -> int:
+    """Return the greatest side of what views start from: files, other views, or source images."""
+    if listing is not None:
+        there = listing.records[listing.there]
+        return int(max(there["height"].max(initial=0), there["width"].max(initial=0)))
+    if parent is not None:
+        return max(parent.height, parent.width)
+    return int(max(table.height.max(), table.width.max()))
 
 
 def _proof(request: BuildRequest, stored: Plan | None) -> bool:

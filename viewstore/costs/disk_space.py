@@ -17,6 +17,7 @@ from viewstore.format.tar import BLOCK, MEMBER_BYTES, NPY_BYTES, SHARD_BYTES, st
 def shard_bytes(plan: Plan) -> int:
     """Return an upper bound of the bytes of a shard: raw pixels and uncompressed params."""
     pixels = plan.views * plan.height * plan.width * plan.channels
+    pixels = pixels if plan.kind == "pixels" else 0
     overhead = (len(plan.members) * 2 + 1) * BLOCK + plan.json_bytes
     params = sum(column.row_bytes for column in plan.columns)
     return len(plan.shard_range(0)) * (pixels + overhead) + plan.shard_rows * params

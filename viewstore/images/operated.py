@@ -151,6 +151,11 @@ class Recorded:
     policy: Operated
     box: str
 
+    @property
+    def whole_pixels(self) -> bool:
+        """Whether crop boxes begin and end between pixels: as those of its base."""
+        return self.policy.whole_pixels
+
     def render(
         self,
         image: Pixels,

@@ -22,7 +22,7 @@ from viewstore.images.operators.chain import Chain
 from viewstore.images.operators.recorded import wrong as wrong_operators
 from viewstore.images.operators.spaces import NO_MORE
 from viewstore.images.operators.table import OPERATORS
-from viewstore.images.policies import Digits, Policy
+from viewstore.images.policies import Digits, Policy, policies
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 
 Values = Mapping[str, NDArray[Any]]  # params by column, each [..., *shape of one view]
@@ -183,6 +183,18 @@ def recipe_of(policy: Operated, filter: str, *, box: str) -> RecipeSpec:
     return RecipeSpec(name="ops", args=args, filter=filter)
 
 
+def expert_recipe(policy: str, filter: str) -> RecipeSpec:
+    """Return the recipe of views of a policy by name; its policies differ in their draws alone.
+
+    Raises:
+        ConfigError: There is no such policy.
+    """
+    first = policies(policy)[0]
+    if isinstance(first, Operated):
+        return recipe_of(first, filter, box="crop_box")
+    return RecipeSpec(name="digits" if isinstance(first, Digits) else "policy", filter=filter)
+
+
 def heavy_recipe(chain: str, filter: str) -> RecipeSpec:
     """Return the recipe of heavy views by a row of `HEAVY`, whatever its numbers."""
     policy = HEAVY[chain]
@@ -228,7 +240,8 @@ def box_inside(
     """
     top, left, tall, wide = np.moveaxis(box.astype(np.float64), -1, 0)
     slack = 0.0 if whole else 1e-3
-    inside = (top >= -slack) & (left >= -slack) & (tall >= 1) & (wide >= 1)
+    least = 1.0 if whole else 1e-3  # of an image one pixel wide a part of it is cut
+    inside = (top >= -slack) & (left >= -slack) & (tall >= least) & (wide >= least)
     inside &= (top + tall <= height + slack) & (left + wide <= width + slack)
     found: NDArray[np.bool_] = inside & (box == np.floor(box)).all(-1) if whole else inside
     return found

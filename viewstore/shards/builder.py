@@ -183,6 +183,9 @@ class ShardBuilder:
         inputs = {role: StoredViews(each, row) for role, each in self.inputs.items()}
         parent = inputs.pop("parent", None)
         sample = Sample(row, self.rows.size(row), partial(self.rows.image, row), parent, inputs)
+        for each in (parent, *inputs.values()):
+            if each is not None and each.view_set.kind == "recipe":
+                each.pixels()  # rendered here, for the same reason
         if self.reads_source:
             sample.image  # noqa: B018  # decoded here, where an unreadable one can be left out
         elif self.plan.kind != "columns" and parent is not None:

@@ -36,6 +36,8 @@ def meaning_faults(plan: Plan, values: Values) -> Iterator[tuple[str, str]]:
     `values` has the columns of its rows, [rows, *shape].
     """
     ok = values["status"] == Status.OK
+    if (values["status"] > max(Status)).any():
+        yield "params", f"column status holds {int(values['status'].max())}, which says nothing"
     for column in plan.columns:
         array = values[column.name]
         if column.per == "choice" and not _are_choices(array, plan.views):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -15,15 +15,13 @@ from viewstore.format.columns import MADE, Status
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
 from viewstore.images.operated import HEAVY
-from viewstore.images.operators import recorded
-from viewstore.images.policies import policies
-from viewstore.images.recipes import heavy_recipe
+from viewstore.images.recipes import RecipeSpec, expert_recipe, heavy_recipe
 from viewstore.sources.reader import SourceReader
 from viewstore.store.rendering import Recorded as Rendered
 from viewstore.store.rendering import Rendering, Views
 
 DecodeLatent = Callable[[NDArray[np.float16]], Pixels]  # latent [L, D] to view [H, W, 3]
-NOT_MADE = {
+NOT_MADE: Mapping[int, str] = {
     Status.NEVER_WRITTEN: "its shard was not built yet",
     Status.FAILED: "it failed when it was made",
     Status.UNREADABLE: "its source image could not be read when it was made",
@@ -52,11 +50,11 @@ def replay(view_set: Recorded, row: int, view: int, decode: DecodeLatent | None)
     where = f"view {view} of row {row} of {plan.view_set}"
     status = _stored(view_set, "status", row, view)
     if status not in MADE:
-        raise ConfigError(f"{where} cannot be replayed: {NOT_MADE[Status(status)]}", code="VS208")
-    if "policy" in plan.generator["args"]:
-        pixels = _cut(view_set, row, view)
-    elif str(plan.generator["args"].get("chain")) in HEAVY:
-        pixels = _operated(view_set, row, view)
+        why = NOT_MADE.get(int(status), f"its status is {status}, which says nothing")
+        raise ConfigError(f"{where} cannot be replayed: {why}", code="VS208")
+    spec = _recipe_of(plan.generator["args"])
+    if spec is not None:
+        pixels = _rendered(view_set, row, view, spec)
     elif "latent" not in view_set.params:
         kept = "keep_latents" in plan.generator["args"]
         raise ConfigError(
@@ -97,27 +95,18 @@ def _stored(view_set: Recorded, name: str, row: int, view: int) -> Any:  # noqa:
     return view_set.params.rows(name, np.array([row]))[0][view]
 
 
-def _cut(view_set: Recorded, row: int, view: int) -> Pixels:
-    """Return a view rendered from its source image by the policy that drew its params."""
-    plan, args = view_set.plan, view_set.plan.generator["args"]
-    if view_set.source is None:
-        raise ConfigError(
-            f"{plan.view_set} was opened without its store, which has the source images",
-            fix="viewstore.open(store).view_set(name).replay(row, view)",
-        )
-    size = plan.height, plan.width
-    names = policies(args["policy"])
-    policy = names[view % len(names)].for_size(*size)
-    params = {each.name: _stored(view_set, each.name, row, view) for each in policy.columns}
-    recorded.check(params, size, f"row {row} view {view} of {plan.view_set}")
-    return policy.render(view_set.source.image(row), params, size, args["filter"])
-
-
-def _operated(view_set: Recorded, row: int, view: int) -> Pixels:
-    """Return a heavy view rendered from what it was made of by its recorded operators."""
-    plan = view_set.plan
-    spec = heavy_recipe(plan.generator["args"]["chain"], plan.generator["args"]["filter"])
+def _rendered(view_set: Recorded, row: int, view: int, spec: RecipeSpec) -> Pixels:
+    """Return a view rendered from what it was made of by its recorded params, which are checked."""
     recipe = {**asdict(spec), "version": spec.version}
-    parent = None if plan.parent is None else view_set.parent
+    parent = None if view_set.plan.parent is None else view_set.parent
     found: Pixels = Rendering(view_set, view_set.source, parent, recipe).views(row)[view]
     return found
+
+
+def _recipe_of(args: Mapping[str, Any]) -> RecipeSpec | None:
+    """Return how views are made again that a generator with these settings made; None: not so."""
+    if "policy" in args:
+        return expert_recipe(args["policy"], args["filter"])
+    if str(args.get("chain")) in HEAVY:
+        return heavy_recipe(args["chain"], args["filter"])
+    return None

@@ -223,7 +223,7 @@ class _Parser:
         raise self._error("must have a number, a 'text', true or false here")
 
     def _number(self, token: str) -> int | float:
-        if re.fullmatch(r"[-+]?\d{1,18}", token):
+        if re.fullmatch(r"[-+]?\d{1,20}", token):  # all numbers of 64 bits
             return int(token)
         if not math.isfinite(float(token)):
             raise self._error("must have a number that is not beyond 1e308 here")

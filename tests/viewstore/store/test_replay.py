@@ -48,7 +48,7 @@ def test_stored_operators_are_replayed_from_their_record(tmp_path: Path, policy:
     numbers = view_set.params["ops"].copy()
     numbers[1, 2, 0] = 99
     view_set.params._whole["ops"] = numbers
-    with pytest.raises(FormatError, match="ops of row 1 view 2 of simclr has an operator that is"):
+    with pytest.raises(FormatError, match="ops of row 1 view 2 of simclr cannot be"):
         view_set.replay(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""What a chain drew, rendered from the record alone; and the check of a record from outside."""
+"""What a chain drew, rendered from the record alone; and what no record from outside may hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import FormatError
 from viewstore.images.colours import Pixels
 from viewstore.images.operators.jigsaw import Size, rearranged, shapes
 from viewstore.images.operators.spaces import NO_MORE
@@ -61,18 +60,6 @@ def wrong(
     if "jigsaw" in params:
         faults.append(("jigsaw", _wrong_order(params["jigsaw"], size), "is no order of its tiles"))
     return faults
-
-
-def check(params: Mapping[str, Any], size: Size, where: str) -> None:
-    """Check the recorded params of one view, as `wrong`; `where` names it.
-
-    Raises:
-        FormatError: VS203 naming the column.
-    """
-    arrays = {name: np.asarray(params[name]) for name in OPS_COLUMNS if name in params}
-    for column, bad, what in wrong(arrays, size):
-        if bad:
-            raise FormatError(f"{column} of {where} {what}", code="VS203")
 
 
 def _wrong_arguments(numbers: NDArray[Any], arguments: NDArray[Any]) -> NDArray[np.bool_]:
