@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +49,25 @@ class Views(Protocol):
     def num_views(self) -> int: ...
 
     def __getitem__(self, row: int) -> Pixels: ...
+
+
+def warn_of_versions(view_set: str, libraries: Mapping[str, str]) -> None:
+    """Warn if libraries, name -> version, that decide the pixels of a recipe are others here."""
+    here = {name: _version(name) for name in libraries}
+    changed = [f"{n} was {v}, is {here[n]}" for n, v in libraries.items() if here[n] != v]
+    if changed:
+        warnings.warn(
+            f"views of {view_set} may be rendered with other pixels: {', '.join(changed)}; "
+            "viewstore verify STORE --content tells whether they are",
+            stacklevel=2,
+        )
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @dataclass(frozen=True)

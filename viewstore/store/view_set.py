@@ -27,7 +27,7 @@ from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
 from viewstore.store.mapped_shards import MappedShards
 from viewstore.store.params import Params
-from viewstore.store.rendering import Rendering
+from viewstore.store.rendering import Rendering, warn_of_versions
 from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
 
@@ -312,10 +312,15 @@ class ViewSet:
 
     @cached_property
     def rendering(self) -> Rendering:
-        """What renders the views of a recipe set. Raises ConfigError: it is none."""
+        """What renders the views of a recipe set; warns once of libraries of other versions.
+
+        Raises:
+            ConfigError: It is none.
+        """
         if self.plan.recipe is None:
             raise ConfigError(f"view set {self.name} stores {self.kind}, not a recipe")
         parent = None if self.of is None else self.parent
+        warn_of_versions(self.name, self.plan.recipe["libraries"])
         return Rendering(self, self.source, parent, self.plan.recipe)
 
     @cached_property

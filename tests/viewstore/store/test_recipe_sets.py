@@ -131,6 +131,18 @@ def test_another_version_of_a_recipe_is_not_guessed(
     assert caught.value.code == "VS204"
 
 
+def test_other_versions_of_libraries_are_warned_of_once(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view_set = open_store(recipe).view_sets["simclr"]
+    assert view_set.plan.recipe is not None
+    libraries = {**view_set.plan.recipe["libraries"], "numpy": "1.0"}
+    monkeypatch.setitem(view_set.plan.recipe, "libraries", libraries)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=r"views of simclr may be .* numpy was 1\.0, is "):
+        view_set[0]
+    view_set[1]
+
+
 def test_an_image_that_was_unreadable_gives_black_views(tmp_path: Path) -> None:
     source = write_photographs(tmp_path / "images", 4, cut=2)
     build_small(tmp_path / "s", str(source), codec="params", on_error="skip")
