@@ -68,7 +68,7 @@ def compare(folder: Path, source: str, limit: int) -> Iterator[dict[str, Any]]:
         views = len(raw) * raw.num_views
         yield {
             "generator": name,
-            "source": source,
+            "source": Path(source).name,
             "samples": len(raw),
             "views": views,
             "size": [raw.height, raw.width],
