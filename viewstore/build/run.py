@@ -22,6 +22,7 @@ from viewstore.build.adopt import (
     fixed_sources,
 )
 from viewstore.build.finalise import finalise
+from viewstore.build.forms import codec_of, side_of, wants_proof
 from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
 from viewstore.build.request import BuildRequest, Built, wanted_shards
@@ -31,10 +32,9 @@ from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
-from viewstore.format.listing import ROLE, Listing
+from viewstore.format.listing import ROLE
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
-from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
@@ -42,14 +42,10 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
-from viewstore.store.column_content import PIXEL_CRC
 from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
-
-RAW_SIDE = 64  # up to this side, in pixels, views are stored raw
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
-    from viewstore.store.view_set import ViewSet
 
 
 def build(
@@ -244,7 +240,7 @@ def _plan(
     packaged = packaged_roles(settings.NEEDS, request.files)
     if not built and {part.uri for part in table.parts} != {"digits"}:
         _warn_of_packaged(packaged, progress)
-    codec = _codec(request, stored, settings, _side(table, inputs.get("parent"), listing))
+    codec = codec_of(request, stored, settings, side_of(table, inputs.get("parent"), listing))
     if request.proof is not None and (codec.name, settings.KIND) != (ParamsAlone.name, "pixels"):
         raise ConfigError(
             f"proof goes with --codec params, the views are stored as {codec.name}"
@@ -260,7 +256,7 @@ def _plan(
         codec=codec,
         models=models,
         inputs=inputs,
-        wants_pixels=codec.name != ParamsAlone.name or _proof(request, stored),
+        wants_pixels=codec.name != ParamsAlone.name or wants_proof(request, stored),
         device=request.device,
         packaged=packaged,
         whole_source=whole_source(request, paths),
@@ -368,45 +364,6 @@ def _seed(request: BuildRequest, stored: Plan | None) -> int:
     if request.seed is not None:
         return request.seed
     return 0 if stored is None else stored.seed
-
-
-def _codec(
-    request: BuildRequest,
-    stored: Plan | None,
-    settings: Settings,
-    side: int,
-) -> Codec:
-    """Return how views are stored; `side` is that of what they start from, in pixels."""
-    if settings.KIND == "columns":
-        if request.codec is not None:
-            raise ConfigError(
-                f"--codec has no effect: {request.generator} makes columns, no pixels",
-                fix="leave --codec out",
-            )
-        return ParamsAlone()
-    if request.codec is not None:
-        return make_codec(request.codec)
-    if stored is not None:
-        return codec_from_plan(stored.codec)
-    small = (settings.height or side) <= RAW_SIDE
-    return make_codec("raw" if networks(settings.NEEDS) or small else "jpg")
-
-
-def _side(table: SourceTable, parent: ViewSet | None, listing: Listing | None) -> int:
-    """Return the greatest side of what views start from: files, other views, or source images."""
-    if listing is not None:
-        there = listing.records[listing.there]
-        return int(max(there["height"].max(initial=0), there["width"].max(initial=0)))
-    if parent is not None:
-        return max(parent.height, parent.width)
-    return int(max(table.height.max(), table.width.max()))
-
-
-def _proof(request: BuildRequest, stored: Plan | None) -> bool:
-    """Return whether the views of a recipe set are rendered once, and their CRCs recorded."""
-    if request.proof is not None:
-        return request.proof
-    return stored is None or any(column.name == PIXEL_CRC for column in stored.columns)
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

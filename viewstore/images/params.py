@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 from viewstore.errors import ConfigError
 from viewstore.images.colours import Pixels
-from viewstore.images.header import Encoded
+from viewstore.images.raw import Raw
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParamsAlone:
-    """Views of which a store has the params alone; what each method returns, `Codec` says."""
+class ParamsAlone(Raw):
+    """Views of which a store has the params alone: like raw ones without a loss, with no file."""
 
     name: ClassVar[str] = "params"
     suffix: ClassVar[str] = ""
-    encoded: ClassVar[bool] = False
-
-    @property
-    def lossless(self) -> bool:
-        return True
-
-    @property
-    def encoder(self) -> None:
-        return None
-
-    def args(self, width: int) -> dict[str, Any]:
-        del width
-        return {}
 
     @classmethod
-    def from_args(cls, args: Mapping[str, Any]) -> ParamsAlone:
+    def from_args(cls, args: object) -> ParamsAlone:
         del args
         return cls()
 
@@ -42,12 +28,3 @@ class ParamsAlone:
 
     def encode(self, pixels: Pixels) -> NoReturn:
         raise ConfigError("of these views no pixels are stored")
-
-    def decode(self, data: Encoded, *, into: Pixels | None = None) -> NoReturn:
-        raise ConfigError("of these views no pixels are stored")
-
-    def view_decoder(self, shape: tuple[int, int, int]) -> NoReturn:
-        raise ConfigError("of these views no pixels are stored")
-
-    def roundtrip(self, views: Pixels) -> Pixels:
-        return views
