@@ -33,7 +33,7 @@ from viewstore.loaders import Cached, ViewLoader
 from viewstore.loaders.batches.batch import Batch
 from viewstore.store.store import Store, open_store
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.networks import BACKBONES, NetworkSettings, seeded_network
+from viewstore.train.nets.network import BACKBONES, NetworkSettings, seeded_network
 
 SEED = 0
 GOAL = 1.05  # of cached over plain

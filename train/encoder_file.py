@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
-from viewstore.train.networks import Network, NetworkSettings
+from viewstore.train.nets.network import Network, NetworkSettings
 
 KIND = "encoder"
 MAX_SIZE = 4096

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.method import Emb, Method, PairTerms, Pool
+from viewstore.train.methods.base import Emb, Method, PairTerms, Pool
 from viewstore.train.views import ViewBatch
 
 Term = Literal["total", "pos"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from viewstore.errors import ConfigError
-from viewstore.train.a2 import A2
-from viewstore.train.method import Method, MethodSettings, StepInfo, Traits
-from viewstore.train.methods import METHODS, STRATEGIES, method_settings, strategy_of
-from viewstore.train.networks import NetworkSettings, seeded_network
+from viewstore.train.methods.base import Method, MethodSettings, StepInfo, Traits
+from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.objective import objective
-from viewstore.train.simclr import SimCLRSettings
-from viewstore.train.strategy import Strategy
+from viewstore.train.strategies.a2 import A2
+from viewstore.train.strategies.base import Strategy
+from viewstore.train.strategies.table import METHODS, STRATEGIES, method_settings, strategy_of
 from viewstore.train.views import ViewBatch
 
 # Each method and strategy with each of its switches, and the roles it is fed with.

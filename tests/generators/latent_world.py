@@ -21,7 +21,7 @@ from viewstore.generators.stylegan2.shape import Architecture
 from viewstore.images.codec import make_codec
 from viewstore.store.sample_views import StoredViews
 from viewstore.train.encoder_file import Encoder, EncoderSettings, save_encoder
-from viewstore.train.networks import seeded_network
+from viewstore.train.nets.network import seeded_network
 
 
 def small_encoder(images: NDArray[np.uint8], *, in_channels: int = 1) -> Encoder:

@@ -18,8 +18,8 @@ from viewstore.generators.checkpoints.read import read_checkpoint
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import Inverter, InverterShape, load_inverter, write_inverter
 from viewstore.generators.gan.training import GanTrainer
-from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.encoder_file import load_encoder, save_encoder
+from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 
 def network_readers(folder: Path) -> dict[str, Reader]:

@@ -37,7 +37,7 @@ from viewstore.sources.open import open_source
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify
 from viewstore.store.where import parse as parse_where
-from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import nn
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import write_with_config
 from viewstore.train.encoder_file import Encoder, EncoderSettings, load_encoder, save_encoder
-from viewstore.train.networks import (
+from viewstore.train.nets.network import (
     BACKBONES,
     Network,
     NetworkSettings,

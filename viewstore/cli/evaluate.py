@@ -72,8 +72,8 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     from viewstore.train.encoder_file import load_encoder
-    from viewstore.train.evaluate import evaluate as probe
-    from viewstore.train.evaluate import features_of
+    from viewstore.train.eval.probes import evaluate as probe
+    from viewstore.train.eval.probes import features_of
 
     if (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
@@ -118,7 +118,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 def _probed(terminal: Terminal, options: dict[str, Any]) -> tuple[Rows, Rows]:
     """Return the rows that a probe learns from, and those that it is asked about."""
-    from viewstore.train.evaluate import labelled_alike, split_rows, spread_rows
+    from viewstore.train.eval.probes import labelled_alike, split_rows, spread_rows
 
     table = read_source(terminal, options["source"], options["on_error"])
     rows = spread_rows(table.label, options["limit"])

@@ -17,8 +17,8 @@ from viewstore.cli.text import duration
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
-    from viewstore.train.config import PretrainConfig
-    from viewstore.train.pretrain import TrainResult
+    from viewstore.train.loop.config import PretrainConfig
+    from viewstore.train.loop.pretrain import TrainResult
 
 
 OPTIMIZERS = ["sgd", "adam", "adamw"]
@@ -200,8 +200,8 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.train.feed import open_feed, store_of_source
-    from viewstore.train.pretrain import RunOptions, pretrain
+    from viewstore.train.loop.feed import open_feed, store_of_source
+    from viewstore.train.loop.pretrain import RunOptions, pretrain
 
     if (options["store"] is None) == (options["source"] is None):
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")
@@ -242,10 +242,10 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:
     """Return the settings that options ask for. Raises ConfigError."""
-    from viewstore.train.config import PretrainConfig
-    from viewstore.train.methods import method_settings, strategy_of
-    from viewstore.train.networks import NetworkSettings
-    from viewstore.train.optim import OPTIMIZERS, OptimSettings
+    from viewstore.train.loop.config import PretrainConfig
+    from viewstore.train.loop.optim import OPTIMIZERS, OptimSettings
+    from viewstore.train.nets.network import NetworkSettings
+    from viewstore.train.strategies.table import method_settings, strategy_of
 
     chosen = {
         "alpha": options["alpha"],

@@ -21,7 +21,7 @@ from viewstore.generators.gan.keyed import keyed_generator
 from viewstore.generators.gan.training import GanSettings, initialise
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
-from viewstore.train.networks import seeded_network
+from viewstore.train.nets.network import seeded_network
 
 Run = Callable[..., tuple[int, dict[str, Any], str]]
 

@@ -25,8 +25,8 @@ from viewstore.store.described import is_joined
 from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-from viewstore.train.config import PretrainConfig
-from viewstore.train.pretrain import Feed, check_views
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.pretrain import Feed, check_views
 
 
 class SourceOnly:

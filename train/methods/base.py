@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
-from viewstore.train.networks import Network, quiet_statistics
+from viewstore.train.nets.network import Network, quiet_statistics
 from viewstore.train.views import ViewBatch
 
 Emb = dict[str, Tensor]  # "z", and what else a method makes: float32 [V', B, ...]

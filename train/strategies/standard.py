@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from viewstore.train.losses import Negatives
-from viewstore.train.method import Method, Traits
+from viewstore.train.methods.base import Method, Traits
 from viewstore.train.objective import Plan
-from viewstore.train.strategy import make_plan
+from viewstore.train.strategies.base import make_plan
 from viewstore.train.views import ViewBatch, ViewSpec
 
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from viewstore.errors import ConfigError
 from viewstore.format.plan import checked_seed
 from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
-from viewstore.train.method import MethodSettings
-from viewstore.train.networks import NetworkSettings
-from viewstore.train.optim import OptimSettings
-from viewstore.train.strategy import Strategy
+from viewstore.train.loop.optim import OptimSettings
+from viewstore.train.methods.base import MethodSettings
+from viewstore.train.nets.network import NetworkSettings
+from viewstore.train.strategies.base import Strategy
 from viewstore.train.views import Preprocessing
 
 # Of values in [0, 1]: ImageNet's for colour, the middle of the range for gray.

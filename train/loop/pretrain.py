@@ -22,15 +22,20 @@ from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.files.disk import make_directory, write_atomic
 from viewstore.format.records import canonical
 from viewstore.progress import Progress
-from viewstore.train import checkpoint
-from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint, try_checkpoint
-from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
-from viewstore.train.method import Method, StepInfo
-from viewstore.train.methods import STRATEGIES
-from viewstore.train.networks import Network, seeded_network
+from viewstore.train.loop import checkpoint
+from viewstore.train.loop.checkpoint import (
+    TrainState,
+    load_checkpoint,
+    save_checkpoint,
+    try_checkpoint,
+)
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.methods.base import Method, StepInfo
+from viewstore.train.nets.network import Network, seeded_network
 from viewstore.train.objective import objective
-from viewstore.train.strategy import Strategy
+from viewstore.train.strategies.base import Strategy
+from viewstore.train.strategies.table import STRATEGIES
 from viewstore.train.views import LoaderBatch, view_batch
 
 ENCODER = "encoder.safetensors"

@@ -13,20 +13,20 @@ import torch
 import viewstore
 from tests.loaders.families import family_store
 from tests.loaders.told import feature, tell
-from tests.train.test_commands import train
+from tests.train.loop.test_commands import train
 from viewstore.errors import ConfigError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
-from viewstore.train.config import PretrainConfig
-from viewstore.train.feed import open_feed
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.feed import open_feed
+from viewstore.train.loop.pretrain import RunOptions, pretrain
 from viewstore.train.losses import Negatives
-from viewstore.train.method import Method, Traits
-from viewstore.train.methods import method_settings
-from viewstore.train.networks import NetworkSettings
+from viewstore.train.methods.base import Method, Traits
+from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.objective import Plan
-from viewstore.train.pretrain import RunOptions, pretrain
-from viewstore.train.standard import Standard
-from viewstore.train.strategy import make_plan
+from viewstore.train.strategies.base import make_plan
+from viewstore.train.strategies.standard import Standard
+from viewstore.train.strategies.table import method_settings
 from viewstore.train.views import ViewBatch, ViewSpec
 
 DIM = 4

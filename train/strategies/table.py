@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.train.a2 import A2
-from viewstore.train.method import MethodSettings
-from viewstore.train.simclr import SimCLRSettings
-from viewstore.train.standard import Standard
-from viewstore.train.strategy import Strategy
+from viewstore.train.methods.base import MethodSettings
+from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.strategies.a2 import A2
+from viewstore.train.strategies.base import Strategy
+from viewstore.train.strategies.standard import Standard
 
 METHODS: Mapping[str, type[MethodSettings]] = {"simclr": SimCLRSettings}
 STRATEGIES: Mapping[str, type[Strategy]] = {"standard": Standard, "a2": A2}

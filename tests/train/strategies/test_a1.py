@@ -12,13 +12,13 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.images.resize import crop_resize
 from viewstore.store.store import Store, open_store
-from viewstore.train.config import PretrainConfig
-from viewstore.train.feed import open_feed
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.feed import open_feed
 from viewstore.train.losses import Negatives
-from viewstore.train.networks import NetworkSettings, seeded_network
+from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.objective import objective
-from viewstore.train.simclr import SimCLRSettings
-from viewstore.train.standard import Standard
+from viewstore.train.strategies.standard import Standard
 from viewstore.train.views import view_batch
 
 SAMPLES = 6

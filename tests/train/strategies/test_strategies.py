@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tests.train.loops import loop_loss
 from viewstore.errors import ConfigError
-from viewstore.train.a2 import A2
 from viewstore.train.losses import Negatives
-from viewstore.train.method import Method, PairTerms
-from viewstore.train.networks import NetworkSettings, seeded_network
+from viewstore.train.methods.base import Method, PairTerms
+from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.objective import Plan, objective, reduce_terms
-from viewstore.train.simclr import SimCLRSettings
-from viewstore.train.standard import Standard
-from viewstore.train.strategy import Strategy
+from viewstore.train.strategies.a2 import A2
+from viewstore.train.strategies.base import Strategy
+from viewstore.train.strategies.standard import Standard
 from viewstore.train.views import ViewBatch
 
 TEMPERATURE = 0.5

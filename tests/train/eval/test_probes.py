@@ -11,7 +11,7 @@ from viewstore.errors import ConfigError
 from viewstore.sources.open import open_source
 from viewstore.sources.table import SourceTable
 from viewstore.train.encoder_file import Encoder, EncoderSettings
-from viewstore.train.evaluate import (
+from viewstore.train.eval.probes import (
     KNN_PRESETS,
     ProbeName,
     Samples,
@@ -25,7 +25,7 @@ from viewstore.train.evaluate import (
     split_rows,
     spread_rows,
 )
-from viewstore.train.networks import seeded_network
+from viewstore.train.nets.network import seeded_network
 
 
 def blobs(count: int, seed: int, *, spread: float = 0.2) -> Samples:

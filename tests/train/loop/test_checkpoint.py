@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from viewstore.train.checkpoint import TrainState, save_checkpoint
-from viewstore.train.networks import NetworkSettings, seeded_network
-from viewstore.train.optim import OptimSettings
+from viewstore.train.loop.checkpoint import TrainState, save_checkpoint
+from viewstore.train.loop.optim import OptimSettings
+from viewstore.train.nets.network import NetworkSettings, seeded_network
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the state of a GPU is in the file too")

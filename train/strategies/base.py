@@ -11,7 +11,7 @@ import torch
 
 from viewstore.errors import ConfigError
 from viewstore.train.losses import Negatives
-from viewstore.train.method import Method, Pool, Traits
+from viewstore.train.methods.base import Method, Pool, Traits
 from viewstore.train.objective import Plan, Term
 from viewstore.train.views import ViewBatch, ViewSpec
 

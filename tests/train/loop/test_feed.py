@@ -14,9 +14,9 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.store.store import Store
-from viewstore.train.config import PretrainConfig
-from viewstore.train.feed import open_feed
-from viewstore.train.methods import method_settings, strategy_of
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.feed import open_feed
+from viewstore.train.strategies.table import method_settings, strategy_of
 
 
 @pytest.fixture(scope="module")

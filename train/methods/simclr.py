@@ -11,8 +11,8 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.losses import Contrast, Negatives, contrast, pair_contrast
-from viewstore.train.method import Emb, Method, PairTerms, Pool, Traits
-from viewstore.train.networks import Network
+from viewstore.train.methods.base import Emb, Method, PairTerms, Pool, Traits
+from viewstore.train.nets.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from viewstore.errors import ConfigError
 from viewstore.train.losses import Negatives
-from viewstore.train.method import Method, Traits
+from viewstore.train.methods.base import Method, Traits
 from viewstore.train.objective import Plan, Term
-from viewstore.train.strategy import make_plan, refuse
+from viewstore.train.strategies.base import make_plan, refuse
 from viewstore.train.views import ViewBatch, ViewSpec
 
 

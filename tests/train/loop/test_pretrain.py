@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
 from viewstore.progress import Fact, Silent
-from viewstore.train.a2 import A2
-from viewstore.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from viewstore.train.config import PretrainConfig
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.networks import Network, NetworkSettings
-from viewstore.train.optim import OptimSettings
-from viewstore.train.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
-from viewstore.train.simclr import SimCLR, SimCLRSettings
-from viewstore.train.standard import Standard
+from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.optim import OptimSettings
+from viewstore.train.loop.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
+from viewstore.train.methods.simclr import SimCLR, SimCLRSettings
+from viewstore.train.nets.network import Network, NetworkSettings
+from viewstore.train.strategies.a2 import A2
+from viewstore.train.strategies.standard import Standard
 from viewstore.train.views import view_batch
 
 ROLES = ("expert", "expert", "generated")

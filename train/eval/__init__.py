@@ -1,0 +1,1 @@
+"""How good an encoder is: features, nearest neighbours, probes, fine-tuning and retrieval."""

@@ -1,0 +1,1 @@
+"""Backbones, heads and batch norm domains: plain modules, which know neither views nor losses."""
