@@ -1,9 +1,9 @@
-"""The views of a batch as methods and strategies read them: on the device, normalised, by role."""
+"""The views of a batch as methods and strategies read them: levels on the device, with roles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,11 +11,6 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.batch import normalise
-
-ROLES = (
-    "the role of a view says what made it: expert an augmentation, generated a GAN, global and "
-    "local the crops of DINO"
-)
 
 
 class SlotView(Protocol):
@@ -46,173 +41,177 @@ class LoaderBatch(Protocol):
 
 
 @dataclass(frozen=True)
-class ViewBatch:
-    """The V views of B samples.
+class At:
+    """The clock of a run: all that schedules, scores and commits read of time.
 
     Attributes:
-        x: By side r of the views in pixels: float32 [V_r, B, C, r, r], normalised.
-        slot: int64 [V, 2]: view v is x[slot[v, 0]][slot[v, 1]].
-        role: Role of each view.
-        parent: int64 [V]: the view of the batch that each was made from, -1 if none was.
-        params: The columns of params that the strategy wants, by name, [V, B, ...].
-        index: int64 [B], row of each sample in the store.
         epoch: Number of the epoch, from 0.
         step: Number of the step over all epochs, from 0.
+        epoch_steps: Steps of an epoch.
+        total_steps: Steps of the whole run.
         seed: Seed of all keyed draws.
     """
 
-    x: dict[int, Tensor]
-    slot: Tensor
-    role: tuple[str, ...]
-    parent: Tensor
-    params: dict[str, Tensor]
-    index: Tensor
     epoch: int
     step: int
+    epoch_steps: int
+    total_steps: int
     seed: int
 
+
+@dataclass(frozen=True)
+class Views:
+    """The V views of B samples.
+
+    Attributes:
+        pixels: [B, C, r, r] of each view, of any size: uint8, or float32 levels in [0, 255] where
+            the view was made in this step.
+        role: Role of each view: expert, heavy, generated, adversarial, cutmix, global or local.
+        parent: The view that each was made from, -1 for the sample itself.
+        params: What made each view, by column, [B, ...].
+        sample: int64 [B]: row of each sample in the store.
+        at: When this is.
+        base: The views that a chooser takes rows from; stages of the strategy take the others.
+    """
+
+    pixels: tuple[Tensor, ...]
+    role: tuple[str, ...]
+    parent: tuple[int, ...]
+    params: tuple[Mapping[str, Tensor], ...]
+    sample: Tensor
+    at: At
+    base: tuple[int, ...] = ()
+
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.sample)
 
     @property
     def num_views(self) -> int:
         return len(self.role)
 
-    def rows(self, *roles: str) -> list[int]:
+    def of(self, *roles: str) -> list[int]:
         """Return the views of these roles, in order."""
         return [view for view, role in enumerate(self.role) if role in roles]
 
-    def select(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield (side r, images [B, C, r, r]) of each of the views `rows`.
+    def base_of(self, *roles: str) -> list[int]:
+        """Return the views of `base` that have these roles, in order."""
+        return [view for view in self.base if self.role[view] in roles]
 
-        `rows`: int64 [V'], or [V', B] where the views are chosen per sample.
+    def child(self, role: str) -> Tensor:
+        """Return the first view of `role` that was made from each view, int64 [V]; -1: none."""
+        children = [-1] * self.num_views
+        for view in reversed(self.of(role)):
+            if self.parent[view] >= 0:
+                children[self.parent[view]] = view
+        return torch.tensor(children)
+
+    def plus(
+        self, pixels: Tensor, *, role: str, parent: int, params: Mapping[str, Tensor]
+    ) -> tuple[Views, int]:
+        """Return these views and one more, and its number."""
+        added = replace(
+            self,
+            pixels=(*self.pixels, pixels),
+            role=(*self.role, role),
+            parent=(*self.parent, parent),
+            params=(*self.params, params),
+        )
+        return added, self.num_views
+
+    def image(self, view: int | Tensor) -> Tensor:
+        """Return the pixels [B, C, r, r] of a view, or of one for each sample, int64 [B].
 
         Raises:
-            ConfigError: Views of one row differ in size.
+            ConfigError: The views differ in size.
         """
-        for row in rows:
-            if row.ndim == 0:
-                size, number = self.slot[row].tolist()
-                yield size, self.x[size][number]
-                continue
-            sizes = sorted(set(self.slot[row, 0].tolist()))
-            if len(sizes) != 1:
-                raise ConfigError(f"views chosen for one row must have one size, got {sizes}")
-            samples = torch.arange(len(self), device=self.index.device)
-            numbers = self.slot[row, 1].to(samples.device)
-            yield sizes[0], self.x[sizes[0]][numbers, samples]
+        if isinstance(view, int):
+            return self.pixels[view]
+        return self._picked(list(self.pixels), view, "size")
 
+    def column(self, name: str, view: int | Tensor) -> Tensor:
+        """Return a column of params, [B, ...], of a view or of one for each sample, int64 [B].
 
-@dataclass(frozen=True, kw_only=True)
-class ViewSpec:
-    """The views that a strategy wants.
+        It lies where `sample` does.
 
-    Attributes:
-        least, most: Bounds of the number of views, of any role; `most` None means no bound.
-        roles: Least number of views of each role.
-        params: Names of the columns of params that the strategy reads; "teacher.feature" is a
-            column of a columns set that describes the cached views.
-    """
+        Raises:
+            ConfigError: A view lacks the column.
+        """
+        wanted = [view] if isinstance(view, int) else sorted(set(view.tolist()))
+        for each in wanted:
+            if name not in self.params[each]:
+                raise missing_column(name, each, self.role[each], self.params[each])
+        found = {
+            each: torch.as_tensor(self.params[each][name]).to(self.sample.device) for each in wanted
+        }
+        if isinstance(view, int):
+            return found[view]
+        return self._picked(
+            [found.get(each, found[wanted[0]]) for each in range(self.num_views)], view, name
+        )
 
-    least: int
-    most: int | None = None
-    roles: Mapping[str, int] = field(default_factory=dict)
-    params: tuple[str, ...] = ()
+    def _picked(self, values: list[Tensor], view: Tensor, what: str) -> Tensor:
+        """Return values[view[b]][b] of each sample; views that no sample shows are not read."""
+        used = torch.tensor(sorted(set(view.tolist())), device=view.device)
+        shapes = {tuple(values[each].shape[1:]) for each in used.tolist()}
+        if len(shapes) != 1:
+            raise ConfigError(
+                f"views chosen for one row must have one {what}, got {sorted(shapes)}"
+            )
+        place = torch.searchsorted(used, view)
+        rows = torch.arange(len(view), device=view.device)
+        return torch.stack([values[each] for each in used.tolist()])[place, rows]
 
-    def check(self, roles: tuple[str, ...], *, strategy: str) -> None:
-        """Raise ConfigError unless views of these roles are what the strategy wants."""
-        count = str(self.least) if self.most == self.least else f"at least {self.least}"
-        if len(roles) < self.least or (self.most is not None and len(roles) > self.most):
-            self._refuse(f"strategy {strategy} trains on {count} views, got {len(roles)}", roles)
-        for role, least in self.roles.items():
-            if roles.count(role) < least:
-                self._refuse(
-                    f"strategy {strategy} needs {least} views of role {role}, "
-                    f"got {roles.count(role)}",
-                    roles,
-                )
+    def role_of(self, view: int | Tensor) -> str:
+        """Return the role of a view, or of views chosen for each sample, which have one role."""
+        return self.role[view if isinstance(view, int) else int(view[0])]
 
-    def _refuse(self, message: str, roles: tuple[str, ...]) -> None:
-        names = {"expert": "simclr", "generated": "w-search"}
-        example = [names.get(role, role) for role, n in self.roles.items() for _ in range(n)]
-        example += ["w-search" if example else "simclr"] * (self.least - len(example))
-        raise ConfigError(
-            message,
-            where=f"--views, of roles {','.join(roles)}",
-            why=ROLES,
-            fix=f"name other views, for example --views {','.join(example)}",
+    def part(self, start: int, stop: int) -> Views:
+        """Return the samples [start, stop) of the batch: a micro-batch."""
+        return replace(
+            self,
+            pixels=tuple(each[start:stop] for each in self.pixels),
+            params=tuple(
+                {name: torch.as_tensor(params[name])[start:stop] for name in params}
+                for params in self.params
+            ),
+            sample=self.sample[start:stop],
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The network's input from pixels: the first `in_channels`, then (x / 255 - mean) / std."""
+    """The network's input from levels: the first `in_channels`, then (x / 255 - mean) / std."""
 
     in_channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return float32 [..., in_channels, H, W] of uint8 [..., C, H, W], on its device."""
+        """Return float32 [..., in_channels, H, W] of levels [..., C, H, W], on their device.
+
+        Differentiable in float32 levels.
+        """
         return normalise(pixels, mean=self.mean, std=self.std)
 
 
-def view_batch(
-    batch: LoaderBatch,
-    *,
-    roles: tuple[str, ...],
-    prepare: Preprocessing,
-    device: torch.device,
-    epoch: int,
-    step: int,
-    seed: int,
-    params: tuple[str, ...] = (),
-) -> ViewBatch:
-    """Return a loader's batch as a ViewBatch on `device`; pixels are moved there as uint8.
-
-    Raises:
-        ConfigError: A view has no column of `params`, or they differ in its shape.
-    """
-    by_size: dict[int, list[Tensor]] = {}
-    slot = []
-    for view in batch.views:
-        size = view.pixels.shape[-1]
-        images = by_size.setdefault(size, [])
-        slot.append((size, len(images)))
-        images.append(view.pixels)
-    return ViewBatch(
-        x={
-            size: prepare(torch.stack([image.to(device, non_blocking=True) for image in images]))
-            for size, images in by_size.items()
-        },
-        slot=torch.tensor(slot),
+def views_of(batch: LoaderBatch, *, roles: tuple[str, ...], device: torch.device, at: At) -> Views:
+    """Return a loader's batch as Views; pixels are moved to `device` as uint8."""
+    return Views(
+        pixels=tuple(view.pixels.to(device, non_blocking=True) for view in batch.views),
         role=roles,
-        parent=torch.tensor([view.parent_slot for view in batch.views]),
-        params={name: _stacked(name, roles, batch.views) for name in params},
-        index=torch.as_tensor(batch.index).to(device),
-        epoch=epoch,
-        step=step,
-        seed=seed,
+        parent=tuple(view.parent_slot for view in batch.views),
+        params=tuple(view.params for view in batch.views),
+        sample=torch.as_tensor(batch.index).to(device),
+        at=at,
+        base=tuple(range(len(roles))),
     )
 
 
-def _stacked(name: str, roles: tuple[str, ...], views: Sequence[SlotView]) -> Tensor:
-    """Return a column of all views, [V, B, ...]. Raises ConfigError: a view lacks it."""
-    for number, (role, view) in enumerate(zip(roles, views, strict=True)):
-        if name not in view.params:
-            raise ConfigError(
-                f"the strategy reads the column {name}, which view {number} ({role}) lacks",
-                where="--views",
-                why=f"that view has {', '.join(sorted(view.params)) or 'no columns'}",
-                fix="name views in --views that all record it, or another --strategy",
-            )
-    columns = [torch.as_tensor(view.params[name]) for view in views]
-    shapes = {tuple(column.shape[1:]) for column in columns}
-    if len(shapes) > 1:
-        raise ConfigError(
-            f"the strategy reads the column {name}, whose shape differs between views: "
-            f"{', '.join(map(str, sorted(shapes)))}",
-            where="--views",
-            fix="name views in --views that record it alike",
-        )
-    return torch.stack(columns)
+def missing_column(name: str, view: int, role: str, found: Mapping[str, Any]) -> ConfigError:
+    """Return the error of a view that lacks a column which is read."""
+    return ConfigError(
+        f"the column {name} is read of every view, which view {view} ({role}) lacks",
+        where="--views",
+        why=f"that view has {', '.join(sorted(found)) or 'no columns'}",
+        fix="name views in --views that all record it, or another --strategy",
+    )

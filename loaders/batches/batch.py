@@ -170,7 +170,8 @@ def normalise(
 ) -> Tensor:
     """Return (pixels / 255 - mean) / std of the first channels, as many as `mean` has.
 
-    Computed in float32 and rounded to `dtype` once, in one pass over uint8 [..., C, H, W].
+    Computed in float32 and rounded to `dtype` once, in one pass over uint8 [..., C, H, W]. Levels
+    in float32 are taken too, and differentiated.
 
     Raises:
         ConfigError: `mean` and `std` differ in length, or there are fewer channels.
@@ -185,9 +186,10 @@ def normalise(
     scale = (1 / (LEVELS * deviation)).float().view(count, 1, 1)
     shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(count, 1, 1)
     wanted = pixels[..., :count, :, :]
-    out = torch.empty_like(wanted, dtype=dtype)
     shift, scale = torch.stack([shift, scale]).to(pixels.device, non_blocking=True)
-    return torch.addcmul(shift, wanted, scale, out=out)
+    if wanted.requires_grad:
+        return torch.addcmul(shift, wanted, scale).to(dtype)
+    return torch.addcmul(shift, wanted, scale, out=torch.empty_like(wanted, dtype=dtype))
 
 
 def check_device(name: str | torch.device, *, pin: bool) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from viewstore.errors import ConfigError
@@ -37,7 +37,7 @@ class PretrainConfig:
         mean, std: Normalisation of values in [0, 1] per channel; None means STATISTICS.
 
     Raises:
-        ConfigError: A value is out of range, or the strategy cannot train the method.
+        ConfigError: A value is out of range.
     """
 
     views: tuple[str, ...]
@@ -69,7 +69,6 @@ class PretrainConfig:
             if value is not None and value < least:
                 raise ConfigError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
         object.__setattr__(self, "seed", checked_seed(self.seed))
-        self.strategy.check(self.method.TRAITS)
 
     @property
     def prepare(self) -> Preprocessing:
@@ -87,7 +86,8 @@ class PretrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values, with the names of method and strategy."""
-        values = asdict(self)
-        values["method"] = {"name": self.method.TRAITS.name, **values["method"]}
-        values["strategy"] = {"name": self.strategy.NAME, **values["strategy"]}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values |= {"network": asdict(self.network), "optim": asdict(self.optim)}
+        values["method"] = {"name": self.method.TRAITS.name, **vars(self.method)}
+        values["strategy"] = {part.NAME: dict(vars(part)) for part in self.strategy.parts}
         return values

@@ -17,7 +17,7 @@ from viewstore.images.policies import output_size
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
 from viewstore.loaders.plan.schedule import NOT_MADE_FIX
-from viewstore.loaders.plan.slots import Slot
+from viewstore.loaders.plan.slots import Slot as LoaderSlot
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import shards_there, unfinished_view_set
@@ -27,6 +27,7 @@ from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.pretrain import Feed, check_views
+from viewstore.train.strategies.base import Slot
 
 
 class SourceOnly:
@@ -75,11 +76,10 @@ def open_feed(
     """
     rows = training_rows(store.num_samples, config.holdout)
     views = _sized(parse_views(",".join(config.views), store.names), config.size)
-    wanted = config.strategy.request(config.method.TRAITS, 0).params
     with _advice(store):
         loader = ViewLoader(
             store,
-            views=_with_joined(views, wanted, store),
+            views=_with_joined(views, config.strategy.columns, store),
             # A larger one is refused by check_views, after what it says of the views.
             batch_size=min(config.batch_size, len(rows)),
             seed=config.seed,
@@ -94,18 +94,25 @@ def open_feed(
                 _check_slot(slot)
             if config.missing == "raise" and config.where is None:
                 _check_complete(store, loader.slots)
-            check_views(config, loader.roles, loader.num_rows)
+            slots = tuple(map(_as_slot, loader.slots))
+            check_views(config, slots, loader.num_rows)
             state = loader.state_dict()
             yield Feed(
                 loader=loader,
-                roles=loader.roles,
+                slots=slots,
                 epoch_steps=len(loader),
+                num_rows=store.num_samples,
                 size=max(slot.height for slot in loader.slots),
                 # Of the first view that has one: what distances will be calibrated with.
                 policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
                 store_id=store.store_id,
                 shown_id=state["store"] + state["views"],
             )
+
+
+def _as_slot(slot: LoaderSlot) -> Slot:
+    """Return what strategies see of a loader's slot."""
+    return Slot(slot.role, slot.height, frozenset(slot.columns), slot.parent_slot, slot.name)
 
 
 @contextmanager
@@ -158,7 +165,7 @@ def _with_joined(
     return found
 
 
-def _check_complete(store: Store, slots: Sequence[Slot]) -> None:
+def _check_complete(store: Store, slots: Sequence[LoaderSlot]) -> None:
     """Raise ConfigError if a view set that is shown lacks shards: their rows have no views."""
     for name in (slot.name for slot in slots if slot.kind == "cached"):
         view_set = store.view_sets[name]
@@ -167,7 +174,7 @@ def _check_complete(store: Store, slots: Sequence[Slot]) -> None:
             raise unfinished_view_set(name, there, store.location)
 
 
-def _check_slot(slot: Slot) -> None:
+def _check_slot(slot: LoaderSlot) -> None:
     """Raise ConfigError unless a slot can be trained on: views of one role, and square."""
     if len(slot.roles) > 1:
         raise ConfigError(

@@ -31,15 +31,15 @@ from viewstore.train.loop.checkpoint import (
     try_checkpoint,
 )
 from viewstore.train.loop.config import PretrainConfig
-from viewstore.train.methods.base import Method, StepInfo
+from viewstore.train.methods.base import Frame, Method
 from viewstore.train.nets.network import Network, seeded_network
-from viewstore.train.objective import objective
-from viewstore.train.strategies.base import Strategy
-from viewstore.train.strategies.table import STRATEGIES
-from viewstore.train.views import LoaderBatch, view_batch
+from viewstore.train.strategies.base import Slot
+from viewstore.train.strategies.table import STRATEGIES, strategy_of
+from viewstore.train.views import At, LoaderBatch, views_of
 
 ENCODER = "encoder.safetensors"
 RESULT = "train.json"
+AMP = {"fp32": None, "bf16": torch.bfloat16}
 CHECK_STEPS = 20  # reading a loss waits for a GPU: it is read this many steps late at most
 
 
@@ -64,8 +64,9 @@ class Feed:
 
     Attributes:
         loader: The loader, which yields batches of V views.
-        roles: Role of each view, [V].
+        slots: What each view of a batch is, [V].
         epoch_steps: Number of steps of an epoch.
+        num_rows: Rows of the store.
         size: Side of the largest views in pixels: the input size in the encoder's file.
         policy: Name of the expert policy of the views, for the encoder's file; "" if none.
         store_id: Digest of the store, for the encoder's file.
@@ -74,12 +75,18 @@ class Feed:
     """
 
     loader: Loader
-    roles: tuple[str, ...]
+    slots: tuple[Slot, ...]
     epoch_steps: int
+    num_rows: int
     size: int
     policy: str
     store_id: str
     shown_id: str | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Role of each view."""
+        return tuple(slot.role for slot in self.slots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,16 +131,17 @@ class TrainResult:
     seconds: float
 
 
-def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) -> None:
-    """Raise ConfigError unless views of these roles, of so many samples, can be trained on."""
+def check_views(config: PretrainConfig, slots: tuple[Slot, ...], samples: int) -> None:
+    """Raise ConfigError unless views of these slots, of so many samples, can be trained on."""
     try:
-        _check_roles(config, config.strategy, roles)
+        config.strategy.check(config.method.TRAITS, slots)
     except ConfigError as error:
         raise ConfigError(
             str(error),
+            code=error.code,
             where=error.where,
             why=error.why,
-            fix="; or ".join([str(error.fix), *_other_strategies(config, roles)]),
+            fix="; or ".join([str(error.fix), *_other_strategies(config, slots)]),
         ) from None
     if config.batch_size > samples:
         raise ConfigError(
@@ -144,21 +152,14 @@ def check_views(config: PretrainConfig, roles: tuple[str, ...], samples: int) ->
         )
 
 
-def _check_roles(config: PretrainConfig, strategy: Strategy, roles: tuple[str, ...]) -> None:
-    """Raise ConfigError unless views of these roles are what a strategy wants."""
-    strategy.request(config.method.TRAITS, 0).check(roles, strategy=strategy.NAME)
-
-
-def _other_strategies(config: PretrainConfig, roles: tuple[str, ...]) -> Iterator[str]:
-    """Yield advice to take each other strategy that trains the method on views of these roles."""
-    for kind in STRATEGIES.values():
-        other = kind()
+def _other_strategies(config: PretrainConfig, slots: tuple[Slot, ...]) -> Iterator[str]:
+    """Yield advice to take each other strategy that trains the method on views of these slots."""
+    for name, part in STRATEGIES.items():
         try:
-            other.check(config.method.TRAITS)
-            _check_roles(config, other, roles)
+            strategy_of(name, {}).check(config.method.TRAITS, slots)
         except ConfigError:
             continue
-        yield f"give --strategy {other.NAME}, which {other.USE}"
+        yield f"give --strategy {name}, which {part.USE}"
 
 
 def check_alone(environment: Mapping[str, str]) -> None:
@@ -190,18 +191,28 @@ def pretrain(
         StoppedError: `options.stop` returned true; the checkpoint is written.
     """
     check_alone(os.environ)
-    check_views(config, feed.roles, feed.epoch_steps * config.batch_size)
+    check_views(config, feed.slots, feed.epoch_steps * config.batch_size)
     make_directory(options.out)
     device = torch.device(options.device)
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     # The run seeds the generator of the process, which is restored behind it.
     with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        torch.manual_seed(config.seed)
-        network = seeded_network(config.network, config.seed)
-        method = config.method.make(network, amp=config.precision == "bf16").to(device).train()
+        method = _method(config, feed).to(device).train()
         result = _train(config, feed, options, method, progress)
-    _write_results(config, feed, options, network, result)
+    _write_results(config, feed, options, method.evaluated, result)
     return result
+
+
+def _method(config: PretrainConfig, feed: Feed) -> Method:
+    """Return the method with weights drawn by the run's seed."""
+    torch.manual_seed(config.seed)
+    frame = Frame(
+        prepare=config.prepare,
+        amp=AMP[config.precision],
+        num_rows=feed.num_rows,
+        batch_size=config.batch_size,
+    )
+    return config.method.make(seeded_network(config.network, config.seed), frame)
 
 
 def _train(
@@ -220,7 +231,6 @@ def _train(
     device = torch.device(options.device)
     losses = Losses(state, every=1 if device.type == "cpu" else CHECK_STEPS)
     total = config.total_steps(feed.epoch_steps)
-    spec = config.strategy.request(method.traits, 0)
     resumed_at, started = state.step, time.monotonic()
     saved = started
 
@@ -230,16 +240,7 @@ def _train(
         while state.step < total:
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
-                vb = view_batch(
-                    batch,
-                    roles=feed.roles,
-                    prepare=config.prepare,
-                    device=device,
-                    epoch=epoch,
-                    step=state.step,
-                    seed=config.seed,
-                    params=spec.params,
-                )
+                at = At(epoch, state.step, feed.epoch_steps, total, config.seed)
                 rate = config.optim.rate(
                     state.step,
                     total_steps=total,
@@ -248,18 +249,20 @@ def _train(
                 )
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                plan = config.strategy.plan(vb, method)
-                loss, student, target = objective(method, plan)
+                views = method.annotate(views_of(batch, roles=feed.roles, device=device, at=at))
+                embedded = method(config.strategy.plan(views, method))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                embedded.loss.backward()
+                method.gradients_ready(at)
                 optimizer.step()
-                method.commit(student, target, StepInfo(epoch, state.step, total))
+                method.commit([embedded], at)
 
                 state.step += 1
                 state.loader = batch.state
-                losses.add(loss, epoch_ended=state.step % feed.epoch_steps == 0)
-                views = len(vb) * vb.num_views
-                progress.advance(views, epoch=epoch + 1, loss=losses.last, lr=rate)
+                losses.add(embedded.loss, epoch_ended=state.step % feed.epoch_steps == 0)
+                progress.advance(
+                    len(views) * views.num_views, epoch=epoch + 1, loss=losses.last, lr=rate
+                )
                 last, stop = state.step == total, options.stop()
                 if last or stop or time.monotonic() - saved > options.checkpoint_seconds:
                     losses.flush()

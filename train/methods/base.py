@@ -1,24 +1,30 @@
-"""The contract of a method: it embeds views and scores pairs of them; it knows no strategy.
+"""The contract of a method: it plans pairs, embeds views and scores pairs; it knows no strategy.
 
-A new method is one file, with settings and a subclass of Method, and one row in `methods.py`.
+A new method is one module, with frozen settings and a subclass of Method, and one row of `table`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import nullcontext
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
+from viewstore.train.nets.domains import use_domain
 from viewstore.train.nets.network import Network, quiet_statistics
-from viewstore.train.views import ViewBatch
+from viewstore.train.plan import Pair, Plan, Row, Scores
+from viewstore.train.views import At, Preprocessing, Views
 
-Emb = dict[str, Tensor]  # "z", and what else a method makes: float32 [V', B, ...]
-Pool = Literal["pair", "all"]
+Emb = dict[str, Tensor]  # "feat", "z", "p", "logits", ...: float32 [rows, B, ...]
+Mode = Literal["train", "probe", "attack"]
+Net = Literal["student", "target"]
+Statistics = Literal["pooled", "per_view", "running"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,137 +32,419 @@ class Traits:
     """What strategies may ask about a method.
 
     Attributes:
-        name: The method's name.
-        samplewise: Whether scores are per sample; if not, only a scalar loss exists.
-        target: Where the target side comes from; "none" means that both sides are the student's
-            and gradients flow both ways.
-        negatives: Where negatives come from, if there are any.
-        decomposable: Whether scores come as PairTerms.
+        name: The method's name, for messages alone.
+        samplewise: Whether its loss is a sum over samples; if not, scores are for choosing only.
+        target: Where the target side comes from: "none" is the student's own forward with
+            gradients both ways, "stopgrad" the same without them into targets, "ema" a slower
+            copy of the network, "prototype" no view at all.
+        negatives: Where negatives come from, "" if there are none.
+        decomposable: Whether scores come in parts, with a distance: pull and push.
         forward: "per_size" embeds all views of one size together, with shared batch statistics;
             "per_view" embeds each view by itself.
+        target_roles: Roles of the views that may be targets of its standard plan; () means all.
+        reads: Columns of params that its `trunk` reads.
     """
 
     name: str
-    samplewise: bool
-    target: Literal["none", "ema", "stopgrad", "prototype"]
-    negatives: Literal["batch", "queue", "none"]
+    samplewise: bool = True
+    target: Literal["none", "stopgrad", "ema", "prototype"]
+    negatives: Literal["batch", "queue", ""] = ""
     decomposable: bool
     forward: Literal["per_view", "per_size"]
+    target_roles: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
-class PairTerms(NamedTuple):
-    """Scores of pairs in parts, float32 [P, B] each: the loss is `pos` + `rest`; `sim`: cosine."""
+class Embedded(NamedTuple):
+    """The loss of a plan, a scalar, and the embeddings it came from."""
 
-    sim: Tensor
-    pos: Tensor
-    rest: Tensor
+    loss: Tensor
+    plan: Plan
+    student: Emb
+    target: Emb
 
 
-@dataclass(frozen=True)
-class StepInfo:
-    """The position of a training: `epoch` and `step` from 0, `step` over all epochs."""
+class Group(NamedTuple):
+    """Parameters that the optimizer treats alike.
 
-    epoch: int
-    step: int
-    total_steps: int
+    `decay`: with weight decay; `fixed_lr`: the learning rate stays at its peak; `adapt`: LARS
+    and LARC adapt the rate to the norm of each.
+    """
+
+    parameters: list[nn.Parameter]
+    decay: bool
+    fixed_lr: bool
+    adapt: bool
+
+
+class Images(NamedTuple):
+    """M images of one size: levels [M, C, r, r], and the columns of `Traits.reads`, [M, ...]."""
+
+    pixels: Tensor
+    params: Mapping[str, Tensor]
+    at: At
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a method is made for, besides its settings.
+
+    Attributes:
+        prepare: The function from levels to the network's input.
+        amp: Type that forwards compute in where autocast allows it; None: float32.
+        num_rows: Rows of the store: `Views.sample` is below it.
+        batch_size: Samples of a step, over all ranks.
+    """
+
+    prepare: Preprocessing
+    amp: torch.dtype | None = None
+    num_rows: int = 0
+    batch_size: int = 0
 
 
 class Method(nn.Module):
     """A network that embeds views, and a rule that scores pairs of embeddings.
 
-    `encode` and `score` leave parameters, gradients, random generators and every buffer as they
-    are; only training forwards (`grad=True`) update running statistics. `commit` alone changes
-    the rest of the state.
+    `standard`, `encode` and `score` leave parameters, gradients, random generators and every
+    buffer as they are; only forwards in the mode "train" move running statistics, those of the
+    net and domain that they run. `commit` alone changes the rest of the state.
+
+    Attributes:
+        student: The network that gradients train.
+        forwards: How many views were embedded so far, each of B samples.
     """
 
     traits: Traits
 
-    def __init__(self, network: Network, *, amp: bool = False) -> None:
-        """Train `network`; `amp` computes the forward pass in bfloat16 where autocast allows it."""
+    def __init__(self, network: Network, traits: Traits, frame: Frame) -> None:
         super().__init__()
-        self.network = network
-        self.amp = amp
+        self.student = network
+        self.traits = traits
+        self.prepare = frame.prepare
+        self.amp = frame.amp
+        self.forwards = 0
         self._committed = -1
 
-    def encode(
-        self,
-        vb: ViewBatch,
-        rows: Tensor,
-        *,
-        net: Literal["student", "target"] = "student",
-        bn: str = "clean",
-        grad: bool = True,
-    ) -> Emb:
-        """Return the embeddings, float32 [V', B, ...], of the views `rows`, int64 [V'] or [V', B].
+    @property
+    def evaluated(self) -> Network:
+        """The network that is evaluated and kept: the student."""
+        return self.student
 
-        `net`: the student, or the target that methods with one embed targets with; `grad`: whether
-        gradients are recorded and running statistics updated.
+    def network(self, net: Net) -> Network:
+        """Return the network of a side; methods with a target net override it."""
+        del net
+        return self.student
 
-        Raises:
-            ConfigError: `bn` is not "clean", or views of one row differ in size.
+    def annotate(self, views: Views) -> Views:
+        """Return the views with the params that the method adds to them, such as masks."""
+        return views
+
+    def standard(self, views: Views, rows: Sequence[Row]) -> Plan:
+        """Return the method's own plan for `rows`: who learns from whom, at which weight.
+
+        Every row learns from each other row of a target role; the weights of the pairs are equal
+        and sum to 1.
         """
-        if bn != "clean":
-            raise ConfigError(f"batch norm domain must be 'clean', got {bn!r}")
-        trained = nullcontext() if grad else torch.no_grad()
-        quiet = nullcontext() if grad else quiet_statistics(self)
-        with trained, quiet, torch.autocast(vb.index.device.type, torch.bfloat16, self.amp):
-            out = self._embed(list(vb.select(rows)), net)
-        shape = (len(rows), len(vb))
-        return {
-            name: value.float().reshape(*shape, *value.shape[1:]) for name, value in out.items()
-        }
+        wanted = self.traits.target_roles
+        targets = [
+            i for i, row in enumerate(rows) if not wanted or views.role_of(row.view) in wanted
+        ]
+        pairs = [(s, t) for t, row in enumerate(targets) for s in range(len(rows)) if s != row]
+        return self.plan_of(
+            views,
+            rows,
+            [rows[place] for place in targets],
+            [Pair(s, t, 1 / len(pairs)) for s, t in pairs],
+        )
 
-    def _embed(self, views: list[tuple[int, Tensor]], net: str) -> Emb:
-        """Return the embeddings [V' * B, ...] of views, (size, images) each."""
-        if self.traits.forward == "per_view":
-            outs = [self.heads(self.trunk(images, net), net) for _, images in views]
-            return {name: torch.cat([out[name] for out in outs]) for name in outs[0]}
-        features: dict[int, Tensor] = {}
-        for size in dict.fromkeys(size for size, _ in views):
-            positions = [index for index, (other, _) in enumerate(views) if other == size]
-            together = self.trunk(torch.cat([views[index][1] for index in positions]), net)
-            features |= dict(zip(positions, together.chunk(len(positions)), strict=True))
-        return self.heads(torch.cat([features[index] for index in range(len(views))]), net)
+    def plan_of(
+        self, views: Views, students: Sequence[Row], targets: Sequence[Row], pairs: Sequence[Pair]
+    ) -> Plan:
+        """Return the standard plan of these rows and pairs."""
+        return Plan(
+            views, tuple(students), tuple(targets), tuple(pairs), len(students), len(targets)
+        )
 
-    def trunk(self, x: Tensor, net: str) -> Tensor:
-        """Return the backbone's features [M, F] of images, float32 [M, C, r, r]."""
-        out: Tensor = self.network.backbone(x)
-        return out
+    def trunk(self, images: Images, net: Net) -> Emb:
+        """Return "feat", the backbone's features [M, F], and what else comes before the head."""
+        features: Tensor = self.network(net).backbone(self.prepare(images.pixels))
+        return {"feat": features}
 
     @abstractmethod
-    def heads(self, features: Tensor, net: str) -> Emb:
+    def head(self, features: Tensor, net: Net) -> Emb:
         """Return the embeddings [M, ...] of features [M, F], by name."""
 
     @abstractmethod
-    def score(
-        self, student: Emb, target: Emb, pairs: Tensor, *, pool: Pool = "pair"
-    ) -> PairTerms | Tensor:
-        """Return the loss of each pair and sample, [P, B]: PairTerms if `traits.decomposable`.
+    def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
+        """Return the scores of a pair of `plan`, [B], from the embeddings of its rows."""
 
-        `student` and `target` come from `encode` and are the same where `traits.target` is
-        "none"; `pairs` [P, 2] are positions in (student, target); `pool` says which rows are in
-        the denominators: the two views of the pair, or all views.
+    def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
+        """Return the loss of a plan, a scalar: weighted terms, summed, averaged over samples."""
+        terms = [
+            pair.weight * pair.term(self.score(student, target, pair, plan)) for pair in plan.pairs
+        ]
+        return torch.stack(terms).sum(0).mean()
+
+    def forward(self, plan: Plan, mode: Mode = "train") -> Embedded:
+        """Return the loss of a plan with the embeddings of its rows."""
+        student, target = self.both(plan, mode)
+        with torch.autocast(plan.views.sample.device.type, enabled=False):
+            loss = self.reduce(student, target, plan)
+        return Embedded(loss, plan, student, target)
+
+    def both(self, plan: Plan, mode: Mode, statistics: Statistics | None = None) -> tuple[Emb, Emb]:
+        """Return the embeddings of a plan's students and targets, by their places.
+
+        Without a target net, a target row that is a student row is the same forward; more rows
+        may come behind those of the targets then.
         """
+        student = self.encode(
+            plan.views, plan.students, net="student", mode=mode, statistics=statistics
+        )
+        if not plan.targets:
+            return student, {}
+        if self.traits.target == "ema":
+            with torch.no_grad():
+                target = self.encode(
+                    plan.views, plan.targets, net="target", mode=mode, statistics=statistics
+                )
+            return student, target
+        return student, self._same_side(plan, student, mode, statistics)
 
-    def commit(self, student: Emb, target: Emb, info: StepInfo) -> None:
+    def _same_side(
+        self, plan: Plan, student: Emb, mode: Mode, statistics: Statistics | None
+    ) -> Emb:
+        places = {id(row): place for place, row in enumerate(plan.students)}
+        others = [row for row in plan.targets if id(row) not in places]
+        target = student
+        if others:
+            with nullcontext() if self.traits.target == "none" else torch.no_grad():
+                more = self.encode(
+                    plan.views, others, net="student", mode=mode, statistics=statistics
+                )
+            target = {name: torch.cat([student[name], more[name]]) for name in student}
+            places |= {id(row): len(plan.students) + place for place, row in enumerate(others)}
+        wanted = [places[id(row)] for row in plan.targets]
+        if wanted != list(range(len(wanted))):  # else the first ones are they
+            target = {name: value[wanted] for name, value in target.items()}
+        if self.traits.target == "none":
+            return target
+        return {name: value.detach() for name, value in target.items()}
+
+    def encode(
+        self,
+        views: Views,
+        rows: Sequence[Row],
+        *,
+        net: Net,
+        mode: Mode,
+        statistics: Statistics | None = None,
+    ) -> Emb:
+        """Return the embeddings of rows, float32 [rows, B, ...].
+
+        Rows of one batch norm domain and kind are embedded together: views made within the step
+        are never in one forward with others.
+
+        Args:
+            views: What the rows number.
+            rows: The rows.
+            net: The side whose network embeds.
+            mode: "train" moves running statistics; "probe" records no gradient; "attack" records
+                those of pixels. The last two move nothing.
+            statistics: Of batch norms, for probes: of all rows "pooled", of each row alone
+                ("per_view"), or the "running" ones; None: as the method trains.
+
+        Raises:
+            ConfigError: Views of one row differ in size.
+        """
+        found: dict[int, Emb] = {}
+        with self._computing(views.sample.device, mode, statistics):
+            for (bn, _), places in _groups(views, rows).items():
+                with use_domain(self, bn):
+                    for together in self._forwards(places, statistics):
+                        found |= self._embed(views, rows, together, net)
+        self.forwards += len(rows)
+        return _stacked([found[place] for place in range(len(rows))])
+
+    @contextmanager
+    def _computing(
+        self, device: torch.device, mode: Mode, statistics: Statistics | None
+    ) -> Iterator[None]:
+        """Set gradients, precision, statistics and random generators for forwards in a mode."""
+        with ExitStack() as stack:
+            if mode != "train":
+                stack.enter_context(quiet_statistics(self))
+                cuda = [device] if device.type == "cuda" else []
+                stack.enter_context(torch.random.fork_rng(cuda))
+            if mode == "probe":
+                stack.enter_context(torch.no_grad())
+            if statistics == "running":
+                stack.enter_context(_evaluating(self))
+            enabled = self.amp is not None
+            stack.enter_context(torch.autocast(device.type, self.amp, enabled=enabled))
+            yield
+
+    def _forwards(self, places: list[int], statistics: Statistics | None) -> list[list[int]]:
+        """Return the rows of a group that share their forwards."""
+        alone = (
+            self.traits.forward == "per_view" if statistics is None else statistics == "per_view"
+        )
+        return [[place] for place in places] if alone else [places]
+
+    def _embed(
+        self, views: Views, rows: Sequence[Row], places: list[int], net: Net
+    ) -> dict[int, Emb]:
+        """Return the embeddings [B, ...] of some rows by place: a trunk a size, one head."""
+        pixels = {place: views.image(rows[place].view) for place in places}
+        by_size: dict[int, list[int]] = defaultdict(list)
+        for place in places:
+            by_size[pixels[place].shape[-1]].append(place)
+        trunks: dict[int, Emb] = {}
+        for same in by_size.values():
+            images = Images(
+                torch.cat([pixels[place] for place in same]),
+                {
+                    name: torch.cat([views.column(name, rows[place].view) for place in same])
+                    for name in self.traits.reads
+                },
+                views.at,
+            )
+            trunks |= _split(self.trunk(images, net), same)
+        heads = self.head(torch.cat([trunks[place]["feat"] for place in places]), net)
+        return {
+            place: {name: value.float() for name, value in {**trunks[place], **emb}.items()}
+            for place, emb in _split(heads, places).items()
+        }
+
+    def unit_pair(
+        self, student: Emb, target: Emb, pair: Pair, names: tuple[str, str] = ("z", "z")
+    ) -> UnitPair:
+        """Return the unit embeddings of a pair, detached and of partners as the pair says.
+
+        `names`: which embeddings are the student's and the target's.
+        """
+        assert pair.target is not None
+        u = unit_rows(student, names[0], "student")[pair.student]
+        row = unit_rows(target, names[1], "target")[pair.target]
+        if pair.detach:
+            row = row.detach()
+        v = row if pair.partner is None else row[pair.partner]
+        return UnitPair(u, v, row)
+
+    def commit(self, done: Sequence[Embedded], at: At) -> None:
         """Update what the method keeps between steps: once, after the optimizer's step.
+
+        `done`: What `forward` returned for each micro-batch of the step.
 
         Raises:
             RuntimeError: The step was committed already.
         """
-        if info.step == self._committed:
-            raise RuntimeError(f"step {info.step} was committed already")
-        self._committed = info.step
-        self.update(student, target, info)
+        if at.step == self._committed:
+            raise RuntimeError(f"step {at.step} was committed already")
+        self._committed = at.step
+        with torch.no_grad():
+            self.update(done, at)
 
-    def update(self, student: Emb, target: Emb, info: StepInfo) -> None:
-        """Update queues, centres and averages; for subclasses, called by `commit`."""
+    def update(self, done: Sequence[Embedded], at: At) -> None:
+        """Update queues, centres, memories, then averages; for subclasses, called by `commit`."""
+
+    def begin_epoch(self, at: At, sweep: Callable[[], Iterator[Plan]]) -> None:
+        """Prepare an epoch; `sweep` goes once over all samples, in standard plans."""
+
+    def gradients_ready(self, at: At) -> None:
+        """Change gradients between the backward pass and the optimizer's step."""
+
+    def groups(self) -> Iterable[Group]:
+        """Return the parameters that are trained, in groups: weights, then biases and norms."""
+        trained = [each for each in self.parameters() if each.requires_grad]
+        yield Group([each for each in trained if each.ndim > 1], True, False, True)
+        yield Group([each for each in trained if each.ndim <= 1], False, False, False)
 
 
 class MethodSettings(Protocol):
-    """A frozen dataclass of one method's settings; a row of the table in `methods.py`."""
+    """A frozen dataclass of one method's settings; a row of `table`.
+
+    Class attributes:
+        TRAITS: What strategies may ask about the method.
+        HEAD: The method's defaults for NetworkSettings, such as the projector's widths.
+    """
 
     TRAITS: ClassVar[Traits]
+    HEAD: ClassVar[Mapping[str, Any]]
 
-    def make(self, network: Network, *, amp: bool) -> Method:
+    def make(self, network: Network, frame: Frame) -> Method:
         """Return the method that trains `network`."""
+
+
+class UnitPair(NamedTuple):
+    """The unit vectors of a pair.
+
+    Attributes:
+        student: Of each sample, [B, D].
+        target: Of what each sample learns from, [B, D].
+        target_row: Of the target row in its own order, [B, D]: `target` without a partner.
+    """
+
+    student: Tensor
+    target: Tensor
+    target_row: Tensor
+
+    @property
+    def cosine(self) -> Tensor:
+        """The cosine of student and target, [B]."""
+        return (self.student * self.target).sum(-1)
+
+    @property
+    def squared_distance(self) -> Tensor:
+        """The squared distance of student and target, [B]."""
+        return (self.student - self.target).square().sum(-1)
+
+
+def unit_rows(emb: Emb, name: str, side: Net) -> Tensor:
+    """Return the unit vectors of embeddings, [rows, B, D]; computed once for a side of a plan."""
+    key = f"unit {name} of {side}"
+    if key not in emb:
+        emb[key] = F.normalize(emb[name], dim=-1)
+    return emb[key]
+
+
+def _groups(views: Views, rows: Sequence[Row]) -> dict[tuple[Any, str], list[int]]:
+    """Return the places of rows that may share a forward: by domain, and by what was made."""
+    groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        kind = "base" if row.made_from is None else views.role_of(row.view)
+        groups[row.bn, kind].append(place)
+    return groups
+
+
+def _split(emb: Emb, places: list[int]) -> dict[int, Emb]:
+    """Return [M, ...] of several rows, one after the other, as [B, ...] of each."""
+    parts = {name: value.chunk(len(places)) for name, value in emb.items()}
+    return {
+        place: {name: values[i] for name, values in parts.items()} for i, place in enumerate(places)
+    }
+
+
+def _stacked(rows: list[Emb]) -> Emb:
+    """Return [rows, B, ...]; where rows have fewer tokens than others, zeros stand for them."""
+    stacked = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if values[0].ndim > 2:
+            most = max(value.shape[1] for value in values)
+            pad = (0,) * (2 * (values[0].ndim - 2))
+            values = [F.pad(value, (*pad, 0, most - value.shape[1])) for value in values]
+        stacked[name] = torch.stack(values)
+    return stacked
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Have a block run in evaluation mode; every module's mode is restored behind it."""
+    before = [(each, each.training) for each in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for each, training in before:
+            each.training = training

@@ -1,18 +1,20 @@
-"""SimCLR: in-batch contrast of two views. Source: arXiv:2002.05709; InfoNCE arXiv:1807.03748."""
+"""SimCLR: in-batch contrast of views. Source: arXiv:2002.05709; InfoNCE arXiv:1807.03748."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.losses import Contrast, Negatives, contrast, pair_contrast
-from viewstore.train.methods.base import Emb, Method, PairTerms, Pool, Traits
+from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits, UnitPair, unit_rows
 from viewstore.train.nets.network import Network
+from viewstore.train.plan import Pair, Plan, Scores
+
+Negatives = Literal["both", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +27,18 @@ class SimCLRSettings:
             (InfoNCE).
         loss_scale: Factor of every score; 7.142857 is what SupContrast's default amounts to at
             temperature 0.5.
+        forward: "per_size" embeds all views of a size together, "per_view" each alone.
     """
 
     TRAITS: ClassVar[Traits] = Traits(
-        name="simclr",
-        samplewise=True,
-        target="none",
-        negatives="batch",
-        decomposable=True,
-        forward="per_size",
+        name="simclr", target="none", negatives="batch", decomposable=True, forward="per_size"
     )
+    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 128)}
 
     temperature: float = 0.5
     negatives: Negatives = "both"
     loss_scale: float = 1.0
+    forward: Literal["per_size", "per_view"] = "per_size"
 
     def __post_init__(self) -> None:
         for name in ("temperature", "loss_scale"):
@@ -46,40 +46,73 @@ class SimCLRSettings:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.negatives not in ("both", "other"):
             raise ConfigError(f"negatives must be both or other, got {self.negatives!r}")
+        if self.forward not in ("per_size", "per_view"):
+            raise ConfigError(f"forward must be per_size or per_view, got {self.forward!r}")
 
-    def make(self, network: Network, *, amp: bool) -> SimCLR:
-        """Return the method that trains `network`."""
-        return SimCLR(network, self, amp=amp)
+    def make(self, network: Network, frame: Frame) -> SimCLR:
+        """Return SimCLR training `network`."""
+        return SimCLR(network, self, frame)
 
 
 class SimCLR(Method):
-    """The method SimCLR; its negatives are the batch of this process."""
+    """SimCLR: the embeddings are the projector's outputs, "z"."""
 
-    traits = SimCLRSettings.TRAITS
-
-    def __init__(self, network: Network, settings: SimCLRSettings, *, amp: bool = False) -> None:
-        super().__init__(network, amp=amp)
+    def __init__(self, network: Network, settings: SimCLRSettings, frame: Frame) -> None:
+        super().__init__(network, replace(settings.TRAITS, forward=settings.forward), frame)
         self.settings = settings
 
-    def heads(self, features: Tensor, net: str) -> Emb:
-        """Return the projector's output [M, D] as "z", not normalised."""
-        return {"z": self.network.projector(features)}
+    def head(self, features: Tensor, net: Net) -> Emb:
+        """Return "z" [M, D]."""
+        return {"z": self.network(net).projector(features)}
 
-    def score(self, student: Emb, target: Emb, pairs: Tensor, *, pool: Pool = "pair") -> PairTerms:
-        """Return the parts of the InfoNCE loss of each pair, times `loss_scale`.
+    def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
+        """Return the parts of the InfoNCE loss of a pair, times `loss_scale`.
 
-        `pool="all"` takes every view of every sample but the anchor into the denominator.
+        The denominator runs over the two rows of the pair, or over the target's alone with
+        `negatives` other; `pair.pool` names other rows. The anchor itself is left out. A row made
+        within the step (adversarial, CutMix) is an anchor among clean rows: the one that it was
+        made from stands for it there, without its own sample and the one that is mixed in.
         """
-        with torch.autocast(student["z"].device.type, enabled=False):
-            u, v = F.normalize(student["z"], dim=2), F.normalize(target["z"], dim=2)
-            parts = [self._contrast(u, v, s, t, pool) for s, t in pairs.tolist()]
-        scale = self.settings.loss_scale
-        cosine, pull, push = (torch.stack(part) for part in zip(*parts, strict=True))
-        return PairTerms(cosine, scale * pull, scale * push)
+        unit = self.unit_pair(student, target, pair)
+        rows, own = self._pool(student, unit, pair, plan)
+        scale, tau = self.settings.loss_scale, self.settings.temperature
+        similarity = unit.student @ torch.cat(rows).T / tau
+        for left_out in own:
+            samples = torch.arange(len(left_out), device=left_out.device)
+            similarity = similarity.index_put(
+                (samples, left_out), similarity.new_tensor(-torch.inf)
+            )
+        cosine = unit.cosine
+        return Scores(
+            cosine=cosine,
+            pull=scale * (-cosine / tau),
+            push=scale * similarity.logsumexp(1),
+            squared_distance=unit.squared_distance,
+            scale=scale / tau,
+            inverse_tau=1 / tau,
+        )
 
-    def _contrast(self, u: Tensor, v: Tensor, s: int, t: int, pool: Pool) -> Contrast:
-        temperature = self.settings.temperature
-        if pool == "all":
-            own = s * u.shape[1]
-            return contrast(u[s], v[t], v.flatten(0, 1), own=own, temperature=temperature)
-        return pair_contrast(u[s], v[t], negatives=self.settings.negatives, temperature=temperature)
+    def _pool(
+        self, student: Emb, unit: UnitPair, pair: Pair, plan: Plan
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the rows of the denominator, [B, D] each, and what each anchor leaves out.
+
+        Of that, int64 [B] each: a column of all the rows, one after the other.
+        """
+        anchor = plan.students[pair.student]
+        clean = pair.student if anchor.made_from is None else anchor.made_from
+        places: tuple[int, ...] = (clean,) if self.settings.negatives == "both" else ()
+        rows = [] if pair.pool is not None else [unit.target_row]
+        if pair.pool is not None:
+            places = pair.pool
+        units = unit_rows(student, "z", "student")
+        others = [unit.student if each == pair.student else units[each] for each in places]
+        samples = torch.arange(len(unit.student), device=unit.student.device)
+        left_out = []
+        for number, place in enumerate(places):
+            first = number * len(samples)
+            if place in (clean, pair.student):
+                left_out.append(first + samples)
+            if place == clean and anchor.mixed_with is not None:
+                left_out.append(first + anchor.mixed_with)
+        return others + rows, left_out

@@ -1,43 +1,48 @@
-"""A2: the standard loss of two expert views, plus their alignment with generated views.
+"""A2: the standard plan of two expert views, plus their alignment with generated views.
 
-Source: Constructive Assimilation, equations 3 (A2-InfoNCE) and 6 (A2-full; its double minus is a
-misprint). "A2-SimCLR" is the method's `negatives="both"`.
+Source: Constructive Assimilation, equations 3 (A2-InfoNCE), 6 (A2-full; its double minus is a
+misprint), 7 (A2-SimCLR: the method's `negatives="both"`) and 8 (A2-SimSiam).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from viewstore.errors import ConfigError
-from viewstore.train.losses import Negatives
 from viewstore.train.methods.base import Method, Traits
-from viewstore.train.objective import Plan, Term
-from viewstore.train.strategies.base import make_plan, refuse
-from viewstore.train.views import ViewBatch, ViewSpec
+from viewstore.train.plan import Pair, Plan, Row, pull, total
+from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2:
-    """The strategy A2: the first two expert views are the pair, all others are aligned with it.
+class A2(Stage):
+    """Adds generated views as students, which are aligned with the views of the standard plan.
+
+    They are those of role "generated"; where there is none, all expert views but the first two.
+    The direction is from generated to expert view: that of methods which stop gradients.
 
     Attributes:
         alpha: Weight of the alignment term.
-        anchors: Expert views that are aligned with each other view: "both" (the paper), or the
-            "first" (the code behind its CIFAR-10 numbers).
-        loss: "align" (A2-InfoNCE, A2-SimCLR), or "full": every ordered pair of views, with every
-            view of every sample in the denominator; `alpha` and `anchors` do not enter.
+        anchors: Expert views that are aligned with each generated view: "both" (the paper), or
+            the "first" (the code behind its CIFAR-10 numbers).
+        loss: "align", or "full": every ordered pair of views, with every view of every sample in
+            the denominator; `alpha` and `anchors` do not enter.
+        divide_by_k: Divide the alignment by the number of generated views (the paper), or not
+            (the code of A2-SimSiam).
     """
 
     NAME: ClassVar[str] = "a2"
-    NEGATIVES: ClassVar[Negatives] = "other"
     USE: ClassVar[str] = (
         "takes the first two expert views as its pair, and aligns the others with it"
     )
+    PHASE: ClassVar[Phase] = "add"
 
     alpha: float = 0.5
     anchors: Literal["both", "first"] = "both"
     loss: Literal["align", "full"] = "align"
+    divide_by_k: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
@@ -47,41 +52,60 @@ class A2:
         if self.loss not in ("align", "full"):
             raise ConfigError(f"a2 loss must be align or full, got {self.loss!r}")
 
-    def check(self, traits: Traits) -> None:
-        """Raise ConfigError: the method's scores have no parts, or lack the pool of "full"."""
-        if self.loss == "full" and traits.name != "simclr":
-            raise refuse(
-                "a2 with loss full",
-                traits,
-                trait="its denominator runs over all views of the batch",
-                fix="use --method simclr, or leave out --a2-loss full",
-            )
-        if not traits.decomposable:
+    def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
+        """Raise ConfigError: no loss of a pair alone, no in-batch denominator, no view to add."""
+        if not traits.samplewise:
             raise refuse(
                 self.NAME,
                 traits,
-                trait="its scores do not come as pull and push (decomposable), and the alignment "
-                "term is a pull alone",
+                why="its loss is no sum over samples (samplewise): it has no term of one pair",
                 fix="use --method simclr, or --strategy standard",
             )
-
-    def request(self, traits: Traits, step: int) -> ViewSpec:
-        """Return the wanted views: two expert views and at least one other, at every step."""
-        return ViewSpec(least=3, roles={"expert": 2})
-
-    def plan(self, vb: ViewBatch, method: Method) -> Plan:
-        """Return the pair in both directions, then each other view towards each anchor."""
-        experts = vb.rows("expert")[:2]
-        others = [view for view in range(vb.num_views) if view not in experts]
-        views = experts + others
-        if self.loss == "full":
-            every = [(s, t) for s in range(len(views)) for t in range(len(views)) if s != t]
-            return make_plan(
-                vb, views, [(s, t, 1 / len(every), "total") for s, t in every], pool="all"
+        if self.loss == "full" and traits.negatives != "batch":
+            raise refuse(
+                "a2 with loss full",
+                traits,
+                why="its denominator runs over all views of the batch (negatives)",
+                fix="use --method simclr, or leave out --a2-loss full",
             )
-        pairs: list[tuple[int, int, float, Term]] = [(0, 1, 0.5, "total"), (1, 0, 0.5, "total")]
-        anchors = (0, 1) if self.anchors == "both" else (0,)
-        weight = self.alpha / (len(anchors) * len(others))
-        # From the other view to the expert: the direction for methods that stop gradients.
-        pairs += [(2 + g, anchor, weight, "pos") for anchor in anchors for g in range(len(others))]
-        return make_plan(vb, views, pairs)
+        if not self.takes([slot.role for slot in slots]):
+            raise wrong_views(
+                "strategy a2 needs two views and at least one generated view beside them",
+                slots,
+                "simclr,simclr,w-search",
+            )
+
+    def takes(self, roles: Sequence[str]) -> tuple[int, ...]:
+        """Return the generated views; if there are none, the expert views behind the second."""
+        generated = [view for view, role in enumerate(roles) if role == "generated"]
+        experts = [view for view, role in enumerate(roles) if role == "expert"]
+        return tuple(generated or experts[2:])
+
+    def __call__(self, plan: Plan, method: Method) -> Plan:
+        """Return the plan with each added view aligned with each anchor."""
+        added = tuple(Row(view) for view in self.takes(plan.views.role))
+        first = len(plan.students)
+        rows = range(first, first + len(added))
+        students = plan.students + added
+        if self.loss == "full":
+            return _all_pairs(replace(plan, students=students))
+        count = len(added) if self.divide_by_k else 1
+        if not plan.targets:
+            aligned = [Pair(row, None, self.alpha / count) for row in rows]
+        else:
+            anchors = range(min(len(plan.targets), 2 if self.anchors == "both" else 1))
+            weight = self.alpha / (len(anchors) * count)
+            term = pull if method.traits.decomposable else total
+            aligned = [Pair(row, anchor, weight, term) for anchor in anchors for row in rows]
+        return replace(plan, students=students, pairs=(*plan.pairs, *aligned))
+
+
+def _all_pairs(plan: Plan) -> Plan:
+    """Return the plan of every ordered pair of the students, all of them in the denominators."""
+    rows = range(len(plan.students))
+    pairs = [(s, t) for s in rows for t in rows if s != t]
+    return replace(
+        plan,
+        targets=plan.students,
+        pairs=tuple(Pair(s, t, 1 / len(pairs), pool=tuple(rows)) for s, t in pairs),
+    )

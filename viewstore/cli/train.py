@@ -244,8 +244,9 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
     """Return the settings that options ask for. Raises ConfigError."""
     from viewstore.train.loop.config import PretrainConfig
     from viewstore.train.loop.optim import OPTIMIZERS, OptimSettings
+    from viewstore.train.methods.table import method_of
     from viewstore.train.nets.network import NetworkSettings
-    from viewstore.train.strategies.table import method_settings, strategy_of
+    from viewstore.train.strategies.table import strategy_of
 
     chosen = {
         "alpha": options["alpha"],
@@ -254,13 +255,14 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     strategy = strategy_of(options["strategy"], given)
-    negatives = options["negatives"] or strategy.NEGATIVES
-    method = {"temperature": options["temperature"], "negatives": negatives}
+    method = {
+        name: options[name] for name in ("temperature", "negatives") if options[name] is not None
+    }
     defaults = OPTIMIZERS[options["optimizer"]]
     lr, decay = options["lr"], options["weight_decay"]
     return PretrainConfig(
         views=tuple(name.strip() for name in options["views"].split(",")),
-        method=method_settings(options["method"], method),
+        method=method_of(options["method"], method),
         strategy=strategy,
         network=NetworkSettings(
             backbone=options["backbone"],
@@ -301,7 +303,7 @@ def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
     return {
         "encoder": str(result.encoder),
         "method": config.method.TRAITS.name,
-        "strategy": config.strategy.NAME,
+        "strategy": config.strategy.name,
         "views": list(config.views),
         "steps": result.steps,
         "resumed_at": result.resumed_at,

@@ -1,0 +1,17 @@
+"""The table of methods: name -> settings, one module each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from viewstore.train.methods.base import MethodSettings
+from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.settings import settings_of
+
+METHODS: Mapping[str, type[MethodSettings]] = {"simclr": SimCLRSettings}
+
+
+def method_of(name: str, given: Mapping[str, Any]) -> MethodSettings:
+    """Return the settings of a method. Raises ConfigError: unknown name or setting."""
+    return cast(MethodSettings, settings_of("method", METHODS, [name], given)[0])
