@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.files.disk import make_directory, write_atomic
@@ -204,10 +204,19 @@ def pretrain(
     return result
 
 
+class _All(NamedTuple):
+    """All parameters, trained alike."""
+
+    parameters: list[nn.Parameter]
+    decay: bool = True
+    fixed_lr: bool = False
+    adapt: bool = True
+
+
 def _train(
     config: PretrainConfig, feed: Feed, options: RunOptions, method: Method, progress: Progress
 ) -> TrainResult:
-    optimizer = config.optim.make(method.parameters())
+    optimizer = config.optim.make([_All(list(method.parameters()))])
     settings = {**config.to_json(), "store": feed.shown_id or feed.store_id}
     path = options.out / checkpoint.NAME
     state = TrainState()

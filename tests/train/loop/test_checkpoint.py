@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.groups import one_group
 from viewstore.train.loop.checkpoint import TrainState, save_checkpoint
 from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.nets.network import NetworkSettings, seeded_network
@@ -16,7 +17,7 @@ def test_bytes_of_a_checkpoint_are_frozen(tmp_path: Path) -> None:
     """A run is resumed from the files of an earlier version."""
     settings = NetworkSettings(backbone="conv3", in_channels=1, projector=(128, 64))
     network = seeded_network(settings, 0)
-    optimizer = OptimSettings(name="adam", weight_decay=0).make(network.parameters())
+    optimizer = OptimSettings(name="adam", weight_decay=0).make(one_group(network))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
