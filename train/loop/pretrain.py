@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,6 +31,7 @@ from viewstore.train.loop.checkpoint import (
     try_checkpoint,
 )
 from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.distributed import check_alone
 from viewstore.train.methods.base import Method, StepInfo
 from viewstore.train.nets.network import Network, seeded_network
 from viewstore.train.objective import objective
@@ -159,22 +160,6 @@ def _other_strategies(config: PretrainConfig, roles: tuple[str, ...]) -> Iterato
         except ConfigError:
             continue
         yield f"give --strategy {other.NAME}, which {other.USE}"
-
-
-def check_alone(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if a launcher has started this process beside others that train the same.
-
-    Each would train a model of its own, and all would write them to one place.
-    """
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        count = environment.get(name, "")
-        if count.isdecimal() and int(count) > 1:
-            raise ConfigError(
-                f"training is not distributed, and {name} says that {count} processes train",
-                where=name,
-                why="each would train a model of its own and write it to the same --out",
-                fix="start one process, without torchrun, mpirun or srun -n",
-            )
 
 
 def pretrain(
