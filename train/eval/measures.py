@@ -59,4 +59,5 @@ def wilson(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
     share, slack = successes / count, z * z / count
     centre = share + slack / 2
     half = z * math.sqrt(share * (1 - share) / count + slack / (4 * count))
-    return (max(0.0, (centre - half) / (1 + slack)), min(1.0, (centre + half) / (1 + slack)))
+    low, high = (centre - half) / (1 + slack), (centre + half) / (1 + slack)
+    return min(share, max(low, 0.0)), max(share, min(high, 1.0))  # rounding left out
