@@ -173,14 +173,16 @@ class SelectionGenerator:
         return (Rendered(each.index, None, self._params(each.index)) for each in samples)
 
     def _params(self, row: int) -> dict[str, NDArray[Any]]:
-        """Return the columns of a row: fill where it was never logged, or not with numbers."""
+        """Return the columns of a row: all missing where it was not logged, or not with numbers.
+
+        An image that no logged step had is as good as others: its status is 1.
+        """
         params = unwritten(self._settings.columns())
         place = self._place[row]
-        if place < 0:
-            return params
-        logged = {name: values[place] for name, values in self._log.items()}
-        if not np.isfinite(logged["losses"]).all():
-            return {**params, "status": np.array([Status.FAILED], np.uint8)}
+        logged = {name: values[place] for name, values in self._log.items() if place >= 0}
+        if not logged or not np.isfinite(logged["losses"]).all():
+            status = Status.FAILED if logged else Status.OK
+            return {**params, "status": np.array([status], np.uint8)}
         pair = int(logged["chosen"])
         found: dict[str, Any] = {
             "status": [Status.OK],
