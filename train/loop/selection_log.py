@@ -46,14 +46,13 @@ class SelectionLog:
         for path in reversed(selection_files(folder)):
             rows = load_selections(path)
             kept = rows.before(step)
-            if len(kept) == len(rows):
-                self._rows = rows
-                return
-            unlink(path)
-            if len(kept):
-                self._rows = kept
+            if not len(kept):
+                unlink(path)
+                continue
+            self._rows = kept
+            if len(kept) < len(rows):
                 save_selections(path, kept)
-                return
+            return
 
     def add(
         self,
