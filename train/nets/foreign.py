@@ -105,7 +105,7 @@ def _of_user(name: str, in_channels: int, size: int) -> object:
         ) from error
     try:
         return make(in_channels=in_channels) if named else make()
-    except TypeError as error:
+    except Exception as error:  # the function is the user's: it may raise anything
         raise ConfigError(f"backbone {name} cannot be made: {error}", where=name) from error
 
 
