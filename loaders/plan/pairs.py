@@ -33,8 +33,8 @@ def check_pairs(cached: Sequence[CachedSlots], store: Store) -> None:
                     f"beside {len(parent.slots)} of {above.num_views}",
                     why="views pair by their numbers only where both view sets have as many "
                     "views, each made from the one of its number, as many slots and one pick",
-                    fix=f"in Python, Cached({below.name!r}, follow=SLOT) shows views made from the "
-                    "one in that slot" + _by_number(below, above),
+                    fix=f"{below.name}/SLOT, in Python Cached({below.name!r}, follow=SLOT), shows "
+                    "views made from the one in that slot" + _by_number(below, above),
                 )
 
 
@@ -150,8 +150,7 @@ def check_iou_pairs(cached: Sequence[CachedSlots], rendered: Sequence[OnlineSlot
         policy = slot.policy
         if not isinstance(policy, IouPolicy):
             continue
-        partner = policy.partner_of(slot.slot)
-        other = online.get(partner)
+        other = online.get(policy.partner_of(slot.slot))
         if (
             slot.slot in online
             and isinstance(other, IouPolicy)
@@ -162,7 +161,8 @@ def check_iou_pairs(cached: Sequence[CachedSlots], rendered: Sequence[OnlineSlot
             continue
         raise ConfigError(
             f"the policy {policy.name} of slot {slot.slot} shows one of two crops that overlap "
-            f"little, and slot {partner} does not show the other one",
+            f"little, and the slot {'before' if policy.second else 'behind'} it does not show the "
+            "other one",
             why="both are drawn together, of source images, for slots that are behind one another",
             fix="show Online(first) and Online(second) of one iou_pair(..), in this order",
         )
