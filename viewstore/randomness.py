@@ -48,6 +48,8 @@ class Op(IntEnum):
     SOLARIZE = 6
     OP_LIST = 7
     JIGSAW = 8
+    MASK = 10
+    CROP_AGAIN = 11
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255
