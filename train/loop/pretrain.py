@@ -197,7 +197,7 @@ def _method(config: PretrainConfig, feed: Feed) -> Method:
         num_rows=feed.num_rows,
         batch_size=config.batch_size,
     )
-    return config.method.make(seeded_network(config.network, config.seed), frame)
+    return config.method.make(seeded_network(config.network, config.seed, size=feed.size), frame)
 
 
 def _train(
@@ -326,9 +326,7 @@ def _write_results(
     write_atomic(options.out / RESULT, canonical(record) + b"\n")
     prepare = config.prepare
     encoder = EncoderSettings(
-        backbone=config.network.backbone,
-        in_channels=config.network.in_channels,
-        projector=config.network.projector,
+        **vars(config.network),
         size=feed.size,
         mean=prepare.mean,
         std=prepare.std,
