@@ -29,7 +29,10 @@ def everywhere(z: Tensor) -> Tensor:
 def main(store: str) -> None:
     cuda = torch.cuda.is_available()
     dist.init_process_group("nccl" if cuda else "gloo")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    device = torch.device("cpu")
+    if cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 32), (32, 64), (64, 128)):
@@ -45,9 +48,8 @@ def main(store: str) -> None:
                 z = everywhere(z.view(2, len(batch), -1)).flatten(0, 1)
                 itself = torch.eye(len(z), dtype=torch.bool, device=device)
                 logits = (z @ z.T / 0.5).masked_fill(itself, -torch.inf)
-                loss = F.cross_entropy(
-                    logits, torch.arange(len(z), device=device).roll(len(z) // 2)
-                )
+                partner = torch.arange(len(z), device=device).roll(len(z) // 2)
+                loss = F.cross_entropy(logits, partner)
                 optimizer.zero_grad()
                 # A rank has the gradients of its own rows; DDP takes the mean, the sum is wanted.
                 (loss * dist.get_world_size()).backward()

@@ -19,12 +19,15 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--img-size", type=int, help="for models of one size, as vit_*")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--temperature", type=float, default=0.5)
     asked = parser.parse_args()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = timm.create_model(asked.model, pretrained=asked.pretrained, num_classes=0)
+    backbone = timm.create_model(
+        asked.model, pretrained=asked.pretrained, num_classes=0, img_size=asked.img_size
+    )
     mean, std = backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
     model = nn.Sequential(backbone, nn.Linear(backbone.num_features, 64)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

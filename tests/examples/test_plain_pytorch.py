@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from collections.abc import Callable
 from typing import Any
@@ -52,13 +53,13 @@ def test_a_stopped_run_goes_on_with_the_steps_that_would_have_come(
     stop: int,
     saved: int,
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+    with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        run("plain_pytorch", store, "stopped.pt")
-    steps = printed.splitlines(keepends=True)
-    resumed = run("plain_pytorch", store, "stopped.pt")
-    assert resumed.endswith("".join(steps[saved:]))
-    assert resumed.count("epoch") == stop + len(steps) - saved  # the first run's are there too
+        with pytest.raises(TimeoutError):
+            run("plain_pytorch", store, "stopped.pt")
+    steps = printed.splitlines()
+    both = run("plain_pytorch", store, "stopped.pt").splitlines()
+    assert both == [*steps[:stop], *steps[saved:]]
 
 
 def test_it_has_less_than_sixty_lines() -> None:
@@ -94,8 +95,8 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> fl
     for i, anchor in enumerate(rows):
         partner = (i + len(first)) % len(rows)
         cosines = {k: float(anchor @ row) for k, row in enumerate(rows) if k != i}
-        pool = sum(torch.tensor(c / temperature).exp().item() for c in cosines.values())
-        total -= cosines[partner] / temperature - torch.tensor(pool).log().item()
+        pool = sum(math.exp(cosine / temperature) for cosine in cosines.values())
+        total += math.log(pool) - cosines[partner] / temperature
     return total / len(rows)
 
 
@@ -107,7 +108,9 @@ def test_its_losses_are_those_of_the_equation() -> None:
     assert float(plain(first, second, 0.3)) == pytest.approx(nt_xent(first, second, 0.3), rel=1e-6)
 
 
-def test_lightlys_own_loss_fits_and_is_equal(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lightlys_own_loss_fits_and_is_equal(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         from lightly.loss import NTXentLoss
     except (ImportError, RuntimeError) as error:  # torchvision of another torch raises the latter
