@@ -39,7 +39,7 @@ def main(store: str) -> None:
         layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 64))
     model = DistributedDataParallel(network.to(device), [device] if cuda else None)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
     # batch_size is over all ranks; the loader finds its rank and the number of them.
     with ViewLoader(store, "near,near", batch_size=64, seed=0, device=device) as loader:
         for epoch in range(EPOCHS):
