@@ -18,8 +18,8 @@ from tests.train.methods.build import (
     standard_plan,
     train_step,
 )
-from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
+from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
@@ -150,9 +150,7 @@ def test_a_partner_is_the_target_of_another_sample(row: str) -> None:
     partner = torch.tensor([2, 0, 1, 5, 3, 4])
     scores = score_of(method, dict(emb), dict(emb), Pair(0, 1, partner=partner))
     moved = {name: value[:, partner] for name, value in emb.items()}
-    assert torch.equal(
-        scores.cosine, score_of(method, dict(emb), dict(moved), Pair(0, 1)).cosine
-    )
+    assert torch.equal(scores.cosine, score_of(method, dict(emb), dict(moved), Pair(0, 1)).cosine)
 
 
 @every
