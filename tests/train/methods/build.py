@@ -93,7 +93,9 @@ def snapshot(method: Method) -> list[Any]:
 def changed(before: list[Any], after: list[Any]) -> list[str]:
     assert [name for name, _ in before] == [name for name, _ in after]
     return [
-        name for (name, old), (_, new) in zip(before, after, strict=True) if not torch.equal(old, new)
+        name
+        for (name, old), (_, new) in zip(before, after, strict=True)
+        if not torch.equal(old, new)
     ]
 
 

@@ -76,9 +76,7 @@ def test_a_step_is_that_of_public_implementations(shared: Path) -> None:
     embedded = method(standard_plan(method, views))
     torch.testing.assert_close(F.normalize(embedded.student["z"][0], dim=1), known["q"], **state)
     torch.testing.assert_close(F.normalize(embedded.target["z"][0], dim=1), known["k"], **state)
-    scores = method.score(
-        embedded.student, embedded.target, embedded.plan.pairs[0], embedded.plan
-    )
+    scores = method.score(embedded.student, embedded.target, embedded.plan.pairs[0], embedded.plan)
     torch.testing.assert_close(-scores.pull, known["logits"][:, 0], **loss)
     torch.testing.assert_close(scores.push, known["logits"].logsumexp(1), **loss)
     for name in ("loss", "solo_loss"):
