@@ -72,6 +72,7 @@ class Views:
         sample: int64 [B]: row of each sample in the store.
         at: When this is.
         base: The views that a chooser takes rows from; stages of the strategy take the others.
+        colourless: The views whose pixels still lack the colours that their params record.
     """
 
     pixels: tuple[Tensor, ...]
@@ -81,6 +82,7 @@ class Views:
     sample: Tensor
     at: At
     base: tuple[int, ...] = ()
+    colourless: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewstore.errors import ConfigError
 from viewstore.train.nets.domains import use_domain
 from viewstore.train.nets.network import Network, quiet_statistics
 from viewstore.train.plan import Pair, Plan, Row, Scores
@@ -266,6 +267,35 @@ class Method(nn.Module):
         self.forwards += len(rows)
         return _stacked([found[place] for place in range(len(rows))])
 
+    def features(
+        self,
+        views: Views,
+        rows: Sequence[Row],
+        *,
+        stage: int | None = None,
+        statistics: Statistics | None = None,
+    ) -> list[Tensor]:
+        """Return what the student's backbone makes of rows, float32 [B, F] each, as a probe.
+
+        Args:
+            views: What the rows number.
+            rows: The rows.
+            stage: The stage of the backbone whose flattened output is taken, the last that is
+                computed; None: the pooled features.
+            statistics: As in `encode`.
+
+        Raises:
+            ConfigError: There is no such stage.
+        """
+        found: dict[int, Emb] = {}
+        with self._computing(views.sample.device, "probe", statistics):
+            for (bn, _), places in _groups(views, rows).items():
+                with use_domain(self, bn):
+                    for together in self._forwards(places, statistics):
+                        found |= self._trunks(views, rows, together, "student", stage)
+        self.forwards += len(rows)
+        return [found[place]["feat"].float() for place in range(len(rows))]
+
     @contextmanager
     def _computing(
         self, device: torch.device, mode: Mode, statistics: Statistics | None
@@ -295,6 +325,22 @@ class Method(nn.Module):
         self, views: Views, rows: Sequence[Row], places: list[int], net: Net
     ) -> dict[int, Emb]:
         """Return the embeddings [B, ...] of some rows by place: a trunk a size, one head."""
+        trunks = self._trunks(views, rows, places, net)
+        heads = self.head(torch.cat([trunks[place]["feat"] for place in places]), net)
+        return {
+            place: {name: value.float() for name, value in {**trunks[place], **emb}.items()}
+            for place, emb in _split(heads, places).items()
+        }
+
+    def _trunks(
+        self,
+        views: Views,
+        rows: Sequence[Row],
+        places: list[int],
+        net: Net,
+        stage: int | None = None,
+    ) -> dict[int, Emb]:
+        """Return what comes before the head, [B, ...] of some rows by place, each size at once."""
         pixels = {place: views.image(rows[place].view) for place in places}
         by_size: dict[int, list[int]] = defaultdict(list)
         for place in places:
@@ -309,12 +355,18 @@ class Method(nn.Module):
                 },
                 views.at,
             )
-            trunks |= _split(self.trunk(images, net), same)
-        heads = self.head(torch.cat([trunks[place]["feat"] for place in places]), net)
-        return {
-            place: {name: value.float() for name, value in {**trunks[place], **emb}.items()}
-            for place, emb in _split(heads, places).items()
-        }
+            emb = self.trunk(images, net) if stage is None else self._stage(images, net, stage)
+            trunks |= _split(emb, same)
+        return trunks
+
+    def _stage(self, images: Images, net: Net, number: int) -> Emb:
+        """Return "feat", the flattened output of a stage of the backbone."""
+        backbone = self.network(net).backbone
+        if not 0 <= number < len(backbone):
+            raise ConfigError(
+                f"stage must be one of the backbone's, 0 to {len(backbone) - 1}, got {number}"
+            )
+        return {"feat": backbone[: number + 1](self.prepare(images.pixels)).flatten(1)}
 
     def unit_pair(
         self, student: Emb, target: Emb, pair: Pair, names: tuple[str, str] = ("z", "z")

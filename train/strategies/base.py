@@ -34,6 +34,7 @@ class Slot(NamedTuple):
         columns: Names of their params.
         parent_slot: Slot that its views are made from, -1 if none.
         name: What the user called it, for messages.
+        colourless: Whether its pixels come without the colours that its params record.
     """
 
     role: str
@@ -41,6 +42,7 @@ class Slot(NamedTuple):
     columns: frozenset[str]
     parent_slot: int = -1
     name: str = ""
+    colourless: bool = False
 
 
 class Chooser(ABC):
@@ -65,6 +67,11 @@ class Chooser(ABC):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of params that it reads of every base view."""
         return ()
+
+    @property
+    def recolours(self) -> bool:
+        """Whether views are to come without colours, where they can: it gives them theirs."""
+        return False
 
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return which of the base views, of these roles, it reads at `step`; None: all.

@@ -58,13 +58,7 @@ class Standard(Chooser):
                 slots,
                 "simclr,simclr",
             )
-        if traits.target_roles and not set(roles) & set(traits.target_roles):
-            raise wrong_views(
-                f"method {traits.name} needs a view of role {' or '.join(traits.target_roles)} to "
-                f"learn from, got {','.join(roles)}",
-                slots,
-                "dino,dino,dino-local,dino-local",
-            )
+        check_targets(traits, slots)
 
     def rows(self, views: Views, method: Method) -> tuple[Row, ...]:
         """Return a row of each base view, in their order."""
@@ -77,6 +71,18 @@ class Standard(Chooser):
         if self.pairs_per_sample == 1:
             return method.standard(views, rows)
         return _mean(method.standard(views, rows[:2]), method.standard(views, rows[2:]))
+
+
+def check_targets(traits: Traits, slots: Sequence[Slot]) -> None:
+    """Raise ConfigError where a method finds no view of a role that it learns from."""
+    roles = [slot.role for slot in slots]
+    if traits.target_roles and not set(roles) & set(traits.target_roles):
+        raise wrong_views(
+            f"method {traits.name} needs a view of role {' or '.join(traits.target_roles)} to "
+            f"learn from, got {','.join(roles)}",
+            slots,
+            "dino,dino,dino-local,dino-local",
+        )
 
 
 def _mean(first: Plan, second: Plan) -> Plan:

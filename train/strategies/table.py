@@ -9,9 +9,18 @@ from viewstore.errors import ConfigError
 from viewstore.train.settings import settings_of
 from viewstore.train.strategies.a2 import A2
 from viewstore.train.strategies.base import PHASES, Chooser, Stage, Strategy
+from viewstore.train.strategies.controls import Cooperative, MinIoU, Random
+from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
 
-STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {"standard": Standard, "a2": A2}
+STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
+    "standard": Standard,
+    "hvp": HVP,
+    "cooperative": Cooperative,
+    "random": Random,
+    "min_iou": MinIoU,
+    "a2": A2,
+}
 
 
 def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:
