@@ -77,15 +77,12 @@ class Teacher:
         """Read the encoder at `path`; without one it is a `backbone` of random weights."""
         if path is None:
             found = seeded_network(NetworkSettings(backbone=backbone), SEED + 1).backbone
-            features = BACKBONES[backbone].width
         else:
-            encoder = load_encoder(path)
-            found = encoder.network.backbone
-            features = BACKBONES[encoder.settings.backbone].width
+            found = load_encoder(path).network.backbone
         self._network = found.to(device).eval()
         generator = torch.Generator().manual_seed(SEED)
-        self._cut = torch.randn(features, width, generator=generator).to(device)
-        self._same = features == width
+        self._cut = torch.randn(found.width, width, generator=generator).to(device)
+        self._same = found.width == width
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:

@@ -110,6 +110,11 @@ GENERATORS: Mapping[str, Row] = {
         "Embed",
         "what an encoder says of views or images, features and classes: columns, no pixels",
     ),
+    "selection": Row(
+        "scored.selection",
+        "Selection",
+        "which views of each image a training chose, and by which losses: columns, no pixels",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

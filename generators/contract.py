@@ -44,6 +44,7 @@ class Context:
     Attributes:
         seed, view_set, round: Of the plan; they key the `stream` that all draws come from.
         num_samples: Rows of the store.
+        images_digest: Which images these rows are (`SourceTable.images_digest`).
         source_height, source_width: Size that all source images share, or None where they differ.
         source_image: Decodes the source image of a row: uint8 [H, W, 3].
         codec: What the views will be stored in; acceptance is judged on its roundtrip.
@@ -74,6 +75,7 @@ class Context:
     wants_pixels: bool = True
     round: int = 1
     packaged: frozenset[str] = frozenset()
+    images_digest: str = ""
     whole_source: Callable[[], SourceImages] | None = None
     warn: Callable[[str], None] = lambda message: None
     note: Callable[[str], None] = lambda message: None

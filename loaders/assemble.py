@@ -87,7 +87,17 @@ class Assembly:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The slots of the loader."""
-        return merged_slots([each.slots for each in self.stores])
+        slots = merged_slots([each.slots for each in self.stores])
+        if self.settings.photometric != "caller":
+            return slots
+        return tuple(replace(slot, colourless=slot.number in self.late) for slot in slots)
+
+    @property
+    def late(self) -> frozenset[int]:
+        """The slots whose colours the threads of the loader do not make."""
+        if self.settings.photometric == "cpu":
+            return frozenset()
+        return frozenset.intersection(*(each.late for each in self.stores))
 
     def order(self, seed: int) -> Order:
         """Return the order of a seed."""
@@ -165,7 +175,8 @@ class Assembly:
             on_corrupt=self.settings.on_corrupt,
             announce=self.announce,
             pool=pool,
-            photometric=self.settings.photometric,
+            late=self.late,
+            wants=self.settings.wants,
             state=start,
             clock=self.clock,
         )
@@ -285,7 +296,7 @@ def _open(
 def _check_links(store_views: Sequence[StoreViews], settings: LoaderSettings) -> None:
     """Raise ConfigError if views are to be rendered on pixels that have no colours yet."""
     for slot in (slot for each in store_views for slot in each.linked):
-        if settings.photometric != "cpu":
+        if settings.photometric == "device":
             raise ConfigError(
                 f"on={slot.on} needs photometric='cpu'",
                 why="on the device the colours of a slot come after all that is rendered on it",

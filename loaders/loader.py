@@ -147,15 +147,18 @@ class ViewLoader:
         return self._delivered(batch)
 
     def _delivered(self, batch: Batch) -> Batch:
-        self._clock.add(samples=len(batch), bytes=len(batch) * self._run.sample_bytes)
+        size = len(batch) * self._run.sample_bytes
+        if self._settings.wants is not None:
+            size = sum(view.pixels.nbytes for view in batch.views)
+        self._clock.add(samples=len(batch), bytes=size)
         if self._settings.on_corrupt == "quarantine":
             sound = int(np.count_nonzero(batch.valid.numpy()))
             due = int(np.count_nonzero(self._cut.positions(batch.step)[1]))
             self._clock.add(corrupt_samples=due - sound)
-        device = self._assembly.device
-        if device is None and self._settings.photometric == "cpu":
+        device, colours = self._assembly.device, self._settings.photometric == "device"
+        if device is None and not colours:
             return batch
-        return batch.to(device or "cpu")
+        return batch.to(device or "cpu", colours=colours)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resumes after the last batch that was delivered; < 200 bytes of JSON."""

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 
 from viewstore.errors import ConfigError
 from viewstore.files.crc_checks import Verify
-from viewstore.loaders.batches.maker import OnCorrupt, Photometric
+from viewstore.loaders.batches.maker import OnCorrupt
 from viewstore.loaders.plan.cut import Tail
+from viewstore.loaders.plan.late import Photometric
 from viewstore.loaders.plan.numbers import check_seed, whole_number
 from viewstore.loaders.plan.schedule import Missing
+from viewstore.loaders.plan.wants import Wants
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,7 @@ NEVER_NONE = ("batch_size", "prefetch")
 FLAGS = ("uneven", "scaled_decode", "pin")
 CHOICES = {
     "missing": ("raise", "fallback", "resample"),
-    "photometric": ("cpu", "device"),
+    "photometric": ("cpu", "device", "caller"),
     "on_corrupt": ("raise", "quarantine"),
 }
 
@@ -70,8 +72,13 @@ class LoaderSettings:
             is that much larger than its view; it changes pixels.
         pin: Put pixels into pinned memory.
         device: Where pixels, index, label and valid are delivered.
-        photometric: Where colours of online views are made: on the "cpu" with Pillow, or for
-            whole batches on the "device" from the same params. Both give the same pixels.
+        photometric: Where colours of online views and recipe sets are made: on the "cpu" with
+            Pillow, or for whole batches on the "device" from the same params. Both give the same
+            pixels. "caller" leaves them to you: `View.coloured` makes them, or others. What has no
+            form without colours is delivered with them; `slot.colourless` says which.
+        wants: A function that says which slots a step shows, by number, or None for all; it is
+            given the step counted over all epochs and must depend on nothing else. The others are
+            neither read nor rendered: `view.absent`. None: every step shows all.
 
     Raises:
         ConfigError: A setting is none of its choices, or no number of its kind.
@@ -97,6 +104,7 @@ class LoaderSettings:
     pin: bool = False
     device: str | torch.device = "cpu"
     photometric: Photometric = "cpu"
+    wants: Wants | None = None
 
     def __post_init__(self) -> None:
         for name, least in INTEGERS.items():
@@ -119,6 +127,11 @@ class LoaderSettings:
             )
         if not (self.where is None or isinstance(self.where, str)):
             raise ConfigError(f"where must be a filter in words or None, got {self.where!r}")
+        if not (self.wants is None or callable(self.wants)):
+            raise ConfigError(
+                f"wants must be a function of the step or None, got {self.wants!r}",
+                fix="wants=lambda step: None if step % 2 == 0 else (0, 1)",
+            )
 
 
 def _flag(name: str, value: object, *others: str) -> bool:
@@ -152,3 +165,4 @@ class LoaderArguments(TypedDict, total=False):
     pin: bool
     device: str | torch.device
     photometric: Photometric
+    wants: Wants | None

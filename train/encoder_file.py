@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
-from viewstore.train.nets.network import Network, NetworkSettings
+from viewstore.train.nets.foreign import is_foreign, runs_code
+from viewstore.train.nets.network import Network, NetworkSettings, seeded_network
 
 KIND = "encoder"
 MAX_SIZE = 4096
-# JSON types of the settings in a file.
-SCALARS: Mapping[str, type] = {
+# JSON types of the settings in a file, and of those that it has where they are not the default.
+SCALARS: dict[str, type] = {
     "backbone": str,
     "in_channels": int,
     "size": int,
@@ -27,14 +29,22 @@ SCALARS: Mapping[str, type] = {
     "provenance": dict,
 }
 LISTS: Mapping[str, type] = {"projector": int, "mean": float, "std": float}
+OPTIONAL: dict[str, type] = {
+    "projector_norm": str,
+    "projector_last": str,
+    "activation": str,
+    "zero_init": bool,
+    "stem": str,
+    "drop_path": float,
+    "patch": int,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """What an encoder needs besides its weights.
+class EncoderSettings(NetworkSettings):
+    """What an encoder needs besides its weights: the settings of its network, and more.
 
     Attributes:
-        backbone, in_channels, projector: As in NetworkSettings.
         size: Side of the square input, in pixels; other images are resized to it.
         mean, std: Normalisation per channel, of values in [0, 1].
         policy: Name of the expert policy that it was trained with; "" if there was none.
@@ -44,9 +54,6 @@ class EncoderSettings:
         ConfigError: A value is out of range.
     """
 
-    backbone: str
-    in_channels: int
-    projector: tuple[int, ...]
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,6 +61,7 @@ class EncoderSettings:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.size <= MAX_SIZE:
             raise ConfigError(f"size must be in [1, {MAX_SIZE}], got {self.size}")
         if not len(self.mean) == len(self.std) == self.in_channels:
@@ -67,12 +75,11 @@ class EncoderSettings:
             raise ConfigError(
                 f"mean must be finite and std above 0, got {self.mean} and {self.std}"
             )
-        self.network()
 
     def network(self) -> NetworkSettings:
-        """Return the settings of the network. Raises ConfigError."""
+        """Return the settings of the network."""
         return NetworkSettings(
-            backbone=self.backbone, in_channels=self.in_channels, projector=self.projector
+            **{item.name: getattr(self, item.name) for item in fields(NetworkSettings)}
         )
 
 
@@ -131,6 +138,13 @@ class Encoder(nn.Module):
         out: Tensor = self.network.backbone(self.prepare(x))
         return out
 
+    def probe_features(self, x: Tensor) -> Tensor:
+        """Return what a linear probe reads [N, G] of images as in `forward`, not normalised.
+
+        That is `features`; of a vision transformer the class tokens of its last four blocks.
+        """
+        return self.network.backbone.probe_features(self.prepare(x))
+
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """Return {"feature": `features(x)`}: what a set of columns may keep of images."""
         return {"feature": self.features(x)}
@@ -152,30 +166,38 @@ def save_encoder(
 ) -> None:
     """Replace the file `path` by an encoder, atomically; weights are rounded to float16 if `half`.
 
+    Batch norms are kept in their clean domain alone.
+
     Raises:
         ConfigError: A weight is not finite, or too large for float16.
     """
     dtype = torch.float16 if half else torch.float32
-    tensors = {name: tensor.detach().to(dtype) for name, tensor in _weights(network).items()}
+    weights = network.clean_weights()
+    tensors = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ConfigError(f"weight {name} must be finite in {dtype}", where=str(path))
-    write_with_config(path, KIND, tensors, asdict(settings))
+    write_with_config(path, KIND, tensors, _config(settings))
 
 
-def load_encoder(path: str | Path) -> Encoder:
+def load_encoder(path: str | Path, *, backbone: str | None = None) -> Encoder:
     """Return the encoder in the file at `path`, frozen, in evaluation mode, float32.
 
+    `backbone`: the module:function that the file may call. A file whose backbone was made by a
+    function of the user's loads only where the reader names the same: reading a file runs no code
+    that the file alone chose.
+
     Raises:
-        CheckpointError: It is not an encoder's file, or its settings and weights do not agree.
+        CheckpointError: It is not an encoder's file, or its settings and weights do not agree, or
+            it wants another function than `backbone`.
+        UnavailableError: Its backbone is of a package that is not installed.
     """
     path = Path(path)
     file = read_with_config(path, KIND)
     try:
         settings = _settings(file.config)
-        network = Network(settings.network())
-        weights = _weights(network)
-        _check_weights(weights, file.tensors)
+        _check_consent(settings.backbone, backbone, path)
+        network = _network(settings, file.tensors)
     except ConfigError as error:
         raise CheckpointError(
             f"encoder file is damaged: {error}",
@@ -183,15 +205,34 @@ def load_encoder(path: str | Path) -> Encoder:
             fix="train it again with viewstore train, or copy it again",
         ) from error
     with torch.no_grad():
-        for name, tensor in weights.items():
+        for name, tensor in network.clean_weights().items():
             tensor.copy_(file.tensors[name])
     return Encoder(settings, network, digest=file.digest)
 
 
-def _weights(network: Network) -> dict[str, Tensor]:
-    """Return what a frozen network computes with: its state without the counters of batches."""
-    state = network.state_dict()
-    return {name: value for name, value in state.items() if value.is_floating_point()}
+def _check_consent(wanted: str, allowed: str | None, path: Path) -> None:
+    """Raise CheckpointError if the backbone `wanted` runs code that the reader did not allow."""
+    if runs_code(wanted) and wanted != allowed:
+        raise CheckpointError(
+            f"the encoder's backbone is made by the function {wanted}, which was not allowed",
+            where=str(path),
+            why="a file must not choose what code is run",
+            fix=f"if it is yours, load the file with load_encoder(path, backbone={wanted!r})",
+        )
+
+
+def _network(settings: EncoderSettings, tensors: Mapping[str, Tensor]) -> Network:
+    """Return the network of `settings`, after comparing it with the tensors of a file.
+
+    Raises:
+        ConfigError: They do not agree.
+    """
+    ours = not is_foreign(settings.backbone)
+    # At first without memory: a file may name widths that no machine holds.
+    with torch.device("meta") if ours else nullcontext():
+        network = seeded_network(settings.network(), 0, size=settings.size)
+    _check_weights(network.clean_weights(), tensors)
+    return seeded_network(settings.network(), 0, size=settings.size) if ours else network
 
 
 def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -207,16 +248,27 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
             raise ConfigError(f"weight {name} must be finite")
 
 
+def _config(settings: EncoderSettings) -> dict[str, Any]:
+    """Return the settings as the JSON object of a file, without defaults that old files lack."""
+    defaults = {item.name: item.default for item in fields(settings)}
+    return {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in OPTIONAL or value != defaults[name]
+    }
+
+
 def _settings(config: Mapping[str, Any]) -> EncoderSettings:
     """Return the settings in the JSON object of a file. Raises ConfigError: another key or type."""
-    names = {item.name for item in fields(EncoderSettings)}
-    if differing := sorted(names ^ set(config)):
+    names = {*SCALARS, *LISTS}
+    if differing := sorted(names ^ (set(config) - set(OPTIONAL))):
         raise ConfigError(
             f"settings must have the keys {sorted(names)}, they differ in {differing[0]}"
         )
     values = dict(config)
-    for name, kind in SCALARS.items():
-        _check_type(name, config[name], kind)
+    for name, kind in (SCALARS | OPTIONAL).items():
+        if name in config:
+            _check_type(name, config[name], kind)
     for name, kind in LISTS.items():
         _check_type(name, config[name], list)
         for item in config[name]:

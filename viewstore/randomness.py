@@ -25,6 +25,7 @@ AUGMENT = b"viewstore/aug/1"
 BUILD = b"viewstore/build/2"
 CALIBRATION = b"viewstore/calibration/1"
 CHOICE = b"viewstore/choice/1"
+MONITOR = b"viewstore/monitor/1"
 
 Integers = int | NDArray[np.integer[Any]]
 
@@ -48,6 +49,8 @@ class Op(IntEnum):
     SOLARIZE = 6
     OP_LIST = 7
     JIGSAW = 8
+    MASK = 10
+    CROP_AGAIN = 11
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255
@@ -102,7 +105,11 @@ class Stream:
     Attributes:
         seed: Seed of the loader or plan, in [0, 2^53).
         epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
+<<<<<<< HEAD
+        domain: AUGMENT while training, CALIBRATION, MONITOR, or that of a view set (`of_view_set`).
+=======
         domain: AUGMENT while training, CALIBRATION, CHOICE, or that of a view set (`of_view_set`).
+>>>>>>> hvp
     """
 
     seed: int

@@ -1,6 +1,6 @@
 """Columns sets: what is known of the views of another set, or of the images, view for view.
 
-`embed`, `quality` and `duplicates` are generators: settings and what computes their columns; no
-pixels are stored. `described` and `batches` are what they share. A new one is a module here and a
-row in `generators`.
+`embed`, `quality`, `duplicates` and `selection` are generators: settings and what computes their
+columns; no pixels are stored. `described` and `batches` are what they share. A new one is a module
+here and a row in `generators`.
 """

@@ -6,11 +6,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError, nearest
+from viewstore.images.colours import COLOUR_COLUMNS
+from viewstore.images.recipes import change_nothing
 from viewstore.loaders.render.colours import recolour
 
 # Of colour values in [0, 1], as in timm and torchvision.
@@ -63,7 +66,8 @@ class View:
     """One view of each sample of a batch.
 
     Attributes:
-        pixels: uint8 [B, C, H, W], channels last in memory, owned by the caller.
+        pixels: uint8 [B, C, H, W], channels last in memory, owned by the caller; [0, C, H, W] of
+            a view that is absent.
         params: What made the views, by column name, [B, ...]; on the CPU.
         status: uint8 [B]: 1 ok, 2 goal not met, 3 failed, 4 source unreadable, 0 never written.
         role: "expert", "generated", "global", ...; "mixed" where it varies by view.
@@ -73,8 +77,9 @@ class View:
         source: "cached:NAME" or "online:NAME".
         parent_slot: Slot whose views these were made from: the one that it follows or is rendered
             on; -1 if there is none.
-        colourless: Whether the pixels still lack the colours that params record; `Batch.to` makes
-            them. Never so in a batch that a loader delivers.
+        colourless: Whether the pixels still lack the colours that params record, as with
+            photometric="caller"; `coloured` and `Batch.to` make them.
+        absent: Whether the step does not show this slot (`wants`): it has no sample and no params.
     """
 
     pixels: Tensor
@@ -86,6 +91,51 @@ class View:
     source: str
     parent_slot: int = -1
     colourless: bool = False
+    absent: bool = False
+
+    def coloured(self, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the pixels with their colours, uint8 [B, 3, H, W], on the device they lie on.
+
+        They are those that photometric="cpu" delivers; views that were never made stay black.
+
+        Args:
+            params: Other colours than its own: jitter, jitter_order, gray, blur and solarize,
+                [B, ...], such as the params of another view of the batch.
+
+        Raises:
+            ConfigError: Other colours are wanted of pixels that have theirs already, or `params`
+                lack some.
+        """
+        if not self.colourless:
+            if params is None:
+                return self.pixels
+            raise ConfigError(
+                f"views of {self.source} have their colours already, and can have no others",
+                why="the view set stores them with colours, operators work on coloured pixels, or "
+                "the loader made them",
+                fix="load online views or a view set built with --codec params, with "
+                "photometric='caller'",
+            )
+        colours = self._colours(self.params if params is None else params)
+        return recolour([self.pixels], [colours], self.pixels.device)[0]
+
+    def _colours(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the columns of colours, on the CPU; they leave views alone that were not made."""
+        lacking = [name for name in COLOUR_COLUMNS if name not in params]
+        if lacking:
+            raise ConfigError(
+                f"colours of {self.source} need the params {', '.join(COLOUR_COLUMNS)}; "
+                f"{', '.join(lacking)} is not given",
+                fix="give those of a view whose policy has colours",
+            )
+        columns = {name: params[name].cpu() for name in COLOUR_COLUMNS}
+        unmade = ~np.isfinite(columns["jitter"].numpy()).all(axis=1)
+        if unmade.any():  # they have the fill values, and black pixels
+            for name, column in columns.items():
+                values = column.numpy().copy()
+                change_nothing(name, values, unmade)
+                columns[name] = torch.from_numpy(values)
+        return columns
 
     def __repr__(self) -> str:
         return f"View({self.source!r}, {list(self.pixels.shape)}, params {list(self.params)})"
@@ -96,7 +146,8 @@ class Batch:
     """This rank's samples of one step.
 
     Attributes:
-        views: A view for each slot, in the order of `loader.slots`.
+        views: A view for each slot, in the order of `loader.slots`; those that the step does not
+            show are absent.
         index: int64 [B], row of each sample in the store.
         label: int64 [B], -1 where a sample has none.
         valid: bool [B], false where a sample only pads the last step.
@@ -120,18 +171,19 @@ class Batch:
     def __repr__(self) -> str:
         return f"Batch(epoch {self.epoch}, step {self.step}, {len(self)} samples, {self.views})"
 
-    def to(self, device: str | torch.device) -> Batch:
+    def to(self, device: str | torch.device, *, colours: bool = True) -> Batch:
         """Return the batch with pixels, index, label and valid on `device`.
 
-        Views that are still colourless get their colours there.
+        Views that are still colourless get their colours there, unless `colours` is False.
         """
         device = torch.device(device)
-        colourless = [view for view in self.views if view.colourless]
+        colourless = [view for view in self.views if view.colourless and colours]
         pixels = [view.pixels for view in colourless]
-        coloured = iter(recolour(pixels, [view.params for view in colourless], device))
+        params = [view._colours(view.params) for view in colourless]
+        coloured = iter(recolour(pixels, params, device))
         views = (
             replace(view, pixels=next(coloured), colourless=False)
-            if view.colourless
+            if view.colourless and colours
             else replace(view, pixels=view.pixels.to(device, non_blocking=True))
             for view in self.views
         )

@@ -28,7 +28,8 @@ def concatenate(
         batches: The parts, one after another.
         rows: Row of each sample, counted through the stores, [B].
         order: Index of each sample among the parts, [B].
-        buffers: Pixels of each slot, uint8 [B, H, W, C], in the order of the samples.
+        buffers: Pixels of each slot, uint8 [B, H, W, C], in the order of the samples; of absent
+            ones they do not matter.
     """
     index = torch.from_numpy(order)
     return replace(
@@ -45,20 +46,24 @@ def concatenate(
 
 def _joined(views: list[View], index: Tensor, pixels: Buffer) -> View:
     """Return the views of a slot; `index` [B] is that of each sample among the parts."""
-    names = sorted({name for view in views for name in view.params})
     roles = sorted({view.role for view in views})
+    role = roles[0] if len(roles) == 1 else "mixed"
+    source = "|".join(sorted({view.source for view in views}))
+    if views[0].absent:  # as in every part
+        return replace(views[0], role=role, source=source)
+    names = sorted({name for view in views for name in view.params})
     sizes = [len(view.status) for view in views]
     params = [view.params for view in views]
     return View(
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
         params=ViewParams(tuple(names), partial(_column, params, sizes, index.numpy())),
         status=torch.cat([view.status for view in views])[index],
-        role=roles[0] if len(roles) == 1 else "mixed",
+        role=role,
         parent=torch.cat([view.parent for view in views])[index],
         view=torch.cat([view.view for view in views])[index],
-        source="|".join(sorted({view.source for view in views})),
+        source=source,
         parent_slot=views[0].parent_slot,
-        colourless=any(view.colourless for view in views),
+        colourless=views[0].colourless,  # as in every part
     )
 
 

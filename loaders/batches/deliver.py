@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from viewstore.loaders.batches.cached import CachedDelivery, filled
 from viewstore.loaders.batches.draft import bounds_of
 from viewstore.loaders.batches.linked import LinkedDelivery
 from viewstore.loaders.plan.cut import Cut
-from viewstore.loaders.plan.slots import OnlineSlot
+from viewstore.loaders.plan.slots import OnlineSlot, Slot
 from viewstore.loaders.plan.state import State
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ def _drawn_column(drawn: Drawn, begin: int, end: int, name: str) -> Tensor:
     return torch.from_numpy(drawn[name][begin:end].copy())
 
 
+def absent_view(slot: Slot) -> View:
+    """Return what stands in a batch for the views of a slot that its step does not show."""
+    then = "" if slot.then is None else f"+{slot.then}"
+    return View(
+        pixels=torch.empty((0, slot.channels, slot.height, slot.width), dtype=torch.uint8),
+        params={},
+        status=filled(0, 0, np.uint8),
+        role=slot.role,
+        parent=filled(0, 0, np.int64),
+        view=filled(0, 0, np.int64),
+        source=f"{'online' if slot.kind == 'online' else 'cached'}:{slot.name}{then}",
+        parent_slot=slot.parent_slot,
+        absent=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
     """Makes batches of filled drafts.
@@ -62,7 +78,8 @@ class Delivery:
         labels: Label of each row.
         cut: The cut of the steps.
         state: The loader's state, at whatever step.
-        colourless: Says of draws whether their colours are left to `Batch.to`.
+        late: Slots whose colours are not made yet.
+        slots: What each slot is, by number.
     """
 
     cached: Sequence[Sequence[CachedDelivery]]
@@ -71,7 +88,8 @@ class Delivery:
     labels: NDArray[np.int32]
     cut: Cut
     state: State
-    colourless: Callable[[Drawn], bool]
+    late: frozenset[int]
+    slots: Sequence[Slot]
 
     def batches(self, draft: Draft) -> list[Batch]:
         """Return the batches of a filled draft.
@@ -104,20 +122,26 @@ class Delivery:
     def _views(self, draft: Draft) -> list[list[View]]:
         """Return the views of each slot, for one batch after another."""
         plan = draft.plan
-        pixels = [
-            torch.from_numpy(buffer.transpose(0, 3, 1, 2)).split_with_sizes(draft.sizes)
-            for buffer in draft.buffers
-        ]
+        pixels = {
+            slot: torch.from_numpy(buffer.transpose(0, 3, 1, 2)).split_with_sizes(draft.sizes)
+            for slot, buffer in enumerate(draft.buffers)
+            if slot not in draft.skipped
+        }
         views: dict[int, list[View]] = {}
         for slots, numbers, then in zip(self.cached, plan.views, plan.then, strict=True):
             for slot, mine, drawn in zip(slots, numbers.T, then, strict=True):
-                late = self.colourless(drawn)
-                tensors = pixels[slot.slot]
+                if slot.slot in draft.skipped:
+                    continue
+                tensors, late = pixels[slot.slot], slot.slot in self.late
                 views[slot.slot] = slot.views(tensors, plan.rows, mine.copy(), drawn, late)
         for online, drawn in zip(self.online, plan.online, strict=True):
-            late = self.colourless(drawn)
-            views[online.slot] = online_views(online, pixels[online.slot], drawn, late)
+            if online.slot not in draft.skipped:
+                mine, late = pixels[online.slot], online.slot in self.late
+                views[online.slot] = online_views(online, mine, drawn, late)
         for linked in self.linked:
-            mine, below = pixels[linked.slot.slot], views[linked.slot.on]
-            views[linked.slot.slot] = linked.views(mine, plan, below)
-        return [views[slot] for slot in range(len(pixels))]
+            if linked.slot.slot not in draft.skipped:
+                mine, below = pixels[linked.slot.slot], views[linked.slot.on]
+                views[linked.slot.slot] = linked.views(mine, plan, below)
+        for number in draft.absent:
+            views[number] = [absent_view(self.slots[number]) for _ in draft.sizes]
+        return [views[number] for number in range(len(self.slots))]

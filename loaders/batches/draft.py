@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from viewstore.loaders.pipeline.buffers import Buffer
 from viewstore.loaders.plan.ahead import SamplePlan
+from viewstore.loaders.plan.wants import NONE
 
 
 @dataclass(kw_only=True)
@@ -23,7 +24,9 @@ class Draft:
         sizes: Samples of each.
         plan: Their rows, views and draws.
         valid: Which samples are neither padding nor damaged, [B].
-        buffers: Memory of each slot, uint8 [B, H, W, C].
+        buffers: Memory of each slot, uint8 [B, H, W, C]; [0, H, W, C] of those in `skipped`.
+        absent: Slots that the step does not show.
+        skipped: Those of them that are not even made: no slot that is shown lies on them.
     """
 
     epoch: int
@@ -32,6 +35,8 @@ class Draft:
     plan: SamplePlan
     valid: NDArray[np.bool_]
     buffers: list[Buffer]
+    absent: frozenset[int] = NONE
+    skipped: frozenset[int] = NONE
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.images.colours import COLOUR_COLUMNS
-from viewstore.images.operators.recorded import OPS_COLUMNS
 from viewstore.images.policies import Drawn
 from viewstore.loaders.batches.draft import Draft
 from viewstore.loaders.batches.samples import SamplePlanner
 from viewstore.loaders.batches.store_views import StoreViews
-from viewstore.loaders.pipeline.buffers import Buffer, BufferPool, Scratch
+from viewstore.loaders.pipeline.buffers import Buffer, BufferPool, Scratch, Shape
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.ahead import SamplePlan, StepPlanner
 from viewstore.loaders.plan.cut import Cut
 from viewstore.loaders.plan.order import RowOrder
 from viewstore.loaders.plan.schedule import Missing
+from viewstore.loaders.plan.slots import OnlineSlot
 from viewstore.loaders.plan.state import State
+from viewstore.loaders.plan.wants import WantedSlots, Wants
 from viewstore.loaders.read.stored import Damage
 from viewstore.loaders.render.layered import only_flips, render_cached, render_linked
 from viewstore.loaders.render.recipe_reader import render_recorded
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from viewstore.loaders.batches.batch import Batch
     from viewstore.loaders.batches.deliver import Delivery
 
+AnySlot = TypeVar("AnySlot", bound=OnlineSlot)
 OnCorrupt = Literal["raise", "quarantine"]
-Photometric = Literal["cpu", "device"]
 
 # Below this, handing a slice to another thread costs more than it saves.
 LEAST_SAMPLES = 16
@@ -56,7 +57,8 @@ class BatchMaker:
         on_corrupt: What to do about damaged samples.
         announce: Whether to have the operating system load what will be read.
         pool: Memory for pixels.
-        photometric: Whether colours are made here, on the "cpu", or are left to `Batch.to`.
+        late: Slots whose colours are not made here.
+        wants: Says which slots a step over all epochs shows; None: all of them.
         state: The loader's state, at whatever step.
         clock: Takes the seconds.
     """
@@ -69,7 +71,8 @@ class BatchMaker:
     on_corrupt: OnCorrupt
     announce: bool
     pool: BufferPool
-    photometric: Photometric
+    late: frozenset[int]
+    wants: Wants | None
     state: State
     clock: Clock
 
@@ -78,7 +81,7 @@ class BatchMaker:
         self._online = self.views.online
         places = [(place, slot) for place, slot in enumerate(self.views.recorded)]
         self._of_images = [each for each in places if each[1].on is None]
-        self._of_views = [each for each in places if each[1].on is not None]
+        self._of_views = [(place, slot, slot.on) for place, slot in places if slot.on is not None]
         self._recorded = {slot.slot for slot in self.views.recorded}
         self._parts = [part for _, part, _ in self.views.set_readers]
         self.plan_samples = SamplePlanner(self.views, seed=self.seed, missing=self.missing)
@@ -94,6 +97,11 @@ class BatchMaker:
                 for slots, reader in self._cached
             )
         )
+        below = {slot.slot: slot.on for slot in self.views.linked}
+        below |= {slot.slot: on for _, slot, on in self._of_views}
+        count = len(self.shapes)
+        self.wanted = WantedSlots(wants=self.wants, slots=count, cut=self.cut, below=below)
+        self.wanted.absent(0, 0)  # what is wrong with it is said before anything is read
         layered = [then for slots, _ in self._cached for then in slots.then if then]
         self._planner = StepPlanner(
             self.order,
@@ -107,6 +115,8 @@ class BatchMaker:
     @property
     def steps_at_once(self) -> int:
         """How many steps a thread makes at once: several where each is a short copy."""
+        if self.wants is not None:  # each step may show other slots
+            return 1
         share = -(-self.cut.global_batch // self.cut.world_size)
         fitting = MOST_STEPS_AT_ONCE * LEAST_COPIED_BYTES // max(1, share * self._sample_bytes)
         return max(1, min(MOST_STEPS_AT_ONCE, fitting)) if self._only_copies else 1
@@ -136,9 +146,13 @@ class BatchMaker:
         if self.needs_shards:
             self.prefetch(plan.rows, self._planner.rows_after(epoch, steps[-1]))
         valid = [self.cut.positions(step)[1] for step in steps]
-        buffers = [self.pool.take((len(plan.rows), *shape)) for shape in self.shapes]
+        absent = self.wanted.absent(epoch, steps.start)
+        skipped = self.wanted.skipped(absent)
+        buffers = take_buffers(self.pool, len(plan.rows), self.shapes, skipped)
         sizes = [len(each) for each in valid]
-        draft = self.draft(epoch, steps, sizes, plan, np.concatenate(valid), buffers)
+        draft = self.draft(
+            epoch, steps, sizes, plan, np.concatenate(valid), buffers, absent, skipped
+        )
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
 
@@ -167,12 +181,25 @@ class BatchMaker:
         plan: SamplePlan,
         valid: NDArray[np.bool_],
         buffers: list[Buffer],
+        absent: frozenset[int],
+        skipped: frozenset[int],
     ) -> Draft:
         """Return the draft of samples that were planned, which are to fill `buffers`."""
         if self.announce:
-            for (_, reader), views in zip(self._cached, plan.views, strict=True):
-                reader.announce(plan.rows, views)
-        return Draft(epoch=epoch, steps=steps, sizes=sizes, plan=plan, valid=valid, buffers=buffers)
+            for (slots, reader), views in zip(self._cached, plan.views, strict=True):
+                shown = [slot not in skipped for slot in slots.slots]
+                if any(shown):
+                    reader.announce(plan.rows, views if all(shown) else views[:, shown])
+        return Draft(
+            epoch=epoch,
+            steps=steps,
+            sizes=sizes,
+            plan=plan,
+            valid=valid,
+            buffers=buffers,
+            absent=absent,
+            skipped=skipped,
+        )
 
     def fill(self, draft: Draft, begin: int, end: int) -> None:
         """Read and render samples [begin, end) of a draft.
@@ -184,20 +211,23 @@ class BatchMaker:
         plan = draft.plan if end - begin == len(draft.rows) else draft.plan.part(begin, end)
         plan = self._without_late_colours(plan)
         out = [buffer[begin:end] for buffer in draft.buffers]
+        skipped = draft.skipped
         for number in range(len(self._cached)):
-            self._fill_cached(number, plan, out, damaged)
-        self._fill_from_images(plan, out, damaged)
-        for place, slot in self._of_views:
-            assert slot.on is not None
-            drawn, made = plan.recorded[place], plan.made[place]
-            render_recorded(slot, drawn, made, out[slot.on], out[slot.slot], self.clock)
+            self._fill_cached(number, plan, out, damaged, skipped)
+        self._fill_from_images(plan, out, damaged, skipped)
+        for place, slot, on in self._of_views:
+            if slot.slot not in skipped:
+                drawn, made = plan.recorded[place], plan.made[place]
+                render_recorded(slot, drawn, made, out[on], out[slot.slot], self.clock)
         if self.views.linked:
-            render_linked(self.views.linked, plan.on, out, self.clock)
+            linked, drawn_on = _but(skipped, self.views.linked, plan.on)
+            render_linked(linked, drawn_on, out, self.clock)
         if damaged:
             indices = np.array(list(damaged))
             draft.valid[begin + indices] = False
-            for buffer in out:
-                buffer[indices] = 0
+            for slot_number, buffer in enumerate(out):
+                if slot_number not in skipped:
+                    buffer[indices] = 0
 
     def warm_up(self) -> None:
         """Import what `finish` needs, which takes a while the first time."""
@@ -226,7 +256,8 @@ class BatchMaker:
             labels=self.views.store.labels,
             cut=self.cut,
             state=self.state,
-            colourless=self._colourless,
+            late=self.late,
+            slots=self.views.slots,
         )
 
     def finish(self, draft: Draft) -> list[Batch]:
@@ -234,41 +265,55 @@ class BatchMaker:
         return self._delivery.batches(draft)
 
     def _without_late_colours(self, plan: SamplePlan) -> SamplePlan:
-        """Return a plan without the params of colours that are left to `Batch.to`."""
-        online = [self._rendered_params(params) for params in plan.online]
-        then = [[self._rendered_params(params) for params in slots] for slots in plan.then]
-        return replace(plan, online=online, then=then)
+        """Return a plan without the params of colours that are made later."""
+        if not self.late:
+            return plan
+        online = self._rendered_params([slot.slot for slot in self._online], plan.online)
+        recorded = self._rendered_params([slot.slot for slot in self.views.recorded], plan.recorded)
+        then = [
+            self._rendered_params(slots.slots, drawn)
+            for (slots, _), drawn in zip(self._cached, plan.then, strict=True)
+        ]
+        return replace(plan, online=online, recorded=recorded, then=then)
 
-    def _rendered_params(self, drawn: Drawn) -> Drawn:
-        if not self._colourless(drawn):
-            return drawn
-        return {name: drawn[name] for name in drawn.keys() - set(COLOUR_COLUMNS)}
-
-    @cached_property
-    def _colourless(self) -> Callable[[Drawn], bool]:
-        """Says of draws whether their colours are left to `Batch.to`."""
-        return _has_colours if self.photometric == "device" else _has_none
+    def _rendered_params(self, slots: Iterable[int], drawn: Iterable[Drawn]) -> list[Drawn]:
+        return [
+            {name: params[name] for name in params.keys() - set(COLOUR_COLUMNS)}
+            if slot in self.late
+            else params
+            for slot, params in zip(slots, drawn, strict=True)
+        ]
 
     def _fill_from_images(
-        self, plan: SamplePlan, out: list[Buffer], damaged: Damage | None
+        self,
+        plan: SamplePlan,
+        out: list[Buffer],
+        damaged: Damage | None,
+        skipped: frozenset[int],
     ) -> None:
         """Render what starts from source images: of all slots, each image decoded once."""
-        recorded = [slot for _, slot in self._of_images]
-        slots = [*self._online, *recorded]
+        online, drawn = _but(skipped, self._online, plan.online)
+        of_images = [(place, slot) for place, slot in self._of_images if slot.slot not in skipped]
+        slots = [*online, *(slot for _, slot in of_images)]
         if slots:
-            drawn = [*plan.online, *(plan.recorded[place] for place, _ in self._of_images)]
-            made = [plan.made[place] for place, _ in self._of_images]
+            drawn = [*drawn, *(plan.recorded[place] for place, _ in of_images)]
+            made = [plan.made[place] for place, _ in of_images]
             mine = [out[slot.slot] for slot in slots]
             self.views.images.render(slots, plan.rows, drawn, mine, damaged, made=made)
 
     def _fill_cached(
-        self, number: int, plan: SamplePlan, out: list[Buffer], damaged: Damage | None
+        self,
+        number: int,
+        plan: SamplePlan,
+        out: list[Buffer],
+        damaged: Damage | None,
+        skipped: frozenset[int],
     ) -> None:
         slots, reader = self._cached[number]
         views, drawn = plan.views[number], plan.then[number]
         stored, flips, columns = [], [], []  # of the slots that are read into their buffer
         for column, (slot, then) in enumerate(zip(slots.slots, slots.then, strict=True)):
-            if slot in self._recorded:
+            if slot in self._recorded or slot in skipped:
                 continue
             if only_flips(then, reader.shape[:2]):
                 columns.append(column)
@@ -283,11 +328,20 @@ class BatchMaker:
             reader.read(plan.rows, views, stored, flips, damaged)
 
 
-def _has_colours(drawn: Drawn) -> bool:
-    """Whether there are colours that may come last: operators work on coloured pixels."""
-    return "jitter" in drawn and not drawn.keys() & set(OPS_COLUMNS)
+def take_buffers(
+    pool: BufferPool, size: int, shapes: Sequence[Shape], skipped: frozenset[int]
+) -> list[Buffer]:
+    """Return memory for `size` views of each slot, and for none of those that are skipped."""
+    return [
+        pool.take((0 if slot in skipped else size, *shape)) for slot, shape in enumerate(shapes)
+    ]
 
 
-def _has_none(drawn: Drawn) -> bool:
-    del drawn
-    return False
+def _but(
+    skipped: frozenset[int], slots: Sequence[AnySlot], drawn: Sequence[Drawn]
+) -> tuple[Sequence[AnySlot], Sequence[Drawn]]:
+    """Return slots with their draws, without those that are skipped."""
+    if not skipped:
+        return slots, drawn
+    kept = [each for each in zip(slots, drawn, strict=True) if each[0].slot not in skipped]
+    return [slot for slot, _ in kept], [params for _, params in kept]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.draft import Draft
-from viewstore.loaders.batches.maker import BatchMaker
+from viewstore.loaders.batches.maker import BatchMaker, take_buffers
 from viewstore.loaders.pipeline.buffers import Buffer, BufferPool
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.ahead import SamplePlan, StepPlanner
@@ -38,6 +38,7 @@ class JoinedDraft:
         indices: Index in the batch of each sample, in the order of the parts, [B].
         parts: Number of the store and draft, for each store and turn that the batch has rows of.
         buffers: Memory of each slot, uint8 [B, H, W, C], one part after another.
+        absent: Slots that the step does not show: no pixels of theirs are handed over.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class JoinedDraft:
     indices: NDArray[np.int64]
     parts: list[tuple[int, Draft]]
     buffers: list[Buffer]
+    absent: frozenset[int]
 
 
 @dataclass(kw_only=True)
@@ -113,13 +115,17 @@ class SeveralMaker:
         stores = np.searchsorted(bounds, rows, side="right") - 1
         self._prefetch(epoch, step, rows)
         indices = np.lexsort([turns, stores])
+        absent = self.makers[0].wanted.absent(epoch, step)
+        # A slot that one store needs to render another one on is made of all of them.
+        skipped = frozenset.intersection(*(each.wanted.skipped(absent) for each in self.makers))
         draft = JoinedDraft(
             epoch=epoch,
             step=step,
             rows=rows,
             indices=indices,
             parts=[],
-            buffers=self._take(len(rows)),
+            buffers=take_buffers(self.pool, len(rows), self.shapes, skipped),
+            absent=absent,
         )
         found = np.stack([stores[indices], turns[indices]])
         ends = [*np.flatnonzero(np.diff(found).any(axis=0)) + 1, len(rows)]
@@ -128,7 +134,9 @@ class SeveralMaker:
             mine = indices[begin:end]
             plan = self.makers[number].plan_samples(rows[mine] - bounds[number], turn)
             buffers = [buffer[begin:end] for buffer in draft.buffers]
-            part = self.makers[number].draft(turn, steps, [end - begin], plan, valid[mine], buffers)
+            part = self.makers[number].draft(
+                turn, steps, [end - begin], plan, valid[mine], buffers, absent, skipped
+            )
             draft.parts.append((number, part))
         self.clock.add(plan_seconds=time.perf_counter() - began)
         return draft
@@ -156,9 +164,10 @@ class SeveralMaker:
         batches = list(itertools.chain.from_iterable(finished))
         order = np.argsort(draft.indices)
         began = time.perf_counter()
-        buffers = self._take(len(draft.rows))
-        for buffer, stored in zip(buffers, draft.buffers, strict=True):
-            np.take(stored, order, axis=0, out=buffer, mode="clip")
+        buffers = take_buffers(self.pool, len(draft.rows), self.shapes, draft.absent)
+        for slot, (buffer, stored) in enumerate(zip(buffers, draft.buffers, strict=True)):
+            if slot not in draft.absent:
+                np.take(stored, order, axis=0, out=buffer, mode="clip")
         self.clock.add(copy_seconds=time.perf_counter() - began)
         batch = replace(
             concatenate(batches, draft.rows, order, buffers),
@@ -179,9 +188,6 @@ class SeveralMaker:
                     later = self._planner.rows_after(epoch, step) % ends[-1]
                 parts = [rows[(begin <= rows) & (rows < end)] - begin for rows in (now, later)]
                 maker.prefetch(*parts)
-
-    def _take(self, size: int) -> list[Buffer]:
-        return [self.pool.take((size, *shape)) for shape in self.shapes]
 
 
 def _rows_alone(rows: NDArray[np.int64], epoch: int) -> SamplePlan:

@@ -13,7 +13,8 @@ from viewstore.errors import ConfigError
 from viewstore.files.crc_checks import Verify
 from viewstore.loaders.pipeline.clock import Clock
 from viewstore.loaders.plan.asked import AnyViews, as_views
-from viewstore.loaders.plan.pairs import check_follows, check_pairs
+from viewstore.loaders.plan.late import late_slots
+from viewstore.loaders.plan.pairs import check_follows, check_iou_pairs, check_pairs
 from viewstore.loaders.plan.resolve import resolve
 from viewstore.loaders.plan.rows import selected_rows
 from viewstore.loaders.plan.slots import (
@@ -106,6 +107,7 @@ class StoreViews:
         cached, rendered = resolve(as_views(views, store.names), store)
         check_pairs(cached, store)
         check_follows(cached, public_slots(cached, rendered), store)
+        check_iou_pairs(cached, rendered)
         linked = [slot for slot in rendered if isinstance(slot, LinkedSlot)]
         online = [slot for slot in rendered if not isinstance(slot, LinkedSlot)]
         under = {slot.on for slot in linked}
@@ -157,6 +159,11 @@ class StoreViews:
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, by number."""
         return public_slots(self.cached, self.rendered)
+
+    @property
+    def late(self) -> frozenset[int]:
+        """The slots whose colours may be made after all else."""
+        return late_slots(self.cached, self.online, self.recorded, self.linked)
 
     @property
     def rendered(self) -> list[OnlineSlot]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
@@ -181,7 +181,7 @@ def as_views(views: AnyViews, view_sets: Sequence[str]) -> list[AnyView]:
     found: list[AnyView] = []
     for view in views:
         if isinstance(view, str):
-            found += parse_views(view, view_sets)
+            found += parse_views(view, view_sets, first=sum(each.n for each in found))
         elif isinstance(view, Cached | Online | Mix):
             found.append(view)
         else:
@@ -189,20 +189,41 @@ def as_views(views: AnyViews, view_sets: Sequence[str]) -> list[AnyView]:
     return found
 
 
-def parse_views(text: str, view_sets: Sequence[str]) -> list[Cached | Online]:
-    """Return the views of a short form such as "simclr,simclr,w-search+flip".
+def parse_views(text: str, view_sets: Sequence[str], *, first: int = 0) -> list[Cached | Online]:
+    """Return the views of a short form such as "simclr,simclr,w-search+flip,heavy/0".
 
     A name is a view set if it is in `view_sets`, else an online policy; "+flip" renders the policy
-    flip on the cached view, "simclr@hard.easiest" shows the view that this choice picks.
+    flip on the cached view, "simclr@hard.easiest" shows the view that this choice picks. "/0"
+    comes last: a view of the set that was made from the one in slot 0, or the online policy
+    rendered on it. `first` is the number of the first slot.
 
     Raises:
         ConfigError: A name is both, where "cached:NAME" or "online:NAME" must be written, or
-            neither.
+            neither; or what stands behind "/" is no earlier slot.
     """
-    return [_parse_view(name.strip(), view_sets) for name in text.split(",")]
+    words = [word.strip() for word in text.split(",")]
+    return [_parse_word(word, first + place, view_sets) for place, word in enumerate(words)]
 
 
-def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
+def _parse_word(word: str, slot: int, view_sets: Sequence[str]) -> Cached | Online:
+    name, slash, number = word.partition("/")
+    view = _parse_view(name, view_sets, slash + number)
+    if not slash:
+        return view
+    if not (number.isascii() and number.isdecimal() and int(number) < slot):
+        earlier = {0: "there is none", 1: "there is slot 0"}
+        raise ConfigError(
+            f"{word!r} must end in the number of an earlier slot, such as {name}/0",
+            why=f"slots count from 0 in the order of the views: {word!r} is slot {slot}, before it "
+            + earlier.get(slot, f"there are slots 0 to {slot - 1}"),
+            fix=f"put the view that it is made from before it, and write its number behind {name}/",
+        )
+    if isinstance(view, Online):
+        return replace(view, on=int(number))
+    return replace(view, follow=int(number))
+
+
+def _parse_view(text: str, view_sets: Sequence[str], link: str) -> Cached | Online:
     kind, colon, name = text.partition(":")
     if colon and kind == "cached":
         return _cached(name)
@@ -212,7 +233,7 @@ def _parse_view(text: str, view_sets: Sequence[str]) -> Cached | Online:
     if base in view_sets and text in POLICIES:
         raise ConfigError(
             f"{text!r} is a view set of this store and an online policy; "
-            f"write cached:{text} or online:{text}"
+            f"write cached:{text}{link} or online:{text}{link}"
         )
     if base in view_sets or base.removesuffix("-r1") in view_sets:  # the first round
         return _cached(text)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from viewstore.errors import ConfigError
-from viewstore.loaders.plan.slots import CachedSlots, Slot
+from viewstore.images.iou_pairs import IouPolicy
+from viewstore.loaders.plan.slots import CachedSlots, LinkedSlot, OnlineSlot, Slot
 from viewstore.store.lineage import check_fresh
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -32,8 +33,8 @@ def check_pairs(cached: Sequence[CachedSlots], store: Store) -> None:
                     f"beside {len(parent.slots)} of {above.num_views}",
                     why="views pair by their numbers only where both view sets have as many "
                     "views, each made from the one of its number, as many slots and one pick",
-                    fix=f"in Python, Cached({below.name!r}, follow=SLOT) shows views made from the "
-                    "one in that slot" + _by_number(below, above),
+                    fix=f"{below.name}/SLOT, in Python Cached({below.name!r}, follow=SLOT), shows "
+                    "views made from the one in that slot" + _by_number(below, above),
                 )
 
 
@@ -136,3 +137,32 @@ def _agree(child: CachedSlots, below: ViewSet, parent: CachedSlots, above: ViewS
         return True
     numbers = below.params["parent"]
     return bool(((numbers < 0) | (numbers == np.arange(below.num_views))).all())
+
+
+def check_iou_pairs(cached: Sequence[CachedSlots], rendered: Sequence[OnlineSlot]) -> None:
+    """Raise ConfigError where a view of a pair of crops that overlap little has no partner.
+
+    The crops of both are drawn together: their slots show source images, one behind the other.
+    """
+    layered = [then for each in cached for then in each.then if then is not None]
+    online = {each.slot: each.policy for each in rendered if not isinstance(each, LinkedSlot)}
+    for slot in (*layered, *rendered):
+        policy = slot.policy
+        if not isinstance(policy, IouPolicy):
+            continue
+        other = online.get(policy.partner_of(slot.slot))
+        if (
+            slot.slot in online
+            and isinstance(other, IouPolicy)
+            and other.second is not policy.second
+            and other.threshold == policy.threshold
+            and (other.base.scale, other.base.ratio) == (policy.base.scale, policy.base.ratio)
+        ):
+            continue
+        raise ConfigError(
+            f"the policy {policy.name} of slot {slot.slot} shows one of two crops that overlap "
+            f"little, and the slot {'before' if policy.second else 'behind'} it does not show the "
+            "other one",
+            why="both are drawn together, of source images, for slots that are behind one another",
+            fix="show Online(first) and Online(second) of one iou_pair(..), in this order",
+        )

@@ -39,6 +39,8 @@ class Slot:
         columns: Names of its params.
         parent_slot: Number of the slot that its views were made from: the one that it follows or
             is rendered on; -1 if there is none.
+        colourless: Whether its pixels are delivered without their colours, as
+            photometric="caller" asks for; views that are stored with colours are not.
     """
 
     number: int
@@ -52,6 +54,7 @@ class Slot:
     channels: int
     columns: tuple[str, ...]
     parent_slot: int = -1
+    colourless: bool = False
 
     @property
     def role(self) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tests.generators.latent_world import (
@@ -39,6 +40,7 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.selection_file import Selections
 
 NUM = 5
 PIXELS = ("Expert", "Heavy")  # settings of those that need no network
@@ -51,7 +53,8 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 }
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - {"duplicates"})))
+ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
+CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)))
 
 
 def generator_of(case: str) -> str:
@@ -85,12 +88,30 @@ def listed() -> Listing:
     return Listing.of(found.places, found.names, {"distance": scores})
 
 
+def logged() -> Selections:
+    """Return what a training chose of each of these images."""
+    values = np.random.default_rng(0)
+    return Selections(
+        epoch=2,
+        source="",
+        pairs=torch.combinations(torch.arange(3)).byte(),
+        step=torch.arange(NUM),
+        sample=torch.arange(NUM).flip(0),
+        losses=torch.from_numpy(values.normal(size=(NUM, 3)).astype(np.float32)),
+        chosen=torch.arange(NUM) % 3,
+        selected=torch.arange(2 * NUM).reshape(NUM, 2).byte(),
+        iou=torch.from_numpy(values.random((NUM, 3), np.float32)),
+    )
+
+
 @cache
 def world_of(case: str) -> World:
     """Return what the generator of a case works on."""
     name = generator_of(case)
     if name == "duplicates":
         return hashed_world()
+    if name == "selection":
+        return pictures().with_models(selection=logged())
     if name in DESCRIBING:
         return described_world(of_source=case != name)
     if name == "import":
@@ -144,7 +165,7 @@ def stored_settings(case: str) -> dict[str, Any]:
     name = generator_of(case)
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
-    of = {"of": "views"} if name in DESCRIBING - {"duplicates"} and case == name else {}
+    of = {"of": "views"} if name in DESCRIBING - ABOUT_IMAGES and case == name else {}
     settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
@@ -169,8 +190,6 @@ def digest(rendered: Rendered) -> str:
 
 
 if __name__ == "__main__":
-    import torch
-
     torch.set_num_threads(1)
     made = render(sys.argv[1], range(NUM))
     print(json.dumps([digest(made[row]) for row in range(NUM)]))

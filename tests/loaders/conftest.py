@@ -7,6 +7,7 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store, photograph_store, photographs
+from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
@@ -72,3 +73,29 @@ def partial(tmp_path: Path, digits: Store) -> Store:
     )
     finalise(out, allow_partial=True)
     return viewstore.open(out)
+
+
+@pytest.fixture(scope="session")
+def kindred(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """24 pictures of 40 px: `simclr` (3 views) and `heavy` (6 views made from them) as recipes of
+    24 px, `stored` (3 views) with its pixels.
+    """
+    folder = tmp_path_factory.mktemp("kindred")
+    source = write_npz(folder / "images.npz", rows=24, side=40)
+    size = {"height": 24, "width": 24}
+    for name, views, codec in (
+        ("simclr", 3, "params"),
+        ("heavy", 6, "params"),
+        ("stored", 3, "raw"),
+    ):
+        build_small(
+            folder / "s",
+            str(source) if name != "heavy" else None,
+            generator="heavy" if name == "heavy" else "simclr",
+            view_set=name,
+            codec=codec,
+            settings={"views": views} | ({} if name == "heavy" else size),
+            shard_rows=8,
+            seed=4,
+        )
+    return viewstore.open(folder / "s")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from viewstore.train.losses import Negatives
+from viewstore.train.methods.simclr import Negatives
 
 
 def loop_loss(

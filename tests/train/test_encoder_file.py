@@ -1,23 +1,24 @@
 """Encoders keep their numbers in a file, and a file that is not one says so."""
 
-import json
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+import viewstore
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import write_with_config
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.train.encoder_file import Encoder, EncoderSettings, load_encoder, save_encoder
-from viewstore.train.nets.network import (
-    BACKBONES,
-    Network,
-    NetworkSettings,
-    quiet_statistics,
-    seeded_network,
-)
+from viewstore.train.nets.domains import add_domain, use_domain
+from viewstore.train.nets.network import Network, seeded_network
+from viewstore.train.nets.vit import VisionTransformer
 
 SETTINGS = EncoderSettings(
     backbone="conv3",
@@ -31,6 +32,19 @@ SETTINGS = EncoderSettings(
 )
 
 
+# What the file of SETTINGS says, as files did before there were other settings of networks.
+CONFIG = {
+    "backbone": "conv3",
+    "in_channels": 1,
+    "projector": [128, 64],
+    "size": 16,
+    "mean": [0.5],
+    "std": [0.25],
+    "policy": "digits",
+    "provenance": {"command": "by hand"},
+}
+
+
 @pytest.fixture
 def network() -> Network:
     network = seeded_network(SETTINGS.network(), 0)
@@ -42,56 +56,6 @@ def network() -> Network:
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-def count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_networks_have_the_sizes_of_the_papers() -> None:
-    assert count(seeded_network(SETTINGS.network(), 0)) == 117_728
-    assert count(BACKBONES["resnet18"].make(3)) == 11_168_832
-    assert 0.5e6 < count(BACKBONES["conv6"].make(3)) < 0.6e6
-
-
-@pytest.mark.parametrize("name", list(BACKBONES))
-def test_a_backbone_ends_in_its_width_for_any_size(name: str) -> None:
-    row = BACKBONES[name]
-    backbone = row.make(3).eval()
-    for size in (16, 32, 40):
-        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, row.width)
-
-
-def test_zero_init_starts_residual_blocks_as_their_shortcut() -> None:
-    settings = NetworkSettings(zero_init=True, projector=(8,))
-    block = seeded_network(settings, 0).backbone[1].eval()
-    x = torch.rand(2, 64, 8, 8)
-    torch.testing.assert_close(block(x), x)
-
-
-def test_a_seed_draws_one_network_and_leaves_the_generator_alone() -> None:
-    before = torch.get_rng_state()
-    first, second = (seeded_network(SETTINGS.network(), 5).state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert torch.equal(before, torch.get_rng_state())
-    other = seeded_network(SETTINGS.network(), 6).state_dict()
-    assert not torch.equal(other["backbone.0.0.weight"], first["backbone.0.0.weight"])
-
-
-def test_quiet_statistics_use_the_batch_and_keep_no_trace() -> None:
-    norm = nn.BatchNorm1d(3)
-    x = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)) * 5
-    before = {name: value.clone() for name, value in norm.state_dict().items()}
-    with quiet_statistics(norm):
-        quiet = norm(x)
-    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
-    torch.testing.assert_close(quiet, norm(x))
-    assert not torch.equal(norm.running_mean, before["running_mean"])
-    norm.eval()
-    with quiet_statistics(norm):
-        torch.testing.assert_close(
-            norm(x), (x - norm.running_mean) / (norm.running_var + 1e-5) ** 0.5
-        )
 
 
 def test_an_encoder_comes_back_from_its_file(
@@ -173,8 +137,7 @@ def write_damaged(path: Path, network: Network, **changes: object) -> None:
     tensors = {
         name: value for name, value in network.state_dict().items() if value.is_floating_point()
     }
-    config = json.loads(json.dumps(asdict(SETTINGS))) | changes
-    write_with_config(path, "encoder", tensors, config)
+    write_with_config(path, "encoder", tensors, CONFIG | changes)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +152,26 @@ def write_damaged(path: Path, network: Network, **changes: object) -> None:
         ({"std": [0.0]}, "std above 0"),
         ({"mean": [0.5, 0.5]}, "mean and std must have 1 values"),
         ({"colour": "red"}, "they differ in colour"),
+        ({"backbone": ["conv3"]}, "setting backbone must be str"),
+        ({"projector": [65536] * 8}, r"weight projector\..* must have shape|they differ in"),
+        ({"projector_norm": "none"}, r"they differ in projector\."),
+        ({"projector_norm": None}, "setting projector_norm must be str, got None"),
+        ({"projector_last": "ln"}, "projector_last must be bn or none, got ln"),
+        ({"activation": 1}, "setting activation must be str, got 1"),
+        ({"zero_init": 1}, "setting zero_init must be bool, got 1"),
+        ({"stem": "imagenet"}, "stem needs a stem of two kinds; conv3 has none"),
+        ({"drop_path": 1}, "setting drop_path must be float, got 1"),
+        ({"patch": None}, "setting patch must be int, got None"),
+        ({"backbone": "vit-ti", "patch": 3}, "multiples of the patch of 3 pixels"),
+        ({"backbone": "vit-b", "size": 4096, "patch": 1}, "they differ in"),
     ],
 )
 def test_other_settings_than_the_weights_are_refused(
     tmp_path: Path, network: Network, changes: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "e.safetensors"
+    write_damaged(path, network)
+    load_encoder(path)
     write_damaged(path, network, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_encoder(path)
@@ -225,3 +202,133 @@ def test_a_file_that_is_not_an_encoder_says_what_it_lacks(tmp_path: Path, networ
         load_encoder(path)
     with pytest.raises(CheckpointError, match="cannot read the encoder file"):
         load_encoder(tmp_path / "absent")
+
+
+def test_a_file_without_a_setting_is_refused(tmp_path: Path, network: Network) -> None:
+    for name in CONFIG:
+        config = {key: value for key, value in CONFIG.items() if key != name}
+        write_with_config(tmp_path / "e", "encoder", network.clean_weights(), config)
+        with pytest.raises(CheckpointError, match=f"they differ in {name}"):
+            load_encoder(tmp_path / "e")
+
+
+@torch.no_grad()
+def test_the_shipped_encoder_gives_the_features_that_it_always_gave() -> None:
+    path = Path(viewstore.__file__).parent / "weights" / "digits-encoder.safetensors"
+    encoder = load_encoder(path)
+    blocks = []
+    for inputs, outputs in pairwise((1, 32, 64, 128)):
+        convolution = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False)
+        blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()))
+    backbone = nn.Sequential(*blocks).eval()
+    tensors = {name: value.float() for name, value in load_file(path).items()}
+    names = [name.removeprefix("backbone.") for name in tensors if name.startswith("backbone.")]
+    backbone.load_state_dict({name: tensors[f"backbone.{name}"] for name in names}, strict=True)
+    x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    features = backbone((x - encoder.mean) / encoder.std).mean((2, 3))
+    assert torch.equal(encoder.features(x), features)
+    assert torch.equal(encoder.probe_features(x), features)
+    norm = nn.BatchNorm1d(128).eval()
+    state = {n.removeprefix("projector.1."): v for n, v in tensors.items() if "projector.1." in n}
+    norm.load_state_dict(state, strict=True)
+    hidden = norm(features @ tensors["projector.0.weight"].T).relu()
+    last = nn.BatchNorm1d(64, affine=False).eval()
+    state = {n.removeprefix("projector.4."): v for n, v in tensors.items() if "projector.4." in n}
+    last.load_state_dict(state, strict=True)
+    wanted = nn.functional.normalize(last(hidden @ tensors["projector.3.weight"].T), dim=1)
+    torch.testing.assert_close(encoder(x), wanted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"projector_norm": "none", "activation": "gelu"},
+        {"projector_last": "none"},
+        {"backbone": "resnet18", "stem": "imagenet", "zero_init": True, "projector": (8,)},
+        {"backbone": "vit-ti", "patch": 4, "drop_path": 0.1, "projector": (8,)},
+    ],
+)
+def test_every_setting_of_a_network_is_kept(
+    tmp_path: Path, images: Tensor, changes: dict[str, Any]
+) -> None:
+    settings = replace(SETTINGS, **changes)
+    network = seeded_network(settings.network(), 0, size=16)
+    save_encoder(tmp_path / "e", settings, network)
+    said = read_with_config(tmp_path / "e", "encoder").config
+    assert said.keys() - CONFIG.keys() == changes.keys() - CONFIG.keys()
+    encoder = load_encoder(tmp_path / "e")
+    assert encoder.settings == settings
+    assert encoder.network.settings == settings.network()
+    assert torch.equal(encoder(images), Encoder(settings, network)(images))
+
+
+def test_a_probe_reads_four_class_tokens_of_a_vision_transformer(images: Tensor) -> None:
+    settings = replace(SETTINGS, backbone="vit-ti", patch=8, projector=(8,))
+    encoder = Encoder(settings, seeded_network(settings.network(), 0, size=16))
+    assert encoder.features(images).shape == (4, 192)
+    assert encoder.probe_features(images).shape == (4, 768)
+    assert torch.equal(encoder.probe_features(images)[:, -192:], encoder.features(images))
+
+
+def test_what_only_training_needs_is_left_out(
+    tmp_path: Path, network: Network, images: Tensor
+) -> None:
+    save_encoder(tmp_path / "plain", SETTINGS, network)
+    add_domain(network)
+    with use_domain(network, "adv"):
+        network.train()(torch.rand(8, 1, 16, 16) * 9)
+    save_encoder(tmp_path / "domains", SETTINGS, network)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "domains").read_bytes()
+
+    settings = replace(SETTINGS, backbone="vit-ti", patch=8, projector=(8,))
+    transformer = seeded_network(settings.network(), 0, size=16)
+    save_encoder(tmp_path / "plain", settings, transformer)
+    assert isinstance(transformer.backbone, VisionTransformer)
+    transformer.backbone.add_mask_token()
+    save_encoder(tmp_path / "masked", settings, transformer)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "masked").read_bytes()
+    assert load_encoder(tmp_path / "masked")(images).shape == (4, 8)
+
+
+def test_reading_a_file_leaves_torchs_generator_alone(tmp_path: Path, network: Network) -> None:
+    save_encoder(tmp_path / "e", SETTINGS, network)
+    before = torch.get_rng_state()
+    load_encoder(tmp_path / "e")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_backbone_of_the_user_loads_only_where_the_reader_names_it_and_it_imports(
+    tmp_path: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def net() -> nn.Module:
+        called.append("net")
+        return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6))
+
+    module: Any = ModuleType("usernets")
+    module.net = net
+    monkeypatch.setitem(sys.modules, "usernets", module)
+    settings = replace(SETTINGS, backbone="usernets:net", projector=(8,))
+    network = seeded_network(settings.network(), 0, size=16)
+    path = tmp_path / "e"
+    save_encoder(path, settings, network)
+    encoder = load_encoder(path, backbone="usernets:net")
+    assert torch.equal(encoder(images), Encoder(settings, network)(images))
+    assert encoder.features(images).shape == (4, 6)
+
+    called.clear()
+    for other in (None, "usernets:other"):
+        with pytest.raises(CheckpointError, match="function usernets:net, which was not allowed"):
+            load_encoder(path, backbone=other)
+    assert called == []
+    monkeypatch.delitem(sys.modules, "usernets")
+    with pytest.raises(CheckpointError, match="there is no backbone usernets:net: No module"):
+        load_encoder(path, backbone="usernets:net")
+
+
+def test_a_file_cannot_choose_a_function_that_is_called(tmp_path: Path, network: Network) -> None:
+    write_damaged(tmp_path / "e", network, backbone="os:getcwd")
+    with pytest.raises(CheckpointError, match="was not allowed") as caught:
+        load_encoder(tmp_path / "e")
+    assert caught.value.why == "a file must not choose what code is run"

@@ -1,7 +1,8 @@
 """Checkpoints of a training run: everything that the next step depends on, in one file.
 
 Written atomically, so that a crash leaves the last whole one; a run resumed from it gives the
-weights, bit for bit, of a run that never stopped (same machine, same number of threads).
+weights, bit for bit, of a run that never stopped (same machine, same number of threads). Where
+several processes train, all of them save and load, and the first one writes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
 from viewstore.format.records import check_form, differences
+from viewstore.train.distributed import gather_rows, rank, world_size
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -29,6 +31,13 @@ FORM: Mapping[str, Any] = {
     "partial": [int | float],
 }
 KEYS = tuple(FORM)
+# Left out where they are empty.
+OPTIONAL: Mapping[str, Any] = {
+    "monitors": dict,
+    "scaler": dict,
+    "numbers": {...: int | float},
+}
+LENGTHS = ("epochs", "steps")
 
 
 @dataclass
@@ -40,12 +49,21 @@ class TrainState:
         loader: The loader's state after the last of them; None before the first.
         history: Mean loss of each finished epoch.
         partial: Losses of the steps of the current epoch.
+        monitors: What monitors keep, as JSON values.
+        scaler: State of the scaled losses of float16, `Scaling.state_dict`.
     """
 
     step: int = 0
     loader: dict[str, Any] | None = None
     history: list[float] = field(default_factory=list)
     partial: list[float] = field(default_factory=list)
+    monitors: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def kept_path(path: Path, epoch: int) -> Path:
+    """Return the path, beside that of the checkpoint, of the one kept of the end of an epoch."""
+    return path.with_name(f"{path.stem}-e{epoch:04}{path.suffix}")
 
 
 def save_checkpoint(
@@ -58,16 +76,28 @@ def save_checkpoint(
     """Replace the file `path` by the state of a run and torch's random generators, atomically.
 
     Raises:
-        ConfigError: The model has a tensor of a type that files of ours do not hold.
+        ConfigError: A tensor of the model or a value of the optimizer is of a type that files of
+            ours do not hold.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    numbers: dict[str, int | float] = {}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{number}.{name}"] = value
-    tensors["random.torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+            elif value is not None:
+                numbers[f"{number}.{name}"] = value
+    tensors |= {f"random.{name}": _of_ranks(value) for name, value in _generators().items()}
+    _check_types(tensors, numbers)
+    config = {"settings": settings, **{key: getattr(state, key) for key in KEYS[1:]}}
+    optional = {"monitors": state.monitors, "scaler": state.scaler, "numbers": numbers}
+    config |= {key: value for key, value in optional.items() if value}
+    if rank() == 0:
+        write_with_config(path, KIND, tensors, config)
+
+
+def _check_types(tensors: Mapping[str, Tensor], numbers: Mapping[str, object]) -> None:
+    """Raise ConfigError if a checkpoint cannot hold one of these."""
     for name, value in tensors.items():
         if value.dtype not in DTYPES:
             held = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
@@ -76,14 +106,45 @@ def save_checkpoint(
                 why=f"checkpoints hold {held}",
                 fix="keep it as one of these",
             )
-    config = {
-        "settings": settings,
-        "step": state.step,
-        "loader": state.loader,
-        "history": state.history,
-        "partial": state.partial,
-    }
-    write_with_config(path, KIND, tensors, config)
+    for name, number in numbers.items():
+        if type(number) not in (int, float):
+            raise ConfigError(
+                f"value {name} of the optimizer is {number!r}, which a checkpoint cannot hold",
+                why="checkpoints hold tensors and numbers",
+                fix="keep it as one of these",
+            )
+
+
+def _generators() -> dict[str, Tensor]:
+    """Return the states of torch's random generators, uint8 [n] each."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _of_ranks(state: Tensor) -> Tensor:
+    """Return the states of all ranks, [W, n]; alone, the state itself, [n]."""
+    return state if world_size() == 1 else gather_rows(state[None])
+
+
+def _of_this_rank(states: Tensor) -> Tensor:
+    """Return what this rank gave `_of_ranks`."""
+    # A copy, as torch reads a state from where its storage begins, whatever the view of it.
+    return states.clone() if world_size() == 1 else states[rank()].clone()
+
+
+def _check_ranks(generators: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ConfigError unless as many processes train as had generators."""
+    before = max((len(state) for state in generators.values() if state.ndim == 2), default=1)
+    if before != world_size():
+        raise ConfigError(
+            "the run in this folder was trained by another number of processes",
+            code="VS103",
+            where=str(path),
+            why=f"processes were {before}, are {world_size()}",
+            fix="train into another --out, or start as many processes as before",
+        )
 
 
 def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -95,7 +156,8 @@ def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
     """
     trial = path.with_name(f"{path.name}.trial")
     save_checkpoint(trial, TrainState(), {}, model, optimizer)
-    unlink(trial)
+    if rank() == 0:
+        unlink(trial)
 
 
 def load_checkpoint(
@@ -103,53 +165,86 @@ def load_checkpoint(
     settings: Mapping[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    *,
+    extend: bool = False,
 ) -> TrainState:
     """Restore model, optimizer and random generators from `path`; return the state of the run.
+
+    Rates and weight decays of the optimizer's groups stay: they are set before each step.
+    `extend` lets a run go on for longer than it was to.
 
     Raises:
         ConfigError: The run in the file has other settings; nothing was changed.
         CheckpointError: The file is damaged, or not a checkpoint.
     """
     file = read_with_config(path, KIND)
-    if differing := sorted(set(KEYS) ^ set(file.config)):
+    if differing := sorted((set(KEYS) ^ set(file.config)) - set(OPTIONAL)):
         raise CheckpointError(
             f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}"
         )
+    config = {key: {} for key in OPTIONAL} | file.config
     try:
-        check_form(file.config, FORM, KIND)
+        check_form(config, {**FORM, **OPTIONAL}, KIND)
     except FormatError as error:
         raise CheckpointError(str(error), where=str(path), fix="copy it again") from error
-    check_settings(file.config["settings"], settings, path)
+    check_settings(config["settings"], settings, path, extend=extend)
+    generators = _part(file.tensors, "random.")
+    _check_ranks(generators, path)
     try:
+        state = _optimizer_state(optimizer, _part(file.tensors, "optimizer.") | config["numbers"])
         model.load_state_dict(_part(file.tensors, "model."))
         optimizer.load_state_dict(
-            {
-                "state": _optimizer_state(_part(file.tensors, "optimizer.")),
-                "param_groups": optimizer.state_dict()["param_groups"],
-            }
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
-        torch.set_rng_state(file.tensors["random.torch"])
-        if torch.cuda.is_available() and "random.cuda" in file.tensors:
-            torch.cuda.set_rng_state(file.tensors["random.cuda"])
-    except (KeyError, RuntimeError, ValueError) as error:
+        torch.set_rng_state(_of_this_rank(generators["torch"]))
+        if torch.cuda.is_available() and "cuda" in generators:
+            torch.cuda.set_rng_state(_of_this_rank(generators["cuda"]))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint does not fit its own settings: {error}",
             where=str(path),
             fix="train into another --out, or remove this file to begin again",
         ) from error
-    return TrainState(**{key: file.config[key] for key in KEYS if key != "settings"})
+    return TrainState(**{name: config[name] for name in TrainState.__dataclass_fields__})
 
 
-def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Raise ConfigError if two runs differ in settings; it names each one with both values."""
-    if changes := list(differences(before, now)):
-        raise ConfigError(
-            "the run in this folder had other settings",
-            code="VS103",
-            where=str(path),
-            why="; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes),
-            fix="train into another --out, or give the settings of before to go on",
-        )
+def check_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], path: Path, *, extend: bool = False
+) -> None:
+    """Raise ConfigError if two runs differ in settings; it names each one with both values.
+
+    With `extend` the length of the run may have grown.
+    """
+    changes = list(differences(before, now))
+    longer = [change for change in changes if _is_longer(*change)]
+    if extend:
+        changes = [change for change in changes if change not in longer]
+    if not changes:
+        return
+    why = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
+    fix = "train into another --out, or give the settings of before to go on"
+    if changes == longer:
+        fix = "give --extend to go on for longer, or train into another --out"
+        if _falls(now):
+            why += "; rates fall to the end of a run, and fell to an earlier one so far"
+    raise ConfigError(
+        "the run in this folder had other settings",
+        code="VS103",
+        where=str(path),
+        why=why,
+        fix=fix,
+    )
+
+
+def _is_longer(key: str, old: object, new: object) -> bool:
+    """Return whether a change of settings makes the run longer and no more."""
+    return key in LENGTHS and isinstance(old, int) and isinstance(new, int) and new > old
+
+
+def _falls(settings: Mapping[str, Any]) -> bool:
+    """Return whether the rates or decays of a run's steps depend on its length."""
+    optim = settings.get("optim", {})
+    return optim.get("schedule") == "cosine" or optim.get("weight_decay_end") is not None
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -160,9 +255,18 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+def _optimizer_state(
+    optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor | int | float]
+) -> dict[int, dict[str, Any]]:
+    """Return the state by parameter. Raises ValueError: it is not of this optimizer's."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in values.items():
         number, _, name = key.partition(".")
+        if not 0 <= int(number) < len(parameters):
+            raise ValueError(f"optimizer has {len(parameters)} parameters, not one {number}")
+        shape = parameters[int(number)].shape
+        if isinstance(value, Tensor) and value.shape not in (shape, ()):
+            raise ValueError(f"optimizer.{key} must be {tuple(shape)}, got {tuple(value.shape)}")
         state.setdefault(int(number), {})[name] = value
     return state

@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,8 @@ from viewstore.train.loop.checkpoint import (
     try_checkpoint,
 )
 from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.distributed import check_alone
+from viewstore.train.loop.scaling import PRECISIONS
 from viewstore.train.methods.base import Frame, Method
 from viewstore.train.nets.network import Network, seeded_network
 from viewstore.train.strategies.base import Slot
@@ -39,7 +41,6 @@ from viewstore.train.views import At, LoaderBatch, views_of
 
 ENCODER = "encoder.safetensors"
 RESULT = "train.json"
-AMP = {"fp32": None, "bf16": torch.bfloat16}
 CHECK_STEPS = 20  # reading a loss waits for a GPU: it is read this many steps late at most
 
 
@@ -162,22 +163,6 @@ def _other_strategies(config: PretrainConfig, slots: tuple[Slot, ...]) -> Iterat
         yield f"give --strategy {name}, which {part.USE}"
 
 
-def check_alone(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if a launcher has started this process beside others that train the same.
-
-    Each would train a model of its own, and all would write them to one place.
-    """
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        count = environment.get(name, "")
-        if count.isdecimal() and int(count) > 1:
-            raise ConfigError(
-                f"training is not distributed, and {name} says that {count} processes train",
-                where=name,
-                why="each would train a model of its own and write it to the same --out",
-                fix="start one process, without torchrun, mpirun or srun -n",
-            )
-
-
 def pretrain(
     config: PretrainConfig, feed: Feed, options: RunOptions, progress: Progress
 ) -> TrainResult:
@@ -208,17 +193,17 @@ def _method(config: PretrainConfig, feed: Feed) -> Method:
     torch.manual_seed(config.seed)
     frame = Frame(
         prepare=config.prepare,
-        amp=AMP[config.precision],
+        amp=PRECISIONS[config.precision],
         num_rows=feed.num_rows,
         batch_size=config.batch_size,
     )
-    return config.method.make(seeded_network(config.network, config.seed), frame)
+    return config.method.make(seeded_network(config.network, config.seed, size=feed.size), frame)
 
 
 def _train(
     config: PretrainConfig, feed: Feed, options: RunOptions, method: Method, progress: Progress
 ) -> TrainResult:
-    optimizer = config.optim.make(method.parameters())
+    optimizer = config.optim.make(method.groups())
     settings = {**config.to_json(), "store": feed.shown_id or feed.store_id}
     path = options.out / checkpoint.NAME
     state = TrainState()
@@ -241,14 +226,13 @@ def _train(
             for batch in feed.loader:
                 epoch = state.step // feed.epoch_steps
                 at = At(epoch, state.step, feed.epoch_steps, total, config.seed)
-                rate = config.optim.rate(
+                rate = config.optim.apply(
+                    optimizer,
                     state.step,
                     total_steps=total,
                     epoch_steps=feed.epoch_steps,
                     batch_size=config.batch_size,
                 )
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
                 views = method.annotate(views_of(batch, roles=feed.roles, device=device, at=at))
                 embedded = method(config.strategy.plan(views, method))
                 optimizer.zero_grad()
@@ -342,9 +326,7 @@ def _write_results(
     write_atomic(options.out / RESULT, canonical(record) + b"\n")
     prepare = config.prepare
     encoder = EncoderSettings(
-        backbone=config.network.backbone,
-        in_channels=config.network.in_channels,
-        projector=config.network.projector,
+        **vars(config.network),
         size=feed.size,
         mean=prepare.mean,
         std=prepare.std,

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Embedded, Frame, Method, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.views import At
@@ -45,6 +46,12 @@ class Averaged(Method):
         for averaged, trained in self.averages():
             for old, new in zip(averaged.parameters(), trained.parameters(), strict=True):
                 old.mul_(momentum).add_(new.detach(), alpha=1 - momentum)
+
+
+def check_momentum(momentum: float) -> None:
+    """Raise ConfigError unless it is a share that an average may keep of itself."""
+    if not 0 <= momentum <= 1:
+        raise ConfigError(f"momentum must be in [0, 1], got {momentum}")
 
 
 def copied(module: M) -> M:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import MethodSettings
+from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.methods.simsiam import SimSiamSettings
 from viewstore.train.settings import settings_of
 
-METHODS: Mapping[str, type[MethodSettings]] = {"simclr": SimCLRSettings}
+METHODS: Mapping[str, type[MethodSettings]] = {
+    "simclr": SimCLRSettings,
+    "simsiam": SimSiamSettings,
+    "byol": BYOLSettings,
+    "moco-v2": MoCoV2Settings,
+    "barlow-twins": BarlowTwinsSettings,
+}
 
 
 def method_of(name: str, given: Mapping[str, Any]) -> MethodSettings:

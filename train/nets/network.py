@@ -1,23 +1,71 @@
-"""Backbones and projectors of encoders: small networks by name.
-
-All backbones end in a mean over positions; none has a bias before a batch norm. Convolutions
-start as in He et al. (arXiv:1502.01852), fan out.
-"""
+"""The network that is trained: a backbone by name, and its projector."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.train.nets.backbone import Backbone, Stages
+from viewstore.train.nets.convolutional import conv3, conv6
+from viewstore.train.nets.domains import clean_state, quiet_statistics
+from viewstore.train.nets.foreign import FORM, foreign, is_foreign
+from viewstore.train.nets.heads import Activation, Norm, projector
+from viewstore.train.nets.resnet import Bottleneck, Residual, Stem, resnet
+from viewstore.train.nets.vit import VisionTransformer
+
+__all__ = [
+    "BACKBONES",
+    "Network",
+    "NetworkSettings",
+    "quiet_statistics",
+    "seeded_network",
+]
 
 MAX_LAYERS = 8
 MAX_WIDTH = 65536
+MAX_PATCH = 64
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of BACKBONES.
+
+    Attributes:
+        make: Makes the backbone of the number of input channels and the settings `takes`.
+        takes: Names of what it takes: fields of NetworkSettings, or "size", the side of images.
+    """
+
+    make: Callable[..., Backbone]
+    takes: tuple[str, ...] = ()
+
+
+RESIDUAL = ("stem", "zero_init")
+TRANSFORMER = ("size", "patch", "drop_path")
+BACKBONES: Mapping[str, Row] = {
+    "resnet18": Row(partial(resnet, block=Residual, depths=(2, 2, 2, 2)), RESIDUAL),
+    "resnet50": Row(partial(resnet, block=Bottleneck, depths=(3, 4, 6, 3)), RESIDUAL),
+    "vit-ti": Row(partial(VisionTransformer, width=192), TRANSFORMER),
+    "vit-s": Row(partial(VisionTransformer, width=384), TRANSFORMER),
+    "vit-b": Row(partial(VisionTransformer, width=768), TRANSFORMER),
+    "conv6": Row(conv6),
+    "conv6-half": Row(partial(conv6, divisor=2)),
+    "conv6-quarter": Row(partial(conv6, divisor=4)),
+    "conv3": Row(conv3),
+}
+# Settings that only some backbones take, with the value that asks for nothing and who takes them.
+PARTICULAR: Mapping[str, tuple[object, str]] = {
+    "zero_init": (False, "residual blocks"),
+    "stem": ("cifar", "a stem of two kinds"),
+    "patch": (None, "patches"),
+    "drop_path": (0.0, "blocks that can be left out"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +73,42 @@ class NetworkSettings:
     """Settings of the network that is trained.
 
     Attributes:
-        backbone: Name in BACKBONES.
+        backbone: Name in BACKBONES; or module:function, a function of the user's that makes a
+            module; or timm:NAME, transformers:NAME.
         in_channels: 1 reads the first channel of a view, 3 reads all.
         projector: Width of each layer of the projector; the last is that of the embedding.
-        zero_init: Start the last batch norm of each residual block at 0 (resnet18 only).
+        projector_norm: "bn" puts a batch norm behind each layer of the projector; "none" has
+            none at all, and biases instead.
+        projector_last: Behind the last layer of a projector with batch norms: "bn" is one without
+            weights, "none" leaves a plain layer with a bias.
+        activation: Between the layers of the projector, "relu" or "gelu".
+        zero_init: Start the last batch norm of each residual block at 0 (residual networks).
+        stem: "cifar" is a 3x3 convolution of stride 1; "imagenet" a 7x7 one of stride 2, and a
+            max-pool (residual networks).
+        drop_path: Rate of the last block, to which that of the others grows (vision transformers).
+        patch: Side of a patch in pixels; None means 16 (vision transformers).
 
     Raises:
-        ConfigError: There is no such backbone, or a value is out of range.
+        ConfigError: There is no such backbone, a value is out of range, or the backbone does not
+            take it.
     """
 
     backbone: str = "resnet18"
     in_channels: int = 3
     projector: tuple[int, ...] = (2048, 128)
+    projector_norm: Norm = "bn"
+    projector_last: Norm = "bn"
+    activation: Activation = "relu"
     zero_init: bool = False
+    stem: Stem = "cifar"
+    drop_path: float = 0.0
+    patch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
+        if self.backbone not in BACKBONES and not is_foreign(self.backbone):
             raise ConfigError(
-                f"backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}; "
-                f"{nearest(self.backbone, list(BACKBONES))}",
+                f"backbone must be one of {', '.join(BACKBONES)}, or {FORM}, "
+                f"got {self.backbone!r}; {nearest(self.backbone, list(BACKBONES))}",
                 code="VS102",
             )
         if self.in_channels not in (1, 3):
@@ -54,132 +119,88 @@ class NetworkSettings:
                 f"projector must be 1 to {MAX_LAYERS} widths in [1, {MAX_WIDTH}], "
                 f"got {','.join(map(str, widths)) or 'none'}"
             )
-        if self.zero_init and self.backbone != "resnet18":
-            raise ConfigError(f"zero_init needs residual blocks; {self.backbone} has none")
+        for name, kind in WORDS.items():
+            words = get_args(kind)
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name} must be {' or '.join(words)}, got {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if self.patch is not None and not 1 <= self.patch <= MAX_PATCH:
+            raise ConfigError(f"patch must be in [1, {MAX_PATCH}], got {self.patch}")
+        taken = BACKBONES[self.backbone].takes if self.backbone in BACKBONES else ()
+        for name, (nothing, needs) in PARTICULAR.items():
+            if name not in taken and getattr(self, name) != nothing:
+                raise ConfigError(f"{name} needs {needs}; {self.backbone} has none")
+
+    def make_backbone(self, size: int) -> Backbone:
+        """Return the backbone for images of `size` pixels.
+
+        Raises:
+            UnavailableError: It is of a package that is not installed.
+            ConfigError: It is not ours and cannot be made, or does not take images of this size.
+        """
+        if self.backbone not in BACKBONES:
+            return foreign(self.backbone, self.in_channels, size)
+        row = BACKBONES[self.backbone]
+        values = {name: size if name == "size" else getattr(self, name) for name in row.takes}
+        return row.make(self.in_channels, **values)
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut. Source: arXiv:1512.03385, figure 5 left."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first = conv_block(inputs, outputs, stride)
-        self.second = _conv3(outputs, outputs, 1)
-        self.norm = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.second(self.first(x))) + self.shortcut(x)
-        return out.relu()
-
-
-class Mean(nn.Module):
-    """The mean over positions: [N, C, H, W] to [N, C]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-
-def _conv3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
-def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Return a 3x3 convolution, batch norm and ReLU."""
-    return nn.Sequential(_conv3(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-def resnet18(in_channels: int) -> nn.Sequential:
-    """Return ResNet-18 for small images: 3x3 stem of stride 1, no max-pool."""
-    layers: list[nn.Module] = [conv_block(in_channels, 64, 1)]
-    inputs = 64
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Residual(inputs, outputs, stride), Residual(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(*layers, Mean())
-
-
-def conv6(in_channels: int) -> nn.Sequential:
-    """Return six convolutions, 32-64-64-128-128-256, half the size where the width grows."""
-    widths = (in_channels, 32, 64, 64, 128, 128, 256)
-    strides = (1, 2, 1, 2, 1, 2)
-    pairs = zip(itertools.pairwise(widths), strides, strict=True)
-    return nn.Sequential(*(conv_block(a, b, stride) for (a, b), stride in pairs), Mean())
-
-
-def conv3(in_channels: int) -> nn.Sequential:
-    """Return three convolutions of stride 2, 32-64-128: for 16-pixel digits."""
-    widths = (in_channels, 32, 64, 128)
-    pairs = itertools.pairwise(widths)
-    return nn.Sequential(*(conv_block(a, b, 2) for a, b in pairs), Mean())
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """One row of BACKBONES: the function of input channels that makes it, and its feature width."""
-
-    make: Callable[[int], nn.Sequential]
-    width: int
-
-
-BACKBONES = {
-    "resnet18": Backbone(resnet18, 512),
-    "conv6": Backbone(conv6, 256),
-    "conv3": Backbone(conv3, 128),
+WORDS: Mapping[str, object] = {
+    "projector_norm": Norm,
+    "projector_last": Norm,
+    "activation": Activation,
+    "stem": Stem,
 }
-
-
-def projector(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Return linear layers with batch norms and ReLU between; the last norm has no weights."""
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-        inputs = width
-    last = nn.BatchNorm1d(widths[-1], affine=False)
-    return nn.Sequential(*layers, nn.Linear(inputs, widths[-1], bias=False), last)
 
 
 class Network(nn.Module):
     """A backbone and its projector; its inputs were normalised by the caller."""
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, *, size: int = SIZE) -> None:
+        """Make one for images of `size` pixels: vision transformers have positions for them.
+
+        Raises:
+            UnavailableError, ConfigError: As `NetworkSettings.make_backbone`.
+        """
         super().__init__()
-        row = BACKBONES[settings.backbone]
         self.settings = settings
-        self.backbone = row.make(settings.in_channels)
-        self.projector = projector(row.width, settings.projector)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if settings.zero_init and isinstance(module, Residual):
-                nn.init.zeros_(module.norm.weight)
+        self.backbone = settings.make_backbone(size)
+        self.projector = projector(
+            self.backbone.width,
+            settings.projector,
+            norm=settings.projector_norm,
+            last=settings.projector_last,
+            activation=settings.activation,
+        )
+        # Behind the projector: the order of draws is part of what a seed means.
+        if isinstance(self.backbone, Stages):
+            self.backbone.draw_convolutions()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the projector's output [N, D], not normalised, of images float32 [N, C, H, W]."""
         out: Tensor = self.projector(self.backbone(x))
         return out
 
+    def clean_weights(self) -> dict[str, Tensor]:
+        """Return what a frozen network computes with, by name.
 
-def seeded_network(settings: NetworkSettings, seed: int) -> Network:
-    """Return a network with weights drawn by `seed`; torch's generator is left as it was."""
+        That is its state without the counters of batches, the adversarial domain of batch norms
+        and the token of masked patches.
+        """
+        return {
+            name: value
+            for name, value in clean_state(self).items()
+            if value.is_floating_point() and name != "backbone.mask_token"
+        }
+
+
+def seeded_network(settings: NetworkSettings, seed: int, *, size: int = SIZE) -> Network:
+    """Return a network with weights drawn by `seed`; torch's generator is left as it was.
+
+    Raises:
+        UnavailableError, ConfigError: As `Network`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(settings)
-
-
-@contextmanager
-def quiet_statistics(module: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of batch norms as they are while the block runs forwards."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracking = [norm.track_running_stats for norm in norms]
-    try:
-        for norm in norms:
-            # In evaluation mode the running statistics are what is used: keep reading them.
-            norm.track_running_stats = not norm.training
-        yield
-    finally:
-        for norm, before in zip(norms, tracking, strict=True):
-            norm.track_running_stats = before
+        return Network(settings, size=size)

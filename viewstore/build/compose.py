@@ -99,6 +99,7 @@ def make_context(
         view_set=view_set,
         round=round,
         num_samples=len(table.keys),
+        images_digest=table.images_digest,
         source_height=_common(table.height),
         source_width=_common(table.width),
         source_image=SourceReader(table).image,

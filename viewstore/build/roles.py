@@ -1,8 +1,8 @@
 """The roles that files have in generators: one table, with the file and the loader of each.
 
-A generator names the roles it needs (`Settings.NEEDS`). Those of networks are files that a user
-names with the options of the command line, which are made from this table; the others lie in the
-folder of a view set. Importing this module loads neither numpy nor torch.
+A generator names the roles it needs (`Settings.NEEDS`). Files that a user names, networks and what
+a training logged, have options of the command line, which are made from this table; the others lie
+in the folder of a view set. Importing this module loads neither numpy nor torch.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_inverter(path)
 
 
+def _load_selection(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.selection_file import load_selections
+
+    return load_selections(path)
+
+
 def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     from viewstore.build.listing import load_listing
 
@@ -65,9 +71,10 @@ class Role:
 
     Attributes:
         help: Of its option on the command line, which is `--` and the name of the role; None if
-            it is no network that a user names, but a file in the folder of the view set.
-        packaged: File of the weights for the digits that the package ships.
-        load: Returns what is in a file, a frozen network. Raises CheckpointError.
+            no user names it: it lies in the folder of the view set.
+        packaged: File of the weights for the digits that the package ships; None if it is no
+            network.
+        load: Returns what is in a file, such as a frozen network. Raises CheckpointError.
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
     """
@@ -96,10 +103,21 @@ ROLES: Mapping[str, Role] = {
         _load_inverter,
         fits="gan",
     ),
+    "selection": Role(
+        "Take the choices in this file, an epoch of a run's folder selection.",
+        None,
+        _load_selection,
+    ),
     "listing": Role(None, None, _load_listing),
 }
-NETWORKS: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
+NAMED: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
+NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.packaged}
 WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
+
+
+def named(needs: Collection[str]) -> tuple[str, ...]:
+    """Return the roles among `needs` whose files a user may name."""
+    return tuple(role for role in needs if role in NAMED)
 
 
 def networks(needs: Collection[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from viewstore.build.forms import codec_of, side_of, wants_proof
 from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
 from viewstore.build.request import BuildRequest, Built, wanted_shards
-from viewstore.build.roles import check_unneeded, load_models, networks, packaged_roles
+from viewstore.build.roles import check_unneeded, load_models, named, networks, packaged_roles
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
@@ -231,7 +231,7 @@ def _plan(
         built.append(_build_first(request, name, own, table, progress))
 
     inputs = wanted_inputs(request.name, paths, settings, table, build_first)
-    models, weights = load_models(networks(settings.NEEDS), request.files, progress)
+    models, weights = load_models(named(settings.NEEDS), request.files, progress)
     listing = None
     if ROLE in settings.NEEDS:
         imports = cast(Imports, settings)

@@ -126,7 +126,7 @@ def train(terminal: Terminal, part: str, threads: int | None, **options: Any) ->
     """
     import torch
 
-    from viewstore.train.loop.pretrain import check_alone
+    from viewstore.train.loop.distributed import check_alone
 
     check_alone(os.environ)
     if threads is not None:

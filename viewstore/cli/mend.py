@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewstore.build.roles import NETWORKS
+from viewstore.build.roles import NAMED
 from viewstore.cli.command import command, options_of
 from viewstore.cli.options import (
     ON_ERROR,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from viewstore.store.faults import Fault
 
 
-ONLY_WITH_REPAIR = ("only", "failed", "on_error", "workers", *NETWORKS)
+ONLY_WITH_REPAIR = ("only", "failed", "on_error", "workers", *NAMED)
 AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

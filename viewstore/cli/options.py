@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from viewstore.build.roles import NETWORKS
+from viewstore.build.roles import NAMED
 from viewstore.errors import ConfigError, UnavailableError
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
@@ -76,13 +76,13 @@ TORCH_THREADS = click.option(
 )
 WEIGHTS = tuple(
     click.option(f"--{name}", type=FILE, metavar="FILE", help=role.help)
-    for name, role in NETWORKS.items()
+    for name, role in NAMED.items()
 )
 
 
 def weight_files(options: Mapping[str, Any]) -> dict[str, Path]:
     """Return the files that the options WEIGHTS name, by role."""
-    return {role: options[role] for role in NETWORKS if options[role] is not None}
+    return {role: options[role] for role in NAMED if options[role] is not None}
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, Any]:

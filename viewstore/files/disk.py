@@ -190,6 +190,24 @@ def write_atomic(
     fsync_directory(path.parent)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add `data` to the end of the file `path`, made where it is missing, and sync it.
+
+    A crash may leave a part of it, so readers need an end that they know.
+    """
+    new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if new:
+        fsync_directory(path.parent)
+
+
 def write_atomic_with(
     path: Path, write: Callable[[Path], None], *, scratch: Path | None = None
 ) -> None:

@@ -1,4 +1,4 @@
-"""Crop boxes of crops: where a part of a view lies in its source image."""
+"""Crop boxes: where a part of a view lies in its source image, and how far two boxes overlap."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ def compose_boxes(
         width * x_scale,
     )
     return np.stack(box, axis=1).astype(np.float32)
+
+
+def overlap(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the intersection over union of boxes (top, left, height, width), float64 [...].
+
+    `first` and `second` are [..., 4], with sides above 0; disjoint boxes have 0, equal ones 1.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
+    common = np.maximum(high - low, 0).prod(-1)
+    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - common
+    return np.asarray(common / union)

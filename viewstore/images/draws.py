@@ -31,10 +31,13 @@ def draw_crop(
     *,
     scale: Range,
     ratio: Range,
+    op: Op = Op.CROP,
+    first_block: int = 0,
 ) -> NDArray[np.float32]:
     """Return crop boxes (top, left, height, width) in source pixels, float32 [..., 4].
 
     `index`, `view`, and the image sizes `height` and `width` broadcast against each other.
+    Attempt a has the words of block `first_block` + a of `op`.
 
     Ten attempts at an area in `scale` and a log-uniform aspect ratio (width / height) in
     `ratio`; where none fits, the largest centred box with the ratio clamped.
@@ -46,7 +49,8 @@ def draw_crop(
     boxes = _centred_boxes(heights, widths, ratio)
     open_rows = np.arange(len(rows))
     for attempt in range(CROP_ATTEMPTS):
-        u = stream.uniform(Op.CROP, rows[open_rows], views[open_rows], first_block=attempt)
+        block = first_block + attempt
+        u = stream.uniform(op, rows[open_rows], views[open_rows], first_block=block)
         drawn, fits = _attempt(u, heights[open_rows], widths[open_rows], scale, ratio)
         boxes[open_rows[fits]] = drawn[fits]
         open_rows = open_rows[~fits]

@@ -156,7 +156,7 @@ class Policy:
         """Return params by column; the image sizes `height`, `width` bound the crop box."""
         at = (index, view)
         flip = draws.draw_switch(stream, Op.FLIP, *at, self.flip).astype(np.uint8)
-        cut: Drawn = {"crop_box": self._box(stream, *at, height, width), "flip": flip}
+        cut: Drawn = {"crop_box": self.box(stream, *at, height, width), "flip": flip}
         if not self.colours:
             return cut
         factors, order = draws.draw_jitter(
@@ -173,12 +173,29 @@ class Policy:
             "solarize": threshold.astype(np.uint16),
         }
 
-    def _box(
-        self, stream: Stream, index: Integers, view: Integers, height: Integers, width: Integers
+    def box(
+        self,
+        stream: Stream,
+        index: Integers,
+        view: Integers,
+        height: Integers,
+        width: Integers,
+        *,
+        op: Op = Op.CROP,
+        first_block: int = 0,
     ) -> NDArray[np.float32]:
+        """Return the crop boxes alone, float32 [..., 4], by the words of `op` from a block on."""
         if self.crop:
             return draws.draw_crop(
-                stream, index, view, height, width, scale=self.scale, ratio=self.ratio
+                stream,
+                index,
+                view,
+                height,
+                width,
+                scale=self.scale,
+                ratio=self.ratio,
+                op=op,
+                first_block=first_block,
             )
         heights, widths, *_ = np.broadcast_arrays(height, width, index, view)
         corner = np.zeros(heights.shape, np.float32)

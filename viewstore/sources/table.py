@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,11 @@ class SourceTable:
     label_names: tuple[str, ...] = ()
     spelling: str = ""
     key_order: NDArray[np.uint64] | None = None
+
+    @property
+    def images_digest(self) -> str:
+        """sha256, in hex, of the CRC-32 of all rows in their order: which images these are."""
+        return hashlib.sha256(self.crc32.astype("<u4").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,100 @@ def test_an_unknown_name_names_the_nearest_and_what_there_is() -> None:
     assert "w-search" in str(caught.value.why)
     with pytest.raises(ConfigError, match="did you mean 'simclr'"):
         parse_views("online:simclar", [])
+
+
+def test_a_link_is_the_number_of_the_slot_that_a_view_is_made_from() -> None:
+    """Of a view set it says what is followed, of a policy what it is rendered on."""
+    text = "cached:simclr,cached:simclr,heavy/0,heavy+flip/1,ra16/1,simclr+ua/4"
+    assert parse_views(text, ["simclr", "heavy"]) == [
+        Cached("simclr"),
+        Cached("simclr"),
+        Cached("heavy", follow=0),
+        Cached("heavy", follow=1, then="flip"),
+        Online("ra16", on=1),
+        Cached("simclr", follow=4, then="ua"),
+    ]
+    assert parse_views("simclr,simclr+ua/0", []) == [Online("simclr"), Online("simclr+ua", on=0)]
+    both = "simclr,simclr,cached:ra16/0,online:ra16/1"
+    assert parse_views(both, ["ra16"])[2:] == [Cached("ra16", follow=0), Online("ra16", on=1)]
+    with pytest.raises(ConfigError, match="write cached:ra16/0 or online:ra16/0"):
+        parse_views("simclr,ra16/0", ["ra16"])
+    many = ",".join(["simclr"] * 12 + ["ra16/11"])
+    assert parse_views(many, [])[-1] == Online("ra16", on=11)
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "why"),
+    [
+        ("simclr,ra16/1", "ra16/1", "is slot 1, before it there is slot 0"),  # its own
+        ("simclr,simclr,ra16/3,simclr", "ra16/3", "is slot 2, before it there are slots 0 to 1"),
+        ("simclr,simclr,heavy/9", "heavy/9", "is slot 2, before it there are slots 0 to 1"),
+        ("ra16/0", "ra16/0", "is slot 0, before it there is none"),
+        ("simclr,ra16/", "ra16/", "is slot 1, before it there is slot 0"),
+        ("simclr,ra16/-1", "ra16/-1", "is slot 1, before it there is slot 0"),
+        ("simclr,ra16/0/0", "ra16/0/0", "is slot 1, before it there is slot 0"),
+        ("simclr,heavy/0+flip", "heavy/0+flip", "is slot 1, before it there is slot 0"),
+        ("simclr,ra16/\u0660", "ra16/\u0660", "is slot 1, before it there is slot 0"),
+    ],
+)
+def test_a_link_to_no_earlier_slot_is_refused_in_the_words_that_were_given(
+    text: str, word: str, why: str
+) -> None:
+    name = word.partition("/")[0]
+    message = f"{word!r} must end in the number of an earlier slot, such as {name}/0"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}") as caught:
+        parse_views(text, ["heavy"])
+    assert why in str(caught.value.why)
+
+
+def test_a_view_that_follows_takes_no_pick_in_words_either() -> None:
+    with pytest.raises(ConfigError, match="Cached with follow=0 takes no pick, got 'hard'"):
+        parse_views("simclr,heavy@hard/0", ["heavy"])
+
+
+def test_links_count_the_slots_of_all_views_before_them(digits: Store) -> None:
+    """Words in a list stand behind others, which may have several slots each."""
+    views: list[Any] = [Cached("hard", n=3), "online:simclr,flip/2", "crop/3"]
+    with ViewLoader(digits, views, batch_size=8) as loader:
+        assert [slot.parent_slot for slot in loader.slots] == [-1, -1, -1, -1, 2, 3]
+    with pytest.raises(ConfigError, match="'flip/5' must end in the number of an earlier slot"):
+        ViewLoader(digits, [Cached("hard", n=3), "online:simclr,flip/5"], batch_size=8)
+
+
+def test_directional_pairs_in_words_are_those_of_the_long_form(kindred: Store) -> None:
+    """DSSL's views from the cache, and made while they are loaded."""
+    pairs = {
+        "simclr,simclr,heavy/0,heavy/1": [
+            Cached("simclr", n=2),
+            Cached("heavy", follow=0),
+            Cached("heavy", follow=1),
+        ],
+        "online:moco,online:moco,ra16/0,ra16/1": [
+            Online("moco", n=2),
+            Online("ra16", on=0),
+            Online("ra16", on=1),
+        ],
+    }
+    for words, views in pairs.items():
+        with (
+            ViewLoader(kindred, words.replace("simclr", "cached:simclr"), batch_size=8) as short,
+            ViewLoader(kindred, views, batch_size=8) as long,
+        ):
+            assert short.state_dict() == long.state_dict()
+            for one, other in zip(short, long, strict=True):
+                for mine, yours in zip(one.views, other.views, strict=True):
+                    assert mine.pixels.equal(yours.pixels)
+                for slot in (2, 3):
+                    assert one.views[slot].parent_slot == slot - 2
+                    assert one.views[slot].parent.equal(one.views[slot - 2].view)
+
+
+def test_no_shell_takes_a_link_for_something_else(tmp_path: Path) -> None:
+    words = "simclr,simclr,heavy+flip/0,ra16/1,cached:w@hard.easiest"
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f"printf %s {words}"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert shown.stdout == words
 
 
 def test_the_short_form_and_the_long_one_give_the_same_batches(digits: Store) -> None:

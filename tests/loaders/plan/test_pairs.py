@@ -11,7 +11,9 @@ import pytest
 import viewstore
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
-from viewstore.loaders import Cached, Mix, ViewLoader
+from viewstore.images.boxes import overlap
+from viewstore.images.iou_pairs import IouThreshold, iou_pair
+from viewstore.loaders import Cached, Mix, Online, ViewLoader
 from viewstore.store.store import Store
 
 
@@ -113,3 +115,40 @@ def test_views_that_follow_pair_by_no_numbers(twins: Store) -> None:
 
 def test_views_of_a_mix_stand_for_one_another(twins: Store) -> None:
     make(twins, Mix({"hard": 1, "twin": 1}, n=2))
+
+
+def test_crops_that_overlap_little_stand_behind_one_another(digits: Store) -> None:
+    first, second = iou_pair("cifar", IouThreshold(start=0.3, end=0.3, epochs=4))
+    views = [Cached("hard"), Online(first, size=8), Online(second, size=12), Online("cifar")]
+    with ViewLoader(digits, views, batch_size=35, num_threads=0) as loader:
+        assert [slot.name for slot in loader.slots[1:3]] == ["cifar-iou"] * 2
+        shown = [batch for _ in range(2) for batch in loader]
+    for batch in shown:
+        boxes = [batch.views[slot].params["crop_box"].numpy() for slot in (1, 2)]
+        accepted = batch.views[1].params["x_iou_accepted"].numpy() == 1
+        assert accepted.mean() > 0.9
+        assert np.array_equal(overlap(*boxes) <= 0.3, accepted)
+        assert batch.views[1].pixels.shape[2:] == (8, 8)
+    pairs = [batch.views[2].params["crop_box"].numpy() for batch in shown]
+    assert not any(np.array_equal(pairs[0], other) for other in pairs[1:])
+
+
+def test_a_crop_without_its_partner_is_refused(digits: Store) -> None:
+    threshold = IouThreshold(start=0.3, end=0.3, epochs=4)
+    first, second = iou_pair("cifar", threshold)
+    others = iou_pair("simclr", threshold)
+    later = iou_pair("cifar", replace(threshold, end=0.2))
+    alone: list[tuple[Any, int, str]] = [
+        ([Online(first)], 0, "behind"),
+        ([Online(second), Online(first)], 0, "before"),
+        ([Online(first), Online("cifar"), Online(second)], 0, "behind"),
+        ([Online(first, n=2), Online(second)], 0, "behind"),
+        ([Online(first), Online(others[1])], 0, "behind"),
+        ([Online(first), Online(later[1])], 0, "behind"),
+        ([Cached("hard", then=first), Cached("hard", then=second)], 0, "behind"),
+        ([Cached("hard"), Online(first, on=0), Online(second, on=0)], 1, "behind"),
+    ]
+    for views, slot, where in alone:
+        message = f"of slot {slot} shows one of two crops .* slot {where} it does not show"
+        with pytest.raises(ConfigError, match=message):
+            ViewLoader(digits, views, batch_size=8)

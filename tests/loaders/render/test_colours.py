@@ -300,7 +300,9 @@ def test_colours_are_made_once_however_often_a_batch_is_moved(photos: Store) -> 
 
 
 def test_an_unknown_place_for_colours_is_refused(photos: Store) -> None:
-    with pytest.raises(ConfigError, match="photometric must be one of cpu, device, got 'gpu'"):
+    with pytest.raises(
+        ConfigError, match="photometric must be one of cpu, device, caller, got 'gpu'"
+    ):
         epochs(photos, SMALL, "gpu")
 
 

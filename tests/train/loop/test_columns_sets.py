@@ -20,39 +20,34 @@ from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.loop.pretrain import RunOptions, pretrain
-from viewstore.train.losses import Negatives
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings
-from viewstore.train.objective import Plan
-from viewstore.train.strategies.base import make_plan
+from viewstore.train.plan import Row
+from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.standard import Standard
-from viewstore.train.strategies.table import method_settings
-from viewstore.train.views import ViewBatch, ViewSpec
+from viewstore.train.views import Views
 
 DIM = 4
 NAMES = ("teacher.feature", "flip")
 
 
 @dataclass(frozen=True)
-class Told:
-    """A strategy that looks at what a teacher says of its two views."""
+class Told(Standard):
+    """A chooser that looks at what a teacher says of its two views."""
 
     NAME: ClassVar[str] = "told"
-    NEGATIVES: ClassVar[Negatives] = "both"
-    USE: ClassVar[str] = "looks at targets"
-    seen: ClassVar[list[ViewBatch]] = []
+    seen: ClassVar[list[Views]] = []
 
-    def check(self, traits: Traits) -> None:
-        """Accept every method."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The target of each view, and a column of its own."""
+        return NAMES
 
-    def request(self, traits: Traits, step: int) -> ViewSpec:
-        """Return the wanted views, and the target of each."""
-        return ViewSpec(least=2, most=2, params=NAMES)
-
-    def plan(self, vb: ViewBatch, method: Method) -> Plan:
+    def rows(self, views: Views, method: Method) -> tuple[Row, ...]:
         """Keep the batch; pair its views."""
-        self.seen.append(vb)
-        return make_plan(vb, [0, 1], [(0, 1, 0.5, "total"), (1, 0, 0.5, "total")])
+        self.seen.append(views)
+        return super().rows(views, method)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +62,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def config_of(*views: str) -> PretrainConfig:
     return PretrainConfig(
         views=views,
-        method=method_settings("simclr", {}),
-        strategy=Told(),
+        method=method_of("simclr", {}),
+        strategy=Strategy(Told()),
         network=NetworkSettings(backbone="conv3", projector=(8, 4)),
         steps=2,
         batch_size=8,
@@ -82,22 +77,22 @@ def test_a_strategy_gets_the_targets_of_the_views_it_is_shown(store: Store, tmp_
         expected = feed.loader.batch(0, 0).views  # type: ignore[attr-defined]
         pretrain(config, feed, RunOptions(out=tmp_path / "run", device="cpu"), Silent())
     first = Told.seen[0]
-    targets = first.params["teacher.feature"]
-    assert targets.shape == (2, 8, DIM)
+    targets = [first.column("teacher.feature", view) for view in (0, 1)]
+    assert targets[0].shape == (8, DIM)
     for slot, view in enumerate(expected):
         for place, (row, number) in enumerate(
-            zip(first.index.tolist(), view.view.tolist(), strict=True)
+            zip(first.sample.tolist(), view.view.tolist(), strict=True)
         ):
             wanted = torch.from_numpy(feature(row, number, DIM))
-            assert targets[slot, place].equal(wanted)
-    assert first.params["flip"].shape == (2, 8)
+            assert targets[slot][place].equal(wanted)
+    assert first.column("flip", torch.tensor([0, 1] * 4)).shape == (8,)
 
 
 @pytest.mark.parametrize(
     ("views", "message"),
     [
         (("cands", "others"), "teacher describes cands, not others"),
-        (("cands", "online:flip"), "reads the column teacher.feature, which view 1"),
+        (("cands", "online:flip"), "reads the column teacher.feature, which flip lacks"),
     ],
 )
 def test_views_without_targets_are_refused(
@@ -121,7 +116,9 @@ def test_the_command_trains_on_views_that_were_picked(
     assert (result["steps"], result["views"]) == (3, views.split(","))
     assert np.isfinite(result["loss"])
     chosen = np.asarray(viewstore.open(store.root).view_sets["hard"].params["selected"])
-    config = replace(config_of(*views.split(",")), strategy=Standard(), missing="resample")
+    config = replace(
+        config_of(*views.split(",")), strategy=Strategy(Standard()), missing="resample"
+    )
     with open_feed(store, config, num_threads=0) as feed:
         for batch in feed.loader:
             pairs = torch.stack([view.view for view in batch.views], dim=1).numpy()

@@ -16,7 +16,8 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
-from viewstore.train.strategies.table import method_settings, strategy_of
+from viewstore.train.methods.table import method_of
+from viewstore.train.strategies.table import strategy_of
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def config_of(*views: str, **changes: Any) -> PretrainConfig:  # noqa: ANN401
     return PretrainConfig(
         views=views,
-        method=method_settings("simclr", {}),
+        method=method_of("simclr", {}),
         strategy=strategy_of("standard", {}),
         epochs=1,
         **{"batch_size": 8, **changes},

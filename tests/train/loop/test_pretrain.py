@@ -16,11 +16,12 @@ from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_ch
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.loop.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
+from viewstore.train.methods.base import Frame
 from viewstore.train.methods.simclr import SimCLR, SimCLRSettings
 from viewstore.train.nets.network import Network, NetworkSettings
-from viewstore.train.strategies.a2 import A2
+from viewstore.train.strategies.base import Slot, Strategy
 from viewstore.train.strategies.standard import Standard
-from viewstore.train.views import view_batch
+from viewstore.train.strategies.table import strategy_of
 
 ROLES = ("expert", "expert", "generated")
 EPOCH_STEPS = 3
@@ -93,7 +94,7 @@ class Report(Silent):
 CONFIG = PretrainConfig(
     views=("simclr", "simclr", "w-search"),
     method=SimCLRSettings(negatives="other"),
-    strategy=A2(),
+    strategy=strategy_of("a2", {}),
     network=NetworkSettings(backbone="conv3", in_channels=1, projector=(16, 8)),
     optim=OptimSettings(name="sgd", lr=0.1, warmup_epochs=1),
     epochs=2,
@@ -104,8 +105,9 @@ CONFIG = PretrainConfig(
 def feed(loader: MemoryLoader | None = None, roles: tuple[str, ...] = ROLES) -> Feed:
     return Feed(
         loader=loader or MemoryLoader(),
-        roles=roles,
+        slots=tuple(Slot(role, 16, frozenset(), -1, role) for role in roles),
         epoch_steps=EPOCH_STEPS,
+        num_rows=EPOCH_STEPS * BATCH,
         size=16,
         policy="simclr",
         store_id="ab" * 32,
@@ -194,11 +196,11 @@ def test_other_settings_are_refused_naming_them(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         run(tmp_path, stop=lambda: True)
     before = files(tmp_path)
-    other = replace(CONFIG, strategy=A2(alpha=0.25), epochs=3)
+    other = replace(CONFIG, strategy=strategy_of("a2", {"alpha": 0.25}), epochs=3)
     with pytest.raises(ConfigError, match="other settings") as caught:
         run(tmp_path, other)
     assert caught.value.code == "VS103"
-    assert caught.value.why == "epochs was 2, is 3; strategy.alpha was 0.5, is 0.25"
+    assert caught.value.why == "epochs was 2, is 3; strategy.a2.alpha was 0.5, is 0.25"
     assert files(tmp_path) == before
 
 
@@ -222,7 +224,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
     loader = MemoryLoader(2)
-    with pytest.raises(ConfigError, match="strategy a2 trains on at least 3 views"):
+    with pytest.raises(ConfigError, match="strategy a2 needs two views and at least one generated"):
         pretrain(CONFIG, feed(loader, ROLES[:2]), RunOptions(out=tmp_path / "o"), Silent())
     short = replace(feed(loader), epoch_steps=0)
     with pytest.raises(ConfigError, match="batch size must be at most the 0 samples, got 8"):
@@ -243,14 +245,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) 
 class Unkeepable(SimCLR):
     """A method with a mask, of a type that checkpoints do not hold."""
 
-    def __init__(self, network: Network, settings: SimCLRSettings) -> None:
-        super().__init__(network, settings)
+    def __init__(self, network: Network, settings: SimCLRSettings, frame: Frame) -> None:
+        super().__init__(network, settings, frame)
         self.register_buffer("mask", torch.ones(3, dtype=torch.bool))
 
 
 class UnkeepableSettings(SimCLRSettings):
-    def make(self, network: Network, *, amp: bool) -> SimCLR:
-        return Unkeepable(network, self)
+    def make(self, network: Network, frame: Frame) -> SimCLR:
+        return Unkeepable(network, self, frame)
 
 
 def test_the_first_checkpoint_is_tried_before_anything_is_read(tmp_path: Path) -> None:
@@ -272,30 +274,6 @@ def test_weights_that_are_shared_are_kept(tmp_path: Path) -> None:
         layer.weight.zero_()
     assert load_checkpoint(tmp_path / "c", {}, model, optimizer).step == 3
     assert torch.equal(layer.weight, before)
-
-
-def test_a_column_that_one_view_lacks_is_named(tmp_path: Path) -> None:
-    batch = MemoryLoader().batch()
-    for view in batch.views[:2]:
-        view.params["crop_box"] = torch.zeros(BATCH, 4)
-    batch.views[2].params["distance"] = torch.zeros(BATCH)
-    options: dict[str, Any] = {"device": torch.device("cpu"), "epoch": 0, "step": 0, "seed": 0}
-    options |= {"roles": ROLES, "prepare": CONFIG.prepare, "params": ("crop_box",)}
-    with pytest.raises(ConfigError, match=r"column crop_box, which view 2 \(generated\) lacks"):
-        view_batch(batch, **options)
-    batch.views[2].params["crop_box"] = torch.zeros(BATCH, 2)
-    with pytest.raises(ConfigError, match=r"shape differs between views: \(2,\), \(4,\)"):
-        view_batch(batch, **options)
-    batch.views[2].params["crop_box"] = torch.ones(BATCH, 4)
-    assert view_batch(batch, **options).params["crop_box"].shape == (3, BATCH, 4)
-
-
-def test_strategies_learn_which_view_was_made_from_which() -> None:
-    batch = MemoryLoader().batch()
-    batch.views[2].parent_slot = 1
-    options: dict[str, Any] = {"device": torch.device("cpu"), "epoch": 0, "step": 0, "seed": 0}
-    vb = view_batch(batch, roles=ROLES, prepare=CONFIG.prepare, **options)
-    assert vb.parent.tolist() == [-1, -1, 1]
 
 
 def test_steps_are_an_alternative_to_epochs(tmp_path: Path) -> None:
@@ -337,7 +315,7 @@ def test_training_makes_the_two_views_of_a_sample_agree(tmp_path: Path) -> None:
                 view.pixels = ((base * 3 + view.pixels) // 4).to(torch.uint8)
             return batch
 
-    config = replace(CONFIG, strategy=Standard(), epochs=8, views=("simclr", "simclr"))
+    config = replace(CONFIG, strategy=Strategy(Standard()), epochs=8, views=("simclr", "simclr"))
     copies = feed(Copies(2), ROLES[:2])
     result = pretrain(config, copies, RunOptions(out=tmp_path), Silent())
     assert result.history[-1] < 0.6 * result.history[0]

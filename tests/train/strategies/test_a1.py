@@ -14,12 +14,12 @@ from viewstore.images.resize import crop_resize
 from viewstore.store.store import Store, open_store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
-from viewstore.train.losses import Negatives
-from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.methods.base import Frame
+from viewstore.train.methods.simclr import Negatives, SimCLRSettings
 from viewstore.train.nets.network import NetworkSettings, seeded_network
-from viewstore.train.objective import objective
+from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.standard import Standard
-from viewstore.train.views import view_batch
+from viewstore.train.views import At, views_of
 
 SAMPLES = 6
 
@@ -45,7 +45,7 @@ def config_of(generated: str, **method: Any) -> PretrainConfig:  # noqa: ANN401
     return PretrainConfig(
         views=("simclr", generated),
         method=SimCLRSettings(**method),
-        strategy=Standard(),
+        strategy=Strategy(Standard()),
         network=NetworkSettings(backbone="conv3", projector=(32, 16)),
         epochs=1,
         batch_size=SAMPLES,
@@ -60,21 +60,14 @@ def test_the_loss_is_the_loop_over_expert_and_cropped_generated_views(
     with open_feed(store, config, num_threads=1) as feed:
         assert feed.roles == ("expert", "generated")
         (batch,) = feed.loader
-    vb = view_batch(
-        batch,
-        roles=feed.roles,
-        prepare=config.prepare,
-        device=torch.device("cpu"),
-        epoch=0,
-        step=0,
-        seed=0,
-    )
+    views = views_of(batch, roles=feed.roles, device=torch.device("cpu"), at=At(0, 0, 1, 1, 0))
     # In evaluation mode views do not meet in batch statistics, so that they can be compared.
-    method = config.method.make(seeded_network(config.network, 0), amp=False).eval()
-    first, second = method.encode(vb, torch.tensor([0, 1]))["z"]
+    frame = Frame(prepare=config.prepare)
+    method = config.method.make(seeded_network(config.network, 0), frame).eval()
+    embedded = method(config.strategy.plan(views, method))
+    first, second = embedded.student["z"]
     expected = torch.tensor(loop_loss(first, second, negatives, 0.5), dtype=torch.float64).mean()
-    loss = objective(method, Standard().plan(vb, method)).loss
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(embedded.loss.double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(

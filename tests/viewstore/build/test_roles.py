@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from viewstore.build.roles import NETWORKS, load_model, load_models, packaged_weights, weight_file
+from viewstore.build.roles import (
+    NAMED,
+    NETWORKS,
+    load_model,
+    load_models,
+    named,
+    networks,
+    packaged_weights,
+    weight_file,
+)
 from viewstore.cli.options import weight_files
 from viewstore.errors import ConfigError
 
@@ -23,13 +32,20 @@ def test_a_users_gan_has_no_packaged_inverter() -> None:
     assert load_models(["inverter"], files) == ({}, [])
 
 
+def test_the_log_of_a_training_has_an_option_and_is_no_network() -> None:
+    assert set(NAMED) - set(NETWORKS) == {"selection"}
+    assert named(["selection", "listing", "gan"]) == ("selection", "gan")
+    assert networks(["selection", "listing", "gan"]) == ("gan",)
+    assert load_models(["selection"], {}) == ({}, [])
+
+
 def test_options_that_are_not_given_name_no_file() -> None:
     given = Path("x.safetensors")
-    options: dict[str, Path | None] = dict.fromkeys(NETWORKS)
+    options: dict[str, Path | None] = dict.fromkeys(NAMED)
     assert weight_files(options | {"encoder": given}) == {"encoder": given}
 
 
-@pytest.mark.parametrize("role", list(NETWORKS))
+@pytest.mark.parametrize("role", list(NAMED))
 def test_a_missing_file_names_its_option(role: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"no {role} file") as caught:
         load_model(role, tmp_path / "nothing")
