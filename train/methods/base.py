@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
+from viewstore.train.nets.backbone import stage as output_of_stage
 from viewstore.train.nets.domains import use_domain
 from viewstore.train.nets.network import Network, quiet_statistics
 from viewstore.train.plan import Pair, Plan, Row, Scores
@@ -355,18 +355,13 @@ class Method(nn.Module):
                 },
                 views.at,
             )
-            emb = self.trunk(images, net) if stage is None else self._stage(images, net, stage)
+            if stage is None:
+                emb = self.trunk(images, net)
+            else:
+                backbone = self.network(net).backbone
+                emb = {"feat": output_of_stage(backbone, self.prepare(images.pixels), stage)}
             trunks |= _split(emb, same)
         return trunks
-
-    def _stage(self, images: Images, net: Net, number: int) -> Emb:
-        """Return "feat", the flattened output of a stage of the backbone."""
-        backbone = self.network(net).backbone
-        if not 0 <= number < len(backbone):
-            raise ConfigError(
-                f"stage must be one of the backbone's, 0 to {len(backbone) - 1}, got {number}"
-            )
-        return {"feat": backbone[: number + 1](self.prepare(images.pixels)).flatten(1)}
 
     def unit_pair(
         self, student: Emb, target: Emb, pair: Pair, names: tuple[str, str] = ("z", "z")

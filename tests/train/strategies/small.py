@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from viewstore.train.methods.base import Emb, Frame, Images, Method, Net, Traits
+from tests.train.methods.build import make_method
+from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
+from viewstore.train.methods.base import Emb, Frame, Images, Method, MethodSettings, Net, Traits
+from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.ema import Averaged
+from viewstore.train.methods.moco_v2 import MoCoV2Settings
+from viewstore.train.methods.simsiam import SimSiamSettings
 from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Preprocessing, Views
@@ -34,49 +39,33 @@ def scores(loss: Tensor) -> Scores:
     return Scores(nothing, loss, nothing, nothing, 0.0, 1.0)
 
 
-class Predicting(Method):
-    """Negative cosine of a predictor's output and the other view's embedding, as in SimSiam."""
-
-    def __init__(self, **values: object) -> None:
-        super().__init__(seeded_network(NETWORK, 0), traits("stopgrad", **values), FRAME)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            self.predictor = nn.Linear(WIDTH, WIDTH)
-
-    def head(self, features: Tensor, net: Net) -> Emb:
-        z = self.network(net).projector(features)
-        return {"z": z, "p": self.predictor(z)}
-
-    def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
-        return scores(-self.unit_pair(student, target, pair, ("p", "z")).cosine)
+def real(settings: MethodSettings) -> Method:
+    """Return a method with a small network; where its target net is another one, it differs."""
+    method = make_method(settings, dimension=WIDTH)
+    if isinstance(method, Averaged):
+        differ(method)
+    return method
 
 
-class Queued(Averaged):
-    """One direction, with keys of a queue as negatives and an averaged target, as in MoCo."""
+def differ(method: Averaged) -> None:
+    for parameter in method.teacher.parameters():
+        parameter.mul_(1.1).add_(0.01)
 
-    queue: Tensor
 
-    def __init__(self) -> None:
-        super().__init__(seeded_network(NETWORK, 0), traits("ema", negatives="queue"), FRAME)
-        generator = torch.Generator().manual_seed(2)
-        queue = F.normalize(torch.randn((32, WIDTH), generator=generator), dim=1)
-        self.register_buffer("queue", queue)
-        for parameter in self.teacher.parameters():  # another network than the student
-            parameter.mul_(1.1).add_(0.01)
+def simsiam() -> Method:
+    return real(SimSiamSettings(predictor_hidden=16))
 
-    def standard(self, views: Views, rows: Sequence[Row]) -> Plan:
-        return self.plan_of(views, rows[:1], rows[1:], [Pair(0, 0)])
 
-    def head(self, features: Tensor, net: Net) -> Emb:
-        return {"z": self.network(net).projector(features)}
+def byol() -> Method:
+    return real(BYOLSettings(predictor_hidden=16))
 
-    def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
-        unit = self.unit_pair(student, target, pair)
-        logits = torch.cat([unit.cosine[:, None], unit.student @ self.queue.T], 1) / 0.2
-        return scores(F.cross_entropy(logits, torch.zeros(len(logits)).long(), reduction="none"))
 
-    def momentum(self, at: At) -> float:
-        return 0.9
+def moco() -> Method:
+    return real(MoCoV2Settings(queue_size=32, temperature=0.2))
+
+
+def barlow() -> Method:
+    return real(BarlowTwinsSettings())
 
 
 class Distilling(Averaged):
@@ -85,8 +74,7 @@ class Distilling(Averaged):
     def __init__(self, target_roles: tuple[str, ...] = ("global",)) -> None:
         given = traits("ema", target_roles=target_roles, forward="per_size")
         super().__init__(seeded_network(NETWORK, 0), given, FRAME)
-        for parameter in self.teacher.parameters():
-            parameter.mul_(1.1).add_(0.01)
+        differ(self)
 
     def head(self, features: Tensor, net: Net) -> Emb:
         return {"z": self.network(net).projector(features)}
@@ -117,26 +105,6 @@ class Clustered(Method):
     def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
         label = plan.views.sample % WIDTH
         return scores(F.cross_entropy(student["z"][pair.student], label, reduction="none"))
-
-
-class Decorrelating(Method):
-    """One pair, whose loss is no sum over samples, without a direction, as in Barlow Twins."""
-
-    def __init__(self) -> None:
-        super().__init__(seeded_network(NETWORK, 0), traits("none", samplewise=False), FRAME)
-
-    def standard(self, views: Views, rows: Sequence[Row]) -> Plan:
-        return self.plan_of(views, rows, rows, [Pair(0, 1)])
-
-    def head(self, features: Tensor, net: Net) -> Emb:
-        return {"z": self.network(net).projector(features)}
-
-    def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
-        assert pair.target is not None
-        a, b = student["z"][pair.student], target["z"][pair.target]
-        a, b = ((z - z.mean(0)) / (z.std(0) + 1e-5) for z in (a, b))
-        off = a.T @ b / len(a) - torch.eye(WIDTH)
-        return scores(2 / len(a) * torch.einsum("nd,de,ne->n", a, off, b))
 
 
 class Plain(Method):

@@ -14,13 +14,14 @@ from tests.train.strategies.small import (
     SIZE,
     Clustered,
     Distilling,
-    Predicting,
-    Queued,
     at_step,
+    moco,
+    simsiam,
     traits,
     views_of_roles,
 )
 from viewstore.errors import ConfigError
+from viewstore.train.methods.base import Method
 from viewstore.train.plan import Plan
 from viewstore.train.strategies.base import Slot, Strategy
 from viewstore.train.strategies.candidates import CandidateChooser
@@ -49,8 +50,8 @@ def test_names_are_rows_of_the_table() -> None:
         assert strategy_of(kind.NAME, {"n_views": 6}) == Strategy(kind(n_views=6))
 
 
-@pytest.mark.parametrize("method", [Predicting(), Queued()])
-def test_cooperative_chooses_the_least_of_the_same_table(method: Predicting | Queued) -> None:
+@pytest.mark.parametrize("method", [simsiam(), moco()])
+def test_cooperative_chooses_the_least_of_the_same_table(method: Method) -> None:
     views = boxed(*EXPERTS)
     hard, easy = HVP().plan(views, method), Cooperative().plan(views, method)
     assert easy.log["losses"].equal(hard.log["losses"])
@@ -75,7 +76,7 @@ def iou(first: Tensor, second: Tensor) -> float:
 
 
 def test_min_iou_is_the_first_least_overlap_and_needs_no_forward() -> None:
-    method, views = Predicting(), boxed(*EXPERTS)
+    method, views = simsiam(), boxed(*EXPERTS)
     plan = MinIoU().plan(views, method)
     ties = 0
     for sample, pair in enumerate(selected(plan)):
@@ -116,7 +117,7 @@ def test_of_crops_the_globals_are_chosen(kind: type[CandidateChooser]) -> None:
 
 def test_random_pairs_are_equally_frequent_and_keyed_by_sample() -> None:
     views = views_of_roles(*EXPERTS, samples=3000)
-    method = Predicting()
+    method = simsiam()
     pairs = selected(Random().plan(views, method))
     counts = Counter(pairs)
     assert set(counts) == set(PAIRS)
@@ -131,7 +132,7 @@ def test_random_pairs_are_equally_frequent_and_keyed_by_sample() -> None:
 
 @pytest.mark.parametrize("kind", [Random, MinIoU, Cooperative])
 def test_controls_change_nothing(kind: type[CandidateChooser]) -> None:
-    method = Queued()
+    method = moco()
     before = [value.clone() for value in method.state_dict().values()]
     state = torch.get_rng_state()
     kind().plan(boxed(*EXPERTS), method)
@@ -144,5 +145,5 @@ def test_controls_choose_every_so_many_steps(kind: type[CandidateChooser]) -> No
     chooser = kind(every=2)
     assert chooser.wants(EXPERTS, 4) is None
     assert chooser.wants(EXPERTS, 5) == (0, 1)
-    plan = chooser.plan(replace(boxed(*EXPERTS), at=at_step(5)), Predicting())
+    plan = chooser.plan(replace(boxed(*EXPERTS), at=at_step(5)), simsiam())
     assert [row.view for row in plan.students] == [0, 1]

@@ -15,11 +15,11 @@ from tests.train.strategies.small import (
     CROPS,
     EXPERTS,
     Clustered,
-    Decorrelating,
     Distilling,
     Plain,
-    Predicting,
-    Queued,
+    barlow,
+    moco,
+    simsiam,
     views_of_roles,
 )
 from viewstore.errors import DivergedError
@@ -97,7 +97,7 @@ def test_wanted_entries_of_local_targets_and_of_views_with_themselves() -> None:
 
 @pytest.mark.parametrize(
     ("method", "directed"),
-    [(Predicting(), False), (Queued(), True), (Clustered(), False), (Decorrelating(), False)],
+    [(simsiam(), False), (moco(), True), (Clustered(), False), (barlow(), False)],
 )
 def test_a_pair_has_a_direction_where_one_view_alone_learns(method: Method, directed: bool) -> None:
     assert is_directed(method, views_of_roles(*EXPERTS), (0, 1)) is directed
@@ -195,7 +195,7 @@ def test_losses_are_the_best_of_each_pair_and_what_is_chosen_is_their_greatest()
     assert choice.pair.equal(choice.losses.argmax(0))
 
 
-@pytest.mark.parametrize("method", [Predicting(), Queued(), Clustered(), Plain(), Decorrelating()])
+@pytest.mark.parametrize("method", [simsiam(), moco(), Clustered(), Plain(), barlow()])
 def test_a_table_has_what_separate_scores_are(method: Method) -> None:
     views = views_of_roles(*EXPERTS)
     candidates = expert_pairs(range(4), directed=is_directed(method, views, (0, 1)))
@@ -215,7 +215,7 @@ def test_a_table_has_what_separate_scores_are(method: Method) -> None:
 
 
 def test_candidates_are_embedded_together() -> None:
-    method, views = Predicting(), views_of_roles(*EXPERTS)
+    method, views = simsiam(), views_of_roles(*EXPERTS)
     candidates = expert_pairs(range(4), directed=False)
     wanted = wanted_entries(entries_of(method, views, (0, 1)), candidates)
     pooled = loss_table(method, views, candidates, wanted, "pooled")
