@@ -55,6 +55,13 @@ METHOD_ROWS = {
     "simclr": MethodRow("simclr"),
     "simclr, other negatives": MethodRow("simclr", {"negatives": "other", "temperature": 0.2}),
     "simclr, per view": MethodRow("simclr", {"forward": "per_view"}),
+    "simsiam": MethodRow("simsiam"),
+    "simsiam, squared distance": MethodRow("simsiam", {"scale": "mse"}),
+    "byol": MethodRow("byol"),
+    "byol, half": MethodRow("byol", {"scale": "half", "momentum_schedule": "constant"}),
+    "moco-v2": MethodRow("moco-v2", {"queue_size": 32}),
+    "moco-v2, symmetric": MethodRow("moco-v2", {"queue_size": 32, "symmetric": True}),
+    "barlow-twins": MethodRow("barlow-twins"),
 }
 EE, GG = ("expert",) * 2, ("global",) * 2
 STRATEGY_ROWS = {
@@ -65,7 +72,10 @@ STRATEGY_ROWS = {
     ),
 }
 # Cells that are refused (methods.md 4.8), and what the reason must say.
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED: dict[tuple[str, str], str] = {
+    ("barlow-twins", "a2"): "samplewise",
+    ("barlow-twins", "a2, first anchor"): "samplewise",
+}
 CELLS = [
     (method, strategy)
     for method, strategy in itertools.product(METHOD_ROWS, STRATEGY_ROWS)

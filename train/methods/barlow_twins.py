@@ -35,7 +35,10 @@ class BarlowTwinsSettings:
         decomposable=False,
         forward="per_view",
     )
-    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 2048, 2048)}
+    HEAD: ClassVar[Mapping[str, Any]] = {
+        "projector": (2048, 2048, 2048),
+        "projector_last": "none",
+    }
 
     redundancy_weight: float = 0.0051
 

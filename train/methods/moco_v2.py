@@ -37,7 +37,7 @@ class MoCoV2Settings:
     TRAITS: ClassVar[Traits] = Traits(
         name="moco-v2", target="ema", negatives="queue", decomposable=True, forward="per_view"
     )
-    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 128)}
+    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 128), "projector_norm": "none"}
 
     temperature: float = 0.1
     queue_size: int = 4096

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tests.train.methods.build import make_method
 from torch import Tensor
 
-from tests.train.methods.build import make_method
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import Emb, Frame, Images, Method, MethodSettings, Net, Traits
 from viewstore.train.methods.byol import BYOLSettings
