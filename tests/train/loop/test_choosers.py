@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.methods.build import make_method
 
 import viewstore
 from tests.loaders.stores import digits_store
+from tests.train.world import make_method
 from viewstore.errors import ConfigError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
