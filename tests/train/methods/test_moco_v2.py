@@ -179,7 +179,7 @@ def test_keys_of_micro_batches_enter_as_those_of_one_batch() -> None:
     whole, parts = make_moco(symmetric=True).eval(), make_moco(symmetric=True).eval()
     views = make_views(EE)
     together = enqueued(whole, whole(standard_plan(whole, views)))
-    halves = [parts(standard_plan(parts, views.part(i, i + 4))) for i in (0, 4)]
+    halves = [parts(standard_plan(parts, half)) for half in views.parts(2)]
     assert len(together) == 2 * SAMPLES
     torch.testing.assert_close(enqueued(parts, *halves), together)
 
