@@ -105,11 +105,8 @@ class Stream:
     Attributes:
         seed: Seed of the loader or plan, in [0, 2^53).
         epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
-<<<<<<< HEAD
-        domain: AUGMENT while training, CALIBRATION, MONITOR, or that of a view set (`of_view_set`).
-=======
-        domain: AUGMENT while training, CALIBRATION, CHOICE, or that of a view set (`of_view_set`).
->>>>>>> hvp
+        domain: AUGMENT while training, CALIBRATION, CHOICE, MONITOR, or that of a view set
+            (`of_view_set`).
     """
 
     seed: int

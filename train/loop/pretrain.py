@@ -34,6 +34,7 @@ from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.distributed import check_alone
 from viewstore.train.loop.scaling import PRECISIONS
 from viewstore.train.methods.base import Frame, Method
+from viewstore.train.nets.domains import add_domain
 from viewstore.train.nets.network import Network, seeded_network
 from viewstore.train.strategies.base import Slot
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
@@ -197,7 +198,11 @@ def _method(config: PretrainConfig, feed: Feed) -> Method:
         num_rows=feed.num_rows,
         batch_size=config.batch_size,
     )
-    return config.method.make(seeded_network(config.network, config.seed, size=feed.size), frame)
+    network = seeded_network(config.network, config.seed, size=feed.size)
+    method = config.method.make(network, frame)
+    if config.strategy.adversarial:
+        add_domain(method)
+    return method
 
 
 def _train(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
+from viewstore.train.nets.backbone import stage
 from viewstore.train.nets.domains import use_domain
 from viewstore.train.nets.network import Network, quiet_statistics
 from viewstore.train.plan import Pair, Plan, Row, Scores
@@ -338,7 +338,7 @@ class Method(nn.Module):
         rows: Sequence[Row],
         places: list[int],
         net: Net,
-        stage: int | None = None,
+        at_stage: int | None = None,
     ) -> dict[int, Emb]:
         """Return what comes before the head, [B, ...] of some rows by place, each size at once."""
         pixels = {place: views.image(rows[place].view) for place in places}
@@ -355,18 +355,15 @@ class Method(nn.Module):
                 },
                 views.at,
             )
-            emb = self.trunk(images, net) if stage is None else self._stage(images, net, stage)
+            emb = (
+                self.trunk(images, net) if at_stage is None else self._stage(images, net, at_stage)
+            )
             trunks |= _split(emb, same)
         return trunks
 
     def _stage(self, images: Images, net: Net, number: int) -> Emb:
         """Return "feat", the flattened output of a stage of the backbone."""
-        backbone = self.network(net).backbone
-        if not 0 <= number < len(backbone):
-            raise ConfigError(
-                f"stage must be one of the backbone's, 0 to {len(backbone) - 1}, got {number}"
-            )
-        return {"feat": backbone[: number + 1](self.prepare(images.pixels)).flatten(1)}
+        return {"feat": stage(self.network(net).backbone, self.prepare(images.pixels), number)}
 
     def unit_pair(
         self, student: Emb, target: Emb, pair: Pair, names: tuple[str, str] = ("z", "z")

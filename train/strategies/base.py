@@ -104,6 +104,11 @@ class Stage(ABC):
     PHASE: ClassVar[Phase]
 
     @property
+    def adversarial(self) -> bool:
+        """Whether it has rows of the batch norm domain "adv"."""
+        return False
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of params that it reads of every base view."""
         return ()
@@ -133,6 +138,11 @@ class Strategy:
         """Names of its parts, joined by commas, as `--strategy` takes them."""
         parts = [self.chooser.NAME, *(stage.NAME for stage in self.stages)]
         return ",".join(name for name in parts if name != "standard") or "standard"
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether networks need the batch norm domain "adv"."""
+        return any(stage.adversarial for stage in self.stages)
 
     @property
     def columns(self) -> tuple[str, ...]:
