@@ -28,6 +28,10 @@ class SlotView(Protocol):
     def parent_slot(self) -> int:
         """Number of the view that this one was made from, -1 if none of the batch."""
 
+    @property
+    def colourless(self) -> bool:
+        """Whether pixels lack the colours that params record."""
+
 
 class LoaderBatch(Protocol):
     """The samples of one step: a `loaders.Batch`."""
@@ -206,6 +210,7 @@ def views_of(batch: LoaderBatch, *, roles: tuple[str, ...], device: torch.device
         sample=torch.as_tensor(batch.index).to(device),
         at=at,
         base=tuple(range(len(roles))),
+        colourless=tuple(number for number, view in enumerate(batch.views) if view.colourless),
     )
 
 

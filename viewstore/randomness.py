@@ -105,7 +105,7 @@ class Stream:
     Attributes:
         seed: Seed of the loader or plan, in [0, 2^53).
         epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
-        domain: AUGMENT while training, CALIBRATION, CHOICE, MONITOR, or that of a view set
+        domain: AUGMENT, CHOICE or MONITOR while training, CALIBRATION, or that of a view set
             (`of_view_set`).
     """
 

@@ -88,6 +88,7 @@ def open_feed(
             num_threads=num_threads,
             where=config.where,
             missing=config.missing,
+            photometric="caller" if config.strategy.recolours else "cpu",
         )
         with loader:
             for slot in loader.slots:
@@ -112,7 +113,14 @@ def open_feed(
 
 def _as_slot(slot: LoaderSlot) -> Slot:
     """Return what strategies see of a loader's slot."""
-    return Slot(slot.role, slot.height, frozenset(slot.columns), slot.parent_slot, slot.name)
+    return Slot(
+        role=slot.role,
+        size=slot.height,
+        columns=frozenset(slot.columns),
+        parent_slot=slot.parent_slot,
+        name=slot.name,
+        colourless=slot.colourless,
+    )
 
 
 @contextmanager

@@ -150,6 +150,11 @@ class Strategy:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.columns))
 
     @property
+    def recolours(self) -> bool:
+        """Whether views are to come without colours, where they can: the chooser gives them."""
+        return self.chooser.recolours
+
+    @property
     def parts(self) -> tuple[Chooser | Stage, ...]:
         """The chooser and the stages."""
         return (self.chooser, *self.stages)

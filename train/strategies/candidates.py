@@ -147,7 +147,7 @@ class CandidateChooser(Chooser):
         if self.directed(views, method):
             candidates = self.candidates(views.role, views.base, directed=True)
         choice = self.choose(views, method, candidates)
-        rows = tuple(Row(view) for view in choice.views.T)
+        rows = tuple(Row(view) for view in choice.views.T.contiguous())
         return rows, self.log_of(views, method, candidates, choice) if self.logs_at(
             views.at.step
         ) else {}

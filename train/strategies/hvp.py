@@ -297,5 +297,6 @@ class HVP(CandidateChooser):
 
 def _same_images(views: Views, first: Tensor, second: Tensor) -> Tensor:
     """Return of which samples the views [B, m] show the same images, bool [B]."""
-    same = [views.image(a) == views.image(b) for a, b in zip(first.T, second.T, strict=True)]
+    both = zip(first.T.contiguous(), second.T.contiguous(), strict=True)
+    same = [views.image(a) == views.image(b) for a, b in both]
     return torch.stack(same).flatten(2).all(2).all(0)

@@ -33,6 +33,7 @@ class View:
     pixels: Tensor
     params: dict[str, Any] = field(default_factory=dict)
     parent_slot: int = -1
+    colourless: bool = False
 
 
 @dataclass
