@@ -8,24 +8,28 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.train.methods.scores import PlainNetwork, plain_method, standard_plan
-from tests.train.world import SAMPLES, at, make_views
+from tests.train.world import SAMPLES, at, make_method, make_views
 from viewstore.train.distributed import rank, world_size
 from viewstore.train.loop.distributed import joined
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.plan import Row
 
 SETTINGS: dict[str, MethodSettings] = {
     "simclr": SimCLRSettings(),
     "simclr, other": SimCLRSettings(negatives="other"),
+    "simclr, pool": SimCLRSettings(),
     "simclr, local": SimCLRSettings(gather="local"),
     "barlow-twins": BarlowTwinsSettings(redundancy_weight=0.3),
     "moco-v2": MoCoV2Settings(queue_size=3 * SAMPLES, symmetric=True),
@@ -50,6 +54,9 @@ def step(name: str) -> dict[str, list[float]]:
     own = SAMPLES // world_size()
     views = views.part(rank() * own, (rank() + 1) * own)
     plan = standard_plan(method, views)
+    if "pool" in name:
+        pairs = tuple(replace(pair, pool=(1, 0)) for pair in plan.pairs)
+        plan = replace(plan, pairs=pairs)
     student, target = method.both(plan, "probe")
     scores = method.score(student, target, plan.pairs[0], plan)
 
@@ -67,10 +74,21 @@ def step(name: str) -> dict[str, list[float]]:
     }
 
 
+def keys() -> list[list[list[float]]]:
+    """Return the keys of this rank's samples, [rows, B, D], of a network with batch norms."""
+    method = make_method(MoCoV2Settings(queue_size=3 * SAMPLES))
+    own = SAMPLES // world_size()
+    views = make_views(("expert", "expert")).part(rank() * own, (rank() + 1) * own)
+    found = method.encode(views, [Row(0), Row(1)], net="target", mode="probe")["z"]
+    values: list[list[list[float]]] = found.tolist()
+    return values
+
+
 def main(out: Path) -> None:
     """Write what this rank sees to the file RANK.json of the folder `out`."""
     with joined(os.environ, "cpu") as ranks:
-        seen = {name: step(name) for name in SETTINGS}
+        seen: dict[str, Any] = {name: step(name) for name in SETTINGS}
+        seen["keys"] = keys()
     (out / f"{ranks.rank}.json").write_text(json.dumps(seen))
 
 

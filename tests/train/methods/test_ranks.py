@@ -7,12 +7,18 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.train.methods.rank_process import SETTINGS, step
+from tests.train.world import SAMPLES, at, make_method, make_views
+from viewstore.train.methods.moco_v2 import MoCoV2Settings
+from viewstore.train.methods.shuffle import shuffled_order
+from viewstore.train.plan import Row
 
 PROCESS = Path(__file__).with_name("rank_process.py")
 REPO = Path(__file__).parents[3]
@@ -68,3 +74,25 @@ def test_local_negatives_are_another_loss(seen: list[dict[str, Any]]) -> None:
     assert seen[0]["simclr, local"]["gradients"] != pytest.approx(alone["gradients"], rel=0.01)
     both = zip(seen[0]["simclr, local"]["scores"], alone["scores"], strict=False)
     assert all(of_rank < of_all for of_rank, of_all in both)
+
+
+def test_keys_are_embedded_in_batches_that_ranks_have_shuffled(seen: list[dict[str, Any]]) -> None:
+    method = make_method(MoCoV2Settings(queue_size=3 * SAMPLES))
+    views = make_views(("expert", "expert"))
+    order = shuffled_order(views.at, SAMPLES)
+    assert sorted(order.tolist()) == list(range(SAMPLES))
+    assert set(order[: SAMPLES // 2].tolist()) not in ({0, 1, 2, 3}, {4, 5, 6, 7})
+    expected = torch.empty(2, SAMPLES, 16)
+    for batch in order.chunk(2):
+        together = replace(
+            views, pixels=tuple(each[batch] for each in views.pixels), sample=views.sample[batch]
+        )
+        emb = method.encode(together, [Row(0), Row(1)], net="target", mode="probe")
+        expected[:, batch] = emb["z"]
+    found = torch.cat([torch.tensor(each["keys"]) for each in seen], 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_samples_is_another_in_each_step() -> None:
+    orders = [shuffled_order(at(step), 32).tolist() for step in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
