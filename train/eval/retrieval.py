@@ -58,11 +58,10 @@ def average_precision(ranks: Sequence[int], count: int) -> float:
         ranks: Ranks r_j of what is right, from 0, ascending.
         count: How many images are right, found or not.
     """
-    area = 0.0
+    total = 0.0
     for j, rank in enumerate(ranks):
-        before = j / rank if rank else 1.0
-        area += (before + (j + 1) / (rank + 1)) / (2 * count)
-    return area
+        total += (j / rank if rank else 1.0) + (j + 1) / (rank + 1)
+    return total / (2 * count)
 
 
 def precision_at(ranks: Sequence[int], k: int) -> float:

@@ -66,7 +66,7 @@ def test_images_of_the_encoders_size_are_left_as_they_are(filter: str) -> None:
 def test_choices_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="eval_resize must be one of 1, 8/7, got '2'"):
         EvalTransform(resize="2")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="filter must be one of area, .*, got 'lanczos'"):
+    with pytest.raises(ConfigError, match=r"filter must be one of area, .*, got 'lanczos'"):
         EvalTransform(filter="lanczos")  # type: ignore[arg-type]
 
 
