@@ -174,7 +174,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     from viewstore.train.encoder_file import load_encoder
     from viewstore.train.eval.features import Work
 
-    _check(options)
+    check_options(options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
@@ -190,7 +190,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     return 0
 
 
-def _check(options: dict[str, Any]) -> None:
+def check_options(options: dict[str, Any]) -> None:
     """Raise ConfigError at options that contradict each other, are missing, or have no effect."""
     probe = options["probe"]
     for name, probes in EFFECTS.items():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 
 from tests.train.eval import made
 from tests.viewstore.commands import run
-from viewstore.cli.evaluate import CLASSIFIED, EFFECTS, PROBES, evaluate
+from viewstore.cli.evaluate import CLASSIFIED, EFFECTS, PROBES, check_options, evaluate
 from viewstore.sources.open import open_source
 from viewstore.train.encoder_file import save_encoder
 from viewstore.train.eval.finetune import FINETUNE_PRESETS
@@ -272,3 +274,18 @@ def test_a_probe_ends_at_a_signal(world: Path) -> None:
         said = process.stderr.read()
     assert process.returncode == 4, said
     assert "error[VS501]: stopped by SIGTERM" in said
+
+
+def test_every_command_of_the_page_on_evaluation_is_one() -> None:
+    """And its tables name every preset."""
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    commands = re.findall(r"^viewstore eval (.*?)(?:  +#.*)?$", page, re.MULTILINE)
+    assert len(commands) > 8
+    probes = set()
+    for command in commands:
+        options = evaluate.make_context("eval", shlex.split(command)).params
+        check_options(options)
+        probes.add(options["probe"])
+    assert probes == set(PROBES)
+    for name in (*LINEAR_PRESETS, *KNN_PRESETS, "hexa-ft"):
+        assert f"`{name}`" in page
