@@ -94,10 +94,9 @@ SEMI = FinetunePreset(
 FEW_LABELS = 0.05  # a share below it has the rate of 1 %
 
 
-def semi_preset(share: float) -> FinetunePreset:
-    """Return the preset for training on a share of the labels."""
-    lr = 1.0 if share < FEW_LABELS else 0.1
-    return replace(SEMI, recipe=SEMI.recipe.changed(lr=lr))
+def semi_recipe(share: float) -> Recipe:
+    """Return the recipe for training on a share of the labels."""
+    return SEMI.recipe.changed(lr=1.0 if share < FEW_LABELS else 0.1)
 
 
 class Classifier(nn.Module):

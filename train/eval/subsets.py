@@ -51,14 +51,19 @@ def check_shots(labels: Labels, k: int) -> None:
         )
 
 
+def check_share(share: float) -> None:
+    """Raise ConfigError unless a share of the labels is in (0, 1]."""
+    if not 0 < share <= 1:
+        raise ConfigError(f"share must be above 0 and at most 1, got {share}")
+
+
 def balanced_share(images: Images, share: float, *, seed: int) -> Images:
     """Return a share of the images, of each class as many; all of a class that has fewer.
 
     Raises:
         ConfigError: The share is not in (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"share must be above 0 and at most 1, got {share}")
+    check_share(share)
     if share == 1:
         return images
     labels = images.labels

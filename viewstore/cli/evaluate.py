@@ -178,14 +178,15 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    table = labelled(terminal, options["source"], options["on_error"])
     work = Work(device=options["device"], threads=options["threads"], progress=terminal)
     with ExitStack() as stack, skip_advised():
         probing = Probing(encoder=encoder, options=options, work=work, stack=stack)
-        if options["probe"] == "retrieval":
+        plan = None if options["probe"] == "retrieval" else probing.plan()
+        table = labelled(terminal, options["source"], options["on_error"])
+        if plan is None:
             facts, text = probing.retrieve(table)
         else:
-            facts, text = probing.classify(*_probed(terminal, table, options))
+            facts, text = probing.classify(plan, *_probed(terminal, table, options))
     terminal.result(facts, text)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from viewstore.sources.table import SourceTable
     from viewstore.train.encoder_file import Encoder
     from viewstore.train.eval.features import Images, Work
+    from viewstore.train.eval.logistic import Convention
     from viewstore.train.eval.neighbours import Weighting
     from viewstore.train.eval.recipe import Recipe
     from viewstore.train.eval.samples import Score
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
     Answer = tuple[dict[str, Any], str]  # facts for JSON, and text
 
 SHOTS = re.compile(r"[1-9]\d{0,5}(,[1-9]\d{0,5}){0,31}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A probe whose options were checked, before any image is read.
+
+    Attributes:
+        preset: Name of its preset; None where there is none.
+        transform: Of the queries.
+        run: Measures what is learnt from the first images by the second.
+    """
+
+    preset: str | None
+    transform: EvalTransform
+    run: Callable[[Images, Images], Score]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,27 +60,30 @@ class Probing:
     work: Work
     stack: ExitStack
 
-    def classify(self, bank: Images, queries: Images) -> Answer:
-        """Return what a classifier that learns from `bank` says of `queries`."""
-        run = {
+    def plan(self) -> Plan:
+        """Return the classifier that was asked for. Raises ConfigError: it cannot be trained."""
+        return {
             "knn": self._knn,
             "linear": self._linear,
             "logreg": self._logreg,
             "lowshot": self._lowshot,
             "semi": self._semi,
             "finetune": self._finetune,
-        }[self.options["probe"]]
-        preset, transform, score = run(bank, queries)
+        }[self.options["probe"]]()
+
+    def classify(self, plan: Plan, bank: Images, queries: Images) -> Answer:
+        """Return what a classifier that learns from `bank` says of `queries`."""
+        score = plan.run(bank, queries)
         facts = {
             "probe": self.options["probe"],
-            "preset": preset,
+            "preset": plan.preset,
             "metric": score.metric,
             "accuracy": score.accuracy,
             "standard_error": score.standard_error,
             "n": score.n,
             "bank": score.bank,
             "encoder": self.encoder.digest,
-            "settings": {"size": self.encoder.size, **asdict(transform), **score.settings},
+            "settings": {"size": self.encoder.size, **asdict(plan.transform), **score.settings},
             **score.details,
         }
         return facts, _text(score)
@@ -91,87 +110,111 @@ class Probing:
         ]
         return facts, "\n".join(lines)
 
-    def _knn(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
+    def _knn(self) -> Plan:
         from viewstore.train.eval.neighbours import KNN_PRESETS, knn_score
 
         name = self.options["knn"] or "monitor"
-        transform = self._transform(KNN_PRESETS[name].transform)
-        known, asked = self._features(bank, queries, transform, for_knn=True)
         weighting: Weighting = self.options["weighting"] or "exp"
-        score = knn_score(known, asked, name, weighting=weighting, progress=self.work.progress)
-        return name, transform, score
+        transform = self._transform(KNN_PRESETS[name].transform)
 
-    def _linear(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
+        def run(bank: Images, queries: Images) -> Score:
+            known, asked = self._features(bank, queries, transform, for_knn=True)
+            return knn_score(known, asked, name, weighting=weighting, progress=self.work.progress)
+
+        return Plan(preset=name, transform=transform, run=run)
+
+    def _linear(self) -> Plan:
         from viewstore.train.eval.linear import linear_score
         from viewstore.train.eval.linear_presets import LINEAR_PRESETS
         from viewstore.train.eval.table import preset_of
 
         name = self.options["preset"] or "frozen"
-        preset = preset_of(LINEAR_PRESETS, name, "linear")
-        test = self._transform(preset.test)
-        preset = replace(preset, test=test, train=self._transform(preset.train))
+        found = preset_of(LINEAR_PRESETS, name, "linear")
+        preset = replace(
+            found, test=self._transform(found.test), train=self._transform(found.train)
+        )
         training = self._training(preset.recipe)
-        return name, test, linear_score(self.encoder, bank, queries, preset, training)
 
-    def _logreg(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
+        def run(bank: Images, queries: Images) -> Score:
+            return linear_score(self.encoder, bank, queries, preset, training)
+
+        return Plan(preset=name, transform=preset.test, run=run)
+
+    def _logreg(self) -> Plan:
         from viewstore.train.eval.logistic import logistic_score
         from viewstore.train.eval.transform import OURS
 
         transform = self._transform(OURS)
-        known, asked = self._features(bank, queries, transform)
-        score = logistic_score(
-            known,
-            asked,
-            convention=self.options["convention"] or "sum",
-            progress=self.work.progress,
-        )
-        return None, transform, score
+        convention: Convention = self.options["convention"] or "sum"
 
-    def _lowshot(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
+        def run(bank: Images, queries: Images) -> Score:
+            known, asked = self._features(bank, queries, transform)
+            progress = self.work.progress
+            return logistic_score(known, asked, convention=convention, progress=progress)
+
+        return Plan(preset=None, transform=transform, run=run)
+
+    def _lowshot(self) -> Plan:
         from viewstore.train.eval.lowshot import RUNS, SHOTS, low_shot_score
         from viewstore.train.eval.subsets import check_shots
         from viewstore.train.eval.transform import OURS
 
         numbers = _shots(self.options["shots"]) or SHOTS
-        seed = self.options["seed"] or 0
-        check_shots(bank.labels, max(numbers))
+        runs = self.options["runs"] or RUNS
+        seed = self._seed()
         transform = self._transform(OURS)
-        known, asked = self._features(bank, queries, transform)
-        score = low_shot_score(
-            known,
-            asked,
-            bank.rows,
-            numbers=numbers,
-            runs=self.options["runs"] or RUNS,
-            seed=seed,
-            progress=self.work.progress,
-        )
-        return None, transform, score
 
-    def _semi(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
-        from viewstore.train.eval.finetune import finetune_score, semi_preset
-        from viewstore.train.eval.subsets import balanced_share, listed, subset_digest
+        def run(bank: Images, queries: Images) -> Score:
+            check_shots(bank.labels, max(numbers))
+            known, asked = self._features(bank, queries, transform)
+            return low_shot_score(
+                known,
+                asked,
+                bank.rows,
+                numbers=numbers,
+                runs=runs,
+                seed=seed,
+                progress=self.work.progress,
+            )
+
+        return Plan(preset=None, transform=transform, run=run)
+
+    def _semi(self) -> Plan:
+        from viewstore.train.eval.finetune import SEMI, finetune_score, semi_recipe
+        from viewstore.train.eval.subsets import balanced_share, check_share, listed, subset_digest
 
         path, share = self.options["subset"], self.options["share"]
-        seed = self.options["seed"] or 0
-        few = listed(bank, path) if share is None else balanced_share(bank, share, seed=seed)
-        share = len(few) / len(bank) if share is None else share
-        preset = semi_preset(share)
-        preset = replace(preset, test=self._transform(preset.test))
+        if share is not None:
+            check_share(share)
+        preset = replace(SEMI, test=self._transform(SEMI.test))
+        seed = self._seed()
         training = self._training(preset.recipe)
-        score = finetune_score(self.encoder, few, queries, preset, training, metric="semi")
-        settings = {**score.settings, "share": share, "subset": subset_digest(few)}
-        return None, preset.test, replace(score, settings=settings)
 
-    def _finetune(self, bank: Images, queries: Images) -> tuple[str | None, EvalTransform, Score]:
+        def run(bank: Images, queries: Images) -> Score:
+            few = listed(bank, path) if path else balanced_share(bank, share, seed=seed)
+            of = len(few) / len(bank) if path else share
+            recipe = self._changed(semi_recipe(of))
+            score = finetune_score(
+                self.encoder, few, queries, preset, replace(training, recipe=recipe), metric="semi"
+            )
+            settings = {**score.settings, "share": of, "subset": subset_digest(few)}
+            return replace(score, settings=settings)
+
+        return Plan(preset=None, transform=preset.test, run=run)
+
+    def _finetune(self) -> Plan:
         from viewstore.train.eval.finetune import FINETUNE_PRESETS, finetune_score
         from viewstore.train.eval.table import preset_of
 
         name = self.options["preset"] or "hexa-ft"
-        preset = preset_of(FINETUNE_PRESETS, name, "finetune")
-        preset = replace(preset, test=self._transform(preset.test))
+        found = preset_of(FINETUNE_PRESETS, name, "finetune")
+        preset = replace(found, test=self._transform(found.test))
         training = self._training(preset.recipe)
-        return name, preset.test, finetune_score(self.encoder, bank, queries, preset, training)
+
+        def run(bank: Images, queries: Images) -> Score:
+            return finetune_score(self.encoder, bank, queries, preset, training)
+
+        return Plan(preset=name, transform=preset.test, run=run)
 
     def _features(
         self, bank: Images, queries: Images, transform: EvalTransform, *, for_knn: bool = False
@@ -195,13 +238,22 @@ class Probing:
         """Return a training by the recipe of a preset with what options change of it."""
         from viewstore.train.eval.training import Training
 
-        changed = recipe.changed(
+        return Training(
+            recipe=self._changed(recipe), seed=self._seed(), work=self.work, curve=self._curve()
+        )
+
+    def _changed(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with what options change of it."""
+        return recipe.changed(
             epochs=self.options["epochs"],
             lr=self.options["lr"],
             batch=self.options["batch_size"],
         )
-        seed = self.options["seed"] or 0
-        return Training(recipe=changed, seed=seed, work=self.work, curve=self._curve())
+
+    def _seed(self) -> int:
+        from viewstore.format.plan import checked_seed
+
+        return checked_seed(self.options["seed"] or 0)
 
     def _curve(self) -> Curve | None:
         """Return what writes each row to the file of --curve, a line at a time."""

@@ -18,7 +18,7 @@ from viewstore.train.eval.finetune import (
     Classifier,
     FinetunePreset,
     finetune_score,
-    semi_preset,
+    semi_recipe,
 )
 from viewstore.train.eval.training import Training, classifier
 from viewstore.train.eval.transform import OURS
@@ -59,7 +59,7 @@ def test_few_labels_have_simclrs_rates() -> None:
     head = torch.nn.Linear(2, 2)
     backbone = list(torch.nn.Linear(2, 2).parameters())
     for share, lr in ((0.01, 1.0), (0.1, 0.1), (1.0, 0.1)):
-        found = semi_preset(share).recipe
+        found = semi_recipe(share)
         groups = found.make(head, found.lr[0], backbone).param_groups
         assert [group["peak"] for group in groups] == [lr, 0.01]
         assert {group["weight_decay"] for group in groups} == {5e-4}
@@ -142,7 +142,7 @@ def test_top_five_is_reported_from_twenty_classes_on(tmp_path: Path) -> None:
     table = open_source(str(tmp_path / "set.npz")).table
     bank = Images(table=table, rows=np.arange(40))
     queries = Images(table=table, rows=np.arange(40, 60))
-    preset = semi_preset(0.01)
+    preset = SEMI
     run = training(preset, epochs=1, lr=0.01)
     score = finetune_score(made.encoder(), bank, queries, preset, run, metric="semi")
     assert score.metric == "semi"

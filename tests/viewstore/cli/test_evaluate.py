@@ -234,6 +234,25 @@ def test_what_cannot_be_probed_says_why(
     assert answer["error"]["message"].startswith(message)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--probe", "linear", "--preset", "no"],
+        ["--probe", "finetune", "--lr", "0"],
+        ["--probe", "semi", "--share", "2"],
+        ["--probe", "lowshot", "--shots", "x"],
+        ["--probe", "linear", "--seed", "-1"],
+    ],
+)
+def test_options_are_checked_before_the_source_is_read(
+    world: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    where = [world, "--source", world / "none.npz", "--holdout", 3, *arguments]
+    code, _, err = run(capsys, "eval", *where)
+    assert code == 2
+    assert "none.npz" not in err
+
+
 def test_the_choices_of_the_command_are_those_of_the_tables() -> None:
     options = {each.name: each for each in evaluate.params}
     tables = {
