@@ -1,0 +1,99 @@
+"""What an experiment found: lines of the table of docs/results.md, and the JSON they lie in."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest import results, usage
+from contest.data import ROOT
+
+from viewstore.files.disk import write_atomic
+
+COLUMNS = ("experiment", "claim", "ours", "n", "interval", "steps", "seconds", "command")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        experiment: What is looked at, with its setting.
+        claim: What the paper, or the goal of this project, says.
+        ours: What was measured.
+        n: Number of what, such as "1,000 images".
+        interval: 95 % interval, standard error or range, with its kind; "exact" where there is
+            nothing random; else why there is none.
+        steps: Training steps behind it; 0: none.
+        verdict: "yes", "no" or "inconclusive".
+    """
+
+    experiment: str
+    claim: str
+    ours: str
+    n: str
+    interval: str
+    steps: int = 0
+    verdict: str = "yes"
+
+
+class Record:
+    """Collects what an experiment found; it begins when it is made."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Begin. Of arguments that are paths `command` keeps the last name alone."""
+        self._command = [_without_folders(word) for word in command]
+        self._load = usage.load()
+        self._began = time.monotonic()
+        self.lines: list[Line] = []
+        self.facts: dict[str, Any] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the lines and facts, with where and how they were taken."""
+        return {
+            "schema": results.SCHEMA,
+            **results.provenance(ROOT),
+            "command": self._command,
+            "threads": torch.get_num_threads(),
+            "load_before": self._load,
+            "load_after": usage.load(),
+            "seconds": round(time.monotonic() - self._began, 1),
+            "lines": [asdict(line) for line in self.lines],
+            **self.facts,
+        }
+
+    def write(self, path: Path | None) -> None:
+        """Print the lines, and write everything to `path` if there is one."""
+        found = self.to_json()
+        for line in self.lines:
+            print(f"{line.experiment}: {line.ours} [{line.interval}; n = {line.n}] {line.verdict}")
+        if path is not None:
+            write_atomic(path, json.dumps(found, indent=1).encode() + b"\n")
+
+
+def _without_folders(word: str) -> str:
+    name, equals, value = word.rpartition("=")
+    return name + equals + (Path(value).name if os.sep in value else value)
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Return the table of docs/results.md, of what is in JSON files, as Markdown."""
+    head = [
+        "| experiment | claim | ours | holds | n | interval | steps | seconds | command |",
+        "|---|---|---|---|---|---|---:|---:|---|",
+    ]
+    rows = []
+    for record in records:
+        command = f"`{' '.join(record['command'])}`"
+        for place, line in enumerate(record["lines"]):
+            whole = (f"{record['seconds']:.0f}", command) if not place else ("\u2033", "\u2033")
+            cells = ("experiment", "claim", "ours", "verdict", "n", "interval", "steps")
+            values = [str(line[cell] or "") for cell in cells]
+            rows.append("| " + " | ".join([*values, *whole]) + " |")
+    return "\n".join([*head, *rows]) + "\n"
