@@ -49,5 +49,20 @@ def cost(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     record.write(out)
 
 
+@main.command("loop")
+@click.argument("runs", nargs=-1, required=True, metavar="BACKBONE:STEPS..")
+@SOURCE
+@click.option("--rows", type=int, default=4096, show_default=True)
+@click.option("--batch-size", type=int, default=256, show_default=True, metavar="B")
+@OUT
+def loop(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Profile the loop on each BACKBONE for so many STEPS: what it costs itself."""
+    from trials import loop_share as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
 if __name__ == "__main__":
     main()
