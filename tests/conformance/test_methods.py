@@ -51,10 +51,18 @@ class StrategyRow:
     crops_parent: tuple[int, ...] = ()
 
 
+PLAIN_HEAD = {"projector_norm": "none", "activation": "gelu"}
+PATCHES = {"backbone": "vit-ti", "patch": 8}
 METHOD_ROWS = {
     "simclr": MethodRow("simclr"),
     "simclr, other negatives": MethodRow("simclr", {"negatives": "other", "temperature": 0.2}),
     "simclr, per view": MethodRow("simclr", {"forward": "per_view"}),
+    "dino": MethodRow("dino", {"outputs": 32, "frozen_epochs": 0}, PLAIN_HEAD, crops=True),
+    "dino, expert views": MethodRow("dino", {"outputs": 32}, PLAIN_HEAD),
+    "ibot": MethodRow("ibot", {"outputs": 32}, PLAIN_HEAD | PATCHES, crops=True),
+    "ibot, heads apart": MethodRow(
+        "ibot", {"outputs": 32, "shared_head": False}, PLAIN_HEAD | PATCHES, crops=True
+    ),
 }
 EE, GG = ("expert",) * 2, ("global",) * 2
 STRATEGY_ROWS = {
