@@ -63,6 +63,10 @@ METHOD_ROWS = {
     "ibot, heads apart": MethodRow(
         "ibot", {"outputs": 32, "shared_head": False}, PLAIN_HEAD | PATCHES, crops=True
     ),
+    "deepcluster-v2": MethodRow("deepcluster-v2", {"prototypes": (4, 4, 5)}, crops=True),
+    "deepcluster-v2, expert views": MethodRow(
+        "deepcluster-v2", {"prototypes": (4,), "crops_for_assign": (1,)}
+    ),
 }
 EE, GG = ("expert",) * 2, ("global",) * 2
 STRATEGY_ROWS = {

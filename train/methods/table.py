@@ -8,6 +8,7 @@ from typing import Any, cast
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.dino import DINOSettings
 from viewstore.train.methods.ibot import IBOTSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
@@ -23,6 +24,7 @@ METHODS: Mapping[str, type[MethodSettings]] = {
     "barlow-twins": BarlowTwinsSettings,
     "dino": DINOSettings,
     "ibot": IBOTSettings,
+    "deepcluster-v2": DeepClusterV2Settings,
 }
 
 
