@@ -212,14 +212,14 @@ def test_the_memory_takes_the_base_rows_of_the_crops_alone() -> None:
     assert torch.equal(method.memory[:, others], before[:, others])
 
 
-def test_micro_batches_fill_the_memory_as_one_batch() -> None:
-    whole, parts = make_clusters().eval(), make_clusters().eval()
-    views = make_views(CROPS)
-    whole.commit([whole(plan_of(whole, views))], at())
-    halves = [parts(plan_of(parts, views.part(i, i + 4))) for i in (0, 4)]
-    parts.commit(halves, at())
-    torch.testing.assert_close(whole.memory, parts.memory)
-    assert whole.memory.any()
+def test_all_micro_batches_of_a_step_come_into_the_memory() -> None:
+    method = make_clusters()
+    done = [method(plan_of(method, views)) for views in epoch_of(0)[:2]]
+    method.commit(done, at())
+    for each in done:
+        expected = F.normalize(each.student["z"][:2], dim=-1)
+        assert torch.equal(method.memory[:, each.plan.views.sample], expected)
+    assert int(method.memory[0].any(1).sum()) == 2 * SAMPLES
 
 
 def test_later_epochs_cluster_what_training_has_seen() -> None:
