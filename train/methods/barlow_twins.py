@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits
+from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarlowTwinsSettings:
+class BarlowTwinsSettings(MethodSettings):
     """Settings of Barlow Twins.
 
     Attributes:
