@@ -144,3 +144,8 @@ class Plan:
     base_students: int
     base_targets: int
     log: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def is_base(self, pair: Pair) -> bool:
+        """Whether a pair is of rows of the standard plan alone."""
+        target = -1 if pair.target is None else pair.target
+        return pair.student < self.base_students and target < self.base_targets
