@@ -10,6 +10,8 @@ from viewstore.train.settings import settings_of
 from viewstore.train.strategies.a2 import A2
 from viewstore.train.strategies.base import PHASES, Chooser, Stage, Strategy
 from viewstore.train.strategies.controls import Cooperative, MinIoU, Random
+from viewstore.train.strategies.dssl import DSSL
+from viewstore.train.strategies.graded import Graded
 from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
 
@@ -19,7 +21,9 @@ STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
     "cooperative": Cooperative,
     "random": Random,
     "min_iou": MinIoU,
+    "dssl": DSSL,
     "a2": A2,
+    "graded": Graded,
 }
 
 
