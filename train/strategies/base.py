@@ -109,6 +109,11 @@ class Stage(ABC):
         return False
 
     @property
+    def mixes(self) -> bool:
+        """Whether it has rows whose views show two samples."""
+        return False
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of params that it reads of every base view."""
         return ()
