@@ -7,6 +7,7 @@ from typing import Any
 
 from viewstore.errors import ConfigError
 from viewstore.train.settings import settings_of
+from viewstore.train.strategies.a1 import A1
 from viewstore.train.strategies.a2 import A2
 from viewstore.train.strategies.base import PHASES, Chooser, Stage, Strategy
 from viewstore.train.strategies.controls import Cooperative, MinIoU, Random
@@ -22,6 +23,7 @@ STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
     "cooperative": Cooperative,
     "random": Random,
     "min_iou": MinIoU,
+    "a1": A1,
     "dssl": DSSL,
     "hexa": Hexa,
     "a2": A2,
