@@ -79,6 +79,7 @@ class Graded(Stage):
                     f"strategy graded compares crops of a sample, and {named} is none",
                     slots,
                     "simclr,simclr",
+                    "; or use --strategy without graded",
                 )
             if BOX not in slot.columns:
                 raise ConfigError(
