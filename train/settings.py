@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -31,11 +32,21 @@ def settings_of(
         if names.count(name) > 1:
             raise ConfigError(f"{kind} {name} is given twice", where=f"--{kind} {','.join(names)}")
     values: dict[str, dict[str, Any]] = {name: {} for name in names}
-    known = {name: [item.name for item in fields(table[name])] for name in names}
+    known = {name: [_named(item.name) for item in fields(table[name])] for name in names}
     for key, value in given.items():
         owner, setting = _owner(kind, key, known)
-        values[owner][setting] = value
+        # A field cannot have the name of a word of Python: lambda is the field lambda_.
+        values[owner][setting + "_" * keyword.iskeyword(setting)] = value
     return [table[name](**values[name]) for name in names]
+
+
+def settings_named(part: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the values of a row's settings by the names that a user gives them."""
+    return {_named(name): value for name, value in vars(part).items()}
+
+
+def _named(field: str) -> str:
+    return field.removesuffix("_")
 
 
 def _owner(kind: str, key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:

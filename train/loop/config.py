@@ -11,6 +11,7 @@ from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.methods.base import MethodSettings
 from viewstore.train.nets.network import NetworkSettings
+from viewstore.train.settings import settings_named
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.views import Preprocessing
 
@@ -89,5 +90,5 @@ class PretrainConfig:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values |= {"network": asdict(self.network), "optim": asdict(self.optim)}
         values["method"] = {"name": self.method.TRAITS.name, **vars(self.method)}
-        values["strategy"] = {part.NAME: dict(vars(part)) for part in self.strategy.parts}
+        values["strategy"] = {part.NAME: settings_named(part) for part in self.strategy.parts}
         return values
