@@ -39,6 +39,7 @@ def main() -> None:
 @BATCH
 @click.option("--steps", type=int, default=12, show_default=True, help="Steps of a turn.")
 @click.option("--rounds", type=int, default=6, show_default=True)
+@click.option("--only", multiple=True, metavar="ARM", help="Take these arms of it; plain is one.")
 @OUT
 def cost(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     """Time steps of the arms of GROUP in turns: hvp, views, dssl, hexa."""
@@ -62,6 +63,98 @@ def loop(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     record = _record()
     trial.report(record, options)
     record.write(out)
+
+
+@main.command()
+@SOURCE
+@click.option("--test", required=True, metavar="SRC", help="Take held-out images from here.")
+@click.option("--rows", type=int, default=2048, show_default=True)
+@click.option("--epochs", type=int, default=6, show_default=True)
+@click.option("--images", type=int, default=1000, show_default=True)
+@click.option("--backbone", default="conv6-half", show_default=True, metavar="NAME")
+@OUT
+def operators(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """DSSL-2: ask a trained encoder which operators move a view away from its image."""
+    from trials import operators as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command("digits-gan")
+@click.option("--samples", type=int, default=64, show_default=True)
+@click.option("--fewer", type=int, default=32, show_default=True, help="Samples of C2.")
+@OUT
+def digits_gan(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """C1, C2: build generated views of digits, and look at their distances."""
+    from trials import digits_gan as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command()
+@SOURCE
+@click.option("--test", required=True, metavar="SRC", help="Take held-out images from here.")
+@click.option("--rows", type=int, default=2048, show_default=True)
+@click.option("--epochs", type=int, default=6, show_default=True)
+@click.option("--steps", type=int, default=20, show_default=True, help="Steps of H3.")
+@click.option("--backbone", default="conv6-half", show_default=True, metavar="NAME")
+@OUT
+def hexa(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """H1, H2, H3: attack and mix a batch, trained and untrained; compare attacks."""
+    from trials import hexa as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command()
+@SOURCE
+@click.option("--samples", type=int, default=64, show_default=True)
+@click.option("--repeats", type=int, default=5, show_default=True)
+@click.option("--backbone", default="conv6-quarter", show_default=True, metavar="NAME")
+@OUT
+def crops(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """HVP on DINO: choose among 4 + 16 crops by a table, and by scoring each combination."""
+    from trials import crop_search as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command()
+@SOURCE
+@click.option("--rows", type=int, default=1024, show_default=True)
+@BACKBONE
+@click.option("--batch-size", type=int, default=128, show_default=True, metavar="B")
+@click.option("--steps", type=int, default=2, show_default=True)
+@OUT
+def memory(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Measure the peak memory of the arms of all groups, each in a process of its own."""
+    from trials import cost as trial
+
+    record = _record()
+    trial.report_memory(record, options)
+    record.write(out)
+
+
+@main.command(hidden=True)
+@click.argument("store", type=PATH)
+@click.argument("group")
+@click.argument("name")
+@BACKBONE
+@BATCH
+@click.option("--steps", type=int, default=2)
+def peak(store: Path, group: str, name: str, **options: Any) -> None:  # noqa: ANN401
+    """Print the peak memory of one arm, for `memory`."""
+    from trials import cost as trial
+
+    click.echo(trial.peak_of(store, group, name, options))
 
 
 if __name__ == "__main__":

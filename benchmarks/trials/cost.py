@@ -8,24 +8,23 @@ table of slowdowns; counts in units of forwards as in its section 4.
 from __future__ import annotations
 
 import csv
-import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+
 from trials.picked import pick
-from trials.record import Line, Record
+from trials.record import Line, Record, verdict
 from trials.turns import Turn, take_turns
 from trials.world import THREADS, config_of, store_of, train, with_views
-
 from viewstore.store.store import Store, open_store
 from viewstore.train.loop.config import PretrainConfig
 
@@ -47,6 +46,7 @@ class Arm:
         over: Name of the arm that it is divided by.
         claim: What is said of that ratio.
         goal: Greatest ratio that is asked for; None: none is.
+        attacks: Views whose pixels get a gradient of their own: a backward that costs one forward.
     """
 
     views: tuple[str, ...]
@@ -57,6 +57,7 @@ class Arm:
     over: str = "plain"
     claim: str = ""
     goal: float | None = None
+    attacks: int = 0
 
     def config(self, backbone: str, batch_size: int) -> PretrainConfig:
         """Return its settings."""
@@ -70,6 +71,19 @@ class Arm:
             batch_size=batch_size,
             steps=ENDLESS,
         )
+
+
+def _moco(claim: str, *, attacks: int = 0, **given: Any) -> Arm:  # noqa: ANN401
+    strategy = "hexa" if given else "standard"
+    return Arm(
+        views=CACHED,
+        strategy=strategy,
+        given=given,
+        method="moco-v2",
+        method_given={"queue_size": 4096},
+        claim=claim,
+        attacks=attacks,
+    )
 
 
 def _hvp(every: int, claim: str) -> Arm:
@@ -97,7 +111,8 @@ GROUPS: Mapping[str, Mapping[str, Arm]] = {
     "views": {
         "plain": Arm(views=PLAIN),
         "A1": Arm(
-            views=("online:simclr", "gen+smallcrop"),
+            views=("online:simclr", "gen"),
+            strategy="a1",
             claim="<= 1.05 of plain (goal)",
             goal=GOAL,
         ),
@@ -138,6 +153,13 @@ GROUPS: Mapping[str, Mapping[str, Arm]] = {
             claim="no forward more",
             goal=GOAL,
         ),
+    },
+    "hexa": {
+        "plain": _moco(""),
+        "adv": _moco("2.25 by count", attacks=1, a1=1.0),
+        "adv, attack_bn clean": _moco("2 by count", attacks=1, a1=1.0, attack_bn="clean"),
+        "cmx": _moco("1.75 by count", a1=0.0, a2=1.0),
+        "adv+cmx": _moco("3 by count", attacks=1, a1=1.0, a2=1.0),
     },
 }
 
@@ -201,15 +223,15 @@ def ratios(found: Mapping[str, Any], name: str, over: str, key: str) -> list[flo
     return [a / b for a, b in zip(found[name][key], found[over][key], strict=True)]
 
 
-def units(found: Mapping[str, Any]) -> float:
-    """Return the cost of a step by count, in forwards: a backward costs two."""
-    return float(found["forwards"] + 2 * found["backwards"])
+def units(found: Mapping[str, Any], arm: Arm) -> float:
+    """Return the cost of a step by count, in forwards; a backward is two, to pixels alone one."""
+    return float(found["forwards"] + 2 * found["backwards"] + arm.attacks)
 
 
 def report(record: Record, options: Mapping[str, Any]) -> None:
     """Measure one group of arms, and say how their steps compare."""
     group = options["group"]
-    arms = GROUPS[group]
+    arms = {name: GROUPS[group][name] for name in options["only"] or GROUPS[group]}
     torch.set_num_threads(THREADS)
     settings = {name: options[name] for name in ("backbone", "batch_size", "steps", "rounds")}
     with tempfile.TemporaryDirectory() as folder:
@@ -223,8 +245,7 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
         clock = ratios(found, name, arm.over, "seconds_per_step")
         low, high = interval_of_median(cpu)
         middle = statistics.median(cpu)
-        counted = units(found[name]) / units(found[arm.over])
-        verdict = "-" if arm.goal is None else _verdict(low, high, arm.goal)
+        counted = units(found[name], arm) / units(found[arm.over], arms[arm.over])
         record.lines.append(
             Line(
                 experiment=f"step of {name} over {arm.over}, {options['backbone']}",
@@ -234,15 +255,9 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
                 n=f"{len(cpu)} rounds",
                 interval=f"{low:.3f}-{high:.3f}, of the median",
                 steps=options["steps"] * options["rounds"],
-                verdict=verdict,
+                verdict="-" if arm.goal is None else verdict((low, high), 0, arm.goal),
             )
         )
-
-
-def _verdict(low: float, high: float, goal: float) -> str:
-    if high <= goal:
-        return "yes"
-    return "no" if low > goal else "inconclusive"
 
 
 def interval_of_median(values: list[float]) -> tuple[float, float]:
@@ -266,3 +281,49 @@ def _binomial(count: int, below: int) -> float:
     for each in range(below):
         ways = ways * (count - each) / (each + 1)
     return float(ways * 0.5**count)
+
+
+def peak_of(store: Path, group: str, name: str, options: Mapping[str, Any]) -> int:
+    """Return the peak memory in bytes of this process, which trains a few steps of an arm."""
+    torch.set_num_threads(THREADS)
+    arm = GROUPS[group][name]
+    config = arm.config(options["backbone"], options["batch_size"])
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(config, steps=options["steps"])
+        train(open_store(store), config, Path(folder), selection=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def report_memory(record: Record, options: Mapping[str, Any]) -> None:
+    """Measure the peak memory of each arm in a process of its own, beside that of its plain arm."""
+    settings = {name: options[name] for name in ("backbone", "batch_size", "steps")}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    script = Path(sys.argv[0]).resolve()
+    found: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare(Path(folder) / "store", options["source"], options["rows"])
+        for group, arms in GROUPS.items():
+            found[group] = {}
+            for name in arms:
+                command = [sys.executable, script, "peak", store.root, group, name, *flags]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found[group][name] = int(done.stdout)
+    record.facts |= {"settings": settings | {"rows": options["rows"]}, "peak_bytes": found}
+    for group, arms in GROUPS.items():
+        plain = found[group]["plain"]
+        for name in arms:
+            if name != "plain":
+                peak = found[group][name]
+                record.lines.append(
+                    Line(
+                        experiment=f"peak memory of {name}, {options['backbone']}, batch "
+                        f"{options['batch_size']}",
+                        claim="reported",
+                        ours=f"{peak / 2**20:.0f} MiB, {peak / plain:.2f} of plain "
+                        f"({plain / 2**20:.0f} MiB), the process with torch",
+                        n="1 process",
+                        interval="none: one process",
+                        steps=options["steps"],
+                        verdict="-",
+                    )
+                )

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from trials.record import Line, Record
 from trials.world import THREADS, config_of, store_of, train
-
 from viewstore.store.store import Store
 
 GOAL, WAIT_GOAL = 0.05, 0.02
@@ -102,7 +102,11 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
             size = f"{backbone}, batch {options['batch_size']}"
             for name, key, goal in (
                 ("share of a step outside forward, backward, optimizer", "share", GOAL),
-                ("share of waiting for the loader, from the second step on", "wait_share", WAIT_GOAL),
+                (
+                    "share of waiting for the loader, after the first step",
+                    "wait_share",
+                    WAIT_GOAL,
+                ),
             ):
                 more = f" ({ours:.0f} ms a step)" if key == "share" else ""
                 record.lines.append(

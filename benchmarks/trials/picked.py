@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
-from trials.world import with_views
 
+from trials.world import with_views
 from viewstore.format.columns import Column, Status
 from viewstore.generators import GENERATORS, Row
 from viewstore.generators.contract import Context, Rendered, Sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Line:
         interval: 95 % interval, standard error or range, with its kind; "exact" where there is
             nothing random; else why there is none.
         steps: Training steps behind it; 0: none.
-        verdict: "yes", "no" or "inconclusive".
+        verdict: Whether the claim holds here: "yes", "no" or "inconclusive"; "-": none is made.
     """
 
     experiment: str
@@ -41,6 +42,14 @@ class Line:
     interval: str
     steps: int = 0
     verdict: str = "yes"
+
+
+def verdict(interval: tuple[float, float], least: float, most: float = math.inf) -> str:
+    """Say whether a figure lies in [least, most]: "yes" if all of its interval does."""
+    low, high = interval
+    if least <= low and high <= most:
+        return "yes"
+    return "no" if high < least or low > most else "inconclusive"
 
 
 class Record:
