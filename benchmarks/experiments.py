@@ -143,6 +143,33 @@ def memory(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     record.write(out)
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@OUT
+def selection(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """HVP-1: say by epochs what the selection logs of RUNS tell of the overlap of chosen pairs."""
+    from trials import choices as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command("graded-correlation")
+@click.argument("encoders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@SOURCE
+@click.option("--images", type=int, default=1000, show_default=True)
+@click.option("--least-area", type=float, default=0.08, show_default=True, help="Of a crop.")
+@OUT
+def graded_correlation(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """GS-1: correlate the overlap of held-out crops with their cosine for each of ENCODERS."""
+    from trials import graded as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
 @main.command(hidden=True)
 @click.argument("store", type=PATH)
 @click.argument("group")

@@ -57,6 +57,7 @@ class Record:
 
     def __init__(self, command: Sequence[str]) -> None:
         """Begin. Of arguments that are paths `command` keeps the last name alone."""
+        self._provenance = results.provenance(ROOT)
         self._command = [_without_folders(word) for word in command]
         self._load = usage.load()
         self._began = time.monotonic()
@@ -67,7 +68,7 @@ class Record:
         """Return the lines and facts, with where and how they were taken."""
         return {
             "schema": results.SCHEMA,
-            **results.provenance(ROOT),
+            **self._provenance,
             "command": self._command,
             "threads": torch.get_num_threads(),
             "load_before": self._load,
