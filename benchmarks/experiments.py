@@ -8,13 +8,22 @@ Every figure of the page is in a file of benchmarks/results; `table` writes its 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from table import inserted
 from trials.record import Record
+from trials.record import table as table_of
 
+from viewstore.files.disk import write_atomic
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "experiments"
+PAGE = ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- experiments table: begin -->", "<!-- experiments table: end -->"
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, metavar="FILE", help="Write the figures to this JSON file.")
 SOURCE = click.option("--source", required=True, metavar="SRC", help="Take images from here.")
@@ -182,6 +191,21 @@ def peak(store: Path, group: str, name: str, **options: Any) -> None:  # noqa: A
     from trials import cost as trial
 
     click.echo(trial.peak_of(store, group, name, options))
+
+
+@main.command()
+@click.option("--results", type=PATH, default=RESULTS, help="Folder of the JSON files.")
+@click.option("--page", type=PATH, default=PAGE, help="The page that has the markers.")
+def table(results: Path, page: Path) -> None:
+    """Write the table of docs/results.md from what was measured."""
+    text = page_of(page.read_text(), results)
+    write_atomic(page.absolute(), text.encode())
+
+
+def page_of(text: str, results: Path) -> str:
+    """Return a page with the table of all JSON files of a folder between its markers."""
+    records = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    return inserted(text, table_of(records), begin=BEGIN, end=END)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def method_of(network: Network, config: PretrainConfig) -> Method:
     return method.train()
 
 
-def batches_of(store: Store) -> list[Views]:
+def batches_of(store: Store, size: int) -> list[Views]:
     """Return two views of each sample of a store, in batches."""
-    with ViewLoader(store, f"{POLICY},{POLICY}", batch_size=BATCH, num_threads=0) as loader:
+    with ViewLoader(store, f"{POLICY},{POLICY}", batch_size=size, num_threads=0) as loader:
         roles, device = tuple(loader.roles), torch.device("cpu")
         return [
             views_of(batch, roles=roles, device=device, at=At(0, step, len(loader), 1, 0))
@@ -152,7 +152,7 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
             POLICY, POLICY, backbone=backbone, batch_size=128, epochs=options["epochs"]
         )
         result = train(store, config, folder / "run")
-        views = batches_of(store_of(folder / "test", options["test"], IMAGES, views=1))
+        views = batches_of(store_of(folder / "test", options["test"], IMAGES, views=1), BATCH)
         untrained = seeded_network(config.network, 0)
         found = {
             "untrained": raised(method_of(untrained, config), views),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from contest.data import ROOT
 
 from viewstore.files.disk import write_atomic
 
-COLUMNS = ("experiment", "claim", "ours", "n", "interval", "steps", "seconds", "command")
+HEADS = ("experiment", "claim", "ours", "holds", "n", "interval", "steps", "seconds", "run")
+CELLS = ("experiment", "claim", "ours", "verdict", "n", "interval", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +94,18 @@ def _without_folders(word: str) -> str:
     return name + equals + (Path(value).name if os.sep in value else value)
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Return the table of docs/results.md, of what is in JSON files, as Markdown."""
-    head = [
-        "| experiment | claim | ours | holds | n | interval | steps | seconds | command |",
-        "|---|---|---|---|---|---|---:|---:|---|",
-    ]
-    rows = []
-    for record in records:
-        command = f"`{' '.join(record['command'])}`"
-        for place, line in enumerate(record["lines"]):
-            whole = (f"{record['seconds']:.0f}", command) if not place else ("\u2033", "\u2033")
-            cells = ("experiment", "claim", "ours", "verdict", "n", "interval", "steps")
-            values = [str(line[cell] or "") for cell in cells]
-            rows.append("| " + " | ".join([*values, *whole]) + " |")
-    return "\n".join([*head, *rows]) + "\n"
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of docs/results.md and the list of its runs, as Markdown."""
+    rows = [f"| {' | '.join(HEADS)} |", "|---|---|---|---|---|---|---:|---:|---:|"]
+    runs = []
+    for number, record in enumerate(records, 1):
+        for line in record["lines"]:
+            cells = [str(line[name] or "") for name in CELLS]
+            rows.append(f"| {' | '.join([*cells, str(round(record['seconds'])), str(number)])} |")
+        load = f"load {record['load_before']:.1f} before and {record['load_after']:.1f} after it"
+        commit = record["commit"][:10]
+        command = shlex.join(record["command"])
+        runs.append(f"{number}. `{command}`: {record['seconds']:.0f} s, {load}, commit {commit}.")
+    machine = records[0]["machine"]
+    where = f"Runs, on {machine['cores']} cores of an {machine['processor']}, one thread each:"
+    return "\n".join([*rows, "", where, "", *runs]) + "\n"
