@@ -28,6 +28,10 @@ class SlotView(Protocol):
     def parent_slot(self) -> int:
         """Number of the view that this one was made from, -1 if none of the batch."""
 
+    @property
+    def colourless(self) -> bool:
+        """Whether pixels lack the colours that params record."""
+
 
 class LoaderBatch(Protocol):
     """The samples of one step: a `loaders.Batch`."""
@@ -167,16 +171,22 @@ class Views:
         """Return the role of a view, or of views chosen for each sample, which have one role."""
         return self.role[view if isinstance(view, int) else int(view[0])]
 
-    def part(self, start: int, stop: int) -> Views:
-        """Return the samples [start, stop) of the batch: a micro-batch."""
+    def parts(self, count: int) -> tuple[Views, ...]:
+        """Return the batch in `count` micro-batches of equal size."""
+        if count == 1:
+            return (self,)
+        size = len(self) // count
+        return tuple(self._cut(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def _cut(self, samples: slice) -> Views:
         return replace(
             self,
-            pixels=tuple(each[start:stop] for each in self.pixels),
+            pixels=tuple(each[samples] for each in self.pixels),
             params=tuple(
-                {name: torch.as_tensor(params[name])[start:stop] for name in params}
+                {name: torch.as_tensor(params[name])[samples] for name in params}
                 for params in self.params
             ),
-            sample=self.sample[start:stop],
+            sample=self.sample[samples],
         )
 
 
@@ -206,6 +216,7 @@ def views_of(batch: LoaderBatch, *, roles: tuple[str, ...], device: torch.device
         sample=torch.as_tensor(batch.index).to(device),
         at=at,
         base=tuple(range(len(roles))),
+        colourless=tuple(number for number, view in enumerate(batch.views) if view.colourless),
     )
 
 

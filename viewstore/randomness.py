@@ -29,6 +29,8 @@ MONITOR = b"viewstore/monitor/1"
 
 Integers = int | NDArray[np.integer[Any]]
 
+MADE = 1 << 15  # number of the first view that training makes, in the place of the view of a key
+
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -108,7 +110,7 @@ class Stream:
     Attributes:
         seed: Seed of the loader or plan, in [0, 2^53).
         epoch: Epoch; 0 in builds. Seed and epoch are hashed, so (s, 1) is not (s + 1, 0).
-        domain: AUGMENT while training, CALIBRATION, CHOICE, MONITOR, or that of a view set
+        domain: AUGMENT, CHOICE or MONITOR while training, CALIBRATION, or that of a view set
             (`of_view_set`).
     """
 

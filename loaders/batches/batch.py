@@ -6,14 +6,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from viewstore.errors import ConfigError, UnavailableError, nearest
 from viewstore.images.colours import COLOUR_COLUMNS
-from viewstore.images.recipes import change_nothing
 from viewstore.loaders.render.colours import recolour
 
 # Of colour values in [0, 1], as in timm and torchvision.
@@ -110,9 +108,9 @@ class View:
             if params is None:
                 return self.pixels
             raise ConfigError(
-                f"views of {self.source} have their colours already, and can have no others",
-                why="the view set stores them with colours, operators work on coloured pixels, or "
-                "the loader made them",
+                f"views of {self.source} are as they were made, and can have no other colours",
+                why="the view set stores them with colours, the policy draws none, operators work "
+                "on coloured pixels, or the loader made them",
                 fix="load online views or a view set built with --codec params, with "
                 "photometric='caller'",
             )
@@ -120,7 +118,7 @@ class View:
         return recolour([self.pixels], [colours], self.pixels.device)[0]
 
     def _colours(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the columns of colours, on the CPU; they leave views alone that were not made."""
+        """Return the columns of colours, on the CPU. Their fill values change nothing."""
         lacking = [name for name in COLOUR_COLUMNS if name not in params]
         if lacking:
             raise ConfigError(
@@ -128,14 +126,7 @@ class View:
                 f"{', '.join(lacking)} is not given",
                 fix="give those of a view whose policy has colours",
             )
-        columns = {name: params[name].cpu() for name in COLOUR_COLUMNS}
-        unmade = ~np.isfinite(columns["jitter"].numpy()).all(axis=1)
-        if unmade.any():  # they have the fill values, and black pixels
-            for name, column in columns.items():
-                values = column.numpy().copy()
-                change_nothing(name, values, unmade)
-                columns[name] = torch.from_numpy(values)
-        return columns
+        return {name: params[name].cpu() for name in COLOUR_COLUMNS}
 
     def __repr__(self) -> str:
         return f"View({self.source!r}, {list(self.pixels.shape)}, params {list(self.params)})"

@@ -51,10 +51,29 @@ class StrategyRow:
     crops_parent: tuple[int, ...] = ()
 
 
+PLAIN_HEAD = {"projector_norm": "none", "activation": "gelu"}
+PATCHES = {"backbone": "vit-ti", "patch": 8}
 METHOD_ROWS = {
     "simclr": MethodRow("simclr"),
     "simclr, other negatives": MethodRow("simclr", {"negatives": "other", "temperature": 0.2}),
     "simclr, per view": MethodRow("simclr", {"forward": "per_view"}),
+    "simsiam": MethodRow("simsiam"),
+    "simsiam, squared distance": MethodRow("simsiam", {"scale": "mse"}),
+    "byol": MethodRow("byol"),
+    "byol, half": MethodRow("byol", {"scale": "half", "momentum_schedule": "constant"}),
+    "moco-v2": MethodRow("moco-v2", {"queue_size": 32}),
+    "moco-v2, symmetric": MethodRow("moco-v2", {"queue_size": 32, "symmetric": True}),
+    "barlow-twins": MethodRow("barlow-twins"),
+    "dino": MethodRow("dino", {"outputs": 32, "frozen_epochs": 0}, PLAIN_HEAD, crops=True),
+    "dino, expert views": MethodRow("dino", {"outputs": 32}, PLAIN_HEAD),
+    "ibot": MethodRow("ibot", {"outputs": 32}, PLAIN_HEAD | PATCHES, crops=True),
+    "ibot, heads apart": MethodRow(
+        "ibot", {"outputs": 32, "shared_head": False}, PLAIN_HEAD | PATCHES, crops=True
+    ),
+    "deepcluster-v2": MethodRow("deepcluster-v2", {"prototypes": (4, 4, 5)}, crops=True),
+    "deepcluster-v2, expert views": MethodRow(
+        "deepcluster-v2", {"prototypes": (4,), "crops_for_assign": (1,)}
+    ),
 }
 EE, GG = ("expert",) * 2, ("global",) * 2
 STRATEGY_ROWS = {
@@ -64,8 +83,16 @@ STRATEGY_ROWS = {
         "a2", {"anchors": "first"}, (*EE, "generated", "generated"), (*GG, "generated")
     ),
 }
+FOUR, CROPS = ("expert",) * 4, ("global",) * 4 + ("local",) * 4
+STRATEGY_ROWS |= {
+    name: StrategyRow(name, {"log_every": 1}, FOUR, CROPS)
+    for name in ("hvp", "cooperative", "random", "min_iou")
+}
 # Cells that are refused (methods.md 4.8), and what the reason must say.
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED: dict[tuple[str, str], str] = {
+    ("barlow-twins", "a2"): "samplewise",
+    ("barlow-twins", "a2, first anchor"): "samplewise",
+}
 CELLS = [
     (method, strategy)
     for method, strategy in itertools.product(METHOD_ROWS, STRATEGY_ROWS)

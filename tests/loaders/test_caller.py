@@ -92,7 +92,7 @@ def test_a_view_may_have_the_colours_of_another_one(kindred: Store) -> None:
 def test_views_that_have_colours_refuse_others(kindred: Store) -> None:
     (batch, *_) = epoch(kindred, VIEWS, "caller")
     params = batch.views[0].params
-    with pytest.raises(ConfigError, match="views of cached:stored have their colours already"):
+    with pytest.raises(ConfigError, match="views of cached:stored are as they were made"):
         batch.views[5].coloured(params)
     with pytest.raises(ConfigError, match="jitter_order, gray, blur, solarize; jitter, jitter_"):
         batch.views[0].coloured(batch.views[7].params)

@@ -5,51 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.files.local import LOCAL
-from viewstore.format.records import digest_of
 from viewstore.images.policies import output_size
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
 from viewstore.loaders.plan.schedule import NOT_MADE_FIX
 from viewstore.loaders.plan.slots import Slot as LoaderSlot
-from viewstore.sources.reader import SourceReader
-from viewstore.sources.table import SourceTable
 from viewstore.store.committed import shards_there, unfinished_view_set
 from viewstore.store.described import is_joined
 from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
-from viewstore.store.view_set import ViewSet
 from viewstore.train.loop.config import PretrainConfig
-from viewstore.train.loop.pretrain import Feed, check_views
+from viewstore.train.loop.pretrain import check_views
+from viewstore.train.loop.run import Feed
 from viewstore.train.strategies.base import Slot
-
-
-class SourceOnly:
-    """A source in place of a store, for a loader: it has no view sets, all views are online."""
-
-    def __init__(self, table: SourceTable) -> None:
-        self.table = self.source_table = table
-        self.num_samples = len(table.keys)
-        self.shard_rows = max(1, self.num_samples)
-        self.labels = table.label
-        self.view_sets: dict[str, ViewSet] = {}
-        self.names: list[str] = []
-        self.source = SourceReader(table)
-        self.files = LOCAL
-        self.store_id = digest_of(
-            {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
-        )
-
-
-def store_of_source(table: SourceTable) -> Store:
-    """Return what a loader needs of a store, for a source that no store was built from."""
-    return cast(Store, SourceOnly(table))
 
 
 def training_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
@@ -78,6 +51,11 @@ def open_feed(
     named = parse_views(",".join(config.views), store.names)
     asked = config.strategy.chooser.asked(named, lambda name: newest_round(store, name).roles)
     views = _sized(asked, config.size)
+    roles: list[str] = []  # known as soon as the loader is
+
+    def wants(step: int) -> tuple[int, ...] | None:
+        return config.strategy.wants(roles, step) if roles else None
+
     with _advice(store):
         loader = ViewLoader(
             store,
@@ -90,6 +68,8 @@ def open_feed(
             num_threads=num_threads,
             where=config.where,
             missing=config.missing,
+            photometric="caller" if config.strategy.recolours else "cpu",
+            wants=wants if config.strategy.scheduled else None,
         )
         with loader:
             for slot in loader.slots:
@@ -97,6 +77,7 @@ def open_feed(
             if config.missing == "raise" and config.where is None:
                 _check_complete(store, loader.slots)
             slots = tuple(map(_as_slot, loader.slots))
+            roles += loader.roles
             check_views(config, slots, loader.num_rows)
             state = loader.state_dict()
             yield Feed(
@@ -109,12 +90,21 @@ def open_feed(
                 policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
                 store_id=store.store_id,
                 shown_id=state["store"] + state["views"],
+                source=lambda: store.source_table,
+                rows=None if config.holdout is None else rows,
             )
 
 
 def _as_slot(slot: LoaderSlot) -> Slot:
     """Return what strategies see of a loader's slot."""
-    return Slot(slot.role, slot.height, frozenset(slot.columns), slot.parent_slot, slot.name)
+    return Slot(
+        role=slot.role,
+        size=slot.height,
+        columns=frozenset(slot.columns),
+        parent_slot=slot.parent_slot,
+        name=slot.name,
+        colourless=slot.colourless,
+    )
 
 
 @contextmanager

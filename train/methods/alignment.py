@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from viewstore.train.methods.base import UnitPair
 from viewstore.train.plan import Scores
@@ -19,14 +18,4 @@ def aligned(unit: UnitPair, *, squared: bool) -> Scores:
         squared_distance=unit.squared_distance,
         scale=2.0 if squared else 1.0,
         inverse_tau=1.0,
-    )
-
-
-def predictor(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return a linear layer, batch norm, ReLU, and a linear layer with a bias."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, outputs),
     )

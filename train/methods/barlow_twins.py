@@ -10,14 +10,23 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings, Net, Traits
+from viewstore.train.distributed import all_reduce_mean, world_size
+from viewstore.train.methods.base import (
+    Emb,
+    Frame,
+    Method,
+    MethodSettings,
+    Net,
+    Traits,
+)
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views
+
+EPSILON = 1e-5  # of batch norms, which the paper standardises with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,10 @@ class BarlowTwinsSettings(MethodSettings):
         decomposable=False,
         forward="per_view",
     )
-    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 2048, 2048)}
+    HEAD: ClassVar[Mapping[str, Any]] = {
+        "projector": (2048, 2048, 2048),
+        "projector_last": "none",
+    }
 
     redundancy_weight: float = 0.0051
 
@@ -52,7 +64,7 @@ class BarlowTwins(Method):
     """Barlow Twins: the embeddings are the projector's outputs, "z"."""
 
     def __init__(self, network: Network, settings: BarlowTwinsSettings, frame: Frame) -> None:
-        super().__init__(network, settings.TRAITS, frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
 
     def standard(self, views: Views, rows: Sequence[Row]) -> Plan:
@@ -75,7 +87,8 @@ class BarlowTwins(Method):
             twins = self._twins(student, target, pair)
             on, off = _parts(twins)
             slope = torch.diag(on - 1) + self.settings.redundancy_weight * off
-            influence = 2 / len(twins[0]) * ((twins[0] @ slope) * twins[1]).sum(1)
+            samples = world_size() * len(twins[0])
+            influence = 2 / samples * ((twins[0] @ slope) * twins[1]).sum(1)
         return Scores(
             cosine=unit.cosine,
             pull=influence,
@@ -88,8 +101,8 @@ class BarlowTwins(Method):
     def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
         """Return the loss of a plan, a scalar.
 
-        A pair with the term `total` has the loss of the paper, of the whole batch, and a number
-        for its weight; other terms are averaged over samples.
+        A pair with the term `total` has the loss of the paper, of the batch of all ranks, and a
+        number for its weight; other terms are averaged over samples.
         """
         losses = []
         for pair in plan.pairs:
@@ -111,11 +124,14 @@ class BarlowTwins(Method):
 
 
 def _standard(z: Tensor) -> Tensor:
-    return F.batch_norm(z, None, None, training=True)
+    """Return embeddings with mean 0 and variance 1 over the batch, that of all ranks."""
+    centred = z - all_reduce_mean(z.mean(0))
+    variance = all_reduce_mean(centred.square().mean(0))
+    return centred / (variance + EPSILON).sqrt()
 
 
 def _parts(twins: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the diagonal [D] of the cross-correlation [D, D], and the matrix without it."""
-    correlation = twins[0].T @ twins[1] / len(twins[0])
+    correlation = all_reduce_mean(twins[0].T @ twins[1] / len(twins[0]))
     on = correlation.diagonal()
     return on, correlation - torch.diag(on)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.train.nets.backbone import stage
+from viewstore.train.nets.backbone import stage as output_of_stage
 from viewstore.train.nets.domains import use_domain
 from viewstore.train.nets.network import Network, quiet_statistics
 from viewstore.train.plan import Pair, Plan, Row, Scores
@@ -134,6 +134,11 @@ class Method(nn.Module):
     def evaluated(self) -> Network:
         """The network that is evaluated and kept: the student."""
         return self.student
+
+    def take_forwards(self) -> int:
+        """Return how many views were embedded since the last time it was asked."""
+        taken, self.forwards = self.forwards, 0
+        return taken
 
     def network(self, net: Net) -> Network:
         """Return the network of a side; methods with a target net override it."""
@@ -342,7 +347,7 @@ class Method(nn.Module):
         rows: Sequence[Row],
         places: list[int],
         net: Net,
-        at_stage: int | None = None,
+        stage: int | None = None,
     ) -> dict[int, Emb]:
         """Return what comes before the head, [B, ...] of some rows by place, each size at once."""
         pixels = {place: views.image(rows[place].view) for place in places}
@@ -359,15 +364,13 @@ class Method(nn.Module):
                 },
                 views.at,
             )
-            emb = (
-                self.trunk(images, net) if at_stage is None else self._stage(images, net, at_stage)
-            )
+            if stage is None:
+                emb = self.trunk(images, net)
+            else:
+                backbone = self.network(net).backbone
+                emb = {"feat": output_of_stage(backbone, self.prepare(images.pixels), stage)}
             trunks |= _split(emb, same)
         return trunks
-
-    def _stage(self, images: Images, net: Net, number: int) -> Emb:
-        """Return "feat", the flattened output of a stage of the backbone."""
-        return {"feat": stage(self.network(net).backbone, self.prepare(images.pixels), number)}
 
     def unit_pair(
         self, student: Emb, target: Emb, pair: Pair, names: tuple[str, str] = ("z", "z")

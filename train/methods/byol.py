@@ -12,9 +12,16 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.alignment import aligned, predictor
-from viewstore.train.methods.base import Emb, Frame, MethodSettings, Net, Traits
+from viewstore.train.methods.alignment import aligned
+from viewstore.train.methods.base import (
+    Emb,
+    Frame,
+    MethodSettings,
+    Net,
+    Traits,
+)
 from viewstore.train.methods.ema import Averaged, check_momentum, rising
+from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Views
@@ -35,7 +42,7 @@ class BYOLSettings(MethodSettings):
     TRAITS: ClassVar[Traits] = Traits(
         name="byol", target="ema", decomposable=True, forward="per_view"
     )
-    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (4096, 256)}
+    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (4096, 256), "projector_last": "none"}
 
     scale: Literal["sum", "half"] = "sum"
     predictor_hidden: int = 4096

@@ -14,17 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.train.distributed import gather_rows, world_size
 from viewstore.train.methods.base import (
     Emb,
     Embedded,
     Frame,
     Group,
     MethodSettings,
+    Mode,
     Net,
+    Statistics,
     Traits,
     unit_rows,
 )
 from viewstore.train.methods.ema import Averaged, check_momentum
+from viewstore.train.methods.shuffle import restored, shuffled
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Views
@@ -46,7 +50,7 @@ class MoCoV2Settings(MethodSettings):
     TRAITS: ClassVar[Traits] = Traits(
         name="moco-v2", target="ema", negatives="queue", decomposable=True, forward="per_view"
     )
-    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 128)}
+    HEAD: ClassVar[Mapping[str, Any]] = {"projector": (2048, 128), "projector_norm": "none"}
 
     temperature: float = 0.1
     queue_size: int = 4096
@@ -81,6 +85,8 @@ class MoCoV2Settings(MethodSettings):
 class MoCoV2(Averaged):
     """MoCo-v2: the embeddings are the projector's outputs, "z".
 
+    Where several processes train, keys are embedded with shuffling batch norm.
+
     Attributes:
         queue: Unit keys, float32 [K, D].
         pointer: Place of the oldest key, which is replaced next, int64 [].
@@ -105,6 +111,22 @@ class MoCoV2(Averaged):
     def head(self, features: Tensor, net: Net) -> Emb:
         """Return "z" [M, D]."""
         return {"z": self.network(net).projector(features)}
+
+    def encode(
+        self,
+        views: Views,
+        rows: Sequence[Row],
+        *,
+        net: Net,
+        mode: Mode,
+        statistics: Statistics | None = None,
+    ) -> Emb:
+        """Return the embeddings of rows, float32 [rows, B, ...], as `Method.encode` does."""
+        if net == "student" or world_size() == 1:
+            return super().encode(views, rows, net=net, mode=mode, statistics=statistics)
+        exchanged, moved = shuffled(views, rows)
+        emb = super().encode(exchanged, moved, net=net, mode=mode, statistics=statistics)
+        return restored(emb, views)
 
     def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
         """Return the parts of the cross-entropy of a pair: its key among the keys of the queue."""
@@ -132,10 +154,11 @@ class MoCoV2(Averaged):
     def update(self, done: Sequence[Embedded], at: At) -> None:
         """Put the keys of the standard plans into the queue, then move the network of the keys.
 
-        They are in the order of the targets, each of all micro-batches.
+        They are in the order of the targets, each of all ranks and of their micro-batches.
         """
         of_each = [unit_rows(each.target, "z", "target")[: each.plan.base_targets] for each in done]
-        self._enqueue(torch.cat(of_each, 1).flatten(0, 1))
+        by_sample = gather_rows(torch.cat(of_each, 1).transpose(0, 1))
+        self._enqueue(by_sample.transpose(0, 1).flatten(0, 1))
         super().update(done, at)
 
     def _enqueue(self, keys: Tensor) -> None:

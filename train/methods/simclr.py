@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.train.distributed import all_gather_with_gradient, rank, world_size
 from viewstore.train.methods.base import (
     Emb,
     Frame,
@@ -37,6 +38,8 @@ class SimCLRSettings(MethodSettings):
         loss_scale: Factor of every score; 7.142857 is what SupContrast's default amounts to at
             temperature 0.5.
         forward: "per_size" embeds all views of a size together, "per_view" each alone.
+        gather: Where several processes train, negatives are of all of them ("global"), with the
+            gradient of one process, or of each alone ("local").
     """
 
     TRAITS: ClassVar[Traits] = Traits(
@@ -48,6 +51,7 @@ class SimCLRSettings(MethodSettings):
     negatives: Negatives = "both"
     loss_scale: float = 1.0
     forward: Literal["per_size", "per_view"] = "per_size"
+    gather: Literal["global", "local"] = "global"
 
     def __post_init__(self) -> None:
         for name in ("temperature", "loss_scale"):
@@ -57,6 +61,8 @@ class SimCLRSettings(MethodSettings):
             raise ConfigError(f"negatives must be both or other, got {self.negatives!r}")
         if self.forward not in ("per_size", "per_view"):
             raise ConfigError(f"forward must be per_size or per_view, got {self.forward!r}")
+        if self.gather not in ("global", "local"):
+            raise ConfigError(f"gather must be global or local, got {self.gather!r}")
 
     @property
     def traits(self) -> Traits:
@@ -111,7 +117,7 @@ class SimCLR(Method):
     def _pool(
         self, student: Emb, unit: UnitPair, pair: Pair, plan: Plan
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the rows of the denominator, [B, D] each, and what each anchor leaves out.
+        """Return the rows of the denominator, [N, D] each, and what each anchor leaves out.
 
         Of that, int64 [B] each: a column of all the rows, one after the other.
         """
@@ -123,12 +129,17 @@ class SimCLR(Method):
             places = pair.pool
         units = unit_rows(student, "z", "student")
         others = [unit.student if each == pair.student else units[each] for each in places]
+        rows = others + rows
         samples = torch.arange(len(unit.student), device=unit.student.device)
+        columns, own = len(samples), 0
+        if self.settings.gather == "global":
+            rows = [all_gather_with_gradient(row) for row in rows]
+            columns, own = world_size() * len(samples), rank() * len(samples)
         left_out = []
         for number, place in enumerate(places):
-            first = number * len(samples)
+            first = number * columns + own
             if place in (clean, pair.student):
                 left_out.append(first + samples)
             if place == clean and anchor.mixed_with is not None:
                 left_out.append(first + anchor.mixed_with)
-        return others + rows, left_out
+        return rows, left_out

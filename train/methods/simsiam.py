@@ -12,8 +12,17 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.alignment import aligned, predictor
-from viewstore.train.methods.base import Emb, Frame, Group, Method, MethodSettings, Net, Traits
+from viewstore.train.methods.alignment import aligned
+from viewstore.train.methods.base import (
+    Emb,
+    Frame,
+    Group,
+    Method,
+    MethodSettings,
+    Net,
+    Traits,
+)
+from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
 

@@ -75,6 +75,16 @@ class Chooser(ABC):
         return ()
 
     @property
+    def logs(self) -> bool:
+        """Whether its plans log the losses that it chose by."""
+        return False
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether `wants` differs between steps."""
+        return False
+
+    @property
     def recolours(self) -> bool:
         """Whether views are to come without colours, where they can: it gives them theirs."""
         return False
@@ -161,9 +171,19 @@ class Strategy:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.columns))
 
     @property
+    def recolours(self) -> bool:
+        """Whether views are to come without colours, where they can: the chooser gives them."""
+        return self.chooser.recolours
+
+    @property
     def parts(self) -> tuple[Chooser | Stage, ...]:
         """The chooser and the stages."""
         return (self.chooser, *self.stages)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether steps read other views than each other."""
+        return self.chooser.scheduled
 
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return the views that are read at `step`, over all epochs; None: all.
@@ -187,6 +207,15 @@ class Strategy:
 
         No data was read yet.
         """
+        for slot in slots:
+            if slot.role == "cutmix":
+                raise wrong_views(
+                    f"{slot.name or 'a view'} has role cutmix: the samples that its views are "
+                    "mixed with are not in the batch, so that no pair can have their targets",
+                    slots,
+                    "simclr,simclr",
+                    "; and use --strategy hexa --set strategy.a2=1 to mix them while training",
+                )
         base = [slots[view] for view in self.base([slot.role for slot in slots])]
         for stage in self.stages:
             stage.check(traits, slots)

@@ -107,6 +107,16 @@ class CandidateChooser(Chooser):
     def _taken(self, local_crops: int) -> int:
         return local_crops // 2 if self.train_locals is None else self.train_locals
 
+    @property
+    def logs(self) -> bool:
+        """Whether some steps log their choice."""
+        return self.log_every > 0
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether there are steps that do not choose."""
+        return self.every > 1
+
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return all base views at steps that choose, else those that train."""
         if step % self.every == 0:
@@ -147,7 +157,7 @@ class CandidateChooser(Chooser):
         if self.directed(views, method):
             candidates = self.candidates(views.role, views.base, directed=True)
         choice = self.choose(views, method, candidates)
-        rows = tuple(Row(view) for view in choice.views.T)
+        rows = tuple(Row(view) for view in choice.views.T.contiguous())
         return rows, self.log_of(views, method, candidates, choice) if self.logs_at(
             views.at.step
         ) else {}

@@ -210,6 +210,11 @@ class HVP(CandidateChooser):
             )
         return slots[:count], slots[count:]
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether there are steps that do not choose, or do not compare."""
+        return super().scheduled or self.source == "cached"
+
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return the views that train; at steps that choose or compare, all."""
         if self.source == "model":
@@ -297,5 +302,6 @@ class HVP(CandidateChooser):
 
 def _same_images(views: Views, first: Tensor, second: Tensor) -> Tensor:
     """Return of which samples the views [B, m] show the same images, bool [B]."""
-    same = [views.image(a) == views.image(b) for a, b in zip(first.T, second.T, strict=True)]
+    both = zip(first.T.contiguous(), second.T.contiguous(), strict=True)
+    same = [views.image(a) == views.image(b) for a, b in both]
     return torch.stack(same).flatten(2).all(2).all(0)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import DivergedError
+from viewstore.train.distributed import any_rank
 from viewstore.train.methods.base import Method, Statistics
 from viewstore.train.plan import Pair, Plan, Row, total
 from viewstore.train.strategies.combinations import Candidates, Numbers
@@ -160,8 +161,11 @@ def _empty_table(views: Views) -> Tensor:
 
 
 def _checked(table: Tensor, views: Views) -> Tensor:
-    """Return the table. Raises DivergedError: an entry is not a number, so nothing is greatest."""
-    if bool(table.isnan().any()):
+    """Return the table. Raises DivergedError: an entry is not a number, so nothing is greatest.
+
+    All ranks raise it where one has such an entry.
+    """
+    if any_rank(bool(table.isnan().any())):
         raise DivergedError(
             f"the losses that views are chosen by must be numbers, got nan at step {views.at.step}",
             why="a candidate's embedding is not finite: the network has left the finite numbers",

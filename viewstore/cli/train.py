@@ -105,16 +105,14 @@ OPTIMIZERS = ["sgd", "adam", "adamw"]
 @click.option(
     "--temperature",
     type=NUMBER,
-    default=0.5,
-    show_default=True,
     metavar="T",
-    help="Divide similarities by T in simclr's loss.",
+    help="Divide similarities by T in the loss.  [default: the method's, 0.5 of simclr]",
 )
 @click.option(
     "--negatives",
     type=click.Choice(["both", "other"]),
     help="Choose the views of other samples in simclr's denominator: of both views or of the "
-    "other one.  [default: as in the strategy's paper]",
+    "other one.  [default: both]",
 )
 @click.option(
     "--alpha", type=NUMBER, metavar="A", help="Weigh a2's alignment by A.  [default: 0.5]"
@@ -200,8 +198,10 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.train.loop.feed import open_feed, store_of_source
-    from viewstore.train.loop.pretrain import RunOptions, pretrain
+    from viewstore.train.loop.feed import open_feed
+    from viewstore.train.loop.pretrain import pretrain
+    from viewstore.train.loop.run import RunOptions
+    from viewstore.train.source_store import store_of_source
 
     if (options["store"] is None) == (options["source"] is None):
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")

@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.methods.build import (
-    make_method,
-    make_views,
-    random_rows,
-    score_of,
-    standard_plan,
-)
+from tests.train.methods.scores import random_rows, score_of, standard_plan
+from tests.train.world import make_method, make_views
 from viewstore.errors import ConfigError
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import Method
@@ -50,7 +45,7 @@ def loop_loss(first: Tensor, second: Tensor, weights: list[float] | None = None)
 
 def reduced(z: Tensor, *pairs: Pair) -> Tensor:
     method = make_barlow()
-    plan = replace(standard_plan(method, make_views(("expert",) * len(z), samples=z.shape[1])))
+    plan = standard_plan(method, make_views(("expert",) * len(z), samples=z.shape[1]))
     plan = replace(plan, pairs=pairs or plan.pairs)
     return method.reduce({"z": z}, {"z": z}, plan)
 

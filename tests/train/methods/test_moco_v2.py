@@ -4,54 +4,37 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.train.methods.build import (
-    make_at,
-    make_method,
-    make_views,
+from tests.train.methods.scores import (
+    PlainNetwork,
+    plain_method,
     random_rows,
     score_of,
     standard_plan,
-    train_step,
 )
+from tests.train.world import PREPARE, SAMPLES, at, make_method, make_views, train_step
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Embedded, Frame
 from viewstore.train.methods.ema import Averaged
 from viewstore.train.methods.moco_v2 import MoCoV2, MoCoV2Settings
-from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.plan import Pair, Row
+from viewstore.train.strategies.table import strategy_of
 
-BATCH = 6
+EE = ("expert", "expert")
 
 
 def make_moco(dimension: int = 16, **settings: Any) -> MoCoV2:  # noqa: ANN401
-    settings = {"queue_size": 4 * BATCH} | settings
-    method = make_method(MoCoV2Settings(**settings), batch_size=BATCH, dimension=dimension)
+    values = {"queue_size": 4 * SAMPLES} | settings
+    method = make_method(MoCoV2Settings(**values), projector=(32, dimension))
     assert isinstance(method, MoCoV2)
     return method
-
-
-class Linear(nn.Module):
-    """A network that is one linear layer: the encoder of the fixture."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.settings = NetworkSettings(projector=(len(weight),))
-        self.backbone = nn.Flatten()
-        self.projector = nn.Linear(weight.shape[1], len(weight))
-        self.set(weight, bias)
-
-    def set(self, weight: Tensor, bias: Tensor) -> None:
-        with torch.no_grad():
-            self.projector.weight.copy_(weight)
-            self.projector.bias.copy_(bias)
 
 
 def test_a_step_is_that_of_public_implementations(shared: Path) -> None:
@@ -60,36 +43,37 @@ def test_a_step_is_that_of_public_implementations(shared: Path) -> None:
         known = {name: torch.from_numpy(file[name]) for name in file.files}
     momentum, temperature = float(known["m"]), float(known["T"])
     settings = MoCoV2Settings(temperature=temperature, momentum=momentum, queue_size=16)
-    frame = Frame(prepare=cast(Any, lambda pixels: pixels), batch_size=4)
-    method = settings.make(cast(Any, Linear(known["wq"], known["bq"])), frame).train()
-    cast(Linear, method.teacher).set(known["wk_before"], known["bk_before"])
+    method = plain_method(settings, PlainNetwork(12, 8))
+    assert isinstance(method, MoCoV2)
+    query, key = method.student.projector, method.teacher.projector
+    query.load_state_dict({"weight": known["wq"], "bias": known["bq"]})
+    key.load_state_dict({"weight": known["wk_before"], "bias": known["bk_before"]})
     method.queue.copy_(known["queue_before"].T)
-    images = [known[name].reshape(4, 3, 2, 2) for name in ("x_q", "x_k")]
-    views = replace(make_views(samples=4), pixels=tuple(images))
+    images = tuple(known[name].reshape(4, 3, 2, 2) for name in ("x_q", "x_k"))
+    views = replace(make_views(EE, samples=4), pixels=images)
     state, loss = {"rtol": 0, "atol": 1e-6}, {"rtol": 1e-5, "atol": 1e-6, "check_dtype": False}
 
     Averaged.update(method, (), views.at)
-    keys = cast(Linear, method.teacher).projector
-    torch.testing.assert_close(keys.weight, known["wk_after"], **state)
-    torch.testing.assert_close(keys.bias, known["bk_after"], **state)
+    for name, value in key.state_dict().items():
+        torch.testing.assert_close(value, known[f"{name[0]}k_after"], **state)
 
     embedded = method(standard_plan(method, views))
     torch.testing.assert_close(F.normalize(embedded.student["z"][0], dim=1), known["q"], **state)
     torch.testing.assert_close(F.normalize(embedded.target["z"][0], dim=1), known["k"], **state)
-    scores = method.score(embedded.student, embedded.target, embedded.plan.pairs[0], embedded.plan)
+    scores = method.score(embedded.student, embedded.target, Pair(0, 0), embedded.plan)
     torch.testing.assert_close(-scores.pull, known["logits"][:, 0], **loss)
     torch.testing.assert_close(scores.push, known["logits"].logsumexp(1), **loss)
     for name in ("loss", "solo_loss"):
         torch.testing.assert_close(embedded.loss, known[name], **loss)
     embedded.loss.backward()
-    gradient = cast(Linear, method.student).projector.weight.grad
+    gradient = query.get_parameter("weight").grad
     torch.testing.assert_close(gradient, known["grad_wq"], rtol=1e-4, atol=1e-6)
 
     method.commit([embedded], views.at)
     torch.testing.assert_close(method.queue, known["queue_after"].T.contiguous(), **state)
     assert method.pointer == known["ptr_after"][0]
     again = momentum * known["wk_after"] + (1 - momentum) * known["wq"]
-    torch.testing.assert_close(keys.weight, again, **state)
+    torch.testing.assert_close(key.get_parameter("weight").data, again, **state)
 
 
 def cross_entropy(query: Tensor, keys: list[Tensor], label: list[float], tau: float) -> float:
@@ -125,25 +109,27 @@ def test_the_loss_is_the_loop_of_the_paper(cutmix_keys: str, mixed: bool) -> Non
         assert loss[b].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_queue_is_of_unit_keys_that_the_seed_draws() -> None:
-    first, again, other = (
-        make_method(MoCoV2Settings(queue_size=8), seed=seed).get_buffer("queue")
-        for seed in (1, 1, 2)
-    )
-    assert first.dtype == torch.float32
-    torch.testing.assert_close(first.norm(dim=1), torch.ones(8))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_the_first_queue_is_of_unit_keys_that_the_seed_draws() -> None:
+    network = make_moco().student
+    queues = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        method = MoCoV2Settings(queue_size=32).make(network, Frame(prepare=PREPARE))
+        queues.append(method.queue)
+    assert queues[0].dtype == torch.float32
+    torch.testing.assert_close(queues[0].norm(dim=1), torch.ones(32))
+    assert torch.equal(queues[0], queues[1])
+    assert not torch.equal(queues[0], queues[2])
 
 
 def test_two_views_are_one_pair_and_two_forwards() -> None:
-    plan = standard_plan(make_moco(), make_views())
+    plan = standard_plan(make_moco(), make_views(EE))
     assert [row.view for row in (*plan.students, *plan.targets)] == [0, 1]
     assert [(pair.student, pair.target, pair.weight) for pair in plan.pairs] == [(0, 0, 1.0)]
 
 
 def test_symmetric_trains_both_orders_at_half_weight() -> None:
-    plan = standard_plan(make_moco(symmetric=True), make_views())
+    plan = standard_plan(make_moco(symmetric=True), make_views(EE))
     assert sorted((p.student, p.target, p.weight) for p in plan.pairs) == [
         (0, 1, 0.5),
         (1, 0, 0.5),
@@ -160,7 +146,7 @@ def test_more_views_are_all_pairs_at_one_weight(symmetric: bool) -> None:
 def enqueued(moco: MoCoV2, *done: Embedded, step: int = 0) -> Tensor:
     """Commit, and return the keys that have come into the queue, in their order."""
     start = int(moco.pointer)
-    moco.commit(done, make_at(step))
+    moco.commit(done, at(step))
     count = (int(moco.pointer) - start) % len(moco.queue)
     return moco.queue[(start + torch.arange(count)) % len(moco.queue)]
 
@@ -175,23 +161,23 @@ def test_the_queue_takes_the_base_keys_alone_and_replaces_the_oldest() -> None:
         embedded = moco(plan)
         keys = F.normalize(embedded.target["z"][0], dim=1)
         assert torch.equal(enqueued(moco, embedded, step=step), keys)
-        fifo = [*fifo[BATCH:], *keys]
+        fifo = [*fifo[SAMPLES:], *keys]
         assert torch.equal(moco.queue.roll(-int(moco.pointer), 0), torch.stack(fifo))
 
 
 def test_keys_of_micro_batches_enter_as_those_of_one_batch() -> None:
     whole, parts = make_moco(symmetric=True).eval(), make_moco(symmetric=True).eval()
-    views = make_views()
+    views = make_views(EE)
     together = enqueued(whole, whole(standard_plan(whole, views)))
-    halves = [parts(standard_plan(parts, views.part(i, i + 3))) for i in (0, 3)]
-    assert len(together) == 2 * BATCH
+    halves = [parts(standard_plan(parts, half)) for half in views.parts(2)]
+    assert len(together) == 2 * SAMPLES
     torch.testing.assert_close(enqueued(parts, *halves), together)
 
 
 def test_a_queue_of_one_batch_holds_the_last_keys() -> None:
-    moco = make_moco(queue_size=BATCH, symmetric=True)
-    embedded = moco(standard_plan(moco, make_views()))
-    moco.commit([embedded], make_at())
+    moco = make_moco(queue_size=SAMPLES, symmetric=True)
+    embedded = moco(standard_plan(moco, make_views(EE)))
+    moco.commit([embedded], at())
     assert torch.equal(moco.queue, F.normalize(embedded.target["z"][1], dim=1))
     assert moco.pointer == 0
 
@@ -199,17 +185,17 @@ def test_a_queue_of_one_batch_holds_the_last_keys() -> None:
 def test_the_loss_is_that_of_the_queue_before_the_step() -> None:
     moco = make_moco()
     queue = moco.queue.clone()
-    embedded = moco(standard_plan(moco, make_views()))
+    embedded = moco(standard_plan(moco, make_views(EE)))
     u, v = (F.normalize(z[0], dim=1) for z in (embedded.student["z"], embedded.target["z"]))
     logits = torch.cat([(u * v).sum(1, keepdim=True), u @ queue.T], 1) / 0.1
-    expected = F.cross_entropy(logits, torch.zeros(BATCH, dtype=torch.int64))
+    expected = F.cross_entropy(logits, torch.zeros(SAMPLES, dtype=torch.int64))
     torch.testing.assert_close(embedded.loss, expected)
 
 
 def test_the_network_of_the_keys_follows_with_the_new_parameters() -> None:
     moco = make_moco(momentum=0.75)
     before = [each.clone() for each in moco.teacher.parameters()]
-    train_step(moco, make_views())
+    train_step(moco, strategy_of("standard", {}), make_views(EE))
     after = zip(before, moco.student.parameters(), moco.teacher.parameters(), strict=True)
     for old, trained, averaged in after:
         torch.testing.assert_close(averaged, 0.75 * old + 0.25 * trained, rtol=1e-6, atol=1e-7)
@@ -217,15 +203,15 @@ def test_the_network_of_the_keys_follows_with_the_new_parameters() -> None:
 
 
 def test_batches_that_do_not_divide_the_queue_are_refused_with_sizes_that_do() -> None:
-    with pytest.raises(ConfigError, match="multiple of the batch size 6, got 20") as caught:
+    with pytest.raises(ConfigError, match="multiple of the batch size 8, got 20") as caught:
         make_moco(queue_size=20)
-    assert caught.value.fix == "give --set method.queue_size=18 or 24"
-    assert caught.value.where == "--set method.queue_size=20 --batch-size 6"
-    for size in (18, 24):
+    assert caught.value.fix == "give --set method.queue_size=16 or 24"
+    assert caught.value.where == "--set method.queue_size=20 --batch-size 8"
+    for size in (16, 24):
         make_moco(queue_size=size)
     with pytest.raises(ConfigError) as caught:
         make_moco(queue_size=4)
-    assert caught.value.fix == "give --set method.queue_size=6"
+    assert caught.value.fix == "give --set method.queue_size=8"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.train.loops import loop_loss
-from tests.train.methods.build import make_method, make_views, random_rows
+from tests.train.methods.scores import random_rows
+from tests.train.world import make_method, make_views
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
 from viewstore.train.plan import Pair, Plan, Row, Scores
 
+EE = ("expert", "expert")
 NEGATIVES: list[Negatives] = ["both", "other"]
 
 
@@ -24,7 +26,7 @@ def both_orders(method: Method, first: Tensor, second: Tensor) -> list[Scores]:
     emb = {"z": torch.stack([first, second])}
     rows = (Row(0), Row(1))
     pairs = (Pair(0, 1), Pair(1, 0))
-    plan = Plan(make_views(samples=len(first)), rows, rows, pairs, 2, 2)
+    plan = Plan(make_views(EE, samples=len(first)), rows, rows, pairs, 2, 2)
     return [method.score(dict(emb), dict(emb), pair, plan) for pair in pairs]
 
 
@@ -97,7 +99,7 @@ def test_a_made_row_is_an_anchor_among_clean_rows(negatives: Negatives, mixed: b
     clean = (Row(0), Row(1))
     made = Row(1, made_from=0, mixed_with=partner if mixed else None)
     pair = Pair(2, 1, partner=partner if mixed else None)
-    plan = Plan(make_views(samples=len(samples)), (*clean, made), clean, (pair,), 2, 2)
+    plan = Plan(make_views(EE, samples=len(samples)), (*clean, made), clean, (pair,), 2, 2)
     method = make_method(SimCLRSettings(negatives=negatives, temperature=0.3))
     scores = method.score({"z": z}, {"z": z[:2]}, pair, plan)
     u = F.normalize(z, dim=2)
@@ -116,7 +118,7 @@ def test_a_pool_names_the_rows_of_the_denominator(negatives: Negatives) -> None:
     z = random_rows(3)
     rows = (Row(0), Row(1), Row(0))
     pair = Pair(0, 1, pool=(0, 1, 2))
-    plan = Plan(make_views(samples=z.shape[1]), rows, rows, (pair,), 3, 3)
+    plan = Plan(make_views(EE, samples=z.shape[1]), rows, rows, (pair,), 3, 3)
     method = make_method(SimCLRSettings(negatives=negatives, temperature=0.3))
     scores = method.score({"z": z}, {"z": z}, pair, plan)
     u = F.normalize(z, dim=2)
@@ -131,6 +133,7 @@ def test_a_pool_names_the_rows_of_the_denominator(negatives: Negatives) -> None:
         (lambda: SimCLRSettings(temperature=0), "temperature must be above 0, got 0"),
         (lambda: SimCLRSettings(loss_scale=-1), "loss_scale must be above 0, got -1"),
         (lambda: SimCLRSettings(negatives="none"), "negatives must be both or other, got 'none'"),
+        (lambda: SimCLRSettings(gather="some"), "gather must be global or local, got 'some'"),
         (lambda: SimCLRSettings(forward="one"), "forward must be per_size or per_view, got 'one'"),
     ],
 )

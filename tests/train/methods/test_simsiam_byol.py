@@ -8,23 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.methods.build import (
-    changed,
-    make_at,
-    make_method,
-    make_views,
-    random_rows,
-    score_of,
-    snapshot,
-    standard_plan,
-    train_step,
-)
+from tests.train.methods.scores import random_rows, score_of, standard_plan
+from tests.train.world import at, make_method, make_views, train_step
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.byol import BYOL, BYOLSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
 from viewstore.train.plan import Pair
+from viewstore.train.strategies.table import strategy_of
 
+EE = ("expert", "expert")
 SETTINGS: dict[str, tuple[MethodSettings, bool]] = {  # with whether its score is 2 - 2 cos
     "simsiam cos": (SimSiamSettings(), False),
     "simsiam mse": (SimSiamSettings(scale="mse"), True),
@@ -35,7 +28,7 @@ SETTINGS: dict[str, tuple[MethodSettings, bool]] = {  # with whether its score i
 
 def reduced(method: Method, p: Tensor, z: Tensor) -> Tensor:
     """The loss of the standard plan of two views with these embeddings, [2, B, D] each."""
-    plan = standard_plan(method, make_views(samples=p.shape[1]))
+    plan = standard_plan(method, make_views(EE, samples=p.shape[1]))
     return method.reduce({"p": p, "z": z}, {"z": z.detach()}, plan)
 
 
@@ -124,7 +117,7 @@ def test_more_views_keep_the_sum_of_the_weights(name: str) -> None:
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_no_gradient_enters_a_target(name: str) -> None:
     method = make_method(SETTINGS[name][0])
-    embedded = method(standard_plan(method, make_views()))
+    embedded = method(standard_plan(method, make_views(EE)))
     assert embedded.student["p"].requires_grad
     assert not embedded.target["z"].requires_grad
     assert ("p" in embedded.target) == name.startswith("simsiam")
@@ -148,7 +141,7 @@ def test_the_teacher_of_byol_starts_as_the_student_and_follows_it() -> None:
     assert isinstance(method, BYOL)
     before = [each.clone() for each in method.teacher.parameters()]
     assert all(map(torch.equal, before, method.student.parameters()))
-    train_step(method, make_views())
+    train_step(method, strategy_of("standard", {}), make_views(EE))
     after = zip(before, method.student.parameters(), method.teacher.parameters(), strict=True)
     for old, trained, averaged in after:
         torch.testing.assert_close(averaged, 0.9 * old + 0.1 * trained, rtol=1e-6, atol=1e-7)
@@ -158,19 +151,20 @@ def test_the_teacher_of_byol_starts_as_the_student_and_follows_it() -> None:
 def test_the_momentum_of_byol_rises_to_1_along_half_a_cosine() -> None:
     method = make_method(BYOLSettings(momentum=0.9))
     assert isinstance(method, BYOL)
-    shares = [method.momentum(make_at(step)) for step in (0, 5, 10)]
+    shares = [method.momentum(at(step, total_steps=10)) for step in (0, 5, 10)]
     assert shares == pytest.approx([0.9, 0.95, 1.0])
     constant = make_method(BYOLSettings(momentum=0.99, momentum_schedule="constant"))
     assert isinstance(constant, BYOL)
-    assert constant.momentum(make_at(10)) == 0.99
+    assert constant.momentum(at(10)) == 0.99
 
 
 def test_a_training_forward_of_byol_moves_statistics_of_both_nets_alone() -> None:
     method = make_method(BYOLSettings())
-    before = snapshot(method)
-    method(standard_plan(method, make_views()))
-    moved = changed(before, snapshot(method))
-    assert all("running_" in name or "num_batches" in name for name in moved)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method(standard_plan(method, make_views(EE)))
+    after = method.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {name for name in before if "running_" in name or "num_batches" in name}
     assert {name.partition(".")[0] for name in moved} == {"student", "teacher", "predictor"}
 
 

@@ -137,6 +137,25 @@ def test_a_policy_of_standard_views_has_a_row() -> None:
     assert standard - set(ROWS) == {"crop", "flip", "smallcrop", "medcrop", "largecrop"}
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "ratio"),
+    [
+        ("crop", (0.2, 1), (3 / 4, 4 / 3)),
+        ("smallcrop", (0.9, 1), (0.9, 1.1)),
+        ("medcrop", (0.7, 1), (0.9, 1.1)),
+        ("largecrop", (0.5, 1), (0.9, 1.1)),
+    ],
+)
+def test_policies_without_colours_crop_and_flip(
+    name: str, scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    (policy,) = policies(name)
+    assert isinstance(policy, Policy)
+    assert (policy.crop, policy.scale, policy.ratio, policy.flip) == (True, scale, ratio, 0.5)
+    assert not policy.colours
+    assert [column.name for column in policy.columns] == ["crop_box", "flip"]
+
+
 @pytest.mark.parametrize(("name", "strength"), [("simclr", 1), ("moco", 0.5), ("swav", 1)])
 def test_jitter_has_a_strength(name: str, strength: float) -> None:
     (policy,) = policies(name)
