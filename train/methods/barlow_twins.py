@@ -14,14 +14,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean, world_size
-from viewstore.train.methods.base import (
-    Emb,
-    Frame,
-    Method,
-    MethodSettings,
-    Net,
-    Traits,
-)
+from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views
@@ -64,7 +57,7 @@ class BarlowTwins(Method):
     """Barlow Twins: the embeddings are the projector's outputs, "z"."""
 
     def __init__(self, network: Network, settings: BarlowTwinsSettings, frame: Frame) -> None:
-        super().__init__(network, settings.traits, frame)
+        super().__init__(network, settings.TRAITS, frame)
         self.settings = settings
 
     def standard(self, views: Views, rows: Sequence[Row]) -> Plan:

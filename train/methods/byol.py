@@ -13,13 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import (
-    Emb,
-    Frame,
-    MethodSettings,
-    Net,
-    Traits,
-)
+from viewstore.train.methods.base import Emb, Frame, MethodSettings, Net, Traits
 from viewstore.train.methods.ema import Averaged, check_momentum, rising
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network

@@ -14,15 +14,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean
-from viewstore.train.methods.base import (
-    Emb,
-    Embedded,
-    Frame,
-    MethodSettings,
-    Net,
-    Traits,
-    UnitPair,
-)
+from viewstore.train.methods.base import Emb, Embedded, Frame, MethodSettings, Net, Traits, UnitPair
 from viewstore.train.methods.ema import Averaged, check_momentum, copied, rising
 from viewstore.train.nets.heads import PrototypeHead, draw_truncated
 from viewstore.train.nets.network import Network
@@ -100,7 +92,7 @@ class DINO(Averaged):
 
     def __init__(self, network: Network, settings: DINOSettings, frame: Frame) -> None:
         draw_truncated(network.projector)
-        super().__init__(network, settings.traits, frame)
+        super().__init__(network, settings.TRAITS, frame)
         self.settings = settings
         self.prototypes = PrototypeHead(network.settings.projector[-1], settings.outputs)
         self.teacher_prototypes = copied(self.prototypes)

@@ -13,15 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import (
-    Emb,
-    Frame,
-    Group,
-    Method,
-    MethodSettings,
-    Net,
-    Traits,
-)
+from viewstore.train.methods.base import Emb, Frame, Group, Method, MethodSettings, Net, Traits
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
