@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.train.values import typed_settings
 
 
 def settings_of(
@@ -18,7 +19,8 @@ def settings_of(
     `kind` is what messages call a row, "method" or "strategy".
 
     Raises:
-        ConfigError: A name or key is unknown, a name stands twice, or a key belongs to several.
+        ConfigError: A name or key is unknown, a name or setting stands twice, a key belongs to
+            several, or a value is not of its field's type.
     """
     for name in names:
         if name not in table:
@@ -34,8 +36,10 @@ def settings_of(
     known = {name: [item.name for item in fields(table[name])] for name in names}
     for key, value in given.items():
         owner, setting = _owner(kind, key, known)
+        if setting in values[owner]:
+            raise ConfigError(f"setting {setting} of {owner} is given twice")
         values[owner][setting] = value
-    return [table[name](**values[name]) for name in names]
+    return [table[name](**typed_settings(f"{kind}.", table[name], values[name])) for name in names]
 
 
 def _owner(kind: str, key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
