@@ -171,16 +171,22 @@ class Views:
         """Return the role of a view, or of views chosen for each sample, which have one role."""
         return self.role[view if isinstance(view, int) else int(view[0])]
 
-    def part(self, start: int, stop: int) -> Views:
-        """Return the samples [start, stop) of the batch: a micro-batch."""
+    def parts(self, count: int) -> tuple[Views, ...]:
+        """Return the batch in `count` micro-batches of equal size."""
+        if count == 1:
+            return (self,)
+        size = len(self) // count
+        return tuple(self._cut(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def _cut(self, samples: slice) -> Views:
         return replace(
             self,
-            pixels=tuple(each[start:stop] for each in self.pixels),
+            pixels=tuple(each[samples] for each in self.pixels),
             params=tuple(
-                {name: torch.as_tensor(params[name])[start:stop] for name in params}
+                {name: torch.as_tensor(params[name])[samples] for name in params}
                 for params in self.params
             ),
-            sample=self.sample[start:stop],
+            sample=self.sample[samples],
         )
 
 

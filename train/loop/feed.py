@@ -26,7 +26,8 @@ from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.train.loop.config import PretrainConfig
-from viewstore.train.loop.pretrain import Feed, check_views
+from viewstore.train.loop.pretrain import check_views
+from viewstore.train.loop.run import Feed
 from viewstore.train.strategies.base import Slot
 
 
@@ -76,6 +77,11 @@ def open_feed(
     """
     rows = training_rows(store.num_samples, config.holdout)
     views = _sized(parse_views(",".join(config.views), store.names), config.size)
+    roles: list[str] = []  # known as soon as the loader is
+
+    def wants(step: int) -> tuple[int, ...] | None:
+        return config.strategy.wants(roles, step) if roles else None
+
     with _advice(store):
         loader = ViewLoader(
             store,
@@ -89,6 +95,7 @@ def open_feed(
             where=config.where,
             missing=config.missing,
             photometric="caller" if config.strategy.recolours else "cpu",
+            wants=wants if config.strategy.scheduled else None,
         )
         with loader:
             for slot in loader.slots:
@@ -96,6 +103,7 @@ def open_feed(
             if config.missing == "raise" and config.where is None:
                 _check_complete(store, loader.slots)
             slots = tuple(map(_as_slot, loader.slots))
+            roles += loader.roles
             check_views(config, slots, loader.num_rows)
             state = loader.state_dict()
             yield Feed(
@@ -108,6 +116,8 @@ def open_feed(
                 policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
                 store_id=store.store_id,
                 shown_id=state["store"] + state["views"],
+                source=lambda: store.source_table,
+                rows=None if config.holdout is None else rows,
             )
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.train.distributed import all_gather_with_gradient, rank
 from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
@@ -79,6 +80,8 @@ class BarlowTwins(Method):
             on, off = _parts(twins)
             slope = torch.diag(on - 1) + self.settings.redundancy_weight * off
             influence = 2 / len(twins[0]) * ((twins[0] @ slope) * twins[1]).sum(1)
+            first = rank() * len(unit.student)
+            influence = influence[first : first + len(unit.student)]
         return Scores(
             cosine=unit.cosine,
             pull=influence,
@@ -105,12 +108,15 @@ class BarlowTwins(Method):
         return torch.stack(losses).sum()
 
     def _twins(self, student: Emb, target: Emb, pair: Pair) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of a pair with mean 0 and variance 1 over the batch, [B, D]."""
+        """Return the embeddings of a pair with mean 0 and variance 1 over the batch, [N, D].
+
+        The batch is that of all processes.
+        """
         assert pair.target is not None
         other = target["z"][pair.target]
-        return _standard(student["z"][pair.student]), _standard(
-            other.detach() if pair.detach else other
-        )
+        sides = student["z"][pair.student], other.detach() if pair.detach else other
+        first, second = map(all_gather_with_gradient, sides)
+        return _standard(first), _standard(second)
 
 
 def _standard(z: Tensor) -> Tensor:

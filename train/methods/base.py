@@ -131,6 +131,11 @@ class Method(nn.Module):
         """The network that is evaluated and kept: the student."""
         return self.student
 
+    def take_forwards(self) -> int:
+        """Return how many views were embedded since the last time it was asked."""
+        taken, self.forwards = self.forwards, 0
+        return taken
+
     def network(self, net: Net) -> Network:
         """Return the network of a side; methods with a target net override it."""
         del net

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.train.distributed import gather_rows
 from viewstore.train.methods.base import Emb, Embedded, Frame, Group, Net, Traits, unit_rows
 from viewstore.train.methods.ema import Averaged, check_momentum
 from viewstore.train.nets.network import Network
@@ -118,10 +119,10 @@ class MoCoV2(Averaged):
     def update(self, done: Sequence[Embedded], at: At) -> None:
         """Put the keys of the standard plans into the queue, then move the network of the keys.
 
-        They are in the order of the targets, each of all micro-batches.
+        They are in the order of ranks, of targets, and of micro-batches.
         """
         of_each = [unit_rows(each.target, "z", "target")[: each.plan.base_targets] for each in done]
-        self._enqueue(torch.cat(of_each, 1).flatten(0, 1))
+        self._enqueue(gather_rows(torch.cat(of_each, 1).flatten(0, 1)))
         super().update(done, at)
 
     def _enqueue(self, keys: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.train.distributed import all_gather_with_gradient, rank
 from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits, UnitPair, unit_rows
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
@@ -27,6 +28,7 @@ class SimCLRSettings:
             (InfoNCE).
         loss_scale: Factor of every score; 7.142857 is what SupContrast's default amounts to at
             temperature 0.5.
+        gather: Negatives of all processes ("global"), or of each process alone ("local").
         forward: "per_size" embeds all views of a size together, "per_view" each alone.
     """
 
@@ -38,6 +40,7 @@ class SimCLRSettings:
     temperature: float = 0.5
     negatives: Negatives = "both"
     loss_scale: float = 1.0
+    gather: Literal["global", "local"] = "global"
     forward: Literal["per_size", "per_view"] = "per_size"
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class SimCLRSettings:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.negatives not in ("both", "other"):
             raise ConfigError(f"negatives must be both or other, got {self.negatives!r}")
+        if self.gather not in ("global", "local"):
+            raise ConfigError(f"gather must be global or local, got {self.gather!r}")
         if self.forward not in ("per_size", "per_view"):
             raise ConfigError(f"forward must be per_size or per_view, got {self.forward!r}")
 
@@ -95,7 +100,7 @@ class SimCLR(Method):
     def _pool(
         self, student: Emb, unit: UnitPair, pair: Pair, plan: Plan
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the rows of the denominator, [B, D] each, and what each anchor leaves out.
+        """Return the rows of the denominator, [N, D] each, and what each anchor leaves out.
 
         Of that, int64 [B] each: a column of all the rows, one after the other.
         """
@@ -107,12 +112,17 @@ class SimCLR(Method):
             places = pair.pool
         units = unit_rows(student, "z", "student")
         others = [unit.student if each == pair.student else units[each] for each in places]
-        samples = torch.arange(len(unit.student), device=unit.student.device)
+        count = len(unit.student)
+        samples = torch.arange(count, device=unit.student.device)
+        rows = [*others, *rows]
+        mine = 0
+        if self.settings.gather == "global":
+            rows, mine = [all_gather_with_gradient(row) for row in rows], rank() * count
         left_out = []
         for number, place in enumerate(places):
-            first = number * len(samples)
+            first = number * len(rows[number]) + mine
             if place in (clean, pair.student):
                 left_out.append(first + samples)
             if place == clean and anchor.mixed_with is not None:
                 left_out.append(first + anchor.mixed_with)
-        return others + rows, left_out
+        return rows, left_out

@@ -69,6 +69,16 @@ class Chooser(ABC):
         return ()
 
     @property
+    def logs(self) -> bool:
+        """Whether its plans log the losses that it chose by."""
+        return False
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether `wants` differs between steps."""
+        return False
+
+    @property
     def recolours(self) -> bool:
         """Whether views are to come without colours, where they can: it gives them theirs."""
         return False
@@ -158,6 +168,11 @@ class Strategy:
     def parts(self) -> tuple[Chooser | Stage, ...]:
         """The chooser and the stages."""
         return (self.chooser, *self.stages)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether steps read other views than each other."""
+        return self.chooser.scheduled
 
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return the views that are read at `step`, over all epochs; None: all.

@@ -107,6 +107,16 @@ class CandidateChooser(Chooser):
     def _taken(self, local_crops: int) -> int:
         return local_crops // 2 if self.train_locals is None else self.train_locals
 
+    @property
+    def logs(self) -> bool:
+        """Whether some steps log their choice."""
+        return self.log_every > 0
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether there are steps that do not choose."""
+        return self.every > 1
+
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return all base views at steps that choose, else those that train."""
         if step % self.every == 0:

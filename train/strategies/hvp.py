@@ -210,6 +210,11 @@ class HVP(CandidateChooser):
             )
         return slots[:count], slots[count:]
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether there are steps that do not choose, or do not compare."""
+        return super().scheduled or self.source == "cached"
+
     def wants(self, roles: Sequence[str], step: int) -> tuple[int, ...] | None:
         """Return the views that train; at steps that choose or compare, all."""
         if self.source == "model":

@@ -199,7 +199,8 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
     import viewstore
     from viewstore.train.loop.feed import open_feed, store_of_source
-    from viewstore.train.loop.pretrain import RunOptions, pretrain
+    from viewstore.train.loop.pretrain import pretrain
+    from viewstore.train.loop.run import RunOptions
 
     if (options["store"] is None) == (options["source"] is None):
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")

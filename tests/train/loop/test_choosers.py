@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.methods.build import make_method
 
 import viewstore
 from tests.loaders.stores import digits_store
+from tests.train.world import make_method
 from viewstore.errors import ConfigError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
-from viewstore.train.loop.pretrain import RunOptions, pretrain
+from viewstore.train.loop.pretrain import pretrain
+from viewstore.train.loop.run import RunOptions
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings

@@ -19,7 +19,8 @@ from viewstore.progress import Silent
 from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
-from viewstore.train.loop.pretrain import RunOptions, pretrain
+from viewstore.train.loop.pretrain import pretrain
+from viewstore.train.loop.run import RunOptions
 from viewstore.train.methods.base import Method
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings

@@ -15,7 +15,9 @@ from viewstore.train.encoder_file import load_encoder
 from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
-from viewstore.train.loop.pretrain import Feed, Losses, RunOptions, TrainResult, pretrain
+from viewstore.train.loop.pretrain import TrainResult, pretrain
+from viewstore.train.loop.run import Feed, RunOptions
+from viewstore.train.loop.watch import Losses
 from viewstore.train.methods.base import Frame
 from viewstore.train.methods.simclr import SimCLR, SimCLRSettings
 from viewstore.train.nets.network import Network, NetworkSettings
@@ -235,12 +237,12 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) -> None:
-    poisoned = replace(CONFIG, mean=(float("nan"),))
-    with pytest.raises(DivergedError, match="the loss must be finite, got nan at step 0") as caught:
-        run(tmp_path, poisoned)
+    steep = replace(CONFIG, optim=OptimSettings(lr=1e30))
+    with pytest.raises(DivergedError, match="the loss must be finite, got nan at step 1") as caught:
+        run(tmp_path, steep)
     assert not isinstance(caught.value, ConfigError)
     assert "another --out with a lower --lr" in (caught.value.fix or "")
-    assert files(tmp_path) == {}
+    assert set(files(tmp_path)) == {"config.json"}
 
 
 class Unkeepable(SimCLR):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.train.methods.build import make_method
 from torch import Tensor
 
+from tests.train.world import make_method
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import Emb, Frame, Images, Method, MethodSettings, Net, Traits
 from viewstore.train.methods.byol import BYOLSettings
@@ -41,7 +41,7 @@ def scores(loss: Tensor) -> Scores:
 
 def real(settings: MethodSettings) -> Method:
     """Return a method with a small network; where its target net is another one, it differs."""
-    method = make_method(settings, dimension=WIDTH)
+    method = make_method(settings, projector=(32, WIDTH))
     if isinstance(method, Averaged):
         differ(method)
     return method

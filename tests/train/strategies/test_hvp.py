@@ -364,6 +364,13 @@ def test_a_sample_of_combinations_is_that_of_its_step() -> None:
     assert not {tuple(row) for row in later.log["selected"].tolist()} <= selected
 
 
+def test_pairs_of_experts_are_all_looked_at() -> None:
+    method, views = simsiam(), views_of_roles(*EXPERTS)
+    few, whole = HVP(limit=1).plan(views, method), HVP().plan(views, method)
+    assert few.log["losses"].equal(whole.log["losses"])
+    assert few.log["losses"].isfinite().all()
+
+
 def test_half_the_size_is_every_second_pixel_or_the_mean_of_four() -> None:
     method, views = Plain(), views_of_roles(*EXPERTS)
     for filtered, half in (

@@ -115,7 +115,11 @@ def test_ties_go_to_the_first(values: list[list[int]]) -> None:
         assert (greatest[sample], place[sample]) == (best, first)
 
 
-def test_all_ties_choose_the_first_combination() -> None:
+@pytest.mark.parametrize("at_once", [2, 1 << 24])
+def test_all_ties_choose_the_first_combination(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(selection, "SCORES_AT_ONCE", at_once)
     table = torch.zeros(10, 10, 2)
     for choice in (
         best_of_all(table, crop_entries(), DINO),
@@ -143,6 +147,16 @@ def test_exact_search_is_that_of_all_combinations(seed: int) -> None:
     assert exact.losses is not None
     assert listed.losses is not None
     assert exact.losses.equal(listed.losses)
+
+
+def test_exact_search_of_one_local_crop_that_is_a_target_too() -> None:
+    candidates = crop_combinations(range(4), range(4, 10), 1)
+    entries = entries_of(simsiam(), views_of_roles(*CROPS), candidates.first)
+    assert {(2, 0), (0, 2)} < {(s, t) for s, t, _ in entries}
+    table = random_table(samples=20)
+    assert best_of_all(table, entries, candidates).views.tolist() == (
+        loop_choice(table, entries, candidates)
+    )
 
 
 @pytest.mark.parametrize("at_once", [1, 9, 60, 1000])
