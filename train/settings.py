@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.train.values import typed_settings
+from viewstore.train.values import shown, typed_settings
 
 
 def settings_of(
@@ -33,7 +33,7 @@ def settings_of(
         if names.count(name) > 1:
             raise ConfigError(f"{kind} {name} is given twice", where=f"--{kind} {','.join(names)}")
     values: dict[str, dict[str, Any]] = {name: {} for name in names}
-    known = {name: [item.name for item in fields(table[name])] for name in names}
+    known = {name: [shown(item.name) for item in fields(table[name])] for name in names}
     for key, value in given.items():
         owner, setting = _owner(kind, key, known)
         if setting in values[owner]:

@@ -23,22 +23,31 @@ LISTS: Mapping[type, str] = {int: "whole numbers", float: "finite numbers", str:
 def typed_settings(prefix: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     """Return the values of fields of a dataclass `kind`, each of the type of its field.
 
-    `prefix` is what messages put before a name, "optim." of optim.lr.
+    `prefix` is what messages put before a name, "optim." of optim.lr. A field lambda_ is named
+    lambda: see `shown`.
 
     Raises:
         ConfigError: There is no such field, which the nearest one is named for; or a value is of
             another type.
     """
     hints = get_type_hints(kind)
-    known = [item.name for item in fields(kind)]
+    known = {shown(item.name): item.name for item in fields(kind)}
     for key in given:
         if key not in known:
             raise ConfigError(
-                f"{prefix[:-1]} has no setting {key!r}; {nearest(key, known)}",
+                f"{prefix[:-1]} has no setting {key!r}; {nearest(key, list(known))}",
                 code="VS102",
                 where=f"--set {prefix}{key}",
             )
-    return {key: typed(f"{prefix}{key}", hints[key], value) for key, value in given.items()}
+    return {
+        known[key]: typed(f"{prefix}{key}", hints[known[key]], value)
+        for key, value in given.items()
+    }
+
+
+def shown(field: str) -> str:
+    """Return how users name a field: without the _ that a word of Python's has behind it."""
+    return field.rstrip("_")
 
 
 def typed(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401

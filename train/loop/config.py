@@ -19,7 +19,7 @@ from viewstore.train.methods.table import METHODS, method_of
 from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
-from viewstore.train.values import typed_settings
+from viewstore.train.values import shown, typed_settings
 from viewstore.train.views import Preprocessing
 
 TABLES = ("method", "strategy", "network", "optim")
@@ -140,11 +140,13 @@ class PretrainConfig:
         """
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values |= {"network": asdict(self.network), "optim": asdict(self.optim)}
-        values["method"] = {"name": self.method.TRAITS.name, **vars(self.method)}
+        values["method"] = {"name": self.method.TRAITS.name} | {
+            shown(name): value for name, value in vars(self.method).items()
+        }
         parts = self.strategy.parts
         count = Counter(name for part in parts for name in vars(part))
         values["strategy"] = {"name": ",".join(part.NAME for part in parts)} | {
-            name if count[name] == 1 else f"{part.NAME}.{name}": value
+            f"{part.NAME}." * (count[name] > 1) + shown(name): value
             for part in parts
             for name, value in vars(part).items()
         }
@@ -174,7 +176,7 @@ def _unknown(key: str, values: Mapping[str, Any]) -> ConfigError:
     kinds = [("network", NetworkSettings), ("optim", OptimSettings)]
     kinds += [("method", kind) for kind in METHODS.values()]
     kinds += [("strategy", kind) for kind in STRATEGIES.values()]
-    dotted = [f"{table}.{item.name}" for table, kind in kinds for item in fields(kind)]
+    dotted = [f"{table}.{shown(item.name)}" for table, kind in kinds for item in fields(kind)]
     near = difflib.get_close_matches(key, [*_own_names(), *dotted], n=1)
     return ConfigError(
         f"there is no setting {key!r}; {nearest(key, near or [*_own_names(), *TABLES])}",
