@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.distributed import all_gather_with_gradient, rank
+from viewstore.train.distributed import all_reduce_mean, world_size
 from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views
+
+EPSILON = 1e-5  # of batch norms, which the paper standardises with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,8 @@ class BarlowTwins(Method):
             twins = self._twins(student, target, pair)
             on, off = _parts(twins)
             slope = torch.diag(on - 1) + self.settings.redundancy_weight * off
-            influence = 2 / len(twins[0]) * ((twins[0] @ slope) * twins[1]).sum(1)
-            first = rank() * len(unit.student)
-            influence = influence[first : first + len(unit.student)]
+            samples = world_size() * len(twins[0])
+            influence = 2 / samples * ((twins[0] @ slope) * twins[1]).sum(1)
         return Scores(
             cosine=unit.cosine,
             pull=influence,
@@ -94,8 +94,8 @@ class BarlowTwins(Method):
     def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
         """Return the loss of a plan, a scalar.
 
-        A pair with the term `total` has the loss of the paper, of the whole batch, and a number
-        for its weight; other terms are averaged over samples.
+        A pair with the term `total` has the loss of the paper, of the batch of all ranks, and a
+        number for its weight; other terms are averaged over samples.
         """
         losses = []
         for pair in plan.pairs:
@@ -108,23 +108,23 @@ class BarlowTwins(Method):
         return torch.stack(losses).sum()
 
     def _twins(self, student: Emb, target: Emb, pair: Pair) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of a pair with mean 0 and variance 1 over the batch, [N, D].
-
-        The batch is that of all processes.
-        """
+        """Return the embeddings of a pair with mean 0 and variance 1 over the batch, [B, D]."""
         assert pair.target is not None
         other = target["z"][pair.target]
-        sides = student["z"][pair.student], other.detach() if pair.detach else other
-        first, second = map(all_gather_with_gradient, sides)
-        return _standard(first), _standard(second)
+        return _standard(student["z"][pair.student]), _standard(
+            other.detach() if pair.detach else other
+        )
 
 
 def _standard(z: Tensor) -> Tensor:
-    return F.batch_norm(z, None, None, training=True)
+    """Return embeddings with mean 0 and variance 1 over the batch, that of all ranks."""
+    centred = z - all_reduce_mean(z.mean(0))
+    variance = all_reduce_mean(centred.square().mean(0))
+    return centred / (variance + EPSILON).sqrt()
 
 
 def _parts(twins: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the diagonal [D] of the cross-correlation [D, D], and the matrix without it."""
-    correlation = twins[0].T @ twins[1] / len(twins[0])
+    correlation = all_reduce_mean(twins[0].T @ twins[1] / len(twins[0]))
     on = correlation.diagonal()
     return on, correlation - torch.diag(on)

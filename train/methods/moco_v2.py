@@ -14,9 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.distributed import gather_rows
-from viewstore.train.methods.base import Emb, Embedded, Frame, Group, Net, Traits, unit_rows
+from viewstore.train.distributed import gather_rows, world_size
+from viewstore.train.methods.base import (
+    Emb,
+    Embedded,
+    Frame,
+    Group,
+    Mode,
+    Net,
+    Statistics,
+    Traits,
+    unit_rows,
+)
 from viewstore.train.methods.ema import Averaged, check_momentum
+from viewstore.train.methods.shuffle import restored, shuffled
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Views
@@ -68,6 +79,8 @@ class MoCoV2Settings:
 class MoCoV2(Averaged):
     """MoCo-v2: the embeddings are the projector's outputs, "z".
 
+    Where several processes train, keys are embedded with shuffling batch norm.
+
     Attributes:
         queue: Unit keys, float32 [K, D].
         pointer: Place of the oldest key, which is replaced next, int64 [].
@@ -92,6 +105,22 @@ class MoCoV2(Averaged):
     def head(self, features: Tensor, net: Net) -> Emb:
         """Return "z" [M, D]."""
         return {"z": self.network(net).projector(features)}
+
+    def encode(
+        self,
+        views: Views,
+        rows: Sequence[Row],
+        *,
+        net: Net,
+        mode: Mode,
+        statistics: Statistics | None = None,
+    ) -> Emb:
+        """Return the embeddings of rows, float32 [rows, B, ...], as `Method.encode` does."""
+        if net == "student" or world_size() == 1:
+            return super().encode(views, rows, net=net, mode=mode, statistics=statistics)
+        exchanged, moved = shuffled(views, rows)
+        emb = super().encode(exchanged, moved, net=net, mode=mode, statistics=statistics)
+        return restored(emb, views)
 
     def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
         """Return the parts of the cross-entropy of a pair: its key among the keys of the queue."""
@@ -119,10 +148,11 @@ class MoCoV2(Averaged):
     def update(self, done: Sequence[Embedded], at: At) -> None:
         """Put the keys of the standard plans into the queue, then move the network of the keys.
 
-        They are in the order of ranks, of targets, and of micro-batches.
+        They are in the order of the targets, each of all ranks and of their micro-batches.
         """
         of_each = [unit_rows(each.target, "z", "target")[: each.plan.base_targets] for each in done]
-        self._enqueue(gather_rows(torch.cat(of_each, 1).flatten(0, 1)))
+        by_sample = gather_rows(torch.cat(of_each, 1).transpose(0, 1))
+        self._enqueue(by_sample.transpose(0, 1).flatten(0, 1))
         super().update(done, at)
 
     def _enqueue(self, keys: Tensor) -> None:

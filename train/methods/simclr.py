@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.distributed import all_gather_with_gradient, rank
+from viewstore.train.distributed import all_gather_with_gradient, rank, world_size
 from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits, UnitPair, unit_rows
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
@@ -28,8 +28,9 @@ class SimCLRSettings:
             (InfoNCE).
         loss_scale: Factor of every score; 7.142857 is what SupContrast's default amounts to at
             temperature 0.5.
-        gather: Negatives of all processes ("global"), or of each process alone ("local").
         forward: "per_size" embeds all views of a size together, "per_view" each alone.
+        gather: Where several processes train, negatives are of all of them ("global"), with the
+            gradient of one process, or of each alone ("local").
     """
 
     TRAITS: ClassVar[Traits] = Traits(
@@ -40,8 +41,8 @@ class SimCLRSettings:
     temperature: float = 0.5
     negatives: Negatives = "both"
     loss_scale: float = 1.0
-    gather: Literal["global", "local"] = "global"
     forward: Literal["per_size", "per_view"] = "per_size"
+    gather: Literal["global", "local"] = "global"
 
     def __post_init__(self) -> None:
         for name in ("temperature", "loss_scale"):
@@ -49,10 +50,10 @@ class SimCLRSettings:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.negatives not in ("both", "other"):
             raise ConfigError(f"negatives must be both or other, got {self.negatives!r}")
-        if self.gather not in ("global", "local"):
-            raise ConfigError(f"gather must be global or local, got {self.gather!r}")
         if self.forward not in ("per_size", "per_view"):
             raise ConfigError(f"forward must be per_size or per_view, got {self.forward!r}")
+        if self.gather not in ("global", "local"):
+            raise ConfigError(f"gather must be global or local, got {self.gather!r}")
 
     def make(self, network: Network, frame: Frame) -> SimCLR:
         """Return SimCLR training `network`."""
@@ -112,15 +113,15 @@ class SimCLR(Method):
             places = pair.pool
         units = unit_rows(student, "z", "student")
         others = [unit.student if each == pair.student else units[each] for each in places]
-        count = len(unit.student)
-        samples = torch.arange(count, device=unit.student.device)
-        rows = [*others, *rows]
-        mine = 0
+        rows = others + rows
+        samples = torch.arange(len(unit.student), device=unit.student.device)
+        columns, own = len(samples), 0
         if self.settings.gather == "global":
-            rows, mine = [all_gather_with_gradient(row) for row in rows], rank() * count
+            rows = [all_gather_with_gradient(row) for row in rows]
+            columns, own = world_size() * len(samples), rank() * len(samples)
         left_out = []
         for number, place in enumerate(places):
-            first = number * len(rows[number]) + mine
+            first = number * columns + own
             if place in (clean, pair.student):
                 left_out.append(first + samples)
             if place == clean and anchor.mixed_with is not None:

@@ -2,68 +2,167 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from viewstore.cli.command import command
-from viewstore.cli.options import DEVICE, FILE, POSITIVE, TORCH_THREADS
+from viewstore.cli.command import Decorator, command, options_of
+from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS
 from viewstore.cli.sources import ON_UNREADABLE, read_source, skip_advised
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from viewstore.sources.table import SourceTable
+    from viewstore.train.eval.features import Images
 
-    Rows = tuple[SourceTable, NDArray[np.int64]]  # rows of a source
+# The probes that an option has an effect on; on others it is refused.
+TRAINED = ("linear", "semi", "finetune")
+CLASSIFIED = ("knn", "linear", "logreg", "lowshot", "semi", "finetune")
+PROBES = (*CLASSIFIED, "retrieval")
+EFFECTS = {
+    "test": CLASSIFIED,
+    "holdout": CLASSIFIED,
+    "limit": CLASSIFIED,
+    "eval_resize": CLASSIFIED,
+    "filter": CLASSIFIED,
+    "knn": ("knn",),
+    "weighting": ("knn",),
+    "preset": ("linear", "finetune"),
+    "epochs": TRAINED,
+    "lr": TRAINED,
+    "batch_size": TRAINED,
+    "curve": TRAINED,
+    "seed": (*TRAINED, "lowshot"),
+    "convention": ("logreg",),
+    "shots": ("lowshot",),
+    "runs": ("lowshot",),
+    "share": ("semi",),
+    "subset": ("semi",),
+    "ground_truth": ("retrieval",),
+}
+
+_ASKED: tuple[Decorator, ...] = (
+    click.option("--test", metavar="SRC", help="Ask the probe about these labelled images."),
+    click.option(
+        "--holdout",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Ask about every Nth row of --source, and learn from the others.",
+    ),
+    click.option(
+        "--limit",
+        type=POSITIVE,
+        metavar="N",
+        help="Take N images of each source, spread over its labels.",
+    ),
+    click.option(
+        "--eval-resize",
+        type=click.Choice(["1", "8/7"]),
+        help="Resize the short side to this share of the encoder's size before the centre crop.  "
+        "[default: the preset's, else 1]",
+    ),
+    click.option(
+        "--filter",
+        type=click.Choice(["area", "linear", "pil", "antialias", "bicubic"]),
+        help="Resize images that are not augmented by this filter; pil and bicubic are Pillow's.  "
+        "[default: the preset's, else area]",
+    ),
+)
+_CHOSEN: tuple[Decorator, ...] = (
+    click.option(
+        "--knn",
+        type=click.Choice(["monitor", "ca", "gs", "dino"]),
+        help="Choose the neighbours and the temperature of knn as this paper does; monitor is for "
+        "a quick look.  [default: monitor]",
+    ),
+    click.option(
+        "--weighting",
+        type=click.Choice(["exp", "uniform"]),
+        help="Weigh neighbours by their similarity, or all alike.  [default: exp]",
+    ),
+    click.option(
+        "--preset",
+        metavar="NAME",
+        help="Train linear or finetune as a paper does: frozen, simsiam-cifar, dssl-cifar, gs, "
+        "gs-simsiam, simsiam-imagenet, hvp-simclr-imagenet, dino, moco, hexa-moco, hexa-dc, "
+        "ca-cifar10, ca-cifar10-aug or hexa-cifar; finetune: hexa-ft or hvp-ft-NET-DATA, dino or "
+        "simsiam on cifar10, cifar100, flowers, inat21 or food101.  [default: frozen; hexa-ft]",
+    ),
+    click.option(
+        "--epochs", type=POSITIVE, metavar="E", help="Train for E epochs, not the preset's."
+    ),
+    click.option(
+        "--lr", type=NUMBER, metavar="LR", help="Train at this learning rate, not the preset's."
+    ),
+    click.option(
+        "--batch-size", type=POSITIVE, metavar="B", help="Train on batches of B, not the preset's."
+    ),
+    click.option(
+        "--curve",
+        type=FILE,
+        metavar="FILE",
+        help="Measure after each epoch too, and write that to FILE, JSON lines.",
+    ),
+    click.option(
+        "--convention",
+        type=click.Choice(["sum", "mean"]),
+        help="Choose what the penalty of logreg stands beside: the sum of the losses or their "
+        "mean.  [default: sum]",
+    ),
+    click.option(
+        "--shots",
+        metavar="K,..",
+        help="Learn lowshot from K samples of each class.  [default: 2,4,8,16,32]",
+    ),
+    click.option(
+        "--runs", type=POSITIVE, metavar="R", help="Draw R subsets for lowshot.  [default: 5]"
+    ),
+    click.option(
+        "--share", type=NUMBER, metavar="X", help="Train semi on this share of the labels: .01, 1."
+    ),
+    click.option(
+        "--subset",
+        type=FILE,
+        metavar="FILE",
+        help="Train semi on the images whose keys FILE lists, one a line.",
+    ),
+    click.option(
+        "--ground-truth",
+        type=FILE,
+        metavar="FILE",
+        help="Search --source for what this JSON file says; docs/evaluation.md has its form.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="Seed the training of linear, semi and finetune, and the draws of subsets.  "
+        "[default: 0]",
+    ),
+)
 
 
 @command("eval", example="viewstore eval run --source digits --probe knn --holdout 4")
 @click.argument("checkpoint", type=FILE)
 @click.option(
-    "--source", required=True, metavar="SRC", help="Let the probe learn from these labelled images."
-)
-@click.option("--test", metavar="SRC", help="Ask the probe about these labelled images.")
-@click.option(
-    "--holdout",
-    type=click.IntRange(2),
-    metavar="N",
-    help="Ask about every Nth row of --source, and learn from the others.",
+    "--source",
+    required=True,
+    metavar="SRC",
+    help="Let the probe learn from these labelled images, or from those of this store.",
 )
 @click.option(
     "--probe",
-    type=click.Choice(["knn", "linear", "logreg"]),
+    type=click.Choice(PROBES),
     default="knn",
     show_default=True,
-    help="Probe by nearest neighbours, or by a classifier on frozen features without augmentation: "
-    "linear (SGD) or logreg (logistic regression).",
+    help="Probe by nearest neighbours; by a classifier on frozen features: linear (SGD), logreg "
+    "(logistic regression) or lowshot (SVMs of few samples); by training all weights: semi (few "
+    "labels) or finetune; or by retrieval of what --ground-truth names.",
 )
-@click.option(
-    "--knn",
-    "preset",
-    type=click.Choice(["monitor", "ca", "gs", "dino"]),
-    default="monitor",
-    show_default=True,
-    help="Choose the neighbours and the temperature of knn as this paper does; monitor is for a "
-    "quick look.",
-)
-@click.option(
-    "--limit",
-    type=POSITIVE,
-    metavar="N",
-    help="Take N images of each source, spread over its labels.",
-)
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed the training of linear.",
-)
+@options_of((*_ASKED, *_CHOSEN))
 @ON_UNREADABLE
 @DEVICE
 @TORCH_THREADS
@@ -71,63 +170,90 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
     import torch
 
+    from viewstore.cli.probing import Probing
     from viewstore.train.encoder_file import load_encoder
-    from viewstore.train.eval.probes import evaluate as probe
-    from viewstore.train.eval.probes import features_of
+    from viewstore.train.eval.features import Work
 
-    if (options["test"] is None) == (options["holdout"] is None):
+    check_options(options)
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
+    work = Work(device=options["device"], threads=options["threads"], progress=terminal)
+    with ExitStack() as stack, skip_advised():
+        probing = Probing(encoder=encoder, options=options, work=work, stack=stack)
+        plan = None if options["probe"] == "retrieval" else probing.plan()
+        table = labelled(terminal, options["source"], options["on_error"])
+        if plan is None:
+            facts, text = probing.retrieve(table)
+        else:
+            facts, text = probing.classify(plan, *_probed(terminal, table, options))
+    terminal.result(facts, text)
+    return 0
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Raise ConfigError at options that contradict each other, are missing, or have no effect."""
+    probe = options["probe"]
+    for name, probes in EFFECTS.items():
+        if options[name] is not None and probe not in probes:
+            said = name.replace("_", "-")
+            raise ConfigError(
+                f"--{said} has no effect on --probe {probe}",
+                why=f"it is for {', '.join(probes)}",
+                fix=f"leave out --{said}, or give --probe {probes[0]}",
+            )
+    if probe in CLASSIFIED and (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
             "eval needs --test SRC or --holdout N, one of them",
             why="a probe must not be asked about what it learnt from",
             fix="give --holdout 4 to ask about every fourth row of --source",
         )
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
-    bank, queries = _probed(terminal, options)
-    with skip_advised():
-        known = features_of(encoder, *bank, device=options["device"])
-        asked = features_of(encoder, *queries, device=options["device"])
-    score = probe(
-        known,
-        asked,
-        options["probe"],
-        preset=options["preset"],
-        seed=options["seed"],
-    )
-    facts = {
-        "probe": options["probe"],
-        "metric": score.metric,
-        "accuracy": score.accuracy,
-        "standard_error": score.standard_error,
-        "queries": score.queries,
-        "bank": score.bank,
-        "encoder": encoder.digest,
-        **score.details,
-    }
-    name = score.metric
-    if score.metric == "knn":
-        name = f"knn of {counted(score.details['neighbours'], 'neighbour')}"
-    text = (
-        f"{name}: {100 * score.accuracy:.2f} % of {score.queries} right "
-        f"(standard error {100 * score.standard_error:.2f}), learnt from {score.bank}"
-    )
-    terminal.result(facts, text)
-    return 0
+    if probe == "semi" and (options["share"] is None) == (options["subset"] is None):
+        raise ConfigError(
+            "--probe semi needs --share X or --subset FILE, one of them",
+            fix="give --share .1 to train on a tenth of the labels",
+        )
+    if probe == "retrieval" and options["ground_truth"] is None:
+        raise ConfigError(
+            "--probe retrieval needs --ground-truth FILE", fix="docs/evaluation.md has its form"
+        )
 
 
-def _probed(terminal: Terminal, options: dict[str, Any]) -> tuple[Rows, Rows]:
-    """Return the rows that a probe learns from, and those that it is asked about."""
-    from viewstore.train.eval.probes import labelled_alike, split_rows, spread_rows
+def labelled(terminal: Terminal, spec: str, on_error: Any) -> SourceTable:  # noqa: ANN401
+    """Return the images of a source, or those that a store was built from."""
+    import viewstore
+    from viewstore.files.local import is_url
+    from viewstore.format.paths import StorePaths
 
-    table = read_source(terminal, options["source"], options["on_error"])
+    if not is_url(spec) and not StorePaths(Path(spec)).manifest.is_file():
+        return read_source(terminal, spec, on_error)
+    if on_error is not None:
+        raise ConfigError(
+            "--on-error has no effect on a store",
+            where=spec,
+            why="its rows were fixed when it was built",
+            fix="leave out --on-error",
+        )
+    store = viewstore.open(spec)
+    terminal.store_id = store.store_id
+    return store.source_table
+
+
+def _probed(
+    terminal: Terminal, table: SourceTable, options: dict[str, Any]
+) -> tuple[Images, Images]:
+    """Return the images that a probe learns from, and those that it is asked about."""
+    from viewstore.train.eval.features import Images
+    from viewstore.train.eval.samples import labelled_alike, split_rows, spread_rows
+
     rows = spread_rows(table.label, options["limit"])
     if options["holdout"] is not None:
         bank, queries = split_rows(len(rows), options["holdout"])
-        return (table, rows[bank]), (table, rows[queries])
-    tested = read_source(terminal, options["test"], options["on_error"])
+        return Images(table=table, rows=rows[bank]), Images(table=table, rows=rows[queries])
+    tested = labelled(terminal, options["test"], options["on_error"])
     tested = labelled_alike(tested, table, (options["test"], options["source"]))
-    return (table, rows), (tested, spread_rows(tested.label, options["limit"]))
+    asked = spread_rows(tested.label, options["limit"])
+    return Images(table=table, rows=rows), Images(table=tested, rows=asked)
 
 
 def encoder_path(checkpoint: Path) -> Path:

@@ -28,7 +28,6 @@ from viewstore.train.distributed import (
 )
 from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.loop.distributed import joined
-from viewstore.train.losses import contrast
 
 SAMPLES = 6
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -59,9 +58,16 @@ def ntxent(first: Tensor, second: Tensor) -> Tensor:
     u, v = F.normalize(first), F.normalize(second)
     every_u, every_v = all_gather_with_gradient(u), all_gather_with_gradient(v)
     own = rank() * len(u)
-    there = contrast(u, v, torch.cat([every_u, every_v]), own=own, temperature=0.3)
-    back = contrast(v, u, torch.cat([every_v, every_u]), own=own, temperature=0.3)
-    return (there.pull + there.push + back.pull + back.push).mean() / 2
+    there = _contrast(u, v, torch.cat([every_u, every_v]), own)
+    back = _contrast(v, u, torch.cat([every_v, every_u]), own)
+    return (there + back).mean() / 2
+
+
+def _contrast(anchor: Tensor, positive: Tensor, pool: Tensor, own: int) -> Tensor:
+    """Return the loss of each anchor, row `own` + i of the pool, which is left out there."""
+    similarity, rows = anchor @ pool.T / 0.3, torch.arange(len(anchor))
+    similarity = similarity.index_put((rows, rows + own), similarity.new_tensor(-torch.inf))
+    return similarity.logsumexp(1) - (anchor * positive).sum(1) / 0.3
 
 
 def barlow(first: Tensor, second: Tensor) -> Tensor:

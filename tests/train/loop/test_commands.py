@@ -197,11 +197,10 @@ def test_a_trained_encoder_is_probed(
 ) -> None:
     train(capsys, "--source", source, "--views", "digits,digits", "--epochs", 8, "--out", tmp_path)
     for where in (["--holdout", 4], ["--test", source]):
-        code, answer = run(
-            capsys, "eval", tmp_path, "--source", source, "--probe", probe, "--knn", "ca", *where
-        )
+        asked = ["--knn", "ca", *where] if probe == "knn" else where
+        code, answer = run(capsys, "eval", tmp_path, "--source", source, "--probe", probe, *asked)
         assert code == 0
-        assert answer["result"]["queries"] == (10 if "--holdout" in where else 40)
+        assert answer["result"]["n"] == (10 if "--holdout" in where else 40)
         assert answer["result"]["accuracy"] > 0.8
 
 
@@ -258,7 +257,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("strategy", "views", "other"),
-    [("standard", "cifar,cifar,cached", "a2"), ("a2", "cifar,cached", "standard")],
+    [("a2", "cifar,cached", "standard")],
 )
 def test_a_strategy_that_takes_these_views_is_named(
     store: Path,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tests.train.world import make_views
-from viewstore.train.methods.base import Emb, Method
+from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings
+from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import Views
 
@@ -38,6 +40,25 @@ def random_rows(count: int, samples: int = 7, dimension: int = 5, seed: int = 3)
     """Return embeddings that are no unit vectors, float64 [count, samples, dimension]."""
     draws = torch.Generator().manual_seed(seed)
     return 2 * torch.randn(count, samples, dimension, generator=draws, dtype=torch.float64)
+
+
+class PlainNetwork(nn.Module):
+    """Stands for a Network: one linear layer of flattened images, without batch norms."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.settings = NetworkSettings(projector=(outputs,))
+        self.backbone = nn.Flatten()
+        self.projector = nn.Linear(inputs, outputs)
+
+
+def plain_method(
+    settings: MethodSettings,
+    network: PlainNetwork,
+    prepare: Callable[[Tensor], Tensor] = lambda pixels: pixels,
+) -> Method:
+    """Return a method on such a network, of inputs that `prepare` makes of pixels."""
+    return settings.make(cast(Any, network), Frame(prepare=cast(Any, prepare))).train()
 
 
 @contextmanager

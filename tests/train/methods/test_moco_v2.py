@@ -4,21 +4,26 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.train.methods.scores import random_rows, score_of, standard_plan
+from tests.train.methods.scores import (
+    PlainNetwork,
+    plain_method,
+    random_rows,
+    score_of,
+    standard_plan,
+)
 from tests.train.world import PREPARE, SAMPLES, at, make_method, make_views, train_step
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Embedded, Frame
 from viewstore.train.methods.ema import Averaged
 from viewstore.train.methods.moco_v2 import MoCoV2, MoCoV2Settings
-from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.plan import Pair, Row
 from viewstore.train.strategies.table import strategy_of
 
@@ -32,58 +37,43 @@ def make_moco(dimension: int = 16, **settings: Any) -> MoCoV2:  # noqa: ANN401
     return method
 
 
-class Linear(nn.Module):
-    """A network that is one linear layer: the encoder of the fixture."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.settings = NetworkSettings(projector=(len(weight),))
-        self.backbone = nn.Flatten()
-        self.projector = nn.Linear(weight.shape[1], len(weight))
-        self.set(weight, bias)
-
-    def set(self, weight: Tensor, bias: Tensor) -> None:
-        with torch.no_grad():
-            self.projector.weight.copy_(weight)
-            self.projector.bias.copy_(bias)
-
-
 def test_a_step_is_that_of_public_implementations(shared: Path) -> None:
     """In the order of the fixture: average, encode, score with the old queue, enqueue."""
     with np.load(shared / "fixtures/ssl/moco_queue_step.npz", allow_pickle=False) as file:
         known = {name: torch.from_numpy(file[name]) for name in file.files}
     momentum, temperature = float(known["m"]), float(known["T"])
     settings = MoCoV2Settings(temperature=temperature, momentum=momentum, queue_size=16)
-    frame = Frame(prepare=cast(Any, lambda pixels: pixels), batch_size=4)
-    method = settings.make(cast(Any, Linear(known["wq"], known["bq"])), frame).train()
-    cast(Linear, method.teacher).set(known["wk_before"], known["bk_before"])
+    method = plain_method(settings, PlainNetwork(12, 8))
+    assert isinstance(method, MoCoV2)
+    query, key = method.student.projector, method.teacher.projector
+    query.load_state_dict({"weight": known["wq"], "bias": known["bq"]})
+    key.load_state_dict({"weight": known["wk_before"], "bias": known["bk_before"]})
     method.queue.copy_(known["queue_before"].T)
-    images = [known[name].reshape(4, 3, 2, 2) for name in ("x_q", "x_k")]
-    views = replace(make_views(EE, samples=4), pixels=tuple(images))
+    images = tuple(known[name].reshape(4, 3, 2, 2) for name in ("x_q", "x_k"))
+    views = replace(make_views(EE, samples=4), pixels=images)
     state, loss = {"rtol": 0, "atol": 1e-6}, {"rtol": 1e-5, "atol": 1e-6, "check_dtype": False}
 
     Averaged.update(method, (), views.at)
-    keys = cast(Linear, method.teacher).projector
-    torch.testing.assert_close(keys.weight, known["wk_after"], **state)
-    torch.testing.assert_close(keys.bias, known["bk_after"], **state)
+    for name, value in key.state_dict().items():
+        torch.testing.assert_close(value, known[f"{name[0]}k_after"], **state)
 
     embedded = method(standard_plan(method, views))
     torch.testing.assert_close(F.normalize(embedded.student["z"][0], dim=1), known["q"], **state)
     torch.testing.assert_close(F.normalize(embedded.target["z"][0], dim=1), known["k"], **state)
-    scores = method.score(embedded.student, embedded.target, embedded.plan.pairs[0], embedded.plan)
+    scores = method.score(embedded.student, embedded.target, Pair(0, 0), embedded.plan)
     torch.testing.assert_close(-scores.pull, known["logits"][:, 0], **loss)
     torch.testing.assert_close(scores.push, known["logits"].logsumexp(1), **loss)
     for name in ("loss", "solo_loss"):
         torch.testing.assert_close(embedded.loss, known[name], **loss)
     embedded.loss.backward()
-    gradient = cast(Linear, method.student).projector.weight.grad
+    gradient = query.get_parameter("weight").grad
     torch.testing.assert_close(gradient, known["grad_wq"], rtol=1e-4, atol=1e-6)
 
     method.commit([embedded], views.at)
     torch.testing.assert_close(method.queue, known["queue_after"].T.contiguous(), **state)
     assert method.pointer == known["ptr_after"][0]
     again = momentum * known["wk_after"] + (1 - momentum) * known["wq"]
-    torch.testing.assert_close(keys.weight, again, **state)
+    torch.testing.assert_close(key.get_parameter("weight").data, again, **state)
 
 
 def cross_entropy(query: Tensor, keys: list[Tensor], label: list[float], tau: float) -> float:
@@ -179,7 +169,7 @@ def test_keys_of_micro_batches_enter_as_those_of_one_batch() -> None:
     whole, parts = make_moco(symmetric=True).eval(), make_moco(symmetric=True).eval()
     views = make_views(EE)
     together = enqueued(whole, whole(standard_plan(whole, views)))
-    halves = [parts(standard_plan(parts, views.part(i, i + 4))) for i in (0, 4)]
+    halves = [parts(standard_plan(parts, half)) for half in views.parts(2)]
     assert len(together) == 2 * SAMPLES
     torch.testing.assert_close(enqueued(parts, *halves), together)
 

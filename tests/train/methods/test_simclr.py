@@ -133,6 +133,7 @@ def test_a_pool_names_the_rows_of_the_denominator(negatives: Negatives) -> None:
         (lambda: SimCLRSettings(temperature=0), "temperature must be above 0, got 0"),
         (lambda: SimCLRSettings(loss_scale=-1), "loss_scale must be above 0, got -1"),
         (lambda: SimCLRSettings(negatives="none"), "negatives must be both or other, got 'none'"),
+        (lambda: SimCLRSettings(gather="some"), "gather must be global or local, got 'some'"),
         (lambda: SimCLRSettings(forward="one"), "forward must be per_size or per_view, got 'one'"),
     ],
 )
