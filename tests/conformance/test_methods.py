@@ -71,6 +71,11 @@ STRATEGY_ROWS = {
         "a2", {"anchors": "first"}, (*EE, "generated", "generated"), (*GG, "generated")
     ),
 }
+FOUR, CROPS = ("expert",) * 4, ("global",) * 4 + ("local",) * 4
+STRATEGY_ROWS |= {
+    name: StrategyRow(name, {"log_every": 1}, FOUR, CROPS)
+    for name in ("hvp", "cooperative", "random", "min_iou")
+}
 # Cells that are refused (methods.md 4.8), and what the reason must say.
 REFUSED: dict[tuple[str, str], str] = {
     ("barlow-twins", "a2"): "samplewise",

@@ -128,9 +128,7 @@ def last_features(encoder: Encoder, x: Tensor) -> Tensor:
 
 def probe_features(encoder: Encoder, x: Tensor) -> Tensor:
     """Return the features [B, F] of linear probes: of a ViT, [CLS] of its last four blocks."""
-    read = getattr(encoder, "probe_features", encoder.features)
-    found: Tensor = read(x)
-    return found
+    return encoder.probe_features(x)
 
 
 def features_of(

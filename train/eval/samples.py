@@ -6,7 +6,6 @@ two sources matched by name.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.sources.table import SourceTable
+from viewstore.train.eval.measures import share_error
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -65,7 +65,7 @@ class Score:
     @property
     def standard_error(self) -> float:
         """Standard error of the accuracy, from the number of queries alone."""
-        return math.sqrt(max(0.0, self.accuracy * (1 - self.accuracy)) / self.n)
+        return share_error(self.accuracy, self.n)
 
 
 def unit(features: Floats) -> Floats:

@@ -5,52 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.files.local import LOCAL
-from viewstore.format.records import digest_of
 from viewstore.images.policies import output_size
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
 from viewstore.loaders.plan.schedule import NOT_MADE_FIX
 from viewstore.loaders.plan.slots import Slot as LoaderSlot
-from viewstore.sources.reader import SourceReader
-from viewstore.sources.table import SourceTable
 from viewstore.store.committed import shards_there, unfinished_view_set
 from viewstore.store.described import is_joined
 from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
-from viewstore.store.view_set import ViewSet
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.pretrain import check_views
 from viewstore.train.loop.run import Feed
 from viewstore.train.strategies.base import Slot
-
-
-class SourceOnly:
-    """A source in place of a store, for a loader: it has no view sets, all views are online."""
-
-    def __init__(self, table: SourceTable) -> None:
-        self.table = self.source_table = table
-        self.num_samples = len(table.keys)
-        self.shard_rows = max(1, self.num_samples)
-        self.labels = table.label
-        self.view_sets: dict[str, ViewSet] = {}
-        self.names: list[str] = []
-        self.source = SourceReader(table)
-        self.files = LOCAL
-        self.store_id = digest_of(
-            {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
-        )
-
-
-def store_of_source(table: SourceTable) -> Store:
-    """Return what a loader needs of a store, for a source that no store was built from."""
-    return cast(Store, SourceOnly(table))
 
 
 def training_rows(count: int, holdout: int | None) -> NDArray[np.int64]:

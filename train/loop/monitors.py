@@ -24,7 +24,8 @@ from viewstore.randomness import MONITOR, Op, Stream
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.train.eval.measures import effective_rank, share_error, zstd
-from viewstore.train.eval.probes import KNN_PRESETS, Samples, knn
+from viewstore.train.eval.neighbours import KNN_PRESETS, knn
+from viewstore.train.eval.samples import Samples
 
 Rows = NDArray[np.int64]
 Images = Callable[[Rows], Iterator[Tensor]]
@@ -210,9 +211,9 @@ class Monitor:
             for (features, _), each in zip(parts, labels, strict=True)
         )
         preset = KNN_PRESETS[self.settings.preset]
-        accuracy = knn(
-            bank, queries, neighbours=preset.neighbours[0], temperature=preset.temperature
-        )
+        (accuracy,) = knn(
+            bank, queries, neighbours=preset.neighbours[:1], temperature=preset.temperature
+        ).values()
         reading = {
             "zstd": zstd(projections),
             "effective_rank": effective_rank(torch.cat([part[0] for part in parts])),

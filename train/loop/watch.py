@@ -15,7 +15,7 @@ from torch import Tensor
 from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.progress import Progress
 from viewstore.train.distributed import any_rank, rank
-from viewstore.train.eval.probes import centre_crop
+from viewstore.train.eval.transform import OURS
 from viewstore.train.loop.checkpoint import TrainState
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.lines import Curve
@@ -249,6 +249,7 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
         held_out=None if feed.rows is None else np.setdiff1d(every, trained),
     )
     network = run.method.evaluated
+    crop, side = OURS.policy(feed.size), (feed.size, feed.size)
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         features = network.backbone(config.prepare(images.to(run.device)))
@@ -259,7 +260,7 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
         settings=options.monitor,
         rows=rows,
         labels=labels,
-        images=clean_images(table, lambda image: centre_crop(image, feed.size)),
+        images=clean_images(table, lambda image: crop.render(image, {}, side, "area")),
         network=network,
         embed=embed,
         detector=CollapseDetector.from_json(state),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import Decorator, command, options_of
-from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS
+from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS, check_file
 from viewstore.cli.sources import ON_UNREADABLE, read_source, skip_advised
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from viewstore.sources.table import SourceTable
+    from viewstore.train.encoder_export import Layout
     from viewstore.train.eval.features import Images
 
 # The probes that an option has an effect on; on others it is refused.
@@ -149,31 +150,42 @@ _CHOSEN: tuple[Decorator, ...] = (
 @click.argument("checkpoint", type=FILE)
 @click.option(
     "--source",
-    required=True,
     metavar="SRC",
     help="Let the probe learn from these labelled images, or from those of this store.",
 )
 @click.option(
     "--probe",
     type=click.Choice(PROBES),
-    default="knn",
-    show_default=True,
     help="Probe by nearest neighbours; by a classifier on frozen features: linear (SGD), logreg "
     "(logistic regression) or lowshot (SVMs of few samples); by training all weights: semi (few "
-    "labels) or finetune; or by retrieval of what --ground-truth names.",
+    "labels) or finetune; or by retrieval of what --ground-truth names.  [default: knn]",
 )
 @options_of((*_ASKED, *_CHOSEN))
+@click.option(
+    "--export",
+    type=FILE,
+    metavar="FILE",
+    help="Probe nothing, and write the backbone for other programs to FILE, safetensors.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["torchvision", "timm"]),
+    help="Name the tensors of --export as this library does.  [default: torchvision]",
+)
 @ON_UNREADABLE
 @DEVICE
 @TORCH_THREADS
 def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
-    """Probe a trained encoder: CHECKPOINT is its file, or the folder of its run."""
+    """Probe or export a trained encoder: CHECKPOINT is its file, or the folder of its run."""
     import torch
 
     from viewstore.cli.probing import Probing
     from viewstore.train.encoder_file import load_encoder
     from viewstore.train.eval.features import Work
 
+    if options["export"] is not None:
+        return _export(terminal, options)
+    options["probe"] = options["probe"] or "knn"
     check_options(options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
@@ -194,6 +206,13 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 def check_options(options: dict[str, Any]) -> None:
     """Raise ConfigError at options that contradict each other, are missing, or have no effect."""
     probe = options["probe"]
+    if options["source"] is None:
+        raise ConfigError(
+            "eval needs --source SRC, or --export FILE",
+            fix="give --source SRC --holdout 4 to probe the encoder",
+        )
+    if options["layout"] is not None:
+        raise ConfigError("--layout has no effect without --export", fix="leave out --layout")
     for name, probes in EFFECTS.items():
         if options[name] is not None and probe not in probes:
             said = name.replace("_", "-")
@@ -217,6 +236,27 @@ def check_options(options: dict[str, Any]) -> None:
         raise ConfigError(
             "--probe retrieval needs --ground-truth FILE", fix="docs/evaluation.md has its form"
         )
+
+
+def _export(terminal: Terminal, options: dict[str, Any]) -> int:
+    """Write the backbone by the names of another library."""
+    from viewstore.train.encoder_export import save_export
+    from viewstore.train.encoder_file import load_encoder
+
+    for name in (*EFFECTS, "source", "probe", "on_error", "threads"):
+        if options[name] is not None:
+            said = name.replace("_", "-")
+            raise ConfigError(
+                f"--{said} has no effect with --export", fix=f"leave out --{said}, or --export"
+            )
+    path = options["export"]
+    layout: Layout = options["layout"] or "torchvision"
+    check_file("--export", path, [".safetensors"])
+    encoder = load_encoder(encoder_path(options["checkpoint"]))
+    save_export(path, encoder, layout)
+    facts = {"export": str(path), "layout": layout, "encoder": encoder.digest}
+    terminal.result(facts, f"wrote {path}: {encoder.settings.backbone} as {layout} names it")
+    return 0
 
 
 def labelled(terminal: Terminal, spec: str, on_error: Any) -> SourceTable:  # noqa: ANN401

@@ -39,10 +39,11 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
-    from viewstore.train.loop.feed import open_feed, store_of_source
+    from viewstore.train.loop.feed import open_feed
     from viewstore.train.loop.logs import log_kinds
     from viewstore.train.loop.pretrain import pretrain
     from viewstore.train.loop.run import RunOptions
+    from viewstore.train.source_store import store_of_source
 
     if (options["store"] is None) == (options["source"] is None):
         raise ConfigError("train needs a store or --source, one of them", fix="viewstore train -h")

@@ -20,7 +20,7 @@ from viewstore.loaders.loader import ViewLoader
 from viewstore.sources.open import open_source
 from viewstore.train.encoder_file import load_encoder
 from viewstore.train.loop.checkpoint import NAME
-from viewstore.train.loop.feed import store_of_source
+from viewstore.train.source_store import store_of_source
 
 VIEWSTORE = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
 SMALL = ["--backbone", "conv3", "--projector", "16,8", "--batch-size", "8", "--threads", "1"]

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from viewstore.errors import ConfigError
 from viewstore.sources.open import open_source
 from viewstore.train.eval.measures import effective_rank, zstd
-from viewstore.train.eval.probes import Samples, centre_crop, knn
+from viewstore.train.eval.neighbours import knn
+from viewstore.train.eval.samples import Samples
+from viewstore.train.eval.transform import OURS
 from viewstore.train.loop.monitors import (
     CollapseDetector,
     Monitor,
@@ -59,7 +61,7 @@ class Net(nn.Module):
 
 
 def cropped(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return centre_crop(image, SIDE)
+    return OURS.policy(SIDE).render(image, {}, (SIDE, SIDE), "area")
 
 
 @pytest.fixture
@@ -90,12 +92,12 @@ def test_a_reading_is_that_of_its_parts(monitor: Monitor) -> None:
             return network.embed(torch.from_numpy(clean).permute(0, 3, 1, 2))
 
     (bank, bank_z), (queries, queries_z) = (embedded(rows) for rows in monitor.rows)
-    accuracy = knn(
+    (accuracy,) = knn(
         Samples(bank.numpy(), LABELS[monitor.rows.bank].astype(np.int64)),
         Samples(queries.numpy(), LABELS[monitor.rows.queries].astype(np.int64)),
-        neighbours=5,
+        neighbours=[5],
         temperature=0.1,
-    )
+    ).values()
     assert accuracy > 0.9  # the classes are plain to see
     assert reading == {
         "epoch": 3,

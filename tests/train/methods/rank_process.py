@@ -51,8 +51,7 @@ def step(name: str) -> dict[str, list[float]]:
     """Return gradients, scores and the queue of a step on the samples of this rank."""
     method = small(name)
     views = make_views(("expert", "expert"), side=4)
-    own = SAMPLES // world_size()
-    views = views.part(rank() * own, (rank() + 1) * own)
+    views = views.parts(world_size())[rank()]
     plan = standard_plan(method, views)
     if "pool" in name:
         pairs = tuple(replace(pair, pool=(1, 0)) for pair in plan.pairs)
@@ -77,8 +76,7 @@ def step(name: str) -> dict[str, list[float]]:
 def keys() -> list[list[list[float]]]:
     """Return the keys of this rank's samples, [rows, B, D], of a network with batch norms."""
     method = make_method(MoCoV2Settings(queue_size=3 * SAMPLES))
-    own = SAMPLES // world_size()
-    views = make_views(("expert", "expert")).part(rank() * own, (rank() + 1) * own)
+    views = make_views(("expert", "expert")).parts(world_size())[rank()]
     found = method.encode(views, [Row(0), Row(1)], net="target", mode="probe")["z"]
     values: list[list[list[float]]] = found.tolist()
     return values

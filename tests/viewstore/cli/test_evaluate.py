@@ -12,17 +12,19 @@ from typing import Any
 
 import click
 import pytest
+from safetensors import safe_open
 
 from tests.train.eval import made
 from tests.viewstore.commands import run
 from viewstore.cli.evaluate import CLASSIFIED, EFFECTS, PROBES, check_options, evaluate
 from viewstore.sources.open import open_source
-from viewstore.train.encoder_file import save_encoder
+from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.eval.finetune import FINETUNE_PRESETS
 from viewstore.train.eval.linear_presets import LINEAR_PRESETS
 from viewstore.train.eval.logistic import CONVENTIONS
 from viewstore.train.eval.neighbours import KNN_PRESETS, WEIGHTINGS
 from viewstore.train.eval.transform import EVAL_FILTERS, EVAL_RESIZES
+from viewstore.train.nets.network import seeded_network
 
 COMMON = ["accuracy", "bank", "encoder", "metric", "n", "preset", "probe", "settings"]
 RECIPE = [
@@ -204,7 +206,7 @@ def test_options_without_effect_are_refused(
 
 def test_every_option_of_a_probe_is_in_the_table() -> None:
     everywhere = {
-        "checkpoint", "source", "probe", "on_error", "device", "threads",
+        "checkpoint", "source", "probe", "export", "layout", "on_error", "device", "threads",
         "verbose", "quiet", "as_json", "progress_form",
     }  # fmt: skip
     assert {each.name for each in evaluate.params} == {*EFFECTS, *everywhere}
@@ -213,6 +215,8 @@ def test_every_option_of_a_probe_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--holdout", "3", "--layout", "timm"], "--layout has no effect without --export"),
+        (["--export", "a.safetensors"], "--source has no effect with --export"),
         ([], "eval needs --test SRC or --holdout N, one of them"),
         (["--holdout", "3", "--test", "digits"], "eval needs --test SRC or --holdout N, one"),
         (["--holdout", "3", "--probe", "semi"], "--probe semi needs --share X or --subset FILE"),
@@ -277,6 +281,26 @@ def test_the_choices_of_the_command_are_those_of_the_tables() -> None:
             assert data in str(preset.help)
 
 
+def test_a_backbone_is_exported_by_the_names_of_another_library(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = EncoderSettings(
+        backbone="resnet18", projector=(8,), size=32, mean=(0.5,) * 3, std=(0.2,) * 3, policy=""
+    )
+    path, out = tmp_path / "encoder.safetensors", tmp_path / "theirs.safetensors"
+    save_encoder(path, settings, seeded_network(settings.network(), 0))
+    code, said, _ = run(capsys, "eval", path, "--export", out, "--json")
+    answer = json.loads(said)["result"]
+    assert (code, sorted(answer)) == (0, ["encoder", "export", "layout"])
+    with safe_open(out, "pt") as file:
+        assert "layer1.0.conv1.weight" in file.keys()  # noqa: SIM118
+        assert file.metadata()["layout"] == answer["layout"] == "torchvision"
+    code, _, err = run(capsys, "eval", path, "--export", tmp_path / "theirs.pt")
+    assert (code, "--export must end in .safetensors" in err) == (2, True)
+    code, _, err = run(capsys, "eval", path)
+    assert (code, "eval needs --source SRC, or --export FILE" in err) == (2, True)
+
+
 def test_a_probe_ends_at_a_signal(world: Path) -> None:
     command = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
     arguments = ["--source", "halves.npz", "--holdout", "3", "--threads", "1"]
@@ -303,8 +327,10 @@ def test_every_command_of_the_page_on_evaluation_is_one() -> None:
     probes = set()
     for command in commands:
         options = evaluate.make_context("eval", shlex.split(command)).params
-        check_options(options)
-        probes.add(options["probe"])
+        if options["export"] is None:
+            options["probe"] = options["probe"] or "knn"
+            check_options(options)
+            probes.add(options["probe"])
     assert probes == set(PROBES)
     for name in (*LINEAR_PRESETS, *KNN_PRESETS, "hexa-ft"):
         assert f"`{name}`" in page
