@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import product
+import re
+from itertools import groupby, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,3 +309,36 @@ def test_an_unknown_preset_says_which_is_near_and_where_they_are() -> None:
     for name in ("../config", "/etc/passwd", "simsiam-cifar10.toml"):
         with pytest.raises(ConfigError, match="no preset"):
             preset_layers(name)
+
+
+TRAINING = Path(__file__).parents[3] / "docs" / "training.md"
+
+
+def preset_table() -> str:
+    """Return the table of presets as the page on training has it."""
+    lines = ["| preset | method | strategy | views | network | samples, epochs | optimizer |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name in preset_names():
+        values = values_of(name)
+        views = [f"{len(list(group))} `{word}`" for word, group in groupby(values["views"])]
+        optim = {key.removeprefix("optim."): v for key, v in values.items() if "optim." in key}
+        lines.append(
+            f"| `{name}` | {values['method.name']} | {values.get('strategy.name', 'standard')} "
+            f"| {', '.join(views)} | {values.get('network.backbone', 'resnet18')} "
+            f"| {values['batch_size']}, {values['epochs']} "
+            f"| {optim['name']} {optim['lr']:g}, wd {optim['weight_decay']:g} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_page_on_training_lists_the_presets() -> None:
+    """What `preset_table` gives is what stands between the two marks."""
+    page = TRAINING.read_text()
+    begin, end = "<!-- presets: begin -->\n", "\n<!-- presets: end -->"
+    assert page.partition(begin)[2].partition(end)[0] == preset_table()
+
+
+@pytest.mark.parametrize(("title", "names"), [("Methods", METHODS), ("Strategies", STRATEGIES)])
+def test_the_page_on_training_has_every_method_and_strategy(title: str, names: Any) -> None:  # noqa: ANN401
+    section = TRAINING.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z][\w-]*)` \|", section, re.MULTILINE)) == set(names)
