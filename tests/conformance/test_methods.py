@@ -51,6 +51,8 @@ class StrategyRow:
     crops_parent: tuple[int, ...] = ()
 
 
+PLAIN_HEAD = {"projector_norm": "none", "activation": "gelu"}
+PATCHES = {"backbone": "vit-ti", "patch": 8}
 METHOD_ROWS = {
     "simclr": MethodRow("simclr"),
     "simclr, other negatives": MethodRow("simclr", {"negatives": "other", "temperature": 0.2}),
@@ -62,6 +64,16 @@ METHOD_ROWS = {
     "moco-v2": MethodRow("moco-v2", {"queue_size": 32}),
     "moco-v2, symmetric": MethodRow("moco-v2", {"queue_size": 32, "symmetric": True}),
     "barlow-twins": MethodRow("barlow-twins"),
+    "dino": MethodRow("dino", {"outputs": 32, "frozen_epochs": 0}, PLAIN_HEAD, crops=True),
+    "dino, expert views": MethodRow("dino", {"outputs": 32}, PLAIN_HEAD),
+    "ibot": MethodRow("ibot", {"outputs": 32}, PLAIN_HEAD | PATCHES, crops=True),
+    "ibot, heads apart": MethodRow(
+        "ibot", {"outputs": 32, "shared_head": False}, PLAIN_HEAD | PATCHES, crops=True
+    ),
+    "deepcluster-v2": MethodRow("deepcluster-v2", {"prototypes": (4, 4, 5)}, crops=True),
+    "deepcluster-v2, expert views": MethodRow(
+        "deepcluster-v2", {"prototypes": (4,), "crops_for_assign": (1,)}
+    ),
 }
 EE, GG = ("expert",) * 2, ("global",) * 2
 STRATEGY_ROWS = {

@@ -8,6 +8,9 @@ from typing import Any, cast
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
+from viewstore.train.methods.dino import DINOSettings
+from viewstore.train.methods.ibot import IBOTSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
@@ -19,6 +22,9 @@ METHODS: Mapping[str, type[MethodSettings]] = {
     "byol": BYOLSettings,
     "moco-v2": MoCoV2Settings,
     "barlow-twins": BarlowTwinsSettings,
+    "dino": DINOSettings,
+    "ibot": IBOTSettings,
+    "deepcluster-v2": DeepClusterV2Settings,
 }
 
 

@@ -62,7 +62,11 @@ class PrototypeHead(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(F.normalize(input.float(), dim=-1), F.normalize(self.weight.float(), dim=1))
+        return F.linear(F.normalize(input.float(), dim=-1), self.directions())
+
+    def directions(self) -> Tensor:
+        """Return the prototypes as unit vectors, float32 [K, D]."""
+        return F.normalize(self.weight.float(), dim=1)
 
 
 def draw_truncated(module: nn.Module) -> None:

@@ -124,7 +124,7 @@ class VisionTransformer(Backbone):
         self.width = width
         self.num_stages = DEPTH + 1
         self.patch = patch or PATCH
-        self._grid, _ = self._grid_of(size, size)
+        self._grid, _ = self.grid_of(size, size)
         rates = [drop_path * number / (DEPTH - 1) for number in range(DEPTH)]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self._grid**2, width))
@@ -155,6 +155,20 @@ class VisionTransformer(Backbone):
         out = self.norm(last)
         return out[:, 0], out[:, 1:]
 
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the number of rows and of columns of patches of images of these sides.
+
+        Raises:
+            ConfigError: The sides are no multiples of `patch`.
+        """
+        if height % self.patch or width % self.patch:
+            raise ConfigError(
+                f"the sides of images must be multiples of the patch of {self.patch} pixels, "
+                f"got {height} x {width}",
+                fix="set patch to a divisor of the size, or choose another size",
+            )
+        return height // self.patch, width // self.patch
+
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         return self._outputs(x, None)
 
@@ -168,7 +182,7 @@ class VisionTransformer(Backbone):
 
     def _outputs(self, x: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         """Yield the tokens [N, 1 + T, F] before the first block, and after each."""
-        rows, columns = self._grid_of(*x.shape[2:])
+        rows, columns = self.grid_of(*x.shape[2:])
         tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
         if mask is not None:
             assert self.mask_token is not None, "masks need add_mask_token"
@@ -179,16 +193,6 @@ class VisionTransformer(Backbone):
         for block in self.blocks:
             tokens = block(tokens)
             yield tokens
-
-    def _grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Return the number of rows and columns of patches. Raises ConfigError."""
-        if height % self.patch or width % self.patch:
-            raise ConfigError(
-                f"the sides of images must be multiples of the patch of {self.patch} pixels, "
-                f"got {height} x {width}",
-                fix="set patch to a divisor of the size, or choose another size",
-            )
-        return height // self.patch, width // self.patch
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Return the positions [1, 1 + rows * columns, F], interpolated if the grid is another."""

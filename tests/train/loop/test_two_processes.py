@@ -1,0 +1,62 @@
+"""Two processes train what one does: each its half of every batch, the first one writes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.loaders.stores import digits_store
+from tests.train.loop import train_rank
+
+PROCESS = Path(__file__).with_name("train_rank.py")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("two") / "digits"
+    return Path(digits_store(root, limit=32).root)
+
+
+def train_by_two(store: Path, out: Path, method: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    arguments = [sys.executable, "-W", "error", str(PROCESS), str(store), str(out), method]
+    job = [
+        subprocess.Popen(
+            arguments,
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in job]
+    finally:
+        for process in job:
+            process.kill()
+    assert [process.returncode for process in job] == [0, 0], errors
+
+
+@pytest.mark.parametrize("method", list(train_rank.SETTINGS))
+def test_two_processes_train_the_weights_of_one(store: Path, tmp_path: Path, method: str) -> None:
+    train_rank.train(store, tmp_path / "one", method)
+    train_by_two(store, tmp_path / "two", method)
+    one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert two[name].allclose(value, rtol=1e-3, atol=1e-5), name
+    if method == "moco-v2":
+        queues = [
+            load_file(tmp_path / name / "checkpoint.safetensors")["model.queue"]
+            for name in ("one", "two")
+        ]
+        assert queues[1].allclose(queues[0], atol=1e-4)
