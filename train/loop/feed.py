@@ -48,9 +48,7 @@ def open_feed(
         FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
     rows = training_rows(store.num_samples, config.holdout)
-    views = _sized(
-        parse_views(",".join(config.views), store.names), config.size, config.local_size
-    )
+    views = _sized(parse_views(",".join(config.views), store.names), config.size, config.local_size)
     roles: list[str] = []  # known as soon as the loader is
 
     def wants(step: int) -> tuple[int, ...] | None:

@@ -116,8 +116,8 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
         click.option(
             "--method",
             metavar="NAME",
-            help="Train by this method: simclr, simsiam, byol, moco-v2, barlow-twins, dino, ibot or "
-            "deepcluster-v2.  [default: simclr]",
+            help="Train by this method: simclr, simsiam, byol, moco-v2, barlow-twins, dino, ibot "
+            "or deepcluster-v2.  [default: simclr]",
         ),
         click.option(
             "--temperature",

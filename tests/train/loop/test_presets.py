@@ -15,6 +15,7 @@ from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.layers import Layer, merged
 from viewstore.train.loop.presets import preset_layers, preset_names
 from viewstore.train.methods.table import METHODS
+from viewstore.train.strategies.base import Slot
 from viewstore.train.strategies.table import STRATEGIES
 
 EIGHT = (
@@ -288,6 +289,26 @@ def test_every_preset_of_a_method_and_strategy_that_is_there_makes_settings() ->
     assert made["hvp-simsiam-cifar10"].method == METHODS["simsiam"]()
     assert made["simsiam-cifar10"].method.HEAD["projector"] == (2048, 2048)
     assert made["a2-simclr-cifar10"].strategy.name == "a2"
+
+
+def slot_of(view: str, number: int, size: int) -> Slot:
+    """Return what a loader would deliver for a word of `--views`; w-search has generated views."""
+    word, _, parent = view.partition("/")
+    rows = policies(word.removeprefix("w-search+"))
+    policy = rows[number % len(rows)]
+    role = "generated" if word.startswith("w-search") else policy.role
+    columns = frozenset(column.name for column in policy.columns)
+    return Slot(role, size, columns, int(parent or -1), view)
+
+
+def test_every_preset_that_is_there_trains_on_its_views() -> None:
+    """No strategy refuses the method or the views, and the queue holds whole batches."""
+    for name in filter(buildable, NAMES):
+        config = PretrainConfig.of(values_of(name))
+        assert config.size is not None
+        slots = [slot_of(view, number, config.size) for number, view in enumerate(config.views)]
+        config.strategy.check(config.method.TRAITS, slots)
+        assert vars(config.method).get("queue_size", 0) % config.batch_size == 0
 
 
 @pytest.mark.parametrize("name", ["hvp-simsiam-cifar10", "simclr-imagenet"])
