@@ -196,8 +196,8 @@ PAPERS: dict[str, dict[str, Any]] = {
     "dssl-fig4-e": {**DSSL, "views": (("cifar", 1), ("ra16/0", 1)), "strategy.name": "standard"},
     "dssl-fig4-f": {**DSSL, "views": heavy("ra16"), **dssl_arm(1, 1, 0, 0)},
     "dssl-fig4-g": {
-        **DSSL, "views": (("cifar", 1), ("ra16", 1)), **dssl_arm(0, 0, 1, 0),
-        "strategy.derive": "from_sample",
+        **DSSL, "views": (("cifar", 2), ("ra16", 1)), **dssl_arm(0, 0, 1, 0),
+        "strategy.derive": "from_sample", "strategy.heavy_views": 1,
     },
     "dssl-fig4-h": {**DSSL, "views": heavy("ra16"), **dssl_arm(1, 0, 1, 1)},
     "dssl-fig4-i": {
