@@ -16,9 +16,9 @@ from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS, TRAINING = (
-    REPO / "docs" / f"{name}.md"
-    for name in ("loading", "tutorial", "ffcv", "tables", "import", "columns", "training")
+PAGES = ("loading", "tutorial", "ffcv", "tables", "import", "columns", "training", "methods")
+LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS, TRAINING, METHODS = (
+    REPO / "docs" / f"{name}.md" for name in PAGES
 )
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
@@ -204,3 +204,16 @@ def test_the_commands_of_the_page_on_imports_run(
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
+
+
+def test_the_method_and_the_strategy_of_the_guide_train(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One namespace for all its blocks; the loss of each epoch falls."""
+    build = "build --generator digits --limit 256 --views 1 --codec params --out views"
+    assert run(capsys, *build.split())[0] == 0
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", METHODS.read_text(), re.DOTALL):
+        exec(compile(block, str(METHODS), "exec", dont_inherit=True), names)
+    history = names["result"].history  # type: ignore[attr-defined]
+    assert history[1] < history[0]

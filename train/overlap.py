@@ -23,14 +23,31 @@ def pairwise_iou(boxes: Tensor, pairs: Tensor | None = None) -> Tensor:
         pairs: int64 [P, 2], view numbers; None: those of `all_pairs`.
     """
     first, second = (all_pairs(boxes.shape[1]) if pairs is None else pairs).to(boxes.device).T
-    boxes = boxes.double()
-    low, size = boxes[..., :2], boxes[..., 2:]
-    high = low + size
-    sides = torch.minimum(high[:, first], high[:, second])
-    sides = sides - torch.maximum(low[:, first], low[:, second])
-    shared = sides.clamp(min=0).prod(-1)
-    area = size.prod(-1)
-    return (shared / (area[:, first] + area[:, second] - shared)).float()
+    return iou(boxes[:, first], boxes[:, second])
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Return intersection over union of boxes [..., 4] with areas above 0, float32 [...]."""
+    shared, area, other = _areas(first, second)
+    return (shared / (area + other - shared)).float()
+
+
+def ioa(first: Tensor, second: Tensor) -> Tensor:
+    """Return the share of each `first` box that lies in `second`, float32 [...].
+
+    Both are [..., 4], with areas above 0. Source: Graded Similarity, equation 4.
+    """
+    shared, area, _ = _areas(first, second)
+    return (shared / area).float()
+
+
+def _areas(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the areas of the intersection, of the first and of the second box, float64."""
+    first, second = first.double(), second.double()
+    low = torch.maximum(first[..., :2], second[..., :2])
+    high = torch.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    return shared, first[..., 2:].prod(-1), second[..., 2:].prod(-1)
 
 
 def is_least(values: Tensor, chosen: Tensor, *, ties: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from viewstore.train.views import Views
 
 Domain = Literal["clean", "adv"]
+AlignScale = Literal["paper", "exact"]
 LEAST_SQUARE = 1e-12  # of distances: their root is singular at 0
 
 
@@ -54,6 +55,27 @@ def pull(scores: Scores) -> Tensor:
 def cosine(scores: Scores) -> Tensor:
     """Return the negative cosine of the pair, [B]."""
     return -scores.cosine
+
+
+def graded(psi: Tensor, align_scale: AlignScale, *, push: bool = True) -> Term:
+    """Return the term whose pull is c * (d - (1 - psi))^2, d the distance of the unit vectors.
+
+    Source: Graded Similarity, equations 7, 8 and 10. Its gradient is 0 where d is below 1e-6.
+
+    Args:
+        psi: How similar the views of each sample are to become, in [0, 1], float32 [B].
+        align_scale: c is 1 / temperature, or 1 without one ("paper"), or what makes the term
+            that of the method's own loss at psi = 1 ("exact").
+        push: Add the part that keeps others apart.
+    """
+
+    def term(scores: Scores) -> Tensor:
+        distance = scores.squared_distance.clamp(min=LEAST_SQUARE).sqrt()
+        factor = scores.inverse_tau if align_scale == "paper" else scores.scale / 2
+        drawn = factor * (distance - (1 - psi)).square()
+        return drawn + scores.push if push else drawn
+
+    return term
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +144,8 @@ class Plan:
     base_students: int
     base_targets: int
     log: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def is_base(self, pair: Pair) -> bool:
+        """Whether a pair is of rows of the standard plan alone."""
+        target = -1 if pair.target is None else pair.target
+        return pair.student < self.base_students and target < self.base_targets

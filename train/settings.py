@@ -42,6 +42,11 @@ def settings_of(
     return [table[name](**typed_settings(f"{kind}.", table[name], values[name])) for name in names]
 
 
+def settings_named(part: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the values of a row's settings by the names that a user gives them."""
+    return {shown(name): value for name, value in vars(part).items()}
+
+
 def _owner(kind: str, key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     """Return the name that a key belongs to, and the setting that it names."""
     owner, dot, setting = key.rpartition(".")

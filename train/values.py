@@ -47,7 +47,7 @@ def typed_settings(prefix: str, kind: Any, given: Mapping[str, Any]) -> dict[str
 
 def shown(field: str) -> str:
     """Return how users name a field: without the _ that a word of Python's has behind it."""
-    return field.rstrip("_")
+    return field.removesuffix("_")
 
 
 def typed(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401

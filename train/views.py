@@ -163,7 +163,7 @@ class Views:
             raise ConfigError(
                 f"views chosen for one row must have one {what}, got {sorted(shapes)}"
             )
-        place = torch.searchsorted(used, view)
+        place = torch.searchsorted(used, view.contiguous())
         rows = torch.arange(len(view), device=view.device)
         return torch.stack([values[each] for each in used.tolist()])[place, rows]
 

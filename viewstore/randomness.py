@@ -51,6 +51,9 @@ class Op(IntEnum):
     JIGSAW = 8
     MASK = 10
     CROP_AGAIN = 11
+    CUTMIX = 12
+    CUTMIX_PARTNER = 13
+    ATTACK = 14
     SCHEDULE = 16
     SET_CHOICE = 17
     SEQUENTIAL = 255

@@ -17,6 +17,7 @@ from viewstore.train.loop.scaling import Precision
 from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.table import METHODS, method_of
 from viewstore.train.nets.network import NetworkSettings
+from viewstore.train.settings import settings_named
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
 from viewstore.train.values import shown, typed_settings
@@ -140,15 +141,13 @@ class PretrainConfig:
         """
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values |= {"network": asdict(self.network), "optim": asdict(self.optim)}
-        values["method"] = {"name": self.method.TRAITS.name} | {
-            shown(name): value for name, value in vars(self.method).items()
-        }
-        parts = self.strategy.parts
-        count = Counter(name for part in parts for name in vars(part))
-        values["strategy"] = {"name": ",".join(part.NAME for part in parts)} | {
-            f"{part.NAME}." * (count[name] > 1) + shown(name): value
-            for part in parts
-            for name, value in vars(part).items()
+        values["method"] = {"name": self.method.TRAITS.name, **settings_named(self.method)}
+        parts = {part.NAME: settings_named(part) for part in self.strategy.parts}
+        count = Counter(name for settings in parts.values() for name in settings)
+        values["strategy"] = {"name": ",".join(parts)} | {
+            f"{part}." * (count[name] > 1) + name: value
+            for part, settings in parts.items()
+            for name, value in settings.items()
         }
         return values
 

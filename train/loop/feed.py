@@ -48,7 +48,9 @@ def open_feed(
         FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
     rows = training_rows(store.num_samples, config.holdout)
-    views = _sized(parse_views(",".join(config.views), store.names), config.size, config.local_size)
+    named = parse_views(",".join(config.views), store.names)
+    asked = config.strategy.chooser.asked(named, lambda name: newest_round(store, name).roles)
+    views = _sized(asked, config.size, config.local_size)
     roles: list[str] = []  # known as soon as the loader is
 
     def wants(step: int) -> tuple[int, ...] | None:

@@ -61,7 +61,7 @@ class TrainResult:
 def check_views(config: PretrainConfig, slots: tuple[Slot, ...], samples: int) -> None:
     """Raise ConfigError unless views of these slots, of so many samples, can be trained on."""
     try:
-        config.strategy.check(config.method.TRAITS, slots)
+        config.strategy.check(config.method.traits, slots)
     except ConfigError as error:
         raise ConfigError(
             str(error),
@@ -83,7 +83,7 @@ def _other_strategies(config: PretrainConfig, slots: tuple[Slot, ...]) -> Iterat
     """Yield advice to take each other strategy that trains the method on views of these slots."""
     for name, part in STRATEGIES.items():
         try:
-            strategy_of(name, {}).check(config.method.TRAITS, slots)
+            strategy_of(name, {}).check(config.method.traits, slots)
         except ConfigError:
             continue
         yield f"give --strategy {name}, which {part.USE}"

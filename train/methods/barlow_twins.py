@@ -14,7 +14,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean, world_size
-from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits
+from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings, Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views
@@ -23,7 +23,7 @@ EPSILON = 1e-5  # of batch norms, which the paper standardises with
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarlowTwinsSettings:
+class BarlowTwinsSettings(MethodSettings):
     """Settings of Barlow Twins.
 
     Attributes:

@@ -40,6 +40,8 @@ class Traits:
             copy of the network, "prototype" no view at all.
         negatives: Where negatives come from, "" if there are none.
         decomposable: Whether scores come in parts, with a distance: pull and push.
+        scale: `Scores.scale` of its scores, 0 where they have no parts.
+        inverse_tau: `Scores.inverse_tau` of its scores.
         forward: "per_size" embeds all views of one size together, with shared batch statistics;
             "per_view" embeds each view by itself.
         target_roles: Roles of the views that may be targets of its standard plan; () means all.
@@ -51,6 +53,8 @@ class Traits:
     target: Literal["none", "stopgrad", "ema", "prototype"]
     negatives: Literal["batch", "queue", ""] = ""
     decomposable: bool
+    scale: float = 0.0
+    inverse_tau: float = 1.0
     forward: Literal["per_view", "per_size"]
     target_roles: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -417,13 +421,19 @@ class MethodSettings(Protocol):
     """A frozen dataclass of one method's settings; a row of `table`.
 
     Class attributes:
-        TRAITS: What strategies may ask about the method.
+        TRAITS: What strategies may ask about the method, where no setting decides it.
         HEAD: The method's defaults for NetworkSettings, such as the projector's widths.
     """
 
     TRAITS: ClassVar[Traits]
     HEAD: ClassVar[Mapping[str, Any]]
 
+    @property
+    def traits(self) -> Traits:
+        """What strategies may ask about the method with these settings."""
+        return self.TRAITS
+
+    @abstractmethod
     def make(self, network: Network, frame: Frame) -> Method:
         """Return the method that trains `network`."""
 

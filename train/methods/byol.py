@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import Emb, Frame, Net, Traits
+from viewstore.train.methods.base import Emb, Frame, MethodSettings, Net, Traits
 from viewstore.train.methods.ema import Averaged, check_momentum, rising
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
@@ -22,7 +22,7 @@ from viewstore.train.views import At, Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class BYOLSettings:
+class BYOLSettings(MethodSettings):
     """Settings of BYOL.
 
     Attributes:
@@ -54,6 +54,11 @@ class BYOLSettings:
                 f"momentum_schedule must be cosine or constant, got {self.momentum_schedule!r}"
             )
 
+    @property
+    def traits(self) -> Traits:
+        """What strategies may ask about the method with these settings."""
+        return replace(self.TRAITS, scale=2.0 if self.scale == "sum" else 1.0)
+
     def make(self, network: Network, frame: Frame) -> BYOL:
         """Return BYOL training `network`."""
         return BYOL(network, self, frame)
@@ -63,7 +68,7 @@ class BYOL(Averaged):
     """BYOL: "z" is the projector's output and, of the student alone, "p" the prediction."""
 
     def __init__(self, network: Network, settings: BYOLSettings, frame: Frame) -> None:
-        super().__init__(network, settings.TRAITS, frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
         width = network.settings.projector[-1]
         self.predictor = predictor(width, settings.predictor_hidden, width)

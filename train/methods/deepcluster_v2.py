@@ -17,7 +17,16 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.randomness import CHOICE, Op, Stream
 from viewstore.train.distributed import gather_rows
-from viewstore.train.methods.base import Emb, Embedded, Frame, Method, Net, Traits, unit_rows
+from viewstore.train.methods.base import (
+    Emb,
+    Embedded,
+    Frame,
+    Method,
+    MethodSettings,
+    Net,
+    Traits,
+    unit_rows,
+)
 from viewstore.train.methods.clusters import spherical_kmeans
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
@@ -28,7 +37,7 @@ STARTS = 2  # in the place of the view of a key, plus the head; choosers of view
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepClusterV2Settings:
+class DeepClusterV2Settings(MethodSettings):
     """Settings of DeepCluster-v2. The defaults are those for ImageNet.
 
     Attributes:

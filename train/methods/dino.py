@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean
-from viewstore.train.methods.base import Emb, Embedded, Frame, Net, Traits, UnitPair
+from viewstore.train.methods.base import Emb, Embedded, Frame, MethodSettings, Net, Traits, UnitPair
 from viewstore.train.methods.ema import Averaged, check_momentum, copied, rising
 from viewstore.train.nets.heads import PrototypeHead, draw_truncated
 from viewstore.train.nets.network import Network
@@ -26,7 +26,7 @@ LOG_P, P = "log probabilities of student", "probabilities of target"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOSettings:
+class DINOSettings(MethodSettings):
     """Settings of DINO. The defaults are those of ViT-S, with fewer outputs.
 
     Attributes:

@@ -6,7 +6,7 @@ Source: arXiv:2003.04297; the queue arXiv:1911.05722.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +20,7 @@ from viewstore.train.methods.base import (
     Embedded,
     Frame,
     Group,
+    MethodSettings,
     Mode,
     Net,
     Statistics,
@@ -34,7 +35,7 @@ from viewstore.train.views import At, Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoV2Settings:
+class MoCoV2Settings(MethodSettings):
     """Settings of MoCo-v2. The defaults are those for CIFAR-10; ImageNet's stand behind them.
 
     Attributes:
@@ -66,6 +67,11 @@ class MoCoV2Settings:
         if self.cutmix_keys not in ("own", "both"):
             raise ConfigError(f"cutmix_keys must be own or both, got {self.cutmix_keys!r}")
 
+    @property
+    def traits(self) -> Traits:
+        """What strategies may ask about the method with these settings."""
+        return replace(self.TRAITS, scale=1 / self.temperature, inverse_tau=1 / self.temperature)
+
     def make(self, network: Network, frame: Frame) -> MoCoV2:
         """Return MoCo-v2 training `network`; its first queue is drawn by torch's generator.
 
@@ -90,7 +96,7 @@ class MoCoV2(Averaged):
     pointer: Tensor
 
     def __init__(self, network: Network, settings: MoCoV2Settings, frame: Frame) -> None:
-        super().__init__(network, settings.TRAITS, frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
         keys = torch.randn(settings.queue_size, network.settings.projector[-1])
         self.register_buffer("queue", F.normalize(keys, dim=1))

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_gather_with_gradient, rank, world_size
-from viewstore.train.methods.base import Emb, Frame, Method, Net, Traits, UnitPair, unit_rows
+from viewstore.train.methods.base import (
+    Emb,
+    Frame,
+    Method,
+    MethodSettings,
+    Net,
+    Traits,
+    UnitPair,
+    unit_rows,
+)
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
 
@@ -19,7 +28,7 @@ Negatives = Literal["both", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLRSettings:
+class SimCLRSettings(MethodSettings):
     """Settings of SimCLR.
 
     Attributes:
@@ -55,6 +64,13 @@ class SimCLRSettings:
         if self.gather not in ("global", "local"):
             raise ConfigError(f"gather must be global or local, got {self.gather!r}")
 
+    @property
+    def traits(self) -> Traits:
+        """What strategies may ask about the method with these settings."""
+        tau = self.temperature
+        scale = self.loss_scale / tau
+        return replace(self.TRAITS, forward=self.forward, scale=scale, inverse_tau=1 / tau)
+
     def make(self, network: Network, frame: Frame) -> SimCLR:
         """Return SimCLR training `network`."""
         return SimCLR(network, self, frame)
@@ -64,7 +80,7 @@ class SimCLR(Method):
     """SimCLR: the embeddings are the projector's outputs, "z"."""
 
     def __init__(self, network: Network, settings: SimCLRSettings, frame: Frame) -> None:
-        super().__init__(network, replace(settings.TRAITS, forward=settings.forward), frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
 
     def head(self, features: Tensor, net: Net) -> Emb:

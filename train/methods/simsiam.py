@@ -6,21 +6,21 @@ Source: arXiv:2011.10566.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import Emb, Frame, Group, Method, Net, Traits
+from viewstore.train.methods.base import Emb, Frame, Group, Method, MethodSettings, Net, Traits
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimSiamSettings:
+class SimSiamSettings(MethodSettings):
     """Settings of SimSiam.
 
     Attributes:
@@ -44,6 +44,11 @@ class SimSiamSettings:
         if self.predictor_hidden < 1:
             raise ConfigError(f"predictor_hidden must be at least 1, got {self.predictor_hidden}")
 
+    @property
+    def traits(self) -> Traits:
+        """What strategies may ask about the method with these settings."""
+        return replace(self.TRAITS, scale=2.0 if self.scale == "mse" else 1.0)
+
     def make(self, network: Network, frame: Frame) -> SimSiam:
         """Return SimSiam training `network`."""
         return SimSiam(network, self, frame)
@@ -53,7 +58,7 @@ class SimSiam(Method):
     """SimSiam: "z" is the projector's output, "p" the prediction made of it."""
 
     def __init__(self, network: Network, settings: SimSiamSettings, frame: Frame) -> None:
-        super().__init__(network, settings.TRAITS, frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
         width = network.settings.projector[-1]
         self.predictor = predictor(width, settings.predictor_hidden, width)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 from viewstore.errors import ConfigError
+from viewstore.loaders.plan.asked import Cached, Online
 from viewstore.train.methods.base import Method, Traits
 from viewstore.train.plan import Plan, Row
 from viewstore.train.views import Views
@@ -21,6 +22,7 @@ ROLES = (
     "the role of a view says what made it: expert an augmentation, generated a GAN, heavy "
     "operators on another view, global and local the crops of DINO"
 )
+RolesOf = Callable[[str], Sequence[str]]  # of the view set of a name
 Phase = Literal["derive", "add", "weigh"]
 PHASES: tuple[Phase, ...] = ("derive", "add", "weigh")
 
@@ -55,6 +57,10 @@ class Chooser(ABC):
 
     NAME: ClassVar[str]
     USE: ClassVar[str]
+
+    def asked(self, views: Sequence[Cached | Online], roles_of: RolesOf) -> list[Cached | Online]:
+        """Return what a loader is asked for, of the views that the user named."""
+        return list(views)
 
     @abstractmethod
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
@@ -116,6 +122,11 @@ class Stage(ABC):
     @property
     def adversarial(self) -> bool:
         """Whether it has rows of the batch norm domain "adv"."""
+        return False
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it has rows whose views show two samples."""
         return False
 
     @property

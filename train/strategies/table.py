@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viewstore.errors import ConfigError
 from viewstore.train.settings import settings_of
+from viewstore.train.strategies.a1 import A1
 from viewstore.train.strategies.a2 import A2
 from viewstore.train.strategies.base import PHASES, Chooser, Stage, Strategy
 from viewstore.train.strategies.controls import Cooperative, MinIoU, Random
+from viewstore.train.strategies.dssl import DSSL
+from viewstore.train.strategies.graded import Graded
+from viewstore.train.strategies.hexa import Hexa
 from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
 
@@ -19,7 +23,11 @@ STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
     "cooperative": Cooperative,
     "random": Random,
     "min_iou": MinIoU,
+    "a1": A1,
+    "dssl": DSSL,
+    "hexa": Hexa,
     "a2": A2,
+    "graded": Graded,
 }
 
 
@@ -42,5 +50,20 @@ def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:
             why="each takes the views that the method's plan is made of",
             fix=f"give --strategy {choosers[0].NAME}, or the other one",
         )
-    stages.sort(key=lambda stage: PHASES.index(stage.PHASE))
+    _check_together(stages)
+    order = list(STRATEGIES)
+    stages.sort(key=lambda stage: (PHASES.index(stage.PHASE), order.index(stage.NAME)))
     return Strategy(choosers[0] if choosers else Standard(), tuple(stages))
+
+
+def _check_together(stages: Sequence[Stage]) -> None:
+    """Raise ConfigError where one stage mixes views and another weighs pairs by their crops."""
+    mixing = [stage.NAME for stage in stages if stage.mixes]
+    weighing = [stage.NAME for stage in stages if stage.PHASE == "weigh"]
+    if mixing and weighing:
+        raise ConfigError(
+            f"strategy {weighing[0]} cannot weigh the mixed views of {mixing[0]}",
+            where=f"--strategy {mixing[0]},{weighing[0]}",
+            why="a mixed view has two crop boxes, one of each sample that it shows",
+            fix=f"use --strategy {mixing[0]} alone, or, without mixed views, --set strategy.a2=0",
+        )

@@ -136,7 +136,7 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             "--strategy",
             metavar="NAME,..",
             help="Make losses of the views by this strategy, or by several together: standard, "
-            "hvp, cooperative, random, min_iou or a2.  [default: standard]",
+            "hvp, cooperative, random, min_iou, a1, dssl, hexa, a2 or graded.  [default: standard]",
         ),
         click.option(
             "--alpha",

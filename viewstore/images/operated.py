@@ -57,8 +57,8 @@ class Operated:
 
     @property
     def role(self) -> str:
-        """Purpose of the view: that of the standard policy."""
-        return self.base.role
+        """Purpose of the view: of operators alone "heavy", else that of the standard policy."""
+        return self.base.role if self.crops else "heavy"
 
     @property
     def crops(self) -> bool:
@@ -128,7 +128,7 @@ class Operated:
 _BYOL_HEAVY = Operated(
     name="dssl-byol-heavy",
     chain=Chain(spaces=(ra16(8, 16),), grid=4, instead=INSTEAD),
-    base=Policy(name="dssl-byol-heavy", blur=0.5),
+    base=Policy(name="dssl-byol-heavy", role="heavy", blur=0.5),
     before=True,
 )
 # What makes a heavy view of a standard one, by name. Source: DSSL (arXiv:2110.13555), and its code.

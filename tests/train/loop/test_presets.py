@@ -307,7 +307,7 @@ def test_every_preset_that_is_there_trains_on_its_views() -> None:
         config = PretrainConfig.of(values_of(name))
         assert config.size is not None
         slots = [slot_of(view, number, config.size) for number, view in enumerate(config.views)]
-        config.strategy.check(config.method.TRAITS, slots)
+        config.strategy.check(config.method.traits, slots)
         assert vars(config.method).get("queue_size", 0) % config.batch_size == 0
 
 

@@ -76,12 +76,17 @@ def test_no_policy_with_operators_flips_a_digit() -> None:
             assert not params["flip"].any(), name
 
 
-def test_a_role_is_that_of_the_standard_policy() -> None:
-    assert [policies(f"{name}+ra16")[0].role for name in ("dino", "dino-local", "moco")] == [
+def test_a_role_is_that_of_the_standard_policy_and_heavy_of_operators_alone() -> None:
+    names = ("dino+ra16", "dino-local+ra16", "moco+ra16", "ra16", "jigsaw4", "dssl-byol-heavy")
+    assert [policies(name)[0].role for name in names] == [
         "global",
         "local",
         "expert",
+        "heavy",
+        "heavy",
+        "heavy",
     ]
+    assert policies("ra16")[0].for_size(8, 8).role == "heavy"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Adversarial levels: a step or more up the loss, within a ball around the clean levels.
+
+Source: HEXA, equations 5 to 7 and appendix A: one step of the gradient's sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from viewstore.errors import ConfigError
+from viewstore.randomness import Op, Stream
+from viewstore.train.methods.base import Method
+from viewstore.train.plan import Domain, Plan, Row
+from viewstore.train.strategies.rows import made_row
+from viewstore.train.views import Preprocessing, Views
+
+Norm = Literal["linf", "l2"]
+Units = Literal["pixel255", "unit", "normalized"]
+Sizes = Literal["largest", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """How views are attacked.
+
+    Attributes:
+        norm: Of the ball: the greatest change of a value ("linf"), or the root of the sum of
+            squares over an image ("l2").
+        units: Of eps and step: levels ("pixel255"), values in [0, 1] ("unit"), or values of the
+            network's input ("normalized").
+        eps: Radius of the ball.
+        step: Change of each value in one step, before it is brought back into the ball.
+        steps: Number of steps.
+        random_start: Start at a point of the ball, drawn by seed, epoch, sample and row; else at
+            the clean levels.
+        attack_bn: Domain of batch norms that gradients are taken in: that which trains on the
+            attacked views ("adv"), or the "clean" one (algorithm 1).
+        attack_sizes: Attack views of the "largest" size alone, or of "all" sizes.
+    """
+
+    norm: Norm = "linf"
+    units: Units = "pixel255"
+    eps: float = 1.0
+    step: float = 1.0
+    steps: int = 1
+    random_start: bool = False
+    attack_bn: Domain = "adv"
+    attack_sizes: Sizes = "largest"
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("norm", Norm),
+            ("units", Units),
+            ("attack_bn", Domain),
+            ("attack_sizes", Sizes),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                words = " or ".join(get_args(kind))
+                raise ConfigError(f"{name} must be {words}, got {getattr(self, name)!r}")
+        for name in ("eps", "step"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ConfigError(f"steps must be a whole number from 1, got {self.steps!r}")
+
+    def attacked(self, plan: Plan, method: Method, places: Sequence[int]) -> list[Tensor]:
+        """Return the attacked levels of base rows at `places`, float32 [B, C, r, r] each.
+
+        The loss that they raise is that of the plan's base pairs; its targets are the clean ones.
+        Changes no state.
+        """
+        clean = [plan.views.image(plan.students[place].view).float() for place in places]
+        unit = [self._unit(method.prepare, levels) for levels in clean]
+        found = [
+            self._start(plan.views, levels, place, each) if self.random_start else levels
+            for levels, place, each in zip(clean, places, unit, strict=True)
+        ]
+        for _ in range(self.steps):
+            gradients = self._gradients(plan, method, places, found)
+            found = [
+                self.within(levels + self.step * each * gradient.sign(), at, each)
+                for levels, gradient, at, each in zip(found, gradients, clean, unit, strict=True)
+            ]
+        return found
+
+    def within(self, levels: Tensor, clean: Tensor, unit: Tensor) -> Tensor:
+        """Return the levels brought back into the ball around `clean`, and into [0, 255].
+
+        `unit`: how many levels the unit of `eps` is, [C, 1, 1].
+        """
+        delta = levels - clean
+        if self.norm == "linf":
+            delta = torch.clamp(delta, -self.eps * unit, self.eps * unit)
+        else:
+            length = torch.linalg.vector_norm(delta / unit, dim=(1, 2, 3), keepdim=True)
+            delta = delta * (self.eps / length.clamp(min=self.eps))
+        return (clean + delta).clamp(0, 255)
+
+    def _gradients(
+        self, plan: Plan, method: Method, places: Sequence[int], levels: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of the loss of the base pairs by the levels of rows at `places`."""
+        levels = [each.detach().requires_grad_() for each in levels]
+        # In-batch negatives are clean rows; elsewhere none needs to be embedded once more.
+        negatives = method.traits.negatives == "batch"
+        students = list(plan.students[: plan.base_students]) if negatives else []
+        views, place_of = plan.views, {}
+        for place, each in zip(places, levels, strict=True):
+            place_of[place] = len(students)
+            views, row = made_row(
+                views,
+                plan.students[place],
+                each,
+                "adversarial",
+                made_from=place if negatives else None,
+                bn=self.attack_bn,
+            )
+            students.append(row)
+        pairs = [
+            replace(pair, student=place_of[pair.student])
+            for pair in plan.pairs
+            if plan.is_base(pair) and pair.student in place_of
+        ]
+        attack = replace(
+            plan,
+            views=views,
+            students=tuple(students),
+            targets=plan.targets[: plan.base_targets],
+            pairs=tuple(pairs),
+        )
+        loss = method(attack, "attack").loss
+        return torch.autograd.grad(loss, levels, allow_unused=True, materialize_grads=True)
+
+    def _unit(self, prepare: Preprocessing, levels: Tensor) -> Tensor:
+        """Return how many levels the unit of eps and step is, [C, 1, 1]."""
+        unit = torch.full((levels.shape[1],), 1.0 if self.units == "pixel255" else 255.0)
+        if self.units == "normalized":  # channels that the network does not see stay as they are
+            unit[: prepare.in_channels] *= torch.tensor(prepare.std)
+        return unit[:, None, None].to(levels.device)
+
+    def _start(self, views: Views, clean: Tensor, place: int, unit: Tensor) -> Tensor:
+        """Return uniform changes of each value by at most eps, brought into the ball."""
+        count = clean[0].numel()
+        uniform = Stream(views.at.seed, views.at.epoch).uniform(
+            Op.ATTACK, views.sample.cpu().numpy(), place, blocks=-(-count // 4)
+        )
+        share = torch.from_numpy(2 * uniform[:, :count] - 1).to(clean).view_as(clean)
+        return self.within(clean + self.eps * unit * share, clean, unit)
+
+
+def attackable(views: Views, rows: Sequence[Row], sizes: Sizes) -> list[int]:
+    """Return the places of rows whose views are attacked: of the largest size, or all."""
+    sides = [views.image(row.view).shape[-1] for row in rows]
+    return [n for n, side in enumerate(sides) if sizes == "all" or side == max(sides)]
