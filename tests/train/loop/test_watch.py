@@ -97,7 +97,7 @@ def test_what_is_written_is_there_and_says_what_happened(store: Store, tmp_path:
         assert picture.width == 4 * 100 - 4
     logged = load_selections(tmp_path / "selection" / "epoch-0001.safetensors")
     assert len(logged) == 32
-    assert json.loads((tmp_path / "config.json").read_text())["strategy"]["hvp"]["n_views"] == 4
+    assert json.loads((tmp_path / "config.json").read_text())["strategy"]["n_views"] == 4
 
 
 def test_files_of_a_stopped_run_are_those_of_one_that_never_was(
