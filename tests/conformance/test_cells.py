@@ -72,8 +72,11 @@ def config_of(method: str, strategy: str) -> PretrainConfig:
     network["projector"] = (32,) * (len(network["projector"]) - 1) + (16,)
     if method == "ibot":
         network |= {"backbone": "vit-ti", "patch": 8}
+    words = WORDS[strategy][method in CROPPED].split(",")
+    if method == "ibot":  # as in its runs with hard views: no local crops
+        words = [word for word in words if word != "dino-local"]
     return PretrainConfig(
-        views=tuple(WORDS[strategy][method in CROPPED].split(",")),
+        views=tuple(words),
         method=method_of(method, SETTINGS.get(method, {})),
         strategy=strategy_of(strategy, GIVEN.get(strategy, {})),
         network=NetworkSettings(**network),
