@@ -18,7 +18,7 @@ from viewstore.images.policy import Drawn, Policy, ViewPolicy
 from viewstore.images.resize import Filter
 from viewstore.randomness import Integers, Stream
 
-WHOLE = Policy(name="whole", crop=False, flip=0, jitter_probability=0, gray=0)
+WHOLE = Policy(name="whole", role="heavy", crop=False, flip=0, jitter_probability=0, gray=0)
 # What a standard policy records of a view to which it did nothing, but for the box.
 NOTHING_DONE: Mapping[str, Any] = {
     "flip": 0,
@@ -57,7 +57,7 @@ class Operated:
 
     @property
     def role(self) -> str:
-        """Purpose of the view: that of the standard policy."""
+        """Purpose of the view: that of the standard policy, "heavy" where there is none."""
         return self.base.role
 
     @property
@@ -128,7 +128,7 @@ class Operated:
 _BYOL_HEAVY = Operated(
     name="dssl-byol-heavy",
     chain=Chain(spaces=(ra16(8, 16),), grid=4, instead=INSTEAD),
-    base=Policy(name="dssl-byol-heavy", blur=0.5),
+    base=Policy(name="dssl-byol-heavy", role="heavy", blur=0.5),
     before=True,
 )
 # What makes a heavy view of a standard one, by name. Source: DSSL (arXiv:2110.13555), and its code.
