@@ -92,7 +92,28 @@ def open_feed(
                 shown_id=state["store"] + state["views"],
                 source=lambda: store.source_table,
                 rows=None if config.holdout is None else rows,
+                warnings=attacks_of_others(store, loader.slots),
             )
+
+
+def attacks_of_others(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, ...]:
+    """Return a warning of each view set that is shown and was attacked before the training.
+
+    It names the digests of the weights that the set was made with, and their step of training.
+    """
+    shown = {slot.name for slot in slots if slot.kind == "cached" and slot.role == "adversarial"}
+    found = []
+    for name in sorted(shown):
+        view_set = store.view_sets[name]
+        digests = ", ".join(weights.sha256[:12] for weights in view_set.plan.weights)
+        age = "an unknown step"
+        if "model_step" in view_set.params:
+            age = f"step {int(view_set.params['model_step'].max())}"
+        found.append(
+            f"views of {name} were attacked against the weights {digests or 'of an unknown file'} "
+            f"of {age}, not against the network that trains: call the run adv-cached"
+        )
+    return tuple(found)
 
 
 def _as_slot(slot: LoaderSlot) -> Slot:

@@ -105,6 +105,8 @@ def pretrain(
     if world_size() == 1:
         check_alone(os.environ)
     check_views(config, feed.slots, feed.epoch_steps * config.batch_size)
+    for text in feed.warnings:
+        progress.warn(text)
     make_directory(options.out)
     ranks = Ranks(rank(), world_size(), torch.device(options.device))
     cuda = [torch.cuda.current_device()] if ranks.device.type == "cuda" else []

@@ -68,6 +68,7 @@ class Feed:
         source: Returns the table of the images that the views are made from, for monitors and the
             log of choices; None: there is none.
         rows: The rows of the store that are trained on, int64; None: all.
+        warnings: What whoever trains must know of the views.
     """
 
     loader: Loader
@@ -80,6 +81,7 @@ class Feed:
     shown_id: str | None = None
     source: Callable[[], SourceTable] | None = None
     rows: NDArray[Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:
