@@ -227,6 +227,25 @@ def test_a_preset_is_trained_extended_and_repeated_from_its_own_settings(
     assert (longer["resumed_at"], longer["steps"]) == (10, 15)
 
 
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("dssl-simsiam-cifar10", []),
+        ("dssl-fig4-d", []),
+        ("dssl-fig4-g", []),
+        ("gs-simclr-cifar10", []),
+        ("hexa-moco-cifar10", []),
+        ("hexa-ablation-dc", ["--set", "local_size=8", "--set", "method.prototypes=[4,4,4]"]),
+    ],
+)
+def test_presets_train_on_their_online_views(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, others: list[str]
+) -> None:
+    arguments = ("--source", source, "--preset", name, "--size", 16, "--steps", 2, *others)
+    result = train(capsys, *arguments, "--out", tmp_path)
+    assert (result["steps"], result["preset"]) == (2, name)
+
+
 @pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])
 def test_a_trained_encoder_is_probed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], probe: str
