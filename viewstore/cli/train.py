@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
+    from viewstore.progress import Silent
+    from viewstore.train.loop.distributed import joined
     from viewstore.train.loop.feed import open_feed
     from viewstore.train.loop.logs import log_kinds
     from viewstore.train.loop.pretrain import pretrain
@@ -68,13 +71,14 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     threads = options["threads"]
     advice = nullcontext() if options["source"] is None else skip_advised()
     with (
+        joined(os.environ, options["device"]) as ranks,
         advice,
         stoppable(terminal) as stop,
         open_feed(store, config, num_threads=threads) as feed,
     ):
         run = RunOptions(
             out=options["out"],
-            device=options["device"],
+            device=str(ranks.device),
             keep_every=options["keep_every"],
             extend=options["extend"],
             half=options["half"],
@@ -86,10 +90,13 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
             stop=lambda: stop.requested,
             command=shlex.join(["viewstore", *terminal.arguments]),
         )
-        result = pretrain(config, feed, run, terminal)
+        result = pretrain(config, feed, run, Silent() if ranks.rank else terminal)
+    code = int(result.collapsed and options["stop_on_collapse"])
+    if ranks.rank:  # the first process speaks for all
+        return code
     facts = {"preset": options["preset"], **_facts(config, result)}
     terminal.result(facts, _summary_text(facts))
-    return int(result.collapsed and options["stop_on_collapse"])
+    return code
 
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:

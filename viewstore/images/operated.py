@@ -57,8 +57,9 @@ class Operated:
 
     @property
     def role(self) -> str:
-        """Purpose of the view: of operators alone "heavy", else that of the standard policy."""
-        return self.base.role if self.crops else "heavy"
+        """Purpose of the view: "heavy"; that of crops, or of operators before them, stays."""
+        standard = self.before or self.base.role != "expert"
+        return self.base.role if standard else "heavy"
 
     @property
     def crops(self) -> bool:
