@@ -149,3 +149,9 @@ class Plan:
         """Whether a pair is of rows of the standard plan alone."""
         target = -1 if pair.target is None else pair.target
         return pair.student < self.base_students and target < self.base_targets
+
+    def is_within(self, pair: Pair) -> bool:
+        """Whether a pair is of a row with itself, which is another loss: that of its patches."""
+        return pair.target is not None and (
+            self.students[pair.student] is self.targets[pair.target]
+        )

@@ -29,6 +29,8 @@ MONITOR = b"viewstore/monitor/1"
 
 Integers = int | NDArray[np.integer[Any]]
 
+MADE = 1 << 15  # number of the first view that training makes, in the place of the view of a key
+
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)

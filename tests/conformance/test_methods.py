@@ -23,6 +23,7 @@ from tests.train.world import (
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method
 from viewstore.train.methods.table import METHODS, method_of
+from viewstore.train.nets.domains import add_domain
 from viewstore.train.plan import Row
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
@@ -88,17 +89,101 @@ STRATEGY_ROWS |= {
     name: StrategyRow(name, {"log_every": 1}, FOUR, CROPS)
     for name in ("hvp", "cooperative", "random", "min_iou")
 }
+HH, LL = ("heavy",) * 2, ("local",) * 2
+EEHH, GGLLHH = ((*EE, *HH), (*GG, *LL, *HH))
+HEAVY = {"parent": (-1, -1, 0, 1), "crops_parent": (-1,) * 4 + (0, 1)}
+STRATEGY_ROWS |= {
+    "hvp, per view": StrategyRow("hvp", {"allow_per_view": True}, FOUR, CROPS),
+    "a1": StrategyRow("a1", {}, ("expert", "generated"), ("global", "generated")),
+    "dssl": StrategyRow("dssl", {}, EEHH, GGLLHH, **HEAVY),
+    "dssl, all targets": StrategyRow(
+        "dssl", {"targets": "all", "norm": "sum", "target_grad": True}, EEHH, GGLLHH, **HEAVY
+    ),
+    "dssl, fair": StrategyRow("dssl", {"beta": 1, "delta": 1}, EEHH, GGLLHH, **HEAVY),
+    "dssl, one from sample": StrategyRow(
+        "dssl", {"heavy_views": 1, "derive": "from_sample"}, EEHH[:3], (*GG, "heavy")
+    ),
+    "hvp + dssl": StrategyRow(
+        "hvp,dssl",
+        {"allow_per_view": True},
+        (*FOUR, *HH, *HH),
+        (*CROPS, *HH, *HH),
+        (-1,) * 4 + (3, 1, 0, 2),
+        (-1,) * 8 + (3, 1, 0, 2),
+    ),
+    "hexa": StrategyRow("hexa", {}, EE, (*GG, *LL)),
+    "hexa, no part": StrategyRow("hexa", {"a1": 0}, EE, GG),
+    "hexa, attacked before": StrategyRow(
+        "hexa",
+        {},
+        (*EE, "adversarial", "adversarial"),
+        (*GG, "adversarial", "adversarial"),
+        (-1, -1, 1, 0),
+        (-1, -1, 1, 0),
+    ),
+    "hexa, steps": StrategyRow(
+        "hexa",
+        {"steps": 2, "random_start": True, "attack_bn": "clean", "norm": "l2", "eps": 9},
+        EE,
+        (*GG, *LL),
+    ),
+    "hexa, mixed": StrategyRow("hexa", {"a1": 0, "a2": 1}, EE, (*GG, *LL)),
+    "hexa, all": StrategyRow(
+        "hexa", {"a2": 1, "cutmix_on": "both", "attack_sizes": "all"}, EE, (*GG, *LL)
+    ),
+    "hvp + hexa": StrategyRow("hvp,hexa", {"allow_per_view": True}, FOUR, CROPS),
+    "dssl + hexa + a2": StrategyRow(
+        "dssl,hexa,a2",
+        {},
+        (*EEHH, "generated"),
+        (*GGLLHH, "generated"),
+        (-1, -1, 0, 1, -1),
+        (-1,) * 4 + (0, 1, -1),
+    ),
+    "graded": StrategyRow("graded", {"align_scale": "exact"}, EE, GG),
+    "graded, paper": StrategyRow("graded", {"allow_scale_change": True, "measure": "iou"}, EE, GG),
+    "hvp + graded": StrategyRow("hvp,graded", {"align_scale": "exact"}, FOUR, CROPS),
+    "dssl + graded": StrategyRow("dssl,graded", {"align_scale": "exact"}, EEHH, GGLLHH, **HEAVY),
+    "hexa + graded": StrategyRow("hexa,graded", {"align_scale": "exact"}, EE, GG),
+    "a1 + graded": StrategyRow(
+        "a1,graded", {"align_scale": "exact"}, ("expert", "generated"), ("global", "generated")
+    ),
+    "mixed before": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
+}
 # Cells that are refused (methods.md 4.8), and what the reason must say.
+WHOLE_LOSSES = ("barlow-twins", "dino", "ibot", "deepcluster-v2")
 REFUSED: dict[tuple[str, str], str] = {
-    ("deepcluster-v2", "hvp"): "prototypes",
-    ("deepcluster-v2", "cooperative"): "prototypes",
-    ("barlow-twins", "a2"): "samplewise",
-    ("barlow-twins", "a2, first anchor"): "samplewise",
+    **{
+        ("barlow-twins", name): "samplewise"
+        for name, row in STRATEGY_ROWS.items()
+        if {"a2", "hexa"} & set(row.name.split(","))
+    },
+    **{
+        (method, name): "decomposable"
+        for method in WHOLE_LOSSES
+        for name, row in STRATEGY_ROWS.items()
+        if "graded" in row.name and not (method == "barlow-twins" and "hexa" in row.name)
+    },
+    **{
+        (method, name): "decomposable"
+        for method in ("dino", "ibot")
+        for name in ("hexa, mixed", "hexa, all")
+    },
+    **{(method, "a1"): "target_roles" for method in ("dino", "ibot")},
+    **{("deepcluster-v2", name): "target" for name in ("a1", "dssl, fair")},
+    **{("deepcluster-v2", name): "prototypes" for name in ("hvp", "cooperative")},
+    **{
+        (method, "a1 + graded"): "crops of a sample"
+        for method in METHODS
+        if method not in WHOLE_LOSSES
+    },
+    **{(method, "mixed before"): "not in the batch" for method in METHODS},
 }
 CELLS = [
     (method, strategy)
     for method, strategy in itertools.product(METHOD_ROWS, STRATEGY_ROWS)
     if (METHOD_ROWS[method].name, strategy) not in REFUSED
+    and not ("," in method and "," in strategy)  # switches of both are tried apart
 ]
 methods = pytest.mark.parametrize("method_row", list(METHOD_ROWS))
 cells = pytest.mark.parametrize(("method_row", "strategy_row"), CELLS)
@@ -138,6 +223,8 @@ def test_every_method_and_strategy_has_a_row() -> None:
 @cells
 def test_a_cell_trains_and_planning_changes_nothing(method_row: str, strategy_row: str) -> None:
     method, strategy = method_named(method_row), strategy_named(strategy_row)
+    if strategy.adversarial:
+        add_domain(method)
     views = views_of(method_row, strategy_row)
     strategy.check(method.traits, slots_of(views.role, views.parent))
     begin(method, views)
@@ -165,11 +252,11 @@ def test_a_cell_is_refused_with_its_reason(method_row: str, strategy_row: str) -
     row = STRATEGY_ROWS[strategy_row]
     crops = METHOD_ROWS[method_row].crops
     slots = slots_of(*((row.crops, row.crops_parent) if crops else (row.roles, row.parent)))
-    traits = method_of(METHOD_ROWS[method_row].name, {}).TRAITS
+    traits = method_of(METHOD_ROWS[method_row].name, {}).traits
     with pytest.raises(ConfigError) as caught:
         strategy_named(strategy_row).check(traits, slots)
     assert REFUSED[method_row, strategy_row] in f"{caught.value} {caught.value.why}"
-    assert "--" in (caught.value.fix or "")
+    assert "use --" in (caught.value.fix or "")
 
 
 @methods

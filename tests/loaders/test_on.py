@@ -149,6 +149,16 @@ def test_local_views_are_smaller_than_those_below(photos: Store) -> None:
         assert [slot.role for slot in loader.slots] == ["expert", "local", "local"]
 
 
+def test_chains_of_operators_make_heavy_views_of_a_slot_or_of_the_source(digits: Store) -> None:
+    views = [Cached("hard"), Online("ra16", on=0), Online("dssl-byol-heavy", on=0), Online("ra16")]
+    views += [Online("simclr+ra16"), Cached("digits", then="ra16")]
+    with make(digits, views) as loader:
+        slots, batch = loader.slots, next(iter(loader))
+    roles = ["expert", "heavy", "heavy", "heavy", "expert", "expert"]
+    assert [slot.role for slot in slots] == [view.role for view in batch.views] == roles
+    assert [slot.parent_slot for slot in slots] == [-1, 0, 0, -1, -1, -1]
+
+
 def test_generated_views_stay_generated(searched: Store) -> None:
     batch = first(searched, Cached("w-search"), Online("simclr", on=0), batch_size=4)
     assert [view.role for view in batch.views] == ["generated", "generated"]

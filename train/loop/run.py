@@ -68,6 +68,7 @@ class Feed:
         source: Returns the table of the images that the views are made from, for monitors and the
             log of choices; None: there is none.
         rows: The rows of the store that are trained on, int64; None: all.
+        warnings: What whoever trains must know of the views.
     """
 
     loader: Loader
@@ -80,6 +81,7 @@ class Feed:
     shown_id: str | None = None
     source: Callable[[], SourceTable] | None = None
     rows: NDArray[Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ class Run:
         state: Its progress.
         resumed_at: The first step of this process.
         total_steps: Length of the run.
+        halted: Whether it ends before that, as its network has collapsed.
     """
 
     def __init__(
@@ -160,6 +163,7 @@ class Run:
         else:
             try_checkpoint(self.path, self.method, self.optimizer)
         self.resumed_at = self.state.step
+        self.halted = False
         self.total_steps = config.total_steps(feed.epoch_steps)
 
     def _resume(self) -> None:
@@ -196,7 +200,7 @@ class Run:
                 self.method.begin_epoch(self.at, self._sweep)
             for batch in self._feed.loader:
                 yield batch
-                if self.ended:
+                if self.ended or self.halted:
                     return
 
     def _sweep(self) -> Iterator[Plan]:

@@ -101,7 +101,7 @@ class DeepClusterV2(Method):
     assignments: Tensor
 
     def __init__(self, network: Network, settings: DeepClusterV2Settings, frame: Frame) -> None:
-        super().__init__(network, settings.TRAITS, frame)
+        super().__init__(network, settings.traits, frame)
         self.settings = settings
         width, rows = network.settings.projector[-1], frame.num_rows
         memory = torch.zeros(len(settings.crops_for_assign), rows, width)

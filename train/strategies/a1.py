@@ -57,9 +57,9 @@ class A1(Chooser):
             raise refuse(
                 self.NAME,
                 traits,
-                why=f"it learns from views of role {' or '.join(traits.target_roles)} "
-                "(target_roles), and A1's pair has none",
-                fix="use --strategy a2, with global views and generated ones",
+                why=f"it learns from views of role {' or '.join(traits.target_roles)} alone "
+                "(target_roles): of A1's pair, the generated view would be no target",
+                fix="use --strategy a2, in which generated views learn from two others",
             )
         if traits.target == "prototype":
             raise refuse(

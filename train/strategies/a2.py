@@ -88,7 +88,7 @@ class A2(Stage):
         rows = range(first, first + len(added))
         students = plan.students + added
         if self.loss == "full":
-            return _all_pairs(replace(plan, students=students))
+            return _all_pairs(replace(plan, students=students), (*range(plan.base_students), *rows))
         count = len(added) if self.divide_by_k else 1
         if not plan.targets:
             aligned = [Pair(row, None, self.alpha / count) for row in rows]
@@ -100,12 +100,19 @@ class A2(Stage):
         return replace(plan, students=students, pairs=(*plan.pairs, *aligned))
 
 
-def _all_pairs(plan: Plan) -> Plan:
-    """Return the plan of every ordered pair of the students, all of them in the denominators."""
-    rows = range(len(plan.students))
-    pairs = [(s, t) for s in rows for t in rows if s != t]
-    return replace(
-        plan,
-        targets=plan.students,
-        pairs=tuple(Pair(s, t, 1 / len(pairs), pool=tuple(rows)) for s, t in pairs),
-    )
+def _all_pairs(plan: Plan, rows: Sequence[int]) -> Plan:
+    """Return the plan with every ordered pair of these students in place of its base pairs.
+
+    All of them are in the denominators.
+    """
+    shown = [plan.students[row] for row in rows]
+    targets = (*plan.targets, *(row for row in shown if row not in plan.targets))
+    weight = 1 / (len(rows) * (len(rows) - 1))
+    pairs = [
+        Pair(s, targets.index(row), weight, pool=tuple(rows))
+        for s in rows
+        for row in shown
+        if plan.students[s] is not row
+    ]
+    others = [pair for pair in plan.pairs if not plan.is_base(pair)]
+    return replace(plan, targets=targets, pairs=(*others, *pairs))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.randomness import Op, Stream
+from viewstore.randomness import MADE, Op, Stream
 from viewstore.train.methods.base import Method
 from viewstore.train.plan import Domain, Plan, Row
 from viewstore.train.strategies.rows import made_row
@@ -106,9 +106,10 @@ class Attack:
     ) -> tuple[Tensor, ...]:
         """Return the gradients of the loss of the base pairs by the levels of rows at `places`."""
         levels = [each.detach().requires_grad_() for each in levels]
-        # In-batch negatives are clean rows; elsewhere none needs to be embedded once more.
-        negatives = method.traits.negatives == "batch"
-        students = list(plan.students[: plan.base_students]) if negatives else []
+        # The clean rows are in-batch negatives, or what an attacked row is known by; else none
+        # needs to be embedded once more.
+        clean = method.traits.negatives == "batch" or any(map(plan.is_within, plan.pairs))
+        students = list(plan.students[: plan.base_students]) if clean else []
         views, place_of = plan.views, {}
         for place, each in zip(places, levels, strict=True):
             place_of[place] = len(students)
@@ -117,7 +118,7 @@ class Attack:
                 plan.students[place],
                 each,
                 "adversarial",
-                made_from=place if negatives else None,
+                made_from=place if clean else None,
                 bn=self.attack_bn,
             )
             students.append(row)
@@ -147,7 +148,7 @@ class Attack:
         """Return uniform changes of each value by at most eps, brought into the ball."""
         count = clean[0].numel()
         uniform = Stream(views.at.seed, views.at.epoch).uniform(
-            Op.ATTACK, views.sample.cpu().numpy(), place, blocks=-(-count // 4)
+            Op.ATTACK, views.sample.cpu().numpy(), MADE + place, blocks=-(-count // 4)
         )
         share = torch.from_numpy(2 * uniform[:, :count] - 1).to(clean).view_as(clean)
         return self.within(clean + self.eps * unit * share, clean, unit)

@@ -207,6 +207,15 @@ class Strategy:
 
         No data was read yet.
         """
+        for slot in slots:
+            if slot.role == "cutmix":
+                raise wrong_views(
+                    f"{slot.name or 'a view'} has role cutmix: the samples that its views are "
+                    "mixed with are not in the batch, so that no pair can have their targets",
+                    slots,
+                    "simclr,simclr",
+                    "; and use --strategy hexa --set strategy.a2=1 to mix them while training",
+                )
         base = [slots[view] for view in self.base([slot.role for slot in slots])]
         for stage in self.stages:
             stage.check(traits, slots)

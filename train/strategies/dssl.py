@@ -221,13 +221,10 @@ def _as_clean(views: Views, clean: Sequence[Row], heavy: Sequence[Row]) -> Views
 def _term_weight(plan: Plan) -> float | Tensor:
     """Return the weight of a term beside a loss of two terms: half of what its pairs have.
 
-    Pairs of a row with the target of the same row are another loss (iBOT's of patches).
+    Pairs of a row with itself are not of these.
     """
     weights = [
-        pair.weight
-        for pair in plan.pairs
-        if plan.is_base(pair)
-        and (pair.target is None or plan.students[pair.student] is not plan.targets[pair.target])
+        pair.weight for pair in plan.pairs if plan.is_base(pair) and not plan.is_within(pair)
     ]
     return sum(weights[1:], weights[0]) / 2
 

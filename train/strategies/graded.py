@@ -74,7 +74,7 @@ class Graded(Stage):
         self._check_scale(traits)
         for slot in slots:
             named = slot.name or slot.role
-            if slot.role in ("generated", "cutmix"):
+            if slot.role == "generated":
                 raise wrong_views(
                     f"strategy graded compares crops of a sample, and {named} is none",
                     slots,

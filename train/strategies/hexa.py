@@ -78,14 +78,6 @@ class Hexa(Attack, CutMix, Stage):
                 f"(target), and its targets are neither: {traits.target}",
                 fix="use --set strategy.a2=0",
             )
-        if any(slot.role == "cutmix" for slot in slots):
-            raise wrong_views(
-                "strategy hexa mixes views itself: those of role cutmix have partners that are "
-                "not in the batch, so that no pair can have their targets",
-                slots,
-                "simclr,simclr",
-                "; and use --set strategy.a2=1",
-            )
         self._check_attacked(slots)
 
     def _check_attacked(self, slots: Sequence[Slot]) -> None:

@@ -165,7 +165,7 @@ class HVP(CandidateChooser):
                 traits,
                 why="its targets are prototypes: each view has a loss of its own, so that the two "
                 "hardest views would be chosen, and not a pair that is hard together",
-                fix="give --set strategy.allow_per_view=true to choose those, or --strategy random",
+                fix="use --set strategy.allow_per_view=true to choose those, or --strategy random",
             )
         if self.select_at != "head":
             raise refuse(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewstore.randomness import Op, Stream
+from viewstore.randomness import MADE, Op, Stream
 from viewstore.train.views import At
 
 LamScope = Literal["sample", "batch"]
@@ -27,13 +27,13 @@ def drawn_shares(rows: Numbers, at: At) -> Values:
     Of a + b - 1 uniform numbers, the a-th smallest is distributed as Beta(a, b).
     """
     kept, count = BETA[0], sum(BETA) - 1
-    uniform = Stream(at.seed, at.epoch).uniform(Op.CUTMIX, rows, 0, blocks=-(-count // 4))
+    uniform = Stream(at.seed, at.epoch).uniform(Op.CUTMIX, rows, MADE, blocks=-(-count // 4))
     return np.sort(uniform[..., :count])[..., kept - 1]
 
 
 def drawn_centres(rows: Numbers, at: At, side: int) -> Values:
     """Return centres (y, x) of boxes in [0, 1), [B, 2], keyed by seed, epoch, row and size."""
-    return Stream(at.seed, at.epoch).uniform(Op.CUTMIX, rows, side)[..., :2]
+    return Stream(at.seed, at.epoch).uniform(Op.CUTMIX, rows, MADE + side)[..., :2]
 
 
 def drawn_partners(count: int, at: At) -> Numbers:

@@ -15,10 +15,12 @@ from viewstore.build.roles import NAMED
 from viewstore.errors import ConfigError, UnavailableError
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
+# Numbers that TOML has not: without a digit before or behind the point.
+_DECIMAL = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-class _Finite(click.FloatRange):
-    """A number within a range, which neither nan nor infinity is."""
+class _Finite(click.ParamType):  # type: ignore[type-arg]
+    """A number which neither nan nor infinity is."""
 
     def convert(
         self,
@@ -32,9 +34,17 @@ class _Finite(click.FloatRange):
         return number
 
 
+class _Number(_Finite, type(click.FLOAT)):  # type: ignore[misc]
+    """Any finite number: a range without ends would be shown as one."""
+
+
+class _NumberInRange(_Finite, click.FloatRange):
+    """A finite number within a range."""
+
+
 FILE = click.Path(path_type=Path)
-NUMBER = _Finite()
-NOT_NEGATIVE = _Finite(min=0)
+NUMBER = _Number()
+NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
 SOURCES = (
@@ -85,20 +95,23 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Path]:
     return {role: options[role] for role in NAMED if options[role] is not None}
 
 
-def parse_assignments(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings of `--set K=V` options; a value that is not TOML is a string."""
+def parse_assignments(texts: tuple[str, ...], *, prefix: str = "generator.") -> dict[str, Any]:
+    """Return the settings of `--set K=V` options; `prefix` may stand before K.
+
+    A value is TOML; what is not is a number such as .5, else a string.
+    """
     settings: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set must be K=V, got {text!r}")
-        key = key.strip().removeprefix("generator.")
+        key = key.strip().removeprefix(prefix)
         if key in settings:
             raise ConfigError(f"--set {key} is given twice")
         try:
             settings[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            settings[key] = value
+            settings[key] = float(value) if _DECIMAL.fullmatch(value) else value
     return settings
 
 

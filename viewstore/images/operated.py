@@ -57,8 +57,9 @@ class Operated:
 
     @property
     def role(self) -> str:
-        """Purpose of the view: that of the standard policy."""
-        return self.base.role
+        """Purpose of the view: "heavy"; that of crops, or of operators before them, stays."""
+        standard = self.before or self.base.role != "expert"
+        return self.base.role if standard else "heavy"
 
     @property
     def crops(self) -> bool:
@@ -128,7 +129,7 @@ class Operated:
 _BYOL_HEAVY = Operated(
     name="dssl-byol-heavy",
     chain=Chain(spaces=(ra16(8, 16),), grid=4, instead=INSTEAD),
-    base=Policy(name="dssl-byol-heavy", blur=0.5),
+    base=Policy(name="dssl-byol-heavy", role="heavy", blur=0.5),
     before=True,
 )
 # What makes a heavy view of a standard one, by name. Source: DSSL (arXiv:2110.13555), and its code.

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from tests.train.world import make_method, make_views, same, slots_of, snapshot, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Method, Traits
+from viewstore.train.methods.base import Emb, Method, MethodSettings, Traits
 from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
+from viewstore.train.methods.dino import DINOSettings
+from viewstore.train.methods.ibot import IBOTSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiam, SimSiamSettings
@@ -27,6 +30,8 @@ from viewstore.train.views import Views
 
 EE = ("expert", "expert")
 CROPS = ("global", "global", "local")
+PLAIN = {"projector_norm": "none", "activation": "gelu"}
+PATCHES = {"backbone": "vit-ti", "patch": 8}
 METHODS = {
     "simclr": SimCLRSettings(),
     "simclr, other": SimCLRSettings(negatives="other"),
@@ -434,11 +439,95 @@ def test_views_chosen_by_hvp_are_attacked_and_mixed() -> None:
     assert torch.equal(boxes, views.column("crop_box", clean.view))
 
 
+def test_a2_over_all_pairs_leaves_attacked_rows_to_themselves() -> None:
+    method, views = method_named("simclr"), make_views((*EE, "generated"))
+    plan = strategy_of("hexa,a2", {"loss": "full"}).plan(views, method)
+    alone = hexa().plan(make_views(EE), method)
+    assert [(p.student, p.target, p.weight, p.pool) for p in plan.pairs[:2]] == [
+        (p.student, p.target, p.weight, p.pool) for p in alone.pairs[2:]
+    ]
+    shown = [(plan.students[p.student].view, plan.targets[p.target or 0].view) for p in plan.pairs]
+    assert shown[2:] == [(s, t) for s in range(3) for t in range(3) if s != t]
+    assert {p.pool for p in plan.pairs[2:]} == {(0, 1, 4)}
+    assert torch.isfinite(method(plan).loss)
+
+
 def test_a_step_of_moco_embeds_one_view_more_for_each_hard_example_and_two_for_the_attack() -> None:
     for (a1, a2), expected in (((0, 0), 2), ((1, 0), 5), ((0, 1), 3), ((1, 1), 6)):
         method = method_named("moco-v2")
         method(hexa(a1, a2).plan(make_views(EE), method))
         assert method.forwards == expected
+
+
+WHOLE: dict[str, tuple[MethodSettings, dict[str, Any]]] = {
+    "dino": (DINOSettings(outputs=32), PLAIN),
+    "ibot": (IBOTSettings(outputs=32), PLAIN | PATCHES),
+    "ibot, patches alone": (IBOTSettings(outputs=32, cls_weight=0), PLAIN | PATCHES),
+    "deepcluster-v2": (DeepClusterV2Settings(prototypes=(4, 3)), {}),
+}
+
+
+def whole_method(name: str) -> tuple[Method, Views]:
+    """A method whose loss has no parts, with its clusters where it has some, and its views."""
+    settings, network = WHOLE[name]
+    method = make_method(settings, **network)
+    add_domain(method)
+    views = method.annotate(make_views(("global", "global", "local"), samples=16))
+    standard = strategy_of("standard", {})
+    method.begin_epoch(views.at, lambda: iter([standard.plan(views, method)]))
+    return method, views
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_losses_without_parts_are_raised_too(name: str) -> None:
+    method, views = whole_method(name)
+    method.eval()
+    plan = hexa(eps=0.1, step=0.1, attack_sizes="all").plan(views, method)
+    student, target = method.both(plan, "attack")
+    own = {(p.student, p.target): p for p in plan.pairs if plan.is_base(p)}
+    losses = torch.zeros(2, len(views))
+    for pair in plan.pairs[len(own) :]:
+        made_from = plan.students[pair.student].made_from or 0
+        both = (own[made_from, pair.target], pair)
+        pulls = [method.score(student, target, each, plan).pull for each in both]
+        losses = losses + pair.weight * torch.stack(pulls).detach()
+    before, after = losses
+    assert (after > before).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_centres_and_memories_take_clean_rows_alone(name: str) -> None:
+    (plain, views), (attacked, _) = whole_method(name), whole_method(name)
+    mixes = name == "deepcluster-v2"
+    for method, strategy in ((plain, strategy_of("standard", {})), (attacked, hexa(1, int(mixes)))):
+        method.commit([method(strategy.plan(views, method))], views.at)
+    own, other = clean_state(plain), clean_state(attacked)
+    # A mixed row runs through the clean norms of the student, whose statistics it moves.
+    keys = [key for key in own if not (mixes and key.startswith("student."))]
+    assert any(key in ("center", "memory") for key in keys)
+    assert all(torch.equal(own[key], other[key]) for key in keys)
+
+
+def test_two_labels_are_one_soft_label_of_prototypes() -> None:
+    method, views = whole_method("deepcluster-v2")
+    plan = hexa(0, 1).plan(views, method)
+    student, target = method.both(plan, "attack")
+    first = next(n for n, row in enumerate(plan.students) if row.mixed_with is not None)
+    pairs = [pair for pair in plan.pairs if pair.student == first]
+    column = plan.students[first].view
+    found = sum(p.weight * method.score(student, target, p, plan).pull for p in pairs)
+    share = plan.views.column("mix_lambda", column)
+    z = torch.nn.functional.normalize(student["z"][first], dim=1)
+    partner = plan.students[first].mixed_with
+    assert partner is not None
+    for b in range(len(views)):
+        expected = torch.zeros(())
+        for head, prototypes in enumerate(torch.split(method.prototypes, [4, 3])):  # type: ignore[call-overload]
+            log_p = (prototypes @ z[b] / 0.1).log_softmax(0)
+            labels = method.assignments[head, views.sample]  # type: ignore[index]
+            soft = share[b] * log_p[labels[b]] + (1 - share[b]) * log_p[labels[partner[b]]]
+            expected = expected - soft / 2
+        assert found[b].item() == pytest.approx(expected.item() / 3, rel=1e-4)  # type: ignore[index]
 
 
 CACHED = (*EE, "adversarial", "adversarial")
@@ -483,9 +572,9 @@ def test_methods_whose_targets_cannot_be_kept_or_mixed_are_refused(
 
 
 def test_mixed_views_of_a_store_and_graded_mixed_views_are_refused() -> None:
-    with pytest.raises(ConfigError, match="partners that are not in the batch") as caught:
+    with pytest.raises(ConfigError, match=r"has role cutmix: .* not in the batch") as caught:
         hexa(0, 1).check(METHODS["simclr"].traits, slots_of((*EE, "cutmix")))
-    assert "use --set strategy.a2=1" in (caught.value.fix or "")
+    assert "use --strategy hexa --set strategy.a2=1" in (caught.value.fix or "")
     with pytest.raises(ConfigError, match="graded cannot weigh the mixed views of hexa") as caught:
         strategy_of("hexa,graded", {"a2": 1})
     assert "two crop boxes" in (caught.value.why or "")
