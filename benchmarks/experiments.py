@@ -32,7 +32,7 @@ BATCH = click.option("--batch-size", type=int, default=32, show_default=True, me
 
 
 def _record() -> Record:
-    return Record(["python", "benchmarks/experiments.py", *sys.argv[1:]])
+    return Record(sys.argv[1:])
 
 
 @click.group()
@@ -145,10 +145,10 @@ def crops(out: Path | None, **options: Any) -> None:  # noqa: ANN401
 @OUT
 def memory(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     """Measure the peak memory of the arms of all groups, each in a process of its own."""
-    from trials import cost as trial
+    from trials import memory as trial
 
     record = _record()
-    trial.report_memory(record, options)
+    trial.report(record, options)
     record.write(out)
 
 
@@ -188,7 +188,7 @@ def graded_correlation(out: Path | None, **options: Any) -> None:  # noqa: ANN40
 @click.option("--steps", type=int, default=2)
 def peak(store: Path, group: str, name: str, **options: Any) -> None:  # noqa: ANN401
     """Print the peak memory of one arm, for `memory`."""
-    from trials import cost as trial
+    from trials import memory as trial
 
     click.echo(trial.peak_of(store, group, name, options))
 

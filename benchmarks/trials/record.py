@@ -19,6 +19,7 @@ from contest.data import ROOT
 from viewstore.files.disk import write_atomic
 
 HEADS = ("experiment", "claim", "ours", "holds", "n", "interval", "steps", "seconds", "run")
+SCRIPT = ("python", "benchmarks/experiments.py")
 CELLS = ("experiment", "claim", "ours", "verdict", "n", "interval", "steps")
 
 
@@ -57,10 +58,10 @@ def verdict(interval: tuple[float, float], least: float, most: float = math.inf)
 class Record:
     """Collects what an experiment found; it begins when it is made."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Begin. Of arguments that are paths `command` keeps the last name alone."""
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """Begin. Of the script's arguments that are paths the last name alone is kept."""
         self._provenance = results.provenance(ROOT)
-        self._command = [_without_folders(word) for word in command]
+        self._command = [*SCRIPT, *map(_without_folders, arguments)]
         self._load = usage.load()
         self._began = time.monotonic()
         self.lines: list[Line] = []

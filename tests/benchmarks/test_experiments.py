@@ -24,10 +24,10 @@ from viewstore.train.overlap import pairwise_iou
 from viewstore.train.selection_file import load_selections
 
 experiments = module("experiments")
-choices, cost, crop_search, graded, hexa, loop_share, operators, record, turns, world = (
+arms_of, choices, cost, crop_search, graded, hexa, loop_share, operators, record, turns, world = (
     module(f"trials.{name}")
     for name in (
-        *("choices", "cost", "crop_search", "graded", "hexa", "loop_share", "operators"),
+        *("arms", "choices", "cost", "crop_search", "graded", "hexa", "loop_share", "operators"),
         *("record", "turns", "world"),
     )
 )
@@ -66,7 +66,7 @@ def test_a_file_says_how_it_was_measured(path: Path) -> None:
     text = path.read_text()
     found = json.loads(text)
     assert not re.search(r'"[^"]*/(work|tmp|home|root)/', text)
-    assert found["command"][:2] == ["python", "benchmarks/experiments.py"]
+    assert tuple(found["command"][:2]) == record.SCRIPT
     assert re.fullmatch("[0-9a-f]{40}", found["commit"])
     assert found["threads"] == world.THREADS
     assert min(found["load_before"], found["load_after"], found["seconds"]) > 0
@@ -76,9 +76,8 @@ def test_a_file_says_how_it_was_measured(path: Path) -> None:
 
 
 def test_a_command_keeps_no_folder() -> None:
-    words = ["python", "benchmarks/experiments.py", "--source", "/a/b/train.tar", "--out=/c/d.json"]
-    found = record.Record(words).to_json()["command"]
-    assert found == ["python", "experiments.py", "--source", "train.tar", "--out=d.json"]
+    found = record.Record(["--source", "/a/b/train.tar", "--out=/c/d.json"]).to_json()["command"]
+    assert found == [*record.SCRIPT, "--source", "train.tar", "--out=d.json"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_the_interval_of_a_median_covers_95_percent(count: int) -> None:
 
 def test_steps_of_strategies_are_counted_and_timed(store: Store) -> None:
     names = ("plain", "hvp every 1", "hvp every 2", "plain of cached views", "hvp-cached")
-    arms = {name: cost.GROUPS["hvp"][name] for name in names}
+    arms = {name: arms_of.GROUPS["hvp"][name] for name in names}
     found = cost.measure(store, arms, backbone="conv3", batch_size=8, steps=2, rounds=2)
     counted = {name: cost.units(found[name], arms[name]) / 6 for name in names}
     assert counted == pytest.approx(dict(zip(names, (1, 10 / 6, 8 / 6, 1, 1), strict=True)))
@@ -141,7 +140,7 @@ def test_steps_of_strategies_are_counted_and_timed(store: Store) -> None:
 
 
 def test_arms_compare_with_an_arm_of_their_group() -> None:
-    for arms in cost.GROUPS.values():
+    for arms in arms_of.GROUPS.values():
         assert arms["plain"].over == "plain"
         assert all(arm.over in arms for arm in arms.values())
         for arm in arms.values():
@@ -185,7 +184,7 @@ def test_attacks_that_are_one_end_in_the_same_weights(store: Store, tmp_path: Pa
 
 
 def test_both_ways_to_choose_crops_agree() -> None:
-    kept = record.Record(["python"])
+    kept = record.Record([])
     options = {"source": "digits", "samples": 4, "repeats": 1, "backbone": "conv3"}
     crop_search.report(kept, options)
     assert kept.facts["same_choice"]
@@ -195,7 +194,7 @@ def test_both_ways_to_choose_crops_agree() -> None:
 
 @pytest.mark.slow
 def test_distances_of_generated_digits_are_read_from_their_sets() -> None:
-    kept = record.Record(["python"])
+    kept = record.Record([])
     module("trials.digits_gan").report(kept, {"samples": 4, "fewer": 2})
     search, perturb = (kept.facts["distances"][name] for name in ("w-search", "w-perturb"))
     assert search["sd"] < perturb["sd"]
