@@ -167,7 +167,7 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
         ("untrained", "attack", "H1: the attack raises the loss", ">= 95 % (goal)", RAISED),
         ("untrained", "random signs", "H1: random signs raise it", "45-60 % (control)", CHANCE),
         ("trained", "mix", "H2: CutMix raises the loss", "of most samples, once trained", MOST),
-        ("untrained", "mix", "H2: CutMix raises the loss", "little, untrained (58 % here)", None),
+        ("untrained", "mix", "H2: CutMix raises the loss", "none: untrained", None),
     ):
         each = found[net][name]
         interval = each["wilson"]

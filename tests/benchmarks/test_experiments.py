@@ -208,6 +208,9 @@ def test_each_operator_is_asked_alone() -> None:
     found = operators.farther(encoder(), images, seed=0)
     assert len(found) == 17
     assert all(each.shape == (12,) for each in found.values())
+    apart = operators.overall({"a": np.array([True, True]), "b": np.array([True, False])})
+    assert apart["share"] == 0.75  # images of 1 and 1/2: a standard error of 1/4
+    assert apart["interval"] == pytest.approx((0.75 - 1.96 / 4, 0.75 + 1.96 / 4), abs=1e-4)
     space = operators.spaces(operators.MAGNITUDE)["Invert"]
     heavy = operators.heavier(images, space, 0)
     assert all((255 - a == b).all() for a, b in zip(images, heavy, strict=True))
