@@ -30,6 +30,7 @@ def epoch_of(rows: Selections) -> dict[str, Any]:
     ties = is_least(rows.iou, rows.chosen, ties=True)
     return {
         "epoch": rows.epoch,
+        "steps": int(rows.step.max()) + 1,
         "n": len(rows),
         "pairs": len(rows.pairs),
         "share": _share(first),
@@ -100,6 +101,7 @@ def _lines(name: str, epochs: Sequence[Mapping[str, Any]]) -> list[Line]:
             ours=f"{last['share']:.1%} ({first['share']:.1%} in epoch {first['epoch'] + 1})",
             n=f"{last['n']:,} choices",
             interval=f"{low:.1%}-{high:.1%}, Wilson",
+            steps=last["steps"],
             verdict=verdict((low, high), chance),
         ),
         Line(
@@ -110,6 +112,7 @@ def _lines(name: str, epochs: Sequence[Mapping[str, Any]]) -> list[Line]:
             f"{last['iou_first_pair']['mean']:.3f})",
             n=f"{last['n']:,} choices",
             interval=f"{apart['se']:.4f}, SE",
+            steps=last["steps"],
             verdict=verdict((apart["mean"] - slack, apart["mean"] + slack), -math.inf, 0.0),
         ),
     ]

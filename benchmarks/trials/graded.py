@@ -119,7 +119,8 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
     found = {}
     for path in options["encoders"]:
         name = path.parent.name if path.name == "encoder.safetensors" else path.stem
-        each = measure(load_encoder(path), options["source"], options["images"], scale)
+        encoder = load_encoder(path)
+        each = measure(encoder, options["source"], options["images"], scale)
         found[name] = each
         low, high = each["interval"]
         record.lines.append(
@@ -130,6 +131,7 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
                 ours=f"{each['spearman']:.3f}",
                 n=f"{each['pairs']:,} pairs of {each['images']:,} images",
                 interval=f"{low:.3f}-{high:.3f}, bootstrap over images",
+                steps=int(encoder.settings.provenance.get("steps", 0)),
                 verdict=verdict((low, high), 0.0),
             )
         )

@@ -230,7 +230,7 @@ def test_epochs_of_a_selection_log_are_those_of_a_loop(tmp_path: Path) -> None:
             least.append(int(iou.argmin()) == int(chosen))
             overlaps.append(float(iou[chosen]))
             firsts.append(float(iou[0]))
-    assert epoch["n"] == len(least)
+    assert (epoch["n"], epoch["steps"]) == (len(least), 3)
     assert epoch["share"] == pytest.approx(np.mean(least))
     assert epoch["iou"]["mean"] == pytest.approx(np.mean(overlaps))
     apart = np.array(overlaps) - np.array(firsts)
@@ -272,3 +272,29 @@ def test_the_interval_of_a_correlation_counts_images_not_pairs() -> None:
     second = rng.normal(size=40)[image] + 0.01 * rng.normal(size=len(image))
     low, high = graded.interval(image, first, second)
     assert high - low > 0.3  # of 1,200 pairs that were independent it would be 0.11
+
+
+def test_commands_of_runs_write_what_they_found(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a training that logs its choices, to lines in JSON and on the terminal."""
+    given = {"log_every": 1}
+    config = world.config_of(
+        *("online:simclr",) * 4,
+        strategy="hvp",
+        given=given,
+        backbone="conv3",
+        batch_size=16,
+        epochs=2,
+    )
+    world.train(store, config, tmp_path / "run")
+    encoder_file = tmp_path / "run" / "encoder.safetensors"
+    for words in (
+        ["selection", tmp_path / "run"],
+        ["graded-correlation", encoder_file, "--source", "digits", "--images", 8],
+    ):
+        out = tmp_path / "found.json"
+        experiments.main([*map(str, words), "--out", str(out)], standalone_mode=False)
+        found = json.loads(out.read_text())
+        assert [line["steps"] for line in found["lines"]] == [8] * len(found["lines"])
+        assert all(line["ours"] in capsys.readouterr().out for line in found["lines"][:1])
