@@ -16,9 +16,9 @@ from tests.viewstore.commands import run
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS, METHODS = (
-    REPO / "docs" / f"{name}.md"
-    for name in ("loading", "tutorial", "ffcv", "tables", "import", "columns", "methods")
+PAGES = ("loading", "tutorial", "ffcv", "tables", "import", "columns", "training", "methods")
+LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS, TRAINING, METHODS = (
+    REPO / "docs" / f"{name}.md" for name in PAGES
 )
 SHORTER = {  # what the commands of the guides are given here, on tiny photographs
     r"--kimg \S+": "--kimg 0.032",
@@ -124,6 +124,24 @@ def test_every_command_of_the_page_on_columns_runs(
     store = viewstore.open(folder / "views")
     assert store.columns_of("simclr") == ("other", "teacher")
     assert store.columns_of("source") == ("duplicates", "of-images", "quality")
+
+
+def test_every_command_of_the_page_on_training_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order: later ones read the settings of earlier ones, which the page's file begins with."""
+    write_photographs(folder, 80)
+    text = TRAINING.read_text()
+    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (folder / "mine.toml").write_text(settings)
+    commands = commands_of(text)
+    assert [words[0] for words in commands] == ["build", *["train"] * 8, "eval"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    last = (folder / "run-cosine" / "config.json").read_text()
+    assert '"every":2' in last
+    assert '"schedule":"cosine"' in last
 
 
 def test_the_four_commands_for_photographs_run(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.train.values import shown, typed_settings
 
 
 def settings_of(
@@ -19,7 +19,8 @@ def settings_of(
     `kind` is what messages call a row, "method" or "strategy".
 
     Raises:
-        ConfigError: A name or key is unknown, a name stands twice, or a key belongs to several.
+        ConfigError: A name or key is unknown, a name or setting stands twice, a key belongs to
+            several, or a value is not of its field's type.
     """
     for name in names:
         if name not in table:
@@ -32,21 +33,18 @@ def settings_of(
         if names.count(name) > 1:
             raise ConfigError(f"{kind} {name} is given twice", where=f"--{kind} {','.join(names)}")
     values: dict[str, dict[str, Any]] = {name: {} for name in names}
-    known = {name: [_named(item.name) for item in fields(table[name])] for name in names}
+    known = {name: [shown(item.name) for item in fields(table[name])] for name in names}
     for key, value in given.items():
         owner, setting = _owner(kind, key, known)
-        # A field cannot have the name of a word of Python: lambda is the field lambda_.
-        values[owner][setting + "_" * keyword.iskeyword(setting)] = value
-    return [table[name](**values[name]) for name in names]
+        if setting in values[owner]:
+            raise ConfigError(f"setting {setting} of {owner} is given twice")
+        values[owner][setting] = value
+    return [table[name](**typed_settings(f"{kind}.", table[name], values[name])) for name in names]
 
 
 def settings_named(part: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the values of a row's settings by the names that a user gives them."""
-    return {_named(name): value for name, value in vars(part).items()}
-
-
-def _named(field: str) -> str:
-    return field.removesuffix("_")
+    return {shown(name): value for name, value in vars(part).items()}
 
 
 def _owner(kind: str, key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:

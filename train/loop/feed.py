@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.images.policies import output_size
+from viewstore.images.policies import as_policies, output_size
 from viewstore.loaders.loader import ViewLoader
 from viewstore.loaders.plan.asked import Cached, Online, parse_views
 from viewstore.loaders.plan.schedule import NOT_MADE_FIX
@@ -50,7 +50,7 @@ def open_feed(
     rows = training_rows(store.num_samples, config.holdout)
     named = parse_views(",".join(config.views), store.names)
     asked = config.strategy.chooser.asked(named, lambda name: newest_round(store, name).roles)
-    views = _sized(asked, config.size)
+    views = _sized(asked, config.size, config.local_size)
     roles: list[str] = []  # known as soon as the loader is
 
     def wants(step: int) -> tuple[int, ...] | None:
@@ -146,19 +146,31 @@ def _advice(store: Store) -> Iterator[None]:
         raise ConfigError(str(error), fix="give a smaller --batch-size") from error
 
 
-def _sized(views: list[Cached | Online], size: int | None) -> list[Cached | Online]:
-    """Return the views with `size` for the online ones, local crops with their share of it.
+def _sized(
+    views: list[Cached | Online], size: int | None, local_size: int | None
+) -> list[Cached | Online]:
+    """Return the views with `size` for the online ones; local crops have `local_size`.
 
-    Cached views have the size they have.
+    Where that is None, they have their share of `size`. Cached views have the size they have.
+
+    Raises:
+        ConfigError: There are no local crops that have `local_size`.
     """
-    if size is None:
-        return views
-    return [
-        replace(view, size=output_size(view.policy, size, size)[0])
-        if isinstance(view, Online)
-        else view
-        for view in views
-    ]
+    online = [view for view in views if isinstance(view, Online)]
+    local = [view for view in online if as_policies(view.policy)[0].role == "local"]
+    if local_size is not None and not local:
+        raise ConfigError(
+            f"local_size {local_size} has no effect: no view is a local crop that is drawn online",
+            where="--set local_size",
+            fix="leave it out, or name a policy of local crops in --views, such as dino-local",
+        )
+    sized: list[Cached | Online] = []
+    for view in views:
+        side = local_size if view in local else None
+        if side is None and size is not None and isinstance(view, Online):
+            side = output_size(view.policy, size, size)[0]
+        sized.append(replace(view, size=side) if side is not None else view)
+    return sized
 
 
 def _with_joined(

@@ -41,7 +41,7 @@ class TrainResult:
 
     Attributes:
         encoder: Path of the encoder's file.
-        steps: Number of steps of the whole run.
+        steps: Number of steps of the whole run, to its end or its collapse.
         resumed_at: First step of this process, 0 for a fresh run.
         history: Mean loss of each finished epoch.
         loss: Mean loss of the last epoch, finished or not.
@@ -99,7 +99,7 @@ def pretrain(
 
     Raises:
         ConfigError: Settings contradict each other, the views or the run in `options.out`.
-        DivergedError: The loss is not finite, or the network collapsed and that ends the run.
+        DivergedError: The loss is not finite.
         StoppedError: `options.stop` returned true; the checkpoint is written.
     """
     if world_size() == 1:
@@ -127,7 +127,7 @@ def pretrain(
     state = run.state
     result = TrainResult(
         encoder=options.out / ENCODER,
-        steps=run.total_steps,
+        steps=state.step,
         resumed_at=run.resumed_at,
         history=state.history,
         loss=statistics.fmean(state.partial or state.history[-1:]),

@@ -135,6 +135,7 @@ class Run:
         state: Its progress.
         resumed_at: The first step of this process.
         total_steps: Length of the run.
+        halted: Whether it ends before that, as its network has collapsed.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Run:
         else:
             try_checkpoint(self.path, self.method, self.optimizer)
         self.resumed_at = self.state.step
+        self.halted = False
         self.total_steps = config.total_steps(feed.epoch_steps)
 
     def _resume(self) -> None:
@@ -198,7 +200,7 @@ class Run:
                 self.method.begin_epoch(self.at, self._sweep)
             for batch in self._feed.loader:
                 yield batch
-                if self.ended:
+                if self.ended or self.halted:
                     return
 
     def _sweep(self) -> Iterator[Plan]:

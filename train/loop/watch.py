@@ -171,9 +171,8 @@ class Watch:
                 self._selections.flush()
             run.save()
             self._saved = time.monotonic()
-        if collapsed and not run.ended:
-            raise _collapsed(run)
-        if stop and not run.ended:
+        run.halted = collapsed
+        if stop and not (run.ended or collapsed):
             raise StoppedError(
                 f"training stopped after step {run.state.step} of {run.total_steps}",
                 where=str(run.path),
@@ -264,13 +263,4 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
         network=network,
         embed=embed,
         detector=CollapseDetector.from_json(state),
-    )
-
-
-def _collapsed(run: Run) -> DivergedError:
-    return DivergedError(
-        f"the network has collapsed after step {run.state.step} of {run.total_steps}",
-        where=str(run.path),
-        why="three readings in a row found embeddings without spread, or kNN at chance",
-        fix="train into another --out with other settings, or go on without --stop-on-collapse",
     )

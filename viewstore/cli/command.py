@@ -66,8 +66,21 @@ class _Command(click.Command):
     """A command none of whose values is empty, but for keys of samples, which may be any text.
 
     An empty path would be the current folder, an empty name the default; a script whose variable
-    is not set means neither.
+    is not set means neither. Its help shows options in the groups that they have by name.
     """
+
+    groups: Mapping[str, str] = {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = self.groups.get(str(parameter.name), "Options")
+                shown.setdefault(group, []).append(record)
+        for group, records in shown.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         values, _, order = self.make_parser(ctx).parse_args(list(args))
@@ -121,13 +134,24 @@ def apply_common(
     terminal.progress_form = progress_form or terminal.progress_form
 
 
-def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
+def _names(options: Sequence[Decorator]) -> list[str]:
+    """Return the names of the parameters that these options add."""
+    made = click.command()(options_of(options)(lambda: None))
+    return [str(parameter.name) for parameter in made.params]
+
+
+def command(
+    name: str, *, example: str, groups: Mapping[str, Sequence[Decorator]] | None = None
+) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a command; its first argument is the Terminal, its docstring the help.
 
     Args:
         name: The command's name.
         example: One command line, shown at the end of the help.
+        groups: Options that the help shows together, by the title of their group; the function
+            gets them before its own.
     """
+    grouped = groups or {}
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @click.pass_context
@@ -155,6 +179,9 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], click.
 
         epilog = f"\b\nExample:\n  {example}"
         made = click.command(name, _Command, context_settings=CONTEXT, epilog=epilog)
-        return made(common_options(run))
+        every = [option for options in grouped.values() for option in options]
+        found = made(options_of(every)(common_options(run)))
+        found.groups = {name: title for title in grouped for name in _names(grouped[title])}
+        return found
 
     return decorate

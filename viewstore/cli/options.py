@@ -15,6 +15,8 @@ from viewstore.build.roles import NAMED
 from viewstore.errors import ConfigError, UnavailableError
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
+# Numbers that TOML has not: without a digit before or behind the point.
+_DECIMAL = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class _Finite(click.FloatRange):
@@ -85,20 +87,23 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Path]:
     return {role: options[role] for role in NAMED if options[role] is not None}
 
 
-def parse_assignments(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings of `--set K=V` options; a value that is not TOML is a string."""
+def parse_assignments(texts: tuple[str, ...], *, prefix: str = "generator.") -> dict[str, Any]:
+    """Return the settings of `--set K=V` options; `prefix` may stand before K.
+
+    A value is TOML; what is not is a number such as .5, else a string.
+    """
     settings: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set must be K=V, got {text!r}")
-        key = key.strip().removeprefix("generator.")
+        key = key.strip().removeprefix(prefix)
         if key in settings:
             raise ConfigError(f"--set {key} is given twice")
         try:
             settings[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            settings[key] = value
+            settings[key] = float(value) if _DECIMAL.fullmatch(value) else value
     return settings
 
 

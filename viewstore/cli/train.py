@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -9,187 +10,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import DEVICE, FILE, NUMBER, POSITIVE, TORCH_THREADS
-from viewstore.cli.sources import ON_UNREADABLE, read_source, skip_advised
+from viewstore.cli.sources import read_source, skip_advised
 from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
+from viewstore.cli.train_options import GROUPS, given_settings
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from viewstore.train.loop.config import PretrainConfig
+    from viewstore.train.loop.monitors import MonitorSettings
     from viewstore.train.loop.pretrain import TrainResult
 
-
-OPTIMIZERS = ["sgd", "adam", "adamw"]
+MONITORED = ("knn", "knn_bank", "knn_queries", "stop_on_collapse")  # all of --knn-every
 
 
 @command(
     "train",
     example="viewstore train views --views simclr,simclr,w-search --strategy a2 --epochs 100 "
     "--out run",
+    groups=GROUPS,
 )
 @click.argument("store", required=False)
-@click.option(
-    "--source",
-    metavar="SRC",
-    help="Train on these images instead of a store; views are then drawn as it trains.",
-)
-@click.option(
-    "--method",
-    default="simclr",
-    show_default=True,
-    metavar="NAME",
-    help="Train by this method: simclr.",
-)
-@click.option(
-    "--views",
-    required=True,
-    metavar="LIST",
-    help="Name a view set or an online policy for each view, for example simclr,simclr,w-search; "
-    "cached:NAME and online:NAME choose where both exist; NAME@SET.COLUMN shows the views that a "
-    "columns set chose.",
-)
-@click.option(
-    "--strategy",
-    default="standard",
-    show_default=True,
-    metavar="NAME",
-    help="Make losses of the views by this strategy: standard or a2.",
-)
-@click.option("--epochs", type=POSITIVE, metavar="E", help="Train for E epochs.")
-@click.option("--steps", type=POSITIVE, metavar="N", help="Train for N steps, instead of --epochs.")
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=FILE,
-    metavar="DIR",
-    help="Write checkpoint and encoder to this folder; a run that is there goes on.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    metavar="B",
-    help="Take B samples for each step.",
-)
-@click.option(
-    "--backbone",
-    default="resnet18",
-    show_default=True,
-    metavar="NAME",
-    help="Train this network: resnet18 (3x3 stem, no max-pool), conv6 or conv3, smaller each.",
-)
-@click.option(
-    "--projector",
-    default="2048,128",
-    show_default=True,
-    metavar="W,..",
-    help="Give the layers of the projector these widths.",
-)
-@click.option(
-    "--in-channels",
-    type=click.Choice(["1", "3"]),
-    default="3",
-    show_default=True,
-    help="Let the network see gray (1) or colour (3).",
-)
-@click.option(
-    "--size",
-    type=POSITIVE,
-    metavar="PX",
-    help="Make online views PX pixels wide and high.  [default: as the cached ones]",
-)
-@click.option(
-    "--temperature",
-    type=NUMBER,
-    metavar="T",
-    help="Divide similarities by T in the loss.  [default: the method's, 0.5 of simclr]",
-)
-@click.option(
-    "--negatives",
-    type=click.Choice(["both", "other"]),
-    help="Choose the views of other samples in simclr's denominator: of both views or of the "
-    "other one.  [default: both]",
-)
-@click.option(
-    "--alpha", type=NUMBER, metavar="A", help="Weigh a2's alignment by A.  [default: 0.5]"
-)
-@click.option(
-    "--anchors",
-    type=click.Choice(["both", "first"]),
-    help="Choose the expert views that a2 aligns generated ones with.  [default: both]",
-)
-@click.option(
-    "--a2-loss",
-    type=click.Choice(["align", "full"]),
-    help="Choose a2's loss: align aligns generated views with experts; full takes every pair of "
-    "views, with all views in the denominator.  [default: align]",
-)
-@click.option(
-    "--optimizer",
-    type=click.Choice(OPTIMIZERS),
-    default="sgd",
-    show_default=True,
-    help="Train with this optimizer.",
-)
-@click.option(
-    "--lr",
-    type=NUMBER,
-    metavar="LR",
-    help="Set the learning rate of a step of 256 samples.  [default: the optimizer's]",
-)
-@click.option(
-    "--weight-decay",
-    type=NUMBER,
-    metavar="WD",
-    help="Set the weight decay.  [default: the optimizer's]",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["cosine", "constant"]),
-    default="cosine",
-    show_default=True,
-    help="Let the learning rate fall as a cosine, or stay constant.",
-)
-@click.option(
-    "--warmup-epochs",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="E",
-    help="Raise the learning rate from 0 over the first E epochs.",
-)
-@click.option(
-    "--holdout", type=click.IntRange(2), metavar="N", help="Leave out every Nth row, for eval."
-)
-@click.option(
-    "--where", metavar="Q", help="Train only on samples like these, say 'distance < 0.35'."
-)
-@click.option(
-    "--missing",
-    type=click.Choice(["raise", "resample"]),
-    default="raise",
-    show_default=True,
-    help="Choose what a view that could not be made does: end the training, or give way to another "
-    "view of its sample.",
-)
-@ON_UNREADABLE
-@click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed all random draws."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Multiply in this precision.",
-)
-@DEVICE
-@TORCH_THREADS
-@click.option("--half", is_flag=True, help="Round the weights of the written encoder to float16.")
 def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     """Train an encoder on views, or go on with a run; stopped at any moment, it loses minutes.
 
@@ -198,7 +40,10 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     import viewstore
+    from viewstore.progress import Silent
+    from viewstore.train.loop.distributed import joined
     from viewstore.train.loop.feed import open_feed
+    from viewstore.train.loop.logs import log_kinds
     from viewstore.train.loop.pretrain import pretrain
     from viewstore.train.loop.run import RunOptions
     from viewstore.train.source_store import store_of_source
@@ -214,6 +59,9 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     config = config_of(options)
+    monitor = _monitor_of(options)
+    kinds = log_kinds(options["log"])
+    selection = _selection(options["selection_log"], config)
     store = (
         store_of_source(read_source(terminal, options["source"], options["on_error"]))
         if options["store"] is None
@@ -223,78 +71,81 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     threads = options["threads"]
     advice = nullcontext() if options["source"] is None else skip_advised()
     with (
+        joined(os.environ, options["device"]) as ranks,
         advice,
         stoppable(terminal) as stop,
         open_feed(store, config, num_threads=threads) as feed,
     ):
         run = RunOptions(
             out=options["out"],
-            device=options["device"],
+            device=str(ranks.device),
+            keep_every=options["keep_every"],
+            extend=options["extend"],
             half=options["half"],
+            log=kinds,
+            log_every=options["log_every"],
+            monitor=monitor,
+            stop_on_collapse=options["stop_on_collapse"],
+            selection=selection,
             stop=lambda: stop.requested,
             command=shlex.join(["viewstore", *terminal.arguments]),
         )
-        result = pretrain(config, feed, run, terminal)
-    facts = _facts(config, result)
+        result = pretrain(config, feed, run, Silent() if ranks.rank else terminal)
+    code = int(result.collapsed and options["stop_on_collapse"])
+    if ranks.rank:  # the first process speaks for all
+        return code
+    facts = {"preset": options["preset"], **_facts(config, result)}
     terminal.result(facts, _summary_text(facts))
-    return 0
+    return code
 
 
 def config_of(options: dict[str, Any]) -> PretrainConfig:
-    """Return the settings that options ask for. Raises ConfigError."""
+    """Return the settings that options ask for: of a preset, a file, and options over both.
+
+    Raises:
+        ConfigError: They contradict each other, or one is unknown or wrong.
+    """
     from viewstore.train.loop.config import PretrainConfig
-    from viewstore.train.loop.optim import OPTIMIZERS, OptimSettings
-    from viewstore.train.methods.table import method_of
-    from viewstore.train.nets.network import NetworkSettings
-    from viewstore.train.strategies.table import strategy_of
+    from viewstore.train.loop.layers import Layer, merged, read_layer
+    from viewstore.train.loop.presets import preset_layers
 
-    chosen = {
-        "alpha": options["alpha"],
-        "anchors": options["anchors"],
-        "loss": options["a2_loss"],
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    strategy = strategy_of(options["strategy"], given)
-    method = {
-        name: options[name] for name in ("temperature", "negatives") if options[name] is not None
-    }
-    defaults = OPTIMIZERS[options["optimizer"]]
-    lr, decay = options["lr"], options["weight_decay"]
-    return PretrainConfig(
-        views=tuple(name.strip() for name in options["views"].split(",")),
-        method=method_of(options["method"], method),
-        strategy=strategy,
-        network=NetworkSettings(
-            backbone=options["backbone"],
-            in_channels=int(options["in_channels"]),
-            projector=_widths(options["projector"]),
-        ),
-        optim=OptimSettings(
-            name=options["optimizer"],
-            lr=defaults.lr if lr is None else lr,
-            weight_decay=defaults.weight_decay if decay is None else decay,
-            schedule=options["schedule"],
-            warmup_epochs=options["warmup_epochs"],
-        ),
-        epochs=options["epochs"],
-        steps=options["steps"],
-        batch_size=options["batch_size"],
-        size=options["size"],
-        seed=options["seed"],
-        holdout=options["holdout"],
-        where=options["where"],
-        missing=options["missing"],
-        precision=options["precision"],
-    )
+    layers = preset_layers(options["preset"]) if options["preset"] else []
+    if options["config"]:
+        layers.append(read_layer(options["config"]))
+    layers.append(Layer("the command line", given_settings(options)))
+    return PretrainConfig.of(merged(layers))
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError:
+def _monitor_of(options: dict[str, Any]) -> MonitorSettings | None:
+    """Return how the network is looked at. Raises ConfigError: options of it have no effect."""
+    from viewstore.train.loop.monitors import MonitorSettings
+
+    given = [name for name in MONITORED if options[name]]
+    if options["knn_every"] is None:
+        if given:
+            said = given[0].replace("_", "-")
+            raise ConfigError(
+                f"--{said} has no effect without --knn-every",
+                why="the network is then never looked at",
+                fix=f"give --knn-every 1 too, or leave out --{said}",
+            )
+        return None
+    names = {"every": "knn_every", "preset": "knn", "bank": "knn_bank", "queries": "knn_queries"}
+    values = {name: options[option] for name, option in names.items()}
+    return MonitorSettings(**{name: v for name, v in values.items() if v is not None})
+
+
+def _selection(asked: bool | None, config: PretrainConfig) -> bool:
+    """Return whether choices are logged. Raises ConfigError: there are none to be logged."""
+    chooses = config.strategy.chooser.logs
+    if asked is not None and not chooses:
+        said = "--selection-log" if asked else "--no-selection-log"
         raise ConfigError(
-            f"projector must be widths such as 2048,128, got {text!r}", where=f"--projector {text}"
-        ) from None
+            f"{said} has no effect on strategy {config.strategy.name}",
+            why="it chooses no views",
+            fix=f"leave out {said}",
+        )
+    return chooses if asked is None else asked
 
 
 def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
@@ -309,6 +160,7 @@ def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
         "resumed_at": result.resumed_at,
         "loss": result.loss,
         "history": result.history,
+        "collapsed": result.collapsed,
         "seconds": result.seconds,
         "views_per_second": trained / max(result.seconds, 1e-9),
     }
@@ -318,8 +170,11 @@ def _summary_text(facts: dict[str, Any]) -> str:
     if facts["resumed_at"] == facts["steps"]:
         return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
     begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
-    return (
+    lines = [
         f"trained {counted(facts['steps'], 'step')}{begun} in {duration(facts['seconds'])}, "
-        f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}\n"
-        f"encoder {facts['encoder']}"
-    )
+        f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}",
+        f"encoder {facts['encoder']}; beside it lie config.json, the checkpoint and the logs",
+    ]
+    if facts["collapsed"]:
+        lines.append("the network has collapsed: its accuracy says nothing")
+    return "\n".join(lines)

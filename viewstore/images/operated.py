@@ -18,7 +18,7 @@ from viewstore.images.policy import Drawn, Policy, ViewPolicy
 from viewstore.images.resize import Filter
 from viewstore.randomness import Integers, Stream
 
-WHOLE = Policy(name="whole", role="heavy", crop=False, flip=0, jitter_probability=0, gray=0)
+WHOLE = Policy(name="whole", crop=False, flip=0, jitter_probability=0, gray=0)
 # What a standard policy records of a view to which it did nothing, but for the box.
 NOTHING_DONE: Mapping[str, Any] = {
     "flip": 0,
@@ -57,8 +57,9 @@ class Operated:
 
     @property
     def role(self) -> str:
-        """Purpose of the view: that of the standard policy, "heavy" where there is none."""
-        return self.base.role
+        """Purpose of the view: "heavy"; that of crops, or of operators before them, stays."""
+        standard = self.before or self.base.role != "expert"
+        return self.base.role if standard else "heavy"
 
     @property
     def crops(self) -> bool:

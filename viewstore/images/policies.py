@@ -38,6 +38,7 @@ _MOCO = Policy(name="moco", blur=0.5)
 _FIRST = Policy(name="byol", scale=(0.08, 1), jitter=_BYOL, blur=1)
 _SECOND = replace(_FIRST, blur=0.1, solarize=0.2)
 _GLOBAL = replace(_FIRST, name="dino", role="global", scale=(0.4, 1))
+_LOCAL = replace(_GLOBAL, name="dino-local", role="local", scale=(0.05, 0.4), blur=0.5)
 _SWAV = Policy(name="swav", role="global", scale=(0.14, 1), jitter=_STRONG, blur=0.5)
 
 
@@ -60,7 +61,10 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "barlow": _pair("barlow", _FIRST),
     "dino": _pair("dino", _GLOBAL),
     "ibot": _pair("ibot", _GLOBAL),
-    "dino-local": (replace(_GLOBAL, name="dino-local", role="local", scale=(0.05, 0.4), blur=0.5),),
+    "dino-local": (_LOCAL,),
+    # Those of ViT-B, which sees ten local crops.
+    "dino-vitb": _pair("dino-vitb", replace(_GLOBAL, scale=(0.25, 1))),
+    "dino-vitb-local": (replace(_LOCAL, name="dino-vitb-local", scale=(0.05, 0.25)),),
     "swav": (_SWAV,),
     "swav-local": (replace(_SWAV, name="swav-local", role="local", scale=(0.05, 0.14)),),
     "digits": (Digits(),),

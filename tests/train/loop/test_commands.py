@@ -191,6 +191,42 @@ def test_the_loader_of_a_source_has_statistics(source: Path) -> None:
         assert loader.stats()["samples"] >= 8
 
 
+def test_a_preset_is_trained_extended_and_repeated_from_its_own_settings(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a monitor, and the checkpoints of epochs."""
+    preset = ("--source", source, "--preset", "hvp-simsiam-cifar10", "--size", 16)
+    looks = ("--knn-every", 1, "--knn", "ca", "--knn-bank", 16, "--knn-queries", 8)
+    first = ("--out", tmp_path / "a", "--keep-every", 2, *looks)
+    result = train(capsys, *preset, *first, "--epochs", 2)
+    assert list(result) == [
+        "preset", "encoder", "method", "strategy", "views", "steps", "resumed_at", "loss",
+        "history", "collapsed", "seconds", "views_per_second",
+    ]  # fmt: skip
+    assert (result["preset"], result["method"]) == ("hvp-simsiam-cifar10", "simsiam")
+    assert (result["strategy"], result["views"]) == ("hvp", ["cifar"] * 4)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "batch.png", "checkpoint-e0002.safetensors", "checkpoint.safetensors", "config.json",
+        "curve.jsonl", "encoder.safetensors", "metrics.csv", "selection", "train.json",
+    }  # fmt: skip
+    written = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (written["optim"]["lr"], written["network"]["backbone"]) == (0.06, "conv3")
+
+    again = ("--source", source, "--config", tmp_path / "a" / "config.json")
+    repeated = ("train", *again, "--out", tmp_path / "b", "--no-selection-log", "--threads", 1)
+    assert run(capsys, *repeated)[0] == 0
+    assert not (tmp_path / "b" / "selection").exists()
+    encoders = [load_encoder(tmp_path / out / "encoder.safetensors") for out in "ab"]
+    for one, other in zip(*(encoder.parameters() for encoder in encoders), strict=True):
+        assert (one == other).all()
+
+    code, answer = run(capsys, "train", *preset, *SMALL, *first, "--epochs", 3)
+    assert (code, answer["error"]["code"]) == (2, "VS103")
+    assert "--extend" in answer["error"]["fix"]
+    longer = train(capsys, *preset, *first, "--epochs", 3, "--extend")
+    assert (longer["resumed_at"], longer["steps"]) == (10, 15)
+
+
 @pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])
 def test_a_trained_encoder_is_probed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], probe: str
@@ -224,7 +260,7 @@ def test_a_trained_encoder_is_probed(
         (
             ["--views", "cifar,cifar", "--epochs", "1", "--projector", "wide"],
             "VS101",
-            "projector must be widths",
+            "network.projector must be whole numbers, separated by commas",
         ),
         (
             ["--views", "cifar,cifar", "--epochs", "1", "--batch-size", "64"],

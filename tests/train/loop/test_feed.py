@@ -44,6 +44,23 @@ def test_local_crops_keep_their_share_of_the_size(store: Store) -> None:
         assert feed.size == 56
 
 
+@pytest.mark.parametrize(("size", "heights"), [(40, [40, 24]), (None, [16, 24])])
+def test_local_crops_may_have_a_size_of_their_own(
+    store: Store, size: int | None, heights: list[int]
+) -> None:
+    config = config_of("online:dino", "online:dino-local", size=size, local_size=24)
+    with open_feed(store, config, num_threads=0) as feed:
+        assert [slot.height for slot in feed.loader.slots] == heights
+
+
+def test_a_size_of_local_crops_that_are_not_there_is_refused(store: Store) -> None:
+    with (
+        pytest.raises(ConfigError, match="local_size 24 has no effect"),
+        open_feed(store, config_of("online:dino", "online:dino", local_size=24)),
+    ):
+        pass
+
+
 def test_errors_advise_what_a_training_can_do(store: Store) -> None:
     views = viewstore.open(store.root)
     status = views.view_sets["hard"].params["status"].copy()

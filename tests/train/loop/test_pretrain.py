@@ -203,7 +203,7 @@ def test_other_settings_are_refused_naming_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="other settings") as caught:
         run(tmp_path, other)
     assert caught.value.code == "VS103"
-    assert caught.value.why == "epochs was 2, is 3; strategy.a2.alpha was 0.5, is 0.25"
+    assert caught.value.why == "epochs was 2, is 3; strategy.alpha was 0.5, is 0.25"
     assert files(tmp_path) == before
 
 

@@ -256,7 +256,7 @@ def test_options_with_a_form_of_their_own() -> None:
     assert parse_slice("1/4") == (1, 4)
     assert parse_shards("17,20-22") == (17, 20, 21, 22)
     assert parse_assignments(("eps1=.3", "preset=paper", "generator.views=4")) == {
-        "eps1": ".3", "preset": "paper", "views": 4,
+        "eps1": 0.3, "preset": "paper", "views": 4,
     }  # fmt: skip
     for text in ("x", "1-b"):
         with pytest.raises(ConfigError, match="--only"):

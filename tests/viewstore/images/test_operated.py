@@ -76,12 +76,10 @@ def test_no_policy_with_operators_flips_a_digit() -> None:
             assert not params["flip"].any(), name
 
 
-def test_a_role_is_that_of_the_standard_policy() -> None:
-    assert [policies(f"{name}+ra16")[0].role for name in ("dino", "dino-local", "moco")] == [
-        "global",
-        "local",
-        "expert",
-    ]
+def test_views_with_operators_are_heavy_unless_crops_are_told_apart() -> None:
+    names = ("dino+ra16", "dino-local+ra16", "moco+ra16", "ra16", "dssl-byol", "dssl-byol-heavy")
+    roles = [policies(name)[0].role for name in names]
+    assert roles == ["global", "local", "heavy", "heavy", "expert", "heavy"]
 
 
 @pytest.mark.parametrize(
