@@ -19,8 +19,8 @@ _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at mo
 _DECIMAL = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-class _Finite(click.FloatRange):
-    """A number within a range, which neither nan nor infinity is."""
+class _Finite(click.ParamType):  # type: ignore[type-arg]
+    """A number which neither nan nor infinity is."""
 
     def convert(
         self,
@@ -34,9 +34,17 @@ class _Finite(click.FloatRange):
         return number
 
 
+class _Number(_Finite, type(click.FLOAT)):  # type: ignore[misc]
+    """Any finite number: a range without ends would be shown as one."""
+
+
+class _NumberInRange(_Finite, click.FloatRange):
+    """A finite number within a range."""
+
+
 FILE = click.Path(path_type=Path)
-NUMBER = _Finite()
-NOT_NEGATIVE = _Finite(min=0)
+NUMBER = _Number()
+NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)
 ON_ERROR = click.Choice(["fail", "skip"])
 SOURCES = (

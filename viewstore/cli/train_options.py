@@ -37,6 +37,8 @@ SETTING_OF = {
     "alpha": "strategy.alpha",
     "anchors": "strategy.a2.anchors",
     "a2_loss": "strategy.a2.loss",
+    "a1_flip": "strategy.a1.a1_flip",
+    "allow_scale_change": "strategy.graded.allow_scale_change",
     "backbone": "network.backbone",
     "projector": "network.projector",
     "in_channels": "network.in_channels",
@@ -142,7 +144,8 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             "--alpha",
             type=NUMBER,
             metavar="A",
-            help="Weigh a2's alignment by A.  [default: 0.5]",
+            help="Weigh a2's alignment, or dssl's loss of standard views, by A.  [default: 0.5 of "
+            "a2, 1 of dssl]",
         ),
         click.option(
             "--anchors",
@@ -154,6 +157,20 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             type=click.Choice(["align", "full"]),
             help="Choose a2's loss: align aligns generated views with experts; full takes every "
             "pair of views, with all views in the denominator.  [default: align]",
+        ),
+        click.option(
+            "--a1-flip",
+            type=click.BOOL,
+            metavar="0|1",
+            help="Flip half of a1's generated views (1), or none (0), as digits want.  "
+            "[default: 1]",
+        ),
+        click.option(
+            "--allow-scale-change",
+            is_flag=True,
+            default=None,
+            help="Let graded draw views together with another factor than the method's own, as if "
+            "with another learning rate.",
         ),
     ),
     "Network": (

@@ -227,6 +227,42 @@ def test_a_preset_is_trained_extended_and_repeated_from_its_own_settings(
     assert (longer["resumed_at"], longer["steps"]) == (10, 15)
 
 
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("dssl-simsiam-cifar10", []),
+        ("dssl-fig4-d", []),
+        ("dssl-fig4-g", []),
+        ("gs-simclr-cifar10", []),
+        ("hexa-moco-cifar10", []),
+        ("hexa-ablation-dc", ["--set", "local_size=8", "--set", "method.prototypes=[4,4,4]"]),
+    ],
+)
+def test_presets_train_on_their_online_views(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, others: list[str]
+) -> None:
+    arguments = ("--source", source, "--preset", name, "--size", 16, "--steps", 2, *others)
+    result = train(capsys, *arguments, "--out", tmp_path)
+    assert (result["steps"], result["preset"]) == (2, name)
+
+
+def test_a_run_that_collapses_ends_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On black images, which have one embedding."""
+    labels = np.arange(32) % 2
+    np.savez(tmp_path / "black.npz", images=np.zeros((32, 16, 16, 3), np.uint8), labels=labels)
+    where = ("--source", tmp_path / "black.npz", "--views", "cifar,cifar", "--epochs", 5)
+    looks = ("--knn-every", 1, "--knn-bank", 16, "--knn-queries", 8)
+    stop = ("train", *where, *looks, *SMALL, "--stop-on-collapse", "--out", tmp_path / "a")
+    code, answer = run(capsys, *stop)
+    assert (code, answer["ok"]) == (1, True)
+    assert answer["result"]["collapsed"] is True
+    assert len(answer["result"]["history"]) == 3
+    goes_on = train(capsys, *where, *looks, "--out", tmp_path / "b")
+    assert (goes_on["collapsed"], len(goes_on["history"])) == (True, 5)
+
+
 @pytest.mark.parametrize("probe", ["knn", "linear", "logreg"])
 def test_a_trained_encoder_is_probed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], probe: str

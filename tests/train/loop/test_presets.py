@@ -275,15 +275,8 @@ def test_the_name_says_strategy_method_and_data(name: str) -> None:
         assert "strategy.name" not in values
 
 
-def buildable(name: str) -> bool:
-    values = values_of(name)
-    parts = values.get("strategy.name", "standard").split(",")
-    return values["method.name"] in METHODS and set(parts) <= set(STRATEGIES)
-
-
-def test_every_preset_of_a_method_and_strategy_that_is_there_makes_settings() -> None:
-    made = {name: PretrainConfig.of(values_of(name)) for name in NAMES if buildable(name)}
-    assert len(made) > 20
+def test_every_preset_makes_settings() -> None:
+    made = {name: PretrainConfig.of(values_of(name)) for name in NAMES}
     for config in made.values():
         assert PretrainConfig.of(config.to_json()) == config
     assert made["hvp-simsiam-cifar10"].method == METHODS["simsiam"]()
@@ -301,9 +294,9 @@ def slot_of(view: str, number: int, size: int) -> Slot:
     return Slot(role, size, columns, int(parent or -1), view)
 
 
-def test_every_preset_that_is_there_trains_on_its_views() -> None:
+def test_every_preset_trains_on_its_views() -> None:
     """No strategy refuses the method or the views, and the queue holds whole batches."""
-    for name in filter(buildable, NAMES):
+    for name in NAMES:
         config = PretrainConfig.of(values_of(name))
         assert config.size is not None
         slots = [slot_of(view, number, config.size) for number, view in enumerate(config.views)]

@@ -40,9 +40,10 @@ def test_every_option_is_explained_in_a_sentence(name: str) -> None:
     context = click.Context(COMMANDS[name], info_name=name)
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option) and not parameter.hidden:
-            parameter.get_help_record(context)
+            shown = str(parameter.get_help_record(context))
             said = re.sub(r"\s*\[[^]]*\]$", "", parameter.help or "")
             assert re.match(r"[A-Z].*\.$", said), (parameter.name, said)
+            assert "None" not in shown, parameter.name
             assert len(said.split()) > 2, (parameter.name, said)
 
 

@@ -58,6 +58,17 @@ def test_options_are_the_settings_that_they_name() -> None:
     assert made["optim"].items() >= {"schedule": "constant", "warmup_epochs": 3}.items()
 
 
+def test_options_of_one_strategy_are_its_settings() -> None:
+    graded = config(*ONLINE, "--strategy", "graded", "--allow-scale-change").to_json()["strategy"]
+    assert graded["allow_scale_change"] is True
+    a1 = ("--views", "digits,w-search", "--epochs", 1, "--strategy", "a1", "--a1-flip", 0)
+    assert config(*a1).to_json()["strategy"]["a1_flip"] is False
+    dssl = config(*ONLINE, "--strategy", "dssl", "--alpha", 0.5).to_json()["strategy"]
+    assert dssl["alpha"] == 0.5
+    with pytest.raises(ConfigError, match="setting alpha belongs to dssl and a2"):
+        config(*ONLINE, "--strategy", "dssl,a2", "--alpha", 0.5)
+
+
 def test_an_option_of_a_setting_has_no_value_until_it_is_given() -> None:
     options = options_of()
     assert [name for name in SETTING_OF if options[name] is not None] == []
@@ -112,6 +123,7 @@ def test_a_preset_is_trained_on_another_backbone_and_strategy() -> None:
             [*ONLINE, "--method", "simsiam", "--temperature", 1],
             "method simsiam has no setting 'temperature'",
         ),
+        ([*ONLINE, "--allow-scale-change"], "no setting 'graded.allow_scale_change'"),
         ([*ONLINE, "--anchors", "first"], "strategy standard has no setting 'a2.anchors'"),
         (["--preset", "simsiam"], "there is no preset 'simsiam'; did you mean"),
         (
