@@ -141,13 +141,13 @@ def _notes(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def inserted(text: str, block: str) -> str:
+def inserted(text: str, block: str, *, begin: str = BEGIN, end: str = END) -> str:
     """Return `text` with `block` between the markers. Raises ValueError: they are not there."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page must have the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"the page must have the lines {begin} and {end}")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> None:
