@@ -21,7 +21,6 @@ from viewstore.loaders.plan.schedule import Pick
 from viewstore.store.view_set import ViewSet
 
 DIGEST_DIGITS = 16
-CROPS = ("global", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +181,7 @@ class CachedSlots:
                     each.plan.generator["args"].get("policy", "") for each in group.view_sets
                 ),
                 then=None if then is None else then.policy.name,
-                roles=(then.policy.role,) if then and then.policy.role in CROPS else group.roles,
+                roles=(then.policy.role,) if then and then.policy.role != "expert" else group.roles,
                 height=height,
                 width=width,
                 channels=group.channels,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -150,7 +150,7 @@ STRATEGY_ROWS |= {
     ),
     "mixed before": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
 }
-# Cells that are refused (methods.md 4.8), and what the reason must say.
+# Cells that are refused, and what the reason must say.
 WHOLE_LOSSES = ("barlow-twins", "dino", "ibot", "deepcluster-v2")
 REFUSED: dict[tuple[str, str], str] = {
     **{
@@ -316,3 +316,16 @@ def test_views_chosen_per_sample_are_those_views(method_row: str) -> None:
     for name in mixed:
         expected = plain[name][chosen, torch.arange(len(chosen))]
         torch.testing.assert_close(mixed[name][0], expected, rtol=1e-4, atol=1e-5)
+
+
+@methods
+def test_equal_weights_of_samples_are_a_weight_of_the_pair(method_row: str) -> None:
+    method = method_named(method_row)
+    views = method.annotate(views_of(method_row, "standard"))
+    begin(method, views)
+    plan = strategy_of("standard", {}).plan(views, method)
+    ones = torch.ones(len(views))
+    weighted = tuple(replace(pair, weight=pair.weight * ones) for pair in plan.pairs)
+    first = method(plan, "probe").loss
+    second = method(replace(plan, pairs=weighted), "probe").loss
+    torch.testing.assert_close(first, second)

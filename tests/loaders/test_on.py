@@ -154,7 +154,7 @@ def test_chains_of_operators_make_heavy_views_of_a_slot_or_of_the_source(digits:
     views += [Online("simclr+ra16"), Cached("digits", then="ra16")]
     with make(digits, views) as loader:
         slots, batch = loader.slots, next(iter(loader))
-    roles = ["expert", "heavy", "heavy", "heavy", "expert", "expert"]
+    roles = ["expert"] + ["heavy"] * 5
     assert [slot.role for slot in slots] == [view.role for view in batch.views] == roles
     assert [slot.parent_slot for slot in slots] == [-1, 0, 0, -1, -1, -1]
 

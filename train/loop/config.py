@@ -80,6 +80,14 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
+        parts = self.optim.accumulate
+        if self.batch_size % parts or self.batch_size // parts < 2:
+            raise ConfigError(
+                f"batch size must be a multiple of the {parts} parts that a step is computed in, "
+                f"of 2 samples or more each, got {self.batch_size}",
+                where="--set optim.accumulate",
+                fix=f"give --batch-size {max(2, self.batch_size // parts) * parts}",
+            )
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
     @property

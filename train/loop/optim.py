@@ -76,7 +76,7 @@ class OptimSettings:
         nesterov: Take sgd's gradient one momentum step ahead.
         trust: Trust coefficient of lars and larc-sgd.
         clip: Greatest norm of all gradients together; None does not clip.
-        accumulate: Number of batches whose gradients one step averages.
+        accumulate: Number of micro-batches that a step computes its batch in, for less memory.
         schedule: The rate after the warm-up: "cosine" falls along half a cosine, "constant" stays
             at the peak, "steps" is multiplied by `gamma` at each of the `milestones`.
         milestones: Epochs, counted from 0, at whose beginning "steps" falls.
@@ -164,7 +164,7 @@ class OptimSettings:
     ) -> float:
         """Set rate and weight decay of each group for `step`, from 0; return the rate to log.
 
-        `batch_size` counts the samples of a step, of all processes and accumulated batches;
+        `batch_size` counts the samples of a step, of all processes and micro-batches;
         `epoch_steps` and `total_steps` count steps of the optimizer.
         """
         rate = self.rate(

@@ -94,15 +94,18 @@ class BarlowTwins(Method):
     def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
         """Return the loss of a plan, a scalar.
 
-        A pair with the term `total` has the loss of the paper, of the batch of all ranks, and a
-        number for its weight; other terms are averaged over samples.
+        A pair with the term `total` has the loss of the paper, of the batch of all ranks, at the
+        mean of its weights; other terms are averaged over samples.
         """
         losses = []
         for pair in plan.pairs:
             if pair.term is total:
                 on, off = _parts(self._twins(student, target, pair))
                 redundancy = self.settings.redundancy_weight * off.square().sum()
-                losses.append(pair.weight * ((on - 1).square().sum() + redundancy))
+                weight = pair.weight
+                if isinstance(weight, Tensor):  # of samples, which have no share of their own
+                    weight = all_reduce_mean(weight.mean())
+                losses.append(weight * ((on - 1).square().sum() + redundancy))
         if others := tuple(pair for pair in plan.pairs if pair.term is not total):
             losses.append(super().reduce(student, target, replace(plan, pairs=others)))
         return torch.stack(losses).sum()

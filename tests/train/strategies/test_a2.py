@@ -206,7 +206,7 @@ def test_what_cannot_work_is_refused_naming_strategy_trait_and_fix(
         ("a2", {"standard.roles": "heavy"}, r"has no setting 'standard\.roles'"),
         ("a2", {"alpha": -1}, "alpha must be at least 0"),
         ("a2", {"anchors": "last"}, "anchors must be both or first"),
-        ("a2", {"loss": "half"}, "a2 loss must be align or full"),
+        ("a2", {"loss": "half"}, "loss must be align or full"),
         ("standard", {"pairs_per_sample": 3}, "pairs_per_sample must be 1 or 2"),
     ],
 )
