@@ -35,6 +35,7 @@ def peak_of(store: Path, group: str, name: str, options: Mapping[str, Any]) -> i
 
 def report(record: Record, options: Mapping[str, Any]) -> None:
     """Measure the peak memory of each arm in a process of its own, beside that of its plain arm."""
+    torch.set_num_threads(THREADS)
     settings = {name: options[name] for name in ("backbone", "batch_size", "steps")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     script = Path(sys.argv[0]).resolve()
