@@ -25,8 +25,10 @@ class A2(Stage):
 
     Attributes:
         alpha: Weight of the alignment term.
-        anchors: Expert views that are aligned with each generated view: "both" (the paper), or
-            the "first" (the code behind its CIFAR-10 numbers).
+        anchors: Targets of the standard plan that each generated view is aligned with: the first
+            two, "both" (the paper), or the "first" (the code behind its CIFAR-10 numbers). MoCo's
+            plan of one direction has one target, the key of the second view, which is the anchor
+            of either; with `symmetric` the "first" is the key of the first view.
         loss: "align", or "full": every ordered pair of views, with every view of every sample in
             the denominator; `alpha` and `anchors` do not enter.
         divide_by_k: Divide the alignment by the number of generated views (the paper), or not
@@ -90,10 +92,10 @@ class A2(Stage):
         if self.loss == "full":
             return _all_pairs(replace(plan, students=students), (*range(plan.base_students), *rows))
         count = len(added) if self.divide_by_k else 1
-        if not plan.targets:
+        if not plan.base_targets:
             aligned = [Pair(row, None, self.alpha / count) for row in rows]
         else:
-            anchors = range(min(len(plan.targets), 2 if self.anchors == "both" else 1))
+            anchors = range(min(plan.base_targets, 2 if self.anchors == "both" else 1))
             weight = self.alpha / (len(anchors) * count)
             term = pull if method.traits.decomposable else total
             aligned = [Pair(row, anchor, weight, term) for anchor in anchors for row in rows]

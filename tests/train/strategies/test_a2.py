@@ -14,6 +14,7 @@ from tests.train.loops import loop_loss
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Frame, Method, Traits
+from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
 from viewstore.train.plan import Pair, Plan, Scores, pull, total
 from viewstore.train.strategies.a2 import A2
@@ -121,6 +122,21 @@ def test_experts_behind_the_second_are_aligned_where_no_view_is_generated() -> N
     plan = a2().plan(make_views(("expert",) * 3), method)
     assert [row.view for row in plan.students] == [0, 1, 2]
     assert [(pair.student, pair.target) for pair in plan.pairs] == [(1, 0), (0, 1), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("given", [{}, {"anchors": "first"}, {"delta": 1.0}, {"beta": 1.0}])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_anchors_are_targets_of_the_standard_plan_beside_those_of_other_stages(
+    given: dict[str, Any], symmetric: bool
+) -> None:
+    method = make_method(MoCoV2Settings(queue_size=16, symmetric=symmetric))
+    views = make_views((*EEG, "heavy", "heavy"), (-1, -1, -1, 0, 1))
+    plan = strategy_of("dssl,a2", given).plan(views, method)
+    aligned = [pair for pair in plan.pairs if plan.students[pair.student].view == 2]
+    shown = [plan.targets[pair.target].view for pair in aligned if pair.target is not None]
+    expected = ([0] if "anchors" in given else [0, 1]) if symmetric else [1]
+    assert shown == expected
+    assert sum(pair.weight for pair in aligned) == pytest.approx(0.5)
 
 
 def test_a2_full_is_the_loop_over_all_pairs_and_rows() -> None:

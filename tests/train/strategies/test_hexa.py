@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.train.world import make_method, make_views, same, slots_of, snapshot, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Method, MethodSettings, Traits
+from viewstore.train.methods.base import Emb, Images, Method, MethodSettings, Traits
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.dino import DINOSettings
@@ -128,6 +128,35 @@ def test_the_step_is_the_sign_of_finite_differences() -> None:
                 assert delta[tuple(place)].item() == (1 if slope > 0 else -1)
                 checked += 1
     assert checked > 200
+
+
+class Faint(SimSiam):
+    """Rows are the first 32 values of an image in float16, and the loss is multiplied."""
+
+    def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
+        return self.factor * super().reduce(student, target, plan)
+
+    def trunk(self, images: Images, net: Any) -> Emb:  # noqa: ANN401
+        return {"feat": self.prepare(images.pixels).flatten(1)[:, :32]}
+
+    def head(self, features: Tensor, net: Any) -> Emb:  # noqa: ANN401
+        half = features.half()
+        return {"z": half, "p": half.flip(1)}
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e7])
+def test_gradients_in_float16_neither_underflow_nor_overflow(factor: float) -> None:
+    def changed(amp: torch.dtype | None, factor: float) -> Tensor:
+        method = make_method(SimSiamSettings())
+        method.__class__ = Faint
+        method.amp, method.factor = amp, factor
+        return change(hexa(attack_bn="clean").plan(make_views(EE), method))[:, :, 0, :2]
+
+    exact = changed(torch.float16, 1.0)
+    assert (exact != 0).float().mean() > 0.95
+    assert (changed(torch.float16, factor) == exact).float().mean() > 0.99
+    if factor < 1:  # without a multiple of the loss they vanish
+        assert (changed(None, factor) != 0).float().mean() < 0.5
 
 
 def values_of(change: Tensor) -> set[float]:
