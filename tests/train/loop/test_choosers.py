@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from viewstore.errors import ConfigError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.distributed import Ranks
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.loop.pretrain import pretrain
-from viewstore.train.loop.run import RunOptions
+from viewstore.train.loop.run import Run, RunOptions
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings
@@ -62,6 +64,21 @@ def test_what_is_trained_on_has_its_own_colours(store: Store, colours: str) -> N
     for one, other in zip(late.views.pixels, own.views.pixels, strict=True):
         assert (one.int() - other.int()).abs().max() <= 2  # as the loader's colours on a device
     assert not late.log["losses"].allclose(own.log["losses"])
+
+
+def test_a_memory_is_filled_by_views_with_their_own_colours(store: Store, tmp_path: Path) -> None:
+    def shown(**settings: Any) -> list[Plan]:  # noqa: ANN401
+        config = config_of("hvp", *FOUR, allow_per_view=True, **settings)
+        method = method_of("deepcluster-v2", {"prototypes": (4,)})
+        config = replace(config, method=method)
+        with open_feed(store, config, num_threads=0) as feed:
+            run = Run(config, feed, RunOptions(out=tmp_path), Ranks(0, 1, torch.device("cpu")))
+            return list(run._sweep())
+
+    for late, own in zip(shown(select_colors="none"), shown(), strict=True):
+        assert late.views.colourless == ()
+        for one, other in zip(late.views.pixels, own.views.pixels, strict=True):
+            assert (one.int() - other.int()).abs().max() <= 2
 
 
 def test_views_that_are_stored_with_their_colours_can_have_no_others(store: Store) -> None:
