@@ -158,9 +158,7 @@ class Attack:
         return self.within(clean + self.eps * unit * share, clean, unit)
 
 
-def _finite_gradients(
-    method: Method, loss: Tensor, levels: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def _finite_gradients(method: Method, loss: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return gradients of the loss by levels; in float16, of a multiple of it.
 
     Gradients of the loss itself underflow to 0 in float16. The multiple is the greatest power of

@@ -130,6 +130,16 @@ class Stage(ABC):
         return False
 
     @property
+    def drops_base(self) -> bool:
+        """Whether it takes the pairs of the method's own plan out."""
+        return False
+
+    @property
+    def repeats_base(self) -> bool:
+        """Whether its rows learn by the pairs of the method's own plan."""
+        return False
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of params that it reads of every base view."""
         return ()

@@ -90,6 +90,11 @@ class DSSL(Stage):
             raise ConfigError("alpha, beta, gamma and delta are all 0: nothing is trained")
 
     @property
+    def drops_base(self) -> bool:
+        """Whether LS(v1, v2) has no weight."""
+        return not self.alpha
+
+    @property
     def weights(self) -> tuple[float, float, float, float]:
         """Weights of LS(v1, v2), LS(h1, h2), LA(h -> v) and LA(v -> h)."""
         directed = (1 - self.soft, self.soft) if self.soft else (self.gamma, self.delta)

@@ -57,6 +57,11 @@ class Hexa(Attack, CutMix, Stage):
         """Whether views of two samples are mixed."""
         return self.a2 > 0
 
+    @property
+    def repeats_base(self) -> bool:
+        """Whether there are attacked or mixed rows."""
+        return self.adversarial or self.mixes
+
     def takes(self, roles: Sequence[str]) -> tuple[int, ...]:
         """Return the views that were attacked before."""
         return tuple(view for view, role in enumerate(roles) if role == "adversarial")

@@ -633,6 +633,15 @@ def test_other_settings_are_refused(given: dict[str, Any], message: str) -> None
         strategy_of("hexa", given)
 
 
+@pytest.mark.parametrize("given", [{}, {"a1": 0, "a2": 1}])
+def test_hard_examples_need_pairs_of_the_method(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="hexa has no pair to learn by where dssl has alpha 0"):
+        strategy_of("dssl,hexa", {"dssl.alpha": 0, **given})
+    idle = strategy_of("dssl,hexa", {"dssl.alpha": 0, "a1": 0})
+    views = make_views((*EE, "heavy", "heavy"), (-1, -1, 0, 1))
+    assert len(idle.plan(views, make_method("simclr")).pairs) == 2
+
+
 def test_stages_are_applied_in_one_order_however_they_are_named() -> None:
     first, second = (strategy_of(names, {}) for names in ("hexa,dssl,a2", "a2,dssl,hexa"))
     assert first == second
