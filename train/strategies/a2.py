@@ -14,6 +14,7 @@ from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method, Traits
 from viewstore.train.plan import Pair, Plan, Row, pull, total
 from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views
+from viewstore.train.strategies.unused import refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,12 @@ class A2(Stage):
             raise ConfigError(f"anchors must be both or first, got {self.anchors!r}")
         if self.loss not in ("align", "full"):
             raise ConfigError(f"a2 loss must be align or full, got {self.loss!r}")
+        if self.loss == "full":
+            refuse_unused(
+                self,
+                ["alpha", "anchors", "divide_by_k"],
+                "loss full weighs all pairs alike",
+            )
 
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
         """Raise ConfigError: no loss of a pair alone, no in-batch denominator, no view to add."""
@@ -70,6 +77,8 @@ class A2(Stage):
                 why="its denominator runs over all views of the batch (negatives)",
                 fix="use --method simclr, or leave out --a2-loss full",
             )
+        if traits.target == "prototype":
+            refuse_unused(self, ["anchors"], f"views of method {traits.name} learn labels")
         if not self.takes([slot.role for slot in slots]):
             raise wrong_views(
                 "strategy a2 needs two views and at least one generated view beside them",

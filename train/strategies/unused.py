@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from viewstore.errors import ConfigError
-from viewstore.train.settings import shown
 from viewstore.train.strategies.base import Chooser, Stage
+from viewstore.train.values import shown
 
 
 def refuse_unused(part: Chooser | Stage, names: Iterable[str], why: str) -> None:

@@ -14,6 +14,7 @@ from tests.train.loops import loop_loss
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Frame, Method, Traits
+from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
 from viewstore.train.plan import Pair, Plan, Scores, pull, total
@@ -194,6 +195,14 @@ def test_other_views_than_a_strategy_wants_are_refused(
     assert "--views " in (caught.value.fix or "")
 
 
+def test_anchors_are_refused_where_views_learn_labels() -> None:
+    labels = DeepClusterV2Settings.TRAITS
+    a2().check(labels, slots_of(EEG))
+    with pytest.raises(ConfigError, match="anchors first has no effect") as caught:
+        a2(anchors="first").check(labels, slots_of(EEG))
+    assert caught.value.fix == "leave out --set strategy.anchors=.."
+
+
 BARLOW = Traits(
     name="barlow", samplewise=False, target="none", decomposable=False, forward="per_view"
 )
@@ -223,6 +232,9 @@ def test_what_cannot_work_is_refused_naming_strategy_trait_and_fix(
         ("a2", {"alpha": -1}, "alpha must be at least 0"),
         ("a2", {"anchors": "last"}, "anchors must be both or first"),
         ("a2", {"loss": "half"}, "loss must be align or full"),
+        ("a2", {"loss": "full", "alpha": 1}, "alpha 1.* has no effect in strategy a2: loss full"),
+        ("a2", {"loss": "full", "anchors": "first"}, "anchors first has no effect"),
+        ("a2", {"loss": "full", "divide_by_k": False}, "divide_by_k False has no effect"),
         ("standard", {"pairs_per_sample": 3}, "pairs_per_sample must be 1 or 2"),
     ],
 )

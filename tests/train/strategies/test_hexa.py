@@ -578,6 +578,22 @@ def test_views_that_were_attacked_before_are_trained_on_in_the_adversarial_domai
             strategy.check(method.traits, slots_of(CACHED, parent))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "roles", "parent", "message"),
+    [
+        (hexa(steps=2), CACHED, (-1, -1, 1, 0), "steps 2 has no effect .* attacked before"),
+        (hexa(0, 1), CACHED, (-1, -1, 1, 0), "adversarial-2 .number 2. .* would not train on it"),
+        (hexa(), (*CACHED, "adversarial"), (-1, -1, 1, 0, 1), "adversarial-4 .* not train on it"),
+        (hexa(), (*CROPS, *["adversarial"] * 3), (-1, -1, -1, 0, 1, 2), "adversarial-5 .* not"),
+    ],
+)
+def test_attacked_views_and_settings_of_no_use_are_refused(
+    strategy: Strategy, roles: tuple[str, ...], parent: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        strategy.check(METHODS["simclr"].traits, slots_of(roles, parent))
+
+
 CENTRES = Traits(
     name="centres", target="ema", decomposable=False, forward="per_size", target_roles=("global",)
 )
@@ -626,6 +642,10 @@ def test_mixed_views_of_a_store_and_graded_mixed_views_are_refused() -> None:
         ({"attack_sizes": "some"}, "attack_sizes must be largest or all"),
         ({"cutmix_on": "mixed"}, "cutmix_on must be clean or adv or both"),
         ({"lam_scope": "step"}, "lam_scope must be sample or batch"),
+        ({"lam_scope": "batch"}, "lam_scope batch has no effect in strategy hexa: a2 is 0"),
+        ({"cutmix_on": "adv"}, "cutmix_on adv has no effect"),
+        ({"a1": 0, "a2": 1, "eps": 2}, "eps 2.* has no effect in strategy hexa: a1 is 0"),
+        ({"a1": 0, "attack_sizes": "all"}, "attack_sizes all has no effect"),
     ],
 )
 def test_other_settings_are_refused(given: dict[str, Any], message: str) -> None:
