@@ -236,6 +236,8 @@ def _method(config: PretrainConfig, feed: Feed) -> Method:
         amp=PRECISIONS[config.precision],
         num_rows=feed.num_rows,
         batch_size=config.batch_size,
+        epoch_samples=feed.epoch_steps * config.batch_size,
+        views=config.strategy.count(feed.roles),
     )
     network = seeded_network(config.network, config.seed, size=feed.size)
     method = config.method.make(network, frame)

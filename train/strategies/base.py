@@ -96,6 +96,10 @@ class Chooser(ABC):
         """
         return None
 
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many rows the standard plan has, of base views of these roles."""
+        return len(roles)
+
     @abstractmethod
     def rows(self, views: Views, method: Method) -> tuple[Row, ...]:
         """Return the chosen rows, of `views.base`. Changes no state."""
@@ -206,6 +210,10 @@ class Strategy:
             return None
         left_out = set(base) - {base[place] for place in chosen}
         return tuple(view for view in range(len(roles)) if view not in left_out)
+
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many rows the standard plan has, of views of these roles."""
+        return self.chooser.count([roles[view] for view in self.base(roles)])
 
     def base(self, roles: Sequence[str]) -> tuple[int, ...]:
         """Return the views that no stage takes."""

@@ -135,6 +135,10 @@ class CandidateChooser(Chooser):
             return None
         return self.candidates(roles, range(len(roles))).first
 
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many views a combination has."""
+        return len(self.candidates(roles, range(len(roles))).first)
+
     def candidates(
         self, roles: Sequence[str], base: Sequence[int], *, directed: bool = False
     ) -> Candidates:

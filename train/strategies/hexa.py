@@ -94,10 +94,11 @@ class Hexa(Attack, CutMix, Stage):
         attacked = self.takes([slot.role for slot in slots])
         clean = [n for n, slot in enumerate(slots) if slot.role in ("expert", "global", "local")]
         largest = max((slots[view].size for view in clean), default=0)
-        parents = {slots[view].parent_slot for view in attacked}
         wanted = [v for v in clean if self.attack_sizes == "all" or slots[v].size == largest]
+        # The first one made of a view is its own, as of `Views.child`.
+        own = {slots[view].parent_slot: view for view in reversed(attacked)}
         for view in wanted if attacked and self.adversarial else ():
-            if view not in parents:
+            if view not in own:
                 raise wrong_views(
                     f"where views were attacked before, strategy hexa needs one of each view that "
                     f"trains, got none of view {view}",
@@ -105,17 +106,11 @@ class Hexa(Attack, CutMix, Stage):
                     "simclr,simclr",
                     ", and let it attack them itself",
                 )
-        spare = [
-            view
-            for place, view in enumerate(attacked)
-            if not self.adversarial
-            or slots[view].parent_slot not in wanted
-            or slots[view].parent_slot in {slots[other].parent_slot for other in attacked[:place]}
-        ]
-        if spare:
+        used = {own.get(view) for view in wanted} if self.adversarial else set()
+        if spare := sorted(set(attacked) - used):
             raise wrong_views(
                 f"{slots[spare[0]].name or 'view'} (number {spare[0]}) has role adversarial, and "
-                f"strategy hexa would not train on it",
+                "strategy hexa would not train on it",
                 slots,
                 "simclr,simclr",
             )

@@ -280,6 +280,12 @@ class HVP(CandidateChooser):
             return None
         return (0, 1)
 
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many views a combination has, or were picked."""
+        if self.source == "model":
+            return super().count(roles)
+        return 2 if "expert" in roles else len(roles)
+
     def directed(self, views: Views, method: Method) -> bool:
         """Whether the method learns from one view of a pair alone; cosines have no direction."""
         pair = self.candidates(views.role, views.base).pairs[0]

@@ -35,7 +35,7 @@ from viewstore.train.methods.base import Emb, Images, Method, Net, Traits
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Pair, Plan, Row, Scores
-from viewstore.train.strategies.base import Slot, Strategy
+from viewstore.train.strategies.base import Chooser, Slot, Strategy
 from viewstore.train.strategies.colours import coloured
 from viewstore.train.strategies.controls import Cooperative, Random
 from viewstore.train.strategies.hvp import HVP, BatchNorm
@@ -652,6 +652,33 @@ def test_what_cannot_be_chosen_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Strategy(chooser).check(method, slots)
+
+
+@pytest.mark.parametrize(
+    ("chooser", "roles"),
+    [
+        (HVP(), EXPERTS),
+        (HVP(), CROPS),
+        (Random(train_locals=1), CROPS),
+        (HVP(source="cached"), EXPERTS[:2]),
+        (HVP(source="cached"), (*EXPERTS[:2], *EXPERTS)),
+        (HVP(source="cached"), ("global", "global", "local")),
+        (Standard(), CROPS),
+        (Standard(pairs_per_sample=2), EXPERTS),
+        (Standard(roles="local"), CROPS),
+    ],
+)
+def test_rows_are_counted_before_there_are_views(chooser: Chooser, roles: tuple[str, ...]) -> None:
+    method, counted = simsiam(), []
+    made = method.standard
+
+    def standard(views: Views, rows: Sequence[Row]) -> Plan:
+        counted.append(len(rows))
+        return made(views, rows)
+
+    method.standard = standard  # type: ignore[method-assign]
+    chooser.plan(views_of_roles(*roles, local_size=SIZE), method)
+    assert counted[-1] == Strategy(chooser).count(roles)
 
 
 def crops(global_crops: int, local_crops: int) -> list[Slot]:
