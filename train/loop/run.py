@@ -31,6 +31,7 @@ from viewstore.train.nets.domains import add_domain
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Slot
+from viewstore.train.strategies.colours import coloured
 from viewstore.train.views import At, LoaderBatch, views_of
 
 
@@ -211,7 +212,7 @@ class Run:
             batch = self._feed.loader.batch(self.at.epoch, step)
             at = self._at(self.state.step + step)
             views = replace(views_of(batch, roles=roles, device=self.device, at=at), base=base)
-            views = self.method.annotate(views)
+            views = self.method.annotate(coloured(views))
             present = [view for view in base if len(views.pixels[view]) == len(views)]
             yield self.method.standard(views, [Row(view) for view in present])
 
@@ -235,6 +236,8 @@ def _method(config: PretrainConfig, feed: Feed) -> Method:
         amp=PRECISIONS[config.precision],
         num_rows=feed.num_rows,
         batch_size=config.batch_size,
+        epoch_samples=feed.epoch_steps * config.batch_size,
+        views=config.strategy.count(feed.roles),
     )
     network = seeded_network(config.network, config.seed, size=feed.size)
     method = config.method.make(network, frame)

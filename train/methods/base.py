@@ -99,12 +99,16 @@ class Frame:
         amp: Type that forwards compute in where autocast allows it; None: float32.
         num_rows: Rows of the store: `Views.sample` is below it.
         batch_size: Samples of a step, over all ranks.
+        epoch_samples: Samples of an epoch, over all ranks; 0: not known.
+        views: Rows of a standard plan; 0: not known.
     """
 
     prepare: Preprocessing
     amp: torch.dtype | None = None
     num_rows: int = 0
     batch_size: int = 0
+    epoch_samples: int = 0
+    views: int = 0
 
 
 class Method(nn.Module):

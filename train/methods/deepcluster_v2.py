@@ -79,9 +79,12 @@ class DeepClusterV2Settings(MethodSettings):
         """Return DeepCluster-v2 training `network`.
 
         Raises:
-            ConfigError: The store has fewer rows than a head has prototypes.
+            ConfigError: An epoch shows fewer rows than a head has prototypes, or its plans have
+                fewer than `crops_for_assign` names.
         """
-        check_rows(self, frame.num_rows, "rows of the store")
+        check_rows(self, min(frame.num_rows, frame.epoch_samples or frame.num_rows))
+        if frame.views:
+            check_crops(self, frame.views)
         return DeepClusterV2(network, self, frame)
 
 
@@ -116,13 +119,7 @@ class DeepClusterV2(Method):
         Raises:
             ConfigError: There are fewer rows than `crops_for_assign` names.
         """
-        crops = self.settings.crops_for_assign
-        if max(crops) >= len(rows):
-            raise ConfigError(
-                f"crops_for_assign must be below the {len(rows)} views, got {list(crops)}",
-                where=f"--set method.crops_for_assign={list(crops)}",
-                fix="name fewer, or more views in --views",
-            )
+        check_crops(self.settings, len(rows))
         pairs = [Pair(place, None, 1 / len(rows)) for place in range(len(rows))]
         return self.plan_of(views, rows, (), pairs)
 
@@ -179,7 +176,7 @@ class DeepClusterV2(Method):
                 found = self.encode(plan.views, crops, net="student", mode="probe")
                 self._remember(plan.views.sample, unit_rows(found, "z", "student"))
         (seen,) = self.memory[0].any(1).nonzero(as_tuple=True)
-        check_rows(self.settings, len(seen), "samples")
+        check_rows(self.settings, len(seen))
         self.assignments.fill_(UNKNOWN)
         for number, prototypes in enumerate(self._heads()):
             rows = self.memory[number % len(self.memory), seen]
@@ -212,14 +209,25 @@ def first_rows(rows: Tensor, count: int, head: int, at: At) -> Tensor:
     return torch.from_numpy(order[:count]).to(rows.device)
 
 
-def check_rows(settings: DeepClusterV2Settings, rows: int, name: str) -> None:
-    """Raise ConfigError unless there are as many rows as the greatest head has prototypes."""
+def check_crops(settings: DeepClusterV2Settings, views: int) -> None:
+    """Raise ConfigError unless plans of so many views have those that are clustered."""
+    crops = list(settings.crops_for_assign)
+    if max(crops) >= views:
+        raise ConfigError(
+            f"crops_for_assign must be below the {views} views that train, got {crops}",
+            where=f"--set method.crops_for_assign={crops}",
+            fix="name fewer, or more views in --views",
+        )
+
+
+def check_rows(settings: DeepClusterV2Settings, rows: int) -> None:
+    """Raise ConfigError unless an epoch shows as many rows as the greatest head has prototypes."""
     most = max(settings.prototypes)
     if rows < most:
         fewer = [min(each, rows) for each in settings.prototypes]
         raise ConfigError(
-            f"deepcluster-v2 needs at least one of the {name} for each prototype: {rows} are fewer "
-            f"than {most}",
+            "deepcluster-v2 needs a row for each prototype: an epoch shows "
+            f"{rows}, fewer than {most}",
             where=f"--set method.prototypes={list(settings.prototypes)}",
             why="clusters start at different rows",
             fix=f"give --set method.prototypes={fewer}, or fewer, or train on more samples",

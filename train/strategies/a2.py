@@ -14,6 +14,7 @@ from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method, Traits
 from viewstore.train.plan import Pair, Plan, Row, pull, total
 from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views
+from viewstore.train.strategies.unused import refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,10 @@ class A2(Stage):
 
     Attributes:
         alpha: Weight of the alignment term.
-        anchors: Expert views that are aligned with each generated view: "both" (the paper), or
-            the "first" (the code behind its CIFAR-10 numbers).
+        anchors: Targets of the standard plan that each generated view is aligned with: the first
+            two, "both" (the paper), or the "first" (the code behind its CIFAR-10 numbers). MoCo's
+            plan of one direction has one target, the key of the second view, which is the anchor
+            of either; with `symmetric` the "first" is the key of the first view.
         loss: "align", or "full": every ordered pair of views, with every view of every sample in
             the denominator; `alpha` and `anchors` do not enter.
         divide_by_k: Divide the alignment by the number of generated views (the paper), or not
@@ -51,6 +54,12 @@ class A2(Stage):
             raise ConfigError(f"anchors must be both or first, got {self.anchors!r}")
         if self.loss not in ("align", "full"):
             raise ConfigError(f"a2 loss must be align or full, got {self.loss!r}")
+        if self.loss == "full":
+            refuse_unused(
+                self,
+                ["alpha", "anchors", "divide_by_k"],
+                "loss full weighs all pairs alike",
+            )
 
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
         """Raise ConfigError: no loss of a pair alone, no in-batch denominator, no view to add."""
@@ -68,6 +77,8 @@ class A2(Stage):
                 why="its denominator runs over all views of the batch (negatives)",
                 fix="use --method simclr, or leave out --a2-loss full",
             )
+        if traits.target == "prototype":
+            refuse_unused(self, ["anchors"], f"views of method {traits.name} learn labels")
         if not self.takes([slot.role for slot in slots]):
             raise wrong_views(
                 "strategy a2 needs two views and at least one generated view beside them",
@@ -90,10 +101,10 @@ class A2(Stage):
         if self.loss == "full":
             return _all_pairs(replace(plan, students=students), (*range(plan.base_students), *rows))
         count = len(added) if self.divide_by_k else 1
-        if not plan.targets:
+        if not plan.base_targets:
             aligned = [Pair(row, None, self.alpha / count) for row in rows]
         else:
-            anchors = range(min(len(plan.targets), 2 if self.anchors == "both" else 1))
+            anchors = range(min(plan.base_targets, 2 if self.anchors == "both" else 1))
             weight = self.alpha / (len(anchors) * count)
             term = pull if method.traits.decomposable else total
             aligned = [Pair(row, anchor, weight, term) for anchor in anchors for row in rows]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.randomness import MADE, Op, Stream
+from viewstore.train.distributed import any_rank
 from viewstore.train.methods.base import Method
 from viewstore.train.plan import Domain, Plan, Row
 from viewstore.train.strategies.rows import made_row
@@ -22,6 +23,7 @@ from viewstore.train.views import Preprocessing, Views
 Norm = Literal["linf", "l2"]
 Units = Literal["pixel255", "unit", "normalized"]
 Sizes = Literal["largest", "all"]
+FLOAT16_SCALE = 2.0**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,10 @@ class Attack:
     def _gradients(
         self, plan: Plan, method: Method, places: Sequence[int], levels: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of the loss of the base pairs by the levels of rows at `places`."""
+        """Return the gradients of the loss of the base pairs by the levels of rows at `places`.
+
+        In float16 they are those of a multiple of the loss; nothing but their sign is used.
+        """
         levels = [each.detach().requires_grad_() for each in levels]
         # The clean rows are in-batch negatives, or what an attacked row is known by; else none
         # needs to be embedded once more.
@@ -134,8 +139,7 @@ class Attack:
             targets=plan.targets[: plan.base_targets],
             pairs=tuple(pairs),
         )
-        loss = method(attack, "attack").loss
-        return torch.autograd.grad(loss, levels, allow_unused=True, materialize_grads=True)
+        return _finite_gradients(method, method(attack, "attack").loss, levels)
 
     def _unit(self, prepare: Preprocessing, levels: Tensor) -> Tensor:
         """Return how many levels the unit of eps and step is, [C, 1, 1]."""
@@ -152,6 +156,23 @@ class Attack:
         )
         share = torch.from_numpy(2 * uniform[:, :count] - 1).to(clean).view_as(clean)
         return self.within(clean + self.eps * unit * share, clean, unit)
+
+
+def _finite_gradients(method: Method, loss: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return gradients of the loss by levels; in float16, of a multiple of it.
+
+    Gradients of the loss itself underflow to 0 in float16. The multiple is the greatest power of
+    two up to FLOAT16_SCALE by which they stay finite on all ranks, and 1 if none does.
+    """
+    scale = FLOAT16_SCALE if method.amp is torch.float16 else 1.0
+    while scale > 1:
+        gradients = torch.autograd.grad(
+            scale * loss, levels, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        if not any_rank(not all(bool(each.isfinite().all()) for each in gradients)):
+            return gradients
+        scale /= 2
+    return torch.autograd.grad(loss, levels, allow_unused=True, materialize_grads=True)
 
 
 def attackable(views: Views, rows: Sequence[Row], sizes: Sizes) -> list[int]:

@@ -96,6 +96,10 @@ class Chooser(ABC):
         """
         return None
 
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many rows the standard plan has, of base views of these roles."""
+        return len(roles)
+
     @abstractmethod
     def rows(self, views: Views, method: Method) -> tuple[Row, ...]:
         """Return the chosen rows, of `views.base`. Changes no state."""
@@ -127,6 +131,16 @@ class Stage(ABC):
     @property
     def mixes(self) -> bool:
         """Whether it has rows whose views show two samples."""
+        return False
+
+    @property
+    def drops_base(self) -> bool:
+        """Whether it takes the pairs of the method's own plan out."""
+        return False
+
+    @property
+    def repeats_base(self) -> bool:
+        """Whether its rows learn by the pairs of the method's own plan."""
         return False
 
     @property
@@ -196,6 +210,10 @@ class Strategy:
             return None
         left_out = set(base) - {base[place] for place in chosen}
         return tuple(view for view in range(len(roles)) if view not in left_out)
+
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many rows the standard plan has, of views of these roles."""
+        return self.chooser.count([roles[view] for view in self.base(roles)])
 
     def base(self, roles: Sequence[str]) -> tuple[int, ...]:
         """Return the views that no stage takes."""

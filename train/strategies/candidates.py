@@ -15,6 +15,7 @@ from viewstore.train.overlap import is_least, pairwise_iou
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Chooser, Slot, wrong_views
 from viewstore.train.strategies.combinations import (
+    MOST_COMBINATIONS,
     MOST_LOCALS,
     Candidates,
     crop_combinations,
@@ -22,6 +23,7 @@ from viewstore.train.strategies.combinations import (
 )
 from viewstore.train.strategies.selection import Choice
 from viewstore.train.strategies.standard import CROPS, check_targets
+from viewstore.train.strategies.unused import refuse_unused
 from viewstore.train.views import Views
 
 BOX = "crop_box"
@@ -87,6 +89,8 @@ class CandidateChooser(Chooser):
             )
         if counted == "global":
             self._check_crops(slots, roles.count("local"))
+        else:
+            refuse_unused(self, ["train_locals"], "none of the views is a local crop")
         check_targets(traits, slots)
 
     def _check_crops(self, slots: Sequence[Slot], local_crops: int) -> None:
@@ -102,6 +106,14 @@ class CandidateChooser(Chooser):
                 f"{MOST_LOCALS}: got {self._taken(local_crops)} of {local_crops}",
                 slots,
                 "dino,dino,dino,dino" + ",dino-local" * 16,
+            )
+        count = self.candidates([slot.role for slot in slots], range(len(slots))).count
+        if count > MOST_COMBINATIONS:
+            raise ConfigError(
+                f"strategy {self.NAME} numbers combinations of crops up to {MOST_COMBINATIONS}, "
+                f"and these have {count}",
+                where=f"--views, of {self.n_views} global and {local_crops} local crops",
+                fix="give --set strategy.train_locals=8, or fewer local crops in --views",
             )
 
     def _taken(self, local_crops: int) -> int:
@@ -122,6 +134,10 @@ class CandidateChooser(Chooser):
         if step % self.every == 0:
             return None
         return self.candidates(roles, range(len(roles))).first
+
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many views a combination has."""
+        return len(self.candidates(roles, range(len(roles))).first)
 
     def candidates(
         self, roles: Sequence[str], base: Sequence[int], *, directed: bool = False

@@ -15,7 +15,10 @@ from torch import Tensor
 from viewstore.randomness import CHOICE, Op, Stream
 from viewstore.train.views import At
 
-MOST_LOCALS = 64  # numbers of combinations must fit into 63 bits
+MOST_LOCALS = 64
+MOST_COMBINATIONS = 2**63 - 1  # numbers are int64
+MOST_DRAWN = 2 * 65536  # numbers of a list of some: each block of random words has two
+MOST_LISTED = 1 << 22  # numbers of a list of all: bounds memory and time
 LISTS = 1  # in the place of the view of a key: 0 is the choice of a sample
 Numbers = NDArray[np.int64]
 

@@ -17,6 +17,7 @@ from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method, Traits
 from viewstore.train.plan import Pair, Plan, Row, cosine, total
 from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views
+from viewstore.train.strategies.unused import refuse_unused
 from viewstore.train.views import Views
 
 Norm = Literal["code", "algorithm1", "sum"]
@@ -88,6 +89,13 @@ class DSSL(Stage):
             )
         if not any(self.weights):
             raise ConfigError("alpha, beta, gamma and delta are all 0: nothing is trained")
+        if not self.weights[2]:
+            refuse_unused(self, ["targets"], "gamma is 0, and heavy views learn from no target")
+
+    @property
+    def drops_base(self) -> bool:
+        """Whether LS(v1, v2) has no weight."""
+        return not self.alpha
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
@@ -102,7 +110,15 @@ class DSSL(Stage):
 
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
         """Raise ConfigError: a standard view without a heavy one, or parts the method lacks."""
-        _, beta, _, delta = self.weights
+        _, beta, gamma, delta = self.weights
+        if not (beta or gamma or delta):
+            raise ConfigError(
+                "strategy dssl has beta, gamma and delta at 0: heavy views would not be trained on",
+                where="--strategy dssl",
+                fix="use --strategy standard without heavy views in --views, or give one a weight",
+            )
+        if traits.target == "prototype":
+            refuse_unused(self, ["targets"], f"views of method {traits.name} learn labels")
         if traits.target == "prototype" and (beta or delta):
             raise refuse(
                 "dssl with beta or delta",
@@ -115,19 +131,12 @@ class DSSL(Stage):
         # A chooser may take any view of more than two, and the first two otherwise.
         wanted = clean[: self.heavy_views] if len(clean) <= 2 else clean
         if self.derive == "from_sample":
-            lacking = wanted[len(heavy) :]
+            own = dict(zip(wanted, heavy, strict=False))
         else:
-            for view in heavy:
-                if slots[view].parent_slot < 0:
-                    raise wrong_views(
-                        f"strategy dssl needs heavy views that are made from views of --views, "
-                        f"and {slots[view].name or 'view'} (number {view}) is not",
-                        slots,
-                        EXAMPLE,
-                        "; or give --set strategy.derive=from_sample",
-                    )
-            parents = {slots[view].parent_slot for view in heavy}
-            lacking = tuple(view for view in wanted if view not in parents)
+            self._check_parents(slots, heavy, wanted)
+            # The first one made of a view is its own, as of `Views.child`.
+            own = {slots[view].parent_slot: view for view in reversed(heavy)}
+        lacking = [view for view in wanted if view not in own]
         if lacking or not heavy:
             named = f", got none of view {lacking[0]}" if lacking else ""
             raise wrong_views(
@@ -135,6 +144,29 @@ class DSSL(Stage):
                 slots,
                 EXAMPLE,
             )
+        if spare := sorted(set(heavy) - {own[view] for view in wanted}):
+            raise wrong_views(
+                f"strategy dssl would not train on heavy view {spare[0]}: it has one of each "
+                f"standard view that trains, which are {', '.join(map(str, wanted))}",
+                slots,
+                EXAMPLE,
+                "; and leave out --set strategy.heavy_views=1" if self.heavy_views == 1 else "",
+            )
+
+    def _check_parents(
+        self, slots: Sequence[Slot], heavy: Sequence[int], wanted: Sequence[int]
+    ) -> None:
+        # Heavy views are no base views: a chooser needs two others.
+        by_place = len(heavy) == len(wanted) and len(slots) - len(heavy) >= 2
+        for view in heavy:
+            if slots[view].parent_slot < 0:
+                raise wrong_views(
+                    f"strategy dssl needs heavy views that are made from views of --views, "
+                    f"and {slots[view].name or 'view'} (number {view}) is not",
+                    slots,
+                    EXAMPLE,
+                    "; or give --set strategy.derive=from_sample" if by_place else "",
+                )
 
     def __call__(self, plan: Plan, method: Method) -> Plan:
         """Return the plan with the rows and pairs of heavy views that have a weight."""

@@ -18,6 +18,7 @@ from viewstore.train.strategies.adversarial import Attack, attackable
 from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views
 from viewstore.train.strategies.cutmix import CutMix
 from viewstore.train.strategies.rows import made_row
+from viewstore.train.strategies.unused import refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,10 @@ class Hexa(Attack, CutMix, Stage):
         for name in ("a1", "a2"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.mixes:
+            refuse_unused(self, vars(CutMix()), "a2 is 0, and no view is mixed")
+        if not self.adversarial:
+            refuse_unused(self, vars(Attack()), "a1 is 0, and no view is attacked")
 
     @property
     def adversarial(self) -> bool:
@@ -56,6 +61,11 @@ class Hexa(Attack, CutMix, Stage):
     def mixes(self) -> bool:
         """Whether views of two samples are mixed."""
         return self.a2 > 0
+
+    @property
+    def repeats_base(self) -> bool:
+        """Whether there are attacked or mixed rows."""
+        return self.adversarial or self.mixes
 
     def takes(self, roles: Sequence[str]) -> tuple[int, ...]:
         """Return the views that were attacked before."""
@@ -84,10 +94,11 @@ class Hexa(Attack, CutMix, Stage):
         attacked = self.takes([slot.role for slot in slots])
         clean = [n for n, slot in enumerate(slots) if slot.role in ("expert", "global", "local")]
         largest = max((slots[view].size for view in clean), default=0)
-        parents = {slots[view].parent_slot for view in attacked}
-        for view in clean if attacked else ():
-            wanted = self.attack_sizes == "all" or slots[view].size == largest
-            if wanted and view not in parents:
+        wanted = [v for v in clean if self.attack_sizes == "all" or slots[v].size == largest]
+        # The first one made of a view is its own, as of `Views.child`.
+        own = {slots[view].parent_slot: view for view in reversed(attacked)}
+        for view in wanted if attacked and self.adversarial else ():
+            if view not in own:
                 raise wrong_views(
                     f"where views were attacked before, strategy hexa needs one of each view that "
                     f"trains, got none of view {view}",
@@ -95,6 +106,17 @@ class Hexa(Attack, CutMix, Stage):
                     "simclr,simclr",
                     ", and let it attack them itself",
                 )
+        used = {own.get(view) for view in wanted} if self.adversarial else set()
+        if spare := sorted(set(attacked) - used):
+            raise wrong_views(
+                f"{slots[spare[0]].name or 'view'} (number {spare[0]}) has role adversarial, and "
+                "strategy hexa would not train on it",
+                slots,
+                "simclr,simclr",
+            )
+        if attacked:
+            idle = set(vars(Attack())) - {"attack_sizes"}
+            refuse_unused(self, sorted(idle), "its views were attacked before")
 
     def __call__(self, plan: Plan, method: Method) -> Plan:
         """Return the plan with the attacked and mixed rows, and their pairs."""

@@ -20,7 +20,12 @@ from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Slot, refuse, wrong_views
 from viewstore.train.strategies.candidates import CandidateChooser
 from viewstore.train.strategies.colours import Filter, coloured, halved
-from viewstore.train.strategies.combinations import Candidates, listed
+from viewstore.train.strategies.combinations import (
+    MOST_DRAWN,
+    MOST_LISTED,
+    Candidates,
+    listed,
+)
 from viewstore.train.strategies.selection import (
     Choice,
     Entry,
@@ -33,6 +38,7 @@ from viewstore.train.strategies.selection import (
     wanted_entries,
 )
 from viewstore.train.strategies.standard import Standard
+from viewstore.train.strategies.unused import refuse_unused
 from viewstore.train.views import Views
 
 Search = Literal["sampled", "exact"]
@@ -44,6 +50,16 @@ STATISTICS: dict[BatchNorm, Statistics] = {
     "batch_per_view": "per_view",
     "eval": "running",
 }
+COMPARING = (
+    "n_views",
+    "train_locals",
+    "log_every",
+    "search",
+    "limit",
+    "select_bn",
+    "select_size",
+    "select_at",
+)
 STAGE = re.compile(r"stage:(\d+)")
 WORDS = {
     "search": Search,
@@ -110,6 +126,10 @@ class HVP(CandidateChooser):
                 f"select_at must be head, pool or stage:K, got {self.select_at!r}",
                 fix="give --set strategy.select_at=stage:1, for example",
             )
+        if self.select_size is None:
+            refuse_unused(self, ["select_filter"], "select_size is not given")
+        if self.source == "cached":
+            refuse_unused(self, ["every"], "source cached trains on what was chosen before")
         if self.source == "cached" and self.select_colors != "own":
             raise ConfigError(
                 f"select_colors {self.select_colors} is for choices of the model, and source is "
@@ -133,14 +153,12 @@ class HVP(CandidateChooser):
         if self.source == "cached":
             picked, others = self._split(slots)
             Standard().check(traits, picked)
-            if others:
-                super().check(traits, others)
+            self._check_compared(traits, others)
         else:
             super().check(traits, slots)
+            self._check_search(traits, slots)
         if traits.target == "prototype":
             self._check_prototypes(traits)
-        if self.search == "exact" and not traits.target_roles and traits.target != "prototype":
-            self._check_exact(traits, slots)
         if len({slot.size for slot in slots}) > 1 and STAGE.fullmatch(self.select_at):
             raise ConfigError(
                 f"select_at {self.select_at} compares views of one size, got "
@@ -175,13 +193,52 @@ class HVP(CandidateChooser):
                 fix="leave out --set strategy.select_at=..",
             )
 
-    def _check_exact(self, traits: Traits, slots: Sequence[Slot]) -> None:
-        if self._taken(sum(slot.role == "local" for slot in slots)) > 1:
+    def _check_compared(self, traits: Traits, others: Sequence[Slot]) -> None:
+        if not others:
+            refuse_unused(self, COMPARING, "source cached compares no candidates behind the picks")
+            return
+        super().check(traits, others)
+        self._check_search(traits, others)
+        if not self.logs:
+            raise ConfigError(
+                f"with log_every 0 the {len(others)} candidates behind the picked views are "
+                "never read",
+                where="--set strategy.log_every=0",
+                why="source cached compares them with the picks at steps that log",
+                fix="leave out --set strategy.log_every=0, or these views in --views",
+            )
+
+    def _check_search(self, traits: Traits, slots: Sequence[Slot]) -> None:
+        candidates = self.candidates([slot.role for slot in slots], range(len(slots)))
+        if not candidates.taken:
+            refuse_unused(
+                self, ["search", "limit"], "no local crops are taken, and all pairs are looked at"
+            )
+            return
+        adds = traits.target_roles or traits.target == "prototype" or candidates.taken == 1
+        if self.search == "sampled":
+            self._check_limit(candidates.count, exact=bool(adds))
+            return
+        refuse_unused(self, ["limit"], "search exact looks at all combinations")
+        if not adds:
             raise refuse(
                 f"{self.NAME} with search exact",
                 traits,
                 why="it pairs local crops with each other: none can be taken without the others",
                 fix="give --set strategy.search=sampled",
+            )
+
+    def _check_limit(self, count: int, *, exact: bool) -> None:
+        whole = self.limit == 0 or self.limit >= count
+        looked, most = (count, MOST_LISTED) if whole else (self.limit, MOST_DRAWN)
+        if looked > most:
+            kind = "a list of all" if whole else "a list of some"
+            raise ConfigError(
+                f"limit {self.limit} would look at {looked} of {count} combinations of crops for "
+                f"each sample: {kind} has at most {most}",
+                where=f"--set strategy.limit={self.limit}",
+                fix=f"give --set strategy.limit={MOST_DRAWN}, or less"
+                + (", or --set strategy.search=exact in its place" if exact else ""),
             )
 
     def _check_colours(self, slots: Sequence[Slot]) -> None:
@@ -222,6 +279,12 @@ class HVP(CandidateChooser):
         if "expert" not in roles or self.logs_at(step):
             return None
         return (0, 1)
+
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many views a combination has, or were picked."""
+        if self.source == "model":
+            return super().count(roles)
+        return 2 if "expert" in roles else len(roles)
 
     def directed(self, views: Views, method: Method) -> bool:
         """Whether the method learns from one view of a pair alone; cosines have no direction."""

@@ -60,6 +60,10 @@ class Standard(Chooser):
             )
         check_targets(traits, slots)
 
+    def count(self, roles: Sequence[str]) -> int:
+        """Return how many views the method's plan, or each of two, is made of."""
+        return sum(self.roles in (None, role) for role in roles) // self.pairs_per_sample
+
     def rows(self, views: Views, method: Method) -> tuple[Row, ...]:
         """Return a row of each base view, in their order."""
         wanted = views.base if self.roles is None else views.base_of(self.roles)

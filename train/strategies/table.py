@@ -57,7 +57,7 @@ def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:
 
 
 def _check_together(stages: Sequence[Stage]) -> None:
-    """Raise ConfigError where one stage mixes views and another weighs pairs by their crops."""
+    """Raise ConfigError where a stage takes from another what it needs."""
     mixing = [stage.NAME for stage in stages if stage.mixes]
     weighing = [stage.NAME for stage in stages if stage.PHASE == "weigh"]
     if mixing and weighing:
@@ -66,4 +66,13 @@ def _check_together(stages: Sequence[Stage]) -> None:
             where=f"--strategy {mixing[0]},{weighing[0]}",
             why="a mixed view has two crop boxes, one of each sample that it shows",
             fix=f"use --strategy {mixing[0]} alone, or, without mixed views, --set strategy.a2=0",
+        )
+    dropping = [stage.NAME for stage in stages if stage.drops_base]
+    repeating = [stage.NAME for stage in stages if stage.repeats_base]
+    if dropping and repeating:
+        raise ConfigError(
+            f"strategy {repeating[0]} has no pair to learn by where {dropping[0]} has alpha 0",
+            where=f"--strategy {dropping[0]},{repeating[0]} --set strategy.{dropping[0]}.alpha=0",
+            why="hard examples learn by the pairs of the method's own plan, which have no weight",
+            fix=f"give alpha above 0, or use --strategy {dropping[0]} without {repeating[0]}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from viewstore.errors import ConfigError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.distributed import Ranks
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.loop.pretrain import pretrain
-from viewstore.train.loop.run import RunOptions
+from viewstore.train.loop.run import Run, RunOptions
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings
@@ -25,6 +27,7 @@ from viewstore.train.plan import Plan
 from viewstore.train.strategies.table import strategy_of
 from viewstore.train.views import At, views_of
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
 FOUR = ("online:simclr",) * 4
 
 
@@ -62,6 +65,38 @@ def test_what_is_trained_on_has_its_own_colours(store: Store, colours: str) -> N
     for one, other in zip(late.views.pixels, own.views.pixels, strict=True):
         assert (one.int() - other.int()).abs().max() <= 2  # as the loader's colours on a device
     assert not late.log["losses"].allclose(own.log["losses"])
+
+
+def test_a_memory_is_filled_by_views_with_their_own_colours(store: Store, tmp_path: Path) -> None:
+    def shown(**settings: Any) -> list[Plan]:  # noqa: ANN401
+        config = config_of("hvp", *FOUR, allow_per_view=True, **settings)
+        method = method_of("deepcluster-v2", {"prototypes": (4,)})
+        config = replace(config, method=method)
+        with open_feed(store, config, num_threads=0) as feed:
+            run = Run(config, feed, RunOptions(out=tmp_path), ALONE)
+            return list(run._sweep())
+
+    for late, own in zip(shown(select_colors="none"), shown(), strict=True):
+        assert late.views.colourless == ()
+        for one, other in zip(late.views.pixels, own.views.pixels, strict=True):
+            assert (one.int() - other.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("name", ["hvp", "standard"])
+def test_clusters_of_views_that_do_not_train_are_refused_before_data_is_read(
+    store: Store, tmp_path: Path, name: str
+) -> None:
+    settings = {"allow_per_view": True} if name == "hvp" else {}
+    config = config_of(name, *FOUR, **settings)
+    clusters = method_of("deepcluster-v2", {"prototypes": (4,), "crops_for_assign": (0, 2)})
+    config = replace(config, method=clusters)
+    with open_feed(store, config, num_threads=0) as feed:
+        unread = replace(feed, loader=None)  # type: ignore[arg-type]
+        if name == "standard":
+            assert Run(config, unread, RunOptions(out=tmp_path), ALONE).method.traits.name
+            return
+        with pytest.raises(ConfigError, match=r"below the 2 views that train, got \[0, 2\]"):
+            Run(config, unread, RunOptions(out=tmp_path), ALONE)
 
 
 def test_views_that_are_stored_with_their_colours_can_have_no_others(store: Store) -> None:

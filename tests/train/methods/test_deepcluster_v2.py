@@ -12,8 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.train.world import ROWS, SAMPLES, at, make_method, make_views, same, snapshot, train_step
+from tests.train.world import (
+    PREPARE,
+    ROWS,
+    SAMPLES,
+    at,
+    make_method,
+    make_views,
+    same,
+    snapshot,
+    train_step,
+)
 from viewstore.errors import ConfigError
+from viewstore.train.methods.base import Frame
 from viewstore.train.methods.deepcluster_v2 import (
     DeepClusterV2,
     DeepClusterV2Settings,
@@ -307,19 +318,32 @@ def test_hard_views_are_the_two_with_the_greatest_losses() -> None:
 
 
 def test_too_few_rows_are_refused_before_and_within_training() -> None:
-    with pytest.raises(ConfigError, match=r"rows of the store .* 64 are fewer than 65") as caught:
+    with pytest.raises(ConfigError, match="an epoch shows 64, fewer than 65") as caught:
         make_clusters(prototypes=(65, 3))
     assert caught.value.where == "--set method.prototypes=[65, 3]"
     assert "--set method.prototypes=[64, 3]" in str(caught.value.fix)
     make_clusters(prototypes=(64, 3))
-    with pytest.raises(ConfigError, match="samples for each prototype: 32 are fewer than 33"):
+    with pytest.raises(ConfigError, match="an epoch shows 32, fewer than 33"):
         begin(make_clusters(prototypes=(33,)))
 
 
 def test_crops_that_are_not_there_are_refused() -> None:
     method = make_clusters(crops_for_assign=(0, 3))
-    with pytest.raises(ConfigError, match=r"must be below the 3 views, got \[0, 3\]"):
+    with pytest.raises(ConfigError, match=r"below the 3 views that train, got \[0, 3\]"):
         plan_of(method, make_views(CROPS))
+
+
+def test_what_a_run_shows_is_checked_before_data_is_read() -> None:
+    settings = DeepClusterV2Settings(prototypes=(33,), crops_for_assign=(0, 2))
+    network = make_clusters().student
+    frame = Frame(prepare=PREPARE, num_rows=ROWS, epoch_samples=33, views=3)
+    settings.make(network, frame)
+    with pytest.raises(ConfigError, match="an epoch shows 32, fewer than 33"):
+        settings.make(network, replace(frame, epoch_samples=32))
+    with pytest.raises(ConfigError, match="an epoch shows 64, fewer than 65"):
+        replace(settings, prototypes=(65,)).make(network, replace(frame, epoch_samples=100))
+    with pytest.raises(ConfigError, match=r"below the 2 views that train, got \[0, 2\]"):
+        settings.make(network, replace(frame, views=2))
 
 
 def test_lists_of_settings_are_taken() -> None:

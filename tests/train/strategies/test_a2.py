@@ -14,6 +14,8 @@ from tests.train.loops import loop_loss
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Frame, Method, Traits
+from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
+from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
 from viewstore.train.plan import Pair, Plan, Scores, pull, total
 from viewstore.train.strategies.a2 import A2
@@ -123,6 +125,21 @@ def test_experts_behind_the_second_are_aligned_where_no_view_is_generated() -> N
     assert [(pair.student, pair.target) for pair in plan.pairs] == [(1, 0), (0, 1), (2, 0), (2, 1)]
 
 
+@pytest.mark.parametrize("given", [{}, {"anchors": "first"}, {"delta": 1.0}, {"beta": 1.0}])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_anchors_are_targets_of_the_standard_plan_beside_those_of_other_stages(
+    given: dict[str, Any], symmetric: bool
+) -> None:
+    method = make_method(MoCoV2Settings(queue_size=16, symmetric=symmetric))
+    views = make_views((*EEG, "heavy", "heavy"), (-1, -1, -1, 0, 1))
+    plan = strategy_of("dssl,a2", given).plan(views, method)
+    aligned = [pair for pair in plan.pairs if plan.students[pair.student].view == 2]
+    shown = [plan.targets[pair.target].view for pair in aligned if pair.target is not None]
+    expected = ([0] if "anchors" in given else [0, 1]) if symmetric else [1]
+    assert shown == expected
+    assert sum(pair.weight for pair in aligned) == pytest.approx(0.5)
+
+
 def test_a2_full_is_the_loop_over_all_pairs_and_rows() -> None:
     method, views = simclr(), make_views(EEG)
     u = embeddings(method, views).double()
@@ -178,6 +195,14 @@ def test_other_views_than_a_strategy_wants_are_refused(
     assert "--views " in (caught.value.fix or "")
 
 
+def test_anchors_are_refused_where_views_learn_labels() -> None:
+    labels = DeepClusterV2Settings.TRAITS
+    a2().check(labels, slots_of(EEG))
+    with pytest.raises(ConfigError, match="anchors first has no effect") as caught:
+        a2(anchors="first").check(labels, slots_of(EEG))
+    assert caught.value.fix == "leave out --set strategy.anchors=.."
+
+
 BARLOW = Traits(
     name="barlow", samplewise=False, target="none", decomposable=False, forward="per_view"
 )
@@ -207,6 +232,9 @@ def test_what_cannot_work_is_refused_naming_strategy_trait_and_fix(
         ("a2", {"alpha": -1}, "alpha must be at least 0"),
         ("a2", {"anchors": "last"}, "anchors must be both or first"),
         ("a2", {"loss": "half"}, "loss must be align or full"),
+        ("a2", {"loss": "full", "alpha": 1}, "alpha 1.* has no effect in strategy a2: loss full"),
+        ("a2", {"loss": "full", "anchors": "first"}, "anchors first has no effect"),
+        ("a2", {"loss": "full", "divide_by_k": False}, "divide_by_k False has no effect"),
         ("standard", {"pairs_per_sample": 3}, "pairs_per_sample must be 1 or 2"),
     ],
 )

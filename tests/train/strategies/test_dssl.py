@@ -357,6 +357,49 @@ def test_views_without_the_heavy_ones_are_refused(
     assert "--views simclr,simclr,ra16/0,ra16/1" in (caught.value.fix or "")
 
 
+@pytest.mark.parametrize(
+    ("given", "roles", "parent", "spare"),
+    [
+        ({}, (*ROLES, "heavy"), (-1, -1, 0, 0, 1), 3),
+        ({}, (*ROLES, "heavy"), (*PARENT, 2), 4),
+        ({"heavy_views": 1}, ROLES, PARENT, 3),
+        ({"derive": "from_sample"}, (*ROLES, "heavy"), (-1,) * 5, 4),
+    ],
+)
+def test_heavy_views_that_would_not_be_trained_on_are_refused(
+    given: dict[str, Any], roles: tuple[str, ...], parent: tuple[int, ...], spare: int
+) -> None:
+    strategy = dssl(**given)
+    shown = {
+        row.view for row in strategy.plan(views_of(roles, parent), make_method("simclr")).students
+    }
+    assert set(range(len(roles))) - shown == {spare}
+    with pytest.raises(ConfigError, match=f"would not train on heavy view {spare}") as caught:
+        strategy.check(SimSiamSettings().traits, slots_of(roles, parent))
+    assert ("leave out --set strategy.heavy_views=1" in str(caught.value.fix)) == (
+        "heavy_views" in given
+    )
+
+
+def test_heavy_views_without_a_weight_are_refused() -> None:
+    with pytest.raises(ConfigError, match="beta, gamma and delta at 0"):
+        dssl(1, 0, 0, 0).check(SimSiamSettings().traits, slots_of(ROLES, PARENT))
+
+
+@pytest.mark.parametrize(
+    "roles", [("heavy", "heavy"), ("expert", "heavy"), (*ROLES, "heavy"), ROLES]
+)
+def test_positions_are_advised_only_where_they_work(roles: tuple[str, ...]) -> None:
+    slots = slots_of(roles)
+    with pytest.raises(ConfigError, match="is not") as caught:
+        dssl().check(SimSiamSettings().traits, slots)
+    if "derive=from_sample" in str(caught.value.fix):
+        dssl(derive="from_sample").check(SimSiamSettings().traits, slots)
+    else:
+        with pytest.raises(ConfigError):
+            dssl(derive="from_sample").check(SimSiamSettings().traits, slots)
+
+
 def test_a_chooser_needs_heavy_views_of_all_candidates() -> None:
     roles, parent = ("expert",) * 4 + ("heavy",) * 2, (-1,) * 4 + (0, 1)
     with pytest.raises(ConfigError, match="got none of view 2"):
@@ -375,6 +418,8 @@ def test_a_chooser_needs_heavy_views_of_all_candidates() -> None:
         ({"heavy_views": 3}, "heavy_views must be 1 or 2"),
         ({"heavy_views": 1, "beta": 1}, "beta weighs a loss of two heavy views"),
         ({"alpha": 0, "gamma": 0}, "nothing is trained"),
+        ({"beta": 1, "gamma": 0, "targets": "all"}, "targets all has no effect .* gamma is 0"),
+        ({"soft": 1, "targets": "all"}, "targets all has no effect"),
     ],
 )
 def test_other_settings_are_refused(given: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.train.world import make_method, make_views, same, slots_of, snapshot, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Method, MethodSettings, Traits
+from viewstore.train.methods.base import Emb, Images, Method, MethodSettings, Traits
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.dino import DINOSettings
@@ -128,6 +128,35 @@ def test_the_step_is_the_sign_of_finite_differences() -> None:
                 assert delta[tuple(place)].item() == (1 if slope > 0 else -1)
                 checked += 1
     assert checked > 200
+
+
+class Faint(SimSiam):
+    """Rows are the first 32 values of an image in float16, and the loss is multiplied."""
+
+    def reduce(self, student: Emb, target: Emb, plan: Plan) -> Tensor:
+        return self.factor * super().reduce(student, target, plan)
+
+    def trunk(self, images: Images, net: Any) -> Emb:  # noqa: ANN401
+        return {"feat": self.prepare(images.pixels).flatten(1)[:, :32]}
+
+    def head(self, features: Tensor, net: Any) -> Emb:  # noqa: ANN401
+        half = features.half()
+        return {"z": half, "p": half.flip(1)}
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e7])
+def test_gradients_in_float16_neither_underflow_nor_overflow(factor: float) -> None:
+    def changed(amp: torch.dtype | None, factor: float) -> Tensor:
+        method = make_method(SimSiamSettings())
+        method.__class__ = Faint
+        method.amp, method.factor = amp, factor
+        return change(hexa(attack_bn="clean").plan(make_views(EE), method))[:, :, 0, :2]
+
+    exact = changed(torch.float16, 1.0)
+    assert (exact != 0).float().mean() > 0.95
+    assert (changed(torch.float16, factor) == exact).float().mean() > 0.99
+    if factor < 1:  # without a multiple of the loss they vanish
+        assert (changed(None, factor) != 0).float().mean() < 0.5
 
 
 def values_of(change: Tensor) -> set[float]:
@@ -549,6 +578,22 @@ def test_views_that_were_attacked_before_are_trained_on_in_the_adversarial_domai
             strategy.check(method.traits, slots_of(CACHED, parent))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "roles", "parent", "message"),
+    [
+        (hexa(steps=2), CACHED, (-1, -1, 1, 0), "steps 2 has no effect .* attacked before"),
+        (hexa(0, 1), CACHED, (-1, -1, 1, 0), "adversarial-2 .number 2. .* would not train on it"),
+        (hexa(), (*CACHED, "adversarial"), (-1, -1, 1, 0, 1), "adversarial-4 .* not train on it"),
+        (hexa(), (*CROPS, *["adversarial"] * 3), (-1, -1, -1, 0, 1, 2), "adversarial-5 .* not"),
+    ],
+)
+def test_attacked_views_and_settings_of_no_use_are_refused(
+    strategy: Strategy, roles: tuple[str, ...], parent: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        strategy.check(METHODS["simclr"].traits, slots_of(roles, parent))
+
+
 CENTRES = Traits(
     name="centres", target="ema", decomposable=False, forward="per_size", target_roles=("global",)
 )
@@ -597,11 +642,24 @@ def test_mixed_views_of_a_store_and_graded_mixed_views_are_refused() -> None:
         ({"attack_sizes": "some"}, "attack_sizes must be largest or all"),
         ({"cutmix_on": "mixed"}, "cutmix_on must be clean or adv or both"),
         ({"lam_scope": "step"}, "lam_scope must be sample or batch"),
+        ({"lam_scope": "batch"}, "lam_scope batch has no effect in strategy hexa: a2 is 0"),
+        ({"cutmix_on": "adv"}, "cutmix_on adv has no effect"),
+        ({"a1": 0, "a2": 1, "eps": 2}, "eps 2.* has no effect in strategy hexa: a1 is 0"),
+        ({"a1": 0, "attack_sizes": "all"}, "attack_sizes all has no effect"),
     ],
 )
 def test_other_settings_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         strategy_of("hexa", given)
+
+
+@pytest.mark.parametrize("given", [{}, {"a1": 0, "a2": 1}])
+def test_hard_examples_need_pairs_of_the_method(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="hexa has no pair to learn by where dssl has alpha 0"):
+        strategy_of("dssl,hexa", {"dssl.alpha": 0, **given})
+    idle = strategy_of("dssl,hexa", {"dssl.alpha": 0, "a1": 0})
+    views = make_views((*EE, "heavy", "heavy"), (-1, -1, 0, 1))
+    assert len(idle.plan(views, make_method("simclr")).pairs) == 2
 
 
 def test_stages_are_applied_in_one_order_however_they_are_named() -> None:

@@ -35,9 +35,9 @@ from viewstore.train.methods.base import Emb, Images, Method, Net, Traits
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Pair, Plan, Row, Scores
-from viewstore.train.strategies.base import Slot, Strategy
+from viewstore.train.strategies.base import Chooser, Slot, Strategy
 from viewstore.train.strategies.colours import coloured
-from viewstore.train.strategies.controls import Cooperative
+from viewstore.train.strategies.controls import Cooperative, Random
 from viewstore.train.strategies.hvp import HVP, BatchNorm
 from viewstore.train.strategies.standard import Standard
 from viewstore.train.strategies.table import strategy_of
@@ -625,6 +625,26 @@ def test_what_can_be_chosen_is_accepted(chooser: HVP, method: Traits, slots: lis
         ),
         (HVP(source="cached"), GOOD, slots_of(*EXPERTS[:3]), "trains on two picked views"),
         (HVP(source="cached"), GOOD, slots_of("expert"), "trains on two picked views"),
+        (HVP(limit=5), GOOD, slots_of(*EXPERTS), "limit 5 has no effect in strategy hvp: no local"),
+        (HVP(search="exact"), GOOD, slots_of(*EXPERTS), "search exact has no effect"),
+        (HVP(limit=0), CROPPED, slots_of(*["global"] * 4), "limit 0 has no effect"),
+        (HVP(search="exact", limit=5), CROPPED, slots_of(*CROPS), "limit 5 has no effect .* exact"),
+        (HVP(train_locals=1), GOOD, slots_of(*EXPERTS), "train_locals 1 has no effect"),
+        (Random(train_locals=1), GOOD, slots_of(*EXPERTS), "has no effect in strategy random"),
+        (HVP(source="cached", n_views=6), GOOD, slots_of(*EXPERTS[:2]), "n_views 6 has no effect"),
+        (HVP(source="cached", log_every=1), GOOD, slots_of(*EXPERTS[:2]), "log_every 1 has no"),
+        (
+            HVP(source="cached", select_bn="eval"),
+            CROPPED,
+            slots_of("global", "global", "local"),
+            "select_bn eval has no effect",
+        ),
+        (
+            HVP(source="cached", log_every=0),
+            GOOD,
+            slots_of(*EXPERTS[:2], *EXPERTS),
+            "the 4 candidates behind the picked views are never read",
+        ),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(
@@ -632,6 +652,72 @@ def test_what_cannot_be_chosen_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Strategy(chooser).check(method, slots)
+
+
+@pytest.mark.parametrize(
+    ("chooser", "roles"),
+    [
+        (HVP(), EXPERTS),
+        (HVP(), CROPS),
+        (Random(train_locals=1), CROPS),
+        (HVP(source="cached"), EXPERTS[:2]),
+        (HVP(source="cached"), (*EXPERTS[:2], *EXPERTS)),
+        (HVP(source="cached"), ("global", "global", "local")),
+        (Standard(), CROPS),
+        (Standard(pairs_per_sample=2), EXPERTS),
+        (Standard(roles="local"), CROPS),
+    ],
+)
+def test_rows_are_counted_before_there_are_views(chooser: Chooser, roles: tuple[str, ...]) -> None:
+    method, counted = simsiam(), []
+    made = method.standard
+
+    def standard(views: Views, rows: Sequence[Row]) -> Plan:
+        counted.append(len(rows))
+        return made(views, rows)
+
+    method.standard = standard  # type: ignore[method-assign]
+    chooser.plan(views_of_roles(*roles, local_size=SIZE), method)
+    assert counted[-1] == Strategy(chooser).count(roles)
+
+
+def crops(global_crops: int, local_crops: int) -> list[Slot]:
+    return slots_of(*["global"] * global_crops, *["local"] * local_crops)
+
+
+@pytest.mark.parametrize(
+    ("limit", "slots", "message"),
+    [
+        (131073, crops(4, 16), None),  # of 51,480 combinations: all
+        (131072, crops(4, 20), None),
+        (131073, crops(4, 20), "limit 131073 would look at 131073 of 739024 combinations"),
+        (0, crops(4, 20), None),
+        (0, crops(4, 40), "limit 0 would look at 551386115280 of 551386115280 combinations"),
+        (128, crops(4, 40), None),
+        (128, crops(6, 64), "numbers combinations of crops up to 9223372036854775807"),
+    ],
+)
+def test_lists_of_combinations_that_no_memory_holds_are_refused(
+    limit: int, slots: list[Slot], message: str | None
+) -> None:
+    chooser = HVP(limit=limit, n_views=sum(slot.role == "global" for slot in slots))
+    if message is None:
+        chooser.check(CROPPED, slots)
+        return
+    with pytest.raises(ConfigError, match=message) as caught:
+        chooser.check(CROPPED, slots)
+    if "limit" in message:
+        assert "--set strategy.limit=131072, or less, or --set strategy.search=exact" in str(
+            caught.value.fix
+        )
+        replace(chooser, limit=131072).check(CROPPED, slots)
+        replace(chooser, limit=128, search="exact").check(CROPPED, slots)
+        with pytest.raises(ConfigError) as pairs:
+            chooser.check(GOOD, slots)
+        assert pairs.value.fix == "give --set strategy.limit=131072, or less"
+    else:
+        assert "--set strategy.train_locals=8" in str(caught.value.fix)
+        replace(chooser, train_locals=8).check(CROPPED, slots)
 
 
 def test_the_refusal_of_prototypes_says_why_and_what_helps() -> None:
@@ -668,6 +754,8 @@ def test_the_refusal_of_a_count_says_how_to_change_it() -> None:
         {"select_at": "stage:"},
         {"source": "disk"},
         {"source": "cached", "select_colors": "none"},
+        {"select_filter": "area"},
+        {"source": "cached", "every": 2},
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
