@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from viewstore.errors import CheckpointError
 from viewstore.sources.table import SourceTable
 from viewstore.train.loop import checkpoint
 from viewstore.train.loop.checkpoint import (
@@ -170,7 +171,11 @@ class Run:
         self.state = load_checkpoint(
             self.path, self._settings, self.method, self.optimizer, extend=self._options.extend
         )
-        self.scaling.load_state_dict(self.state.scaler)
+        checkpoint.check_progress(self.state, self._feed.epoch_steps, self.path)
+        try:
+            self.scaling.load_state_dict(self.state.scaler)
+        except CheckpointError as error:
+            raise error.located(str(self.path), fix=checkpoint.DAMAGED_FIX) from error
         if self.state.loader is not None:
             self._feed.loader.load_state_dict(self.state.loader)
 
@@ -195,7 +200,7 @@ class Run:
 
     def batches(self) -> Iterator[StatefulBatch]:
         """Yield the batches of the steps that are left, epoch after epoch."""
-        while not self.ended:
+        while not (self.ended or self.halted):
             if self.epoch_ended:
                 self.method.begin_epoch(self.at, self._sweep)
             for batch in self._feed.loader:

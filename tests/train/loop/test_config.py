@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,32 @@ def test_rate_and_decay_are_the_optimizers_where_none_is_given() -> None:
     assert of(optim__name="lars", optim__lr=1).optim.weight_decay == 1e-6
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"std": [-1, 1, 1]},
+        {"std": [0, 0, 0]},
+        {"std": [1e-320, 1, 1]},
+        {"std": [1, 1, 1e300]},
+        {"mean": [0.5]},
+        {"mean": [0.5], "std": [0.5]},
+        {"std": [0.5, 0.5]},
+        {"mean": []},
+        {"mean": [1e300, 0, 0]},
+        {"mean": [0.5] * 3, "network__in_channels": 1},
+    ],
+)
+def test_statistics_are_a_usable_number_for_each_channel(values: dict[str, Any]) -> None:
+    assert re.match("(mean|std) must (be in|have [13] values)", refused(**values))
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "holdout"])
+def test_numbers_that_count_rows_have_a_limit(name: str) -> None:
+    assert refused(**{name: 10**23}) == (
+        f"{name.replace('_', ' ')} must be below {2**31}, got {10**23}"
+    )
+
+
 def every_kind() -> list[tuple[str, Any]]:
     kinds: list[tuple[str, Any]] = [("network", NetworkSettings), ("optim", OptimSettings)]
     kinds += [("method", kind) for kind in METHODS.values()]
@@ -78,7 +105,11 @@ def test_the_default_of_every_setting_is_of_the_type_that_is_read(table: str, ki
         {},
         {"strategy": {"name": "a2", "alpha": 0.25, "anchors": "first"}, "views": ["a", "a", "b"]},
         {"strategy": {"name": "hvp,a2", "n_views": 3, "a2": {"loss": "full"}}},
-        {"method": {"name": "byol"}, "optim": {"name": "lars", "bias_lr": 0.5}, "mean": [0.1]},
+        {
+            "method": {"name": "byol"},
+            "optim": {"name": "lars", "bias_lr": 0.5},
+            "mean": [0.1, 0.2, 0.3],
+        },
         {"network": {"backbone": "vit-ti", "patch": 4, "drop_path": 0.1}, "holdout": 4},
     ],
 )
