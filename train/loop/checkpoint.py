@@ -42,7 +42,7 @@ OPTIONAL: Mapping[str, Any] = {
 }
 LENGTHS = ("epochs", "steps")
 # Settings of one process do not say how many there are.
-ALONE: Mapping[str, Any] = {"processes": 1}
+ALONE: dict[str, Any] = {"processes": 1}
 DAMAGED_FIX = "remove it to begin again, or copy it again"
 
 
@@ -96,12 +96,12 @@ def save_checkpoint(
     tensors |= {f"random.{name}": _of_ranks(value) for name, value in _generators().items()}
     _check_types(tensors, numbers)
     config = {"settings": settings, **{key: getattr(state, key) for key in KEYS[1:]}}
-    optional: dict[str, Any] = {
+    optional = {
         "monitors": state.monitors,
         "scaler": state.scaler,
         "numbers": numbers,
+        "digest": _digest(tensors) if rank() == 0 else "",
     }
-    optional["digest"] = _digest(tensors) if rank() == 0 else ""
     config |= {key: value for key, value in optional.items() if value}
     if rank() == 0:
         write_with_config(path, KIND, tensors, config)
@@ -240,9 +240,9 @@ def load_checkpoint(
 def check_progress(state: TrainState, epoch_steps: int, path: Path) -> None:
     """Raise CheckpointError unless step, losses and loader of a state say the same of a run."""
     losses = len(state.history), len(state.partial)
-    place = state.loader and (state.loader.get("epoch"), state.loader.get("step"))
+    place: list[Any] = [(state.loader or {}).get(key) for key in ("epoch", "step")]
     done = None
-    if place and all(type(each) is int and each >= 0 for each in place):
+    if all(type(each) is int and each >= 0 for each in place):
         done = place[0] * epoch_steps + place[1]
     if losses != divmod(state.step, epoch_steps) or done != (state.step or None):
         raise CheckpointError(

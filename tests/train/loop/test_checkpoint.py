@@ -47,6 +47,11 @@ def test_bytes_of_a_checkpoint_are_frozen(tmp_path: Path) -> None:
             tmp_path / "c", state, {"seed": 1, "views": ("simclr", "simclr")}, network, optimizer
         )
     digest = hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()
+    assert digest == "d168ad5a3711dad5c604267e010b82ea93d50568dc247862ddc2f894d387cff3"
+    file = read_with_config(tmp_path / "c", KIND)
+    del file.config["digest"]  # the bytes of versions that wrote none
+    write_with_config(tmp_path / "c", KIND, file.tensors, file.config)
+    digest = hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()
     assert digest == "3742f068291082742f8ab9f295f14c9484cc232987953d6af8ad2f57a1ef5465"
 
 

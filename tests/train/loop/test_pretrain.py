@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.progress import Fact, Silent
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.loop.checkpoint import KIND, TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.loop.pretrain import TrainResult, pretrain
@@ -223,6 +224,22 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": -1}, {"history": []}, {"loader": None}, {"monitors": {"low": -1}}]
+)
+def test_a_run_with_a_damaged_state_says_where_it_is_and_what_to_do(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    file = read_with_config(path, KIND)
+    write_with_config(path, KIND, file.tensors, file.config | changes)
+    with pytest.raises(CheckpointError) as caught:
+        run(tmp_path)
+    assert (caught.value.where, caught.value.exit_code) == (str(path), 3)
+    assert "remove it to begin again" in (caught.value.fix or "")
 
 
 def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
