@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from viewstore.errors import CheckpointError
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.sources.table import SourceTable
 from viewstore.train.loop import checkpoint
 from viewstore.train.loop.checkpoint import (
@@ -161,11 +161,20 @@ class Run:
             self._settings["processes"] = ranks.world_size
         if self.path.exists():
             self._resume()
-        else:
-            try_checkpoint(self.path, self.method, self.optimizer)
+        elif options.extend:
+            raise ConfigError(
+                "--extend has no effect: there is no run to go on with",
+                where=str(options.out),
+                fix="leave out --extend, or name the --out of the run",
+            )
         self.resumed_at = self.state.step
         self.halted = False
         self.total_steps = config.total_steps(feed.epoch_steps)
+
+    def begin(self) -> None:
+        """Make the folder of a new run, in which a checkpoint is tried. Raises as that does."""
+        if not self.path.exists():
+            try_checkpoint(self.path, self.method, self.optimizer)
 
     def _resume(self) -> None:
         self.state = load_checkpoint(

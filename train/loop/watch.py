@@ -63,12 +63,14 @@ class Watch:
         self.losses = Losses(run.state, every=every)
         self._meter = Meter(run.device)
         self._saved = time.monotonic()
-        self._logs = open_logs(options.log if self._first else (), options.out, step=step)
         self._curve = self._monitor = self._selections = None
         self.collapsed = _detector(run).collapsed
         run.halted = self.collapsed and options.stop_on_collapse
         if self._first and options.monitor is not None:
             self._monitor = _monitor(config, feed, options, run)
+        run.begin()  # behind all that is refused: a run that does not begin leaves no folder
+        self._logs = open_logs(options.log if self._first else (), options.out, step=step)
+        if self._monitor is not None:
             self._curve = Curve(options.out, step=step)
         logs = options.selection and config.strategy.chooser.logs
         if self._first and logs and feed.source is not None:
@@ -238,6 +240,13 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
             "kNN while training needs the source images of the store",
             where="--knn-every",
             fix="leave out --knn-every",
+        )
+    if config.where is not None:
+        raise ConfigError(
+            "kNN while training looks at all samples, and the run is to train on some of them",
+            where="--knn-every",
+            why=f"--where '{config.where}' chooses samples, which kNN cannot tell apart",
+            fix="leave out --knn-every or --where",
         )
     table = feed.source()
     labels = np.asarray(table.label)
