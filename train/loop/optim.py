@@ -213,14 +213,14 @@ def _cosine(start: float, end: float, done: float) -> float:
 def _check_numbers(settings: OptimSettings) -> None:
     """Raise ConfigError if a number is out of its range; None is none."""
     for name in ("lr", "bias_lr", "trust", "clip"):
-        rule = f"above 0 and at most {MOST:g}"
-        _check(settings, name, rule, lambda value: 0 < value <= MOST)
+        _check(settings, name, "above 0", lambda value: value > 0)
+        _check(settings, name, f"at most {MOST:g}", lambda value: value <= MOST)
     for name in ("min_lr", "weight_decay", "weight_decay_end"):
-        _check(settings, name, f"in [0, {MOST:g}]", lambda value: 0 <= value <= MOST)
+        _check(settings, name, "at least 0", lambda value: value >= 0)
+        _check(settings, name, f"at most {MOST:g}", lambda value: value <= MOST)
     _check(settings, "momentum", "in [0, 1)", lambda value: 0 <= value < 1)
     _check(settings, "gamma", "in (0, 1)", lambda value: 0 < value < 1)
-    _check(settings, "accumulate", "in [1, 2^31)", lambda value: 1 <= value < 2**31)
-    _check(settings, "warmup_epochs", "below 2^31", lambda value: value < 2**31)
+    _check(settings, "accumulate", "at least 1", lambda value: value >= 1)
     if settings.warmup_epochs < 0:
         raise ConfigError(f"warm-up must be at least 0 epochs, got {settings.warmup_epochs}")
 

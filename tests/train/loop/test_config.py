@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -83,6 +84,38 @@ def test_numbers_that_count_rows_have_a_limit(name: str) -> None:
     assert refused(**{name: 10**23}) == (
         f"{name.replace('_', ' ')} must be below {2**31}, got {10**23}"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{"epochs": 1, "epochs": 2}', "twice"),
+        ("a.json", b'{"optim": {"lr": 1, "lr": 2}}', "twice"),
+        ("a.json", b"[1]", "must be a JSON object"),
+        ("a.toml", b"x = 1\n" + b"#" * (1 << 20), "at most 1048576 bytes"),
+        ("a.toml", b"\xff", "decode"),
+    ],
+)
+def test_files_of_settings_that_are_none(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="settings cannot be read") as caught:
+        read_layer(tmp_path / name)
+    assert message in (caught.value.why or "")
+
+
+def test_a_pipe_is_no_file_of_settings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ConfigError) as caught:
+        read_layer(tmp_path / "a.json")
+    assert caught.value.why == "it is no regular file"
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"epochs": 1}'), ("a.toml", "epochs = 1")])
+def test_a_mark_of_byte_order_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_layer(tmp_path / name).values == {"epochs": 1}
 
 
 def every_kind() -> list[tuple[str, Any]]:

@@ -16,11 +16,12 @@ from viewstore.train.encoder_file import load_encoder
 from viewstore.train.loop.checkpoint import KIND, TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
-from viewstore.train.loop.pretrain import TrainResult, pretrain
+from viewstore.train.loop.pretrain import TrainResult, check_views, pretrain
 from viewstore.train.loop.run import Feed, RunOptions
 from viewstore.train.loop.watch import Losses
 from viewstore.train.methods.base import Frame
 from viewstore.train.methods.simclr import SimCLR, SimCLRSettings
+from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import Network, NetworkSettings
 from viewstore.train.strategies.base import Slot, Strategy
 from viewstore.train.strategies.standard import Standard
@@ -251,6 +252,32 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
         pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Silent())
     assert loader.reads == 0
     assert not (tmp_path / "o").exists()
+
+
+def slots(*roles: str, columns: tuple[str, ...] = ()) -> tuple[Slot, ...]:
+    return tuple(Slot(role, 16, frozenset(columns)) for role in roles)
+
+
+def fix_of(config: PretrainConfig, views: tuple[Slot, ...]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_views(config, views, 100)
+    return [part for part in str(caught.value.fix).split("; or ") if "give --strategy" in part]
+
+
+def test_other_strategies_are_advised_where_views_are_wrong_and_they_are_as_good() -> None:
+    three = slots("expert", "expert", "expert", columns=("crop_box", "flip"))
+    advised = fix_of(CONFIG, three)
+    assert 1 <= len(advised) <= 2
+    assert not any("--strategy a2," in each for each in advised)
+    for name in (each.split()[2].rstrip(",") for each in advised):
+        check_views(replace(CONFIG, strategy=strategy_of(name, {})), three, 100)
+    given = replace(CONFIG, strategy=strategy_of("a2", {"anchors": "first"}))
+    assert fix_of(given, three) == []  # which no other strategy has
+
+
+def test_no_other_strategy_is_advised_where_the_method_is_wrong() -> None:
+    distilled = replace(CONFIG, method=method_of("dino", {}), strategy=strategy_of("dssl", {}))
+    assert fix_of(distilled, slots("expert", "expert")) == []
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) -> None:

@@ -199,3 +199,14 @@ def test_the_generators_of_the_process_are_left_alone(store: Store, tmp_path: Pa
     before = torch.get_rng_state()
     run(store, tmp_path, config_of(epochs=1), **WATCHED)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(store: Store, tmp_path: Path) -> None:
+    config = config_of("standard")
+    with pytest.raises(ConfigError, match="--extend has no effect"):
+        run(store, tmp_path / "out", config, extend=True)
+    some = replace(config, where="index < 30")
+    with pytest.raises(ConfigError, match="kNN while training looks at all samples") as caught:
+        run(store, tmp_path / "out", some, **WATCHED)
+    assert caught.value.where == "--knn-every"
+    assert not (tmp_path / "out").exists()
