@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from viewstore.errors import ConfigError
 from viewstore.files.local import LOCAL
 from viewstore.format.records import digest_of
 from viewstore.sources.reader import SourceReader
@@ -22,10 +23,20 @@ class SourceOnly:
         self.labels = table.label
         self.view_sets: dict[str, ViewSet] = {}
         self.names: list[str] = []
+        self.location = "the images"
         self.source = SourceReader(table)
         self.files = LOCAL
         self.store_id = digest_of(
             {"keys": list(table.keys), "crc32": table.crc32.tolist(), "label": table.label.tolist()}
+        )
+
+    def view_set(self, name: str) -> ViewSet:
+        """Raise ConfigError: there are no view sets."""
+        raise ConfigError(
+            f"there is no view set {name!r}: images alone have none",
+            code="VS102",
+            where=f"--views cached:{name}",
+            fix="name online policies in --views, or give a store instead of --source",
         )
 
 

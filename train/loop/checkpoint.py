@@ -7,6 +7,8 @@ several processes train, all of them save and load, and the first one writes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
-from viewstore.format.records import check_form, differences
+from viewstore.format.records import canonical, check_form, differences
 from viewstore.train.distributed import gather_rows, rank, world_size
 
 KIND = "checkpoint"
@@ -36,8 +38,12 @@ OPTIONAL: Mapping[str, Any] = {
     "monitors": dict,
     "scaler": dict,
     "numbers": {...: int | float},
+    "digest": str,
 }
 LENGTHS = ("epochs", "steps")
+# Settings of one process do not say how many there are.
+ALONE: dict[str, Any] = {"processes": 1}
+DAMAGED_FIX = "remove it to begin again, or copy it again"
 
 
 @dataclass
@@ -90,10 +96,24 @@ def save_checkpoint(
     tensors |= {f"random.{name}": _of_ranks(value) for name, value in _generators().items()}
     _check_types(tensors, numbers)
     config = {"settings": settings, **{key: getattr(state, key) for key in KEYS[1:]}}
-    optional = {"monitors": state.monitors, "scaler": state.scaler, "numbers": numbers}
+    optional = {
+        "monitors": state.monitors,
+        "scaler": state.scaler,
+        "numbers": numbers,
+        "digest": _digest(tensors) if rank() == 0 else "",
+    }
     config |= {key: value for key, value in optional.items() if value}
     if rank() == 0:
         write_with_config(path, KIND, tensors, config)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256, in hex, of names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {DTYPES[value.dtype]} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_types(tensors: Mapping[str, Tensor], numbers: Mapping[str, object]) -> None:
@@ -180,13 +200,22 @@ def load_checkpoint(
     file = read_with_config(path, KIND)
     if differing := sorted((set(KEYS) ^ set(file.config)) - set(OPTIONAL)):
         raise CheckpointError(
-            f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}"
+            f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}",
+            where=str(path),
+            fix=DAMAGED_FIX,
         )
-    config = {key: {} for key in OPTIONAL} | file.config
+    config = {key: {} for key in OPTIONAL} | {"digest": ""} | file.config
     try:
         check_form(config, {**FORM, **OPTIONAL}, KIND)
     except FormatError as error:
-        raise CheckpointError(str(error), where=str(path), fix="copy it again") from error
+        raise CheckpointError(str(error), where=str(path), fix=DAMAGED_FIX) from error
+    # Files of earlier versions have no digest.
+    if config["digest"] and config["digest"] != _digest(file.tensors):
+        raise CheckpointError(
+            "checkpoint is damaged: its tensors are not those that were written",
+            where=str(path),
+            fix=DAMAGED_FIX,
+        )
     check_settings(config["settings"], settings, path, extend=extend)
     generators = _part(file.tensors, "random.")
     _check_ranks(generators, path)
@@ -208,6 +237,23 @@ def load_checkpoint(
     return TrainState(**{name: config[name] for name in TrainState.__dataclass_fields__})
 
 
+def check_progress(state: TrainState, epoch_steps: int, path: Path) -> None:
+    """Raise CheckpointError unless step, losses and loader of a state say the same of a run."""
+    losses = len(state.history), len(state.partial)
+    place: list[Any] = [(state.loader or {}).get(key) for key in ("epoch", "step")]
+    done = None
+    if all(type(each) is int and each >= 0 for each in place):
+        done = place[0] * epoch_steps + place[1]
+    if losses != divmod(state.step, epoch_steps) or done != (state.step or None):
+        raise CheckpointError(
+            f"checkpoint contradicts itself: it is of step {state.step}",
+            where=str(path),
+            why=f"it has losses of {losses[0]} epochs and {losses[1]} steps of {epoch_steps} an "
+            f"epoch, and the loader's place is {place}",
+            fix=DAMAGED_FIX,
+        )
+
+
 def check_settings(
     before: Mapping[str, Any], now: Mapping[str, Any], path: Path, *, extend: bool = False
 ) -> None:
@@ -215,14 +261,16 @@ def check_settings(
 
     With `extend` the length of the run may have grown.
     """
-    changes = list(differences(before, now))
+    changes = list(differences(ALONE | dict(before), ALONE | dict(now)))
     longer = [change for change in changes if _is_longer(*change)]
     if extend:
         changes = [change for change in changes if change not in longer]
     if not changes:
         return
-    why = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes)
+    why = "; ".join(f"{key} was {_said(old)}, is {_said(new)}" for key, old, new in changes)
     fix = "train into another --out, or give the settings of before to go on"
+    if [key for key, _, _ in changes] == ["processes"]:
+        fix = "train into another --out, or start as many processes as before"
     if changes == longer:
         fix = "give --extend to go on for longer, or train into another --out"
         if _falls(now):
@@ -234,6 +282,11 @@ def check_settings(
         why=why,
         fix=fix,
     )
+
+
+def _said(value: object) -> str:
+    """Return a setting as messages show it, alike whether it was read from a file or not."""
+    return repr(json.loads(canonical(value)))
 
 
 def _is_longer(key: str, old: object, new: object) -> bool:

@@ -26,6 +26,8 @@ from viewstore.train.views import Preprocessing
 TABLES = ("method", "strategy", "network", "optim")
 # Of values in [0, 1]: ImageNet's for colour, the middle of the range for gray.
 STATISTICS = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.5,), (0.5,))}
+LEAST_STD, GREATEST_STATISTIC = 1e-6, 1e6  # beyond these float32 loses the image
+LIMIT = 2**31  # of whole numbers that rows and steps are counted with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,9 @@ class PretrainConfig:
             )
         for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 2), ("holdout", 2)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name.replace('_', ' ')} must be at least {least}, got {value}")
+            if value is not None and not least <= value < LIMIT:
+                rule = f"at least {least}" if value < least else f"below {LIMIT}"
+                raise ConfigError(f"{name.replace('_', ' ')} must be {rule}, got {value}")
         parts = self.optim.accumulate
         if self.batch_size % parts or self.batch_size // parts < 2:
             raise ConfigError(
@@ -88,6 +91,7 @@ class PretrainConfig:
                 where="--set optim.accumulate",
                 fix=f"give --batch-size {max(2, self.batch_size // parts) * parts}",
             )
+        _check_statistics(self)
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
     @property
@@ -158,6 +162,27 @@ class PretrainConfig:
             for name, value in settings.items()
         }
         return values
+
+
+def _check_statistics(config: PretrainConfig) -> None:
+    """Raise ConfigError unless mean and std have a usable number for each channel."""
+    channels = config.network.in_channels
+    for name, least in (("mean", -GREATEST_STATISTIC), ("std", LEAST_STD)):
+        values = getattr(config, name)
+        if values is None:
+            continue
+        if len(values) != channels:
+            raise ConfigError(
+                f"{name} must have {channels} values, one per channel, got {list(values)}",
+                where=f"--set {name}",
+                fix=f"give {channels} values, or leave out {name}",
+            )
+        if not all(least <= value <= GREATEST_STATISTIC for value in values):
+            raise ConfigError(
+                f"{name} must be in [{least:g}, {GREATEST_STATISTIC:g}], got {list(values)}",
+                where=f"--set {name}",
+                why="pixels in [0, 1] are normalised to (x - mean) / std",
+            )
 
 
 def _own_names() -> set[str]:

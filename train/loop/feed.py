@@ -19,6 +19,7 @@ from viewstore.store.committed import shards_there, unfinished_view_set
 from viewstore.store.described import is_joined
 from viewstore.store.rounds import newest_round
 from viewstore.store.store import Store
+from viewstore.train.distributed import world_size
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.pretrain import check_views
 from viewstore.train.loop.run import Feed
@@ -47,10 +48,12 @@ def open_feed(
             not what the strategy wants.
         FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
+    _check_processes(config)
     rows = training_rows(store.num_samples, config.holdout)
     named = parse_views(",".join(config.views), store.names)
     asked = config.strategy.chooser.asked(named, lambda name: newest_round(store, name).roles)
     views = _sized(asked, config.size, config.local_size)
+    count = world_size()
     roles: list[str] = []  # known as soon as the loader is
 
     def wants(step: int) -> tuple[int, ...] | None:
@@ -61,7 +64,7 @@ def open_feed(
             store,
             views=_with_joined(views, config.strategy.columns, store),
             # A larger one is refused by check_views, after what it says of the views.
-            batch_size=min(config.batch_size, len(rows)),
+            batch_size=min(config.batch_size, max(len(rows) // count, 1) * count),
             seed=config.seed,
             # A filter is part of the loader's state: without holdout there is none.
             rows=None if config.holdout is None else rows,
@@ -94,6 +97,19 @@ def open_feed(
                 rows=None if config.holdout is None else rows,
                 warnings=attacks_of_others(store, loader.slots),
             )
+
+
+def _check_processes(config: PretrainConfig) -> None:
+    """Raise ConfigError unless each process has equal parts of every batch."""
+    parts = world_size() * config.optim.accumulate
+    if config.batch_size % parts or config.batch_size // parts < 2:
+        raise ConfigError(
+            f"batch size must be a multiple of {parts}, with 2 samples or more for each of "
+            f"{world_size()} processes and {config.optim.accumulate} parts of a step, got "
+            f"{config.batch_size}",
+            where=f"--batch-size {config.batch_size}",
+            fix=f"give --batch-size {max(2, config.batch_size // parts) * parts}",
+        )
 
 
 def attacks_of_others(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, ...]:

@@ -5,13 +5,15 @@ Their values are flat, "method.temperature" for the setting temperature of the t
 
 from __future__ import annotations
 
-import json
+import codecs
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
+from viewstore.files.disk import read_limited
+from viewstore.format.records import parse
 from viewstore.train.loop.checkpoint import LENGTHS
 from viewstore.train.nets.network import PARTICULAR
 
@@ -22,14 +24,17 @@ METHOD, STRATEGY, OPTIMIZER, BACKBONE = (
     "network.backbone",
 )
 DEFAULT_NAMES = {METHOD: "simclr", STRATEGY: "standard", OPTIMIZER: "sgd", BACKBONE: "resnet18"}
+NAMED_BY = {"--method": METHOD, "--strategy": STRATEGY}
+MAX_BYTES = 1 << 20
 ADVICE = "give a file that ends in .toml, or a run's config.json"
 
 
 class Layer(NamedTuple):
-    """Flat settings, and what messages call them."""
+    """Flat settings, what messages call them, and the file that they are of, if of one."""
 
     name: str
     values: Mapping[str, Any]
+    file: Path | None = None
 
 
 def flat(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
@@ -55,15 +60,18 @@ def read_layer(path: Path) -> Layer:
     Raises:
         ConfigError: There is no such file, or it is neither.
     """
-    readers = {".toml": tomllib.loads, ".json": json.loads}
+    readers: dict[str, Callable[[bytes], dict[str, Any]]] = {
+        ".toml": lambda raw: tomllib.loads(raw.decode()),
+        ".json": parse,
+    }
     if path.suffix not in readers:
         raise ConfigError(f"{path.name} is no file of settings", where=str(path), fix=ADVICE)
     try:
-        tree = readers[path.suffix](path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError(f"it holds no table, but {type(tree).__name__}")
-        return Layer(str(path), flat(tree))
-    except (OSError, ValueError, RecursionError) as error:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise ValueError("it is no regular file")
+        raw = read_limited(path, MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+        return Layer(str(path), flat(readers[path.suffix](raw)), file=path)
+    except (OSError, ValueError, FormatError, RecursionError) as error:
         raise ConfigError(
             f"settings cannot be read from {path.name}",
             where=str(path),
@@ -92,6 +100,18 @@ def merged(layers: Iterable[Layer]) -> dict[str, Any]:
         values = {key: value for key, value in values.items() if key in left}
         values |= layer.values
     return values
+
+
+def located(error: ConfigError, layers: Sequence[Layer]) -> ConfigError:
+    """Return the error of a setting with its file where that gave it, not the command line."""
+    option, _, rest = (error.where or "").partition(" ")
+    key = NAMED_BY.get(option, rest if option == "--set" else "").partition("=")[0]
+    givers = [(layer, each) for layer in layers for each in layer.values if _same(key, each)]
+    if not key or not givers or givers[-1][0].file is None:
+        return error
+    layer, each = givers[-1]
+    where = f"{layer.name}: {each}"
+    return ConfigError(str(error), code=error.code, where=where, why=error.why, fix=error.fix)
 
 
 def _other_method(before: str, method: str, layer: Layer) -> ConfigError:

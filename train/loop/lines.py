@@ -66,7 +66,7 @@ class Table:
 
     def _step_of_row(self, line: bytes) -> int:
         first = line.split(b",", 1)[0]
-        return _checked_step(int(first) if first.isdigit() else None)
+        return _checked_step(int(first) if first.isdigit() and len(first) < 18 else None)
 
 
 def _csv_line(cells: Sequence[object]) -> bytes:

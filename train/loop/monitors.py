@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.images.colours import Pixels
 from viewstore.loaders.plan.numbers import whole_number
 from viewstore.randomness import MONITOR, Op, Stream
@@ -144,6 +144,11 @@ class CollapseDetector:
 
     low: int = 0
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether the last READINGS looked collapsed."""
+        return self.low >= READINGS
+
     def update(self, *, zstd: float, knn: float, error: float, chance: float) -> bool:
         """Take a reading; return whether the last READINGS looked collapsed.
 
@@ -155,7 +160,7 @@ class CollapseDetector:
         """
         healthy = zstd >= LEAST_ZSTD and knn > chance + CHANCE_ERRORS * error
         self.low = 0 if healthy else self.low + 1
-        return self.low >= READINGS
+        return self.collapsed
 
     def to_json(self) -> dict[str, int]:
         """Return the state, for a checkpoint."""
@@ -163,10 +168,13 @@ class CollapseDetector:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> CollapseDetector:
-        """Return the detector that had this state. Raises ConfigError: it is none."""
-        if set(state) != {"low"}:
-            raise ConfigError(f"state of a collapse detector must have 'low', got {sorted(state)}")
-        return cls(low=whole_number("low", state["low"], least=0))
+        """Return the detector that had this state. Raises CheckpointError: it is none."""
+        low = state.get("low")
+        if set(state) != {"low"} or type(low) is not int or low < 0:
+            raise CheckpointError(
+                f"state of a collapse detector must be the number low of readings, got {state}"
+            )
+        return cls(low=low)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -15,6 +15,7 @@ from viewstore.train.optimizers import LARS
 
 Schedule = Literal["cosine", "constant", "steps"]
 Warmup = Literal["per_step", "per_epoch"]
+MOST = 1e30  # of a rate or decay: float32 ends at 3.4e38
 LR_BATCH = 256  # learning rates are per this many samples
 
 
@@ -114,6 +115,7 @@ class OptimSettings:
             )
         _check_numbers(self)
         _check_schedule(self)
+        _check_effects(self)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ConfigError(
                 f"nesterov needs sgd with a momentum, got {self.name} with {self.momentum}"
@@ -211,9 +213,11 @@ def _cosine(start: float, end: float, done: float) -> float:
 def _check_numbers(settings: OptimSettings) -> None:
     """Raise ConfigError if a number is out of its range; None is none."""
     for name in ("lr", "bias_lr", "trust", "clip"):
-        _check(settings, name, "above 0", lambda value: 0 < value < math.inf)
+        _check(settings, name, "above 0", lambda value: value > 0)
+        _check(settings, name, f"at most {MOST:g}", lambda value: value <= MOST)
     for name in ("min_lr", "weight_decay", "weight_decay_end"):
-        _check(settings, name, "at least 0", lambda value: 0 <= value < math.inf)
+        _check(settings, name, "at least 0", lambda value: value >= 0)
+        _check(settings, name, f"at most {MOST:g}", lambda value: value <= MOST)
     _check(settings, "momentum", "in [0, 1)", lambda value: 0 <= value < 1)
     _check(settings, "gamma", "in (0, 1)", lambda value: 0 < value < 1)
     _check(settings, "accumulate", "at least 1", lambda value: value >= 1)
@@ -225,6 +229,27 @@ def _check(settings: OptimSettings, name: str, rule: str, holds: Callable[[float
     value = getattr(settings, name)
     if value is not None and not holds(value):
         raise ConfigError(f"{name.replace('_', ' ')} must be {rule}, got {value}")
+
+
+def _check_effects(settings: OptimSettings) -> None:
+    """Raise ConfigError if a setting that is not the default changes nothing."""
+    adaptive = settings.name in ("lars", "larc-sgd")
+    needs = [
+        ("momentum", adaptive or settings.name == "sgd", "sgd, lars or larc-sgd"),
+        ("trust", adaptive, "lars or larc-sgd"),
+        ("gamma", settings.schedule == "steps", "schedule steps"),
+        ("min_lr", settings.schedule != "constant", "schedule cosine or steps"),
+        ("warmup", settings.warmup_epochs > 0, "warm-up epochs"),
+    ]
+    defaults = {item.name: item.default for item in fields(settings)}
+    for name, effective, needed in needs:
+        value = getattr(settings, name)
+        if value != defaults[name] and not effective:
+            raise ConfigError(
+                f"{name.replace('_', ' ')} {value} has no effect without {needed}",
+                where=f"--set optim.{name}",
+                fix=f"leave out optim.{name}",
+            )
 
 
 def _check_schedule(settings: OptimSettings) -> None:

@@ -9,14 +9,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from viewstore.errors import ConfigError
-from viewstore.files.disk import make_directory, write_atomic
+from viewstore.files.disk import write_atomic
 from viewstore.format.records import canonical
 from viewstore.progress import Progress
 from viewstore.train.distributed import rank, world_size
@@ -26,6 +25,7 @@ from viewstore.train.loop.distributed import Ranks, check_alone
 from viewstore.train.loop.run import Feed, Run, RunOptions
 from viewstore.train.loop.watch import Watch
 from viewstore.train.nets.network import Network
+from viewstore.train.settings import settings_named
 from viewstore.train.strategies.base import Slot
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
 from viewstore.train.views import views_of
@@ -68,7 +68,7 @@ def check_views(config: PretrainConfig, slots: tuple[Slot, ...], samples: int) -
             code=error.code,
             where=error.where,
             why=error.why,
-            fix="; or ".join([str(error.fix), *_other_strategies(config, slots)]),
+            fix="; or ".join([str(error.fix), *_other_strategies(error, config, slots)]),
         ) from None
     if config.batch_size > samples:
         raise ConfigError(
@@ -79,14 +79,32 @@ def check_views(config: PretrainConfig, slots: tuple[Slot, ...], samples: int) -
         )
 
 
-def _other_strategies(config: PretrainConfig, slots: tuple[Slot, ...]) -> Iterator[str]:
-    """Yield advice to take each other strategy that trains the method on views of these slots."""
-    for name, part in STRATEGIES.items():
+def _other_strategies(
+    error: ConfigError, config: PretrainConfig, slots: tuple[Slot, ...]
+) -> list[str]:
+    """Return advice to take another strategy, which trains the method on views of these slots.
+
+    There is none where the error is not about the views, and only a strategy is advised that has
+    all settings that were given.
+    """
+    if not (error.where or "").startswith("--views"):
+        return []
+    parts = config.strategy.parts
+    given = {
+        name: value
+        for part in parts
+        for name, value in settings_named(part).items()
+        if value != settings_named(type(part)()).get(name)
+    }
+    found = []
+    for name in STRATEGIES.keys() - {part.NAME for part in parts}:
         try:
-            strategy_of(name, {}).check(config.method.traits, slots)
+            strategy_of(name, given).check(config.method.traits, slots)
         except ConfigError:
             continue
-        yield f"give --strategy {name}, which {part.USE}"
+        found.append(name)
+    order = [name for name in STRATEGIES if name in found]
+    return [f"give --strategy {name}, which {STRATEGIES[name].USE}" for name in order[:2]]
 
 
 def pretrain(
@@ -107,15 +125,14 @@ def pretrain(
     check_views(config, feed.slots, feed.epoch_steps * config.batch_size)
     for text in feed.warnings:
         progress.warn(text)
-    make_directory(options.out)
     ranks = Ranks(rank(), world_size(), torch.device(options.device))
     cuda = [torch.cuda.current_device()] if ranks.device.type == "cuda" else []
     # The run seeds the generator of the process, which is restored behind it.
     with torch.random.fork_rng(cuda), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         run = Run(config, feed, options, ranks)
+        watch = Watch(config, feed, options, run, progress)
         if ranks.rank == 0:
             write_atomic(options.out / CONFIG, canonical(config.to_json()) + b"\n")
-        watch = Watch(config, feed, options, run, progress)
         started = time.monotonic()
         left = (run.total_steps - run.state.step) * config.batch_size * len(feed.roles)
         progress.begin("train", left, "views")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.sources.table import SourceTable
 from viewstore.train.loop import checkpoint
 from viewstore.train.loop.checkpoint import (
@@ -161,17 +162,30 @@ class Run:
             self._settings["processes"] = ranks.world_size
         if self.path.exists():
             self._resume()
-        else:
-            try_checkpoint(self.path, self.method, self.optimizer)
+        elif options.extend:
+            raise ConfigError(
+                "--extend has no effect: there is no run to go on with",
+                where=str(options.out),
+                fix="leave out --extend, or name the --out of the run",
+            )
         self.resumed_at = self.state.step
         self.halted = False
         self.total_steps = config.total_steps(feed.epoch_steps)
+
+    def begin(self) -> None:
+        """Make the folder of a new run, in which a checkpoint is tried. Raises as that does."""
+        if not self.path.exists():
+            try_checkpoint(self.path, self.method, self.optimizer)
 
     def _resume(self) -> None:
         self.state = load_checkpoint(
             self.path, self._settings, self.method, self.optimizer, extend=self._options.extend
         )
-        self.scaling.load_state_dict(self.state.scaler)
+        checkpoint.check_progress(self.state, self._feed.epoch_steps, self.path)
+        try:
+            self.scaling.load_state_dict(self.state.scaler)
+        except CheckpointError as error:
+            raise error.located(str(self.path), fix=checkpoint.DAMAGED_FIX) from error
         if self.state.loader is not None:
             self._feed.loader.load_state_dict(self.state.loader)
 
@@ -196,7 +210,7 @@ class Run:
 
     def batches(self) -> Iterator[StatefulBatch]:
         """Yield the batches of the steps that are left, epoch after epoch."""
-        while not self.ended:
+        while not (self.ended or self.halted):
             if self.epoch_ended:
                 self.method.begin_epoch(self.at, self._sweep)
             for batch in self._feed.loader:

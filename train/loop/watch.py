@@ -6,17 +6,16 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from viewstore.errors import ConfigError, DivergedError, StoppedError
+from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
 from viewstore.progress import Progress
-from viewstore.train.distributed import any_rank, rank
+from viewstore.train.distributed import all_reduce_mean, any_rank, rank, world_size
 from viewstore.train.eval.transform import OURS
-from viewstore.train.loop.checkpoint import TrainState
+from viewstore.train.loop.checkpoint import DAMAGED_FIX, TrainState
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.lines import Curve
 from viewstore.train.loop.logs import open_logs
@@ -64,11 +63,14 @@ class Watch:
         self.losses = Losses(run.state, every=every)
         self._meter = Meter(run.device)
         self._saved = time.monotonic()
-        self._logs = open_logs(options.log if self._first else (), options.out, step=step)
         self._curve = self._monitor = self._selections = None
-        self.collapsed = False
+        self.collapsed = _detector(run).collapsed
+        run.halted = self.collapsed and options.stop_on_collapse
         if self._first and options.monitor is not None:
             self._monitor = _monitor(config, feed, options, run)
+        run.begin()  # behind all that is refused: a run that does not begin leaves no folder
+        self._logs = open_logs(options.log if self._first else (), options.out, step=step)
+        if self._monitor is not None:
             self._curve = Curve(options.out, step=step)
         logs = options.selection and config.strategy.chooser.logs
         if self._first and logs and feed.source is not None:
@@ -92,7 +94,7 @@ class Watch:
             StoppedError: The run is to stop; the checkpoint is written.
         """
         run, at = self._run, self._run.at
-        loss = torch.stack([each.loss.detach() for each in done]).mean()
+        loss = all_reduce_mean(torch.stack([each.loss.detach() for each in done]).mean())
         run.state.step += 1
         run.state.loader = batch.state
         self.losses.add(loss, epoch_ended=run.epoch_ended)
@@ -156,7 +158,7 @@ class Watch:
         loss = self._run.state.history[-1]
         self._curve.append({**reading, "loss": loss})
         numbers = {k: v for k, v in reading.items() if isinstance(v, float)}
-        self._logs.scalars(self._run.state.step, {"epoch": epoch, **numbers})
+        self._logs.scalars(self._run.state.step, numbers)
 
     def _keep_or_stop(self) -> None:
         """Write a checkpoint if one is due; end the run if it is to be ended."""
@@ -177,6 +179,9 @@ class Watch:
                 f"training stopped after step {run.state.step} of {run.total_steps}",
                 where=str(run.path),
                 why="this checkpoint holds everything up to that step",
+                fix=f"start torchrun again, with {count} processes as before and the same command"
+                if (count := world_size()) > 1
+                else None,
             )
 
     def close(self) -> None:
@@ -236,6 +241,13 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
             where="--knn-every",
             fix="leave out --knn-every",
         )
+    if config.where is not None:
+        raise ConfigError(
+            "kNN while training looks at all samples, and the run is to train on some of them",
+            where="--knn-every",
+            why=f"--where '{config.where}' chooses samples, which kNN cannot tell apart",
+            fix="leave out --knn-every or --where",
+        )
     table = feed.source()
     labels = np.asarray(table.label)
     every = np.arange(len(labels))
@@ -254,7 +266,6 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
         features = network.backbone(config.prepare(images.to(run.device)))
         return features, torch.nn.functional.normalize(network.projector(features).float(), dim=1)
 
-    state: dict[str, Any] = run.state.monitors or {"low": 0}
     return Monitor(
         settings=options.monitor,
         rows=rows,
@@ -262,5 +273,13 @@ def _monitor(config: PretrainConfig, feed: Feed, options: RunOptions, run: Run) 
         images=clean_images(table, lambda image: crop.render(image, {}, side, "area")),
         network=network,
         embed=embed,
-        detector=CollapseDetector.from_json(state),
+        detector=_detector(run),
     )
+
+
+def _detector(run: Run) -> CollapseDetector:
+    """Return the detector of a run, with the readings that its checkpoint counts."""
+    try:
+        return CollapseDetector.from_json(run.state.monitors or {"low": 0})
+    except CheckpointError as error:
+        raise error.located(str(run.path), fix=DAMAGED_FIX) from error

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from viewstore.train.loop.monitors import MonitorSettings
     from viewstore.train.loop.pretrain import TrainResult
 
+MOST_THREADS = 4096
 MONITORED = ("knn", "knn_bank", "knn_queries", "stop_on_collapse")  # all of --knn-every
 
 
@@ -56,6 +57,7 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
             why="rows of which no view could be made are left out by themselves",
             fix="leave out --on-error",
         )
+    _check_machine(options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     config = config_of(options)
@@ -99,6 +101,22 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     return code
 
 
+def _check_machine(options: dict[str, Any]) -> None:
+    """Raise ConfigError if the device or the number of threads cannot train."""
+    if options["device"].partition(":")[0] == "meta":
+        raise ConfigError(
+            "device meta computes nothing",
+            where=f"--device {options['device']}",
+            fix="leave out --device to use the CPU",
+        )
+    if (options["threads"] or 0) > MOST_THREADS:
+        raise ConfigError(
+            f"threads must be at most {MOST_THREADS}, got {options['threads']}",
+            where="--threads",
+            fix="leave out --threads: torch then chooses",
+        )
+
+
 def config_of(options: dict[str, Any]) -> PretrainConfig:
     """Return the settings that options ask for: of a preset, a file, and options over both.
 
@@ -106,14 +124,17 @@ def config_of(options: dict[str, Any]) -> PretrainConfig:
         ConfigError: They contradict each other, or one is unknown or wrong.
     """
     from viewstore.train.loop.config import PretrainConfig
-    from viewstore.train.loop.layers import Layer, merged, read_layer
+    from viewstore.train.loop.layers import Layer, located, merged, read_layer
     from viewstore.train.loop.presets import preset_layers
 
     layers = preset_layers(options["preset"]) if options["preset"] else []
     if options["config"]:
         layers.append(read_layer(options["config"]))
     layers.append(Layer("the command line", given_settings(options)))
-    return PretrainConfig.of(merged(layers))
+    try:
+        return PretrainConfig.of(merged(layers))
+    except ConfigError as error:
+        raise located(error, layers) from error
 
 
 def _monitor_of(options: dict[str, Any]) -> MonitorSettings | None:
@@ -167,14 +188,14 @@ def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
 
 
 def _summary_text(facts: dict[str, Any]) -> str:
+    collapsed = ["the network has collapsed: its accuracy says nothing"] * facts["collapsed"]
     if facts["resumed_at"] == facts["steps"]:
-        return f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
+        ended = f"this run had ended: loss {facts['loss']:.4f}; encoder {facts['encoder']}"
+        return "\n".join([ended, *collapsed])
     begun = f" (on from step {facts['resumed_at']})" if facts["resumed_at"] else ""
     lines = [
         f"trained {counted(facts['steps'], 'step')}{begun} in {duration(facts['seconds'])}, "
         f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}",
         f"encoder {facts['encoder']}; beside it lie config.json, the checkpoint and the logs",
     ]
-    if facts["collapsed"]:
-        lines.append("the network has collapsed: its accuracy says nothing")
-    return "\n".join(lines)
+    return "\n".join([*lines, *collapsed])

@@ -17,6 +17,7 @@ from viewstore.train.loop.checkpoint import (
     KIND,
     NAME,
     TrainState,
+    check_progress,
     check_settings,
     kept_path,
     load_checkpoint,
@@ -45,6 +46,11 @@ def test_bytes_of_a_checkpoint_are_frozen(tmp_path: Path) -> None:
         save_checkpoint(
             tmp_path / "c", state, {"seed": 1, "views": ("simclr", "simclr")}, network, optimizer
         )
+    digest = hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()
+    assert digest == "d168ad5a3711dad5c604267e010b82ea93d50568dc247862ddc2f894d387cff3"
+    file = read_with_config(tmp_path / "c", KIND)
+    del file.config["digest"]  # the bytes of versions that wrote none
+    write_with_config(tmp_path / "c", KIND, file.tensors, file.config)
     digest = hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()
     assert digest == "3742f068291082742f8ab9f295f14c9484cc232987953d6af8ad2f57a1ef5465"
 
@@ -243,6 +249,7 @@ def test_files_that_are_not_of_this_run_are_refused(
     model, optimizer = counted(1)
     save_checkpoint(path, TrainState(), {}, model, optimizer)
     file = read_with_config(path, KIND)
+    del file.config["digest"]  # as files of earlier versions
     write_with_config(path, KIND, file.tensors | tensors, file.config | config)
     before = torch.get_rng_state()
     with pytest.raises(CheckpointError, match=message):
@@ -250,12 +257,65 @@ def test_files_that_are_not_of_this_run_are_refused(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_flipped_bit_of_any_tensor_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    model, optimizer = counted(1)
+    save_checkpoint(path, TrainState(), {}, model, optimizer)
+    whole = path.read_bytes()
+    begins = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(begins, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match="checkpoint is damaged") as caught:
+            load_checkpoint(path, {}, model, optimizer)
+        assert caught.value.where == str(path)
+        assert "remove it" in (caught.value.fix or "")
+    path.write_bytes(whole)
+    load_checkpoint(path, {}, model, optimizer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -1},
+        {"step": 5},
+        {"step": 6},
+        {"history": []},
+        {"partial": []},
+        {"loader": None},
+        {"loader": {"epoch": 1, "step": 2}},
+        {"loader": {"epoch": "1", "step": 1}},
+        {"loader": {}},
+        {"step": 0, "history": [], "partial": []},
+    ],
+)
+def test_a_state_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
+    whole: dict[str, Any] = {
+        "step": 4, "loader": {"epoch": 1, "step": 1}, "history": [1.0], "partial": [1.0],
+    }  # fmt: skip
+    check_progress(TrainState(), 3, Path("c"))
+    check_progress(TrainState(**whole), 3, Path("c"))
+    with pytest.raises(CheckpointError, match="contradicts itself") as caught:
+        check_progress(TrainState(**whole | changes), 3, Path("c"))
+    assert (caught.value.where, caught.value.exit_code) == ("c", 3)
+
+
+def test_numbers_of_processes_and_lists_are_said_alike() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_settings({"views": ["a"], "processes": 2}, {"views": ("b", "c")}, Path("c"))
+    assert caught.value.why == "processes was 2, is 1; views was ['a'], is ['b', 'c']"
+    check_settings({"processes": 1}, {}, Path("c"))
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        check_settings({}, {"processes": 2}, Path("c"))
+    assert caught.value.why == "processes was 1, is 2"
+    assert "start as many processes as before" in (caught.value.fix or "")
+
+
 def test_a_file_without_generators_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
     model, optimizer = counted(1)
     save_checkpoint(path, TrainState(), {}, model, optimizer)
     file = read_with_config(path, KIND)
-    del file.tensors["random.torch"]
+    del file.tensors["random.torch"], file.config["digest"]
     write_with_config(path, KIND, file.tensors, file.config)
     with pytest.raises(CheckpointError, match="does not fit its own settings: 'torch'"):
         load_checkpoint(path, {}, model, optimizer)

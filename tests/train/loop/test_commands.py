@@ -413,3 +413,14 @@ def test_what_a_store_cannot_show_is_skipped_without_asking(
     where = (store, "--views", "cached,cached", "--steps", 1, "--out", tmp_path)
     code, answer = run(capsys, "train", *where, "--on-error", "skip")
     assert (code, answer["error"]["message"]) == (2, "--on-error has no effect on a store")
+
+
+@pytest.mark.parametrize("view", ["cached:simclr", "cached:simclr+flip", "cached:simclr-r2"])
+def test_images_alone_have_no_view_sets(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], view: str
+) -> None:
+    arguments = ("--source", source, "--views", f"{view},simclr", "--steps", 1)
+    code, answer = run(capsys, "train", *arguments, "--out", tmp_path / "out", *SMALL)
+    assert (code, answer["error"]["code"]) == (2, "VS102"), answer
+    assert "there is no view set" in answer["error"]["message"]
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,64 @@ def test_rate_and_decay_are_the_optimizers_where_none_is_given() -> None:
     assert of(optim__name="lars", optim__lr=1).optim.weight_decay == 1e-6
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"std": [-1, 1, 1]},
+        {"std": [0, 0, 0]},
+        {"std": [1e-320, 1, 1]},
+        {"std": [1, 1, 1e300]},
+        {"mean": [0.5]},
+        {"mean": [0.5], "std": [0.5]},
+        {"std": [0.5, 0.5]},
+        {"mean": []},
+        {"mean": [1e300, 0, 0]},
+        {"mean": [0.5] * 3, "network__in_channels": 1},
+    ],
+)
+def test_statistics_are_a_usable_number_for_each_channel(values: dict[str, Any]) -> None:
+    assert re.match("(mean|std) must (be in|have [13] values)", refused(**values))
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "holdout"])
+def test_numbers_that_count_rows_have_a_limit(name: str) -> None:
+    assert refused(**{name: 10**23}) == (
+        f"{name.replace('_', ' ')} must be below {2**31}, got {10**23}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{"epochs": 1, "epochs": 2}', "twice"),
+        ("a.json", b'{"optim": {"lr": 1, "lr": 2}}', "twice"),
+        ("a.json", b"[1]", "must be a JSON object"),
+        ("a.toml", b"x = 1\n" + b"#" * (1 << 20), "at most 1048576 bytes"),
+        ("a.toml", b"\xff", "decode"),
+    ],
+)
+def test_files_of_settings_that_are_none(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="settings cannot be read") as caught:
+        read_layer(tmp_path / name)
+    assert message in (caught.value.why or "")
+
+
+def test_a_pipe_is_no_file_of_settings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ConfigError) as caught:
+        read_layer(tmp_path / "a.json")
+    assert caught.value.why == "it is no regular file"
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"epochs": 1}'), ("a.toml", "epochs = 1")])
+def test_a_mark_of_byte_order_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_layer(tmp_path / name).values == {"epochs": 1}
+
+
 def every_kind() -> list[tuple[str, Any]]:
     kinds: list[tuple[str, Any]] = [("network", NetworkSettings), ("optim", OptimSettings)]
     kinds += [("method", kind) for kind in METHODS.values()]
@@ -78,7 +138,11 @@ def test_the_default_of_every_setting_is_of_the_type_that_is_read(table: str, ki
         {},
         {"strategy": {"name": "a2", "alpha": 0.25, "anchors": "first"}, "views": ["a", "a", "b"]},
         {"strategy": {"name": "hvp,a2", "n_views": 3, "a2": {"loss": "full"}}},
-        {"method": {"name": "byol"}, "optim": {"name": "lars", "bias_lr": 0.5}, "mean": [0.1]},
+        {
+            "method": {"name": "byol"},
+            "optim": {"name": "lars", "bias_lr": 0.5},
+            "mean": [0.1, 0.2, 0.3],
+        },
         {"network": {"backbone": "vit-ti", "patch": 4, "drop_path": 0.1}, "holdout": 4},
     ],
 )

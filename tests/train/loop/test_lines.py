@@ -77,7 +77,15 @@ def test_a_line_that_is_no_reading_is_refused_and_kept(tmp_path: Path, line: byt
     assert (tmp_path / CURVE).read_bytes() == line
 
 
-@pytest.mark.parametrize("content", [b"step,loss\n", b"other\n", b"step,loss,lr\nx,1,2\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"step,loss\n",
+        b"other\n",
+        b"step,loss,lr\nx,1,2\n",
+        b"step,loss,lr\n%b\n" % (b"9" * 5000),
+    ],
+)
 def test_another_table_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from viewstore.errors import ConfigError
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.sources.open import open_source
 from viewstore.train.eval.measures import effective_rank, zstd
 from viewstore.train.eval.neighbours import knn
@@ -217,7 +217,7 @@ def test_three_readings_in_a_row_are_a_collapse_also_over_a_checkpoint() -> None
         second = CollapseDetector.from_json(first.to_json())
         assert found + [second.update(**each) for each in sequence[cut:]] == expected
     for state in ({}, {"low": -1}, {"low": "2"}, {"low": 1, "more": 2}):
-        with pytest.raises(ConfigError):
+        with pytest.raises(CheckpointError):
             CollapseDetector.from_json(state)
 
 

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.progress import Fact, Silent
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.loop.checkpoint import KIND, TrainState, load_checkpoint, save_checkpoint
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
-from viewstore.train.loop.pretrain import TrainResult, pretrain
+from viewstore.train.loop.pretrain import TrainResult, check_views, pretrain
 from viewstore.train.loop.run import Feed, RunOptions
 from viewstore.train.loop.watch import Losses
 from viewstore.train.methods.base import Frame
 from viewstore.train.methods.simclr import SimCLR, SimCLRSettings
+from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import Network, NetworkSettings
 from viewstore.train.strategies.base import Slot, Strategy
 from viewstore.train.strategies.standard import Standard
@@ -225,6 +227,22 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"step": -1}, {"history": []}, {"loader": None}, {"monitors": {"low": -1}}]
+)
+def test_a_run_with_a_damaged_state_says_where_it_is_and_what_to_do(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    file = read_with_config(path, KIND)
+    write_with_config(path, KIND, file.tensors, file.config | changes)
+    with pytest.raises(CheckpointError) as caught:
+        run(tmp_path)
+    assert (caught.value.where, caught.value.exit_code) == (str(path), 3)
+    assert "remove it to begin again" in (caught.value.fix or "")
+
+
 def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
     loader = MemoryLoader(2)
     with pytest.raises(ConfigError, match="strategy a2 needs two views and at least one generated"):
@@ -234,6 +252,32 @@ def test_refusals_come_before_any_data_is_read(tmp_path: Path) -> None:
         pretrain(CONFIG, short, RunOptions(out=tmp_path / "o"), Silent())
     assert loader.reads == 0
     assert not (tmp_path / "o").exists()
+
+
+def slots(*roles: str, columns: tuple[str, ...] = ()) -> tuple[Slot, ...]:
+    return tuple(Slot(role, 16, frozenset(columns)) for role in roles)
+
+
+def fix_of(config: PretrainConfig, views: tuple[Slot, ...]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_views(config, views, 100)
+    return [part for part in str(caught.value.fix).split("; or ") if "give --strategy" in part]
+
+
+def test_other_strategies_are_advised_where_views_are_wrong_and_they_are_as_good() -> None:
+    three = slots("expert", "expert", "expert", columns=("crop_box", "flip"))
+    advised = fix_of(CONFIG, three)
+    assert 1 <= len(advised) <= 2
+    assert not any("--strategy a2," in each for each in advised)
+    for name in (each.split()[2].rstrip(",") for each in advised):
+        check_views(replace(CONFIG, strategy=strategy_of(name, {})), three, 100)
+    given = replace(CONFIG, strategy=strategy_of("a2", {"anchors": "first"}))
+    assert fix_of(given, three) == []  # which no other strategy has
+
+
+def test_no_other_strategy_is_advised_where_the_method_is_wrong() -> None:
+    distilled = replace(CONFIG, method=method_of("dino", {}), strategy=strategy_of("dssl", {}))
+    assert fix_of(distilled, slots("expert", "expert")) == []
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_naming_its_step(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import socket
 import subprocess
@@ -46,6 +48,11 @@ def train_by_two(store: Path, out: Path, method: str) -> None:
     assert [process.returncode for process in job] == [0, 0], errors
 
 
+def logged_losses(out: Path) -> list[float]:
+    with (out / "metrics.csv").open() as file:
+        return [float(line["loss"]) for line in csv.DictReader(file)]
+
+
 @pytest.mark.parametrize("method", list(train_rank.SETTINGS))
 def test_two_processes_train_the_weights_of_one(store: Path, tmp_path: Path, method: str) -> None:
     train_rank.train(store, tmp_path / "one", method)
@@ -54,6 +61,12 @@ def test_two_processes_train_the_weights_of_one(store: Path, tmp_path: Path, met
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name].allclose(value, rtol=1e-3, atol=1e-5), name
+    # What is logged is of the whole batch, not of one half of it.
+    records = [json.loads((tmp_path / name / "train.json").read_text()) for name in ("one", "two")]
+    assert records[1]["loss"] == pytest.approx(records[0]["loss"], rel=1e-3)
+    assert logged_losses(tmp_path / "two") == pytest.approx(
+        logged_losses(tmp_path / "one"), rel=1e-3
+    )
     if method == "moco-v2":
         queues = [
             load_file(tmp_path / name / "checkpoint.safetensors")["model.queue"]

@@ -87,12 +87,10 @@ def test_what_is_written_is_there_and_says_what_happened(store: Store, tmp_path:
     assert all(0 <= each["knn"] <= 1 and each["zstd"] > 0 for each in readings)
     with (tmp_path / "metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [int(line["step"]) for line in lines if line["loss"]] == [2, 4, 6, 8]
+    assert [int(line["step"]) for line in lines] == [2, 4, 6, 8]
     # 4 probed and 2 trained forwards a step; 2 backwards.
-    assert {(line["forwards"], line["backwards"]) for line in lines if line["loss"]} == {
-        ("6.0", "2.0")
-    }
-    assert all(0 <= float(line["min_iou_share"]) <= 1 for line in lines if line["loss"])
+    assert {(line["forwards"], line["backwards"]) for line in lines} == {("6.0", "2.0")}
+    assert all(0 <= float(line["min_iou_share"]) <= 1 for line in lines)
     with Image.open(tmp_path / "batch.png") as picture:
         assert picture.width == 4 * 100 - 4
     logged = load_selections(tmp_path / "selection" / "epoch-0001.safetensors")
@@ -172,6 +170,19 @@ def test_a_collapsed_run_ends_where_that_is_asked_for(
     assert run(store, tmp_path / "all", config, **WATCHED).collapsed
 
 
+def test_a_collapse_is_remembered_by_the_checkpoint(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "LEAST_ZSTD", 10.0)
+    config = config_of("standard", epochs=4)
+    for begun in (0, 12, 12):
+        result = run(store, tmp_path / "out", config, stop_on_collapse=True, **WATCHED)
+        assert (result.resumed_at, result.steps, result.collapsed) == (begun, 12, True)
+    assert run(store, tmp_path / "out", config, **WATCHED).steps == 16  # where it is not to stop
+    for options in (WATCHED, {}):
+        assert run(store, tmp_path / "out", config, **options).collapsed
+
+
 def test_precisions_train(store: Store, tmp_path: Path) -> None:
     losses = {
         precision: run(
@@ -188,3 +199,14 @@ def test_the_generators_of_the_process_are_left_alone(store: Store, tmp_path: Pa
     before = torch.get_rng_state()
     run(store, tmp_path, config_of(epochs=1), **WATCHED)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(store: Store, tmp_path: Path) -> None:
+    config = config_of("standard")
+    with pytest.raises(ConfigError, match="--extend has no effect"):
+        run(store, tmp_path / "out", config, extend=True)
+    some = replace(config, where="index < 30")
+    with pytest.raises(ConfigError, match="kNN while training looks at all samples") as caught:
+        run(store, tmp_path / "out", some, **WATCHED)
+    assert caught.value.where == "--knn-every"
+    assert not (tmp_path / "out").exists()

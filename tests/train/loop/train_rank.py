@@ -46,7 +46,8 @@ def train(store: Path, out: Path, method: str) -> None:
     torch.set_num_threads(1)
     config = config_of(method)
     with joined(os.environ, "cpu"), open_feed(viewstore.open(store), config, num_threads=0) as feed:
-        pretrain(config, feed, RunOptions(out=out, checkpoint_seconds=1e9), Silent())
+        options = RunOptions(out=out, checkpoint_seconds=1e9, log=("csv",), log_every=1)
+        pretrain(config, feed, options, Silent())
 
 
 if __name__ == "__main__":

@@ -201,3 +201,49 @@ def test_the_help_shows_options_in_groups(capsys: pytest.CaptureFixture[str]) ->
     titles = re.findall(r"^(\S.*):$", out, re.MULTILINE)
     assert titles == [*GROUPS, "Options"]
     assert out.index("Optimizer:") < out.index("--lr LR") < out.index("Run:")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('optim.lr = "x"', "optim.lr"),
+        ("optim.larning_rate = 1", "optim.larning_rate"),
+        ('method.name = "simclrr"', "method.name"),
+        ('strategy = {name = "a22"}', "strategy.name"),
+        ("method.temperatur = 1", "method.temperatur"),
+        ("std = [0, 0, 0]", "std"),
+    ],
+)
+def test_a_wrong_value_of_a_file_names_the_file_and_the_key(
+    tmp_path: Path, line: str, key: str
+) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        config(*ONLINE, "--config", path)
+    assert caught.value.where == f"{path}: {key}"
+
+
+def test_a_wrong_value_of_the_command_line_is_not_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("optim.lr = 1")
+    with pytest.raises(ConfigError) as caught:
+        config(*ONLINE, "--config", path, "--set", "optim.lr=x")
+    assert caught.value.where == "--set optim.lr"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--device", "meta"), "device meta computes nothing"),
+        (("--threads", 10**20), "threads must be at most"),
+    ],
+)
+def test_a_machine_that_cannot_train_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], message: str
+) -> None:
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "train", "missing", *ONLINE, "--out", out, *arguments)
+    assert code == 2
+    assert message in err
+    assert not out.exists()
