@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # The probes that an option has an effect on; on others it is refused.
 TRAINED = ("linear", "semi", "finetune")
 CLASSIFIED = ("knn", "linear", "logreg", "lowshot", "semi", "finetune")
+KNN = ("monitor", "ca", "gs", "dino")  # presets of neighbours
 PROBES = (*CLASSIFIED, "retrieval")
 EFFECTS = {
     "test": CLASSIFIED,
@@ -76,7 +77,7 @@ _ASKED: tuple[Decorator, ...] = (
 _CHOSEN: tuple[Decorator, ...] = (
     click.option(
         "--knn",
-        type=click.Choice(["monitor", "ca", "gs", "dino"]),
+        type=click.Choice(KNN),
         help="Choose the neighbours and the temperature of knn as this paper does; monitor is for "
         "a quick look.  [default: monitor]",
     ),
@@ -221,12 +222,7 @@ def check_options(options: dict[str, Any]) -> None:
         raise ConfigError("--layout has no effect without --export", fix="leave out --layout")
     for name, probes in EFFECTS.items():
         if options[name] is not None and probe not in probes:
-            said = name.replace("_", "-")
-            raise ConfigError(
-                f"--{said} has no effect on --probe {probe}",
-                why=f"it is for {', '.join(probes)}",
-                fix=f"leave out --{said}, or give --probe {probes[0]}",
-            )
+            raise _no_effect(name, options)
     if probe in CLASSIFIED and (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
             "eval needs --test SRC or --holdout N, one of them",
@@ -242,6 +238,19 @@ def check_options(options: dict[str, Any]) -> None:
         raise ConfigError(
             "--probe retrieval needs --ground-truth FILE", fix="docs/evaluation.md has its form"
         )
+
+
+def _no_effect(name: str, options: dict[str, Any]) -> ConfigError:
+    """Return the error of an option that is not for the probe that was asked for."""
+    said, probe = name.replace("_", "-"), options["probe"]
+    fix = f"leave out --{said}, or give --probe {EFFECTS[name][0]}"
+    if probe == "knn" and name == "preset" and options["preset"] in KNN:
+        fix = f"give --knn {options['preset']} in its place"
+    return ConfigError(
+        f"--{said} has no effect on --probe {probe}",
+        why=f"it is for {', '.join(EFFECTS[name])}",
+        fix=fix,
+    )
 
 
 def _export(terminal: Terminal, options: dict[str, Any]) -> int:

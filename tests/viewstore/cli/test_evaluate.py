@@ -239,6 +239,21 @@ def test_what_cannot_be_probed_says_why(
     assert answer["error"]["message"].startswith(message)
 
 
+def test_the_preset_of_another_probe_is_found(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = ask(capsys, world, "--holdout", 3, "--probe", "knn", "--preset", "gs")
+    assert answer["error"]["fix"] == "give --knn gs in its place"
+    answer = ask(capsys, world, "--holdout", 3, "--preset", "moco")
+    assert answer["error"]["fix"] == "leave out --preset, or give --probe linear"
+    for probe, name, meant in (
+        ("linear", "simsiam-cifar10", "simsiam-cifar"),
+        ("finetune", "hvp-ft-dino-cifar", "hvp-ft-dino-cifar10"),
+    ):
+        answer = ask(capsys, world, "--holdout", 3, "--probe", probe, "--preset", name)
+        assert answer["error"]["message"].endswith(f"; did you mean '{meant}'?")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
