@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -127,21 +130,47 @@ def test_every_command_of_the_page_on_columns_runs(
 
 
 def test_every_command_of_the_page_on_training_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In order: later ones read the settings of earlier ones, which the page's file begins with."""
     write_photographs(folder, 80)
     text = TRAINING.read_text()
-    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (folder / "mine.toml").write_text(settings)
+    for language, name in (("toml", "mine.toml"), ("python", "mynet.py")):
+        (block,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+        (folder / name).write_text(block)
+    monkeypatch.syspath_prepend(folder)
     commands = commands_of(text)
-    assert [words[0] for words in commands] == ["build", *["train"] * 8, "eval"]
+    assert [words[0] for words in commands] == [
+        "build", *["train"] * 11, "eval", *["train"] * 2, "eval",
+    ]  # fmt: skip
     for words in commands:
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
     last = (folder / "run-cosine" / "config.json").read_text()
     assert '"every":2' in last
     assert '"schedule":"cosine"' in last
+
+
+def test_the_command_for_several_processes_trains(folder: Path) -> None:
+    """As the page on training has it: torchrun starts the command that is installed."""
+    write_photographs(folder, 66)
+    (line,) = re.findall(r"^torchrun --.*$", TRAINING.read_text(), re.MULTILINE)
+    for pattern, shorter in SHORTER.items():
+        line = re.sub(pattern, shorter, line)
+    words = shlex.split(line)
+    bin_folder = Path(sys.executable).parent
+    assert (bin_folder / "viewstore").is_file()
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [bin_folder / words[0], *words[1:]],
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "run-two" / "encoder.safetensors").is_file()
+    assert done.stdout.count("encoder run-two/encoder.safetensors") == 1
 
 
 def test_the_four_commands_for_photographs_run(

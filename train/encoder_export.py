@@ -14,6 +14,7 @@ from viewstore.errors import ConfigError
 from viewstore.files.tensors import write_tensors
 from viewstore.format.records import canonical
 from viewstore.train.encoder_file import Encoder
+from viewstore.train.nets.foreign import is_foreign
 from viewstore.train.nets.network import BACKBONES
 
 Layout = Literal["torchvision", "timm"]
@@ -51,8 +52,7 @@ def export_state(encoder: Encoder, layout: Layout) -> dict[str, Tensor]:
     A residual network gets those of torchvision's `resnet18` and `resnet50`, which are timm's
     too, a vision transformer those of timm's `vit_*` or of torchvision's `VisionTransformer`; all
     without a classifier. Counters of batches, which none of them needs, are left out. A network
-    with the stem for small images fits theirs once `conv1` is a 3x3 convolution of stride 1 and
-    `maxpool` does nothing.
+    with the stem for small images fits theirs behind what `stem_lines` says.
 
     Raises:
         ConfigError: There is no such layout, or it has no names for the backbone.
@@ -70,24 +70,43 @@ def export_state(encoder: Encoder, layout: Layout) -> dict[str, Tensor]:
         return _residual(weights, name)
     if name in BACKBONES and name.startswith("vit"):
         return weights if layout == "timm" else {_renamed(k): v for k, v in weights.items()}
+    mine = is_foreign(name)
+    allowed, module = (f", backbone={name!r}", ".net") if mine else ("", "")
     raise ConfigError(
         f"{layout} has no network like the backbone {name}",
         why=f"an export has the names of {', '.join(DEPTHS)} or of vision transformers",
-        fix="load the encoder's own file, with load_encoder",
+        fix=f"load the encoder's own file: load_encoder(path{allowed}).network.backbone{module} "
+        "is the module",
+    )
+
+
+def stem_lines(encoder: Encoder) -> tuple[str, ...]:
+    """Return the lines of Python that make a `model` of another library take an export.
+
+    There are some for residual networks with the stem for small images: theirs have another one.
+    """
+    settings = encoder.settings
+    if settings.backbone not in DEPTHS or settings.stem != "cifar":
+        return ()
+    return (
+        f"model.conv1 = torch.nn.Conv2d({settings.in_channels}, 64, 3, 1, 1, bias=False)",
+        "model.maxpool = torch.nn.Identity()",
     )
 
 
 def save_export(path: Path, encoder: Encoder, layout: Layout) -> None:
     """Replace the file `path` by `export_state` as safetensors, atomically.
 
-    Its metadata are texts: format "pt", the layout, the backbone, and the size, mean and std of
-    its input, which are those of values in [0, 1].
+    Its metadata are texts: format "pt", the layout, the backbone, the stem of a residual network,
+    and the size, mean and std of its input, which are those of values in [0, 1].
 
     Raises:
         ConfigError: As `export_state`.
     """
     settings = encoder.settings
     texts = {"format": "pt", "layout": layout, "backbone": settings.backbone}
+    if settings.backbone in DEPTHS:
+        texts["stem"] = settings.stem
     about = {"size": settings.size, "mean": settings.mean, "std": settings.std}
     texts |= {name: canonical(value).decode() for name, value in about.items()}
     write_tensors(path, export_state(encoder, layout), texts)

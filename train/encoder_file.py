@@ -190,6 +190,7 @@ def load_encoder(path: str | Path, *, backbone: str | None = None) -> Encoder:
     Raises:
         CheckpointError: It is not an encoder's file, or its settings and weights do not agree, or
             it wants another function than `backbone`.
+        ConfigError: The function `backbone` cannot be called, or makes something else.
         UnavailableError: Its backbone is of a package that is not installed.
     """
     path = Path(path)
@@ -199,6 +200,8 @@ def load_encoder(path: str | Path, *, backbone: str | None = None) -> Encoder:
         _check_consent(settings.backbone, backbone, path)
         network = _network(settings, file.tensors)
     except ConfigError as error:
+        if backbone is not None and error.where == backbone:  # the reader's own, not the file's
+            raise
         raise CheckpointError(
             f"encoder file is damaged: {error}",
             where=str(path),
@@ -217,7 +220,8 @@ def _check_consent(wanted: str, allowed: str | None, path: Path) -> None:
             f"the encoder's backbone is made by the function {wanted}, which was not allowed",
             where=str(path),
             why="a file must not choose what code is run",
-            fix=f"if it is yours, load the file with load_encoder(path, backbone={wanted!r})",
+            fix=f"if it is yours, allow it: viewstore eval --backbone {wanted}, in Python "
+            f"load_encoder(path, backbone={wanted!r})",
         )
 
 

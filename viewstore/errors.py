@@ -115,9 +115,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _shortens(short: str, name: str) -> bool:
+    """Whether `short` has the first letter of `name` and others of it in their order: "tb"."""
+    letters = iter(name)
+    return len(short) > 1 and short[0] == name[:1] and all(each in letters for each in short)
+
+
 def nearest(name: str, names: list[str]) -> str:
     """Return "did you mean 'x'?" with the name nearest to `name`, else a list of all `names`."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1) or [
+        each for each in names if _shortens(name, each)
+    ]
     if close:
         return f"did you mean {close[0]!r}?"
     return "there are " + (", ".join(sorted(names)) or "none")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
-from viewstore.train.encoder_export import Layout, export_state, save_export
+from viewstore.train.encoder_export import Layout, export_state, save_export, stem_lines
 from viewstore.train.encoder_file import Encoder, EncoderSettings
 from viewstore.train.nets.domains import add_domain
 from viewstore.train.nets.network import seeded_network
@@ -287,6 +287,20 @@ def test_an_export_is_a_safetensors_file_with_its_preprocessing(tmp_path: Path) 
     assert json.loads(about["mean"]) == [0.5, 0.4, 0.3]
     assert json.loads(about["std"]) == [0.2, 0.25, 0.5]
     assert json.loads(about["size"]) == 32
+    assert about["stem"] == "cifar"
+    save_export(tmp_path / "vit", make("vit-ti", patch=8), "timm")
+    with safe_open(tmp_path / "vit", framework="pt") as file:
+        assert "stem" not in file.metadata()
+
+
+def test_the_lines_for_the_small_stem_make_a_model_take_the_export() -> None:
+    encoder = make("resnet18")
+    model = ResNet(BasicBlock, [2, 2, 2, 2], 1, cifar=False)
+    for line in stem_lines(encoder):
+        exec(line, {"model": model, "torch": torch})
+    torch.testing.assert_close(loaded(encoder, model), encoder.features(images()))
+    assert stem_lines(make("resnet18", stem="imagenet")) == ()
+    assert stem_lines(make("vit-ti", patch=8)) == ()
 
 
 def test_what_has_no_names_elsewhere_is_refused(tmp_path: Path) -> None:

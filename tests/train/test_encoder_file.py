@@ -323,8 +323,9 @@ def test_a_backbone_of_the_user_loads_only_where_the_reader_names_it_and_it_impo
             load_encoder(path, backbone=other)
     assert called == []
     monkeypatch.delitem(sys.modules, "usernets")
-    with pytest.raises(CheckpointError, match="there is no backbone usernets:net: No module"):
+    with pytest.raises(ConfigError, match="there is no backbone usernets:net: No module") as error:
         load_encoder(path, backbone="usernets:net")
+    assert "PYTHONPATH=." in str(error.value.fix)
 
 
 def test_a_file_cannot_choose_a_function_that_is_called(tmp_path: Path, network: Network) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -11,9 +12,17 @@ Preset = TypeVar("Preset")
 
 
 def preset_of(table: Mapping[str, Preset], name: str, what: str) -> Preset:
-    """Return a row of a table of presets. Raises ConfigError: there is none of this name."""
+    """Return a row of a table of presets.
+
+    Raises:
+        ConfigError: There is none of this name; the nearest one is named.
+    """
     if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"preset of {what} must be one of {', '.join(table)}, got {name!r}", code="VS102"
+            f"preset of {what} must be one of {', '.join(table)}, got {name!r}{meant}",
+            code="VS102",
+            where=f"--preset {name}",
         )
     return table[name]

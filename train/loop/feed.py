@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ from viewstore.train.distributed import world_size
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.pretrain import check_views
 from viewstore.train.loop.run import Feed
+from viewstore.train.nets.network import MAX_PATCH, NetworkSettings
+from viewstore.train.nets.vit import PATCH
 from viewstore.train.strategies.base import Slot
 
 
@@ -44,8 +47,8 @@ def open_feed(
     `num_threads` is that of LoaderSettings.
 
     Raises:
-        ConfigError: A view is unknown, there are fewer samples than a batch has, or the views are
-            not what the strategy wants.
+        ConfigError: A view is unknown, there are fewer samples than a batch has, the views are
+            not what the strategy wants, or the patch of the network does not divide their sides.
         FormatError: In the block: a view is damaged, or was not made and is not replaced.
     """
     _check_processes(config)
@@ -77,6 +80,7 @@ def open_feed(
         with loader:
             for slot in loader.slots:
                 _check_slot(slot)
+            _check_patches(config.network, loader.slots)
             if config.missing == "raise" and config.where is None:
                 _check_complete(store, loader.slots)
             slots = tuple(map(_as_slot, loader.slots))
@@ -228,3 +232,36 @@ def _check_slot(slot: LoaderSlot) -> None:
             f"views must be square to be trained on, got {slot.height}x{slot.width}",
             fix="give --size",
         )
+
+
+def _check_patches(network: NetworkSettings, slots: Sequence[LoaderSlot]) -> None:
+    """Raise ConfigError unless the patch of a vision transformer divides the side of each slot."""
+    if not network.in_patches:
+        return
+    patch = network.patch or PATCH
+    for number, slot in enumerate(slots):
+        if slot.height % patch:
+            what = "local crops" if slot.role == "local" else "views"
+            raise ConfigError(
+                f"view {number}, {slot.name}, has {what} of {slot.height} px, which patches of "
+                f"{patch} px do not divide",
+                where="--set network.patch",
+                why=f"{network.backbone} cuts images into patches",
+                fix=", or ".join(_fitting(patch, slots)) or "name views of another size",
+            )
+
+
+def _fitting(patch: int, slots: Sequence[LoaderSlot]) -> Iterator[str]:
+    """Yield advice that makes patches divide slots: sizes that can be set, or another patch."""
+    odd = [slot for slot in slots if slot.height % patch]
+    if all(slot.kind == "online" for slot in odd):
+        whole = [slot.height for slot in odd if slot.role != "local"]
+        # Where --size is another one, the share of it that local crops have is too.
+        cut = slots if whole else odd
+        local = [slot.height for slot in cut if (slot.kind, slot.role) == ("online", "local")]
+        given = {"--size ": whole, "--set local_size=": local}
+        sides = {name: max(1, round(min(found) / patch)) for name, found in given.items() if found}
+        yield "give " + " ".join(f"{name}{count * patch}" for name, count in sides.items())
+    common = math.gcd(*(slot.height for slot in slots))
+    if fitting := [each for each in range(2, MAX_PATCH + 1) if common % each == 0]:
+        yield f"give --set network.patch={fitting[-1]}"

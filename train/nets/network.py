@@ -132,6 +132,11 @@ class NetworkSettings:
             if name not in taken and getattr(self, name) != nothing:
                 raise ConfigError(f"{name} needs {needs}; {self.backbone} has none")
 
+    @property
+    def in_patches(self) -> bool:
+        """Whether the backbone is one of ours that cuts images into patches."""
+        return self.backbone in BACKBONES and "patch" in BACKBONES[self.backbone].takes
+
     def make_backbone(self, size: int) -> Backbone:
         """Return the backbone for images of `size` pixels.
 

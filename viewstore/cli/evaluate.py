@@ -17,11 +17,13 @@ from viewstore.errors import ConfigError
 if TYPE_CHECKING:
     from viewstore.sources.table import SourceTable
     from viewstore.train.encoder_export import Layout
+    from viewstore.train.encoder_file import Encoder
     from viewstore.train.eval.features import Images
 
 # The probes that an option has an effect on; on others it is refused.
 TRAINED = ("linear", "semi", "finetune")
 CLASSIFIED = ("knn", "linear", "logreg", "lowshot", "semi", "finetune")
+KNN = ("monitor", "ca", "gs", "dino")  # presets of neighbours
 PROBES = (*CLASSIFIED, "retrieval")
 EFFECTS = {
     "test": CLASSIFIED,
@@ -75,7 +77,7 @@ _ASKED: tuple[Decorator, ...] = (
 _CHOSEN: tuple[Decorator, ...] = (
     click.option(
         "--knn",
-        type=click.Choice(["monitor", "ca", "gs", "dino"]),
+        type=click.Choice(KNN),
         help="Choose the neighbours and the temperature of knn as this paper does; monitor is for "
         "a quick look.  [default: monitor]",
     ),
@@ -172,6 +174,12 @@ _CHOSEN: tuple[Decorator, ...] = (
     type=click.Choice(["torchvision", "timm"]),
     help="Name the tensors of --export as this library does.  [default: torchvision]",
 )
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Let the file make its network by this function of yours, MODULE:FUNCTION, as train "
+    "--backbone named it.",
+)
 @ON_UNREADABLE
 @DEVICE
 @TORCH_THREADS
@@ -180,7 +188,6 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     import torch
 
     from viewstore.cli.probing import Probing
-    from viewstore.train.encoder_file import load_encoder
     from viewstore.train.eval.features import Work
 
     if options["export"] is not None:
@@ -189,7 +196,7 @@ def evaluate(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     check_options(options)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    encoder = load_encoder(encoder_path(options["checkpoint"])).to(options["device"])
+    encoder = _encoder(options).to(options["device"])
     work = Work(device=options["device"], threads=options["threads"], progress=terminal)
     with ExitStack() as stack, skip_advised():
         probing = Probing(encoder=encoder, options=options, work=work, stack=stack)
@@ -215,12 +222,7 @@ def check_options(options: dict[str, Any]) -> None:
         raise ConfigError("--layout has no effect without --export", fix="leave out --layout")
     for name, probes in EFFECTS.items():
         if options[name] is not None and probe not in probes:
-            said = name.replace("_", "-")
-            raise ConfigError(
-                f"--{said} has no effect on --probe {probe}",
-                why=f"it is for {', '.join(probes)}",
-                fix=f"leave out --{said}, or give --probe {probes[0]}",
-            )
+            raise _no_effect(name, options)
     if probe in CLASSIFIED and (options["test"] is None) == (options["holdout"] is None):
         raise ConfigError(
             "eval needs --test SRC or --holdout N, one of them",
@@ -238,10 +240,22 @@ def check_options(options: dict[str, Any]) -> None:
         )
 
 
+def _no_effect(name: str, options: dict[str, Any]) -> ConfigError:
+    """Return the error of an option that is not for the probe that was asked for."""
+    said, probe = name.replace("_", "-"), options["probe"]
+    fix = f"leave out --{said}, or give --probe {EFFECTS[name][0]}"
+    if probe == "knn" and name == "preset" and options["preset"] in KNN:
+        fix = f"give --knn {options['preset']} in its place"
+    return ConfigError(
+        f"--{said} has no effect on --probe {probe}",
+        why=f"it is for {', '.join(EFFECTS[name])}",
+        fix=fix,
+    )
+
+
 def _export(terminal: Terminal, options: dict[str, Any]) -> int:
     """Write the backbone by the names of another library."""
-    from viewstore.train.encoder_export import save_export
-    from viewstore.train.encoder_file import load_encoder
+    from viewstore.train.encoder_export import save_export, stem_lines
 
     for name in (*EFFECTS, "source", "probe", "on_error", "threads"):
         if options[name] is not None:
@@ -252,11 +266,36 @@ def _export(terminal: Terminal, options: dict[str, Any]) -> int:
     path = options["export"]
     layout: Layout = options["layout"] or "torchvision"
     check_file("--export", path, [".safetensors"])
-    encoder = load_encoder(encoder_path(options["checkpoint"]))
+    encoder = _encoder(options)
     save_export(path, encoder, layout)
-    facts = {"export": str(path), "layout": layout, "encoder": encoder.digest}
-    terminal.result(facts, f"wrote {path}: {encoder.settings.backbone} as {layout} names it")
+    lines = stem_lines(encoder)
+    facts = {
+        "export": str(path),
+        "layout": layout,
+        "encoder": encoder.digest,
+        "model_changes": list(lines),
+    }
+    text = [f"wrote {path}: {encoder.settings.backbone} as {layout} names it"]
+    if lines:
+        text.append(f"its stem is that for small images; before a model of {layout} loads it:")
+        text += [f"  {line}" for line in lines]
+    terminal.result(facts, "\n".join(text))
     return 0
+
+
+def _encoder(options: dict[str, Any]) -> Encoder:
+    """Return the encoder, whose network --backbone may make. Raises ConfigError: it does not."""
+    from viewstore.train.encoder_file import load_encoder
+
+    allowed = options["backbone"]
+    encoder = load_encoder(encoder_path(options["checkpoint"]), backbone=allowed)
+    if allowed is not None and encoder.settings.backbone != allowed:
+        raise ConfigError(
+            f"--backbone {allowed} has no effect: the encoder's backbone is "
+            f"{encoder.settings.backbone}",
+            fix="leave out --backbone",
+        )
+    return encoder
 
 
 def labelled(terminal: Terminal, spec: str, on_error: Any) -> SourceTable:  # noqa: ANN401

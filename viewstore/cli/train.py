@@ -38,6 +38,12 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
     DIR/encoder.safetensors is what `viewstore eval` and `viewstore build --encoder` read.
     """
+    if options.pop("help_settings"):
+        from viewstore.cli.settings_help import train_help
+
+        terminal.result(*train_help(options))
+        return 0
+
     import torch
 
     import viewstore

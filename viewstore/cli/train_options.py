@@ -61,6 +61,17 @@ SETTINGS = click.option(
     help="Set K to V, a setting that has no option of its own, such as method.momentum=.99 or "
     "strategy.n_views=4; may be given many times.",
 )
+
+
+class _OutOption(click.Option):
+    """The option --out, which must be given, but for --help-settings."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401
+        if self.value_is_missing(value) and ctx.params.get("help_settings"):
+            return None
+        return super().process_value(ctx, value)
+
+
 GROUPS: Mapping[str, tuple[Decorator, ...]] = {
     "Settings": (
         click.option(
@@ -77,6 +88,13 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             "count over the preset's, and options count over both.",
         ),
         SETTINGS,
+        click.option(
+            "--help-settings",
+            is_flag=True,
+            is_eager=True,
+            help="List the settings that --preset, --method, --strategy, --backbone and "
+            "--optimizer leave, with default and meaning, and train nothing.",
+        ),
     ),
     "Views": (
         click.option(
@@ -228,6 +246,7 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
         click.option(
             "-o",
             "--out",
+            cls=_OutOption,
             required=True,
             type=FILE,
             metavar="DIR",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from viewstore.store.store import Store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.methods.table import method_of
+from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.strategies.table import strategy_of
 
 
@@ -59,6 +61,58 @@ def test_a_size_of_local_crops_that_are_not_there_is_refused(store: Store) -> No
         open_feed(store, config_of("online:dino", "online:dino", local_size=24)),
     ):
         pass
+
+
+VIT = NetworkSettings(backbone="vit-ti", patch=8)
+
+
+@pytest.mark.parametrize(
+    ("views", "sizes", "patch", "message", "fix"),
+    [
+        (
+            ("online:dino", "online:dino-local"), {"size": 32}, 8,
+            "view 1, dino-local, has local crops of 14 px, which patches of 8 px do not divide",
+            "give --set local_size=16, or give --set network.patch=2",
+        ),
+        (
+            ("online:dino", "online:dino-local"), {"size": 30, "local_size": 15}, None,
+            "view 0, dino, has views of 30 px, which patches of 16 px do not divide",
+            "give --size 32 --set local_size=16, or give --set network.patch=15",
+        ),
+        (
+            ("online:simclr", "hard"), {"size": 24}, 8,
+            "view 1, hard, has views of 12 px, which patches of 8 px do not divide",
+            "give --set network.patch=12",
+        ),
+    ],
+)  # fmt: skip
+def test_a_patch_that_does_not_divide_a_view_is_refused_before_data_is_read(
+    store: Store,
+    views: tuple[str, ...],
+    sizes: dict[str, int],
+    patch: int | None,
+    message: str,
+    fix: str,
+) -> None:
+    """And each piece of the advice works."""
+    config = config_of(*views, network=replace(VIT, patch=patch), **sizes)
+    with pytest.raises(ConfigError, match=message) as error, open_feed(store, config):
+        pass
+    assert error.value.fix == fix
+    for advice in fix.split(", or "):
+        values = re.findall(r"(size|local_size|patch)[ =](\d+)", advice)
+        given = {name: int(value) for name, value in values}
+        network = replace(config.network, **{k: v for k, v in given.items() if k == "patch"})
+        changed = {name: value for name, value in given.items() if name != "patch"}
+        with open_feed(store, replace(config, network=network, **changed), num_threads=0) as feed:
+            assert len(feed.slots) == 2
+
+
+def test_views_that_patches_divide_and_networks_without_patches_pass(store: Store) -> None:
+    views = ("online:dino", "online:dino-local")
+    for network in (replace(VIT, patch=2), NetworkSettings()):
+        with open_feed(store, config_of(*views, size=32, network=network), num_threads=0) as feed:
+            assert [slot.size for slot in feed.slots] == [32, 14]
 
 
 def test_errors_advise_what_a_training_can_do(store: Store) -> None:

@@ -111,6 +111,8 @@ def test_kinds_are_named_in_a_list() -> None:
     assert log_kinds("") == ()
     with pytest.raises(ConfigError, match="there is no log 'tensorbord'; did you mean 'tensorb"):
         log_kinds("csv,tensorbord")
+    with pytest.raises(ConfigError, match="there is no log 'tb'; did you mean 'tensorboard'"):
+        log_kinds("tb")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The packages are not installed here: modules with their documented interface sta
 
 import sys
 from collections import OrderedDict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,6 +107,32 @@ def test_what_is_no_backbone_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make(name)
     assert caught.value.where == name
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("nosuchmodule:net", "in this folder set PYTHONPATH=."),
+        ("nosuch.module:net", "in this folder set PYTHONPATH=."),
+        ("usernets.py:net", "name the module, not its file: usernets:net"),
+        ("usernets:nett", "name a function of usernets that returns a torch.nn.Module"),
+        ("usernets:text", "name a function of usernets that returns a torch.nn.Module"),
+    ],
+)
+def test_the_advice_fits_what_is_missing(name: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(name)
+    assert str(caught.value.fix).endswith(fix)
+
+
+def test_a_module_that_needs_another_one_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needsother.py").write_text("import nosuchpackage")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="No module named 'nosuchpackage'") as caught:
+        make("needsother:net")
+    assert caught.value.fix == "see that `python -c 'import needsother'` works"
 
 
 def test_a_backbone_that_cannot_see_the_images_says_so() -> None:

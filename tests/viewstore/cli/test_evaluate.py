@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,8 @@ def test_options_without_effect_are_refused(
 
 def test_every_option_of_a_probe_is_in_the_table() -> None:
     everywhere = {
-        "checkpoint", "source", "probe", "export", "layout", "on_error", "device", "threads",
-        "verbose", "quiet", "as_json", "progress_form",
+        "checkpoint", "source", "probe", "export", "layout", "backbone", "on_error", "device",
+        "threads", "verbose", "quiet", "as_json", "progress_form",
     }  # fmt: skip
     assert {each.name for each in evaluate.params} == {*EFFECTS, *everywhere}
 
@@ -236,6 +237,21 @@ def test_what_cannot_be_probed_says_why(
     answer = ask(capsys, world, *arguments)
     assert answer["code"] == 2
     assert answer["error"]["message"].startswith(message)
+
+
+def test_the_preset_of_another_probe_is_found(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = ask(capsys, world, "--holdout", 3, "--probe", "knn", "--preset", "gs")
+    assert answer["error"]["fix"] == "give --knn gs in its place"
+    answer = ask(capsys, world, "--holdout", 3, "--preset", "moco")
+    assert answer["error"]["fix"] == "leave out --preset, or give --probe linear"
+    for probe, name, meant in (
+        ("linear", "simsiam-cifar10", "simsiam-cifar"),
+        ("finetune", "hvp-ft-dino-cifar", "hvp-ft-dino-cifar10"),
+    ):
+        answer = ask(capsys, world, "--holdout", 3, "--probe", probe, "--preset", name)
+        assert answer["error"]["message"].endswith(f"; did you mean '{meant}'?")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +307,15 @@ def test_a_backbone_is_exported_by_the_names_of_another_library(
     save_encoder(path, settings, seeded_network(settings.network(), 0))
     code, said, _ = run(capsys, "eval", path, "--export", out, "--json")
     answer = json.loads(said)["result"]
-    assert (code, sorted(answer)) == (0, ["encoder", "export", "layout"])
+    assert (code, sorted(answer)) == (0, ["encoder", "export", "layout", "model_changes"])
+    assert answer["model_changes"][0] == "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)"
+    timm = ["--export", tmp_path / "timm.safetensors", "--layout", "timm"]
+    code, said, _ = run(capsys, "eval", path, *timm)
+    assert said.splitlines() == [
+        f"wrote {timm[1]}: resnet18 as timm names it",
+        "its stem is that for small images; before a model of timm loads it:",
+        *(f"  {line}" for line in answer["model_changes"]),
+    ]
     with safe_open(out, "pt") as file:
         assert "layer1.0.conv1.weight" in file.keys()  # noqa: SIM118
         assert file.metadata()["layout"] == answer["layout"] == "torchvision"
@@ -299,6 +323,33 @@ def test_a_backbone_is_exported_by_the_names_of_another_library(
     assert (code, "--export must end in .safetensors" in err) == (2, True)
     code, _, err = run(capsys, "eval", path)
     assert (code, "eval needs --source SRC, or --export FILE" in err) == (2, True)
+
+
+def test_a_backbone_of_ones_own_is_probed_where_it_is_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["from torch import nn", "def plain():", "    return nn.Conv2d(3, 6, 3)"]
+    (tmp_path / "ownnet.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = replace(made.encoder().settings, backbone="ownnet:plain")
+    network = seeded_network(settings.network(), 0, size=16)
+    made.source(tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, settings, network)
+    refused = ask(capsys, tmp_path, "--holdout", 3)
+    assert "ownnet:plain, which was not allowed" in refused["error"]["message"]
+    assert "viewstore eval --backbone ownnet:plain" in refused["error"]["fix"]
+    for probe in ("knn", "finetune"):
+        epochs = ["--epochs", 1] if probe == "finetune" else []
+        own = ["--backbone", "ownnet:plain", "--probe", probe, *epochs]
+        assert ask(capsys, tmp_path, "--holdout", 3, *own)["code"] == 0
+    other = ask(capsys, world, "--holdout", 3, "--backbone", "ownnet:plain")
+    message = "--backbone ownnet:plain has no effect: the encoder's backbone is conv3"
+    assert (other["code"], other["error"]["message"]) == (2, message)
+    arguments = ["--export", tmp_path / "o.safetensors", "--backbone", "ownnet:plain"]
+    code, _, err = run(capsys, "eval", path, *arguments)
+    assert code == 2
+    assert "load_encoder(path, backbone='ownnet:plain').network.backbone.net" in err
 
 
 def test_a_probe_ends_at_a_signal(world: Path) -> None:

@@ -18,6 +18,10 @@ from viewstore.errors import ConfigError, counted
 from viewstore.generators import GENERATORS, settings_class
 from viewstore.generators.gan.inverter_training import InverterSettings
 from viewstore.generators.gan.training import GanSettings
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.layers import flat
+from viewstore.train.methods.table import METHODS
+from viewstore.train.strategies.standard import Standard
 
 
 def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -32,6 +36,7 @@ def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command
             yield f"{name} {word}", found
 
 
+ALONE = {field.name for field in dataclasses.fields(Standard)}
 COMMANDS = dict(commands(root, "viewstore"))
 
 
@@ -87,6 +92,50 @@ def test_without_a_generator_the_generators_are_listed_with_what_they_make() -> 
         assert re.search(rf"^  {name} +{re.escape(row.makes)}$", text, re.MULTILINE)
     answer = json.loads(invoke("build", "--help-settings", "--json").stdout)
     assert list(answer["result"]["generators"]) == list(GENERATORS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "strategy", ["standard", "hvp", "hvp,a2", "dssl,a2", "hexa", "a1", "graded"]
+)
+def test_every_setting_of_a_training_is_listed_and_may_be_set(method: str, strategy: str) -> None:
+    asked = ["train", "--help-settings", "--method", method, "--strategy", strategy]
+    settings = json.loads(invoke(*asked, "--json").stdout)["result"]["settings"]
+    for name, fact in settings.items():
+        assert len(fact["meaning"].split()) > 1, name
+        assert fact["meaning"].endswith("."), name
+    given = {name: fact["default"] for name, fact in settings.items() if name != "views"}
+    named = {"method.name": method, "strategy.name": strategy, "views": ["a", "b"], "epochs": 1}
+    config = PretrainConfig.of(given | named)
+    found = {*settings, *named}
+    if strategy != "standard":  # the chooser that takes all views is there, and is not named
+        found |= {name for name in flat(config.to_json()) if name.split(".")[-1] in ALONE}
+    assert set(flat(config.to_json())) == found
+    assert config == PretrainConfig.of(named)  # all that is listed are the defaults
+
+
+def test_the_settings_of_a_training_are_told_with_their_options() -> None:
+    text = invoke(
+        "train", "--method", "moco-v2", "--strategy", "a2,graded", "--help-settings"
+    ).output
+    assert "method.temperature, --temperature  [default: 0.1]" in text
+    assert "strategy.anchors, --anchors  [default: both]" in text
+    assert "strategy.lambda  [default: 0.5]" in text
+    assert "network.projector, --projector  [default: [2048, 128]]" in text
+    assert "optim.milestones  [default: []]" in text
+    assert "views, --views  [default: none]" in text
+    assert "strategy.n_views" not in text
+    text = invoke("train", "--preset", "dino-cifar10", "--help-settings").output
+    assert text.startswith("Settings of dino with strategy standard,")
+    assert "optim.clip  [default: 3.0]" in text
+    assert "network.patch  [default: 4]" in text
+    with pytest.raises(ConfigError, match="did you mean 'simsiam'"):
+        invoke("train", "--method", "simsiamm", "--help-settings")
+
+
+def test_a_training_without_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "train", "views")
+    assert (code, "Missing option '-o' / '--out'" in err) == (2, True)
 
 
 def test_a_build_without_a_generator_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
