@@ -170,7 +170,10 @@ REFUSED: dict[tuple[str, str], str] = {
         for name in ("hexa, mixed", "hexa, all")
     },
     **{(method, "a1"): "target_roles" for method in ("dino", "ibot")},
-    **{("deepcluster-v2", name): "target" for name in ("a1", "dssl, fair")},
+    **{
+        ("deepcluster-v2", name): "target"
+        for name in ("a1", "a2, first anchor", "dssl, fair", "dssl, all targets")
+    },
     **{("deepcluster-v2", name): "prototypes" for name in ("hvp", "cooperative")},
     **{
         (method, "a1 + graded"): "crops of a sample"

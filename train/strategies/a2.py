@@ -77,8 +77,13 @@ class A2(Stage):
                 why="its denominator runs over all views of the batch (negatives)",
                 fix="use --method simclr, or leave out --a2-loss full",
             )
-        if traits.target == "prototype":
-            refuse_unused(self, ["anchors"], f"views of method {traits.name} learn labels")
+        if traits.target == "prototype" and self.anchors != "both":
+            raise refuse(
+                f"a2 with anchors {self.anchors}",
+                traits,
+                why="no view is a target of it (target): generated views learn a label",
+                fix="use --set strategy.anchors=both, which is the default",
+            )
         if not self.takes([slot.role for slot in slots]):
             raise wrong_views(
                 "strategy a2 needs two views and at least one generated view beside them",

@@ -117,8 +117,13 @@ class DSSL(Stage):
                 where="--strategy dssl",
                 fix="use --strategy standard without heavy views in --views, or give one a weight",
             )
-        if traits.target == "prototype":
-            refuse_unused(self, ["targets"], f"views of method {traits.name} learn labels")
+        if traits.target == "prototype" and self.targets != "parent":
+            raise refuse(
+                f"dssl with targets {self.targets}",
+                traits,
+                why="no view is a target of it (target): heavy views learn a label",
+                fix="use --set strategy.targets=parent, which is the default",
+            )
         if traits.target == "prototype" and (beta or delta):
             raise refuse(
                 "dssl with beta or delta",

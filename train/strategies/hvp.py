@@ -53,7 +53,6 @@ STATISTICS: dict[BatchNorm, Statistics] = {
 COMPARING = (
     "n_views",
     "train_locals",
-    "log_every",
     "search",
     "limit",
     "select_bn",

@@ -337,6 +337,8 @@ def test_a_heavy_view_of_a_method_of_prototypes_learns_the_clean_label() -> None
         assert "(target)" in (caught.value.why or "")
         assert "use --" in (caught.value.fix or "")
     dssl().check(LABELS, slots_of(ROLES, PARENT))
+    with pytest.raises(ConfigError, match="dssl with targets all does not work"):
+        dssl(targets="all").check(LABELS, slots_of(ROLES, PARENT))
 
 
 @pytest.mark.parametrize(

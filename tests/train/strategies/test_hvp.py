@@ -573,6 +573,7 @@ CROPPED = traits("ema", target_roles=("global",))
         (HVP(search="exact", train_locals=1), GOOD, slots_of(*CROPS)),
         (HVP(), CROPPED, slots_of(*["global"] * 4)),
         (HVP(source="cached"), GOOD, slots_of(*EXPERTS[:2])),
+        (HVP(source="cached", log_every=9), GOOD, slots_of(*EXPERTS[:2])),
         (HVP(source="cached"), GOOD, slots_of(*EXPERTS[:2], *EXPERTS)),
         (HVP(source="cached"), CROPPED, slots_of("global", "global", "local")),
         (HVP(select_at="stage:1"), GOOD, slots_of(*EXPERTS)),
@@ -632,7 +633,6 @@ def test_what_can_be_chosen_is_accepted(chooser: HVP, method: Traits, slots: lis
         (HVP(train_locals=1), GOOD, slots_of(*EXPERTS), "train_locals 1 has no effect"),
         (Random(train_locals=1), GOOD, slots_of(*EXPERTS), "has no effect in strategy random"),
         (HVP(source="cached", n_views=6), GOOD, slots_of(*EXPERTS[:2]), "n_views 6 has no effect"),
-        (HVP(source="cached", log_every=1), GOOD, slots_of(*EXPERTS[:2]), "log_every 1 has no"),
         (
             HVP(source="cached", select_bn="eval"),
             CROPPED,
