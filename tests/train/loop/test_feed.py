@@ -108,8 +108,10 @@ def test_a_batch_is_cut_into_equal_parts_of_processes(
 ) -> None:
     monkeypatch.setattr(feed_module, "world_size", lambda: 3)
     config = config_of("online:cifar", "online:cifar", optim=OptimSettings(accumulate=2))
-    with pytest.raises(ConfigError, match="multiple of 6, with 2 samples or more") as caught:
-        with open_feed(store, config, num_threads=0):
-            pass
+    with (
+        pytest.raises(ConfigError, match="multiple of 6, with 2 samples or more") as caught,
+        open_feed(store, config, num_threads=0),
+    ):
+        pass
     assert (caught.value.where, caught.value.fix) == ("--batch-size 8", "give --batch-size 12")
     assert "uneven" not in str(caught.value)
