@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.format.plan import checked_seed
+from viewstore.format.plan import MAX_SIDE, checked_seed
 from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.loop.layers import DEFAULT_NAMES, METHOD, OPTIMIZER, STRATEGY, flat
 from viewstore.train.loop.optim import OPTIMIZERS, OptimSettings
@@ -27,7 +27,14 @@ TABLES = ("method", "strategy", "network", "optim")
 # Of values in [0, 1]: ImageNet's for colour, the middle of the range for gray.
 STATISTICS = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.5,), (0.5,))}
 LEAST_STD, GREATEST_STATISTIC = 1e-6, 1e6  # beyond these float32 loses the image
-LIMIT = 2**31  # of whole numbers that rows and steps are counted with
+RANGES: Mapping[str, tuple[int, int]] = {
+    "epochs": (1, 2**31),
+    "steps": (1, 2**31),
+    "batch_size": (2, 2**31),
+    "holdout": (2, 2**31),
+    "size": (1, MAX_SIDE),
+    "local_size": (1, MAX_SIDE),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +85,10 @@ class PretrainConfig:
                 why=f"epochs are {self.epochs}, steps are {self.steps}",
                 fix="give --epochs E or --steps N",
             )
-        for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 2), ("holdout", 2)):
+        for name, (least, most) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not least <= value < LIMIT:
-                rule = f"at least {least}" if value < least else f"below {LIMIT}"
+            if value is not None and not least <= value <= most:
+                rule = f"at least {least}" if value < least else f"at most {most}"
                 raise ConfigError(f"{name.replace('_', ' ')} must be {rule}, got {value}")
         parts = self.optim.accumulate
         if self.batch_size % parts or self.batch_size // parts < 2:

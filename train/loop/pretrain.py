@@ -97,7 +97,7 @@ def _other_strategies(
         if value != settings_named(type(part)()).get(name)
     }
     found = []
-    for name in STRATEGIES.keys() - {part.NAME for part in parts}:
+    for name in STRATEGIES.keys() - set(config.strategy.name.split(",")):
         try:
             strategy_of(name, given).check(config.method.traits, slots)
         except ConfigError:

@@ -15,8 +15,10 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
 from viewstore.store.store import Store
+from viewstore.train.loop import feed as feed_module
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
+from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.strategies.table import strategy_of
@@ -153,3 +155,17 @@ def test_a_run_goes_on_after_another_view_set_was_built(tmp_path: Path) -> None:
         build(BuildRequest(generator="simclr", **more))
     with open_feed(viewstore.open(out), config_of("first", "second"), num_threads=0) as feed:
         assert feed.shown_id != shown[0] == shown[1]
+
+
+def test_a_batch_is_cut_into_equal_parts_of_processes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "world_size", lambda: 3)
+    config = config_of("online:cifar", "online:cifar", optim=OptimSettings(accumulate=2))
+    with (
+        pytest.raises(ConfigError, match="multiple of 6, with 2 samples or more") as caught,
+        open_feed(store, config, num_threads=0),
+    ):
+        pass
+    assert (caught.value.where, caught.value.fix) == ("--batch-size 8", "give --batch-size 12")
+    assert "uneven" not in str(caught.value)

@@ -18,7 +18,7 @@ from tests.loaders.stores import digits_store
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.progress import Silent
 from viewstore.store.store import Store
-from viewstore.train.loop import monitors
+from viewstore.train.loop import monitors, watch
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.loop.monitors import MonitorSettings
@@ -210,3 +210,12 @@ def test_a_run_that_cannot_begin_leaves_no_folder(store: Store, tmp_path: Path) 
         run(store, tmp_path / "out", some, **WATCHED)
     assert caught.value.where == "--knn-every"
     assert not (tmp_path / "out").exists()
+
+
+def test_one_of_several_processes_that_stops_says_how_to_go_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "world_size", lambda: 2)
+    with pytest.raises(StoppedError) as caught:
+        run(store, tmp_path, config_of("standard"), stop=stopping_after(1))
+    assert "start torchrun again, with 2 processes" in (caught.value.fix or "")
