@@ -142,4 +142,6 @@ def _fit(features: Floats, labels: Labels, l2: float, convention: Convention) ->
     with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
         # With a very weak penalty there is no end to reach; validation passes it over.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # A few images of many classes are no regression, whatever their numbers look like.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         return model.fit(features, labels)

@@ -30,6 +30,12 @@ def test_the_penalty_stands_beside_the_sum_or_the_mean_of_the_losses() -> None:
     np.testing.assert_allclose(by_sum.coef_, by_mean.coef_, rtol=1e-6)
 
 
+def test_few_images_of_many_classes_are_fitted_without_a_warning() -> None:
+    features = np.eye(12, dtype=np.float32)
+    labels = np.array([0, 0, *range(1, 11)])
+    assert len(logistic._fit(features, labels, 1.0, "sum").classes_) == 11
+
+
 @pytest.mark.parametrize("convention", ["sum", "mean"])
 def test_the_penalty_is_chosen_on_every_fifth_sample_and_fitted_again_on_all(
     convention: logistic.Convention, monkeypatch: pytest.MonkeyPatch
