@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trials.record import Line, Record, verdict
+from trials.world import THREADS
 from viewstore.errors import ConfigError
 from viewstore.train.eval.measures import wilson
 from viewstore.train.loop.selection_log import selection_files
@@ -80,6 +82,7 @@ def printed(epochs: Sequence[Mapping[str, Any]]) -> str:
 
 def report(record: Record, options: Mapping[str, Any]) -> None:
     """Print the epochs of each run, and say what its last one is like."""
+    torch.set_num_threads(THREADS)
     found = {run.name: epochs_of(run) for run in options["runs"]}
     record.facts |= {"runs": found}
     for name, epochs in found.items():
