@@ -40,7 +40,7 @@ def test_options_are_the_settings_that_they_name() -> None:
     made = config(
         "--views", "cifar,cifar,w-search", "--size", 24, "--where", "index < 9", "--holdout", 4,
         "--missing", "resample", "--method", "simclr", "--temperature", 0.2, "--negatives",
-        "other", "--strategy", "a2", "--alpha", 0.25, "--anchors", "first", "--a2-loss", "full",
+        "other", "--strategy", "a2", "--alpha", 0.25, "--anchors", "first", "--a2-loss", "align",
         "--backbone", "conv3", "--projector", "16,8", "--in-channels", 1, "--optimizer", "adamw",
         "--lr", 0.5, "--weight-decay", 0.25, "--schedule", "constant", "--warmup-epochs", 3,
         "--steps", 7, "--batch-size", 12, "--precision", "fp16", "--seed", 5,
@@ -51,7 +51,7 @@ def test_options_are_the_settings_that_they_name() -> None:
     assert (made["holdout"], made["missing"], made["precision"]) == (4, "resample", "fp16")
     assert (made["epochs"], made["steps"], made["batch_size"], made["seed"]) == (None, 7, 12, 5)
     assert made["method"].items() >= {"temperature": 0.2, "negatives": "other"}.items()
-    assert made["strategy"].items() >= {"alpha": 0.25, "anchors": "first", "loss": "full"}.items()
+    assert made["strategy"].items() >= {"alpha": 0.25, "anchors": "first", "loss": "align"}.items()
     assert made["network"].items() >= {"backbone": "conv3", "projector": (16, 8)}.items()
     assert made["network"]["in_channels"] == 1
     assert made["optim"].items() >= {"name": "adamw", "lr": 0.5, "weight_decay": 0.25}.items()
