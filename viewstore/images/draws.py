@@ -19,6 +19,7 @@ from viewstore.randomness import Integers, Op, Stream, integers
 Range = tuple[float, float]
 CROP_ATTEMPTS = 10
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)
+_ORDERS.setflags(write=False)
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 
 
@@ -115,7 +116,8 @@ def draw_jitter(
     u = stream.uniform(Op.JITTER, index, view, blocks=2)
     factors = _NO_JITTER + (2 * u[..., 4:] - 1) * strength
     factors[..., :3] = np.maximum(factors[..., :3], 0)
-    order = _ORDERS[integers(stream.uniform(Op.JITTER_ORDER, index, view)[..., 0], len(_ORDERS))]
+    number = integers(stream.uniform(Op.JITTER_ORDER, index, view)[..., 0], len(_ORDERS))
+    order = _ORDERS[number].copy()  # of one number it is a part of the table itself
     off = u[..., 0] >= probability
     factors[off] = _NO_JITTER
     order[off] = NOT_APPLIED

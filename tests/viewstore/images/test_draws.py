@@ -89,6 +89,16 @@ def test_a_box_that_never_fits_is_the_centred_one(
     assert boxes.tolist() == [list(expected)] * 4
 
 
+def test_draws_of_single_views_leave_those_of_others_as_they_are() -> None:
+    """An order that one view does not apply stays in the table of orders."""
+    options: dict[str, Any] = {"strength": (0.8, 0.8, 0.8, 0.2), "probability": 0.2}
+    before = draws.draw_jitter(Stream(3), np.arange(200), 0, **options)
+    for index in range(200):
+        draws.draw_jitter(Stream(3), index, 0, **options)
+    after = draws.draw_jitter(Stream(3), np.arange(200), 0, **options)
+    assert all(map(np.array_equal, before, after))
+
+
 def test_jitter_is_the_identity_where_it_is_off() -> None:
     factors, order = draws.draw_jitter(
         Stream(3), np.arange(4000), 0, strength=(0.8, 0.8, 0.8, 0.2), probability=0.8
