@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -32,9 +33,9 @@ class Averaged(Method):
         """Return the student, or the teacher for the target side."""
         return self.student if net == "student" else self.teacher
 
+    @abstractmethod
     def momentum(self, at: At) -> float:
         """Return the share of itself that the teacher keeps in the update of a step."""
-        raise NotImplementedError
 
     def averages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         """Return each averaged module beside the one that it follows."""

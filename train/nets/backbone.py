@@ -23,8 +23,11 @@ class Backbone(nn.Module):
     num_stages: int
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the output [N, ...] of each stage; what is not asked for is not computed."""
-        raise NotImplementedError
+        """Yield the output [N, ...] of each stage; what is not asked for is not computed.
+
+        A backbone whose layers are unknown has none.
+        """
+        return iter(())
 
     def probe_features(self, x: Tensor) -> Tensor:
         """Return what a linear probe reads of images [N, C, H, W]: the features [N, `width`]."""
