@@ -69,6 +69,7 @@ TRAIN = (
     "strategies",
     "eval",
     "loop",
+    "scoring",
     "presets",
 )
 FROM_VIEWSTORE = {

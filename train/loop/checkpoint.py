@@ -39,6 +39,7 @@ OPTIONAL: Mapping[str, Any] = {
     "scaler": dict,
     "numbers": {...: int | float},
     "digest": str,
+    "frame": {...: int},
 }
 LENGTHS = ("epochs", "steps")
 # Settings of one process do not say how many there are.
@@ -67,6 +68,26 @@ class TrainState:
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """The content of a checkpoint.
+
+    Attributes:
+        settings: Of the run, with the store and the number of processes.
+        frame: What the method was made for besides them, `run.frame_of`; empty in files of
+            earlier versions.
+        state: The progress of the run.
+        model, optimizer, random: Tensors by name, and the optimizer's numbers.
+    """
+
+    settings: dict[str, Any]
+    frame: dict[str, int]
+    state: TrainState
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor | int | float]
+    random: dict[str, Tensor]
+
+
 def kept_path(path: Path, epoch: int) -> Path:
     """Return the path, beside that of the checkpoint, of the one kept of the end of an epoch."""
     return path.with_name(f"{path.stem}-e{epoch:04}{path.suffix}")
@@ -78,8 +99,12 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    *,
+    frame: Mapping[str, int] = {},
 ) -> None:
     """Replace the file `path` by the state of a run and torch's random generators, atomically.
+
+    `frame`: `Saved.frame`.
 
     Raises:
         ConfigError: A tensor of the model or a value of the optimizer is of a type that files of
@@ -101,6 +126,7 @@ def save_checkpoint(
         "scaler": state.scaler,
         "numbers": numbers,
         "digest": _digest(tensors) if rank() == 0 else "",
+        "frame": dict(frame),
     }
     config |= {key: value for key, value in optional.items() if value}
     if rank() == 0:
@@ -180,6 +206,42 @@ def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
         unlink(trial)
 
 
+def read_checkpoint(path: Path) -> Saved:
+    """Return the content of the checkpoint `path`.
+
+    Raises:
+        CheckpointError: The file is damaged, or not a checkpoint.
+    """
+    file = read_with_config(path, KIND)
+    if differing := sorted((set(KEYS) ^ set(file.config)) - set(OPTIONAL)):
+        raise CheckpointError(
+            f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}",
+            where=str(path),
+            fix=DAMAGED_FIX,
+        )
+    config: dict[str, Any] = {key: {} for key in OPTIONAL} | {"digest": ""} | file.config
+    try:
+        check_form(config, {**FORM, **OPTIONAL}, KIND)
+    except FormatError as error:
+        raise CheckpointError(str(error), where=str(path), fix=DAMAGED_FIX) from error
+    # Files of earlier versions have no digest.
+    if config["digest"] and config["digest"] != _digest(file.tensors):
+        raise CheckpointError(
+            "checkpoint is damaged: its tensors are not those that were written",
+            where=str(path),
+            fix=DAMAGED_FIX,
+        )
+    state = TrainState(**{name: config[name] for name in TrainState.__dataclass_fields__})
+    return Saved(
+        settings=config["settings"],
+        frame=config["frame"],
+        state=state,
+        model=_part(file.tensors, "model."),
+        optimizer={**_part(file.tensors, "optimizer."), **config["numbers"]},
+        random=_part(file.tensors, "random."),
+    )
+
+
 def load_checkpoint(
     path: Path,
     settings: Mapping[str, Any],
@@ -197,31 +259,13 @@ def load_checkpoint(
         ConfigError: The run in the file has other settings; nothing was changed.
         CheckpointError: The file is damaged, or not a checkpoint.
     """
-    file = read_with_config(path, KIND)
-    if differing := sorted((set(KEYS) ^ set(file.config)) - set(OPTIONAL)):
-        raise CheckpointError(
-            f"checkpoint must have the keys {KEYS}, they differ in {differing[0]}",
-            where=str(path),
-            fix=DAMAGED_FIX,
-        )
-    config = {key: {} for key in OPTIONAL} | {"digest": ""} | file.config
-    try:
-        check_form(config, {**FORM, **OPTIONAL}, KIND)
-    except FormatError as error:
-        raise CheckpointError(str(error), where=str(path), fix=DAMAGED_FIX) from error
-    # Files of earlier versions have no digest.
-    if config["digest"] and config["digest"] != _digest(file.tensors):
-        raise CheckpointError(
-            "checkpoint is damaged: its tensors are not those that were written",
-            where=str(path),
-            fix=DAMAGED_FIX,
-        )
-    check_settings(config["settings"], settings, path, extend=extend)
-    generators = _part(file.tensors, "random.")
+    saved = read_checkpoint(path)
+    check_settings(saved.settings, settings, path, extend=extend)
+    generators = saved.random
     _check_ranks(generators, path)
     try:
-        state = _optimizer_state(optimizer, _part(file.tensors, "optimizer.") | config["numbers"])
-        model.load_state_dict(_part(file.tensors, "model."))
+        state = _optimizer_state(optimizer, saved.optimizer)
+        model.load_state_dict(saved.model)
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
@@ -234,7 +278,7 @@ def load_checkpoint(
             where=str(path),
             fix="train into another --out, or remove this file to begin again",
         ) from error
-    return TrainState(**{name: config[name] for name in TrainState.__dataclass_fields__})
+    return saved.state
 
 
 def check_progress(state: TrainState, epoch_steps: int, path: Path) -> None:

@@ -151,7 +151,7 @@ class Run:
         """
         self._config, self._feed, self._options = config, feed, options
         self.device = ranks.device
-        self.method = _method(config, feed).to(ranks.device).train()
+        self.method = make_method(config, **frame_of(config, feed)).to(ranks.device).train()
         self.model: nn.Module = _distributed(self.method, ranks)
         self.optimizer = config.optim.make(self.method.groups())
         self.scaling = Scaling(config.precision, ranks.device)
@@ -239,21 +239,44 @@ class Run:
         if every is not None and self.epoch_ended and epoch and epoch % every == 0:
             paths.append(kept_path(self.path, epoch))
         for path in paths:
-            save_checkpoint(path, self.state, self._settings, self.method, self.optimizer)
+            save_checkpoint(
+                path,
+                self.state,
+                self._settings,
+                self.method,
+                self.optimizer,
+                frame=frame_of(self._config, self._feed),
+            )
 
 
-def _method(config: PretrainConfig, feed: Feed) -> Method:
-    """Return the method with weights drawn by the run's seed."""
+def frame_of(config: PretrainConfig, feed: Feed) -> dict[str, int]:
+    """Return what a run's method is made for besides its settings; its checkpoints keep it.
+
+    That is the rows of the store, the side of its largest views, the steps of an epoch and the
+    rows of a standard plan.
+    """
+    return {
+        "rows": feed.num_rows,
+        "size": feed.size,
+        "epoch_steps": feed.epoch_steps,
+        "views": config.strategy.count(feed.roles),
+    }
+
+
+def make_method(
+    config: PretrainConfig, *, rows: int, size: int, epoch_steps: int, views: int
+) -> Method:
+    """Return the method with weights drawn by the run's seed; the rest is as in `frame_of`."""
     torch.manual_seed(config.seed)
     frame = Frame(
         prepare=config.prepare,
         amp=PRECISIONS[config.precision],
-        num_rows=feed.num_rows,
+        num_rows=rows,
         batch_size=config.batch_size,
-        epoch_samples=feed.epoch_steps * config.batch_size,
-        views=config.strategy.count(feed.roles),
+        epoch_samples=epoch_steps * config.batch_size,
+        views=views,
     )
-    network = seeded_network(config.network, config.seed, size=feed.size)
+    network = seeded_network(config.network, config.seed, size=size)
     method = config.method.make(network, frame)
     if config.strategy.adversarial:
         add_domain(method)

@@ -153,6 +153,13 @@ class Method(nn.Module):
         """Return the views with the params that the method adds to them, such as masks."""
         return views
 
+    def knows(self, sample: Tensor) -> Tensor:
+        """Return of which samples, rows of the store int64 [B], the method has targets, bool [B].
+
+        Those of prototypes have none before they were seen.
+        """
+        return torch.ones_like(sample, dtype=torch.bool)
+
     def standard(self, views: Views, rows: Sequence[Row]) -> Plan:
         """Return the method's own plan for `rows`: who learns from whom, at which weight.
 

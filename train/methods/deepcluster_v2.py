@@ -123,6 +123,10 @@ class DeepClusterV2(Method):
         pairs = [Pair(place, None, 1 / len(rows)) for place in range(len(rows))]
         return self.plan_of(views, rows, (), pairs)
 
+    def knows(self, sample: Tensor) -> Tensor:
+        """Return of which samples there are clusters, bool [B]."""
+        return (self.assignments[:, sample] != UNKNOWN).all(0)
+
     def head(self, features: Tensor, net: Net) -> Emb:
         """Return "z" [M, D]."""
         return {"z": self.network(net).projector(features)}

@@ -53,6 +53,12 @@ def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_inverter(path)
 
 
+def _load_scorer(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.scoring.load import load_scorer
+
+    return load_scorer(path)
+
+
 def _load_selection(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     from viewstore.train.selection_file import load_selections
 
@@ -72,9 +78,9 @@ class Role:
     Attributes:
         help: Of its option on the command line, which is `--` and the name of the role; None if
             no user names it: it lies in the folder of the view set.
-        packaged: File of the weights for the digits that the package ships; None if it is no
-            network.
+        packaged: File of the weights for the digits that the package ships, if it ships any.
         load: Returns what is in a file, such as a frozen network. Raises CheckpointError.
+        network: Whether that is a network: what works with it needs torch.
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
     """
@@ -82,6 +88,7 @@ class Role:
     help: str | None
     packaged: str | None
     load: Callable[[Path, Progress], Any]
+    network: bool = True
     fits: str | None = None
 
 
@@ -103,15 +110,22 @@ ROLES: Mapping[str, Role] = {
         _load_inverter,
         fits="gan",
     ),
+    "scorer": Role(
+        "Let the run in this file score views: its checkpoint.safetensors, or an encoder, which "
+        "scores as SimCLR does.",
+        None,
+        _load_scorer,
+    ),
     "selection": Role(
         "Take the choices in this file, an epoch of a run's folder selection.",
         None,
         _load_selection,
+        network=False,
     ),
-    "listing": Role(None, None, _load_listing),
+    "listing": Role(None, None, _load_listing, network=False),
 }
 NAMED: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
-NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.packaged}
+NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.network}
 WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
 
 

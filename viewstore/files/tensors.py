@@ -23,7 +23,9 @@ from viewstore.files.disk import make_directory, read_limited, write_atomic
 from viewstore.format.records import canonical, parse
 
 MAX_BYTES = 8 << 30
+MAX_HEADER_BYTES = 100 << 20
 VERSION = "1"
+PREFIX = "viewstore_"  # of the kind of a file in its metadata
 LENGTH_BYTES = 8  # of the little-endian length that the JSON header follows
 # The data of a file lie in this order of types, then by name, as the safetensors library writes.
 DTYPES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
@@ -71,7 +73,7 @@ def write_with_config(
     Its metadata are {"viewstore_KIND": "1", "config": JSON}. Equal tensors and values give equal
     bytes. A crash leaves the old file or the new one.
     """
-    about = {f"viewstore_{kind}": VERSION, "config": canonical(config).decode()}
+    about = {f"{PREFIX}{kind}": VERSION, "config": canonical(config).decode()}
     header, data = _layout(tensors, about)
     # Sorted down to the fields of an entry: the digests of encoders are of these bytes.
     _write(path, canonical(header), data)
@@ -117,6 +119,25 @@ def read_with_config(path: Path, kind: str) -> ConfiguredTensors:
             str(error), code=error.code, where=str(path), why=error.why, fix=error.fix
         ) from error
     return ConfiguredTensors(tensors, config, hashlib.sha256(data).hexdigest())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the kind of a file that `write_with_config` wrote; None of any other file.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            header = file.read(min(length, MAX_HEADER_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the file: {error}", where=str(path)) from error
+    try:
+        about: dict[str, object] = json.loads(header)["__metadata__"]
+        return next(key.removeprefix(PREFIX) for key in about if key.startswith(PREFIX))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration):
+        return None
 
 
 def read_json(about: Mapping[str, str], name: str) -> dict[str, object]:
@@ -185,7 +206,7 @@ def _unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _config(about: Mapping[str, str], kind: str) -> dict[str, Any]:
     """Return the JSON object of a file of `kind`. Raises CheckpointError."""
-    version = about.get(f"viewstore_{kind}")
+    version = about.get(f"{PREFIX}{kind}")
     if version is None:
         raise CheckpointError(f"not a viewstore {kind} file: its metadata lacks viewstore_{kind}")
     if version != VERSION:
