@@ -90,6 +90,16 @@ GENERATORS: Mapping[str, Row] = {
         "the tiles of the source images in another order",
         {"chain": "jigsaw", "derive": None},
     ),
+    "cutmix": Row(
+        "pixels.cutmix",
+        "CutMix",
+        "the views of another set, each with a box of another image's view",
+    ),
+    "adversarial": Row(
+        "scored.adversarial",
+        "Adversarial",
+        "the views of another set, moved within a budget to where a trained method loses more",
+    ),
     "quality": Row(
         "scored.quality",
         "Quality",

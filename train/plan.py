@@ -108,6 +108,7 @@ class Pair:
         pool: Places in `Plan.students` of the rows in in-batch denominators; None: the two rows
             of the pair.
         partner: The sample whose target it is, int64 [B]; None: that of each sample itself.
+        partner_row: The same by row of the store, for the method's own targets alone.
         detach: No gradient into the target, whatever the method.
     """
 
@@ -117,6 +118,7 @@ class Pair:
     term: Term = total
     pool: tuple[int, ...] | None = None
     partner: Tensor | None = None
+    partner_row: Tensor | None = None
     detach: bool = False
 
 

@@ -40,6 +40,7 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.scoring.scorer import EncoderScorer
 from viewstore.train.selection_file import Selections
 
 NUM = 5
@@ -50,6 +51,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
+    "adversarial": {"slots": 2, "bank": 3, "steps": 2, "random_start": True, "eps": 3},
 }
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
@@ -116,6 +118,8 @@ def world_of(case: str) -> World:
         return described_world(of_source=case != name)
     if name == "import":
         return pictures().with_models(listing=listed())
+    if name in ("cutmix", "adversarial"):
+        return scored_world()
     if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
     inputs = make_settings(name, {}).inputs()
@@ -138,6 +142,14 @@ def described_world(*, of_source: bool) -> World:
     views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
     status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
     return world_on(world.context, stored_views("views", views, {"status": status}), images)
+
+
+def scored_world() -> World:
+    """Return three views of each picture, and what scores them."""
+    parent = standard_views(picture, NUM, views=3)
+    scorer = EncoderScorer(small_encoder(parent.pixels[:, 0], in_channels=3))
+    context = context_of(picture, NUM, parent=parent, models={"scorer": scorer})
+    return World(context, samples_on(picture, parent, NUM))
 
 
 def hashed_world() -> World:

@@ -148,7 +148,15 @@ STRATEGY_ROWS |= {
     "a1 + graded": StrategyRow(
         "a1,graded", {"align_scale": "exact"}, ("expert", "generated"), ("global", "generated")
     ),
-    "mixed before": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
+    "mixed before": StrategyRow(
+        "hexa",
+        {"a1": 0, "a2": 1},
+        (*EE, "cutmix", "cutmix"),
+        (*GG, "cutmix"),
+        (-1, -1, 0, 1),
+        (-1, -1, 0),
+    ),
+    "mixed, but not trained so": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
 }
 # Cells that are refused, and what the reason must say.
 WHOLE_LOSSES = ("barlow-twins", "dino", "ibot", "deepcluster-v2")
@@ -180,7 +188,13 @@ REFUSED: dict[tuple[str, str], str] = {
         for method in METHODS
         if method not in WHOLE_LOSSES
     },
-    **{(method, "mixed before"): "not in the batch" for method in METHODS},
+    **{
+        (method, "mixed before"): "not in the batch"
+        for method in METHODS
+        if method not in WHOLE_LOSSES
+    },
+    **{(method, "mixed before"): "decomposable" for method in ("dino", "ibot")},
+    **{(method, "mixed, but not trained so"): "does not mix targets" for method in METHODS},
 }
 CELLS = [
     (method, strategy)

@@ -46,6 +46,10 @@ class StandardViews:
     def width(self) -> int:
         return self.pixels.shape[3]
 
+    @property
+    def num_views(self) -> int:
+        return self.pixels.shape[1]
+
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         return self.pixels[row]
 

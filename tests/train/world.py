@@ -64,6 +64,9 @@ def make_views(
         share = 0.6 if role == "heavy" else 0.3
         pixels.append((255 * ((1 - share) * image + share * noise)).to(torch.uint8))
         params.append(_params(samples, generator))
+        if role == "cutmix":
+            partner = torch.randint(0, ROWS, (samples,), generator=generator)
+            params[-1] |= {"mix_partner": partner, "mix_lambda": torch.full((samples,), 0.75)}
     return Views(
         tuple(pixels),
         tuple(roles),

@@ -134,11 +134,13 @@ class DeepClusterV2(Method):
     def score(self, student: Emb, target: Emb, pair: Pair, plan: Plan) -> Scores:
         """Return the mean over heads of the cross-entropy of a row with its clusters.
 
-        With a partner the clusters are those of the partner. Cosine and distance are those of the
-        prototypes of these clusters. All are 0 for samples without clusters.
+        With a partner, in the batch or by its row, the clusters are the partner's. Cosine and
+        distance are those of the prototypes of these clusters. All are 0 for samples without
+        clusters.
         """
         z = unit_rows(student, "z", "student")[pair.student]
-        labels = self.assignments[:, plan.views.sample]
+        rows = plan.views.sample if pair.partner_row is None else pair.partner_row
+        labels = self.assignments[:, rows]
         if pair.partner is not None:
             labels = labels[:, pair.partner]
         heads = [self._of_head(z, *head) for head in zip(self._heads(), labels, strict=True)]

@@ -44,6 +44,8 @@ class Scorer(nn.Module):
             its own place.
         directed: Whether the two views in the other order have another loss.
         input_size: Height and width of the images that it takes; None: any.
+        num_rows: Rows of the store that it has prototypes for; None: it scores any image.
+        std: Of its preprocessing, by which values in [0, 1] are divided, per channel.
         needs_bank: Whether `remember` must come first.
         crops: Whether it scores small crops against larger ones (`crop_losses`).
     """
@@ -53,6 +55,8 @@ class Scorer(nn.Module):
     entries: tuple[Entry, ...]
     directed: bool
     input_size: tuple[int, int] | None
+    num_rows: int | None
+    std: tuple[float, ...]
     needs_bank: bool
     crops: bool
 
@@ -110,9 +114,11 @@ class MethodScorer(Scorer):
             )
         self.method = method.requires_grad_(False).eval()
         self.name, self.step, self.input_size = traits.name, at.step, input_size
+        self.std = method.prepare.std
         self.needs_bank = traits.negatives == "batch"
         self.crops = traits.target_roles == ("global",)
-        self._at, self._num_rows = at, num_rows
+        self.num_rows = num_rows if traits.target == "prototype" else None
+        self._at = at
         self._role = "global" if self.crops else "expert"
         self._bank: Bank | None = None
         two = self._views([torch.zeros(1, 1, 1, 1)] * 2, torch.zeros(1, dtype=torch.int64))
@@ -155,13 +161,6 @@ class MethodScorer(Scorer):
 
     def _views(self, images: Sequence[Tensor], rows: Tensor, roles: tuple[str, ...] = ()) -> Views:
         """Return images [P, C, H, W] in [0, 1] as the views of the samples in rows, [P]."""
-        if len(rows) and int(rows.max()) >= self._num_rows:
-            raise ConfigError(
-                f"the scorer was trained on {self._num_rows} images, the store has more",
-                code="VS103",
-                where="--scorer",
-                fix="give a scorer that was trained on this store",
-            )
         return Views(
             pixels=tuple(255 * each for each in images),
             role=roles or (self._role,) * len(images),
@@ -221,7 +220,8 @@ class EncoderScorer(Scorer):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.name, self.input_size = "simclr", None
+        self.name, self.input_size, self.num_rows = "simclr", None, None
+        self.std = encoder.settings.std
         steps = encoder.settings.provenance.get("steps")
         self.step = steps if type(steps) is int and steps >= 0 else -1
         self.entries = (Entry(0, 1, 0.5), Entry(1, 0, 0.5))

@@ -13,62 +13,37 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.images.budget import Budget
 from viewstore.randomness import MADE, Op, Stream
 from viewstore.train.distributed import any_rank
 from viewstore.train.methods.base import Method
 from viewstore.train.plan import Domain, Plan, Row
 from viewstore.train.strategies.rows import made_row
-from viewstore.train.views import Preprocessing, Views
+from viewstore.train.views import Views
 
-Norm = Literal["linf", "l2"]
-Units = Literal["pixel255", "unit", "normalized"]
 Sizes = Literal["largest", "all"]
 FLOAT16_SCALE = 2.0**16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
-    """How views are attacked.
+class Attack(Budget):
+    """How views are attacked; beside what is said there of its budget:
 
     Attributes:
-        norm: Of the ball: the greatest change of a value ("linf"), or the root of the sum of
-            squares over an image ("l2").
-        units: Of eps and step: levels ("pixel255"), values in [0, 1] ("unit"), or values of the
-            network's input ("normalized").
-        eps: Radius of the ball.
-        step: Change of each value in one step, before it is brought back into the ball.
-        steps: Number of steps.
-        random_start: Start at a point of the ball, drawn by seed, epoch, sample and row; else at
-            the clean levels.
         attack_bn: Domain of batch norms that gradients are taken in: that which trains on the
             attacked views ("adv"), or the "clean" one (algorithm 1).
         attack_sizes: Attack views of the "largest" size alone, or of "all" sizes.
     """
 
-    norm: Norm = "linf"
-    units: Units = "pixel255"
-    eps: float = 1.0
-    step: float = 1.0
-    steps: int = 1
-    random_start: bool = False
     attack_bn: Domain = "adv"
     attack_sizes: Sizes = "largest"
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("norm", Norm),
-            ("units", Units),
-            ("attack_bn", Domain),
-            ("attack_sizes", Sizes),
-        ):
+        super().__post_init__()
+        for name, kind in (("attack_bn", Domain), ("attack_sizes", Sizes)):
             if getattr(self, name) not in get_args(kind):
                 words = " or ".join(get_args(kind))
                 raise ConfigError(f"{name} must be {words}, got {getattr(self, name)!r}")
-        for name in ("eps", "step"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ConfigError(f"steps must be a whole number from 1, got {self.steps!r}")
 
     def attacked(self, plan: Plan, method: Method, places: Sequence[int]) -> list[Tensor]:
         """Return the attacked levels of base rows at `places`, float32 [B, C, r, r] each.
@@ -77,7 +52,7 @@ class Attack:
         Changes no state.
         """
         clean = [plan.views.image(plan.students[place].view).float() for place in places]
-        unit = [self._unit(method.prepare, levels) for levels in clean]
+        unit = [self.unit(method.prepare.std, levels) for levels in clean]
         found = [
             self._start(plan.views, levels, place, each) if self.random_start else levels
             for levels, place, each in zip(clean, places, unit, strict=True)
@@ -85,23 +60,10 @@ class Attack:
         for _ in range(self.steps):
             gradients = self._gradients(plan, method, places, found)
             found = [
-                self.within(levels + self.step * each * gradient.sign(), at, each)
+                self.moved(levels, gradient, at, each)
                 for levels, gradient, at, each in zip(found, gradients, clean, unit, strict=True)
             ]
         return found
-
-    def within(self, levels: Tensor, clean: Tensor, unit: Tensor) -> Tensor:
-        """Return the levels brought back into the ball around `clean`, and into [0, 255].
-
-        `unit`: how many levels the unit of `eps` is, [C, 1, 1].
-        """
-        delta = levels - clean
-        if self.norm == "linf":
-            delta = torch.clamp(delta, -self.eps * unit, self.eps * unit)
-        else:
-            length = torch.linalg.vector_norm(delta / unit, dim=(1, 2, 3), keepdim=True)
-            delta = delta * (self.eps / length.clamp(min=self.eps))
-        return (clean + delta).clamp(0, 255)
 
     def _gradients(
         self, plan: Plan, method: Method, places: Sequence[int], levels: Sequence[Tensor]
@@ -141,21 +103,14 @@ class Attack:
         )
         return _finite_gradients(method, method(attack, "attack").loss, levels)
 
-    def _unit(self, prepare: Preprocessing, levels: Tensor) -> Tensor:
-        """Return how many levels the unit of eps and step is, [C, 1, 1]."""
-        unit = torch.full((levels.shape[1],), 1.0 if self.units == "pixel255" else 255.0)
-        if self.units == "normalized":  # channels that the network does not see stay as they are
-            unit[: prepare.in_channels] *= torch.tensor(prepare.std)
-        return unit[:, None, None].to(levels.device)
-
     def _start(self, views: Views, clean: Tensor, place: int, unit: Tensor) -> Tensor:
         """Return uniform changes of each value by at most eps, brought into the ball."""
         count = clean[0].numel()
         uniform = Stream(views.at.seed, views.at.epoch).uniform(
             Op.ATTACK, views.sample.cpu().numpy(), MADE + place, blocks=-(-count // 4)
         )
-        share = torch.from_numpy(2 * uniform[:, :count] - 1).to(clean).view_as(clean)
-        return self.within(clean + self.eps * unit * share, clean, unit)
+        drawn = torch.from_numpy(uniform[:, :count]).to(clean).view_as(clean)
+        return self.start(clean, drawn, unit)
 
 
 def _finite_gradients(method: Method, loss: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:

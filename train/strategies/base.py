@@ -225,16 +225,16 @@ class Strategy:
 
         No data was read yet.
         """
-        for slot in slots:
+        base = [slots[view] for view in self.base([slot.role for slot in slots])]
+        for slot in base:
             if slot.role == "cutmix":
                 raise wrong_views(
-                    f"{slot.name or 'a view'} has role cutmix: the samples that its views are "
-                    "mixed with are not in the batch, so that no pair can have their targets",
+                    f"{slot.name or 'a view'} has role cutmix: strategy {self.name} does not mix "
+                    "targets as its views are mixed",
                     slots,
                     "simclr,simclr",
                     "; and use --strategy hexa --set strategy.a2=1 to mix them while training",
                 )
-        base = [slots[view] for view in self.base([slot.role for slot in slots])]
         for stage in self.stages:
             stage.check(traits, slots)
         self.chooser.check(traits, base)

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
+from viewstore.images.cutmix import boxes_of, kept_shares
 from viewstore.train.plan import Pair, Plan, Row
 from viewstore.train.strategies.mixing import (
     LamScope,
-    boxes_of,
     drawn_centres,
     drawn_partners,
     drawn_shares,
-    kept_shares,
     pasted,
 )
 from viewstore.train.strategies.rows import made_row
@@ -66,7 +65,31 @@ class CutMix:
         for place, row in rows:
             plan, number, kept = self._with_row(plan, place, row, partner)
             pairs = [pair for pair in plan.pairs if pair.student == place and plan.is_base(pair)]
-            plan = replace(plan, pairs=(*plan.pairs, *_both(pairs, number, weight, kept, partner)))
+            both = _both(pairs, number, weight, kept, partner=partner)
+            plan = replace(plan, pairs=(*plan.pairs, *both))
+        return plan
+
+    def stored(self, plan: Plan, places: Sequence[tuple[int, int | Tensor]], weight: float) -> Plan:
+        """Return the plan with mixed views of the loader's, and the same two pairs of each.
+
+        The targets of partners are those of their rows of the store: the method's own.
+
+        Args:
+            plan: The plan, whose base pairs are taken.
+            places: Places in `plan.students` of base rows, and the mixed view of each.
+            weight: Weight of the mixed pairs beside the base pairs.
+        """
+        for place, view in places:
+            kept = plan.views.column("mix_lambda", view)
+            partner = plan.views.column("mix_partner", view)
+            row = Row(view, bn=plan.students[place].bn, made_from=place)
+            pairs = [pair for pair in plan.pairs if pair.student == place and plan.is_base(pair)]
+            rows = {"partner_row": torch.where(partner < 0, plan.views.sample, partner)}
+            plan = replace(
+                plan,
+                students=(*plan.students, row),
+                pairs=(*plan.pairs, *_both(pairs, len(plan.students), weight, kept, **rows)),
+            )
         return plan
 
     def _with_row(
@@ -80,10 +103,10 @@ class CutMix:
         if self.lam_scope == "batch":
             keys = np.full(len(keys), at.step)
         drawn = drawn_shares(keys, at)
-        boxes = boxes_of(drawn, drawn_centres(keys, at, side), side)
+        boxes = boxes_of(drawn, drawn_centres(keys, at, side), side, side)
         box, share, kept = (
             torch.from_numpy(values).to(pixels.device)
-            for values in (boxes.astype(np.int32), drawn, kept_shares(boxes, side))
+            for values in (boxes.astype(np.int32), drawn, kept_shares(boxes, side, side))
         )
         params = {
             "mix_partner": views.sample[partner],
@@ -99,11 +122,15 @@ class CutMix:
 
 
 def _both(
-    pairs: Sequence[Pair], student: int, weight: float, kept: Tensor, partner: Tensor
+    pairs: Sequence[Pair], student: int, weight: float, kept: Tensor, **partner: Tensor
 ) -> list[Pair]:
+    """Return pairs of a mixed row with the target of each sample, and with that of its partner.
+
+    `partner`: the field of `Pair` that says who the partner is.
+    """
     own = [replace(p, student=student, weight=weight * p.weight * kept) for p in pairs]
     other = [
-        replace(p, student=student, weight=weight * p.weight * (1 - kept), partner=partner)
+        replace(p, student=student, weight=weight * p.weight * (1 - kept), **partner)  # type: ignore[arg-type]
         for p in pairs
     ]
     return own + other

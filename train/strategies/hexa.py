@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method, Traits
@@ -19,6 +20,9 @@ from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_vi
 from viewstore.train.strategies.cutmix import CutMix
 from viewstore.train.strategies.rows import made_row
 from viewstore.train.strategies.unused import refuse_unused
+from viewstore.train.views import Views
+
+MADE_BEFORE = ("adversarial", "cutmix")  # roles of views that need not be made in the step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,8 @@ class Hexa(Attack, CutMix, Stage):
 
     Only what the student embeds is attacked and mixed; targets are those of the clean views. The
     defaults are the paper's HEXA; a2 = 1 beside them its HEXA+. Views of role adversarial among
-    those of the loader are taken in place of an attack.
+    those of the loader are taken in place of an attack; those of role cutmix in place of mixing,
+    for methods whose targets are prototypes.
 
     Attributes:
         a1: Weight of the adversarial rows.
@@ -68,8 +73,8 @@ class Hexa(Attack, CutMix, Stage):
         return self.adversarial or self.mixes
 
     def takes(self, roles: Sequence[str]) -> tuple[int, ...]:
-        """Return the views that were attacked before."""
-        return tuple(view for view, role in enumerate(roles) if role == "adversarial")
+        """Return the views that were attacked or mixed before."""
+        return tuple(view for view, role in enumerate(roles) if role in MADE_BEFORE)
 
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
         """Raise ConfigError: a method whose targets cannot be kept, or cannot be mixed."""
@@ -89,9 +94,34 @@ class Hexa(Attack, CutMix, Stage):
                 fix="use --set strategy.a2=0",
             )
         self._check_attacked(slots)
+        self._check_mixed(traits, slots)
+
+    def _check_mixed(self, traits: Traits, slots: Sequence[Slot]) -> None:
+        mixed = [slot for slot in slots if slot.role == "cutmix"]
+        if not mixed:
+            return
+        if traits.target != "prototype":
+            raise wrong_views(
+                f"{mixed[0].name or 'a view'} has role cutmix: the samples that its views are "
+                "mixed with are not in the batch, so that no pair can have their targets",
+                slots,
+                "simclr,simclr",
+                "; and use --strategy hexa --set strategy.a2=1 to mix them while training",
+            )
+        clean = [n for n, slot in enumerate(slots) if slot.role in ("expert", "global", "local")]
+        of = [slot.parent_slot for slot in mixed]
+        if not self.mixes or len(set(of)) < len(of) or not set(of) <= set(clean):
+            raise wrong_views(
+                f"{mixed[0].name or 'a view'} has role cutmix, and strategy hexa would not train "
+                "on each of its views",
+                slots,
+                "simclr,simclr,cutmix/0,cutmix/1",
+                " with --set strategy.a2=1",
+            )
+        refuse_unused(self, sorted(vars(CutMix())), "its views were mixed before")
 
     def _check_attacked(self, slots: Sequence[Slot]) -> None:
-        attacked = self.takes([slot.role for slot in slots])
+        attacked = [view for view, slot in enumerate(slots) if slot.role == "adversarial"]
         clean = [n for n, slot in enumerate(slots) if slot.role in ("expert", "global", "local")]
         largest = max((slots[view].size for view in clean), default=0)
         wanted = [v for v in clean if self.attack_sizes == "all" or slots[v].size == largest]
@@ -126,10 +156,22 @@ class Hexa(Attack, CutMix, Stage):
             plan, attacked = self._attacked_rows(plan, method)
         if self.a1:
             plan = _with_pairs(plan, attacked, self.a1)
+        if plan.views.of("cutmix"):
+            return self.stored(plan, self._mixed_before(plan), self.a2)
         if self.mixes:
             mixed = {"clean": base, "adv": attacked, "both": [*base, *attacked]}[self.cutmix_on]
             plan = self.mixed(plan, mixed, self.a2)
         return plan
+
+    def _mixed_before(self, plan: Plan) -> list[tuple[int, int | Tensor]]:
+        """Return the places of base rows that have a mixed view in the batch, and these views."""
+        child = plan.views.child("cutmix").to(plan.views.sample.device)
+        found: list[tuple[int, int | Tensor]] = []
+        for place, row in enumerate(plan.students[: plan.base_students]):
+            view = child[torch.as_tensor(row.view)]
+            if bool((view >= 0).all()):
+                found.append((place, view if view.ndim else int(view)))
+        return found
 
     def _attacked_rows(self, plan: Plan, method: Method) -> tuple[Plan, list[tuple[int, Row]]]:
         """Return the plan with attacked views, and a row of each beside its clean row's place."""
@@ -139,7 +181,7 @@ class Hexa(Attack, CutMix, Stage):
             child = plan.views.child("adversarial").to(plan.views.sample.device)
             cached = [child[torch.as_tensor(rows[place].view)] for place in places]
             shown = [view if view.ndim else int(view) for view in cached]
-            return plan, [
+            return replace(plan, log={**plan.log, **_age(plan.views)}), [
                 (place, Row(view, bn="adv", made_from=place))
                 for place, view in zip(places, shown, strict=True)
             ]
@@ -150,6 +192,20 @@ class Hexa(Attack, CutMix, Stage):
             )
             found.append((place, row))
         return replace(plan, views=views), found
+
+
+def _age(views: Views) -> dict[str, Tensor]:
+    """Return "adv_age": steps done since those behind the weights that views were attacked with.
+
+    It is a number of the log, and means something where the two are of one training; nothing
+    where views do not say their "model_step".
+    """
+    params = views.params[views.of("adversarial")[0]]
+    if "model_step" not in params:
+        return {}
+    steps = torch.as_tensor(params["model_step"]).float()
+    known = steps[steps >= 0]
+    return {"adv_age": views.at.step - known.mean()} if len(known) else {}
 
 
 def _with_pairs(plan: Plan, rows: Sequence[tuple[int, Row]], weight: float) -> Plan:

@@ -203,7 +203,7 @@ def test_projections_are_those_of_closed_form(norm: Any, units: Any) -> None:  #
     delta = torch.randn(clean.shape, generator=draws) * torch.tensor([0.05, 0.2, 1, 9]).view(
         4, 1, 1, 1
     )
-    given = attack._unit(method.prepare, clean)
+    given = attack.unit(method.prepare.std, clean)
     torch.testing.assert_close(given, scale)
     found = (attack.within(clean + delta * scale / 10, clean, given) - clean) / scale
     for image, moved in zip(found, delta / 10, strict=True):
@@ -576,6 +576,69 @@ def test_views_that_were_attacked_before_are_trained_on_in_the_adversarial_domai
     for parent in ((-1, -1, 0, 0), (-1,) * 4):
         with pytest.raises(ConfigError, match="got none of view"):
             strategy.check(method.traits, slots_of(CACHED, parent))
+
+
+def test_the_age_of_attacks_is_logged_where_views_say_their_step() -> None:
+    views = make_views(CACHED, (-1, -1, 1, 0), step=9)
+    assert "adv_age" not in hexa().plan(views, method_named("simclr")).log
+    params = tuple({**each, "model_step": torch.full((len(views),), 4)} for each in views.params)
+    log = hexa().plan(replace(views, params=params), method_named("simclr")).log
+    assert log["adv_age"].item() == 5
+    unknown = tuple({**each, "model_step": torch.full((len(views),), -1)} for each in views.params)
+    assert "adv_age" not in hexa().plan(replace(views, params=unknown), method_named("simclr")).log
+
+
+MIXED = (*EE, "cutmix", "cutmix")
+
+
+def test_views_that_were_mixed_before_learn_the_clusters_of_both_rows() -> None:
+    settings = DeepClusterV2Settings(prototypes=(5, 7), temperature=0.3)
+    method = make_method(settings)
+    generator = torch.Generator().manual_seed(1)
+    method.prototypes.copy_(torch.randn(method.prototypes.shape, generator=generator))  # type: ignore[operator]
+    method.assignments.random_(0, 5, generator=generator)  # type: ignore[operator]
+    views = make_views(MIXED, (-1, -1, 1, 0))
+    strategy = hexa(0, 0.5)
+    strategy.check(method.traits, slots_of(MIXED, (-1, -1, 1, 0)))
+    plan = strategy.plan(views, method)
+    assert [(row.view, row.bn, row.made_from) for row in plan.students[2:]] == [
+        (3, "clean", 0),
+        (2, "clean", 1),
+    ]
+    embedded = method(plan)
+    wanted = 0.0
+    heads = method.prototypes.split([5, 7])  # type: ignore[operator]
+    for place, weight in ((0, 0.5), (1, 0.5), (2, 0.25), (3, 0.25)):
+        z = torch.nn.functional.normalize(embedded.student["z"][place].detach().double(), dim=1)
+        view = plan.students[place].view
+        for b, row in enumerate(views.sample.tolist()):
+            own, partner = [row], [1.0]
+            if place > 1:
+                params = views.params[view]  # type: ignore[index]
+                share = float(params["mix_lambda"][b])
+                own, partner = [row, int(params["mix_partner"][b])], [share, 1 - share]
+            for head, prototypes in enumerate(heads):
+                log_p = (prototypes.double() @ z[b] / 0.3).log_softmax(0)
+                for label, share in zip(own, partner, strict=True):
+                    cluster = int(method.assignments[head, label])  # type: ignore[index]
+                    wanted -= weight * share * float(log_p[cluster]) / len(heads) / len(views)
+    assert embedded.loss.item() == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parent", "message"),
+    [
+        (hexa(1, 0), (-1, -1, 1, 0), "would not train on each of its views"),
+        (hexa(0, 1), (-1, -1, 1, 1), "would not train on each of its views"),
+        (hexa(0, 1), (-1, -1, -1, -1), "would not train on each of its views"),
+        (hexa(0, 1, lam_scope="batch"), (-1, -1, 1, 0), "lam_scope batch .* mixed before"),
+    ],
+)
+def test_mixed_views_of_no_use_are_refused(
+    strategy: Strategy, parent: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        strategy.check(DeepClusterV2Settings.TRAITS, slots_of(MIXED, parent))
 
 
 @pytest.mark.parametrize(
