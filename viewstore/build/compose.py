@@ -137,6 +137,8 @@ def make_plan(
 
     `context.view_set` is the name under which `view_set` was begun.
     """
+    from viewstore.generators import make_settings
+
     views, height, width = resolved.views, resolved.height, resolved.width
     rows, codec = StoreRows(table), context.codec
     libraries = {
@@ -168,7 +170,7 @@ def make_plan(
         recipe=recipe_for(name, settings, libraries) if stored == "recipe" else None,
         parent=parent,
         inputs={role: _link(each) for role, each in context.inputs.items()},
-        reach=settings.reach(),
+        reach=make_settings(name, _args(resolved)).reach(),  # what depends on a network is known
         generator={"name": name, "version": settings.VERSION, "args": _args(resolved)},
         weights=tuple(weights),
         resample={"filter": getattr(resolved, "filter", "area"), "library": "opencv"},
