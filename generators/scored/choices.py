@@ -75,7 +75,7 @@ def chosen_crops(
     """Return the small crops that are chosen for large ones, [N, taken] each, by ascending place.
 
     "selected" are those that add most to the score, "easiest" those that add least, and others
-    are the first ones. Behind them the lead of the selected over the second best choice, [N].
+    are the first ones. Behind them by how much the best for the first of the large ones lead, [N].
 
     Args:
         losses: Of small crops against large ones, [N, S, T].
@@ -83,7 +83,7 @@ def chosen_crops(
         large: The pair that was chosen by each choice, [N, 2]; NOTHING where none was.
         taken: How many small crops are chosen.
     """
-    choices, margin = {}, np.full(len(losses), np.nan)
+    choices, margins = {}, []
     for name, pair in large.items():
         gains = crop_gains(losses, terms, pair[:, None])[:, 0]
         gains[(pair < 0).any(-1)] = np.nan
@@ -91,9 +91,8 @@ def chosen_crops(
         keys = {"selected": gains, "easiest": -gains}.get(name, first)
         places, total = greatest_crops(keys, taken)
         choices[name] = np.where(np.isfinite(total)[:, None], places, NOTHING)
-        if name == "selected":
-            margin = lead(gains, taken)
-    return choices, margin
+        margins.append(lead(gains, taken))
+    return choices, margins[0]
 
 
 def candidate_pairs(candidates: int, *, directed: bool, crops: bool) -> Places:
@@ -165,15 +164,15 @@ def drawn(scores: Scores, uniform: Scores) -> Places:
 def lead(scores: Scores, taken: int) -> Scores:
     """Return by how much the best `taken` of scores [N, P] lead the second best so many, [N].
 
-    That is by how much the last of them leads the next; NaN without a next finite one.
+    That is by how much the last of them leads the next finite one: infinity where there is no
+    next, not a number where there is no last.
     """
     keys = -np.sort(np.where(np.isfinite(scores), -scores, np.inf), axis=-1)
-    if keys.shape[-1] <= taken:
-        return np.full(len(scores), np.nan)
+    if keys.shape[-1] == taken:
+        keys = np.pad(keys, ((0, 0), (0, 1)), constant_values=-np.inf)
     last, following = keys[:, taken - 1], keys[:, taken]
-    found = np.full(len(scores), np.nan)
-    np.subtract(last, following, out=found, where=np.isfinite(following))
-    return found
+    there = np.isfinite(last)
+    return np.where(there, np.where(there, last, 0) - following, np.nan)
 
 
 def pair_overlaps(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float32]:
