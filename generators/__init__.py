@@ -120,6 +120,11 @@ GENERATORS: Mapping[str, Row] = {
         "Embed",
         "what an encoder says of views or images, features and classes: columns, no pixels",
     ),
+    "hard": Row(
+        "scored.hard",
+        "Hard",
+        "which views of each image a trained method finds hardest together: columns, no pixels",
+    ),
     "selection": Row(
         "scored.selection",
         "Selection",

@@ -133,10 +133,12 @@ class Input(NamedTuple):
         view_set: Its name.
         settings: It is built first with these, by the generator of its name, where the store
             lacks it; None means that it must be there.
+        parent_as: Role in which its own parent is an input too; None: it is none.
     """
 
     view_set: str
     settings: Mapping[str, Any] | None = None
+    parent_as: str | None = None
 
 
 class Settings(Protocol):

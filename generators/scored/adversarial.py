@@ -26,9 +26,8 @@ from viewstore.generators.contract import (
     Rendered,
     Sample,
 )
-from viewstore.generators.latent.decode import from_pixels
 from viewstore.generators.numerics import device_class, repeatable
-from viewstore.generators.scored.bank import fill_bank, reach_of, scorer_of
+from viewstore.generators.scored.bank import ROLE, as_images, fill_bank, scorer_of
 from viewstore.generators.scored.batches import fixed_batches
 from viewstore.images.budget import Budget
 from viewstore.images.colours import Pixels
@@ -83,7 +82,7 @@ class Adversarial(Budget, OfSource):
     """
 
     VERSION: ClassVar[int] = 1
-    NEEDS: ClassVar[tuple[str, ...]] = ("scorer",)
+    NEEDS: ClassVar[tuple[str, ...]] = (ROLE,)
 
     of: str = STANDARD
     bank: int = 512
@@ -156,7 +155,7 @@ class Adversarial(Budget, OfSource):
             slots=self.slots or max(1, at_once // parent.num_views),
             device_class=device_class(context.device),
             threads=self.threads,
-            contrasts=reach_of(scorer) == "set",
+            contrasts=scorer.needs_bank,
         )
 
 
@@ -236,7 +235,7 @@ class AdversarialGenerator:
         assert context.parent is not None, "resolve refuses to go without"
         self._settings, self._context = settings, context
         self._parent: ViewSet = context.parent
-        self._scorer: Attackable = context.models["scorer"].to(context.device)
+        self._scorer: Attackable = context.models[ROLE].to(context.device)
         self._alone = all(entry.target is None for entry in self._scorer.entries)
         self._ready = False
 
@@ -258,7 +257,7 @@ class AdversarialGenerator:
             self._ready = True
         index = [sample.index for sample in batch]
         index += index[:1] * (settings.slots - len(batch))
-        clean = 255 * from_pixels(pixels, device)
+        clean = 255 * as_images(pixels, device)
         target = clean[:, torch.from_numpy(settings.targets.astype(np.int64))].flatten(0, 1)
         clean = clean.flatten(0, 1)
         rows = torch.tensor(index, device=device).repeat_interleave(settings.views)

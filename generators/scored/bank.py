@@ -1,7 +1,7 @@
-"""The bank that contrastive methods score against: views of a fixed choice of other images.
+"""The scorer of a build, and the bank that contrastive ones score against.
 
-A batch would make a view depend on the company it was built in. View 0 of the rows with the least
-seed words of the view set stands for it, the same for every sample but its own.
+A batch would make a score depend on the company of its sample. View 0 of the rows with the least
+seed words of the view set stands for it, the same for all samples but their own.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import MADE
-from viewstore.generators.contract import Context, Reach
-from viewstore.generators.latent.decode import from_pixels
+from viewstore.generators.contract import Context
+from viewstore.images.colours import Pixels
 from viewstore.store.view_set import ViewSet
 
-AT_ONCE = 64  # images of the bank that are embedded together
+ROLE = "scorer"
 
 
 class Remembers(Protocol):
-    """A scorer (`train/scoring/scorer.py`) as far as its bank goes."""
+    """A scorer (train/scoring/scorer.py) as far as its bank goes."""
 
     name: str
     needs_bank: bool
@@ -35,46 +35,48 @@ class Remembers(Protocol):
 
 
 def scorer_of(context: Context, parent: ViewSet) -> Remembers:
-    """Return the scorer of a context.
+    """Return the scorer of the views of `parent`.
 
     Raises:
-        ConfigError: There is none, or it takes views of another size, or of another store.
+        ConfigError: There is none, or one of another size or for fewer images.
     """
-    scorer: Remembers | None = context.models.get("scorer")
+    scorer: Remembers | None = context.models.get(ROLE)
     if scorer is None:
         raise ConfigError(
-            "views are scored by a trained method, and no file is given",
+            "views are scored by a trained network, and no file is given",
             where="--scorer",
             fix="give --scorer RUN/checkpoint.safetensors, or the encoder.safetensors of a run",
         )
-    size = (parent.height, parent.width)
+    size = parent.height, parent.width
     if scorer.input_size not in (None, size):
-        height, width = scorer.input_size
+        (height, width), (own_height, own_width) = scorer.input_size, size
         raise ConfigError(
             f"the scorer takes images of {height}x{width}, the views of {parent.name} are "
-            f"{size[0]}x{size[1]}",
+            f"{own_height}x{own_width}",
             code="VS103",
             where="--scorer",
             fix="give a scorer that was trained on views of this size",
         )
-    if scorer.num_rows not in (None, context.num_samples):
+    if scorer.num_rows is not None and scorer.num_rows < context.num_samples:
         raise ConfigError(
-            f"the scorer has prototypes for {scorer.num_rows} images, the store has "
+            f"the scorer was trained on {scorer.num_rows} images, the store has "
             f"{context.num_samples}",
             code="VS103",
             where="--scorer",
+            why=f"{scorer.name} has a target for each of them",
             fix="give a scorer that was trained on this store",
         )
     return scorer
 
 
-def reach_of(scorer: Remembers) -> Reach:
-    """Return which rows of its input a scored sample is made from."""
-    return "set" if scorer.needs_bank else "sample"
+def as_images(pixels: Pixels, device: str) -> Tensor:
+    """Return pixels uint8 [.., H, W, 3] as networks take them: float32 [.., 3, H, W], 0 to 1."""
+    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
+    return planes.to(device).float().div_(255)
 
 
 def bank_rows(context: Context, parent: ViewSet, count: int) -> NDArray[np.int64]:
-    """Return the rows of the bank, ascending: at most `count` whose view 0 was made."""
+    """Return the rows of the bank, ascending: at most `count` of those whose view 0 was made."""
     rows = np.flatnonzero(np.isin(parent.params["status"][:, 0], MADE))
     words = context.stream.seed_word(rows, 0)
     return np.sort(rows[np.argsort(words, kind="stable")[:count]])
@@ -86,5 +88,4 @@ def fill_bank(scorer: Remembers, context: Context, parent: ViewSet, count: int) 
         return
     rows = bank_rows(context, parent, count)
     images = np.stack([parent[int(row)][0] for row in rows])
-    at = torch.from_numpy(rows).to(context.device)
-    scorer.remember(from_pixels(images, context.device), at)
+    scorer.remember(as_images(images, context.device), torch.from_numpy(rows).to(context.device))

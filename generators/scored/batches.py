@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -23,5 +23,10 @@ def fixed_batches(
     """
     pulled = iter(samples)
     while batch := list(islice(pulled, slots)):
-        stacked = np.stack([pixels(sample) for sample in batch])
-        yield batch, np.concatenate([stacked, np.repeat(stacked[:1], slots - len(batch), axis=0)])
+        yield batch, filled([pixels(sample) for sample in batch], slots)
+
+
+def filled(pixels: Sequence[Pixels], slots: int) -> Pixels:
+    """Return pixels of `slots` samples, stacked: behind those that there are stands the first."""
+    stacked = np.stack(pixels)
+    return np.concatenate([stacked, np.repeat(stacked[:1], slots - len(pixels), axis=0)])

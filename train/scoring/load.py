@@ -18,6 +18,7 @@ from viewstore.train.scoring.scorer import EncoderScorer, MethodScorer, Scorer
 from viewstore.train.views import At
 
 NOT_CONFIG = ("store", "processes")  # of the settings in a checkpoint
+FRAME = ("epoch_steps", "rows", "size", "views")  # what `run.frame_of` gives
 
 
 def load_scorer(path: Path) -> Scorer:
@@ -37,6 +38,12 @@ def load_scorer(path: Path) -> Scorer:
             where=str(path),
             why="it was written by an earlier version of viewstore",
             fix="give the encoder.safetensors of the run, or let the training go on for a step",
+        )
+    if tuple(sorted(saved.frame)) != FRAME or min(saved.frame.values()) < 1:
+        raise CheckpointError(
+            f"frame of the checkpoint must be {FRAME}, from 1 each, got {saved.frame}",
+            where=str(path),
+            fix=DAMAGED_FIX,
         )
     try:
         config = PretrainConfig.of(_settings(saved))

@@ -23,7 +23,7 @@ from viewstore.train.strategies.selection import Entry, entries_of, is_directed
 from viewstore.train.views import At, Views
 
 TEMPERATURE = 0.5  # at which an encoder's file scores, SimCLR's default
-AT_REST = At(epoch=0, step=0, epoch_steps=1, total_steps=1, seed=0)
+AT_ONCE = 64  # images of a bank that are embedded together: bounds memory
 
 
 class Bank(NamedTuple):
@@ -44,10 +44,10 @@ class Scorer(nn.Module):
             its own place.
         directed: Whether the two views in the other order have another loss.
         input_size: Height and width of the images that it takes; None: any.
-        num_rows: Rows of the store that it has prototypes for; None: it scores any image.
         std: Of its preprocessing, by which values in [0, 1] are divided, per channel.
         needs_bank: Whether `remember` must come first.
         crops: Whether it scores small crops against larger ones (`crop_losses`).
+        num_rows: Rows that it knows of the store that it was trained on; None: it scores any.
     """
 
     name: str
@@ -55,10 +55,17 @@ class Scorer(nn.Module):
     entries: tuple[Entry, ...]
     directed: bool
     input_size: tuple[int, int] | None
-    num_rows: int | None
     std: tuple[float, ...]
     needs_bank: bool
     crops: bool
+    num_rows: int | None
+
+    @abstractmethod
+    def entries_beside(self, crops: int) -> tuple[Entry, ...]:
+        """Return the standard loss of two large and so many small crops, as `entries` is.
+
+        The small ones have the places from 2 on, in which all are alike.
+        """
 
     @abstractmethod
     def remember(self, bank: Tensor, rows: Tensor) -> None:
@@ -96,7 +103,7 @@ class MethodScorer(Scorer):
     def __init__(
         self, method: Method, at: At, *, num_rows: int, input_size: tuple[int, int] | None
     ) -> None:
-        """Freeze `method` as it was at the clock `at`.
+        """Freeze `method` as it was at the clock `at`; it computes in float32.
 
         `num_rows`: Rows of the store that it was trained on.
 
@@ -113,26 +120,44 @@ class MethodScorer(Scorer):
                 fix="give a checkpoint of another method, or the encoder.safetensors of the run",
             )
         self.method = method.requires_grad_(False).eval()
+        self.method.amp = None
         self.name, self.step, self.input_size = traits.name, at.step, input_size
         self.std = method.prepare.std
         self.needs_bank = traits.negatives == "batch"
-        self.crops = traits.target_roles == ("global",)
+        self.crops = "global" in traits.target_roles
         self.num_rows = num_rows if traits.target == "prototype" else None
         self._at = at
         self._role = "global" if self.crops else "expert"
         self._bank: Bank | None = None
-        two = self._views([torch.zeros(1, 1, 1, 1)] * 2, torch.zeros(1, dtype=torch.int64))
-        self.entries = entries_of(method, two, (0, 1))
-        self.directed = is_directed(method, two, (0, 1))
+        self.entries = self.entries_beside(0)
+        self.directed = is_directed(method, self._nothing(0), (0, 1))
+
+    def entries_beside(self, crops: int) -> tuple[Entry, ...]:
+        """Return the method's standard plan of two views and small crops."""
+        return entries_of(self.method, self._nothing(crops), range(2 + crops))
+
+    def _nothing(self, crops: int) -> Views:
+        """Return two views and so many small crops, of which nobody looks at the pixels."""
+        images = [torch.zeros(1, 1, 1, 1)] * (2 + crops)
+        roles = (self._role, self._role) + ("local",) * crops
+        return self._views(images, torch.zeros(1, dtype=torch.int64), roles)
 
     @torch.no_grad()
     def remember(self, bank: Tensor, rows: Tensor) -> None:
         """Embed the bank with the student's network."""
-        views = self._views([bank], rows)
-        found = self.method.encode(
-            views, [Row(0)], net="student", mode="probe", statistics="running"
-        )
-        self._bank = Bank(F.normalize(found["z"][0], dim=-1), rows)
+        found = []
+        for images, of_rows in zip(
+            torch.split(bank, AT_ONCE), torch.split(rows, AT_ONCE), strict=True
+        ):
+            emb = self.method.encode(
+                self._views([images], of_rows),
+                [Row(0)],
+                net="student",
+                mode="probe",
+                statistics="running",
+            )
+            found.append(F.normalize(emb["z"][0], dim=-1))
+        self._bank = Bank(torch.cat(found), rows)
 
     @torch.no_grad()
     def pair_losses(self, views: Tensor, rows: Tensor) -> Tensor:
@@ -161,6 +186,14 @@ class MethodScorer(Scorer):
 
     def _views(self, images: Sequence[Tensor], rows: Tensor, roles: tuple[str, ...] = ()) -> Views:
         """Return images [P, C, H, W] in [0, 1] as the views of the samples in rows, [P]."""
+        if self.num_rows is not None and len(rows) and int(rows.max()) >= self.num_rows:
+            raise ConfigError(
+                f"the scorer was trained on {self.num_rows} images, the store has more",
+                code="VS103",
+                where="--scorer",
+                why=f"{self.name} has a target for each of them",
+                fix="give a scorer that was trained on this store",
+            )
         return Views(
             pixels=tuple(255 * each for each in images),
             role=roles or (self._role,) * len(images),
@@ -199,10 +232,13 @@ class MethodScorer(Scorer):
         self, student: Emb, target: Emb, s: int, t: int, plan: Plan, *, within: bool
     ) -> Tensor:
         """Return the loss of student s against target t, [P], by places in the plan."""
+        nothing = torch.full((len(plan.views),), torch.nan, device=plan.views.sample.device)
         if not plan.targets:
+            if s != t:
+                return nothing
             return total(self.method.score(student, target, Pair(s, None), plan))
         if plan.students[s] is plan.targets[t] and not within:
-            return torch.full((len(plan.views),), torch.nan, device=plan.views.sample.device)
+            return nothing
         pair = Pair(s, t)
         if not self.needs_bank:
             return total(self.method.score(student, target, pair, plan))
@@ -226,12 +262,20 @@ class EncoderScorer(Scorer):
         self.step = steps if type(steps) is int and steps >= 0 else -1
         self.entries = (Entry(0, 1, 0.5), Entry(1, 0, 0.5))
         self.directed, self.needs_bank, self.crops = False, True, False
+        self.num_rows = None
         self._bank: Bank | None = None
+
+    def entries_beside(self, crops: int) -> tuple[Entry, ...]:
+        """Return `entries`. Raises ConfigError: there are small crops, which it does not score."""
+        if crops:
+            raise _no_crops()
+        return self.entries
 
     @torch.no_grad()
     def remember(self, bank: Tensor, rows: Tensor) -> None:
         """Embed the bank."""
-        self._bank = Bank(self.encoder(bank), rows)
+        units = [self.encoder(images) for images in torch.split(bank, AT_ONCE)]
+        self._bank = Bank(torch.cat(units), rows)
 
     @torch.no_grad()
     def pair_losses(self, views: Tensor, rows: Tensor) -> Tensor:
@@ -246,7 +290,7 @@ class EncoderScorer(Scorer):
 
     def crop_losses(self, crops: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         """Raise ConfigError: an encoder's file has no loss of crops."""
-        raise ConfigError("an encoder's file does not score small crops: give a checkpoint of dino")
+        raise _no_crops()
 
     def losses(self, student: Tensor, target: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of each student's view, [P], as `Scorer.losses`."""
@@ -257,6 +301,10 @@ class EncoderScorer(Scorer):
     def _contrast(self, student: Tensor, target: Tensor, rows: Tensor) -> Tensor:
         assert self._bank is not None, "remember comes first"
         return contrasted(student, target, rows, self._bank, 1 / TEMPERATURE)
+
+
+def _no_crops() -> ConfigError:
+    return ConfigError("an encoder's file does not score small crops: give a checkpoint of dino")
 
 
 def contrasted(

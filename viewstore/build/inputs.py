@@ -75,7 +75,27 @@ def wanted_inputs(
                 fix=f"start from {view_set.of}",
             )
         found[role] = view_set
+        if wanted.parent_as is not None:
+            found[wanted.parent_as] = _parent_of(paths, name, view_set, published)
     return found
+
+
+def _parent_of(
+    paths: StorePaths, child: str, view_set: ViewSet, published: dict[str, ViewSet]
+) -> ViewSet:
+    """Return the view set that `view_set` was made from, of which `child` is made too.
+
+    Raises:
+        ConfigError: It has none, another one than is there now, or one that is not complete.
+    """
+    if view_set.of in (None, SOURCE):
+        raise ConfigError(
+            f"{child} reads the views that {view_set.name} is about, and it is about none",
+            code="VS103",
+            fix="name a columns set of another view set",
+        )
+    check_links(paths, view_set.plan)
+    return complete_view_set(paths, child, view_set.of, published)
 
 
 def parents_of(paths: StorePaths, name: str) -> list[str]:

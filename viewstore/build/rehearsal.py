@@ -19,6 +19,7 @@ import numpy as np
 
 from viewstore.build.adopt import adopt_sources, check_same_generator, fixed_sources
 from viewstore.build.request import BuildRequest, wanted_shards
+from viewstore.build.roles import files_needed
 from viewstore.build.rows import build_rows, shard_rows_of
 from viewstore.build.run import build, check_out, needed_roles
 from viewstore.costs.disk_space import check_free_bytes
@@ -210,7 +211,7 @@ def _made_from(request: BuildRequest, paths: StorePaths) -> Iterator[BuildReques
                 seed=plan.seed,
                 codec=None if plan.kind == "columns" else plan.form,
                 proof=None,
-                files={role: file for role, file in request.files.items() if role in needs},
+                files=files_needed(needs, request.files),
             )
             yield from _made_from(first, paths)
             yield first

@@ -83,6 +83,7 @@ class Role:
         network: Whether that is a network: what works with it needs torch.
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
+        also: Role whose files do for this one where a generator takes none of that role itself.
     """
 
     help: str | None
@@ -90,6 +91,7 @@ class Role:
     load: Callable[[Path, Progress], Any]
     network: bool = True
     fits: str | None = None
+    also: str | None = None
 
 
 ROLES: Mapping[str, Role] = {
@@ -115,6 +117,7 @@ ROLES: Mapping[str, Role] = {
         "scores as SimCLR does.",
         None,
         _load_scorer,
+        also="encoder",
     ),
     "selection": Role(
         "Take the choices in this file, an epoch of a run's folder selection.",
@@ -137,6 +140,21 @@ def named(needs: Collection[str]) -> tuple[str, ...]:
 def networks(needs: Collection[str]) -> tuple[str, ...]:
     """Return the roles among `needs` that are networks: what works with them needs torch."""
     return tuple(role for role in needs if role in NETWORKS)
+
+
+def taken_files(needs: Collection[str], files: WeightFiles) -> WeightFiles:
+    """Return files by the roles in which a generator with these needs takes them."""
+    taken = dict(files)
+    for role in needs:
+        also = ROLES[role].also
+        if also is not None and also in files and also not in needs and role not in files:
+            taken[role] = taken.pop(also)
+    return taken
+
+
+def files_needed(needs: Collection[str], files: WeightFiles) -> WeightFiles:
+    """Return those of the files that a generator with these needs takes, by its roles."""
+    return {role: file for role, file in taken_files(needs, files).items() if role in needs}
 
 
 def packaged_weights(role: str) -> Path:
@@ -163,6 +181,14 @@ def packaged_roles(needs: Sequence[str], files: WeightFiles) -> frozenset[str]:
 
 def check_unneeded(generator: str, needs: Collection[str], files: WeightFiles) -> None:
     """Raise ConfigError if a file of a role is given that no build of this generator reads."""
+    for role in needs:
+        also = ROLES[role].also
+        if role in files and also in files and also not in needs:
+            raise ConfigError(
+                f"--{role} and --{also} are both given: {generator} scores by one file",
+                fix="leave one of them out",
+            )
+    files = taken_files(needs, files)
     unneeded = [f"--{role}" for role in files if role not in needs]
     if unneeded:
         raise ConfigError(
@@ -204,6 +230,7 @@ def load_models(
     Raises:
         ConfigError, CheckpointError, UnavailableError: As `load_model`.
     """
+    files = taken_files(needs, files)
     paths = {role: weight_file(role, files) for role in needs}
     models = {
         role: load_model(role, path, progress) for role, path in paths.items() if path is not None
@@ -215,6 +242,7 @@ def weights_of(needs: Sequence[str], files: WeightFiles) -> list[Weights]:
     """Return what a plan records of the files of some roles. Raises ConfigError: one is missing."""
     from viewstore.format.plan import Weights
 
+    files = taken_files(needs, files)
     weights = []
     for role in needs:
         path = weight_file(role, files)

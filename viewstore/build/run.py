@@ -26,7 +26,14 @@ from viewstore.build.forms import codec_of, side_of, wants_proof
 from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
 from viewstore.build.request import BuildRequest, Built, wanted_shards
-from viewstore.build.roles import check_unneeded, load_models, named, networks, packaged_roles
+from viewstore.build.roles import (
+    check_unneeded,
+    files_needed,
+    load_models,
+    named,
+    networks,
+    packaged_roles,
+)
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
@@ -354,7 +361,7 @@ def _build_first(
         settings=settings,
         codec=None,
         proof=None,
-        files={role: file for role, file in request.files.items() if role in needs},
+        files=files_needed(needs, request.files),
         only=None,
     )
     return build(first, progress, table=table)

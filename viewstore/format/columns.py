@@ -28,6 +28,8 @@ FILLS: Mapping[str, float] = {
     "mix_partner": -2,
     "mix_box": -1,
     "model_step": -1,
+    "pair_iou": math.inf,
+    "pair_loss": math.inf,
     "jitter_order": 254,
     "ops": 254,
     "ops_args": math.inf,

@@ -73,7 +73,14 @@ def _wrong_logits(logits: NDArray[Any], plan: Plan) -> str | None:
     return None if descends else "does not go down"
 
 
+def _wrong_losses(losses: NDArray[Any], plan: Plan) -> str | None:
+    del plan
+    scored = np.isfinite(losses).any(-1).all()
+    return None if scored else "has views without a finite loss where the status is 1"
+
+
 CHECKS: Mapping[str, Callable[[NDArray[Any], Plan], str | None]] = {
     "feature": _wrong_feature,
+    "pair_loss": _wrong_losses,
     "topk_logit": _wrong_logits,
 }

@@ -185,7 +185,7 @@ def test_what_no_view_can_be_attacked_with_is_refused() -> None:
     with pytest.raises(ConfigError, match="less than a level of 255"):
         make_settings("adversarial", {"eps": 0.5}).resolve(context_with(scorer_named("simsiam")))
     scorer = scorer_named("deepcluster-v2")
-    with pytest.raises(ConfigError, match="prototypes for 12 images, the store has 13"):
+    with pytest.raises(ConfigError, match="was trained on 12 images, the store has 13"):
         make_settings("adversarial", {}).resolve(context_with(scorer, num_samples=13))
     with pytest.raises(ConfigError, match="no file is given") as caught:
         make_settings("adversarial", {}).resolve(context_of(picture, COUNT, parent=PARENT))
