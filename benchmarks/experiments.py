@@ -123,6 +123,21 @@ def hexa(out: Path | None, **options: Any) -> None:  # noqa: ANN401
 
 @main.command()
 @SOURCE
+@click.option("--rows", type=int, default=1024, show_default=True)
+@click.option("--epochs", type=int, default=4, show_default=True)
+@click.option("--backbone", default="conv6-half", show_default=True, metavar="NAME")
+@OUT
+def attacks(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Build adversarial sets against four methods and a CutMix set; look at losses and shares."""
+    from trials import attacks as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
+@main.command()
+@SOURCE
 @click.option("--samples", type=int, default=64, show_default=True)
 @click.option("--repeats", type=int, default=5, show_default=True)
 @click.option("--backbone", default="conv6-quarter", show_default=True, metavar="NAME")

@@ -31,6 +31,7 @@ arms_of, choices, cost, crop_search, graded, hexa, loop_share, operators, record
         *("record", "turns", "world"),
     )
 )
+attacks = module("trials.attacks")
 RESULTS = sorted(experiments.RESULTS.glob("*.json"))
 
 
@@ -298,3 +299,18 @@ def test_commands_of_runs_write_what_they_found(
         found = json.loads(out.read_text())
         assert [line["steps"] for line in found["lines"]] == [8] * len(found["lines"])
         assert all(line["ours"] in capsys.readouterr().out for line in found["lines"][:1])
+
+
+def test_stored_attacks_and_mixes_are_told_against_their_controls(tmp_path: Path) -> None:
+    store = world.store_of(tmp_path / "store", "digits", 48, views=2)
+    views = f"cached:{attacks.VIEWS}"
+    config = world.config_of(
+        views, views, method="simsiam", backbone="conv3", batch_size=24, steps=2
+    )
+    world.train(store, config, tmp_path / "run")
+    found = attacks.method_found(store, tmp_path / "run", "simsiam")
+    assert found["largest_change"] == 1
+    assert found["attack"]["share"] > 0.9 > 0.75 > found["random signs"]["share"] > 0.25
+    assert [line.steps for line in attacks.lines_of("simsiam", found, "here", 2)] == [2, 2]
+    mixed = attacks.mixed_found(store)
+    assert mixed["equal_to_counted"] == mixed["n"] == 96
