@@ -223,9 +223,10 @@ def _inputs(
     built: list[Built] = []
     found: dict[str, str | None] = {}
     for role, wanted in settings.inputs().items():
-        if wanted.settings is None or role not in newest.links:
+        view_set = paths.view_set(newest.links[role]["view_set"])
+        if wanted.settings is None or not view_set.plan.is_file():
             continue
-        first = read_plan(paths.view_set(newest.links[role]["view_set"]))
+        first = read_plan(view_set)
         found[role] = _made_with(paths, first, given)
         if found[role] is not None:
             continue

@@ -338,8 +338,7 @@ def check_no_round(name: str, refresh: str) -> None:
         raise ConfigError(
             f"view set {name!r} would be named as a round of {match[1]!r} is",
             why="a name that ends in -r and a number is that of the same views by newer networks",
-            fix=f"{refresh} --view-set {match[1]} makes the next round of {match[1]}; for others "
-            "give another name",
+            fix=f"give a name with another end; {refresh} makes the rounds of a view set",
         )
 
 
