@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,9 @@ def test_stale_and_orphaned_sets_are_told(store: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(store, tmp_path / "s"))
     opened = viewstore.open(out)
     parent, child = opened.view_sets["simclr"], opened.view_sets["embed-r2"]
-    shard = parent.shards[1]
-    object.__setattr__(shard.entry, "columns", {**shard.entry.columns, "status": (0, 1, "0" * 64)})
+    entry = parent.shards[1].entry
+    others = tuple(replace(each, sha256="0" * 64) for each in entry.files)
+    object.__setattr__(entry, "files", others)
     facts = origin_facts(opened, child)
     assert facts["stale"] == 1
     assert outdated_words("embed-r2", facts) == [
