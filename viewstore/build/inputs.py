@@ -150,7 +150,7 @@ def unfinished_input(paths: StorePaths, name: str, input: str) -> ConfigError:
         f"{name} is made from {input}, which is not complete: {there}",
         code="VS202",
         where=str(paths.view_set(input).root),
-        fix=build_again(paths.root),
+        fix=build_again(paths.root, input),
     )
 
 

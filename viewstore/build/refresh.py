@@ -13,14 +13,13 @@ from typing import Any
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.roles import ROLES, WeightFiles, check_unneeded, named, weights_of
 from viewstore.build.run import build, needed_roles
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import ROUND, Plan, Weights, round_name
 from viewstore.progress import Progress, Silent
 from viewstore.store.committed import (
     committed_shards,
-    known_view_sets,
     no_view_set,
     read_manifest,
     read_plan,
@@ -100,9 +99,8 @@ def _newest(paths: StorePaths, base: str) -> Plan:
 
     Raises:
         ConfigError: There is no view set of this name, or it names one round.
-        FormatError: The newest round is gone from disk.
     """
-    rounds = numbered_rounds(known_view_sets(paths), base)
+    rounds = numbered_rounds(view_sets(paths), base)
     match = ROUND.fullmatch(base)
     if match is not None:
         raise ConfigError(
@@ -113,14 +111,6 @@ def _newest(paths: StorePaths, base: str) -> Plan:
     if not rounds:
         raise no_view_set(base, view_sets(paths), paths.root)
     number, name = next(iter(rounds.items()))
-    if not paths.view_set(name).plan.is_file():
-        raise FormatError(
-            f"view set {name!r} is gone from disk",
-            code="VS203",
-            where=str(paths.view_set(name).root),
-            why=f"the manifest names it as the newest round of {base}",
-            fix=f"give it back, or take it out: viewstore rm {paths.root} {name}",
-        )
     plan = read_plan(paths.view_set(name))
     if plan.round != number:
         raise ConfigError(

@@ -266,11 +266,33 @@ def test_a_round_is_repaired_with_its_own_files(world: Path, store: Path) -> Non
     assert collect_garbage(store, older_seconds=0, dry_run=True) == []
 
 
-def test_a_round_that_is_gone_is_not_made_again_under_its_name(world: Path, store: Path) -> None:
+@pytest.mark.parametrize("lost", ["teacher-r2", "teacher-r2/plan.json"])
+def test_a_round_that_is_lost_is_made_again_as_verify_says(
+    world: Path, store: Path, lost: str
+) -> None:
     again(store, world / "second.safetensors")
-    shutil.rmtree(store / "views" / "teacher-r2")
-    with pytest.raises(FormatError, match="view set 'teacher-r2' is gone from disk"):
-        again(store, world / "third.safetensors")
+    store_id, path = viewstore.open(store).store_id, store / "views" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (fault,) = [fault for fault in verify(store) if fault.view_set == "teacher-r2"]
+    assert fault.fix == (
+        "refresh it again with the files that it was made with, or take it out: "
+        f"viewstore rm {store} teacher-r2"
+    )
+    if path.name == "plan.json":
+        with pytest.raises(ConfigError, match="teacher-r2 has shards that were made with other"):
+            again(store, world / "third.safetensors")
+    again(store, world / "second.safetensors")
+    assert viewstore.open(store).store_id == store_id
+    assert list(verify(store)) == []
+
+
+def test_an_unfinished_round_says_which_command_goes_on_with_it(world: Path, store: Path) -> None:
+    again(store, world / "second.safetensors", only=(0,))
+    (fault,) = verify(store)
+    assert str(fault.fix).startswith("run the same refresh command again, or take it out")
+    with pytest.raises(ConfigError, match="not complete") as caught:
+        viewstore.open(store).view_set("teacher-r2")
+    assert str(caught.value.fix).startswith("run the same refresh command again: it goes on")
 
 
 def test_a_set_that_was_named_like_a_round_is_none(store: Path, world: Path) -> None:
