@@ -7,7 +7,7 @@ and params whoever computes them, and whatever else is computed beside them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from viewstore.format.columns import Column
@@ -180,6 +180,12 @@ class Settings(Protocol):
     def reads_source(self) -> bool:
         """Whether it looks at source images; where it does not, none is opened."""
 
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return the settings of the next round, of those that a round resolved to.
+
+        What `resolve` took from the networks is left out: it is taken from the new ones.
+        """
+
 
 class OfSource:
     """What `Settings` say whose views are made of the source image of their own sample.
@@ -205,3 +211,13 @@ class OfSource:
     def reads_source(self) -> bool:
         """Return that source images are read."""
         return True
+
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return all settings: none was taken from a network."""
+        return settings_but(self)
+
+
+def settings_but(settings: Any, *dropped: str) -> dict[str, Any]:  # noqa: ANN401
+    """Return the settings of a dataclass by name, without some of them."""
+    names = (field.name for field in fields(settings))
+    return {name: getattr(settings, name) for name in names if name not in dropped}

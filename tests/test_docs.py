@@ -123,9 +123,9 @@ def test_every_command_of_the_page_on_columns_runs(
             code, _, err = run(capsys, *words)
             assert code == 0, (words, err)
             ran.append(words[0])
-    assert ran == ["build"] * 5 + ["stats", "build", "train"]
+    assert ran == ["build"] * 5 + ["stats", "build", "train", "refresh"]
     store = viewstore.open(folder / "views")
-    assert store.columns_of("simclr") == ("other", "teacher")
+    assert store.columns_of("simclr") == ("other", "teacher", "teacher-r2")
     assert store.columns_of("source") == ("duplicates", "of-images", "quality")
 
 

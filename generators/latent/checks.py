@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
+SIZES = ("height", "width", "code_shape")  # settings that are always those of the generator
 COLOURS_SEEN = 16  # source images, spread over the rows, before anything is written
 
 

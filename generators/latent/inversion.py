@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, OfSource, Rendered, Sample
+from viewstore.generators.contract import Context, OfSource, Rendered, Sample, settings_but
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
+    SIZES,
     check_colours,
     check_encoder,
     check_inverter,
@@ -102,6 +103,15 @@ class Inversion(OfSource):
         if self.lam_f > 0 and self.measured is False:
             raise ConfigError("recon.lam_f must be 0 without an encoder")
 
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return the settings but for sizes, a calibrated goal, and what an inverter decides."""
+        dropped = ["inverter"]
+        if self.calibration is not None:
+            dropped += ["shift_stop", "calibration"]
+        if self.max_steps == _steps(inverter=bool(self.inverter)):
+            dropped.append("max_steps")
+        return settings_but(self, *SIZES, *dropped)
+
     def resolve(self, context: Context) -> ResolvedInversion:
         """Fill in the size, the limits and what depends on the networks given.
 
@@ -126,7 +136,6 @@ class Inversion(OfSource):
             if shift_stop is None:
                 calibration = calibrate(context).to_json()
                 shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
-        steps = STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
         return ResolvedInversion(
             **not_automatic(self),
             height=gan.res,
@@ -135,11 +144,16 @@ class Inversion(OfSource):
             measured=measured,
             inverter=inverter,
             shift_stop=shift_stop,
-            max_steps=self.max_steps or steps,
+            max_steps=self.max_steps or _steps(inverter=inverter),
             slots=self.slots or default_slots(context.device),
             device_class=device_class(context.device),
             calibration=calibration or self.calibration,
         )
+
+
+def _steps(*, inverter: bool) -> int:
+    """Return the most updates of a sample, where nothing else is said."""
+    return STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,10 @@ from viewstore.generators.contract import (
     OfSource,
     Rendered,
     Sample,
+    settings_but,
 )
 from viewstore.generators.latent.checks import (
+    SIZES,
     check_encoder,
     check_positive,
     check_size,
@@ -116,6 +118,10 @@ class WPerturb(OfSource):
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set `recon`, which must have this psi."""
         return {PARENT: Input("recon", {"psi": self.psi})}
+
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return the settings but for the sizes, which are those of the generator."""
+        return settings_but(self, *SIZES)
 
     def reads_source(self) -> bool:
         """Return that no source image is opened: views start from stored latents."""

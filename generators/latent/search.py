@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 
 from viewstore.errors import ConfigError
-from viewstore.generators.contract import PARENT, Context, Input, OfSource
+from viewstore.generators.contract import PARENT, Context, Input, OfSource, settings_but
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
+    SIZES,
     check_encoder,
     check_positive,
     check_size,
@@ -277,6 +278,17 @@ class WSearch(OfSource):
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set `recon`, which must have this psi."""
         return {PARENT: Input("recon", {"psi": _or(self.psi, PRESETS[self.preset].psi)})}
+
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return the settings but for sizes, and a calibrated eps1 with what follows from it."""
+        if self.calibration is None or self.eps1 is None:
+            return settings_but(self, *SIZES)
+        dropped = ["eps1", "calibration"]
+        if self.eps_min == self.eps1 / 2:
+            dropped.append("eps_min")
+        if self.views > 1 and self.eps2 == WITHIN_BOUND * pair_bound(self.eps1, self.views):
+            dropped.append("eps2")
+        return settings_but(self, *SIZES, *dropped)
 
 
 def published_eps2(eps1: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, Rendered, Sample
+from viewstore.generators.contract import Context, Rendered, Sample, settings_but
 from viewstore.generators.numerics import device_class, repeatable
 from viewstore.generators.scored.batches import fixed_batches
 from viewstore.generators.scored.described import (
@@ -92,6 +92,10 @@ class Embed(Describes):
             value = getattr(self, name)
             if value is not None and not value >= 1:
                 raise ConfigError(f"embed.{name} must be above 0, got {value}")
+
+    def refreshed(self) -> Mapping[str, Any]:
+        """Return the settings but for the size of features, and of batches, which one may fix."""
+        return settings_but(self, "feature_size", "slots")
 
     def resolve(self, context: Context) -> ResolvedEmbed:
         """Ask the encoder what it gives.

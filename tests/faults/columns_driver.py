@@ -1,7 +1,8 @@
 """Builds one set of columns over and over in children that are killed at random moments.
 
-Usage: columns_driver.py STORE ENCODER KILLS BUILDERS SEED. The store has the view set that the
-columns describe. Prints how many children were killed.
+Usage: columns_driver.py WHAT STORE ENCODER KILLS BUILDERS SEED. The store has the view set that the
+columns describe; where WHAT is "refresh" and not "embed" it has the columns too, by another
+encoder, and their next round is built. Prints how many children were killed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,18 @@ from pathlib import Path
 
 from tests.faults.kill_driver import SPAN, kill_loop, seconds_of
 from viewstore.build import run as building
+from viewstore.build.refresh import refresh
+from viewstore.errors import ConfigError
 from viewstore.generators.checkpoints import exported  # noqa: F401  # before the first fork
 from viewstore.generators.scored import embed  # noqa: F401
+
+
+def embed_again(store: Path, encoder: Path) -> None:
+    try:
+        refresh(store, "embed", {"encoder": encoder}, workers=1)
+    except ConfigError as error:  # it was ended before, maybe by another child just now
+        if not str(error).startswith("nothing to refresh: embed-r2"):
+            raise
 
 
 def build(store: Path, encoder: Path) -> None:
@@ -30,14 +41,15 @@ def build(store: Path, encoder: Path) -> None:
 
 
 def main() -> None:
-    store, encoder = map(Path, sys.argv[1:3])
-    kills, builders, seed = map(int, sys.argv[3:])
+    work = {"embed": build, "refresh": embed_again}[sys.argv[1]]
+    store, encoder = map(Path, sys.argv[2:4])
+    kills, builders, seed = map(int, sys.argv[4:])
     undisturbed = store.with_name(f"{store.name}-undisturbed")
     with contextlib.suppress(FileExistsError):
         shutil.copytree(store, undisturbed)
-    span = SPAN * seconds_of(lambda: build(undisturbed, encoder))
-    done = kill_loop(lambda: build(store, encoder), kills, builders, random.Random(seed), span)
-    build(store, encoder)
+    span = SPAN * seconds_of(lambda: work(undisturbed, encoder))
+    done = kill_loop(lambda: work(store, encoder), kills, builders, random.Random(seed), span)
+    work(store, encoder)
     print(done)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import viewstore
 from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS
+from tests.viewstore.small_stores import round_before
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.columns import Column
@@ -26,6 +27,7 @@ def family_store(out: Path, counts: dict[str, int], *, source: str = "digits") -
             BuildRequest(
                 generator="simclr",
                 view_set=name,
+                after=round_before(out, name),
                 out=out,
                 source=source,
                 limit=NUM_DIGITS,

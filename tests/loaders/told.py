@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import viewstore
+from tests.viewstore.small_stores import round_before
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.columns import Column, Status
@@ -143,7 +144,12 @@ def tell(out: Path, name: str, of: str, **settings: Any) -> Store:  # noqa: ANN4
     """Build columns set `name` about `of` into a store, and return the store."""
     with registered():
         request = BuildRequest(
-            generator="told", view_set=name, out=out, settings={"of": of, **settings}, workers=1
+            generator="told",
+            view_set=name,
+            after=round_before(out, name),
+            out=out,
+            settings={"of": of, **settings},
+            workers=1,
         )
         build(request)
     return viewstore.open(out)

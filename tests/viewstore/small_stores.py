@@ -1,5 +1,6 @@
 """Small real stores for tests."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from PIL import Image
 
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import ROUND, Plan, round_name
+from viewstore.store.committed import read_plan
 
 ROWS = 20
 SHARD_ROWS = 8
@@ -31,6 +35,15 @@ def write_photographs(folder: Path, count: int, *, cut: int) -> Path:
     path = folder / f"{cut}.jpg"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return folder
+
+
+def round_before(out: Path, name: str) -> Plan | None:
+    """Return the plan after which a view set is the next round; None: its name is no round's."""
+    match = ROUND.fullmatch(name)
+    if match is None:
+        return None
+    first, number = read_plan(StorePaths(out).view_set(match[1])), int(match[2]) - 1
+    return replace(first, view_set=round_name(match[1], number), round=number)
 
 
 def build_small(out: Path, source: str | None, **changes: Any) -> Built:  # noqa: ANN401

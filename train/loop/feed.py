@@ -99,7 +99,10 @@ def open_feed(
                 shown_id=state["store"] + state["views"],
                 source=lambda: store.source_table,
                 rows=None if config.holdout is None else rows,
-                warnings=attacks_of_others(store, loader.slots),
+                warnings=(
+                    *attacks_of_others(store, loader.slots),
+                    *older_rounds(store, loader.slots),
+                ),
             )
 
 
@@ -133,6 +136,17 @@ def attacks_of_others(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, .
             f"views of {name} were attacked against the weights {digests or 'of an unknown file'} "
             f"of {age}, not against the network that trains: call the run adv-cached"
         )
+    return tuple(found)
+
+
+def older_rounds(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, ...]:
+    """Return a warning of each view set that is shown while no view shows its newest round."""
+    shown = {name for slot in slots if slot.kind != "online" for name in slot.name.split("|")}
+    found = []
+    for name in sorted(shown & {*store.view_sets}):
+        newest = newest_round(store, store.view_sets[name].plan.base).name
+        if newest not in shown:
+            found.append(f"views of {name} are shown, and {newest} was made since by newer weights")
     return tuple(found)
 
 

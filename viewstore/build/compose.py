@@ -22,7 +22,7 @@ from viewstore.build.roles import WeightFiles, load_models, networks
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import SOURCE, Kind, Plan, Weights
+from viewstore.format.plan import SOURCE, Kind, Plan, Weights, round_name
 from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
@@ -135,11 +135,12 @@ def make_plan(
 ) -> Plan:
     """Return the plan of settings and what they resolve to: all that decides the bytes of a set.
 
-    `context.view_set` is the name under which `view_set` was begun.
+    `context.view_set` is the name under which `view_set` was begun, without its round.
     """
     from viewstore.generators import make_settings
 
     views, height, width = resolved.views, resolved.height, resolved.width
+    begun_as = round_name(context.view_set, context.round)
     rows, codec = StoreRows(table), context.codec
     libraries = {
         library: importlib.metadata.version(library)
@@ -175,10 +176,10 @@ def make_plan(
         weights=tuple(weights),
         resample={"filter": getattr(resolved, "filter", "area"), "library": "opencv"},
         seed=context.seed,
-        round=1,
+        round=context.round,
         columns=tuple(sorted(columns, key=lambda column: column.name)),
         libraries=libraries,
-        made_as=None if context.view_set == view_set else context.view_set,
+        made_as=None if view_set == begun_as else context.view_set,
     )
 
 

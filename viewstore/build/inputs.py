@@ -34,10 +34,13 @@ def wanted_inputs(
     settings: Settings,
     table: SourceTable,
     build_first: BuildFirst,
+    *,
+    planned: Mapping[str, str] = {},
 ) -> dict[str, ViewSet]:
     """Return the view sets that view set `name` is made from by these settings, by role.
 
-    Those that are missing, and that the settings say how to make, are built first.
+    Those that are missing, and that the settings say how to make, are built first. `planned` are
+    the names of those that a plan has fixed, which may be rounds of what the settings name.
 
     Raises:
         ConfigError: One is missing or not complete, is stale, or is the view set itself.
@@ -45,7 +48,7 @@ def wanted_inputs(
     found = {}
     reader = SourceReader(table)
     for role, wanted in settings.inputs().items():
-        other = wanted.view_set
+        other = wanted.view_set if wanted.settings is None else planned.get(role, wanted.view_set)
         if other == name:
             raise ConfigError(
                 f"view set {other!r} cannot be made from itself",
@@ -63,7 +66,7 @@ def wanted_inputs(
                 fix="start from one that fewer were made before",
             )
         published = published_view_sets(paths, reader)
-        if other not in published and wanted.settings is not None:
+        if other not in published and other == wanted.view_set and wanted.settings is not None:
             build_first(other, wanted.settings)
             published = published_view_sets(paths, reader)
         if other not in published and not paths.view_set(other).plan.is_file():
@@ -167,7 +170,7 @@ def unfinished_input(paths: StorePaths, name: str, input: str) -> ConfigError:
         f"{name} is made from {input}, which is not complete: {there}",
         code="VS202",
         where=str(paths.view_set(input).root),
-        fix=build_again(paths.root),
+        fix=build_again(paths.root, input),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from viewstore.build.adopt import make_folders, restore_folders
@@ -20,7 +20,7 @@ from viewstore.files import disk
 from viewstore.files.local import LOCAL
 from viewstore.format.manifest import Commit, Index, Manifest, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import Plan, check_view_set_name
+from viewstore.format.plan import Plan, check_no_round, check_view_set_name
 from viewstore.format.records import LARGE_BYTES
 from viewstore.store.committed import (
     committed_shards,
@@ -31,6 +31,7 @@ from viewstore.store.committed import (
     read_plan,
     view_sets,
 )
+from viewstore.store.rounds import numbered_rounds
 
 
 def remove_view_set(root: Path, name: str) -> Manifest | None:
@@ -53,37 +54,79 @@ def remove_view_set(root: Path, name: str) -> Manifest | None:
 
 
 def rename_view_set(root: Path, old: str, new: str) -> Manifest | None:
-    """Give a view set another name; its shards stay, and are rebuilt as those of the old name.
+    """Give a view set and its rounds another name.
+
+    Their shards stay, and are rebuilt as those of the old name.
 
     Returns:
         The newest manifest; None before the first.
 
     Raises:
-        ConfigError: There is no view set `old`, there is another one called `new`, that is no
-            name, shards of `old` must be repaired first, or another view set starts from it.
+        ConfigError: There is no view set `old`, it is a round of another one, there is another one
+            called `new`, that is no name, shards of `old` must be repaired first, or another view
+            set starts from it.
     """
     check_view_set_name(new)
+    check_no_round(new, f"viewstore refresh {root}")
     paths = StorePaths(root)
     with disk.explained(root), _alone(paths):
-        if old not in view_sets(paths):
+        plans = _rounds(paths, old)
+        if not plans:
             raise no_view_set(old, view_sets(paths), root)
         if new == old:
             raise ConfigError(f"view set {old!r} has this name already", fix="name another one")
-        _check_no_child(paths, old, verb="renamed")
-        plan = read_plan(paths.view_set(old)).renamed(new)
+        moves = [_Move.of(paths, plan, new) for plan in plans]
+        for move in moves:
+            _check_no_child(paths, move.old, verb="renamed")
+            _check_free(paths, move.plan, move.commits)
+            _check_whole(paths, move.old, move.commits)
+        for move in moves:
+            _put_links(paths.view_set(move.old), paths.view_set(move.new), move.plan, move.commits)
+            manifest = read_manifest(paths)
+            if manifest is not None and move.old in manifest.view_sets:
+                entry = derive(paths.view_set(move.new), move.plan, move.commits, None)
+                _publish_without(paths, move.old, {move.new: entry})
+            _discard(paths, move.old)
+        return read_manifest(paths)
+
+
+def _rounds(paths: StorePaths, name: str) -> list[Plan]:
+    """Return the plans of a view set and its rounds, the newest first: a kill leaves the others.
+
+    Raises:
+        ConfigError: It is a round of another view set.
+    """
+    known = numbered_rounds(view_sets(paths), name)
+    plans = [read_plan(paths.view_set(each)) for each in known.values()]
+    if plans and plans[-1].view_set == name and plans[-1].base != name:
+        base = plans[-1].base
+        raise ConfigError(
+            f"view set {name!r} is a round of {base!r}, and is named as it is",
+            fix=f"rename {base}, and its rounds go with it: viewstore mv {paths.root} {base} NEW",
+        )
+    return [plan for plan in plans if plan.base == name]
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A view set that gets another name: its plan and commits under that."""
+
+    old: str
+    plan: Plan
+    commits: Mapping[int, Commit]
+
+    @property
+    def new(self) -> str:
+        return self.plan.view_set
+
+    @classmethod
+    def of(cls, paths: StorePaths, plan: Plan, base: str) -> _Move:
+        renamed = plan.renamed(base)
         commits = {
-            shard: replace(commit, view_set=plan.view_set, plan_id=plan.id)
-            for shard, commit in read_commits(paths.view_set(old)).items()
+            shard: replace(commit, view_set=renamed.view_set, plan_id=renamed.id)
+            for shard, commit in read_commits(paths.view_set(plan.view_set)).items()
         }
-        _check_free(paths, plan, commits)
-        _check_whole(paths, old, commits)
-        _put_links(paths.view_set(old), paths.view_set(new), plan, commits)
-        manifest = read_manifest(paths)
-        if manifest is not None and old in manifest.view_sets:
-            entry = derive(paths.view_set(new), plan, commits, None)
-            manifest = _publish_without(paths, old, {new: entry})
-        _discard(paths, old)
-        return manifest
+        return cls(plan.view_set, renamed, commits)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,10 @@ class BuildRequest:
             to 64 px and for views of networks, else jpg.
         proof: Of a set stored as params: whether each view is rendered once, and the CRC-32 of
             its pixels kept; None means as the view set was begun, yes for a new one.
+        after: The newest round of the view set, if a new one is the next of it: what is not given
+            is as there, but for what was taken from its networks.
+        inputs: Names of the view sets that it is made from by role, where they are others than
+            the settings name: rounds of those.
         shard_rows: Rows per shard of a new store; None chooses.
         files: Files of networks by role; those of other roles are packaged.
         executor: Where the shards are built: a row of `shards.executors`.
@@ -56,6 +60,8 @@ class BuildRequest:
     seed: int | None = None
     codec: str | None = None
     proof: bool | None = None
+    after: Plan | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
     shard_rows: int | None = None
     files: WeightFiles = field(default_factory=dict)
     executor: Executor = run_local

@@ -41,7 +41,7 @@ from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewSto
 from viewstore.files import disk
 from viewstore.format.listing import ROLE
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, check_view_set_name
+from viewstore.format.plan import Plan, check_no_round, check_view_set_name
 from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
@@ -77,6 +77,7 @@ def build(
     with disk.explained(request.out):
         check_out(request.out)
         check_view_set_name(request.name)
+        _check_no_round(request, paths)
         _check_settings(request)  # refused before anything is read
         if table is None:
             table, skipped = build_rows(request, paths, progress)
@@ -93,6 +94,13 @@ def build(
             skipped=skipped,
             before=before,
         )
+
+
+def _check_no_round(request: BuildRequest, paths: StorePaths) -> None:
+    """Raise ConfigError if a new view set has the name of a round, and is none."""
+    begun = request.after is not None or paths.view_set(request.name).plan.is_file()
+    if not begun:
+        check_no_round(request.name, f"viewstore refresh {request.out}")
 
 
 def _check_settings(request: BuildRequest) -> None:
@@ -231,13 +239,17 @@ def _plan(
     stored = read_plan(view_set) if view_set.plan.is_file() else None
     if stored is not None:
         check_same_generator(view_set, stored, request.generator)
+    before = stored or request.after
     settings = _settings(request, stored)
     built: list[Built] = []
 
     def build_first(name: str, own: Mapping[str, Any]) -> None:
         built.append(_build_first(request, name, own, table, progress))
 
-    inputs = wanted_inputs(request.name, paths, settings, table, build_first)
+    planned = {} if before is None else {k: each["view_set"] for k, each in before.links.items()}
+    inputs = wanted_inputs(
+        request.name, paths, settings, table, build_first, planned={**planned, **request.inputs}
+    )
     models, weights = load_models(named(settings.NEEDS), request.files, progress)
     listing = None
     if ROLE in settings.NEEDS:
@@ -247,7 +259,7 @@ def _plan(
     packaged = packaged_roles(settings.NEEDS, request.files)
     if not built and {part.uri for part in table.parts} != {"digits"}:
         _warn_of_packaged(packaged, progress)
-    codec = codec_of(request, stored, settings, side_of(table, inputs.get("parent"), listing))
+    codec = codec_of(request, before, settings, side_of(table, inputs.get("parent"), listing))
     if request.proof is not None and (codec.name, settings.KIND) != (ParamsAlone.name, "pixels"):
         raise ConfigError(
             f"proof goes with --codec params, the views are stored as {codec.name}"
@@ -258,12 +270,13 @@ def _plan(
         )
     context = compose.make_context(
         table=table,
-        seed=_seed(request, stored),
-        view_set=request.name if stored is None else stored.first_name,
+        seed=_seed(request, before),
+        view_set=request.name if before is None else before.first_name,
+        round=_round(request, stored),
         codec=codec,
         models=models,
         inputs=inputs,
-        wants_pixels=codec.name != ParamsAlone.name or wants_proof(request, stored),
+        wants_pixels=codec.name != ParamsAlone.name or wants_proof(request, before),
         device=request.device,
         packaged=packaged,
         whole_source=whole_source(request, paths),
@@ -329,11 +342,17 @@ def _check_not_renamed(paths: StorePaths, plan: Plan) -> None:
 
 
 def _settings(request: BuildRequest, stored: Plan | None) -> Settings:
-    """Return the settings of the request, over those of the plan that it goes on with."""
+    """Return the settings of the request, over those of the plan that it goes on with.
+
+    Of the round before, only those that its networks did not decide.
+    """
     from viewstore.generators import make_settings
 
-    resumed = stored is not None and stored.generator["name"] == request.generator
-    before: Mapping[str, Any] = stored.generator["args"] if stored and resumed else {}
+    before: Mapping[str, Any] = {}
+    if stored is not None and stored.generator["name"] == request.generator:
+        before = stored.generator["args"]
+    elif request.after is not None:
+        before = make_settings(request.generator, request.after.generator["args"]).refreshed()
     return make_settings(request.generator, {**before, **request.settings})
 
 
@@ -362,15 +381,23 @@ def _build_first(
         codec=None,
         proof=None,
         files=files_needed(needs, request.files),
+        after=None,
+        inputs={},
         only=None,
     )
     return build(first, progress, table=table)
 
 
-def _seed(request: BuildRequest, stored: Plan | None) -> int:
+def _seed(request: BuildRequest, before: Plan | None) -> int:
     if request.seed is not None:
         return request.seed
-    return 0 if stored is None else stored.seed
+    return 0 if before is None else before.seed
+
+
+def _round(request: BuildRequest, stored: Plan | None) -> int:
+    if stored is not None:
+        return stored.round
+    return 1 if request.after is None else request.after.round + 1
 
 
 def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:

@@ -32,39 +32,7 @@ _MAX_MISSED = click.option(
     callback=lambda context, option, text: _share(text),
     help="Exit 1 where a larger share of the samples, or of their anchors, missed its goal.",
 )
-_OPTIONS = (
-    click.option(
-        "--source", metavar="SRC", help=f"{shared.SOURCES}  [default: the store's, or digits]"
-    ),
-    click.option(
-        "-o",
-        "--out",
-        type=FILE,
-        default=Path("views"),
-        show_default=True,
-        metavar="STORE",
-        help="Build into the store in this folder.",
-    ),
-    click.option(
-        "--view-set", metavar="NAME", help="Name the view set.  [default: as the generator]"
-    ),
-    click.option(
-        "--limit", type=POSITIVE, metavar="N", help="Take the first N images of the source only."
-    ),
-    click.option(
-        "--of",
-        metavar="SET",
-        help="Make it from the views of this view set.  [default: as the generator says]",
-    ),
-    click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]"),
-    *shared.WEIGHTS,
-    shared.SETTINGS,
-    click.option(
-        "--shard-rows",
-        type=click.IntRange(1, 8192),
-        metavar="S",
-        help="Put S samples into each shard of a new store.  [default: chosen by size]",
-    ),
+HOW = (
     click.option(
         "--executor",
         type=click.Choice(list(EXECUTORS)),
@@ -107,6 +75,41 @@ _OPTIONS = (
         metavar="S",
         help="After SIGTERM, let running shards go on for S seconds.",
     ),
+)
+_OPTIONS = (
+    click.option(
+        "--source", metavar="SRC", help=f"{shared.SOURCES}  [default: the store's, or digits]"
+    ),
+    click.option(
+        "-o",
+        "--out",
+        type=FILE,
+        default=Path("views"),
+        show_default=True,
+        metavar="STORE",
+        help="Build into the store in this folder.",
+    ),
+    click.option(
+        "--view-set", metavar="NAME", help="Name the view set.  [default: as the generator]"
+    ),
+    click.option(
+        "--limit", type=POSITIVE, metavar="N", help="Take the first N images of the source only."
+    ),
+    click.option(
+        "--of",
+        metavar="SET",
+        help="Make it from the views of this view set.  [default: as the generator says]",
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed all random draws.  [default: 0]"),
+    *shared.WEIGHTS,
+    shared.SETTINGS,
+    click.option(
+        "--shard-rows",
+        type=click.IntRange(1, 8192),
+        metavar="S",
+        help="Put S samples into each shard of a new store.  [default: chosen by size]",
+    ),
+    *HOW,
 )
 
 
@@ -207,24 +210,30 @@ def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     from viewstore.build.run import build as run
+
+    request = _request(options)
+    return tell(terminal, run(request, terminal), options)
+
+
+def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
+    """Answer with what a build came to; return its exit code."""
     from viewstore.format.paths import StorePaths
     from viewstore.sources.record import read_sources
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
-    request = _request(options)
-    built = run(request, terminal)
+    out = options["out"]
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
-    facts = _facts(built, request)
+    facts = _facts(built, out)
     verdict = None
     if built.manifest is not None:
-        store = open_store(request.out)
+        store = open_store(out)
         view_set = store.view_set(built.plan.view_set)
         verdict = verdict_of(store, [view_set], max_missed=options["max_missed"])
         facts |= _goals(view_set) | {"verdict": verdict.to_json()}
     failed = built.failed_rows if verdict is None else verdict.view_sets[-1].failed_rows
-    names = read_sources(StorePaths(request.out))[0].keys if failed else ()
+    names = read_sources(StorePaths(out))[0].keys if failed else ()
     keys = [names[row] for row in failed]
     facts |= {"failures": len(failed), "failed_samples": keys}
     terminal.result(facts, _summary_text(facts, verdict))
@@ -281,20 +290,27 @@ def _request(options: dict[str, Any]) -> BuildRequest:
         codec=options["codec"],
         shard_rows=options["shard_rows"],
         files=shared.weight_files(options),
-        executor=EXECUTORS[options["executor"]],
-        workers=options["workers"] or 0,
-        device=options["device"],
-        slice_of=shared.parse_slice(options["shard"]),
-        only=shared.parse_shards(options["only"]),
-        on_error=options["on_error"],
-        grace_seconds=options["grace"],
+        **how_of(options),
     )
 
 
-def _facts(built: Built, request: BuildRequest) -> dict[str, Any]:
+def how_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a BuildRequest that the options HOW say."""
+    return {
+        "executor": EXECUTORS[options["executor"]],
+        "workers": options["workers"] or 0,
+        "device": options["device"],
+        "slice_of": shared.parse_slice(options["shard"]),
+        "only": shared.parse_shards(options["only"]),
+        "on_error": options["on_error"],
+        "grace_seconds": options["grace"],
+    }
+
+
+def _facts(built: Built, out: Path) -> dict[str, Any]:
     plan = built.plan
     return {
-        "store": str(request.out),
+        "store": str(out),
         "view_set": plan.view_set,
         "kind": plan.kind,
         "samples": plan.rows,

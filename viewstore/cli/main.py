@@ -25,6 +25,7 @@ MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move the
 LEARN = "Learn from them"
 COMMANDS = {
     "build": Entry("viewstore.cli.build:build", "Make a view set, or go on with one.", MAKE),
+    "refresh": Entry("viewstore.cli.refresh:refresh", "Make a new round of a view set.", MAKE),
     "status": Entry("viewstore.cli.status:status", "Say how far a build is.", MAKE),
     "finalise": Entry("viewstore.cli.build:finalise", "Write the manifest after slices.", MAKE),
     "gan": Entry("viewstore.cli.gan:gan", "Train, invert, sample and convert GANs.", MAKE),

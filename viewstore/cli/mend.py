@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from viewstore.cli.options import (
     weight_files,
 )
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import ConfigError, ViewStoreError, counted
 
 if TYPE_CHECKING:
     from viewstore.store.faults import Fault
@@ -84,11 +85,28 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     else:
         mend = f"viewstore verify {store} --repair"
         faults = _verify_here(terminal, local_path(store), options)
-    text = "\n".join(map(str, faults)) or f"{store} is whole"
+    lines = [*map(str, faults)] or [f"{store} is whole"]
     if faults:
-        text += "\n" + _to_do(faults, None if options["repair"] else mend)
-    terminal.result({"level": level, "faults": [asdict(f) for f in faults]}, text, ok=not faults)
+        lines.append(_to_do(faults, None if options["repair"] else mend))
+    origins, told = _origins(store, view_set)
+    facts = {"level": level, "faults": [asdict(f) for f in faults], "origins": origins}
+    terminal.result(facts, "\n".join([*lines, *told]), ok=not faults)
     return int(bool(faults))
+
+
+def _origins(store: str, only: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Return with what each view set was made, as facts and as lines; nothing of a broken store."""
+    from viewstore.inspect.origin import origin_facts, origin_words
+    from viewstore.store.store import open_store
+
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(ViewStoreError):  # what is wrong was told as a fault
+        opened = open_store(store)
+        for name in sorted(opened.view_sets):
+            if only in (None, name):
+                facts[name] = origin_facts(opened, opened.view_sets[name])
+    words = {name: "; ".join(origin_words(name, each)) for name, each in facts.items()}
+    return facts, [f"{name}: {said}" for name, said in words.items() if said]
 
 
 def _to_do(faults: list[Fault], mend: str | None) -> str:

@@ -16,6 +16,7 @@ from viewstore.format.records import check_form, seal, unseal
 
 KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+ROUND = re.compile(r"(.+)-r(\d{1,9})")  # names of rounds: BASE-r2, BASE-r3, ...
 MAX_VIEWS = 100
 MAX_SIDE = 16_384
 SEEDS = 1 << 53
@@ -64,11 +65,11 @@ class Plan:
         weights: Files of weights by role.
         resample: {"filter", "antialias", "library"}.
         seed: Seed of every draw.
-        round: 1, or higher for a view set built against a newer checkpoint.
+        round: 1, or n for the same against newer weights, whose name is that of round 1 and "-rN".
         columns: Params columns by name.
         libraries: Versions of the libraries that decide bytes.
-        made_as: The name under which it was begun, if it was renamed since: it salts the draws,
-            and stands in the json of every sample.
+        made_as: The name under which it was begun, without its round, if it was renamed since: it
+            salts the draws, and stands in the json of every sample.
     """
 
     view_set: str
@@ -102,6 +103,8 @@ class Plan:
         check_view_set_name(self.view_set)
         if self.made_as is not None:
             check_view_set_name(self.made_as)
+        if self.round < 1 or self.view_set != round_name(self.base, self.round):
+            raise FormatError(f"round {self.round} of a view set cannot be named {self.view_set!r}")
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"views must be in [1, {MAX_VIEWS}], got {self.views}")
         check_rows(self.rows, self.shard_rows)
@@ -155,14 +158,21 @@ class Plan:
         return dict(sorted({**self.inputs, **own}.items()))
 
     @property
-    def first_name(self) -> str:
-        """The name under which it was begun."""
-        return self.made_as or self.view_set
+    def base(self) -> str:
+        """The name of round 1."""
+        found = None if self.round == 1 else ROUND.fullmatch(self.view_set)
+        return self.view_set if found is None else found[1]
 
-    def renamed(self, name: str) -> Plan:
-        """Return the plan of the same views under another name."""
+    @property
+    def first_name(self) -> str:
+        """The name under which it was begun, of round 1 whatever its own round is."""
+        return self.made_as or self.base
+
+    def renamed(self, base: str) -> Plan:
+        """Return the plan of the same views, of the same round of a set of another name."""
         first = self.first_name
-        return replace(self, view_set=name, made_as=None if first == name else first)
+        made_as = None if first == base else first
+        return replace(self, view_set=round_name(base, self.round), made_as=made_as)
 
     @property
     def shards(self) -> int:
@@ -295,6 +305,11 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+def round_name(base: str, round: int) -> str:
+    """Return the name of a round of the view set `base`, whose round 1 has that name itself."""
+    return base if round == 1 else f"{base}-r{round}"
+
+
 def checked_seed(seed: object) -> int:
     """Return a seed as an int. Raises ConfigError unless it is a whole number in [0, 2^53)."""
     try:
@@ -314,6 +329,17 @@ def check_rows(rows: int, shard_rows: int) -> None:
         raise ConfigError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {shard_rows}")
     if rows > MAX_SHARDS * shard_rows:  # their numbers have six digits
         raise ConfigError(f"a store has at most {MAX_SHARDS} shards, not {rows} / {shard_rows}")
+
+
+def check_no_round(name: str, refresh: str) -> None:
+    """Raise ConfigError if `name` is one that rounds have; `refresh` is what makes them."""
+    match = ROUND.fullmatch(name)
+    if match is not None:
+        raise ConfigError(
+            f"view set {name!r} would be named as a round of {match[1]!r} is",
+            why="a name that ends in -r and a number is that of the same views by newer networks",
+            fix=f"give a name with another end; {refresh} makes the rounds of a view set",
+        )
 
 
 def check_view_set_name(name: str) -> None:

@@ -16,6 +16,7 @@ from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
+from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
@@ -74,7 +75,7 @@ def write_report(
         "css": Markup(_data("static", "report.css")),
         "chosen": chosen,
     }
-    sections = [_section(view_set, described(store, view_set)) for view_set in view_sets]
+    sections = [_section(store, view_set) for view_set in view_sets]
     goals = {view_set.name: goal_text(view_set) for view_set in view_sets}
     # Read once at the largest size: a store's originals may not fit into memory together.
     read = [_shown(store, row, view_sets, chosen) for row in rows]
@@ -143,27 +144,29 @@ def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _section(view_set: ViewSet, columns_sets: Sequence[ViewSet]) -> dict[str, Any]:
+def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
     """Return what the template needs of a view set, and of the columns sets that describe it."""
-    facts = view_set_facts(view_set)
+    facts = view_set_facts(store, view_set)
     constraints = constraints_of(view_set)
     charts = {} if constraints is None else constraint_charts(view_set, constraints)
     return {
         "name": view_set.name,
         "said": _said(view_set),
         "facts": facts,
+        "origin": _origin(view_set.name, facts),
         "args": {name: json.dumps(value) for name, value in facts["generator"]["args"].items()},
         "plan": json.dumps(jsonable(view_set.plan.to_json()), indent=1, sort_keys=True),
         "near_duplicate": NEAR_DUPLICATE,
         "constraint_charts": {caption: Markup(chart) for caption, chart in charts.items()},
-        "params": [{"name": "Params", "said": "", **_columns(facts["columns"])}]
+        "params": [{"name": "Params", "said": "", "origin": None, **_columns(facts["columns"])}]
         + [
             {
                 "name": f"{each.name}: columns",
                 "said": _described(each),
+                "origin": _origin(each.name, origin_facts(store, each)),
                 **_columns(column_facts(each)),
             }
-            for each in columns_sets
+            for each in described(store, view_set)
         ],
         "telling": {
             caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
@@ -190,6 +193,12 @@ def _columns(facts: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in constant.items()
         ],
     }
+
+
+def _origin(name: str, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a view set was made with in words, and whether they are an alarm; None: none."""
+    said = "; ".join(origin_words(name, facts))
+    return {"said": said, "alarm": bool(outdated_words(name, facts))} if said else None
 
 
 def _described(columns_set: ViewSet) -> str:

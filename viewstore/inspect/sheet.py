@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from viewstore.errors import ConfigError, counted
 from viewstore.images.colours import Pixels
+from viewstore.inspect.origin import made_words, origin_facts, outdated_words
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
@@ -103,8 +104,8 @@ def notes_of(
 ) -> list[tuple[str, str]]:
     """Return the lines of words below the title, with their colours.
 
-    They say what the view sets came to, what is shown of them, what is said of them, and how to
-    read it.
+    They say what the view sets came to, what is shown of them, with what they were made, what is
+    said of them, and how to read it.
     """
     verdict = verdict_of(store, view_sets)
     notes = [(verdict.headline(), ALARM if verdict.unfit else INK)]
@@ -114,12 +115,21 @@ def notes_of(
         goal = goal_text(view_set)
         said = f"{view_set.name}: {views} ({roles}) of {view_set.height} x {view_set.width} px"
         notes.append((said + (f"; goal: {goal}" if goal else ""), FAINT))
+        notes += _origin(store, view_set)
         for each in described(store, view_set):
             names = ", ".join(column.name for column in told_columns(each)) or "nothing in words"
             notes.append((f"{each.name}, columns of {view_set.name}: {names}", FAINT))
+            notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
+
+
+def _origin(store: Store, view_set: ViewSet) -> list[tuple[str, str]]:
+    """Return by what a view set was made, as lines; that it is out of date stands out."""
+    name, facts = view_set.name, origin_facts(store, view_set)
+    made = [(f"{name}: {words}", FAINT) for words in made_words(name, facts)]
+    return made + [(f"{name}: {words}", ALARM) for words in outdated_words(name, facts)]
 
 
 def _draw_header(

@@ -14,6 +14,7 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.stats import ColumnStats, column_stats
+from viewstore.inspect.origin import origin_facts
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -64,7 +65,7 @@ def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, C
     }
 
 
-def view_set_facts(view_set: ViewSet) -> Facts:
+def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
     """Return what a view set is, its column statistics, and how it keeps its constraints.
 
     The key "constraints" is there only if the view set was searched for distances.
@@ -86,7 +87,7 @@ def view_set_facts(view_set: ViewSet) -> Facts:
         "bytes": view_set.num_bytes,
         "seed": plan.seed,
         "generator": dict(plan.generator),
-        "weights": [asdict(each) for each in plan.weights],
+        **origin_facts(store, view_set),
         "columns": column_facts(view_set),
     }
     constraints = constraints_of(view_set)
@@ -125,7 +126,7 @@ def store_facts(store: Store, view_sets: Sequence[ViewSet]) -> Facts:
         "samples": store.num_samples,
         "labels": label_counts(store),
         "store_id": store.store_id,
-        "view_sets": {view_set.name: view_set_facts(view_set) for view_set in view_sets},
+        "view_sets": {view_set.name: view_set_facts(store, view_set) for view_set in view_sets},
     }
 
 

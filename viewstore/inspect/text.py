@@ -10,6 +10,7 @@ from typing import Any
 from viewstore.errors import counted
 from viewstore.inspect.distributions import bars_of, merged
 from viewstore.inspect.numbers import OFF_WORD, brief, brief_param, is_off, number, percent
+from viewstore.inspect.origin import origin_words
 
 BAR_WIDTH, BLOCKS = 40, " ▁▂▃▄▅▆▇█"
 BINS = 16  # of histograms in text
@@ -29,10 +30,10 @@ def store_text(facts: Facts) -> str:
     ]
     view_sets = facts["view_sets"]
     for name, describing in _paragraphs(view_sets).items():
-        lines += ["", _heading(name, view_sets[name]), *_view_set_lines(view_sets[name])]
+        lines += ["", _heading(name, view_sets[name]), *_view_set_lines(name, view_sets[name])]
         for other in describing:
             lines += ["", f"  columns {other}"]
-            lines += ["  " + line for line in _view_set_lines(view_sets[other])]
+            lines += ["  " + line for line in _view_set_lines(other, view_sets[other])]
     return "\n".join(lines)
 
 
@@ -79,10 +80,10 @@ def _labels(counts: Mapping[str, int]) -> str:
     return f"{len(counts)}, of {each} each: {', '.join(list(counts)[:FIRST_LABELS])}, ..."
 
 
-def _view_set_lines(facts: Facts) -> list[str]:
+def _view_set_lines(name: str, facts: Facts) -> list[str]:
     roles = ", ".join(f"{count} {role}" for role, count in facts["roles"].items())
     generator = facts["generator"]
-    settings = [f"{name} {brief(value)}" for name, value in generator["args"].items()]
+    settings = [f"{key} {brief(value)}" for key, value in generator["args"].items()]
     args = re.sub(r"(?<!,) ", UNBROKEN, ", ".join(settings))
     made_by = f"{generator['name']} {generator['version']}"
     size = f"{facts['height']} x {facts['width']} x {facts['channels']} px"
@@ -98,6 +99,8 @@ def _view_set_lines(facts: Facts) -> list[str]:
             for line in wrapped(f"  generator  {made_by}: {args}", indent=13)
         ),
     ]
+    for place, words in enumerate(origin_words(name, facts)):
+        lines += wrapped(f"  {'' if place else 'origin':<9}  {words}", indent=13)
     if "constraints" in facts:
         lines += _constraint_lines(facts["constraints"])
     return [*lines, *("  " + line for line in stats_table(facts["columns"]))]

@@ -13,12 +13,12 @@ from viewstore.store.committed import (
     build_again,
     committed_shards,
     is_store,
+    made_by,
     read_plan,
     shards_there,
     view_sets,
 )
 
-AGAIN = "run the same build command again"
 BY_KIND = {
     "proof": "install the libraries that its plan names, or build it anew into another --view-set",
     "unproven": "give its source images back, or say where they are with VIEWSTORE_SOURCE=PLACE",
@@ -53,12 +53,16 @@ def unpublished(paths: ViewSetPaths) -> str:
     store = paths.root.parents[1]
     if _is_built(paths):
         return f"viewstore finalise {store}"
-    return f"{AGAIN}, or {taking_out(paths)}"
+    again = f"run the same {made_by(paths.root.name)} command again"
+    return f"{again}, or {taking_out(paths)}"
 
 
 def same_again(paths: ViewSetPaths) -> str:
     """Return what to do about a view set whose plan is gone."""
-    return f"build it again with the settings of its first build, or {taking_out(paths)}"
+    again = "build it again with the settings of its first build"
+    if made_by(paths.root.name) == "refresh":
+        again = "refresh it again with the files that it was made with"
+    return f"{again}, or {taking_out(paths)}"
 
 
 def plan_again(paths: ViewSetPaths) -> str:
@@ -69,7 +73,8 @@ def plan_again(paths: ViewSetPaths) -> str:
 def parent_again(paths: ViewSetPaths, parent: str, *, is_gone: bool) -> str:
     """Return what to do about a view set that was made from another one than the store has."""
     if is_gone:
-        return f"build {parent} again with its former settings, or {taking_out(paths)}"
+        former = "files" if made_by(parent) == "refresh" else "settings"
+        return f"{made_by(parent)} {parent} again with its former {former}, or {taking_out(paths)}"
     return taking_out(paths)
 
 

@@ -10,7 +10,7 @@ from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import ROUND, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
 
 NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the manifest
@@ -131,9 +131,14 @@ def shards_there(committed: int, plan: Plan) -> str:
     return f"{committed} of {counted(plan.shards, 'shard')} {are} there"
 
 
-def build_again(where: object) -> str:
-    """Return what to do where a build has not ended."""
-    again = "run the same build command again: it goes on with what is there"
+def made_by(name: str) -> str:
+    """Return the command that makes a view set of this name."""
+    return "refresh" if ROUND.fullmatch(name) else "build"
+
+
+def build_again(where: object, name: str = "") -> str:
+    """Return what to do where a build has not ended, or that of view set `name`."""
+    again = f"run the same {made_by(name)} command again: it goes on with what is there"
     return f"{again}; if it was built in slices, run all of them, then viewstore finalise {where}"
 
 
@@ -144,7 +149,7 @@ def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:
         code="VS202",
         where=str(where),
         why="its build was stopped, or is still running",
-        fix=build_again(where),
+        fix=build_again(where, name),
     )
 
 

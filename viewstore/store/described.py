@@ -131,6 +131,12 @@ def _describes_another(store: Store, shown: ViewSet, found: ViewSet, use: str) -
             else f"show views of {found.name} in a slot of their own",
         )
     about, wanted = round_names(found.of, shown.name)
+    if (about, wanted) == (found.of, shown.name):
+        generator = found.plan.generator["name"]
+        make = f"build --generator {generator} --of {shown.name} --out {store.location}"
+    else:
+        files = "".join(f" --{each.role} {each.name}" for each in found.plan.weights)
+        make = f"refresh {store.location} --view-set {found.plan.base} --of {shown.name}{files}"
     if about == wanted:
         about = f"another {about}"
         wanted = "the one that is there now"
@@ -138,6 +144,5 @@ def _describes_another(store: Store, shown: ViewSet, found: ViewSet, use: str) -
         f"{found.name} describes {about}, not {wanted}",
         code="VS103",
         where=store.location,
-        fix=f"viewstore build --generator {found.plan.generator['name']} --of {shown.name} "
-        f"--out {store.location}",
+        fix=f"viewstore {make}",
     )

@@ -5,12 +5,11 @@ Rounds of a view set BASE are called BASE, BASE-r2, BASE-r3, ...; BASE-r1 means 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 
+from viewstore.format.plan import ROUND
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-
-ROUND = re.compile(r"(.+)-r(\d{1,9})")
 
 
 def newest_round(store: Store, name: str) -> ViewSet:
@@ -33,12 +32,19 @@ def rounds_of(store: Store, name: str) -> list[ViewSet]:
     if match is not None:
         first = match[1] if int(match[2]) == 1 and name not in store.view_sets else name
         return [store.view_sets[first]] if first in store.view_sets else []
-    numbered = {1: name} if name in store.view_sets else {}
-    for other in store.view_sets:
-        match = ROUND.fullmatch(other)
-        if match is not None and match[1] == name:
-            numbered[int(match[2])] = other
-    return [store.view_sets[numbered[number]] for number in sorted(numbered, reverse=True)]
+    return [store.view_sets[each] for each in numbered_rounds(store.view_sets, name).values()]
+
+
+def numbered_rounds(names: Iterable[str], base: str) -> dict[int, str]:
+    """Return those among the names of view sets that are rounds of `base`, the newest first."""
+    numbered = {}
+    for name in names:
+        match = ROUND.fullmatch(name)
+        if name == base:
+            numbered[1] = name
+        elif match is not None and match[1] == base:
+            numbered[int(match[2])] = name
+    return dict(sorted(numbered.items(), reverse=True))
 
 
 def round_names(name: str, other: str) -> tuple[str, str]:

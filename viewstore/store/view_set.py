@@ -16,7 +16,7 @@ from viewstore.files.local import LOCAL, Files, checked_blob, matching, whole_fi
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
-from viewstore.format.plan import Kind, Plan
+from viewstore.format.plan import Kind, Plan, Weights
 from viewstore.format.stats import ColumnStats, unpack_stats
 from viewstore.format.tar import MEMBER_DTYPE, NPY_BYTES, pack_npy_header
 from viewstore.images.codec import Codec, codec_from_plan
@@ -93,6 +93,16 @@ class ViewSet:
     def of(self) -> str | None:
         """Name of the view set that its views start from, or that it describes; None: of none."""
         return None if self.plan.parent is None else self.plan.parent["view_set"]
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The files of networks, and of what else a user named, that it was made with."""
+        return self.plan.weights
+
+    @property
+    def round(self) -> int:
+        """1, or n where `viewstore refresh` made it the n-th by newer networks."""
+        return self.plan.round
 
     @property
     def num_views(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store
+from tests.viewstore.small_stores import round_before
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
@@ -196,7 +198,9 @@ def test_the_newest_complete_round_of_a_view_set_is_read(tmp_path: Path, digits:
     out = tmp_path / "rounds"
     shutil.copytree(digits.root, out)
     small = {"height": 12, "width": 12}
-    build(BuildRequest(generator="simclr", out=out, view_set="hard-r2", settings=small, workers=1))
+    first = BuildRequest(generator="simclr", out=out, view_set="hard", settings=small, workers=1)
+    build(first)
+    build(replace(first, view_set="hard-r2", after=round_before(out, "hard-r2")))
     store = viewstore.open(out)
     cached, _ = resolve([Cached("hard"), Cached("digits")], store)
     assert [slots.group.name for slots in cached] == ["hard-r2", "digits"]

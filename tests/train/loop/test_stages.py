@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import viewstore
+from tests.loaders.families import family_store
 from tests.loaders.stores import digits_store
 from tests.train.world import make_method
 from viewstore.errors import ConfigError, StoppedError
@@ -20,7 +21,7 @@ from viewstore.progress import Silent
 from viewstore.store.store import Store
 from viewstore.train.encoder_file import load_encoder
 from viewstore.train.loop.config import PretrainConfig
-from viewstore.train.loop.feed import attacks_of_others, open_feed
+from viewstore.train.loop.feed import attacks_of_others, older_rounds, open_feed
 from viewstore.train.loop.pretrain import pretrain
 from viewstore.train.loop.run import RunOptions
 from viewstore.train.methods.table import method_of
@@ -145,6 +146,16 @@ def slot_of(name: str, role: str, kind: Any = "cached") -> Slot:  # noqa: ANN401
         channels=3,
         columns=(),
     )
+
+
+def test_whoever_trains_on_an_older_round_is_told_of_the_newest(tmp_path: Path) -> None:
+    store = family_store(tmp_path / "s", {"cands": 2, "cands-r2": 2})
+    older, newest = slot_of("cands", "expert"), slot_of("cands-r2", "expert")
+    assert older_rounds(store, [older, slot_of("simclr", "expert")]) == (
+        "views of cands are shown, and cands-r2 was made since by newer weights",
+    )
+    for slots in ([newest], [older, newest], [slot_of("cands|cands-r2", "expert")]):
+        assert older_rounds(store, slots) == ()
 
 
 def test_whoever_trains_is_told_of_attacks_on_other_networks(store: Store, tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ FACTS: dict[str, Any] = {
             "shards_planned": 2,
             "bytes": 3 << 19,
             "generator": {"name": "w-search", "version": 1, "args": {"eps1": 0.3, "size": [16, 8]}},
+            "weights": [{"role": "gan", "name": "g.pt", "bytes": 9, "sha256": "0123456789abcdef"}],
+            "model_step": 700,
+            "round": 1,
+            "newest": "w-search-r3",
+            "made_from": ["recon", "hard"],
+            "stale": 2,
             "columns": {"distance": COLUMN, "steps": EMPTY},
             "constraints": CONSTRAINTS,
         }
@@ -72,6 +78,10 @@ view set w-search
   views      3 (2 generated, 1 expert), 16 x 8 x 3 px
   stored     raw, 1 of 2 shards, 1.5 MiB
   generator  w-search 1: eps1 0.3, size 16,8
+  origin     by the gan g.pt 0123456789ab
+             of training step 700
+             round 1, the newest is w-search-r3
+             2 shards are stale, made from other bytes of recon and hard
   distance   75.0 % of views within 0.300 or more, -0.02 (1 too close, 0 too far)
   converged  50.0 % of samples
   pairs      mean below eps2 0.900 in 50.0 % of samples; geometry allows 0.500, so it is unreachable

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import viewstore
 from tests.loaders.families import family_store
 from tests.loaders.told import tell
 from viewstore.errors import ConfigError
-from viewstore.loaders import Cached, ViewLoader
+from viewstore.loaders import Cached, Mix, ViewLoader
 from viewstore.store.rounds import newest_round, round_names, rounds_of
 from viewstore.store.store import Store
 
@@ -88,6 +89,24 @@ def test_columns_of_a_set_that_was_built_again_are_refused(root: Path, tmp_path:
     with pytest.raises(ConfigError) as caught:
         joined(viewstore.open(out), "cands", "hard")
     assert str(caught.value) == "hard-r10 describes another cands-r2, not the one that is there now"
+
+
+def test_rounds_are_mixed_at_their_rates(store: Store) -> None:
+    """Of 70 rows in 40 epochs a quarter is of the first round, within 4 sigma."""
+    stored = {name: np.stack(list(store.view_sets[name])) for name in ("cands", "cands-r2")}
+    shown = dict.fromkeys(stored, 0)
+    mixed = [Mix({"cands-r1": 1, "cands-r2": 3})]
+    with ViewLoader(store, mixed, batch_size=70, num_threads=0) as loader:
+        for epoch in range(40):
+            loader.set_epoch(epoch)
+            (batch,) = loader
+            pixels = np.moveaxis(np.asarray(batch.views[0].pixels), 1, -1)
+            rows, numbers = (np.asarray(each) for each in (batch.index, batch.views[0].view))
+            for name, views in stored.items():
+                shown[name] += int((views[rows, numbers] == pixels).all((1, 2, 3)).sum())
+    total = 40 * 70
+    assert sum(shown.values()) == total  # no view is in both
+    assert abs(shown["cands"] - total / 4) < 4 * (total * 3 / 16) ** 0.5
 
 
 def test_only_rounds_of_one_name_are_counted() -> None:

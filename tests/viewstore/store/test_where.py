@@ -13,6 +13,7 @@ import viewstore
 from tests.loaders.families import family_store
 from tests.loaders.stores import digits_store
 from tests.loaders.told import tell
+from tests.viewstore.small_stores import round_before
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
@@ -186,7 +187,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for name, of in (("quality", "cands"), ("quality-r2", "cands-r2"), ("images", "source")):
         build(
             BuildRequest(
-                generator="quality", view_set=name, out=out, settings={"of": of}, workers=1
+                generator="quality",
+                view_set=name,
+                after=round_before(out, name),
+                out=out,
+                settings={"of": of},
+                workers=1,
             )
         )
     return tell(out, "scores", "cands")
