@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -74,8 +74,7 @@ class GanSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", checked_seed(self.seed))
-        for field in fields(self):
-            _check_number(field.name, str(field.type), getattr(self, field.name))
+        check_numbers(self, may_be_zero=("gamma", "seed"))
         if self.batch % self.group:
             raise ConfigError(f"batch must be a multiple of group {self.group}, got {self.batch}")
         if not isinstance(self.conditional, bool):
@@ -142,13 +141,15 @@ def compared(stored: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(GanSettings()) | dict(stored)
 
 
-def _check_number(name: str, kind: str, value: Any) -> None:  # noqa: ANN401
-    if kind not in ("int", "float"):
-        return
-    whole = kind == "int"
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise ConfigError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    low = 0 if name in ("gamma", "seed") else math.ulp(0.0)
-    if not low <= value < math.inf:
-        rule = "positive" if low else "at least 0"
-        raise ConfigError(f"{name} must be {rule}, got {value}")
+def check_numbers(settings: Any, *, may_be_zero: Collection[str]) -> None:  # noqa: ANN401
+    """Raise ConfigError unless each int and float of a dataclass is one, finite and positive."""
+    for field in fields(settings):
+        name, value, whole = field.name, getattr(settings, field.name), field.type == "int"
+        if field.type not in ("int", "float"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ConfigError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+        low = 0 if name in may_be_zero else math.ulp(0.0)
+        if not low <= value < math.inf:
+            rule = "positive" if low else "at least 0"
+            raise ConfigError(f"{name} must be {rule}, got {value}")
