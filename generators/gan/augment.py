@@ -203,9 +203,11 @@ def _about_luma(along: Tensor, across: Tensor, turned: Tensor) -> Tensor:
     """Return colours scaled `along` the gray axis, `across` it, and `turned` about it by 90°."""
     eye = torch.eye(3, dtype=along.dtype)
     gray = torch.full((3, 3), 1 / 3, dtype=along.dtype)
-    quarter = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    quarter = torch.tensor(
+        [[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=along.dtype
+    ) / math.sqrt(3)
     along, across, turned = (each[:, None, None] for each in (along, across, turned))
-    linear = across * eye + (along - across) * gray + turned * quarter.to(along)
+    linear = across * eye + (along - across) * gray + turned * quarter
     made = torch.eye(4, dtype=linear.dtype).repeat(len(linear), 1, 1)
     made[:, :3, :3] = linear
     return made

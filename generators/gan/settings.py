@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from viewstore.errors import ConfigError
@@ -132,13 +132,19 @@ class GanSettings:
 
 
 def settings_of(preset: str, given: Mapping[str, Any]) -> GanSettings:
-    """Return the settings of a preset with those that are `given` in their place."""
-    return GanSettings(**{**PRESETS[preset], **given})
+    """Return the settings of a preset with those that are `given` in their place.
 
-
-def compared(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored settings, those that are missing as the default: they came later."""
-    return asdict(GanSettings()) | dict(stored)
+    Raises:
+        ConfigError: One is out of range, or has no effect beside the others.
+    """
+    settings = GanSettings(**{**PRESETS[preset], **given})
+    needed = {"augment_ops": "another augment than none"} if settings.augment == "none" else {}
+    if settings.augment != "ada":
+        needed |= dict.fromkeys(("ada_target", "ada_kimg"), "augment=ada")
+    for name, other in needed.items():
+        if name in given:
+            raise ConfigError(f"{name} has no effect without {other}, and it is {settings.augment}")
+    return settings
 
 
 def check_numbers(settings: Any, *, may_be_zero: Collection[str]) -> None:  # noqa: ANN401

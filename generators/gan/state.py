@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import as_stored, read_json, read_tensors, write_tensors
-from viewstore.generators.gan.settings import GanSettings, compared
+from viewstore.generators.gan.settings import GanSettings
 
 KIND = "viewstore_gan_training"
 LENGTH = frozenset({"kimg", "snapshot_kimg"})  # a training may be gone on with for longer
@@ -100,7 +100,7 @@ def unfit(path: Path, error: Exception) -> CheckpointError:
 
 
 def _check_run(path: Path, settings: GanSettings, data: Data, about: Mapping[str, str]) -> None:
-    stored = compared(read_json(about, "settings"))
+    stored = read_json(about, "settings")
     wanted = {name: value for name, value in asdict(settings).items() if name not in LENGTH}
     others = [
         f"{name} is {value}, but the training in {path} has {stored.get(name)}"

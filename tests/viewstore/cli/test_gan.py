@@ -18,7 +18,8 @@ from viewstore.cli.main import main
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import load_inverter
 from viewstore.generators.gan.keyed import keyed_generator
-from viewstore.generators.gan.training import GanSettings, initialise
+from viewstore.generators.gan.settings import GanSettings
+from viewstore.generators.gan.training import initialise
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.nets.network import seeded_network
