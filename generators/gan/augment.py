@@ -104,23 +104,23 @@ def _product(uniform: Tensor, p: float, side: int, ops: frozenset[str], groups: 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
     """Return images [N, C, S, S] read bilinearly at points, beyond their edge mirrored at it.
 
-    `matrices`, float64 [N, 3, 3], take centred pixel coordinates to those that are read.
+    `matrices`, [N, 3, 3], take centred pixel coordinates to those that are read.
     """
     channels, side = images.shape[1:3]
     centre = (side - 1) / 2
-    line = torch.arange(side, dtype=torch.float64) - centre
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-    read = ((matrices[:, :2] @ points) + centre).remainder(2 * (side - 1))
+    matrices = matrices.to(images.device, images.dtype)[..., None]
+    line = torch.arange(side, dtype=images.dtype, device=images.device) - centre
+    y, x = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
+    read = matrices[:, :2, 0] * x + matrices[:, :2, 1] * y + matrices[:, :2, 2] + centre
+    read = read.remainder(2 * (side - 1))
     read = torch.minimum(read, 2 * (side - 1) - read)
-    first = read.floor().long()
+    first = read.floor().long().clamp(max=side - 1)
     then = (first + 1).clamp(max=side - 1)
-    share = (read - first).to(images.device, images.dtype)
+    share = read - first
     flat = images.flatten(2)
 
     def corner(column: Tensor, row: Tensor) -> Tensor:
-        at = (row * side + column).to(images.device)[:, None].expand(-1, channels, -1)
-        return flat.gather(2, at)
+        return flat.gather(2, (row * side + column)[:, None].expand(-1, channels, -1))
 
     right, down = share[:, None, 0], share[:, None, 1]
     above = corner(first[:, 0], first[:, 1]) * (1 - right) + corner(then[:, 0], first[:, 1]) * right

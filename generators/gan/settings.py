@@ -50,7 +50,7 @@ class GanSettings:
         augment: What the discriminator sees of images: "none" as they are, "ada" augmented with a
             probability that follows its overfitting, or that probability, in [0, 1].
         augment_ops: What may be done to them: groups of letters or names of operators, with commas.
-        ada_target: Share by which more real images are told to be real than not, that "ada" holds.
+        ada_target: Share of real images told to be real less that of the others, which "ada" holds.
         ada_kimg: Thousands of images in which "ada" can go from never to always.
     """
 

@@ -31,9 +31,9 @@ class Data:
     @classmethod
     def of(cls, images: Tensor, labels: Tensor | None) -> Data:
         """Return that of `images` [N, C, H, W] with the labels that are trained with, or None."""
-        digest = hashlib.sha256(images.cpu().contiguous().numpy().tobytes())
+        digest = hashlib.sha256(images.cpu().contiguous().numpy().data)
         if labels is not None:
-            digest.update(labels.cpu().contiguous().numpy().tobytes())
+            digest.update(labels.cpu().contiguous().numpy().data)
         count, *size = images.shape
         form = f"{count} images of {' x '.join(map(str, size))}, {images.dtype}"
         return cls(form=form, sha256=digest.hexdigest())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -181,13 +182,18 @@ class GanTrainer:
         tensors = {name: value.cpu() for name, value in self.average.state_dict().items()}
         return StyleGAN2.from_tensors(tensors, self.average.kwargs)
 
+    @cached_property
+    def data(self) -> Data:
+        """What identifies the images and labels that are trained on."""
+        return Data.of(self.images, self.labels)
+
     def write(self, path: Path) -> None:
         """Write everything that the next step depends on to a file that `read` reads."""
         write_state(
             path,
             self._parts(),
             self.settings,
-            Data.of(self.images, self.labels),
+            self.data,
             step=self.step,
             controller=self.controller.state(),
         )
@@ -199,8 +205,7 @@ class GanTrainer:
             CheckpointError: Not such a file.
             ConfigError: It is of other settings (but for the length) or other images.
         """
-        data = Data.of(self.images, self.labels)
-        self.step, controller = read_state(path, self._parts(), self.settings, data)
+        self.step, controller = read_state(path, self._parts(), self.settings, self.data)
         try:
             self.controller.restore(controller)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
