@@ -52,6 +52,7 @@ class Controller:
     def restore(self, state: dict[str, float]) -> None:
         """Go on from what `state` gave. Raises KeyError, TypeError, ValueError: it is none."""
         p, signs, overfit = (float(state[name]) for name in ("p", "signs", "overfit"))
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be in [0, 1], got {p}")
-        self.p, self.signs, self.seen, self.overfit = p, signs, int(state["seen"]), overfit
+        seen = int(state["seen"])
+        if not 0 <= p <= 1 or seen < 0:
+            raise ValueError(f"p must be in [0, 1] and seen at least 0, got {p} and {seen}")
+        self.p, self.signs, self.seen, self.overfit = p, signs, seen, overfit

@@ -64,8 +64,8 @@ def test_a_state_between_two_changes_goes_on_as_if_nothing_had_been() -> None:
     assert whole.p > 0
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
-def test_what_is_no_probability_is_refused(p: float) -> None:
+@pytest.mark.parametrize("changed", [{"p": -0.1}, {"p": 1.1}, {"p": float("nan")}, {"seen": -8}])
+def test_a_state_that_cannot_be_is_refused(changed: dict[str, float]) -> None:
     controller = Controller(target=0.6, images=100.0)
     with pytest.raises(ValueError, match="p must be in"):
-        controller.restore(controller.state() | {"p": p})
+        controller.restore(controller.state() | changed)
