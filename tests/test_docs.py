@@ -106,6 +106,19 @@ def test_every_command_of_the_tutorial_runs(
     assert (folder / "run" / "encoder.safetensors").is_file()
 
 
+def test_every_command_of_the_page_on_gan_training_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order: what is trained is sampled and measured."""
+    write_photographs(folder, 66)
+    commands = commands_of((REPO / "docs/gan-training.md").read_text())
+    assert [words[1] for words in commands] == ["train", "sample", "measure"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (folder / "images.png").is_file()
+
+
 def test_every_command_of_the_page_on_columns_runs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,18 +1,21 @@
 """The network that a generator is trained against: StyleGAN2's `orig` discriminator.
 
-Source: arXiv:1912.04958; spread within groups of images: arXiv:1710.10196, section 3.
+Source: arXiv:1912.04958; spread within groups of images: arXiv:1710.10196, section 3; classes:
+a projection (arXiv:1802.05637) on a normalised embedding, as in arXiv:2006.06676, appendix C.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewstore.generators.stylegan2.layers import SLOPE, SQRT2, Dense
+from viewstore.generators.stylegan2.network import unit_rms
 from viewstore.generators.stylegan2.resample import filter_of, smooth
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -58,16 +61,19 @@ class Discriminator(nn.Module):
     """Images [N, C, H, W] to one score each; higher is more real.
 
     A batch must be a multiple of `group`: the spread within groups is a feature, which resists
-    mode collapse.
+    mode collapse. With classes the score is `features(x) . unit_rms(embed(c)) / sqrt(D)`: how far
+    the D features of an image point to its class.
     """
 
-    def __init__(self, channels: tuple[int, ...], image_channels: int, *, group: int) -> None:
-        """Make it for images of `image_channels` channels.
+    def __init__(
+        self, channels: tuple[int, ...], image_channels: int, *, group: int, classes: int = 0
+    ) -> None:
+        """Make it for images of `image_channels` channels, of so many classes, or 0 for none.
 
         `channels` are the feature maps at 4, 8, ... pixels, as in Architecture.
         """
         super().__init__()
-        self.group = group
+        self.group, self.classes = group, classes
         widths = channels[::-1]
         self.from_rgb = EqualisedConv(image_channels, widths[0], 1)
         self.blocks = nn.ModuleList(
@@ -75,7 +81,9 @@ class Discriminator(nn.Module):
         )
         self.conv = EqualisedConv(widths[-1] + 1, widths[-1], 3)
         self.dense = Dense(16 * widths[-1], widths[-1])
-        self.out = Dense(widths[-1], 1)
+        self.out = Dense(widths[-1], widths[-1] if classes else 1)
+        if classes:
+            self.embed = Dense(classes, widths[-1])
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the weights from N(0, 1); the layers scale them."""
@@ -83,15 +91,18 @@ class Discriminator(nn.Module):
             if name.endswith("weight"):
                 nn.init.normal_(parameter, generator=generator)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the scores [N] of `images` [N, C, H, W]."""
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the scores [N] of `images` [N, C, H, W]; `labels`, int64 [N], with classes."""
         x = self.from_rgb(images)
         for block in self.blocks:
             x = block(x)
         x = self.conv(torch.cat([x, self._spread(x)], dim=1))
         x = F.leaky_relu(self.dense(x.flatten(1)), SLOPE) * SQRT2
-        scores: Tensor = self.out(x)[:, 0]
-        return scores
+        x = cast(Tensor, self.out(x))
+        if labels is None:
+            return x[:, 0]
+        wanted = unit_rms(self.embed(F.one_hot(labels, self.classes).to(x)))
+        return (x * wanted).sum(1) / math.sqrt(x.shape[1])
 
     def _spread(self, x: Tensor) -> Tensor:
         """Return the mean standard deviation within each group of images, as a feature map."""

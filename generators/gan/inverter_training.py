@@ -13,6 +13,7 @@ from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.inverter import Inverter, InverterShape
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
+from viewstore.generators.gan.settings import check_numbers
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.progress import Progress, Silent
 
@@ -42,15 +43,7 @@ class InverterSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", checked_seed(self.seed))
-        if min(self.steps, self.batch) < 1:
-            raise ConfigError(
-                f"steps and batch must be at least 1, got {self.steps} and {self.batch}"
-            )
-        if not 0 < self.lr < math.inf or not 0 <= self.feature_weight < math.inf:
-            raise ConfigError(
-                f"lr must be positive and feature_weight at least 0, got {self.lr} and "
-                f"{self.feature_weight}"
-            )
+        check_numbers(self, may_be_zero=("feature_weight", "seed"))
 
 
 def train_inverter(

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 
+def keyed_word(purpose: str, *key: int) -> int:
+    """Return 63 bits that depend on these arguments alone."""
+    text = " ".join(["viewstore/gan/1", purpose, *map(str, key)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
 def keyed_generator(purpose: str, *key: int) -> torch.Generator:
     """Return a CPU generator that depends on these arguments alone."""
-    text = " ".join(["viewstore/gan/1", purpose, *map(str, key)])
-    word = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(word >> 1)
+    return torch.Generator().manual_seed(keyed_word(purpose, *key))
 
 
 def epoch_rows(num: int, batch: int, seed: int, step: int) -> Tensor:

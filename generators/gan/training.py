@@ -7,110 +7,67 @@ for bit, on the same machine.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import CheckpointError, ConfigError, DivergedError, StoppedError
+from viewstore.errors import ConfigError, DivergedError, StoppedError
 from viewstore.files.disk import unlink
-from viewstore.files.tensors import as_stored, read_json, read_tensors, write_tensors
-from viewstore.format.plan import checked_seed
+from viewstore.generators.gan.ada import Controller
+from viewstore.generators.gan.augment import augmented, checked_ops, draws
 from viewstore.generators.gan.discriminator import TAPS, Discriminator
 from viewstore.generators.gan.keyed import epoch_rows, keyed_generator
+from viewstore.generators.gan.settings import KIMG, GanSettings
+from viewstore.generators.gan.state import Data, Parts, read_state, unfit, write_state
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.generators.stylegan2.resample import filter_of
-from viewstore.generators.stylegan2.shape import Architecture
 from viewstore.progress import Progress, Silent
 
-KIND = "viewstore_gan_training"
-KIMG = 1000
 W_AVG_KEEP = 0.995
 R1_EVERY = 16
+MAX_CLASSES = 16_384
 
 Snapshot = Callable[[int, StyleGAN2], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GanSettings:
-    """How a generator is trained; the defaults are those of the digits that the package ships.
-
-    Attributes:
-        kimg: How long to train, in thousands of real images.
-        latent_dim: Width of z and of w. 512 for photographs.
-        channels: Feature maps of a layer, at most. 512 for photographs.
-        channel_base: Feature maps times resolution, at most.
-        batch: Images of a step. Another batch is another run.
-        gamma: Weight of R1; more for higher resolutions and fewer images.
-        group: Images whose spread the discriminator sees; divides the batch.
-        ema_kimg: Half-life of the averaged weights, which are the result.
-        snapshot_kimg: How often a resumable state is written.
-    """
-
-    kimg: float = 100.0
-    latent_dim: int = 32
-    mapping_layers: int = 2
-    channels: int = 32
-    channel_base: int = 32768
-    batch: int = 32
-    gamma: float = 0.1
-    group: int = 4
-    ema_kimg: float = 5.0
-    lr: float = 0.0025
-    snapshot_kimg: float = 5.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "seed", checked_seed(self.seed))
-        for name, value in asdict(self).items():
-            low = 0 if name in ("gamma", "seed") else math.ulp(0.0)
-            if not low <= value < math.inf:
-                rule = "positive" if low else "at least 0"
-                raise ConfigError(f"{name} must be {rule}, got {value}")
-        if self.batch % self.group:
-            raise ConfigError(f"batch must be a multiple of group {self.group}, got {self.batch}")
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return math.ceil(self.kimg * KIMG / self.batch)
-
-    def architecture(self, resolution: int, image_channels: int) -> Architecture:
-        """Return the network for images of `resolution` pixels a side, a power of two."""
-        sizes = [4 << i for i in range(resolution.bit_length() - 2)]
-        return Architecture(
-            z_dim=self.latent_dim,
-            mapping_widths=(self.latent_dim,) * self.mapping_layers,
-            channels=tuple(min(self.channel_base // size, self.channels) for size in sizes),
-            image_channels=image_channels,
-        )
 
 
 class GanTrainer:
     """Two networks, the average of one, and their optimisers at some step."""
 
-    def __init__(self, images: Tensor, settings: GanSettings, *, device: str = "cpu") -> None:
-        """Start at step 0 on `images`, float32 [N, C, H, W] in [-1, 1], on any device.
+    def __init__(
+        self,
+        images: Tensor,
+        settings: GanSettings,
+        *,
+        labels: Tensor | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Start at step 0 on `images` [N, C, H, W], on any device.
+
+        They are float32 in [-1, 1], or uint8 levels, which take a fourth of the memory. `labels`,
+        int64 [N], are needed by a conditional training only.
 
         Raises:
-            ConfigError: The images are of another form, or fewer than a batch.
+            ConfigError: The images are of another form, or fewer than a batch; or the labels are.
         """
         _check_images(images, settings)
         self.settings, self.device = settings, device
         self.images = images
+        self.labels = labels if settings.conditional else None
         self.step = 0
-        shape = settings.architecture(images.shape[2], images.shape[1])
+        classes = _count_classes(labels, len(images)) if settings.conditional else 0
+        shape = settings.architecture(images.shape[2], images.shape[1], classes=classes)
         keyed = keyed_generator("weights", settings.seed)
         generator = StyleGAN2(shape)
         initialise(generator, keyed)
-        discriminator = Discriminator(shape.channels, shape.image_channels, group=settings.group)
+        discriminator = Discriminator(
+            shape.channels, shape.image_channels, group=settings.group, classes=classes
+        )
         discriminator.initialise(keyed)
         self.generator = generator.to(device)
         self.discriminator = discriminator.to(device)
@@ -119,19 +76,31 @@ class GanTrainer:
         lazy = R1_EVERY / (R1_EVERY + 1)
         self.generator_adam = _adam(self.generator, settings.lr, 0.99)
         self.discriminator_adam = _adam(self.discriminator, settings.lr * lazy, 0.99**lazy)
+        self.augment_ops = checked_ops(settings.augment_ops)
+        self.controller = Controller(
+            target=settings.ada_target if settings.augment == "ada" else None,
+            images=settings.ada_kimg * KIMG,
+            p=settings.probability,
+        )
 
     def advance(self) -> dict[str, float]:
         """Do one step; return its losses where R1 is one of them, else nothing.
+
+        With adaptive augmentation the probability "p" and the share "r_t" that it follows are
+        among them.
 
         Raises:
             DivergedError: A loss is not finite.
         """
         seed, batch = self.settings.seed, self.settings.batch
         keyed = keyed_generator("step", seed, self.step)
-        real = self.images[epoch_rows(len(self.images), batch, seed, self.step)].to(self.device)
+        rows = epoch_rows(len(self.images), batch, seed, self.step)
+        real = _signed(self.images[rows].to(self.device))
+        labels = None if self.labels is None else self.labels[rows].to(self.device)
         generator_loss = self._train_generator(keyed)
-        discriminator_loss = self._train_discriminator(real, keyed)
-        penalty = self._penalise(real) if self.step % R1_EVERY == 0 else None
+        discriminator_loss, scores = self._train_discriminator(real, labels, keyed)
+        penalty = self._penalise(real, labels) if self.step % R1_EVERY == 0 else None
+        self.controller.observe(scores, self.step)
         self.step += 1
         self._update_average()
         if penalty is None:
@@ -142,38 +111,55 @@ class GanTrainer:
                 f"training left the finite numbers before step {self.step}: {losses}",
                 fix="lower --set lr or raise --set gamma, and train from the start",
             )
+        if self.controller.target is not None:
+            losses |= {"p": self.controller.p, "r_t": self.controller.overfit}
         return losses
 
-    def _fake(self, keyed: torch.Generator) -> tuple[Tensor, Tensor]:
-        z = torch.randn(self.settings.batch, self.settings.latent_dim, generator=keyed)
-        codes: Tensor = self.generator.mapping(z.to(self.device))
+    def _fake(self, keyed: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images, their codes, and their labels, which are those of random rows."""
+        batch, labels = self.settings.batch, None
+        z = torch.randn(batch, self.settings.latent_dim, generator=keyed)
+        if self.labels is not None:
+            rows = torch.randint(len(self.labels), (batch,), generator=keyed)
+            labels = self.labels[rows].to(self.device)
+        codes: Tensor = self.generator.mapping(z.to(self.device), labels)
         images = self.generator.synthesis(codes, noise="random", generator=keyed)
-        return images, codes
+        return images, codes, labels
+
+    def _score(self, images: Tensor, labels: Tensor | None, whose: str) -> Tensor:
+        """Return the scores [N] of images as the discriminator sees them: augmented."""
+        if self.controller.p:
+            uniform = draws(len(images), f"augment {whose}", self.settings.seed, self.step)
+            images = augmented(images, uniform, self.controller.p, self.augment_ops)
+        scores: Tensor = self.discriminator(images, labels)
+        return scores
 
     def _train_generator(self, keyed: torch.Generator) -> Tensor:
         self.discriminator.requires_grad_(False)
-        images, codes = self._fake(keyed)
-        loss = F.softplus(-self.discriminator(images)).mean()
+        images, codes, labels = self._fake(keyed)
+        loss = F.softplus(-self._score(images, labels, "generator")).mean()
         _update(self.generator_adam, loss)
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
             self.generator.w_avg.lerp_(codes[:, 0].mean(0), 1 - W_AVG_KEEP)
         return loss.detach()
 
-    def _train_discriminator(self, real: Tensor, keyed: torch.Generator) -> Tensor:
+    def _train_discriminator(
+        self, real: Tensor, real_labels: Tensor | None, keyed: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the scores of the real images."""
         with torch.no_grad():
-            images, _ = self._fake(keyed)
-        loss = (
-            F.softplus(self.discriminator(images)).mean()
-            + F.softplus(-self.discriminator(real)).mean()
-        )
+            images, _, labels = self._fake(keyed)
+        of_fake = self._score(images, labels, "fake")
+        of_real = self._score(real, real_labels, "real")
+        loss = F.softplus(of_fake).mean() + F.softplus(-of_real).mean()
         _update(self.discriminator_adam, loss)
-        return loss.detach()
+        return loss.detach(), of_real.detach()
 
-    def _penalise(self, real: Tensor) -> Tensor:
-        """Do the R1 step: the squared gradient of the scores by real images."""
+    def _penalise(self, real: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Do the R1 step: the squared gradient of the scores by real images, not augmented yet."""
         real = real.clone().requires_grad_()
-        scores = self.discriminator(real).sum()
+        scores = self._score(real, labels, "real").sum()
         (slope,) = torch.autograd.grad(scores, real, create_graph=True)
         penalty = slope.square().sum((1, 2, 3)).mean() * (self.settings.gamma / 2)
         _update(self.discriminator_adam, penalty * R1_EVERY)
@@ -196,17 +182,21 @@ class GanTrainer:
         tensors = {name: value.cpu() for name, value in self.average.state_dict().items()}
         return StyleGAN2.from_tensors(tensors, self.average.kwargs)
 
+    @cached_property
+    def data(self) -> Data:
+        """What identifies the images and labels that are trained on."""
+        return Data.of(self.images, self.labels)
+
     def write(self, path: Path) -> None:
         """Write everything that the next step depends on to a file that `read` reads."""
-        tensors: dict[str, Tensor] = {}
-        for name, network in self._networks().items():
-            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
-        for name, adam in self._optimisers().items():
-            for number, state in adam.state_dict()["state"].items():
-                tensors |= {f"{name}/{number}/{key}": value for key, value in state.items()}
-        about = {KIND: "1", "settings": json.dumps(asdict(self.settings), sort_keys=True)}
-        about |= {"images": _digest(self.images), "step": str(self.step)}
-        write_tensors(path, as_stored(tensors, half=False), about)
+        write_state(
+            path,
+            self._parts(),
+            self.settings,
+            self.data,
+            step=self.step,
+            controller=self.controller.state(),
+        )
 
     def read(self, path: Path) -> None:
         """Go on from what `write` wrote.
@@ -215,66 +205,50 @@ class GanTrainer:
             CheckpointError: Not such a file.
             ConfigError: It is of other settings (but for the length) or other images.
         """
-        tensors, about = read_tensors(path, KIND)
-        self._check_run(path, read_json(about, "settings"), about.get("images", ""))
+        self.step, controller = read_state(path, self._parts(), self.settings, self.data)
         try:
-            for name, network in self._networks().items():
-                network.load_state_dict(_below(tensors, name))
-            for name, adam in self._optimisers().items():
-                _restore(adam, _below(tensors, name))
-            self.step = int(about["step"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"cannot resume from {path}: {error}") from error
+            self.controller.restore(controller)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise unfit(path, error) from error
 
-    def _check_run(self, path: Path, stored: dict[str, Any], images: str) -> None:
-        length = {"kimg", "snapshot_kimg"}
-        for name, value in asdict(self.settings).items():
-            if name not in length and stored.get(name) != value:
-                raise ConfigError(
-                    f"{name} is {value}, but the training in {path} has {stored.get(name)}",
-                    code="VS103",
-                    fix="give the same settings, or another --state file",
-                )
-        if images != _digest(self.images):
-            raise ConfigError(
-                f"the training in {path} is on other images",
-                code="VS103",
-                fix="give the same source, or another --state file",
-            )
-
-    def _networks(self) -> dict[str, nn.Module]:
+    def _parts(self) -> Parts:
         # The names are those of the tensors in state files.
-        return {
+        networks = {
             "generator": self.generator,
             "judge": self.discriminator,
             "average": self.average,
         }
-
-    def _optimisers(self) -> dict[str, torch.optim.Adam]:
-        return {"generator_adam": self.generator_adam, "judge_adam": self.discriminator_adam}
+        optimisers = {
+            "generator_adam": self.generator_adam,
+            "judge_adam": self.discriminator_adam,
+        }
+        return Parts(networks=networks, optimisers=optimisers)
 
 
 def train_generator(
     images: Tensor,
     settings: GanSettings,
     *,
+    labels: Tensor | None = None,
     state: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
     snapshot: Snapshot = lambda seen, network: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StyleGAN2:
-    """Train on `images`, float32 [N, C, H, W] in [-1, 1]; return the averaged generator.
+    """Train on `images` [N, C, H, W]; return the averaged generator.
 
     Args:
-        images: The training set; C is 1 or 3, H and W a power of two.
+        images: The training set, float32 in [-1, 1] or uint8; C is 1 or 3, H = W a power of two.
         settings: How it is trained.
+        labels: Classes int64 [N], from 0 on, each of some image; of a conditional training only.
         state: A file that the training is written to every `snapshot_kimg`, and from which it goes
             on if the file exists.
         device: Torch device.
-        progress: Begun by the caller, in images; advanced with the losses "g", "d" and "r1".
+        progress: Begun by the caller, in images; advanced with the losses "g", "d" and "r1", and
+            with adaptive augmentation "p" and "r_t".
         snapshot: Called with the images seen so far and the averaged generator, every
-            `snapshot_kimg` and at the end.
+            `snapshot_kimg` and at the end; again where a training goes on from one of these.
         stop: Called after every step but the last; true writes `state` and ends the training.
 
     Raises:
@@ -284,15 +258,16 @@ def train_generator(
         CheckpointError: `state` cannot be read.
     """
     progress = progress or Silent()
-    trainer = GanTrainer(images, settings, device=device)
+    trainer = GanTrainer(images, settings, labels=labels, device=device)
+    every, reported = settings.snapshot_steps, 0
     if state is not None and state.exists():
         trainer.read(state)
+        if trainer.step % every == 0:  # it may have ended before what follows the state was done
+            snapshot(trainer.step * settings.batch, trainer.result())
     elif state is not None:  # what cannot be written ends the training now, not in minutes
         trial = state.with_name(f"{state.name}.trial")
         trainer.write(trial)
         unlink(trial)
-    every = max(1, round(settings.snapshot_kimg * KIMG / settings.batch))
-    reported = 0
     while trainer.step < settings.steps:
         losses = trainer.advance()
         seen = trainer.step * settings.batch
@@ -339,9 +314,9 @@ def initialise(network: StyleGAN2, keyed: torch.Generator) -> None:
 
 
 def _check_images(images: Tensor, settings: GanSettings) -> None:
-    if images.dtype != torch.float32 or images.ndim != 4:
+    if images.dtype not in (torch.float32, torch.uint8) or images.ndim != 4:
         raise ConfigError(
-            f"images must be float32 [N, C, H, W], got {images.dtype} {list(images.shape)}"
+            f"images must be float32 or uint8 [N, C, H, W], got {images.dtype} {list(images.shape)}"
         )
     count, _, height, width = images.shape
     if height != width or height not in {4 << i for i in range(9)}:
@@ -351,8 +326,42 @@ def _check_images(images: Tensor, settings: GanSettings) -> None:
         )
     if count < settings.batch:
         raise ConfigError(f"there must be at least {settings.batch} images, got {count}")
-    if float(images.abs().max()) > 1:
+    if images.is_floating_point() and float(images.abs().max()) > 1:
         raise ConfigError("images must lie in [-1, 1]")
+
+
+def _signed(images: Tensor) -> Tensor:
+    """Return levels 0..255 as float32 in [-1, 1], and floats as they are."""
+    return images if images.is_floating_point() else images / 127.5 - 1
+
+
+def _count_classes(labels: Tensor | None, count: int) -> int:
+    """Return how many classes there are. Raises ConfigError: a class has no image, or none has."""
+    advice = "train without --set conditional=true, or take a source with labels"
+    if labels is None or bool((labels < 0).all()):
+        raise ConfigError(
+            "a conditional training needs the classes of its images, and they have no labels",
+            fix=advice,
+        )
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ConfigError(
+            f"labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}"
+        )
+    found = np.unique(labels.cpu().numpy()).tolist()
+    if found[0] < 0:
+        without = int((labels < 0).sum())
+        raise ConfigError(
+            f"a conditional training needs the class of every image: {without} of {count} have no "
+            "label",
+            fix=advice,
+        )
+    if found != list(range(len(found))) or len(found) > MAX_CLASSES:
+        raise ConfigError(
+            f"labels must be 0, 1, ..., each of some image, at most {MAX_CLASSES:,}: there are "
+            f"{len(found)} different ones from {found[0]} to {found[-1]}",
+            fix="number them from 0; --limit and --holdout must leave an image of each class",
+        )
+    return len(found)
 
 
 def _adam(network: nn.Module, lr: float, beta: float) -> torch.optim.Adam:
@@ -363,20 +372,3 @@ def _update(adam: torch.optim.Adam, loss: Tensor) -> None:
     adam.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     adam.step()
-
-
-def _digest(images: Tensor) -> str:
-    return hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    start = f"{name}/"
-    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
-
-
-def _restore(adam: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, _, key = name.partition("/")
-        state.setdefault(int(number), {})[key] = value
-    adam.load_state_dict(adam.state_dict() | {"state": state})

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
+from viewstore.cli.gan_images import synthesise
 from viewstore.cli.options import FILE, NUMBER, POSITIVE, check_file
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
@@ -26,9 +27,9 @@ COMMANDS = {
     "train": Entry("viewstore.cli.gan_train:train", "Train a generator, or its inverter."),
     "invert": Entry("viewstore.cli.build:invert", "Find the latents of a source's images."),
     "sample": Entry("viewstore.cli.gan:sample", "Make images of latents."),
+    "measure": Entry("viewstore.cli.gan_measure:measure", "Measure how far images are from real."),
     "convert": Entry("viewstore.cli.gan:convert", "Write any StyleGAN2 file as our own."),
 }
-BATCH = 100
 GRID_SIDE = 64  # pixels of a small image in a grid, about
 ARRAYS = ".npy"
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -40,19 +41,6 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 def gan(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
     """Train StyleGAN2 generators, invert images, sample and convert."""
     apply_common(context.ensure_object(Terminal), **options)
-
-
-def synthesise(network: StyleGAN2, codes: Tensor, *, noise: Any) -> NDArray[np.float32]:  # noqa: ANN401
-    """Return the images of codes [N, L, D], clamped to [-1, 1]."""
-    import torch
-
-    size = (network.channels, network.res, network.res)
-    images = np.empty((len(codes), *size), np.float32)
-    with torch.no_grad():
-        for first in range(0, len(codes), BATCH):
-            made = network.synthesis(codes[first : first + BATCH], noise=noise)
-            images[first : first + BATCH] = made.clamp(-1, 1).numpy()
-    return images
 
 
 def summary_text(facts: dict[str, Any]) -> str:
@@ -72,14 +60,17 @@ def check_out(out: Path) -> None:
         raise ConfigError(f"--out cannot be written: {existing} is no folder to write to")
 
 
-def write_pictures(out: Path, images: NDArray[np.float32]) -> None:
-    """Write images [N, C, H, W] in [-1, 1] as one picture, a grid; the suffix is a picture's."""
+def write_pictures(out: Path, images: NDArray[np.float32], *, across: int | None = None) -> None:
+    """Write images [N, C, H, W] in [-1, 1] as one picture, a grid; the suffix is a picture's.
+
+    `across` is how many stand beside each other; None makes about a square.
+    """
     from viewstore.files.disk import make_directory, write_atomic
     from viewstore.inspect.pictures import grid
 
     levels = np.rint((images + 1) * 127.5).clip(0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    made = grid(list(levels.transpose(0, 2, 3, 1)), GRID_SIDE)
+    made = grid(list(levels.transpose(0, 2, 3, 1)), GRID_SIDE, across=across)
     made.save(buffer, PICTURES[out.suffix.lower()], quality=92)
     make_directory(out.absolute().parent)
     write_atomic(out, buffer.getvalue())

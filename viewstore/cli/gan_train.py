@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.cli.command import command
-from viewstore.cli.gan import check_out, summary_text, synthesise, write_pictures
+from viewstore.cli.gan import check_out, summary_text, write_pictures
+from viewstore.cli.gan_images import (
+    ACROSS,
+    FEATURES,
+    MEASURED_IMAGES,
+    MEASURED_SEED,
+    PIXELS,
+    Pictures,
+    distance_to,
+    frechet_facts,
+    generated,
+    read_pictures,
+    shown,
+)
 from viewstore.cli.options import (
     DEVICE,
     FILE,
@@ -27,18 +39,17 @@ from viewstore.cli.options import (
 )
 from viewstore.cli.stopping import stoppable
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, nearest
 from viewstore.progress import tracked
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from viewstore.generators.gan.frechet import Frechet
+    from viewstore.generators.gan.settings import GanSettings
     from viewstore.generators.stylegan2.network import StyleGAN2
 
 
+STATE = ".state.safetensors"  # ending of the file beside --out that a training is kept in
 MEASURES = 5  # how often in a training the distance to the real images is taken
-MEASURED_IMAGES = 2000
-SHOWN = 64  # images in the picture of a snapshot
 
 
 @command(
@@ -77,6 +88,12 @@ SHOWN = 64  # images in the picture of a snapshot
     metavar="K",
     help="Leave out rows 0, K, 2K, ..., and measure on them.",
 )
+@click.option(
+    "--preset",
+    type=click.Choice(["digits", "cifar"]),
+    help="Begin with the settings of the shipped digits, or of CIFAR-10 in the paper of ADA, "
+    "which wants a GPU (generator).  [default: digits]",
+)
 @click.option("--kimg", type=NUMBER, metavar="K", help="Show K thousand images (generator).")
 @click.option("--steps", type=int, metavar="N", help="Show N batches (inverter).")
 @click.option("--batch", type=int, metavar="B", help="Take B images for each step.")
@@ -99,7 +116,16 @@ SHOWN = 64  # images in the picture of a snapshot
     "--state",
     type=FILE,
     metavar="FILE",
-    help="Keep the state of the training in this file, and go on from it (generator).",
+    help="Keep the state of the training in this file, and go on from it (generator).  [default: "
+    "beside --out, until that is written]",
+)
+@FEATURES
+@click.option(
+    "--grids",
+    type=click.Choice(["newest", "all"]),
+    default="newest",
+    show_default=True,
+    help="Keep the picture of the newest snapshot, or of each (generator).",
 )
 @click.option(
     "--dtype",
@@ -121,8 +147,16 @@ def train(terminal: Terminal, part: str, threads: int | None, **options: Any) ->
     The defaults are the recipe of the shipped digits weights; --set changes any other setting: of
     a generator latent_dim, mapping_layers, channels, channel_base, gamma, group, ema_kimg, lr and
     snapshot_kimg, for example --set latent_dim=512 --set channels=512 for photographs; of an
-    inverter lr and feature_weight. With --state, an interrupted generator training goes on bit
-    for bit where it was.
+    inverter lr and feature_weight.
+
+    --set conditional=true trains a generator of the source's classes. --set augment=ada is for few
+    images: the discriminator sees them augmented, with a probability that follows ada_target at
+    the speed of ada_kimg; --set augment=0.2 keeps it. augment_ops says how: b (turns, shifts), g
+    (zoom, rotation, stretch), c (colours), or names such as flip,shift,c; nothing is mirrored
+    unless flip is named.
+
+    A generator training that was interrupted, by whatever it was, goes on by the same command, bit
+    for bit where its state was last written: at a stop signal, and every snapshot_kimg.
     """
     import torch
 
@@ -146,7 +180,9 @@ def _given(part: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that were given; those of the other part are refused."""
     flags = {name: options[name] for name in ("kimg", "steps", "batch", "seed")}
     given = merge_settings(parse_assignments(options["assignments"]), flags)
-    others = ["gan_file", "encoder"] if part == "generator" else ["state"]
+    others = ["gan_file", "encoder"] if part == "generator" else ["state", "preset"]
+    if part == "inverter" and (options["features"], options["grids"]) != (PIXELS, "newest"):
+        raise ConfigError("--features and --grids do not belong to --part inverter")
     for name in others:
         if options[name] is not None:
             flag = name.removesuffix("_file")
@@ -154,91 +190,128 @@ def _given(part: str, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _settings(kind: Callable[..., Any], given: dict[str, Any]) -> Any:  # noqa: ANN401
-    from viewstore.errors import nearest
-
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name, value in given.items():
+def _check_names(kind: type, given: dict[str, Any]) -> None:
+    """Raise ConfigError if a setting is given that this training does not have."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in given:
         if name not in known:
             raise ConfigError(
                 f"this training has no setting {name!r}; {nearest(name, known)}", code="VS102"
             )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{name} must be a number, got {value!r}")
-    return kind(**given)
 
 
 def _train_generator(
     terminal: Terminal, given: dict[str, Any], options: dict[str, Any], stop: Callable[[], bool]
 ) -> dict[str, Any]:
+    import torch
+
+    from viewstore.files.disk import unlink
     from viewstore.generators.gan.file import Origin, rounded, write_generator
-    from viewstore.generators.gan.frechet import PixelFrechet
-    from viewstore.generators.gan.training import GanSettings, train_generator
+    from viewstore.generators.gan.settings import GanSettings, settings_of
+    from viewstore.generators.gan.training import train_generator
 
-    settings = _settings(GanSettings, given)
-    everything, training, _ = _images(terminal, options, size=options["size"], channels=None)
-    distance = PixelFrechet(_spread(everything))
-    due = [round(settings.kimg * 1000 * i / MEASURES) for i in range(1, MEASURES)]
-
-    picture = options["out"].with_suffix(".png")
-    if picture == options["out"]:
-        raise ConfigError(
-            f"--out must name the weights, and {picture.name} is where their pictures go",
-            where=str(picture),
-            fix="end it in .safetensors",
-        )
-    terminal.note(f"at each snapshot {picture} shows what the generator makes")
-
-    def measure(seen: int, network: StyleGAN2) -> None:
-        write_pictures(picture, synthesise(network, network.sample(SHOWN, seed=0), noise="const"))
-        if due and seen >= due[0]:
-            due.pop(0)
-            near = distance(_generated(network, len(everything)))
-            terminal.note(f"{seen / 1000:.1f} kimg: {distance.text(near)}")
-
+    _check_names(GanSettings, given)
+    settings = settings_of(options["preset"] or "digits", given)
+    out, device = options["out"], options["device"]
+    pictures, training, _ = _pictures(terminal, options, size=options["size"], channels=None)
+    real = pictures.spread(MEASURED_IMAGES)
+    distance = distance_to(real, options["features"], terminal, device=device)
+    snapshot = _Snapshots(terminal, settings, options, real, distance)
+    state = options["state"] or out.with_suffix(STATE)
+    if state.exists():
+        terminal.note(f"going on from the state in {state}")
     total = settings.steps * settings.batch
     with tracked(terminal, "gan train", total, "images") as progress:
         network = train_generator(
-            training,
+            torch.from_numpy(training.levels),
             settings,
-            state=options["state"],
-            device=options["device"],
+            labels=torch.from_numpy(training.labels),
+            state=state,
+            device=device,
             progress=progress,
-            snapshot=measure,
+            snapshot=snapshot,
             stop=stop,
         )
     half = options["dtype"] == "f16"
     network = rounded(network, half=half)
-    facts: dict[str, Any] = {
-        "frechet": distance(_generated(network, len(everything))),
-        "frechet_images": min(len(everything), MEASURED_IMAGES),
-        "sigma_w": network.sigma_w,
-        "parameters": sum(value.numel() for value in network.parameters()),
-    }
+    near = distance(generated(network, real, seed=MEASURED_SEED))
+    facts = frechet_facts(distance, near, real, MEASURED_SEED)
+    facts["sigma_w"] = network.sigma_w
+    facts["parameters"] = sum(value.numel() for value in network.parameters())
     origin = Origin(provenance=_provenance(settings, options, facts))
-    written = write_generator(options["out"], network, origin, half=half)
-    measured = {
-        "frechet_features": distance.features,
-        "frechet_reference": distance.reference,
-        "quality": distance.text(facts["frechet"]),
-        "grid": str(picture),
-    }
-    return facts | measured | {"fingerprint": written.fingerprint}
+    if settings.conditional:
+        origin.provenance["classes"] = list(pictures.names) or network.c_dim
+    written = write_generator(out, network, origin, half=half)
+    if options["state"] is None:  # a file that the user named may be gone on with, for longer
+        unlink(state)
+    said = {"quality": distance.text(near), "grid": str(snapshot.picture)}
+    return facts | said | {"classes": network.c_dim, "fingerprint": written.fingerprint}
+
+
+class _Snapshots:
+    """What is shown of a training as it goes: a picture at each snapshot, at some the distance.
+
+    Which of them is a function of the images seen, so that a resumed training shows the same.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        settings: GanSettings,
+        options: dict[str, Any],
+        real: Pictures,
+        distance: Frechet,
+    ) -> None:
+        """Raise ConfigError if the picture would take the place of the weights."""
+        self._terminal, self._settings = terminal, settings
+        self._real, self._distance = real, distance
+        self._device, self._all = options["device"], options["grids"] == "all"
+        self.picture: Path = options["out"].with_suffix(".png")
+        if self.picture == options["out"]:
+            raise ConfigError(
+                f"--out must name the weights, and {self.picture.name} is where their pictures go",
+                where=str(self.picture),
+                fix="end it in .safetensors",
+            )
+        terminal.note(f"at each snapshot {self.picture} shows what the generator makes")
+
+    def __call__(self, seen: int, network: StyleGAN2) -> None:
+        network = network.to(self._device)
+        images = shown(network)
+        write_pictures(self.picture, images, across=ACROSS)
+        if self._all:
+            kept = self.picture.with_name(f"{self.picture.stem}-{seen:09d}.png")
+            write_pictures(kept, images, across=ACROSS)
+        if self._due(seen):
+            near = self._distance(generated(network, self._real, seed=MEASURED_SEED))
+            self._terminal.note(f"{seen / 1000:.1f} kimg: {self._distance.text(near)}")
+
+    def _due(self, seen: int) -> bool:
+        """Return whether a fifth of the training ended since the snapshot before."""
+        batch, steps = self._settings.batch, self._settings.steps
+        every = self._settings.snapshot_steps
+        step = seen // batch
+        before = (step - 1) // every * every
+        return step * MEASURES // steps > before * MEASURES // steps
 
 
 def _train_inverter(
     terminal: Terminal, given: dict[str, Any], options: dict[str, Any], stop: Callable[[], bool]
 ) -> dict[str, Any]:
+    import torch
+
     from viewstore.build.roles import load_model, open_generator, packaged_weights
     from viewstore.generators.gan.inverter import write_inverter
     from viewstore.generators.gan.inverter_training import InverterSettings, quality, train_inverter
 
-    settings = _settings(InverterSettings, given)
+    _check_names(InverterSettings, given)
+    settings = InverterSettings(**given)
     opened = open_generator(options["gan_file"] or packaged_weights("gan"), terminal)
     encoder = load_model("encoder", options["encoder"] or packaged_weights("encoder"))
     network = opened.network.to(options["device"])
     encoder = encoder.to(options["device"])
-    _, training, held_out = _images(terminal, options, size=network.res, channels=network.channels)
+    _, *parts = _pictures(terminal, options, size=network.res, channels=network.channels)
+    training, held_out = (torch.from_numpy(part.signed()) for part in parts)
     with tracked(terminal, "inverter", settings.steps, "steps") as progress:
         trained = train_inverter(
             training,
@@ -261,38 +334,16 @@ def _train_inverter(
     return facts | {"digest": written.digest}
 
 
-def _images(
+def _pictures(
     terminal: Terminal, options: dict[str, Any], *, size: int | None, channels: int | None
-) -> tuple[NDArray[np.float32], Tensor, Tensor]:
-    """Return all images, those to train on, and those held out: [N, C, S, S] in [-1, 1]."""
-    import torch
-
-    from viewstore.build.rows import say_left_out
-    from viewstore.sources.image_array import read_images, signed
-
-    spec = options["source"]
-    levels = read_images(
-        spec,
-        size=size,
-        channels=channels,
-        limit=options["limit"],
-        opened=lambda source: say_left_out(source, spec, terminal),
+) -> tuple[Pictures, Pictures, Pictures]:
+    """Return all images, those to train on, and those held out."""
+    found = read_pictures(
+        terminal, options["source"], size=size, channels=channels, limit=options["limit"]
     )
-    images = signed(levels)
-    holdout = options["holdout"]
-    out = np.zeros(len(images), bool) if holdout is None else np.arange(len(images)) % holdout == 0
-    return images, torch.from_numpy(images[~out]), torch.from_numpy(images[out])
-
-
-def _spread(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return at most MEASURED_IMAGES of the images, evenly spread over the rows."""
-    num = min(len(images), MEASURED_IMAGES)
-    return images[np.linspace(0, len(images) - 1, num).astype(np.int64)]
-
-
-def _generated(network: StyleGAN2, real: int) -> NDArray[np.float32]:
-    codes = network.sample(min(real, MEASURED_IMAGES), seed=1)
-    return synthesise(network, codes, noise="const")
+    rows, holdout = np.arange(len(found.levels)), options["holdout"]
+    out = rows < 0 if holdout is None else rows % holdout == 0
+    return found, found.rows(~out), found.rows(out)
 
 
 def _provenance(

@@ -44,15 +44,15 @@ def fit(pixels: Pixels, side: int, *, wide: int | None = None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def grid(pictures: Sequence[Pixels], side: int) -> Image.Image:
-    """Return pictures of one size, uint8 [H, W, 1 or 3], in rows that make about a square.
+def grid(pictures: Sequence[Pixels], side: int, *, across: int | None = None) -> Image.Image:
+    """Return pictures of one size, uint8 [H, W, 1 or 3], in rows of `across`, or about a square.
 
     Each is shown as `fit` does, with a gap of GRID_GAP white pixels between two.
 
     Raises:
         ConfigError: There is no picture, or the grid has more than 64 megapixels.
     """
-    across = math.ceil(math.sqrt(len(pictures)))
+    across = across or math.ceil(math.sqrt(len(pictures)))
     first = fit(pictures[0], side) if len(pictures) else None
     if first is None:
         raise ConfigError("a grid needs at least one image")

@@ -1,6 +1,7 @@
 """The inverter and its training."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from viewstore.files.tensors import read_tensors, write_tensors
 from viewstore.generators.gan.inverter import Inverter, InverterShape, load_inverter, write_inverter
 from viewstore.generators.gan.inverter_training import InverterSettings, train_inverter
 from viewstore.generators.gan.keyed import keyed_generator
-from viewstore.generators.gan.training import GanSettings, initialise
+from viewstore.generators.gan.settings import GanSettings
+from viewstore.generators.gan.training import initialise
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.progress import Fact, Silent
 
@@ -100,11 +102,20 @@ def test_images_of_another_size_are_refused(network: StyleGAN2) -> None:
         Inverter(DIGITS)(torch.zeros(2, 3, 16, 16))
 
 
-def test_settings_outside_their_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="steps and batch must be at least 1, got 0 and 32"):
-        InverterSettings(steps=0)
-    with pytest.raises(ConfigError, match=r"got -1 and 0\.1"):
-        InverterSettings(lr=-1)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be positive, got 0"),
+        ({"batch": 2.5}, "batch must be a whole number, got 2.5"),
+        ({"lr": -1}, "lr must be positive, got -1"),
+        ({"lr": "much"}, "lr must be a number, got 'much'"),
+        ({"feature_weight": float("inf")}, "feature_weight must be at least 0, got inf"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        InverterSettings(**settings)
+    InverterSettings(feature_weight=0.0)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -18,7 +18,8 @@ from viewstore.cli.main import main
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import load_inverter
 from viewstore.generators.gan.keyed import keyed_generator
-from viewstore.generators.gan.training import GanSettings, initialise
+from viewstore.generators.gan.settings import GanSettings
+from viewstore.generators.gan.training import initialise
 from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.nets.network import seeded_network
@@ -320,7 +321,9 @@ def test_licence_of_an_nvidia_file_is_named_when_it_is_opened(
 VIEWSTORE = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 4), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 4), (signal.SIGUSR1, 4), (signal.SIGINT, 130)]
+)
 def test_a_stopped_training_keeps_its_state_and_names_what_goes_on(
     run: Run, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -408,7 +411,7 @@ def test_a_training_shows_what_it_makes_and_says_what_its_distance_means(
     assert (code, result["grid"]) == (0, str(tmp_path / "gan.png"))
     with Image.open(result["grid"]) as picture:
         assert picture.size == (8 * 64 + 7 * 2,) * 2
-    assert result["frechet_features"] == "40 principal components of pixels"
+    assert result["frechet_features"] == "39 principal components of pixels"  # of 40 images
     assert 0 < result["frechet_reference"] < result["frechet"]
 
 

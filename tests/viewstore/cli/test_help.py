@@ -17,7 +17,7 @@ from viewstore.cli.settings_help import attribute_docs
 from viewstore.errors import ConfigError, counted
 from viewstore.generators import GENERATORS, settings_class
 from viewstore.generators.gan.inverter_training import InverterSettings
-from viewstore.generators.gan.training import GanSettings
+from viewstore.generators.gan.settings import GanSettings
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.layers import flat
 from viewstore.train.methods.table import METHODS

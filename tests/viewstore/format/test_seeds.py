@@ -11,7 +11,7 @@ from viewstore.build.request import BuildRequest
 from viewstore.errors import ConfigError
 from viewstore.format.plan import checked_seed
 from viewstore.generators.gan.inverter_training import InverterSettings
-from viewstore.generators.gan.training import GanSettings
+from viewstore.generators.gan.settings import GanSettings
 from viewstore.loaders.settings import LoaderSettings
 
 
