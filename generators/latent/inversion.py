@@ -16,8 +16,8 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
-    check_colours,
     check_encoder,
+    check_images,
     check_positive,
     check_size,
     default_slots,
@@ -74,8 +74,9 @@ class Inversion(OfSource):
         class_start: Whether to start from the mean code of a sample's class, and from the average
             code where its label is none of the generator's; automatic is yes with a conditional
             generator and no better start.
-        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
-            `device_class` and `threads`: another number rounds differently.
+        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA, fewer where images are
+            large. Part of the plan, like `device_class` and `threads`: another number rounds
+            differently.
         device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
         threads: Threads of torch in each process.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
@@ -127,7 +128,7 @@ class Inversion(OfSource):
         """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
-        check_colours(context)
+        check_images(context)
         measured = encoder is not None if self.measured is None else self.measured
         if encoder is None and (measured or self.lam_f > 0):
             raise ConfigError(
@@ -152,7 +153,7 @@ class Inversion(OfSource):
             latents_digest=known.digest if known is not None else None,
             shift_stop=shift_stop,
             max_steps=steps if self.max_steps is None else self.max_steps,
-            slots=self.slots or default_slots(context.device),
+            slots=self.slots or default_slots(gan, context.device, views=1),
             device_class=device_class(context.device),
             calibration=calibration or self.calibration,
         )
