@@ -70,9 +70,8 @@ def default_slots(gan: StyleGAN2, device: str, *, views: int) -> int:
     """
     cuda = device_class(device) == "cuda"
     most = SLOTS_CUDA if cuda else SLOTS_CPU
-    values = sum(width * (4 << block) ** 2 for block, width in enumerate(gan.shape.channels))
     memory = SLOT_BYTES_CUDA if cuda else SLOT_BYTES_CPU
-    return max(1, min(most, memory // (BYTES_A_VALUE * values * views)))
+    return max(1, min(most, memory // (BYTES_A_VALUE * gan.feature_values * views)))
 
 
 def check_positive(kind: str, settings: object, names: tuple[str, ...]) -> None:

@@ -68,7 +68,7 @@ class Inversion(OfSource):
         max_steps: Most updates of a sample; automatic is none from known latents, 50 after an
             inverter, and 300 from an average code.
         measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
-        latents: Whether to take the latents that the images of a generated source were made
+        known_latents: Whether to take the latents that the images of a generated source were made
             from; automatic is yes where the source has them and this generator made it.
         inverter: Whether to start from the inverter's answer; automatic is yes if one is given.
         class_start: Whether to start from the mean code of a sample's class, and from the average
@@ -98,7 +98,7 @@ class Inversion(OfSource):
     shift_stop: float | None = None
     max_steps: int | None = None
     measured: bool | None = None
-    latents: bool | None = None
+    known_latents: bool | None = None
     inverter: bool | None = None
     class_start: bool | None = None
     slots: int | None = None
@@ -180,7 +180,7 @@ class ResolvedInversion:
     shift_stop: float | None
     max_steps: int
     measured: bool
-    latents: bool
+    known_latents: bool
     inverter: bool
     class_start: bool
     slots: int

@@ -14,8 +14,8 @@ from viewstore.generators.latent.decode import Decoder, gan_of
 from viewstore.generators.latent.generated_source import Latents
 
 # Settings that name a start other than the average code, in the order in which they are taken.
-STARTS = ("latents", "inverter", "class_start")
-STEPS = {"latents": 0, "inverter": 50}
+STARTS = ("known_latents", "inverter", "class_start")
+STEPS = {"known_latents": 0, "inverter": 50}
 STEPS_FROM_AVERAGE = 300
 
 
@@ -23,7 +23,7 @@ class StartSettings(Protocol):
     """What is read here of the settings of an inversion; None is automatic."""
 
     @property
-    def latents(self) -> bool | None: ...
+    def known_latents(self) -> bool | None: ...
     @property
     def inverter(self) -> bool | None: ...
     @property
@@ -50,10 +50,10 @@ def choose_start(settings: StartSettings, context: Context) -> tuple[str, Latent
         given: bool | None = getattr(settings, name)
         return free if given is None else given
 
-    if wants("latents"):
+    if wants("known_latents"):
         known = latents_of_source(context, wanted=not free)
         if known is not None:
-            return "latents", known
+            return "known_latents", known
     if wants("inverter") and ("inverter" in context.models or not free):
         if "inverter" not in context.models:
             raise ConfigError("recon.inverter needs an inverter", fix="give one with --inverter")
@@ -80,8 +80,8 @@ def latents_of_source(context: Context, *, wanted: bool) -> Latents | None:
     if known is None:
         if wanted:
             raise ConfigError(
-                "recon.latents: the source has no latents of its images",
-                fix="leave latents out, or give a source that viewstore gan sample made",
+                "recon.known_latents: the source has no latents of its images",
+                fix="leave it out, or give a source that viewstore gan sample made",
             )
         return None
     if known.generator != gan.fingerprint:
@@ -118,8 +118,8 @@ class Starts:
         self._class_mean = functools.cache(decode.gan.class_mean)
         inverter = context.models["inverter"] if name == "inverter" else None
         self._inverter = None if inverter is None else inverter.to(context.device)
-        self._known: Latents | None = context.known_latents() if name == "latents" else None
-        if name == "latents" and (self._known is None or self._known.digest != digest):
+        self._known: Latents | None = context.known_latents() if name == "known_latents" else None
+        if name == "known_latents" and (self._known is None or self._known.digest != digest):
             raise ConfigError(
                 "the latents of the source are not those that recon was planned with",
                 code="VS103",

@@ -230,6 +230,11 @@ class StyleGAN2(nn.Module):
         return self.shape.image_channels
 
     @property
+    def feature_values(self) -> int:
+        """Values of the feature maps of an image, one map for each channel of each block."""
+        return sum(maps * (4 << block) ** 2 for block, maps in enumerate(self.shape.channels))
+
+    @property
     def num_codes(self) -> int:
         """Codes of an image, L."""
         return self.shape.num_codes

@@ -32,5 +32,5 @@ def known_latents(table: SourceTable) -> Latents | None:
         raise error.located(
             str(path),
             fix="give the images back as viewstore gan sample made them; or have them inverted: "
-            "viewstore gan invert --set latents=false",
+            "viewstore gan invert --set known_latents=false",
         ) from error

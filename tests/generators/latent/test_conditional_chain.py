@@ -65,7 +65,7 @@ def test_a_generated_source_of_classes_needs_no_inversion(
     assert views.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
     assert views.label_names == ("0", "1", "2")
     recon = views.view_set("recon")
-    assert recon.plan.generator["args"]["latents"] is True
+    assert recon.plan.generator["args"]["known_latents"] is True
     assert np.unique(recon.params["steps"]).tolist() == [0]
     assert recon.params["anchor_shift"].max() < 1e-5
     assert recon.params["x_invert_mse"].max() == 0
@@ -106,8 +106,8 @@ def test_latents_of_another_generator_are_not_taken(
     said = capsys.readouterr().err
     assert f"made by the generator {small_gan(seed=1).fingerprint[:12]}, this is" in said
     args = viewstore.open(tmp_path / "store").view_set("recon").plan.generator["args"]
-    assert (args["latents"], args["latents_digest"], args["max_steps"]) == (False, None, 1)
-    code, told = run(*invert, *settings("latents=true"), "--out", tmp_path / "never")
+    assert (args["known_latents"], args["latents_digest"], args["max_steps"]) == (False, None, 1)
+    code, told = run(*invert, *settings("known_latents=true"), "--out", tmp_path / "never")
     assert (code, told["error"]["code"]) == (2, "VS103")
     assert "give the one that made them with --gan" in told["error"]["fix"]
     assert not (tmp_path / "never").exists()
@@ -124,6 +124,6 @@ def test_an_image_that_was_swapped_stops_the_build(
     assert code == 2
     assert told["error"]["message"] == ("image 0/000000.png is not the one that its latents made")
     assert not (tmp_path / "never").exists()
-    chosen = settings("latents=false", "max_steps=1", "slots=2", "shift_stop=2")
+    chosen = settings("known_latents=false", "max_steps=1", "slots=2", "shift_stop=2")
     arguments = ["--source", source, *networks, *chosen, "--workers", 1]
     assert run("gan", "invert", *arguments, "--out", tmp_path / "store")[0] == 0  # as is advised

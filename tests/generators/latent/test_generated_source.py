@@ -121,7 +121,7 @@ def test_images_that_were_changed_swapped_or_added_are_noticed(tmp_path: Path) -
     (folder / "photo.png").write_bytes(before)
     with pytest.raises(ConfigError, match=r"image photo.png is none of those that its") as caught:
         known_latents(open_source(str(folder)).table)
-    assert "--set latents=false" in str(caught.value.fix)
+    assert "--set known_latents=false" in str(caught.value.fix)
     assert caught.value.where == str(folder / LATENTS_FILE)
 
 

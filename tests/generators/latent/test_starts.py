@@ -67,10 +67,13 @@ def test_the_best_start_there_is_is_taken(plain: World, conditional: World) -> N
     assert start_of(plain.context) == ("average", 300)
     assert start_of(conditional.context) == ("class_start", 300)
     assert start_of(conditional.with_models(inverter=inverter).context) == ("inverter", 50)
-    assert start_of(there) == ("latents", 0)
-    assert start_of(there, latents=False) == ("inverter", 50)
-    assert start_of(there, latents=False, inverter=False) == ("class_start", 300)
-    assert start_of(there, latents=False, inverter=False, class_start=False) == ("average", 300)
+    assert start_of(there) == ("known_latents", 0)
+    assert start_of(there, known_latents=False) == ("inverter", 50)
+    assert start_of(there, known_latents=False, inverter=False) == ("class_start", 300)
+    assert start_of(there, known_latents=False, inverter=False, class_start=False) == (
+        "average",
+        300,
+    )
     assert start_of(there, inverter=True) == ("inverter", 50)
     assert start_of(there, class_start=True, max_steps=7) == ("class_start", 7)
 
@@ -78,7 +81,7 @@ def test_the_best_start_there_is_is_taken(plain: World, conditional: World) -> N
 def test_settings_of_a_plan_resolve_to_themselves(conditional: World) -> None:
     gan = conditional.context.models["gan"]
     there = with_latents(conditional, latents_of(gan, gan.sample(NUM, 1, torch.zeros(NUM).long())))
-    for settings in ({}, {"latents": False}, {"class_start": True}, {"max_steps": 0}):
+    for settings in ({}, {"known_latents": False}, {"class_start": True}, {"max_steps": 0}):
         resolved = Inversion(shift_stop=0.05, **settings).resolve(there)
         again = Inversion(**{n: getattr(resolved, n) for n in resolved.__dataclass_fields__})
         assert again.resolve(there) == resolved
@@ -87,10 +90,10 @@ def test_settings_of_a_plan_resolve_to_themselves(conditional: World) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latents": True}, "the source has no latents of its images"),
+        ({"known_latents": True}, "the source has no latents of its images"),
         ({"inverter": True}, "recon.inverter needs an inverter"),
         ({"class_start": True}, "recon.class_start needs a generator with classes"),
-        ({"latents": True, "inverter": True}, "one place, got latents and inverter"),
+        ({"known_latents": True, "inverter": True}, "one place, got known_latents and inverter"),
         ({"max_steps": -1}, "recon.max_steps must be 0 or more, got -1"),
     ],
 )
@@ -112,7 +115,7 @@ def test_latents_of_another_generator_are_said_and_not_taken(plain: World) -> No
         f"{ours[:12]}: its latents are not taken, the images are inverted"
     ]
     with pytest.raises(ConfigError, match=f"made by the generator {gan.fingerprint[:12]}, this"):
-        Inversion(shift_stop=0.05, latents=True).resolve(there)
+        Inversion(shift_stop=0.05, known_latents=True).resolve(there)
 
 
 def test_latents_of_another_shape_are_refused(plain: World) -> None:
