@@ -56,6 +56,8 @@ class Context:
         inputs: The other finished view sets that the settings name, by role.
         packaged: Roles whose network is the one for the digits that the package ships, because
             the user named none.
+        known_latents: Reads the latents that the images of a generated source were made from, in
+            the order of the store's rows (latent/generated_source.py); None: it is no such source.
         whole_source: Opens the source as it is without a limit: how many samples it has, and what
             decodes the image of a row. None means that the store's rows are all there are.
         warn, note: Take a message for the user; called by `resolve`, in the main process.
@@ -76,6 +78,7 @@ class Context:
     round: int = 1
     packaged: frozenset[str] = frozenset()
     images_digest: str = ""
+    known_latents: Callable[[], Any] = lambda: None
     whole_source: Callable[[], SourceImages] | None = None
     warn: Callable[[str], None] = lambda message: None
     note: Callable[[str], None] = lambda message: None

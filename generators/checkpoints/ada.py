@@ -169,13 +169,14 @@ def _settings(given: Mapping[Any, object]) -> dict[str, object]:
     """Return settings that are safe to print: short names, numbers, short lists of numbers."""
     settings: dict[str, object] = {}
     for name, value in given.items():
-        if not isinstance(name, str) or not 0 < len(name) <= 100 or not _is_plain(value):
+        if not isinstance(name, str) or not 0 < len(name) <= 100 or not is_plain(value):
             raise Malformed(f"G_ema has the setting {printable(str(name))}, which is not a number")
         settings[name] = list(value) if isinstance(value, tuple) else value
     return settings
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Return whether a setting is safe to print: None, a number, short text, a short list."""
     if isinstance(value, str):
         return len(value) <= 100
     if isinstance(value, list | tuple):

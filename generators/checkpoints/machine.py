@@ -9,15 +9,13 @@ short keys, so that no opcode takes more time or memory than its own length.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from viewstore.generators.checkpoints.scan import Budget, Malformed, scan
 
 NOT_STYLEGAN2 = "this is not a StyleGAN2 file, or it is hostile: do not open it with other tools"
-TENSORFLOW_ERA = (
-    "this is a pickle of the TensorFlow era; convert it with the PyTorch release's legacy.py"
-)
 
 Arguments = tuple[object, ...]
 
@@ -37,13 +35,23 @@ class Global:
     make: Callable[[], object] | None = None
 
 
+class Stateful(ABC):
+    """What a pickle may give a state, once it is made; it decides itself what it keeps of it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def take_state(self, state: object) -> None:
+        """Take the state. Raises Malformed: it is none that such a thing can have."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class DType:
+class DType(Stateful):
     """A numpy dtype by its code. It accepts the state of a little-endian number, and keeps none."""
 
     code: str
 
-    def check_state(self, state: object) -> None:
+    def take_state(self, state: object) -> None:
         """Raise Malformed unless the state is that of a little-endian number."""
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|", "="):
             raise Malformed("a numpy dtype is not a little-endian number")
@@ -169,8 +177,8 @@ class _Machine:
             raise _Misuse("a global must be named by two strings")
         found = self._table.get(f"{module}.{name}")
         if found is None:
-            fix = TENSORFLOW_ERA if module.startswith("dnnlib.tflib") else NOT_STYLEGAN2
-            raise Malformed(f"global {printable(f'{module}.{name}')} is not allowed", fix=fix)
+            named = printable(f"{module}.{name}")
+            raise Malformed(f"global {named} is not allowed", fix=NOT_STYLEGAN2)
         self._push(found)
 
     def text_global(self, argument: object) -> None:
@@ -197,10 +205,10 @@ class _Machine:
         self._push(target.make())
 
     def build(self, _: object) -> None:
-        """Drop the attributes of a dict, and check those of a dtype: none is ever set."""
+        """Hand a state to what takes one, and drop the attributes of a dict: none is ever set."""
         state, target = self._pop(), self._pop()
-        if isinstance(target, DType):
-            target.check_state(state)
+        if isinstance(target, Stateful):
+            target.take_state(state)
         elif not isinstance(target, dict):
             raise _Misuse("the pickle sets attributes of what has none")
         self._push(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,19 +14,25 @@ from viewstore.errors import CheckpointError
 from viewstore.files.disk import read_limited
 from viewstore.generators.checkpoints.ada import EXPECTED as ADA
 from viewstore.generators.checkpoints.ada import read_ada_pickle
-from viewstore.generators.checkpoints.network import W_AVG, copy_out
+from viewstore.generators.checkpoints.network import W_AVG, FileNetwork, copy_out
 from viewstore.generators.checkpoints.rosinality import EXPECTED as ROSINALITY
 from viewstore.generators.checkpoints.rosinality import read_rosinality
 from viewstore.generators.checkpoints.scan import Budget, Limits, Malformed, over_limit
+from viewstore.generators.checkpoints.tensorflow import EXPECTED as TENSORFLOW
+from viewstore.generators.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from viewstore.generators.checkpoints.torch_files import LEGACY_START, ZIP_START
 from viewstore.generators.checkpoints.torch_tensors import Array
 
-Family = Literal["stylegan2-ada-pytorch", "rosinality"]
+Family = Literal["stylegan2-ada-pytorch", "stylegan2-tensorflow", "rosinality"]
 
 LICENCE_NOTES: dict[Family, str] = {
     "stylegan2-ada-pytorch": (
         "networks trained or published with NVlabs/stylegan2-ada-pytorch are under the NVIDIA "
         "Source Code License: non-commercial use only, unless their author says otherwise"
+    ),
+    "stylegan2-tensorflow": (
+        "networks trained or published with NVlabs/stylegan2 are under the NVIDIA Source Code "
+        "License: non-commercial use only, unless their author says otherwise"
     ),
     "rosinality": (
         "rosinality/stylegan2-pytorch is under the MIT licence, its custom operators under "
@@ -36,6 +43,12 @@ _NETWORKS = (
     "expected a network-snapshot-*.pkl of stylegan2-ada-pytorch, a .pt of rosinality's "
     "stylegan2-pytorch, or a file that viewstore gan wrote"
 )
+# What reads the files of a family, and the hint for one that is not as it should be.
+_READERS: dict[Family, tuple[Callable[[bytes, Budget], FileNetwork], str]] = {
+    "stylegan2-ada-pytorch": (read_ada_pickle, ADA),
+    "stylegan2-tensorflow": (read_tensorflow, TENSORFLOW),
+    "rosinality": (read_rosinality, ROSINALITY),
+}
 # What people open by mistake, by its first bytes, and what they need instead.
 _STRANGERS = {
     b"version https://git-lfs": (
@@ -75,7 +88,7 @@ class NetworkTensors:
 
 
 def read_checkpoint(path: Path, *, limits: Limits | None = None) -> NetworkTensors:
-    """Return the averaged generator of a stylegan2-ada-pytorch pickle or a rosinality checkpoint.
+    """Return the averaged generator of a pickle of StyleGAN2 or a rosinality checkpoint.
 
     The format is recognised by content. Nothing in the file is executed or imported, and memory
     stays within a small multiple of its size.
@@ -106,10 +119,10 @@ def _refusal(path: Path, reason: str, fix: str) -> CheckpointError:
 def _read(path: Path, limits: Limits) -> NetworkTensors:
     data = _bytes(path, limits)
     budget = Budget(limits, len(data))
-    family, expected = _family(data)
-    reader = read_ada_pickle if family == "stylegan2-ada-pytorch" else read_rosinality
+    family = _family(data)
+    read, expected = _READERS[family]
     try:
-        found = reader(data, budget)
+        found = read(data, budget)
         tensors, kwargs = copy_out(found, budget)
     except Malformed as error:
         raise Malformed(str(error), fix=error.fix or expected) from error
@@ -128,16 +141,12 @@ def _read(path: Path, limits: Limits) -> NetworkTensors:
     )
 
 
-def _family(data: bytes) -> tuple[Family, str]:
-    """Return whose file it is by its first bytes, and the hint for one that is not as it should be.
-
-    Raises:
-        Malformed: It is neither's.
-    """
+def _family(data: bytes) -> Family:
+    """Return whose file it is by its first bytes. Raises Malformed: it is nobody's."""
     if data.startswith((ZIP_START, LEGACY_START)):
-        return "rosinality", ROSINALITY
+        return "rosinality"
     if data.startswith(b"\x80"):
-        return "stylegan2-ada-pytorch", ADA
+        return "stylegan2-tensorflow" if is_tensorflow(data) else "stylegan2-ada-pytorch"
     what, fix = _stranger(data)
     raise Malformed(f"it is {what}", fix=fix)
 

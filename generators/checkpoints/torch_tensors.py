@@ -73,11 +73,27 @@ class FileTensor:
         stride = tuple(1 if length == 1 else next(strides) for length in shape)
         return replace(self, shape=shape, stride=stride)
 
+    def permuted(self, axes: tuple[int, ...]) -> FileTensor:
+        """Return the tensor with its axes in another order."""
+        if len(self.shape) != len(axes):
+            raise Malformed(f"a tensor must have {len(axes)} axes, got shape {self.shape}")
+        shape, stride = (tuple(each[axis] for axis in axes) for each in (self.shape, self.stride))
+        return replace(self, shape=shape, stride=stride)
+
+    def derived(self, change: Callable[[Array], Array]) -> FileTensor:
+        """Return the tensor of what `change` makes of the values, once they are read."""
+        numel = math.prod(self.shape)
+        changed = Storage("f4", numel, lambda: change(self._values()).astype("<f4").tobytes())
+        return FileTensor(changed, 0, self.shape, row_major(self.shape))
+
     def read(self, budget: Budget) -> Array:
         """Return a contiguous float32 copy. Raises Malformed: not weights, too much, not finite."""
+        budget.take_copy(4 * math.prod(self.shape))
+        return self._values()
+
+    def _values(self) -> Array:
         if self.storage.code not in _WEIGHTS:
             raise Malformed(f"weights must be floating point, got {self.storage.code}")
-        budget.take_copy(4 * math.prod(self.shape))
         if math.prod(self.shape) == 0:
             return np.zeros(self.shape, np.float32)
         kind = "<u2" if self.storage.code == "bf2" else f"<{self.storage.code}"
@@ -98,6 +114,11 @@ class FileTensor:
         if not np.isfinite(values).all():
             raise Malformed("it holds weights that are not finite")
         return values
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of an array of this shape whose last axis is densest."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def common_table(budget: Budget) -> Table:

@@ -30,7 +30,7 @@ class Origin:
     """Where the weights of a generator come from.
 
     Attributes:
-        family: "viewstore", "stylegan2-ada-pytorch" or "rosinality".
+        family: "viewstore", "stylegan2-ada-pytorch", "stylegan2-tensorflow" or "rosinality".
         source_sha256: Of the file it was converted from.
         module_src_sha256: Of the source code in that file, which never ran.
         licence_note: One line for the user.

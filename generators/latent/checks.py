@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 SLOTS_CPU, SLOTS_CUDA = 16, 128
 SIZES = ("height", "width", "code_shape")  # settings that are always those of the generator
-COLOURS_SEEN = 16  # source images, spread over the rows, before anything is written
+# What the images in all slots may take while gradients are computed; measured at 32 to 256 px, a
+# value of a feature map takes 60 to 67 bytes.
+SLOT_BYTES_CPU, SLOT_BYTES_CUDA = 8 << 30, 48 << 30
+BYTES_A_VALUE = 64
+IMAGES_SEEN = 16  # source images, spread over the rows, before anything is written
 
 
 def latent_columns(
@@ -59,9 +63,16 @@ def not_automatic(settings: DataclassInstance) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in named}
 
 
-def default_slots(device: str) -> int:
-    """Return how many samples are worked on at a time on a torch device."""
-    return SLOTS_CUDA if device_class(device) == "cuda" else SLOTS_CPU
+def default_slots(gan: StyleGAN2, device: str, *, views: int) -> int:
+    """Return how many samples of `views` views are worked on at a time on a torch device.
+
+    Large images get fewer. It depends on the kind of device, never on how large its memory is: the
+    number is part of the plan.
+    """
+    cuda = device_class(device) == "cuda"
+    most = SLOTS_CUDA if cuda else SLOTS_CPU
+    memory = SLOT_BYTES_CUDA if cuda else SLOT_BYTES_CPU
+    return max(1, min(most, memory // (BYTES_A_VALUE * gan.feature_values * views)))
 
 
 def check_positive(kind: str, settings: object, names: tuple[str, ...]) -> None:
@@ -81,11 +92,22 @@ def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
         )
 
 
-def check_colours(context: Context) -> None:
-    """Raise ConfigError if the generator is gray and one of a few source images is not."""
-    rows = np.linspace(0, context.num_samples - 1, COLOURS_SEEN).astype(np.int64)
+def check_images(context: Context) -> None:
+    """Look at a few source images; note if they are smaller than what the generator makes.
+
+    Raises:
+        ConfigError: The generator is gray and one of them is not.
+    """
+    rows = np.linspace(0, context.num_samples - 1, IMAGES_SEEN).astype(np.int64)
+    smallest = gan_of(context).res
     for sample in readable(np.unique(rows).tolist(), context.source_image):
         fit_source(sample.image, context)
+        smallest = min(smallest, *sample.size)
+    if smallest < gan_of(context).res:
+        context.note(
+            f"there are source images of {smallest} pixels, the generator makes "
+            f"{gan_of(context).res}: they are enlarged, and views show no more than they do"
+        )
 
 
 def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401

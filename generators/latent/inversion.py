@@ -17,9 +17,8 @@ from viewstore.generators.contract import Context, OfSource, Rendered, Sample, s
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     SIZES,
-    check_colours,
     check_encoder,
-    check_inverter,
+    check_images,
     check_positive,
     check_size,
     default_slots,
@@ -36,10 +35,17 @@ from viewstore.generators.latent.decode import (
     unit_images,
 )
 from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.generators.latent.starts import (
+    STARTS,
+    STEPS,
+    STEPS_FROM_AVERAGE,
+    Starts,
+    check_starts,
+    choose_start,
+)
 from viewstore.generators.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.images.colours import Pixels
 
-STEPS_AFTER_INVERTER, STEPS_FROM_AVERAGE = 50, 300
 SHIFT_OF_EPS1 = 1 / 5
 
 
@@ -60,19 +66,27 @@ class Inversion(OfSource):
         mse_stop: Mean squared error, of images in [-1, 1], at which a sample may stop.
         shift_stop: Feature distance at which it may stop, and above which, measured on stored
             pixels, it missed its goal; automatic is a fifth of eps1.
-        max_steps: Most updates of a sample; automatic is 50 after an inverter, and 300 from the
-            average code.
+        max_steps: Most updates of a sample; automatic is none from known latents, 50 after an
+            inverter, and 300 from an average code.
         measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
+        known_latents: Whether to take the latents that the images of a generated source were made
+            from; automatic is yes where the source has them and this generator made it.
         inverter: Whether to start from the inverter's answer; automatic is yes if one is given.
-        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
-            `device_class` and `threads`: another number rounds differently.
+        class_start: Whether to start from the mean code of a sample's class, and from the average
+            code where its label is none of the generator's; automatic is yes with a conditional
+            generator and no better start.
+        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA, fewer where images are
+            large. Part of the plan, like `device_class` and `threads`: another number rounds
+            differently.
         device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
         threads: Threads of torch in each process.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
         calibration: What `shift_stop` was taken from; recorded in the plan, never to be set.
+        latents_digest: Of the file of known latents; recorded in the plan, never to be set.
     """
 
-    VERSION: ClassVar[int] = 2  # 1 counted the pixel error as a goal too
+    # 1 counted the pixel error as a goal too, 2 always started from the average of all classes
+    VERSION: ClassVar[int] = 3
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder", "inverter")
 
     views: int = 1
@@ -85,30 +99,35 @@ class Inversion(OfSource):
     shift_stop: float | None = None
     max_steps: int | None = None
     measured: bool | None = None
+    known_latents: bool | None = None
     inverter: bool | None = None
+    class_start: bool | None = None
     slots: int | None = None
     device_class: str | None = None
     threads: int = 1
     code_shape: tuple[int, int] | None = None
     calibration: dict[str, float] | None = None
+    latents_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.views != 1:
             raise ConfigError(f"recon.views must be 1, got {self.views}")
-        check_positive(
-            "recon", self, ("psi", "lr", "mse_stop", "shift_stop", "max_steps", "slots", "threads")
-        )
+        check_positive("recon", self, ("psi", "lr", "mse_stop", "shift_stop", "slots", "threads"))
+        if self.max_steps is not None and self.max_steps < 0:
+            raise ConfigError(f"recon.max_steps must be 0 or more, got {self.max_steps}")
+        check_starts(self)
         if self.lam_f < 0:
             raise ConfigError(f"recon.lam_f must be 0 or more, got {self.lam_f}")
         if self.lam_f > 0 and self.measured is False:
             raise ConfigError("recon.lam_f must be 0 without an encoder")
 
     def refreshed(self) -> Mapping[str, Any]:
-        """Return the settings but for sizes, a calibrated goal, and what an inverter decides."""
-        dropped = ["inverter"]
+        """Return the settings but for sizes, a calibrated goal, and what a start decides."""
+        dropped = [*STARTS, "latents_digest"]
         if self.calibration is not None:
             dropped += ["shift_stop", "calibration"]
-        if self.max_steps == _steps(inverter=bool(self.inverter)):
+        start = next((name for name in STARTS if getattr(self, name)), "average")
+        if self.max_steps == STEPS.get(start, STEPS_FROM_AVERAGE):
             dropped.append("max_steps")
         return settings_but(self, *SIZES, *dropped)
 
@@ -120,40 +139,35 @@ class Inversion(OfSource):
         """
         gan, encoder = gan_of(context), context.models.get("encoder")
         check_size(gan, self.height, self.width)
-        check_colours(context)
+        check_images(context)
         measured = encoder is not None if self.measured is None else self.measured
         if encoder is None and (measured or self.lam_f > 0):
             raise ConfigError(
                 "recon needs an encoder to keep the features of a source image",
                 fix="give one with --encoder, or set lam_f=0",
             )
-        inverter = "inverter" in context.models if self.inverter is None else self.inverter
-        if inverter:
-            check_inverter(gan, context.models["inverter"])
+        start, known = choose_start(self, context)
         shift_stop, calibration = self.shift_stop, None
         if measured and encoder is not None:
             check_encoder(gan, encoder)
             if shift_stop is None:
                 calibration = calibrate(context).to_json()
                 shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
+        steps = STEPS.get(start, STEPS_FROM_AVERAGE)
         return ResolvedInversion(
             **not_automatic(self),
             height=gan.res,
             width=gan.res,
             code_shape=(gan.num_codes, gan.w_dim),
             measured=measured,
-            inverter=inverter,
+            **{name: name == start for name in STARTS},
+            latents_digest=known.digest if known is not None else None,
             shift_stop=shift_stop,
-            max_steps=self.max_steps or _steps(inverter=inverter),
-            slots=self.slots or default_slots(context.device),
+            max_steps=steps if self.max_steps is None else self.max_steps,
+            slots=self.slots or default_slots(gan, context.device, views=1),
             device_class=device_class(context.device),
             calibration=calibration or self.calibration,
         )
-
-
-def _steps(*, inverter: bool) -> int:
-    """Return the most updates of a sample, where nothing else is said."""
-    return STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +178,7 @@ class ResolvedInversion:
         shift_stop: None if no feature distance is asked for.
         code_shape: Of the generator's latents, (L, D).
         calibration: What `shift_stop` was taken from; None if it was given.
+        latents_digest: Of the file of known latents; None if none are taken.
     """
 
     views: int
@@ -176,12 +191,15 @@ class ResolvedInversion:
     shift_stop: float | None
     max_steps: int
     measured: bool
+    known_latents: bool
     inverter: bool
+    class_start: bool
     slots: int
     device_class: str
     threads: int
     code_shape: tuple[int, int]
     calibration: dict[str, float] | None
+    latents_digest: str | None
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of the one view."""
@@ -226,7 +244,8 @@ class InversionGenerator:
         self._decode = decoder_of(context, settings.psi)
         models, device = context.models, context.device
         self._encoder = models["encoder"].to(device) if settings.measured else None
-        self._inverter = models["inverter"].to(device) if settings.inverter else None
+        start = next((name for name in STARTS if getattr(settings, name)), "average")
+        self._starts = Starts(start, context, self._decode, settings.latents_digest)
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield one Rendered for each sample, as they finish."""
@@ -257,11 +276,8 @@ class InversionGenerator:
         unit = from_pixels(image[None], device)
         target = unit[:, : gan.channels] * 2 - 1
         features = unit.new_zeros(0) if self._encoder is None else self._encoder(unit)[0]
-        if self._inverter is None:
-            latents = gan.w_avg.expand(1, gan.num_codes, gan.w_dim)
-        else:
-            latents = self._decode.untruncated(self._inverter(target))
         job = _Job(index=sample.index, image=image, features=features)
+        latents = self._starts(sample, target)
         return Start(job=job, latents=latents, target=(target[0], features))
 
     def _objective(self, latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -138,8 +138,9 @@ class WSearch(OfSource):
         on_miss: Whether a sample that does not converge is kept ("keep"), with status 2, or stops
             the build ("error").
         strict: Whether an eps2 that no views can reach is an error.
-        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
-            `device_class` and `threads`: another number rounds differently.
+        slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA, fewer where images
+            are large. Part of the plan, like `device_class` and `threads`: another number rounds
+            differently.
         device_class: Kind of device, "cpu" or "cuda"; recorded in the plan, never to be set.
         threads: Threads of torch in each process.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
@@ -241,7 +242,7 @@ class WSearch(OfSource):
             tol_search=_or(self.tol_search, TOL_SEARCH[precision]),
             max_steps=_or(self.max_steps, preset.max_steps),
             precision=precision,
-            slots=_or(self.slots, default_slots(context.device)),
+            slots=_or(self.slots, default_slots(gan, context.device, views=self.views)),
             device_class=device_class(context.device),
             calibration=calibration,
         )

@@ -31,6 +31,7 @@ from viewstore.generators.stylegan2.resample import upsample
 from viewstore.generators.stylegan2.shape import Architecture, infer, resampling
 
 SIGMA_SEED, SIGMA_SAMPLES = 0, 10_000
+CLASS_SEED, CLASS_SAMPLES = 1, 4096
 
 
 def unit_rms(x: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ class MappingNetwork(nn.Module):
         classes = self.shape.c_dim
         if c is None:
             raise ConfigError(
-                f"this generator is conditional ({classes} classes): its codes need class labels"
+                f"this generator is conditional ({classes} classes): give --labels or a source "
+                "with labels"
             )
         if c.ndim == 1 and not c.is_floating_point():
             if len(c) and not 0 <= int(c.min()) <= int(c.max()) < classes:
@@ -228,6 +230,11 @@ class StyleGAN2(nn.Module):
         return self.shape.image_channels
 
     @property
+    def feature_values(self) -> int:
+        """Values of the feature maps of an image, one map for each channel of each block."""
+        return sum(maps * (4 << block) ** 2 for block, maps in enumerate(self.shape.channels))
+
+    @property
     def num_codes(self) -> int:
         """Codes of an image, L."""
         return self.shape.num_codes
@@ -267,6 +274,16 @@ class StyleGAN2(nn.Module):
         """Return 10,000 keyed codes [n, D], of all classes in turn: their spread is a unit."""
         labels = self.classes_in_turn(SIGMA_SAMPLES)
         return self.sample(SIGMA_SAMPLES, SIGMA_SEED, labels)[:, 0]
+
+    def class_mean(self, label: int) -> Tensor:
+        """Return the mean code of a class, float32 [D], over 4,096 keyed z.
+
+        Raises:
+            ConfigError: There is no such class.
+        """
+        labels = torch.full((CLASS_SAMPLES,), label)
+        codes = self.sample(CLASS_SAMPLES, CLASS_SEED, labels)[:, 0]
+        return codes.double().mean(0).float()
 
     @cached_property
     def sigma_w(self) -> float:

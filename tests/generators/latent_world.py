@@ -61,14 +61,19 @@ def write_networks(folder: Path, *, samples: int) -> dict[str, Path]:
     return files
 
 
-def small_gan(*, channels: int = 1, seed: int = 0, classes: int = 0) -> StyleGAN2:
-    """Return a 16 px generator with random weights whose images fill [-1, 1] and a little more."""
+def small_gan(
+    *, channels: int = 1, seed: int = 0, classes: int = 0, widths: tuple[int, ...] = (12, 12, 12)
+) -> StyleGAN2:
+    """Return a generator with random weights whose images fill [-1, 1] and a little more.
+
+    `widths`: Feature maps at 4, 8, 16, ... pixels.
+    """
     shape = Architecture(
         z_dim=8,
         c_dim=classes,
         embed_width=8 if classes else 0,
         mapping_widths=(8, 8),
-        channels=(12, 12, 12),
+        channels=widths,
         image_channels=channels,
     )
     tensors = StyleGAN2(shape).state_dict()

@@ -30,6 +30,28 @@ KWARGS: dict[str, Any] = {
 Tensors = dict[str, np.ndarray]
 
 
+class TensorFlowNetwork:
+    """Pickles as a network of the TensorFlow era; `state` may be changed until then."""
+
+    def __init__(self, **state: object) -> None:
+        self.state: dict[str, Any] = {
+            "version": 4,
+            "name": "network",
+            "static_kwargs": {},
+            "components": {},
+            "build_module_src": EMBEDDED_SOURCE,
+            "build_func_name": "build",
+            "variables": [],
+        } | state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Do what ordinary loading does to such a file: run the source that it embeds."""
+        exec(state["build_module_src"], {})
+
+
 class EasyDict(dict[str, Any]):
     """Stands for dnnlib's, in name and in how it is pickled."""
 
@@ -40,10 +62,14 @@ def _reconstruct_persistent_obj(meta: Mapping[str, Any]) -> None:
 
 
 EasyDict.__module__ = "dnnlib.util"
+TensorFlowNetwork.__module__ = "dnnlib.tflib.network"
+TensorFlowNetwork.__qualname__ = TensorFlowNetwork.__name__ = "Network"
 _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
 _FOREIGN: dict[str, dict[str, object]] = {
     "dnnlib": {},
     "dnnlib.util": {"EasyDict": EasyDict},
+    "dnnlib.tflib": {},
+    "dnnlib.tflib.network": {"Network": TensorFlowNetwork},
     "torch_utils": {},
     "torch_utils.persistence": {"_reconstruct_persistent_obj": _reconstruct_persistent_obj},
 }
@@ -167,6 +193,59 @@ def snapshot(generator: object) -> dict[str, object]:
 
 def ada_file(protocol: int = 4) -> bytes:
     return dump(snapshot(modules(network())), protocol)
+
+
+def tensorflow_networks(
+    tensors: Tensors, **settings: object
+) -> tuple[TensorFlowNetwork, TensorFlowNetwork, TensorFlowNetwork]:
+    """Return G, D and Gs, the tensors under the names and in the layout of that era."""
+    variables: dict[str, list[tuple[str, np.ndarray]]] = {"": [], "mapping": [], "synthesis": []}
+    for name, value in tensors.items():
+        if not name.endswith("resample_filter"):
+            path, array = _tensorflow_variable(name, value)
+            variables[path.partition("/")[0] if "/" in path else ""].append(
+                (path.partition("/")[2] or path, array)
+            )
+    given = {"resolution": 8, "num_channels": 3, "label_size": 0, "mapping_layers": 2} | settings
+    parts = {
+        name: TensorFlowNetwork(static_kwargs=EasyDict(given), variables=variables[name])
+        for name in ("mapping", "synthesis")
+    }
+    others = (TensorFlowNetwork(), TensorFlowNetwork())
+    return *others, TensorFlowNetwork(
+        static_kwargs=given, components=parts, variables=variables[""]
+    )
+
+
+def _tensorflow_variable(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    section, owner, *rest = name.split(".")
+    if name == "mapping.w_avg":
+        return "dlatent_avg", value
+    if section == "mapping":
+        array = value.T if rest == ["weight"] else value
+        return f"mapping/Dense{owner[2:]}/{rest[0]}", array
+    size = int(owner[1:])
+    if rest == ["const"]:
+        return "synthesis/4x4/Const/const", value[None]
+    layer, what = rest[0], ".".join(rest[1:])
+    if what == "noise_const":
+        number = 0 if size == 4 else 2 * (size.bit_length() - 1) - 5 + (layer == "conv1")
+        return f"synthesis/noise{number}", value[None, None]
+    first = {"conv1": "Conv", "torgb": "ToRGB"}
+    later = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB", "skip": "Skip"}
+    path = f"synthesis/{size}x{size}/{(first if size == 4 else later)[layer]}"
+    if what == "weight":
+        array = value.transpose(2, 3, 1, 0)
+        return f"{path}/weight", array[::-1, ::-1] if layer in ("conv0", "skip") else array
+    if what == "affine.weight":
+        return f"{path}/mod_weight", value.T
+    if what == "affine.bias":
+        return f"{path}/mod_bias", value - np.float32(1)
+    return f"{path}/{what}", value
+
+
+def tensorflow_file(protocol: int = 4) -> bytes:
+    return dump(tensorflow_networks(network()), protocol)
 
 
 def rosinality_state(tensors: Tensors) -> "OrderedDict[str, torch.Tensor]":

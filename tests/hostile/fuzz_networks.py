@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from tests.generators.gan.test_training import TINY
 from tests.generators.latent_world import small_encoder, small_gan, source_images
-from tests.generators.network_files import ada_file, network, rosinality_checkpoint, torch_file
+from tests.generators.network_files import (
+    ada_file,
+    network,
+    rosinality_checkpoint,
+    tensorflow_file,
+    torch_file,
+)
 from tests.hostile.fuzzing import Reader, altered_records, with_file
 from viewstore.files.tensors import read_tensors
 from viewstore.generators.checkpoints.read import read_checkpoint
@@ -56,6 +62,7 @@ def network_readers(folder: Path) -> dict[str, Reader]:
     rosinality = rosinality_checkpoint(network())
     pickles = {
         "pickle": [ada_file(), ada_file(2)],
+        "tensorflow pickle": [tensorflow_file(), tensorflow_file(2)],
         "torch zip": [torch_file(rosinality)],
         "torch legacy": [torch_file(rosinality, legacy=True)],
     }

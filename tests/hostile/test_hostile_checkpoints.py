@@ -15,6 +15,7 @@ from tests.generators.network_files import (
     network,
     rosinality_checkpoint,
     snapshot,
+    tensorflow_file,
     torch_file,
 )
 from tests.hostile.hostile_files import (
@@ -24,6 +25,7 @@ from viewstore.errors import CheckpointError
 from viewstore.generators.checkpoints.read import read_checkpoint
 
 REPO = Path(__file__).parents[2]
+ORIGINALS = ("pickle", "protocol 2", "tensorflow", "tensorflow protocol 2", "zip", "legacy")
 
 
 @pytest.mark.parametrize("name", ["os_system", "no_g_ema", "empty"])
@@ -67,6 +69,8 @@ def originals() -> dict[str, bytes]:
     return {
         "pickle": ada_file(),
         "protocol 2": ada_file(2),
+        "tensorflow": tensorflow_file(),
+        "tensorflow protocol 2": tensorflow_file(2),
         "zip": torch_file(checkpoint),
         "legacy": torch_file(checkpoint, legacy=True),
     }
@@ -82,7 +86,7 @@ def outcome(path: Path, data: bytes) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ["pickle", "protocol 2", "zip", "legacy"])
+@pytest.mark.parametrize("name", ORIGINALS)
 def test_truncated_files_are_refused(
     tmp_path: Path, originals: dict[str, bytes], name: str
 ) -> None:
@@ -93,13 +97,13 @@ def test_truncated_files_are_refused(
         assert not outcome(tmp_path / "cut", data[:length]), length
 
 
-@pytest.mark.parametrize("name", ["pickle", "protocol 2", "zip", "legacy"])
+@pytest.mark.parametrize("name", ORIGINALS)
 def test_flipped_bytes_raise_nothing_else(
     tmp_path: Path, originals: dict[str, bytes], name: str
 ) -> None:
     draw = random.Random(2)
     refused = 0
-    for _ in range(500 if name == "pickle" else 150):
+    for _ in range(500 if name in ("pickle", "tensorflow") else 150):
         data = bytearray(originals[name])
         data[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         refused += not outcome(tmp_path / "flipped", bytes(data))

@@ -130,10 +130,6 @@ STREAMS = {
         b"\x80\x02cbuiltins\neval\n.",
         "global builtins.eval is not allowed",
     ),
-    "TensorFlow": (
-        b"\x80\x04" + text("dnnlib.tflib.network") + text("Network") + b"\x93.",
-        "global dnnlib.tflib.network.Network is not allowed",
-    ),
 }
 
 

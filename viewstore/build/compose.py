@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.build.inputs import planned_inputs
+from viewstore.build.known_latents import known_latents
 from viewstore.build.listing import own_files
 from viewstore.build.reproducible import check_versions, check_weights
 from viewstore.build.roles import WeightFiles, load_models, networks
@@ -110,6 +112,7 @@ def make_context(
         inputs={role: each for role, each in inputs.items() if role != PARENT},
         wants_pixels=wants_pixels,
         packaged=packaged,
+        known_latents=functools.cache(partial(known_latents, table)),
         whole_source=whole,
         warn=progress.warn,
         note=progress.note,

@@ -18,6 +18,7 @@ from viewstore.shards.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from viewstore.build.request import BuildRequest, Built
+    from viewstore.inspect.inversion import InversionReport
     from viewstore.store.verdict import Verdict
     from viewstore.store.view_set import ViewSet
 
@@ -218,6 +219,7 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     """Answer with what a build came to; return its exit code."""
     from viewstore.format.paths import StorePaths
+    from viewstore.inspect.inversion import inversion_report, is_inversion
     from viewstore.sources.record import read_sources
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
@@ -226,17 +228,20 @@ def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
     facts = _facts(built, out)
-    verdict = None
+    verdict = report = None
     if built.manifest is not None:
         store = open_store(out)
         view_set = store.view_set(built.plan.view_set)
         verdict = verdict_of(store, [view_set], max_missed=options["max_missed"])
         facts |= _goals(view_set) | {"verdict": verdict.to_json()}
+        if is_inversion(view_set):
+            report = inversion_report(store, view_set)
+            facts["inversion"] = report.to_json()
     failed = built.failed_rows if verdict is None else verdict.view_sets[-1].failed_rows
     names = read_sources(StorePaths(out))[0].keys if failed else ()
     keys = [names[row] for row in failed]
     facts |= {"failures": len(failed), "failed_samples": keys}
-    terminal.result(facts, _summary_text(facts, verdict))
+    terminal.result(facts, _summary_text(facts, verdict, report))
     unfit = verdict is not None and verdict.unfit
     return int(len(failed) > options["max_failures"] or bool(unfit))
 
@@ -350,7 +355,9 @@ def _share(text: str) -> float:
     return share
 
 
-def _summary_text(facts: dict[str, Any], verdict: Verdict | None) -> str:
+def _summary_text(
+    facts: dict[str, Any], verdict: Verdict | None, report: InversionReport | None
+) -> str:
     from viewstore.costs.estimate import size
 
     views = facts["built_samples"] * facts["views"]
@@ -376,6 +383,9 @@ def _summary_text(facts: dict[str, Any], verdict: Verdict | None) -> str:
     if verdict is not None:
         lines += verdict.lines()
         picture = "" if facts["kind"] == "columns" else " --sheet views.png"
+        if report is not None:
+            lines += ["inversion:", *report.lines()]
+            picture = f" --view-set {name} --worst{picture}"
         lines.append(f"look at them: viewstore inspect {facts['store']}{picture}")
     elif facts["left_shards"]:
         lines.append(f"not complete yet: viewstore status {facts['store']}")

@@ -120,7 +120,8 @@ def write_pictures(out: Path, images: NDArray[np.float32], *, across: int | None
     type=FILE,
     required=True,
     metavar="FILE",
-    help="Write them to .npy, float32 [N, C, H, W] in [-1, 1], or to a picture, .png or .jpg.",
+    help="Write them to .npy, float32 [N, C, H, W] in [-1, 1]; to a picture, .png or .jpg; or, "
+    "without an ending, to a new folder, a --source that keeps their latents.",
 )
 def sample(
     terminal: Terminal,
@@ -130,7 +131,11 @@ def sample(
     out: Path,
     **latents: Any,  # noqa: ANN401
 ) -> None:
-    """Make images of latents that are drawn, or read from a file, and clamp them to [-1, 1]."""
+    """Make images of latents that are drawn, or read from a file, and clamp them to [-1, 1].
+
+    A folder of them is a source for build: the view set recon takes the latents that are kept
+    there, so w-search and w-perturb need no inverter. Classes are its labels.
+    """
     from viewstore.build.roles import open_generator, packaged_weights
     from viewstore.files.disk import write_atomic
 
@@ -140,11 +145,21 @@ def sample(
         raise ConfigError("--seed belongs to --n")
     if not np.isfinite(truncation):
         raise ConfigError(f"--truncation must be finite, got {truncation}")
-    check_file("--out", out, (ARRAYS, *PICTURES))
-    check_out(out)
+    if not out.suffix:
+        _check_source(out, noise)
+    else:
+        check_file("--out", out, (ARRAYS, *PICTURES))
+        check_out(out)
     network = open_generator(gan_file or packaged_weights("gan"), terminal).network
-    codes = _codes(network, **latents)
+    codes, labels = _codes(network, **latents)
     codes = network.w_avg + truncation * (codes - network.w_avg) if truncation != 1 else codes
+    if not out.suffix:
+        seed = None if latents["count"] is None else latents["seed"] or 0
+        facts = _write_source(out, network, codes, labels, truncation, seed, terminal)
+        build = f"viewstore build --generator w-search --source {out} --out views"
+        text = f"{out}: {facts['images']} images and their latents; {build} makes views of them"
+        terminal.result(facts, text)
+        return
     images = synthesise(network, codes, noise=noise)
     if out.suffix.lower() in PICTURES:
         write_pictures(out, images)
@@ -157,6 +172,50 @@ def sample(
     terminal.result(facts, f"{out}: {' x '.join(map(str, images.shape))} {form}")
 
 
+def _check_source(out: Path, noise: str) -> None:
+    """Raise ConfigError if `out` cannot be a new generated source."""
+    from viewstore.generators.latent.generated_source import check_new
+
+    if noise != "const":
+        raise ConfigError(
+            "--noise none gives other images than views of latents have, which keep the noise",
+            where="--noise none",
+            fix="leave --noise out, or write .npy or .png",
+        )
+    check_new(out)
+
+
+def _write_source(
+    out: Path,
+    network: StyleGAN2,
+    codes: Tensor,
+    labels: Tensor | None,
+    psi: float,
+    seed: int | None,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    from viewstore.generators.latent.generated_source import write_source
+    from viewstore.progress import tracked
+
+    with tracked(terminal, "images", len(codes), "images"):
+        write_source(
+            out,
+            network,
+            codes,
+            labels=labels,
+            psi=psi,
+            seed=seed,
+            made=terminal.advance,
+        )
+    return {
+        "source": str(out),
+        "images": len(codes),
+        "size": network.res,
+        "classes": network.c_dim if labels is not None else 0,
+        "fingerprint": network.fingerprint,
+    }
+
+
 def _codes(
     network: StyleGAN2,
     *,
@@ -165,18 +224,19 @@ def _codes(
     labels: Path | None,
     count: int | None,
     seed: int | None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
+    """Return codes [N, L, D], and the class numbers [N] that they were made with, if any."""
     if z is not None:
         return _codes_of_z(network, z, labels)
     if count is None:
-        return _codes_of_w(network, w, labels)
-    given = None if labels is None else _labels(network, labels, count)
-    return network.sample(
-        count, seed or 0, network.classes_in_turn(count) if given is None else given
-    )
+        return _codes_of_w(network, w, labels), None
+    given = network.classes_in_turn(count) if labels is None else _labels(network, labels, count)
+    return network.sample(count, seed or 0, given), given
 
 
-def _codes_of_z(network: StyleGAN2, path: Path, labels: Path | None) -> Tensor:
+def _codes_of_z(
+    network: StyleGAN2, path: Path, labels: Path | None
+) -> tuple[Tensor, Tensor | None]:
     import torch
 
     z = _floats("--z", path)
@@ -190,7 +250,7 @@ def _codes_of_z(network: StyleGAN2, path: Path, labels: Path | None) -> Tensor:
     c = None if labels is None else _labels(network, labels, len(z))
     with torch.no_grad():
         codes: Tensor = network.mapping(torch.from_numpy(z), c)
-    return codes
+    return codes, c
 
 
 def _codes_of_w(network: StyleGAN2, path: Path | None, labels: Path | None) -> Tensor:
@@ -227,7 +287,7 @@ def _labels(network: StyleGAN2, path: Path, num: int) -> Tensor:
     if not one_hot or not (array.sum(1) == 1).all():
         shape = f"class numbers [{num}] or one-hot rows [{num}, {network.c_dim}]"
         raise _wrong_shape("--labels", path, shape, array)
-    return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(array.argmax(1))
 
 
 def _floats(flag: str, path: Path) -> NDArray[np.float32]:

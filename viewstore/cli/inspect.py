@@ -32,6 +32,11 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     help="Frame the views that a columns set chose, on the sheet and in the report.",
 )
 @ONE_VIEW_SET
+@click.option(
+    "--worst",
+    is_flag=True,
+    help="Show the samples of --view-set that are farthest from their goal, the worst first.",
+)
 @click.option("-n", "count", default=10, show_default=True, metavar="N", help="Show N samples.")
 @click.option(
     "--random", "at_random", is_flag=True, help="Choose them at random, not spread over the store."
@@ -57,13 +62,16 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         )
     opened = _opened(terminal, store)
     view_sets = choose_view_sets(opened, options["view_set"])
-    rows = choose_rows(
-        opened,
-        count=options["count"],
-        random=options["at_random"],
-        seed=options["seed"],
-        key=key,
-    )
+    if options["worst"]:
+        rows = _worst(view_sets, key, options)
+    else:
+        rows = choose_rows(
+            opened,
+            count=options["count"],
+            random=options["at_random"],
+            seed=options["seed"],
+            key=key,
+        )
     drawn = _draw(opened, rows, view_sets, options)
     if drawn:
         _warn_of_originals(terminal, opened, rows)
@@ -82,6 +90,24 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         text = "" if drawn else sample_text(facts, roles, of_sample, describing)
     lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
+
+
+def _worst(view_sets: Sequence[ViewSet], key: str | None, options: dict[str, Any]) -> list[int]:
+    """Return the rows that --worst shows. Raises ConfigError: there are none to choose from."""
+    from viewstore.inspect.inversion import farthest_rows, is_inversion
+    from viewstore.inspect.shown_rows import worst_rows
+
+    if key is not None or options["at_random"]:
+        raise ConfigError("--worst chooses the samples: leave out KEY and --random")
+    if len(view_sets) != 1:
+        names = ", ".join(each.name for each in view_sets)
+        raise ConfigError("--worst is about one view set", fix=f"name it with --view-set: {names}")
+    (view_set,) = view_sets
+    choose = farthest_rows if is_inversion(view_set) else worst_rows
+    rows = choose(view_set, options["count"])
+    if not rows:
+        raise ConfigError(f"no view of {view_set.name} failed or missed its goal")
+    return rows
 
 
 @command("stats", example="viewstore stats views --column distance")

@@ -182,7 +182,14 @@ class ShardBuilder:
         """
         inputs = {role: StoredViews(each, row) for role, each in self.inputs.items()}
         parent = inputs.pop("parent", None)
-        sample = Sample(row, self.rows.size(row), partial(self.rows.image, row), parent, inputs)
+        sample = Sample(
+            index=row,
+            size=self.rows.size(row),
+            read=partial(self.rows.image, row),
+            parent=parent,
+            inputs=inputs,
+            label=self.rows.label(row),
+        )
         for each in (parent, *inputs.values()):
             if each is not None and each.view_set.kind == "recipe":
                 each.pixels()  # rendered here, for the same reason

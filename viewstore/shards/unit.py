@@ -94,6 +94,7 @@ class Sample:
         read: Decodes its source image, uint8 [H, W, 3].
         parent: Its views in the view set that these views start from, if there is one.
         inputs: Its views in the other view sets that the generator reads, by role.
+        label: Of its source image; -1 if it has none.
     """
 
     index: int
@@ -101,6 +102,7 @@ class Sample:
     read: Callable[[], NDArray[np.uint8]]
     parent: SampleViews | None = None
     inputs: Mapping[str, SampleViews] = field(default_factory=dict)
+    label: int = -1
 
     @classmethod
     def of(cls, index: int, image: NDArray[np.uint8], parent: SampleViews | None = None) -> Sample:

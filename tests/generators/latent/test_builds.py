@@ -19,7 +19,8 @@ from viewstore.build.roles import WeightFiles, packaged_weights
 from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.generators.latent.checks import SLOTS_CPU
-from viewstore.generators.latent.inversion import STEPS_FROM_AVERAGE, Inversion
+from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.starts import STEPS_FROM_AVERAGE
 from viewstore.store.verify import verify
 from viewstore.store.view_set import ViewSet
 from viewstore.train.encoder_file import save_encoder

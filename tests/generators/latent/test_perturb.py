@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.generators.latent_world import World, make_world
+from tests.generators.latent_world import World, as_view_set, make_world, world_on
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Rendered
+from viewstore.generators.latent.decode import start_noise
+from viewstore.generators.latent.inversion import Inversion
 from viewstore.generators.latent.perturb import WPerturb
+from viewstore.randomness import Stream
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,37 @@ def test_noise_has_the_asked_for_spread(world: World) -> None:
         (one,) = perturb(world, [0], **options).values()
         noise = (one.params["latent"] - one.params["latent0"]).astype(np.float64)
         assert np.allclose(noise.reshape(-1, 8).std(0), expected, rtol=0.15)
+
+
+def test_noise_is_standard_normal_and_of_each_layer_its_own() -> None:
+    """By chi-square over 10^4 draws, and by the correlations between all pairs of layers."""
+    stream = Stream.of_view_set(3, "views", 1)
+    drawn = [start_noise(stream, row, 100, (4, 6))[0] for row in range(100)]
+    noise = torch.cat(drawn).double().numpy()
+    count = len(noise)
+    assert count == 10_000
+    band = 5 * np.sqrt(2 * count)  # five standard deviations of chi-square of as many degrees
+    assert (abs((noise**2).sum(0) - count) < band).all()
+    for dimension in range(6):
+        between = np.corrcoef(noise[:, :, dimension].T)[np.triu_indices(4, 1)]
+        assert (abs(between) < 5 / np.sqrt(count)).all()
+
+
+def test_a_step_behind_psi_is_psi_times_as_long(world: World) -> None:
+    """Abs .2 at psi .7 is abs .14 in what the generator decodes."""
+    gan = world.context.models["gan"]
+    settings = Inversion(max_steps=1, shift_stop=0.05, slots=4, psi=0.7).resolve(world.context)
+    parent = as_view_set(settings, settings.make(world.context).render(world.samples))
+    images = np.stack([sample.image for sample in world.samples])
+    behind = world_on(world.context, parent, images)
+    steps = []
+    for place, psi, sigma in ((behind, 0.7, 0.2), (world, 1.0, 0.14)):
+        options = {"keep_latents": True, "sigma": sigma, "sigma_units": "abs", "psi": psi}
+        (one,) = perturb(place, [1], **options).values()
+        ends = [one.params[name].astype(np.float64) for name in ("latent", "latent0")]
+        decoded = [gan.w_avg.numpy() + psi * (each - gan.w_avg.numpy()) for each in ends]
+        steps.append(decoded[0] - decoded[1])
+    np.testing.assert_allclose(steps[0], steps[1], atol=3e-3)
 
 
 def test_a_conditional_network_is_perturbed_without_labels() -> None:

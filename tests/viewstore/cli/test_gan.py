@@ -14,13 +14,16 @@ import torch
 from PIL import Image
 
 from tests.viewstore.small_stores import write_photographs
+from viewstore.build.roles import packaged_weights
 from viewstore.cli.main import main
 from viewstore.generators.gan.file import Origin, read_generator, write_generator
 from viewstore.generators.gan.inverter import load_inverter
 from viewstore.generators.gan.keyed import keyed_generator
 from viewstore.generators.gan.settings import GanSettings
 from viewstore.generators.gan.training import initialise
+from viewstore.generators.latent.generated_source import LATENTS_FILE, read_latents
 from viewstore.generators.stylegan2.network import StyleGAN2
+from viewstore.sources.open import open_source
 from viewstore.train.encoder_file import EncoderSettings, save_encoder
 from viewstore.train.nets.network import seeded_network
 
@@ -421,3 +424,83 @@ def test_a_file_that_cannot_be_written_is_refused_before_training(run: Run, tmp_
         2,
         f"--out must name a file, and {tmp_path} is a folder",
     )
+
+
+def test_a_name_without_an_ending_is_a_new_source(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    out = tmp_path / "src"
+    arguments = ["--gan", gan_file, "--n", 4, "--seed", 3, "--truncation", 0.5, "--out", out]
+    code, told, _ = run("sample", *arguments)
+    generator = read_generator(gan_file).network
+    assert (code, told["result"]) == (
+        0,
+        {
+            "source": str(out),
+            "images": 4,
+            "size": 8,
+            "classes": 0,
+            "fingerprint": generator.fingerprint,
+        },
+    )
+    latents = read_latents(out / LATENTS_FILE)
+    assert (latents.psi, latents.seed) == (0.5, 3)
+    codes = generator.w_avg + 0.5 * (generator.sample(4, 3)[:, :1] - generator.w_avg)
+    torch.testing.assert_close(latents.codes, codes.half())
+    code, told, _ = run("sample", *arguments)
+    assert (code, told["error"]["where"]) == (2, str(out))
+    assert "is there already" in told["error"]["message"]
+
+
+def test_latents_that_are_given_make_a_source_too(run: Run, tmp_path: Path, gan_file: Path) -> None:
+    w = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
+    out = tmp_path / "src"
+    files = ["--gan", gan_file, "--w", saved(tmp_path / "w.npy", w)]
+    assert run("sample", *files, "--out", out)[0] == 0
+    latents = read_latents(out / LATENTS_FILE)
+    np.testing.assert_array_equal(latents.codes.numpy(), w.astype(np.float16))
+    assert latents.seed is None
+    code, told, _ = run("sample", *files, "--noise", "none", "--out", tmp_path / "never")
+    assert (code, told["error"]["where"]) == (2, "--noise none")
+    assert not (tmp_path / "never").exists()
+
+
+def test_chosen_classes_are_the_labels_of_a_source(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "gan"
+    write_generator(path, network(classes=3), Origin(), half=False)
+    for labels in (np.array([2, 0]), np.eye(3)[[2, 0]]):
+        out = tmp_path / f"src{labels.ndim}"
+        files = ["--gan", path, "--n", 2, "--labels", saved(tmp_path / "c.npy", labels)]
+        assert run("sample", *files, "--out", out)[0] == 0
+        assert open_source(str(out)).table.keys == ("0/000001.png", "2/000000.png")
+        assert open_source(str(out)).table.label.tolist() == [0, 2]
+
+
+def test_an_inversion_reports_its_quantiles_and_its_worst(run: Run, tmp_path: Path) -> None:
+    if not packaged_weights("gan").is_file():
+        pytest.skip("the weights for the digits are not in this checkout: make demo-weights")
+    options = ["--source", "digits", "--limit", 3, "--workers", 1, "--out", tmp_path / "views"]
+    chosen = ["--set", "max_steps=1", "--set", "slots=2", "--max-missed", "100%"]
+    code, told, _ = run("invert", *options, *chosen)
+    found = told["result"]["inversion"]
+    assert code == 0
+    assert found["samples"] == 3
+    assert 0 < found["mse"]["p50"] <= found["mse"]["p95"] < 4
+    assert 0 < found["shift"]["p50"] <= found["shift"]["p95"] <= 2
+    assert 0 <= found["off_goal"] <= 1
+    shifts = [each["shift"] for each in found["worst"]]
+    assert len(shifts) == 3
+    assert shifts == sorted(shifts, reverse=True)
+    assert {each["key"] for each in found["worst"]} == {"0000", "0001", "0002"}
+
+
+def test_one_picture_in_a_folder_can_be_inverted(run: Run, tmp_path: Path) -> None:
+    if not packaged_weights("gan").is_file():
+        pytest.skip("the weights for the digits are not in this checkout: make demo-weights")
+    (tmp_path / "one").mkdir()
+    gray = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(gray).save(tmp_path / "one" / "mine.png")
+    options = ["--source", tmp_path / "one", "--workers", 1, "--out", tmp_path / "views"]
+    chosen = ["--set", "max_steps=1", "--set", "slots=1", "--max-missed", "100%"]
+    code, told, err = run("invert", *options, *chosen)
+    assert code == 0
+    assert [each["key"] for each in told["result"]["inversion"]["worst"]] == ["mine.png"]
+    assert "there are source images of 8 pixels, the generator makes 16" in err
