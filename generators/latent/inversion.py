@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from viewstore.generators.latent.checks import (
 )
 from viewstore.generators.latent.decode import (
     Features,
+    LatentDecoder,
     decoded_features,
     decoder_of,
     fit_source,
@@ -35,6 +36,7 @@ from viewstore.generators.latent.decode import (
     unit_images,
 )
 from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.generators.latent.statistics import measured_latents
 from viewstore.generators.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.images.colours import Pixels
 
@@ -60,7 +62,8 @@ class Inversion(OfSource):
         shift_stop: Feature distance at which it may stop, and above which, measured on stored
             pixels, it missed its goal; automatic is a fifth of eps1.
         max_steps: Most updates of a sample; automatic is 50 after an inverter, and 300 from the
-            average code.
+            average code. 0 keeps the inverter's answer, which is automatic where the decoder has
+            no gradient.
         measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
         inverter: Whether to start from the inverter's answer; automatic is yes if one is given.
         slots: Samples at a time; automatic is 16 on CPU and 128 on CUDA. Part of the plan, like
@@ -69,6 +72,7 @@ class Inversion(OfSource):
         threads: Threads of torch in each process.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
         calibration: What `shift_stop` was taken from; recorded in the plan, never to be set.
+        latents: Mean and spread of a pair's latents; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 2  # 1 counted the pixel error as a goal too
@@ -90,13 +94,14 @@ class Inversion(OfSource):
     threads: int = 1
     code_shape: tuple[int, int] | None = None
     calibration: dict[str, float] | None = None
+    latents: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.views != 1:
             raise ConfigError(f"recon.views must be 1, got {self.views}")
-        check_positive(
-            "recon", self, ("psi", "lr", "mse_stop", "shift_stop", "max_steps", "slots", "threads")
-        )
+        check_positive("recon", self, ("psi", "lr", "mse_stop", "shift_stop", "slots", "threads"))
+        if self.max_steps is not None and self.max_steps < 0:
+            raise ConfigError(f"recon.max_steps must be 0 or more, got {self.max_steps}")
         if self.lam_f < 0:
             raise ConfigError(f"recon.lam_f must be 0 or more, got {self.lam_f}")
         if self.lam_f > 0 and self.measured is False:
@@ -118,15 +123,14 @@ class Inversion(OfSource):
                 fix="give one with --encoder, or set lam_f=0",
             )
         inverter = "inverter" in context.models if self.inverter is None else self.inverter
-        if inverter:
-            check_inverter(gan, context.models["inverter"])
+        check_inverter(gan, context.models["inverter"] if inverter else None)
+        max_steps = self._steps(gan, inverter)
         shift_stop, calibration = self.shift_stop, None
         if measured and encoder is not None:
             check_encoder(gan, encoder)
             if shift_stop is None:
                 calibration = calibrate(context).to_json()
                 shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
-        steps = STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
         return ResolvedInversion(
             **not_automatic(self),
             height=gan.res,
@@ -135,11 +139,32 @@ class Inversion(OfSource):
             measured=measured,
             inverter=inverter,
             shift_stop=shift_stop,
-            max_steps=self.max_steps or steps,
+            max_steps=max_steps,
             slots=self.slots or default_slots(context.device),
             device_class=device_class(context.device),
             calibration=calibration or self.calibration,
+            latents=self.latents or measured_latents(context, threads=self.threads),
         )
+
+    def _steps(self, gan: LatentDecoder, inverter: bool) -> int:
+        """Return the most updates of a sample. Raises ConfigError: there is nothing to go by."""
+        if self.max_steps == 0 and not inverter:
+            raise ConfigError(
+                "recon.max_steps is 0, and no inverter answers",
+                fix="give one with --inverter, or more steps",
+            )
+        if self.max_steps and not gan.differentiable:
+            raise ConfigError(
+                f"recon.max_steps must be 0, got {self.max_steps}",
+                code="VS103",
+                why="the decoder has no gradient by its latents, which updates go by",
+                fix="leave it out: latents are then those of the encoder",
+            )
+        if self.max_steps is not None:
+            return self.max_steps
+        if not gan.differentiable:
+            return 0
+        return STEPS_AFTER_INVERTER if inverter else STEPS_FROM_AVERAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +175,7 @@ class ResolvedInversion:
         shift_stop: None if no feature distance is asked for.
         code_shape: Of the generator's latents, (L, D).
         calibration: What `shift_stop` was taken from; None if it was given.
+        latents: What `statistics` says of those of a pair; None for a GAN.
     """
 
     views: int
@@ -168,6 +194,7 @@ class ResolvedInversion:
     threads: int
     code_shape: tuple[int, int]
     calibration: dict[str, float] | None
+    latents: Mapping[str, Any] | None
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of the one view."""
@@ -209,7 +236,9 @@ class InversionGenerator:
         keep_freed_memory()
         self._settings = settings
         self._context = context
-        self._decode = decoder_of(context, settings.psi)
+        self._decode = decoder_of(
+            gan_of(context), settings.psi, settings.latents, device=context.device
+        )
         models, device = context.models, context.device
         self._encoder = models["encoder"].to(device) if settings.measured else None
         self._inverter = models["inverter"].to(device) if settings.inverter else None
@@ -272,11 +301,12 @@ class InversionGenerator:
 
     @torch.no_grad()
     def _finish(self, done: Finished[_Job]) -> Rendered:
-        job, latents, failed = done.start.job, done.latents, not np.isfinite(done.last).all()
-        if failed:
-            latents = self._decode.gan.w_avg.expand_as(latents)
+        job, latents = done.start.job, done.latents
         # The reconstruction is that of the latents as they are stored.
-        stored = latents.cpu().numpy().astype(np.float16)
+        stored = _half(latents)
+        failed = not (np.isfinite(done.last).all() and np.isfinite(stored).all())
+        if failed:
+            stored = _half(self._decode.gan.w_avg.expand_as(latents))
         rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
         pixels = to_pixels(self._decode(rounded))
         loss = done.state.first[2] if failed else done.last[2]
@@ -309,6 +339,11 @@ class InversionGenerator:
         """Decide whether a feature distance meets the goal of a sample."""
         enough = self._settings.shift_stop
         return enough is None or bool(shift <= enough)
+
+
+def _half(latents: Tensor) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # what float16 cannot hold is not finite
+        return latents.cpu().numpy().astype(np.float16)
 
 
 def _mean_square(first: Pixels, second: Pixels) -> NDArray[np.float32]:

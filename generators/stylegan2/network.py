@@ -194,6 +194,8 @@ class SynthesisNetwork(nn.Module):
 class StyleGAN2(nn.Module):
     """A generator: `mapping` makes codes, `synthesis` makes images of codes."""
 
+    differentiable = True  # images by their codes
+
     def __init__(self, shape: Architecture, kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.shape = shape
@@ -267,6 +269,11 @@ class StyleGAN2(nn.Module):
         """Return 10,000 keyed codes [n, D], of all classes in turn: their spread is a unit."""
         labels = self.classes_in_turn(SIGMA_SAMPLES)
         return self.sample(SIGMA_SAMPLES, SIGMA_SEED, labels)[:, 0]
+
+    @property
+    def w_std(self) -> Tensor:
+        """Standard deviation of each dimension of the typical codes, float32 [D]."""
+        return self.typical_codes().std(0)
 
     @cached_property
     def sigma_w(self) -> float:
