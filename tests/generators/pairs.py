@@ -58,8 +58,10 @@ class NoGradient(nn.Module):
 def keyed(network: nn.Module, seed: int = 0) -> nn.Module:
     """Return a network with keyed weights of some contrast, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
-    for value in network.state_dict().values():
-        if value.ndim > 1:
+    for name, value in network.state_dict().items():
+        if name.endswith("bias"):
+            value.zero_()
+        elif value.ndim > 1:
             fan_in = value[0].numel()
             value.copy_(2 * torch.randn(value.shape, generator=generator) / fan_in**0.5)
     return network.eval()
