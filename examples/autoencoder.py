@@ -6,6 +6,7 @@ viewstore build --generator w-search --source photos --gan pair/decoder.pt2 --in
 """
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [channels, *widths_of(size)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 3, padding=1))
         self.scale = nn.BatchNorm2d(width, affine=False)
@@ -40,7 +41,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [*reversed(widths_of(size)), WIDTHS[0]]
         layers: list[nn.Module] = [nn.Conv2d(width, widths[0], 3, padding=1), nn.SiLU()]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             up = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
             layers += [up, nn.BatchNorm2d(outputs), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(WIDTHS[0], channels, 3, padding=1))

@@ -151,7 +151,7 @@ def read_encoder(path: Path) -> ExportedEncoder:
         CheckpointError: The file is none.
     """
     network, takes = read_module(path)
-    if len(takes) != 4 or takes[0] == 0:
+    if len(takes) != 4 or min(each for each in (*takes, 1) if each is not None) < 1:
         raise unfit(f"it takes {shape_text(takes)}, an encoder images [N, C, H, W]", where=path)
     return ExportedEncoder(network=network, takes=takes)
 
@@ -164,7 +164,7 @@ def read_decoder(path: Path) -> ExportedDecoder:
     """
     network, takes = read_module(path)
     probed = (PROBED if takes[0] is None else takes[0], *(each or 0 for each in takes[1:]))
-    if len(takes) not in (2, 3) or not 0 < math.prod(probed) <= MAX_PROBE:
+    if len(takes) not in (2, 3) or min(probed) < 1 or math.prod(probed) > MAX_PROBE:
         raise unfit(
             f"it takes {shape_text(takes)}, a decoder latents [N, D] or [N, L, D] of one size",
             where=path,

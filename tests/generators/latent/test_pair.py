@@ -153,6 +153,38 @@ def test_a_decoder_given_as_inverter_and_the_other_way_round(tmp_path: Path) -> 
         read_decoder(files["inverter"])
 
 
+class Usual(nn.Module):
+    """The layers that decoders are made of, and a codebook of vectors as a VQ-VAE has it."""
+
+    def __init__(self, *, codebook: bool) -> None:
+        super().__init__()
+        self.book = nn.Embedding(5, WIDTH) if codebook else None
+        self.first = nn.Linear(WIDTH, 16 * 16)
+        self.up = nn.ConvTranspose2d(16, 8, 4, 2, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.last = nn.Conv2d(8, 12, 3, padding=1)
+
+    def forward(self, w: Tensor) -> Tensor:
+        if self.book is not None:
+            apart = (w.unsqueeze(1) - self.book.weight).square().sum(-1)
+            w = self.book(apart.argmin(1))
+        x = self.norm(self.up(self.first(w).view(-1, 16, 4, 4))).sigmoid()
+        x = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+        x = nn.functional.interpolate(x, scale_factor=2, mode="nearest-exact")
+        x = nn.functional.interpolate(x, size=(8, 8), mode="bicubic", antialias=True)
+        x = nn.functional.pixel_shuffle(self.last(nn.functional.silu(x)), 2)
+        return x * torch.rsqrt(x.square().mean((1, 2, 3), keepdim=True) + 1e-8)
+
+
+@pytest.mark.parametrize("codebook", [False, True])
+def test_decoders_of_the_usual_layers_are_read(tmp_path: Path, codebook: bool) -> None:
+    network = keyed(Usual(codebook=codebook))
+    decoder = read_decoder(export(tmp_path / "d.pt2", network, (WIDTH,), rows=None))
+    assert decoder.differentiable is not codebook
+    latents = torch.randn(5, 1, WIDTH)
+    assert torch.allclose(decoder.synthesis(latents), network(latents[:, 0]), atol=1e-5)
+
+
 class Averages(nn.Module):
     """Gives one row for all, not one for each."""
 
