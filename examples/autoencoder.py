@@ -1,8 +1,8 @@
 """An autoencoder for W-search and W-perturb in place of a GAN and its inverter: two modules.
 
 python examples/autoencoder.py photos --size 32 --out pair
-viewstore build --generator w-search --source photos --gan pair/decoder.pt2 --inverter \
-    pair/encoder.pt2 --encoder encoder/encoder.safetensors --out views
+viewstore build --generator w-search --source photos --gan pair/decoder.pt2 \
+    --inverter pair/encoder.pt2 --encoder encoder/encoder.safetensors --out views
 """
 
 import argparse
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viewstore.sources.image_array import read_images
 
-WIDTHS = (32, 64, 128)  # of the first convolutions; the last goes on until 4 x 4 pixels
+WIDTHS = (16, 32, 64)  # of the first convolutions; the last goes on until 4 x 4 pixels
 NOISE = 0.2  # on latents in training, which have unit variance: neighbours then look alike
 
 
@@ -56,13 +56,14 @@ def widths_of(size: int) -> list[int]:
 
 
 def floats(levels: Tensor) -> Tensor:
-    return levels.float() / 127.5 - 1
+    return (levels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def train(images: Tensor, encoder: Encoder, decoder: Decoder, epochs: int, batch: int) -> None:
     """Train on uint8 images [N, C, S, S] by the mean squared error of what comes back."""
-    both = nn.ModuleList([encoder, decoder]).train()
+    both = nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last).train()
     adam = torch.optim.Adam(both.parameters())
+    batch = min(batch, len(images))
     steps = len(images) // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, total_steps=epochs * steps)
     for epoch in range(epochs):
@@ -90,10 +91,9 @@ def reconstruction_error(images: Tensor, encoder: Encoder, decoder: Decoder) -> 
 
 def export(path: Path, module: nn.Module, inputs: Tensor) -> None:
     """Write a module that takes any number of rows."""
-    program = torch.export.export(
-        module.eval().cpu(), (inputs,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
-    torch.export.save(program, path)
+    plain = module.eval().cpu().to(memory_format=torch.contiguous_format)
+    rows = ({0: torch.export.Dim.DYNAMIC},)
+    torch.export.save(torch.export.export(plain, (inputs,), dynamic_shapes=rows), path)
 
 
 def main() -> None:
