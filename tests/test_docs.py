@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 import viewstore
 from tests.viewstore.commands import run
+from viewstore.generators.checkpoints.exported import read_module
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
@@ -117,6 +119,32 @@ def test_every_command_of_the_page_on_gan_training_runs(
         code, _, err = run(capsys, *words)
         assert code == 0, (words, err)
     assert (folder / "images.png").is_file()
+
+
+def test_a_decoder_of_ones_own_goes_the_way_of_its_page(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example trains the pair that the commands read; the code exports one of the test's."""
+    torch = pytest.importorskip("torch")
+    write_photographs(folder, 66)
+    text = (REPO / "docs/decoders.md").read_text()
+    (line,) = re.findall(r"^python examples/autoencoder\.py (.*)$", text, re.MULTILINE)
+    argv = [*shlex.split(line.replace("--size 32", "--size 16")), "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["autoencoder.py", *argv])
+    with torch.random.fork_rng(devices=[]):
+        runpy.run_path(str(REPO / "examples/autoencoder.py"), run_name="__main__")
+    commands = commands_of(text)
+    assert [words[0] for words in commands] == ["train", "build", "inspect"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    assert (folder / "trial.png").is_file()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    networks = {"decoder": torch.nn.Linear(3, 8), "encoder": torch.nn.Linear(8, 3)}
+    inputs = {"latents": torch.zeros(2, 3), "images": torch.zeros(2, 8)}
+    exec(compile(block, "docs/decoders.md", "exec"), {"torch": torch, **networks, **inputs})
+    for name, takes in (("decoder", 3), ("encoder", 8)):
+        assert read_module(folder / f"{name}.pt2")[1] == (None, takes)
 
 
 def test_every_command_of_the_page_on_columns_runs(

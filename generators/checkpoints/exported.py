@@ -28,22 +28,24 @@ MAX_JSON_BYTES = 64 << 20
 MAX_MEMBERS = 100_000
 MAX_NESTING = 64
 ZIP_START = b"PK\x03\x04"
-# Ops of networks that look at pictures: functions of tensors that neither draw nor write.
+PROGRAM = re.compile(r"[^/]*/models/[^/]*\.json")
+# Ops of networks that see or make pictures: functions of tensors that neither draw nor write.
 OPS = frozenset(
     """
-    _adaptive_avg_pool2d abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_
-    addmm alias amax avg_pool2d baddbmm batch_norm bmm cat channel_shuffle chunk clamp clamp_
-    clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d copysign cos detach detach_
-    div div_ dropout elu eq erf exp expand expand_as flatten floor gelu glu group_norm
-    hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select instance_norm
-    layer_norm leaky_relu leaky_relu_ lift_fresh_copy
-    linalg_vector_norm linear log log_softmax matmul max
-    max_pool2d maximum mean min minimum mish mm movedim mul mul_ narrow neg norm pad permute
-    pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 relu_ repeat reshape rms_norm
-    roll round rsqrt rsub scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ sin slice
-    softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum swapaxes sym_size t
-    tanh tanh_ tensor_split transpose unbind unflatten unsqueeze upsample_bicubic2d
-    upsample_bilinear2d upsample_nearest2d var view where
+    _adaptive_avg_pool2d _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d
+    abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm alias amax
+    argmax argmin avg_pool2d baddbmm batch_norm bmm cat channel_shuffle chunk clamp clamp_
+    clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d conv_transpose1d
+    conv_transpose2d copysign cos detach detach_ div div_ dropout elu embedding eq erf exp expand
+    expand_as flatten floor gelu glu group_norm hardsigmoid hardsigmoid_ hardswish hardswish_
+    hardtanh hardtanh_ index index_select instance_norm layer_norm leaky_relu leaky_relu_
+    lift_fresh_copy linalg_vector_norm linear log log_softmax matmul max max_pool2d maximum mean
+    min minimum mish mm movedim mul mul_ narrow neg norm pad permute pixel_shuffle pixel_unshuffle
+    pow prelu reciprocal relu relu6 relu_ repeat reshape rms_norm roll round rsqrt rsub
+    scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ sin slice softmax softplus
+    split split_with_sizes sqrt square squeeze stack sub sub_ sum swapaxes sym_size t tanh tanh_
+    tensor_split transpose unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d
+    upsample_nearest2d var view where
     """.split()  # noqa: SIM905
 )
 TARGET = re.compile(r"torch\.ops\.aten\.([a-z0-9_]+)\.[A-Za-z0-9_]+|_operator\.(getitem|add|mul)")
@@ -57,6 +59,7 @@ ARGUMENTS = frozenset(
 TEXTS = frozenset({"none", "tanh", "same", "valid", "constant", "reflect", "replicate", "floor"})
 _SYMBOL = r"Symbol\('[a-z]{1,8}\d{1,6}'(, (positive|integer|nonnegative)=True)*\)"
 EXPRESSION = re.compile(rf"({_SYMBOL}|[a-z]\d{{1,6}}|\d{{1,9}}|[-+,() ]|\*(?!\*)|Add|Mul|Integer)*")
+Shape = tuple[int | None, ...]  # None: any extent
 SPECS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
 
@@ -76,7 +79,7 @@ class Exported(nn.Module):
         input_views: int | None,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network = network
         self.input_size = input_size
         self.input_views = input_views
 
@@ -88,20 +91,17 @@ class Exported(nn.Module):
         Raises:
             CheckpointError: It gives something else, or cannot take them.
         """
-        try:
-            found = self.network(x)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            raise _unfit(f"it cannot take images {list(x.shape)}: {_first_line(error)}") from error
+        found = output_of(self.network, x)
         outputs = {"feature": found} if isinstance(found, Tensor) else found
         if not isinstance(outputs, dict) or not {"feature"} <= set(outputs) <= {
             "feature",
             "logits",
         }:
-            raise _unfit("it gives neither features [P, D] nor a dict of 'feature' and 'logits'")
+            raise unfit("it gives neither features [P, D] nor a dict of 'feature' and 'logits'")
         for name, each in outputs.items():
             fits = isinstance(each, Tensor) and each.ndim == 2 and len(each) == len(x)
             if not fits or not each.is_floating_point():
-                raise _unfit(f"its {name} must be floats [{len(x)}, D]")
+                raise unfit(f"its {name} must be floats [{len(x)}, D]")
         return outputs
 
 
@@ -111,8 +111,35 @@ def is_archive(path: Path) -> bool:
         return file.read(len(ZIP_START)) == ZIP_START
 
 
+def is_module(path: Path) -> bool:
+    """Whether a file is an archive of torch.export, not one of torch.save."""
+    if not is_archive(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(PROGRAM.fullmatch(name) for name in archive.namelist())
+    except Exception:  # zipfile raises whatever its fields lead it to
+        return False
+
+
 def read_exported(path: Path) -> Exported:
     """Return the module of torch.export in a file, on the CPU.
+
+    Raises:
+        CheckpointError: It is none, or holds more than tensor ops on numbers.
+    """
+    network, shape = read_module(path)
+    if len(shape) != 4 or shape[1] != 3:
+        raise unfit(f"it takes {shape_text(shape)}, not images [P, 3, H, W]", where=path)
+    size = None if None in shape[2:] else (shape[2], shape[3])
+    return Exported(network, input_size=size, input_views=shape[0])  # type: ignore[arg-type]
+
+
+def read_module(path: Path) -> tuple[nn.Module, Shape]:
+    """Return the module of torch.export in a file, on the CPU, and the shape that it takes.
+
+    It takes one float32 tensor, on whose size it may depend; None stands for any extent. What it
+    gives is for the caller to look at.
 
     Raises:
         CheckpointError: It is none, or holds more than tensor ops on numbers.
@@ -123,22 +150,39 @@ def read_exported(path: Path) -> Exported:
         shape = _input_shape(program)
         network = program.module(check_guards=False)
     except Malformed as error:
-        raise _unfit(str(error), where=path) from error
+        raise unfit(str(error), where=path) from error
     except Exception as error:  # torch raises whatever the fields lead it to
-        raise _unfit(f"torch cannot read it: {_first_line(error)}", where=path) from error
-    size = None if None in shape[2:] else (shape[2], shape[3])
-    return Exported(network, input_size=size, input_views=shape[0])  # type: ignore[arg-type]
+        raise unfit(f"torch cannot read it: {_first_line(error)}", where=path) from error
+    return network.requires_grad_(False), shape
 
 
-def _unfit(what: str, *, where: Path | None = None) -> CheckpointError:
+def output_of(network: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
+    """Return what a module of torch.export gives for its input, whatever that is.
+
+    Raises:
+        CheckpointError: It cannot take it.
+    """
+    try:
+        return network(x)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise unfit(f"it cannot take {list(x.shape)}: {_first_line(error)}") from error
+
+
+def unfit(what: str, *, where: Path | None = None) -> CheckpointError:
+    """Return the error for a module that cannot be used, which says how to export one that can."""
     return CheckpointError(
         f"module of torch.export cannot be used: {what}",
         where=None if where is None else str(where),
-        why="it must take float32 images [P, 3, H, W], of plain tensor ops, on the CPU, in "
+        why="it must take one float32 tensor and be of plain tensor ops, on the CPU, in "
         "evaluation mode; anything else in it might be executed",
-        fix="torch.export.export(module.eval().cpu(), (images,)), then torch.export.save; where "
-        "an expression of sizes is refused, export it for a fixed number of images",
+        fix="torch.export.export(module.eval().cpu(), (inputs,)), then torch.export.save; where "
+        "an expression of sizes is refused, export it for a fixed number of inputs",
     )
+
+
+def shape_text(shape: Shape) -> str:
+    """Return a shape for a message: [any, 3, 32, 32]."""
+    return f"[{', '.join('any' if each is None else str(each) for each in shape)}]"
 
 
 def _first_line(error: Exception) -> str:
@@ -333,14 +377,14 @@ def _listed(value: Any) -> list[Any]:  # noqa: ANN401
     return value
 
 
-def _input_shape(program: Any) -> tuple[int | None, ...]:  # noqa: ANN401
-    """Return the shape of the one input of a module, None where it takes any extent."""
+def _input_shape(program: Any) -> Shape:  # noqa: ANN401
+    """Return the shape of the one input of a module. Raises Malformed: there is no such one."""
     names = program.graph_signature.user_inputs
     if len(names) != 1:
         raise Malformed(f"it takes {len(names)} inputs, not 1")
     (node,) = (each for each in program.graph.nodes if each.name == names[0])
     value = node.meta["val"]
     shape = tuple(each if isinstance(each, int) else None for each in value.shape)
-    if len(shape) != 4 or shape[1] != 3 or value.dtype != torch.float32:
+    if not shape or value.dtype != torch.float32:
         raise Malformed(f"it takes {value.dtype} {list(value.shape)}")
     return shape

@@ -79,24 +79,36 @@ def calibrate(context: Context) -> Calibration:
         policy=encoder.policy, views=DRAWS, height=size, width=size, filter="area"
     )
     experts = ExpertGenerator(settings, Stream(context.seed, 0, CALIBRATION))
+    samples = measured_samples(context, why="eps1 is calibrated on them")
+    features = []
+    while chunk := list(islice(samples, CHUNK)):
+        features.append(_features(encoder, experts, chunk, size, context.device))
+    all_features = torch.cat(features)
+    return summarise(all_features[:, 0], all_features[:, 1:])
+
+
+def measured_samples(context: Context, *, why: str) -> Iterator[Sample]:
+    """Yield up to 2,048 samples of the whole source, chosen by the context's seed.
+
+    Images that cannot be read are passed over.
+
+    Raises:
+        FormatError: None can be read; `why` says what for.
+    """
     count, image = (
         (context.num_samples, context.source_image)
         if context.whole_source is None
         else context.whole_source()
     )
     rows = calibration_rows(count, context.seed).tolist()
-    samples = readable(rows, image)
-    features = []
-    while chunk := list(islice(samples, CHUNK)):
-        features.append(_features(encoder, experts, chunk, size, context.device))
-    if not features:
+    found = False
+    for sample in readable(rows, image):
+        found = True
+        yield sample
+    if not found:
         raise FormatError(
-            f"none of {len(rows)} images of the source can be read",
-            code="VS205",
-            why="eps1 is calibrated on them",
+            f"none of {len(rows)} images of the source can be read", code="VS205", why=why
         )
-    all_features = torch.cat(features)
-    return summarise(all_features[:, 0], all_features[:, 1:])
 
 
 def readable(rows: Iterable[int], image: Callable[[int], Pixels]) -> Iterator[Sample]:

@@ -7,16 +7,17 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
-from viewstore.generators.checkpoints.exported import Exported
+from viewstore.generators.checkpoints.exported import Exported, shape_text
 from viewstore.generators.contract import Context, Sample, SampleViews
-from viewstore.generators.gan.inverter import Inverter, InverterShape
+from viewstore.generators.gan.inverter import Inverter
 from viewstore.generators.latent.calibration import readable
-from viewstore.generators.latent.decode import fit_source, gan_of
+from viewstore.generators.latent.decode import LatentDecoder, fit_source, gan_of
+from viewstore.generators.latent.pair import ExportedDecoder, ExportedEncoder
 from viewstore.generators.numerics import device_class
-from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def not_automatic(settings: DataclassInstance) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in named}
 
 
-def default_slots(gan: StyleGAN2, device: str, *, views: int) -> int:
+def default_slots(gan: LatentDecoder, device: str, *, views: int) -> int:
     """Return how many samples of `views` views are worked on at a time on a torch device.
 
     Large images get fewer. It depends on the kind of device, never on how large its memory is: the
@@ -83,7 +84,7 @@ def check_positive(kind: str, settings: object, names: tuple[str, ...]) -> None:
             raise ConfigError(f"{kind}.{name} must be above 0, got {value}")
 
 
-def check_size(gan: StyleGAN2, height: int | None, width: int | None) -> None:
+def check_size(gan: LatentDecoder, height: int | None, width: int | None) -> None:
     """Raise ConfigError if a view set's size, where it is given, is not the generator's."""
     if {height, width} - {None, gan.res}:
         raise ConfigError(
@@ -110,7 +111,7 @@ def check_images(context: Context) -> None:
         )
 
 
-def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401
+def check_encoder(gan: LatentDecoder, encoder: Any) -> None:  # noqa: ANN401
     """Raise ConfigError if an encoder cannot see what the generator makes."""
     if isinstance(encoder, Exported):
         raise ConfigError(
@@ -127,9 +128,35 @@ def check_encoder(gan: StyleGAN2, encoder: Any) -> None:  # noqa: ANN401
         )
 
 
-def check_inverter(gan: StyleGAN2, inverter: Inverter) -> None:
-    """Raise ConfigError if an inverter was trained for another generator."""
-    wanted, found = asdict(InverterShape.of(gan)), asdict(inverter.shape)
+def check_gradient(gan: LatentDecoder) -> None:
+    """Raise ConfigError if a search by gradients has none to go by."""
+    if not gan.differentiable:
+        raise ConfigError(
+            "the decoder has no gradient by its latents, and the solver adam goes by gradients",
+            code="VS103",
+            fix="--set solver=secant needs none; or export a decoder through which torch can "
+            "differentiate",
+        )
+
+
+def check_inverter(gan: LatentDecoder, inverter: Inverter | ExportedEncoder | None) -> None:
+    """Raise ConfigError if an inverter, or none, does not do for a generator."""
+    if inverter is None:
+        if isinstance(gan, ExportedDecoder):
+            raise ConfigError(
+                "a decoder of torch.export needs the encoder that belongs to it",
+                code="VS103",
+                why="latents are what the encoder makes of images: the decoder has none to start "
+                "from",
+                fix="give it with --inverter",
+            )
+        return
+    if isinstance(inverter, ExportedEncoder):
+        _check_exported(gan, inverter)
+        return
+    wanted: dict[str, Any] = {"res": gan.res, "channels": gan.channels}
+    wanted |= {"num_codes": gan.num_codes, "w_dim": gan.w_dim, "generator": gan.fingerprint}
+    found = asdict(inverter.shape)
     for name, value in wanted.items():
         if found[name] != value:
             raise ConfigError(
@@ -137,6 +164,28 @@ def check_inverter(gan: StyleGAN2, inverter: Inverter) -> None:
                 code="VS103",
                 fix="give the inverter that was trained for this generator",
             )
+
+
+def _check_exported(gan: LatentDecoder, encoder: ExportedEncoder) -> None:
+    """Raise ConfigError if an exported encoder sees other images, or gives other latents."""
+    image, codes = (gan.channels, gan.res, gan.res), (gan.num_codes, gan.w_dim)
+    advice = "export encoder and decoder of one network, for images of one size"
+    if any(each not in (None, size) for each, size in zip(encoder.takes[1:], image, strict=True)):
+        raise ConfigError(
+            f"the encoder in --inverter takes images {shape_text(encoder.takes[1:])}, the decoder "
+            f"in --gan makes {shape_text(image)}",
+            code="VS103",
+            fix=advice,
+        )
+    with torch.no_grad():
+        found = tuple(encoder.to("cpu")(torch.zeros(1, *image)).shape[1:])
+    if found != codes:
+        raise ConfigError(
+            f"the encoder in --inverter gives latents {shape_text(found)}, the decoder in --gan "
+            f"takes {shape_text(codes)}",
+            code="VS103",
+            fix=advice,
+        )
 
 
 def parent_of(sample: Sample) -> SampleViews:
@@ -171,3 +220,22 @@ def checked_parent(context: Context, psi: float) -> ViewSet:
             fix=f"pass psi={inverted:g}, or build {parent.name} with psi={psi:g}",
         )
     return parent
+
+
+def known_latents(context: Context) -> Mapping[str, Any] | None:
+    """Return what the parent's plan says of the latents of the context's pair; None for a GAN.
+
+    Raises:
+        ConfigError: The parent holds latents of a GAN.
+    """
+    parent = context.parent
+    if parent is None or not isinstance(gan_of(context), ExportedDecoder):
+        return None
+    latents: Mapping[str, Any] | None = parent.plan.generator["args"].get("latents")
+    if latents is None:
+        raise ConfigError(
+            f"{parent.name} holds latents of a GAN, not of the decoder in --gan",
+            code="VS103",
+            fix=f"build {parent.name} again with this decoder",
+        )
+    return latents

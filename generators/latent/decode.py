@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context
+from viewstore.generators.latent.pair import ExportedDecoder
 from viewstore.generators.stylegan2.codes import keyed_normal
-from viewstore.generators.stylegan2.network import StyleGAN2
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
 from viewstore.images.resize import resize
@@ -22,11 +23,69 @@ from viewstore.randomness import Stream
 Features = Callable[[Tensor], Tensor]
 
 
-def gan_of(context: Context) -> StyleGAN2:
+class LatentDecoder(Protocol):
+    """What makes images of latents: a StyleGAN2, or the decoder of a pair (`pair`)."""
+
+    @property
+    def res(self) -> int:
+        """Side of the images, in pixels."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images, 1 or 3."""
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of an image, L."""
+
+    @property
+    def w_dim(self) -> int:
+        """Width of a code, D."""
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The average code, float32 [D]."""
+
+    @property
+    def w_std(self) -> Tensor:
+        """Standard deviation of each dimension of the codes, float32 [D]."""
+
+    @property
+    def sigma_w(self) -> float:
+        """Spread of the codes: rms over dimensions of their standard deviation."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether images have a gradient by their latents."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the images of latents."""
+
+    @property
+    def c_dim(self) -> int:
+        """Number of classes, 0 where there are none."""
+
+    @property
+    def feature_values(self) -> int:
+        """Values of all feature maps of an image, about."""
+
+    def class_mean(self, label: int) -> Tensor:
+        """Return the mean code of a class, float32 [D]. Raises ConfigError: there is none."""
+
+    @property
+    def synthesis(self) -> Callable[[Tensor], Tensor]:
+        """Images [N, C, H, H] of latents [N, L, D], in about [-1, 1]: not clamped."""
+
+    def to(self, device: str) -> LatentDecoder:
+        """Return it on a torch device."""
+
+
+def gan_of(context: Context) -> LatentDecoder:
     """Return the context's generator. Raises ConfigError if there is none."""
     if "gan" not in context.models:
         raise ConfigError("latent views need a generator", fix="give one with --gan")
-    gan: StyleGAN2 = context.models["gan"]
+    gan: LatentDecoder = context.models["gan"]
     return gan
 
 
@@ -39,7 +98,7 @@ class Decoder:
         psi: Truncation; 1 is none.
     """
 
-    gan: StyleGAN2
+    gan: LatentDecoder
     psi: float
 
     @property
@@ -56,13 +115,18 @@ class Decoder:
         """Return float32 images [N, C, H, W] of `latents` [N, L, D], not clamped."""
         if self.psi != 1:
             latents = torch.lerp(self.gan.w_avg, latents, self.psi)
-        images: Tensor = self.gan.synthesis(latents, noise="const")
-        return images.float()
+        return self.gan.synthesis(latents).float()
 
 
-def decoder_of(context: Context, psi: float) -> Decoder:
-    """Return the context's generator on its device, behind `psi`."""
-    return Decoder(gan_of(context).to(context.device), psi)
+def decoder_of(
+    gan: LatentDecoder, psi: float, latents: Mapping[str, Any] | None, *, device: str = "cpu"
+) -> Decoder:
+    """Return a generator on a device, behind `psi`.
+
+    `latents` is what a plan says of those of a pair (`statistics`).
+    """
+    known = gan.knowing(latents) if isinstance(gan, ExportedDecoder) else gan
+    return Decoder(known.to(device), psi)
 
 
 def unit_images(images: Tensor) -> Tensor:

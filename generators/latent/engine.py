@@ -6,7 +6,7 @@ Source: Han et al., "Constructive Assimilation", section 3.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ from viewstore.generators.latent.decode import (
     decoder_of,
     fit_source,
     from_pixels,
+    gan_of,
     start_noise,
     to_pixels,
     unit_images,
@@ -60,6 +61,7 @@ class ResolvedSearch(Goal):
     Attributes:
         code_shape: Of the generator's latents, (L, D).
         calibration: What eps1 was taken from; None if it was given.
+        latents: What `statistics` says of those of a pair; None for a GAN.
     """
 
     height: int
@@ -82,6 +84,7 @@ class ResolvedSearch(Goal):
     threads: int
     code_shape: tuple[int, int]
     calibration: dict[str, float] | None
+    latents: Mapping[str, Any] | None
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of each view."""
@@ -132,7 +135,9 @@ class WSearchGenerator:
         keep_freed_memory()
         self._settings = settings
         self._context = context
-        self._decode = decoder_of(context, settings.psi)
+        self._decode = decoder_of(
+            gan_of(context), settings.psi, settings.latents, device=context.device
+        )
         self._encoder = context.models["encoder"].to(context.device)
         unit = self._decode.gan.sigma_w if settings.units == "sigma_w" else 1.0
         self._lr = settings.lr * unit

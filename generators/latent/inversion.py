@@ -26,6 +26,7 @@ from viewstore.generators.latent.checks import (
 )
 from viewstore.generators.latent.decode import (
     Features,
+    LatentDecoder,
     decoded_features,
     decoder_of,
     fit_source,
@@ -43,6 +44,7 @@ from viewstore.generators.latent.starts import (
     check_starts,
     choose_start,
 )
+from viewstore.generators.latent.statistics import measured_latents
 from viewstore.generators.numerics import device_class, keep_freed_memory, repeatable
 from viewstore.images.colours import Pixels
 
@@ -67,7 +69,8 @@ class Inversion(OfSource):
         shift_stop: Feature distance at which it may stop, and above which, measured on stored
             pixels, it missed its goal; automatic is a fifth of eps1.
         max_steps: Most updates of a sample; automatic is none from known latents, 50 after an
-            inverter, and 300 from an average code.
+            inverter, and 300 from an average code. 0 keeps the latents of the start, which is
+            automatic where the decoder has no gradient.
         measured: Whether an encoder measures `anchor_shift`; automatic is yes if one is given.
         known_latents: Whether to take the latents that the images of a generated source were made
             from; automatic is yes where the source has them and this generator made it.
@@ -83,6 +86,7 @@ class Inversion(OfSource):
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
         calibration: What `shift_stop` was taken from; recorded in the plan, never to be set.
         latents_digest: Of the file of known latents; recorded in the plan, never to be set.
+        latents: Mean and spread of a pair's latents; recorded in the plan, never to be set.
     """
 
     # 1 counted the pixel error as a goal too, 2 always started from the average of all classes
@@ -108,6 +112,7 @@ class Inversion(OfSource):
     code_shape: tuple[int, int] | None = None
     calibration: dict[str, float] | None = None
     latents_digest: str | None = None
+    latents: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.views != 1:
@@ -123,7 +128,7 @@ class Inversion(OfSource):
 
     def refreshed(self) -> Mapping[str, Any]:
         """Return the settings but for sizes, a calibrated goal, and what a start decides."""
-        dropped = [*STARTS, "latents_digest"]
+        dropped = [*STARTS, "latents_digest", "latents"]
         if self.calibration is not None:
             dropped += ["shift_stop", "calibration"]
         start = next((name for name in STARTS if getattr(self, name)), "average")
@@ -147,13 +152,13 @@ class Inversion(OfSource):
                 fix="give one with --encoder, or set lam_f=0",
             )
         start, known = choose_start(self, context)
+        max_steps = self._steps(gan, start)
         shift_stop, calibration = self.shift_stop, None
         if measured and encoder is not None:
             check_encoder(gan, encoder)
             if shift_stop is None:
                 calibration = calibrate(context).to_json()
                 shift_stop = round(calibration["mean"] * SHIFT_OF_EPS1, 4)
-        steps = STEPS.get(start, STEPS_FROM_AVERAGE)
         return ResolvedInversion(
             **not_automatic(self),
             height=gan.res,
@@ -163,11 +168,30 @@ class Inversion(OfSource):
             **{name: name == start for name in STARTS},
             latents_digest=known.digest if known is not None else None,
             shift_stop=shift_stop,
-            max_steps=steps if self.max_steps is None else self.max_steps,
+            max_steps=max_steps,
             slots=self.slots or default_slots(gan, context.device, views=1),
             device_class=device_class(context.device),
             calibration=calibration or self.calibration,
+            latents=self.latents or measured_latents(context, threads=self.threads),
         )
+
+    def _steps(self, gan: LatentDecoder, start: str) -> int:
+        """Return the most updates of a sample. Raises ConfigError: there is nothing to go by."""
+        if self.max_steps == 0 and start not in STEPS:
+            raise ConfigError(
+                "recon.max_steps is 0, and no inverter answers",
+                fix="give one with --inverter, or more steps",
+            )
+        if self.max_steps and not gan.differentiable:
+            raise ConfigError(
+                f"recon.max_steps must be 0, got {self.max_steps}",
+                code="VS103",
+                why="the decoder has no gradient by its latents, which updates go by",
+                fix="leave it out: latents are then those of the encoder",
+            )
+        if self.max_steps is not None:
+            return self.max_steps
+        return STEPS.get(start, STEPS_FROM_AVERAGE) if gan.differentiable else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +203,7 @@ class ResolvedInversion:
         code_shape: Of the generator's latents, (L, D).
         calibration: What `shift_stop` was taken from; None if it was given.
         latents_digest: Of the file of known latents; None if none are taken.
+        latents: What `statistics` says of those of a pair; None for a GAN.
     """
 
     views: int
@@ -200,6 +225,7 @@ class ResolvedInversion:
     code_shape: tuple[int, int]
     calibration: dict[str, float] | None
     latents_digest: str | None
+    latents: Mapping[str, Any] | None
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of the one view."""
@@ -241,7 +267,9 @@ class InversionGenerator:
         keep_freed_memory()
         self._settings = settings
         self._context = context
-        self._decode = decoder_of(context, settings.psi)
+        self._decode = decoder_of(
+            gan_of(context), settings.psi, settings.latents, device=context.device
+        )
         models, device = context.models, context.device
         self._encoder = models["encoder"].to(device) if settings.measured else None
         start = next((name for name in STARTS if getattr(settings, name)), "average")
@@ -302,11 +330,12 @@ class InversionGenerator:
 
     @torch.no_grad()
     def _finish(self, done: Finished[_Job]) -> Rendered:
-        job, latents, failed = done.start.job, done.latents, not np.isfinite(done.last).all()
-        if failed:
-            latents = self._decode.gan.w_avg.expand_as(latents)
+        job, latents = done.start.job, done.latents
         # The reconstruction is that of the latents as they are stored.
-        stored = latents.cpu().numpy().astype(np.float16)
+        stored = _half(latents)
+        failed = not (np.isfinite(done.last).all() and np.isfinite(stored).all())
+        if failed:
+            stored = _half(self._decode.gan.w_avg.expand_as(latents))
         rounded = torch.from_numpy(stored.astype(np.float32)).to(self._context.device)
         pixels = to_pixels(self._decode(rounded))
         loss = done.state.first[2] if failed else done.last[2]
@@ -339,6 +368,11 @@ class InversionGenerator:
         """Decide whether a feature distance meets the goal of a sample."""
         enough = self._settings.shift_stop
         return enough is None or bool(shift <= enough)
+
+
+def _half(latents: Tensor) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # what float16 cannot hold is not finite
+        return latents.cpu().numpy().astype(np.float16)
 
 
 def _mean_square(first: Pixels, second: Pixels) -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ from viewstore.generators.latent.checks import (
     check_positive,
     check_size,
     checked_parent,
+    known_latents,
     latent_columns,
     not_automatic,
     parent_of,
@@ -67,6 +68,7 @@ class WPerturb(OfSource):
         threads: Threads of torch in each process. Part of the plan: another number rounds
             differently.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
+        latents: Mean and spread of a pair's latents; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 2
@@ -83,6 +85,7 @@ class WPerturb(OfSource):
     device_class: str | None = None
     threads: int = 1
     code_shape: tuple[int, int] | None = None
+    latents: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_positive("w-perturb", self, ("views", "sigma", "psi", "threads"))
@@ -113,6 +116,7 @@ class WPerturb(OfSource):
             measured=measured,
             device_class=device_class(context.device),
             code_shape=(gan.num_codes, gan.w_dim),
+            latents=known_latents(context),
         )
 
     def inputs(self) -> Mapping[str, Input]:
@@ -134,6 +138,7 @@ class ResolvedPerturb:
 
     Attributes:
         code_shape: Of the generator's latents, (L, D).
+        latents: What `statistics` says of those of a pair; None for a GAN.
     """
 
     views: int
@@ -147,6 +152,7 @@ class ResolvedPerturb:
     device_class: str
     threads: int
     code_shape: tuple[int, int]
+    latents: Mapping[str, Any] | None
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of each view."""
@@ -172,12 +178,14 @@ class WPerturbGenerator:
         checked_parent(context, settings.psi)
         self._settings = settings
         self._context = context
-        self._decode = decoder_of(context, settings.psi)
+        self._decode = decoder_of(
+            gan_of(context), settings.psi, settings.latents, device=context.device
+        )
         gan = self._decode.gan
         self._encoder = context.models["encoder"].to(context.device) if settings.measured else None
         self._sigma = torch.full((gan.w_dim,), settings.sigma, device=context.device)
         if settings.sigma_units == "wstd":
-            self._sigma *= gan.typical_codes().std(0)
+            self._sigma *= gan.w_std
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield one Rendered for each sample, in their order."""

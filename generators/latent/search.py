@@ -21,10 +21,12 @@ from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     SIZES,
     check_encoder,
+    check_gradient,
     check_positive,
     check_size,
     checked_parent,
     default_slots,
+    known_latents,
     not_automatic,
 )
 from viewstore.generators.latent.decode import gan_of
@@ -145,6 +147,7 @@ class WSearch(OfSource):
         threads: Threads of torch in each process.
         code_shape: Shape of the generator's latents; recorded in the plan, never to be set.
         calibration: What eps1 was taken from; recorded in the plan, never to be set.
+        latents: Mean and spread of a pair's latents; recorded in the plan, never to be set.
     """
 
     VERSION: ClassVar[int] = 2
@@ -180,6 +183,7 @@ class WSearch(OfSource):
     threads: int = 1
     code_shape: tuple[int, int] | None = None
     calibration: dict[str, float] | None = None
+    latents: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -216,6 +220,7 @@ class WSearch(OfSource):
         gan, preset = gan_of(context), PRESETS[self.preset]
         check_size(gan, self.height, self.width)
         check_encoder(gan, context.models["encoder"])
+        check_gradient(gan)
         eps1, calibration = _or(self.eps1, preset.eps1), self.calibration
         if eps1 is None:
             measured = calibrate(context)
@@ -245,6 +250,7 @@ class WSearch(OfSource):
             slots=_or(self.slots, default_slots(gan, context.device, views=self.views)),
             device_class=device_class(context.device),
             calibration=calibration,
+            latents=known_latents(context),
         )
         if context.parent is not None:
             _warn_of_shift(context, checked_parent(context, psi), eps1)

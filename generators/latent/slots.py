@@ -114,7 +114,8 @@ class SlotPool(Generic[Job]):
         Args:
             slots: P, constant: another number rounds differently.
             lr: Of Adam.
-            max_steps: Updates after which a sample leaves its slot in any case.
+            max_steps: Updates after which a sample leaves its slot in any case; 0 judges the
+                latents that it brings.
             objective: What is minimised.
             judge: Whether a sample may leave, given what the objective measured of it.
         """
@@ -145,6 +146,10 @@ class SlotPool(Generic[Job]):
 
     def step(self) -> list[Finished[Job]]:
         """Evaluate every slot, take out those that are done, and update the others."""
+        if not self._max_steps:  # what is evaluated may then have no gradient
+            with torch.no_grad():
+                _, measured = self._objective(self._latents, self._targets)
+            return self._leave(measured.cpu().numpy())
         with torch.enable_grad():
             latents = self._latents.requires_grad_()
             loss, measured = self._objective(latents, self._targets)

@@ -59,6 +59,7 @@ def choose_start(settings: StartSettings, context: Context) -> tuple[str, Latent
             raise ConfigError("recon.inverter needs an inverter", fix="give one with --inverter")
         check_inverter(gan, context.models["inverter"])
         return "inverter", None
+    check_inverter(gan, None)
     if wants("class_start") and (gan.c_dim or not free):
         if not gan.c_dim:
             raise ConfigError("recon.class_start needs a generator with classes")

@@ -196,6 +196,8 @@ class SynthesisNetwork(nn.Module):
 class StyleGAN2(nn.Module):
     """A generator: `mapping` makes codes, `synthesis` makes images of codes."""
 
+    differentiable = True  # images by their codes
+
     def __init__(self, shape: Architecture, kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.shape = shape
@@ -284,6 +286,11 @@ class StyleGAN2(nn.Module):
         labels = torch.full((CLASS_SAMPLES,), label)
         codes = self.sample(CLASS_SAMPLES, CLASS_SEED, labels)[:, 0]
         return codes.double().mean(0).float()
+
+    @property
+    def w_std(self) -> Tensor:
+        """Standard deviation of each dimension of the typical codes, float32 [D]."""
+        return self.typical_codes().std(0)
 
     @cached_property
     def sigma_w(self) -> float:

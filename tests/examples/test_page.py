@@ -43,7 +43,8 @@ def test_a_section_shows_its_example(section: str) -> None:
 
 
 def test_the_page_shows_every_loop() -> None:
-    loops = {path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("read_with_")}
+    others = ("read_with_", "autoencoder")
+    loops = {path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith(others)}
     assert {example_of(section).name for section in SECTIONS} == loops
     assert set(re.findall(r"\(\.\./examples/(\w+\.py)\)", PAGE)) == loops
     assert f"```sh\n{COMMAND}\n```" in PAGE.partition("\n## ")[0]

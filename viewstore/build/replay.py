@@ -29,14 +29,14 @@ def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> Decode
     """
     import torch
 
-    from viewstore.generators.latent.decode import Decoder, to_pixels
+    from viewstore.generators.latent.decode import decoder_of, to_pixels
     from viewstore.generators.numerics import repeatable
 
     models, weights = load_models(("gan",), files, progress)
     needed = tuple(each for each in plan.weights if each.role == "gan")
     check_weights(replace(plan, weights=needed), weights)
     args = plan.generator["args"]
-    decoder = Decoder(models["gan"], args["psi"])
+    decoder = decoder_of(models["gan"], args["psi"], args.get("latents"))
 
     def decode(latent: NDArray[np.float16]) -> Pixels:
         with torch.no_grad(), repeatable("cpu", args["threads"]):

@@ -27,9 +27,19 @@ def open_generator(path: Path, progress: Progress) -> StoredGenerator:
 
     Raises:
         CheckpointError: The file is not one.
+        ConfigError: It is a module of torch.export.
     """
+    from viewstore.generators.checkpoints.exported import is_module
     from viewstore.generators.gan.file import read_generator
 
+    if path.is_file() and is_module(path):
+        raise ConfigError(
+            f"{path.name} is a module of torch.export, not a StyleGAN2 network",
+            code="VS103",
+            where=str(path),
+            why="this command trains, samples or writes a StyleGAN2",
+            fix="viewstore build takes it: --gan with the decoder, --inverter with its encoder",
+        )
     opened = read_generator(path)
     for line in filter(None, (*opened.notes, opened.origin.licence_note)):
         progress.note(f"{path.name}: {line}")
@@ -37,7 +47,10 @@ def open_generator(path: Path, progress: Progress) -> StoredGenerator:
 
 
 def _load_gan(path: Path, progress: Progress) -> Any:  # noqa: ANN401
-    return open_generator(path, progress).network
+    from viewstore.generators.checkpoints.exported import is_module
+    from viewstore.generators.latent.pair import read_decoder
+
+    return read_decoder(path) if is_module(path) else open_generator(path, progress).network
 
 
 def _load_encoder(path: Path, progress: Progress) -> Any:  # noqa: ANN401
@@ -48,9 +61,11 @@ def _load_encoder(path: Path, progress: Progress) -> Any:  # noqa: ANN401
 
 
 def _load_inverter(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.generators.checkpoints.exported import is_archive
     from viewstore.generators.gan.inverter import load_inverter
+    from viewstore.generators.latent.pair import read_encoder
 
-    return load_inverter(path)
+    return read_encoder(path) if is_archive(path) else load_inverter(path)
 
 
 def _load_scorer(path: Path, progress: Progress) -> Any:  # noqa: ANN401
@@ -96,7 +111,8 @@ class Role:
 
 ROLES: Mapping[str, Role] = {
     "gan": Role(
-        "Take the StyleGAN2 generator in this file.  [default: the packaged one for digits]",
+        "Take the StyleGAN2 generator in this file, or a decoder, a .pt2 of torch.export.  "
+        "[default: the packaged one for digits]",
         "digits-gan.safetensors",
         _load_gan,
     ),
@@ -107,7 +123,8 @@ ROLES: Mapping[str, Role] = {
         _load_encoder,
     ),
     "inverter": Role(
-        "Take the inverter in this file.  [default: the packaged one, if --gan is too]",
+        "Take the inverter in this file, or the encoder of a decoder, a .pt2 of torch.export.  "
+        "[default: the packaged one, if --gan is too]",
         "digits-inverter.safetensors",
         _load_inverter,
         fits="gan",

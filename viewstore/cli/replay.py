@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--gan",
     type=FILE,
     metavar="FILE",
-    help="The StyleGAN2 file that made the view, if one did.  [default: the packaged one]",
+    help="The StyleGAN2 file, or the decoder, that made the view.  [default: the packaged one]",
 )
 def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) -> int:  # noqa: ANN401
     """Make one view anew from its stored params, and compare it with the stored one.

@@ -19,6 +19,7 @@ OFF_WORD = "off"
 # What a column of numbers of others holds where there is no other, and what people read there.
 NONE: Mapping[str, int] = {"twin": 254, "duplicate": -1}
 NONE_WORD = "none"
+LONG_LIST, SHOWN = 16, 3  # from how many items on a list is long, and how many of it are shown
 
 
 def number(value: float | None) -> str:
@@ -39,11 +40,12 @@ def percent(share: float | None) -> str:
 
 
 def brief(value: Any) -> str:  # noqa: ANN401
-    """Return a setting or a param on one line: numbers short, lists and tables written out."""
+    """Return a setting or a param on one line: numbers short, of long lists the first ones."""
     if isinstance(value, float):
         return number(value) if math.isfinite(value) else "-"
     if isinstance(value, list | tuple):
-        return ",".join(map(brief, value))
+        more = f",... ({len(value)})" if len(value) >= LONG_LIST else ""
+        return ",".join(map(brief, value[: SHOWN if more else None])) + more
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + "}"
     return str(value)

@@ -242,7 +242,7 @@ def test_outputs_are_those_of_the_module(good: Path, tmp_path: Path) -> None:
     alone = read_exported(export(tmp_path / "a.pt2", classifier(logits=False), views=6))
     assert alone.input_views == 6
     assert list(alone.outputs(torch.rand(6, 3, SIDE, SIDE))) == ["feature"]
-    with pytest.raises(CheckpointError, match=r"cannot take images \[5, 3, 16, 16\]"):
+    with pytest.raises(CheckpointError, match=r"cannot take \[5, 3, 16, 16\]"):
         alone.outputs(torch.rand(5, 3, SIDE, SIDE))
 
 
@@ -300,7 +300,10 @@ def test_a_module_that_gives_something_else_is_refused(
 def test_modules_of_another_input_or_mode_are_refused(tmp_path: Path) -> None:
     training = torch.export.export(classifier().train(), (torch.zeros(2, 3, SIDE, SIDE),))
     gray = torch.export.export(Gives(lambda x: x.mean((2, 3))), (torch.zeros(2, 1, SIDE, SIDE),))
-    for program, expected in ((training, "training mode"), (gray, "it takes torch.float32")):
+    for program, expected in (
+        (training, "training mode"),
+        (gray, r"it takes \[2, 1, 16, 16\], not images"),
+    ):
         torch.export.save(program, tmp_path / "bad.pt2")
         with pytest.raises(CheckpointError, match=expected):
             read_exported(tmp_path / "bad.pt2")

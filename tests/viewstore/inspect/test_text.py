@@ -112,6 +112,8 @@ def test_numbers_are_short() -> None:
     assert [axis_number(value) for value in (1, 1234.0, 0.12345)] == ["1", "1,234", "0.123"]
     assert [percent(share) for share in (None, 0.5)] == ["no", "50.0 %"]
     assert brief({"a": [1.0, float("nan")], "b": "c"}) == "{a 1,-, b c}"
+    assert brief(list(range(15))) == "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14"
+    assert brief([0.5] * 16) == "0.5,0.5,0.5,... (16)"
 
 
 def test_long_lines_of_a_store_are_wrapped_and_many_labels_are_summed_up() -> None:
