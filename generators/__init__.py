@@ -115,6 +115,11 @@ GENERATORS: Mapping[str, Row] = {
         "Selection",
         "which views of each image a training chose, and by which losses: columns, no pixels",
     ),
+    "viewmaker": Row(
+        "learned.viewmaker",
+        "ViewMaker",
+        "images changed a little by a network that was trained against another",
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
 from viewstore.format.records import canonical, check_form, differences
 from viewstore.train.distributed import gather_rows, rank, world_size
+
+Value = TypeVar("Value")
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -40,6 +42,7 @@ OPTIONAL: Mapping[str, Any] = {
     "numbers": {...: int | float},
     "digest": str,
 }
+ADVERSARY = "adversary."  # what the names of its tensors and numbers begin with
 LENGTHS = ("epochs", "steps")
 # Settings of one process do not say how many there are.
 ALONE: dict[str, Any] = {"processes": 1}
@@ -67,6 +70,13 @@ class TrainState:
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
+class Trained(NamedTuple):
+    """A network and its optimizer, in a checkpoint beside those of the method."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
 def kept_path(path: Path, epoch: int) -> Path:
     """Return the path, beside that of the checkpoint, of the one kept of the end of an epoch."""
     return path.with_name(f"{path.stem}-e{epoch:04}{path.suffix}")
@@ -78,21 +88,21 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    adversary: Trained | None = None,
 ) -> None:
     """Replace the file `path` by the state of a run and torch's random generators, atomically.
+
+    `adversary`: the network that makes views against the method, if there is one.
 
     Raises:
         ConfigError: A tensor of the model or a value of the optimizer is of a type that files of
             ours do not hold.
     """
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    numbers: dict[str, int | float] = {}
-    for number, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{number}.{name}"] = value
-            elif value is not None:
-                numbers[f"{number}.{name}"] = value
+    tensors, numbers = _kept(Trained(model, optimizer))
+    if adversary is not None:
+        others, more = _kept(adversary)
+        tensors |= {f"{ADVERSARY}{name}": value for name, value in others.items()}
+        numbers |= {f"{ADVERSARY}{name}": value for name, value in more.items()}
     tensors |= {f"random.{name}": _of_ranks(value) for name, value in _generators().items()}
     _check_types(tensors, numbers)
     config = {"settings": settings, **{key: getattr(state, key) for key in KEYS[1:]}}
@@ -105,6 +115,31 @@ def save_checkpoint(
     config |= {key: value for key, value in optional.items() if value}
     if rank() == 0:
         write_with_config(path, KIND, tensors, config)
+
+
+def _kept(trained: Trained) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """Return the tensors of a network and its optimizer, and the optimizer's numbers, by name."""
+    tensors = {f"model.{name}": value for name, value in trained.model.state_dict().items()}
+    numbers: dict[str, int | float] = {}
+    for number, values in trained.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+            elif value is not None:
+                numbers[f"{number}.{name}"] = value
+    return tensors, numbers
+
+
+def _restore(
+    trained: Trained, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]
+) -> None:
+    """Restore what `_kept` gave. Raises LookupError, RuntimeError, TypeError, ValueError."""
+    optimizer = trained.optimizer
+    state = _optimizer_state(optimizer, {**_part(tensors, "optimizer."), **numbers})
+    trained.model.load_state_dict(_part(tensors, "model."))
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -167,7 +202,12 @@ def _check_ranks(generators: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def try_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    adversary: Trained | None = None,
+) -> None:
     """Write a checkpoint beside `path` and remove it: what cannot be kept ends a run at its start.
 
     Raises:
@@ -175,7 +215,7 @@ def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
         OSError: The folder cannot be written.
     """
     trial = path.with_name(f"{path.name}.trial")
-    save_checkpoint(trial, TrainState(), {}, model, optimizer)
+    save_checkpoint(trial, TrainState(), {}, model, optimizer, adversary)
     if rank() == 0:
         unlink(trial)
 
@@ -186,12 +226,14 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
+    adversary: Trained | None = None,
     extend: bool = False,
 ) -> TrainState:
     """Restore model, optimizer and random generators from `path`; return the state of the run.
 
     Rates and weight decays of the optimizer's groups stay: they are set before each step.
-    `extend` lets a run go on for longer than it was to.
+    `adversary` is restored too, where there is one. `extend` lets a run go on for longer than it
+    was to.
 
     Raises:
         ConfigError: The run in the file has other settings; nothing was changed.
@@ -219,12 +261,12 @@ def load_checkpoint(
     check_settings(config["settings"], settings, path, extend=extend)
     generators = _part(file.tensors, "random.")
     _check_ranks(generators, path)
+    numbers = config["numbers"]
     try:
-        state = _optimizer_state(optimizer, _part(file.tensors, "optimizer.") | config["numbers"])
-        model.load_state_dict(_part(file.tensors, "model."))
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+        own = {key: value for key, value in numbers.items() if not key.startswith(ADVERSARY)}
+        _restore(Trained(model, optimizer), file.tensors, own)
+        if adversary is not None:
+            _restore(adversary, _part(file.tensors, ADVERSARY), _part(numbers, ADVERSARY))
         torch.set_rng_state(_of_this_rank(generators["torch"]))
         if torch.cuda.is_available() and "cuda" in generators:
             torch.cuda.set_rng_state(_of_this_rank(generators["cuda"]))
@@ -300,11 +342,9 @@ def _falls(settings: Mapping[str, Any]) -> bool:
     return optim.get("schedule") == "cosine" or optim.get("weight_decay_end") is not None
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)
     }
 
 

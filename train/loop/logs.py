@@ -26,6 +26,7 @@ COLUMNS = (
     "min_iou_share",
     "iou",
     "psi",
+    "adversary_loss",
     "views_per_second",
     "forwards",
     "backwards",

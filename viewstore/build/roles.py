@@ -59,6 +59,12 @@ def _load_selection(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_selections(path)
 
 
+def _load_viewmaker(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.maker_file import load_maker
+
+    return load_maker(path, "viewmaker")
+
+
 def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     from viewstore.build.listing import load_listing
 
@@ -72,17 +78,19 @@ class Role:
     Attributes:
         help: Of its option on the command line, which is `--` and the name of the role; None if
             no user names it: it lies in the folder of the view set.
-        packaged: File of the weights for the digits that the package ships; None if it is no
-            network.
+        packaged: File of the weights for the digits that the package ships; None if there is
+            none.
         load: Returns what is in a file, such as a frozen network. Raises CheckpointError.
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
+        network: Whether it is a network: what works with it needs torch.
     """
 
     help: str | None
     packaged: str | None
     load: Callable[[Path, Progress], Any]
     fits: str | None = None
+    network: bool = True
 
 
 ROLES: Mapping[str, Role] = {
@@ -107,11 +115,17 @@ ROLES: Mapping[str, Role] = {
         "Take the choices in this file, an epoch of a run's folder selection.",
         None,
         _load_selection,
+        network=False,
     ),
-    "listing": Role(None, None, _load_listing),
+    "viewmaker": Role(
+        "Take the ViewMaker in this file, viewmaker.safetensors in the folder of a run.",
+        None,
+        _load_viewmaker,
+    ),
+    "listing": Role(None, None, _load_listing, network=False),
 }
 NAMED: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
-NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.packaged}
+NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.network}
 WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
 
 

@@ -156,7 +156,8 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             "--strategy",
             metavar="NAME,..",
             help="Make losses of the views by this strategy, or by several together: standard, "
-            "hvp, cooperative, random, min_iou, a1, dssl, hexa, a2 or graded.  [default: standard]",
+            "hvp, cooperative, random, min_iou, a1, dssl, hexa, a2, graded or viewmaker.  "
+            "[default: standard]",
         ),
         click.option(
             "--alpha",

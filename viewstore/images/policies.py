@@ -70,6 +70,8 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "digits": (Digits(),),
     "crop": (_CROP,),
     "flip": (replace(_CROP, name="flip", crop=False),),
+    # What a network that makes views starts from.
+    "source": (replace(WHOLE, name="source", role="source"),),
     # Weak crops for generated views. Source: Constructive Assimilation, section 3, and its code.
     "smallcrop": (replace(_WEAK, name="smallcrop", scale=(0.9, 1)),),
     "medcrop": (replace(_WEAK, name="medcrop", scale=(0.7, 1)),),
