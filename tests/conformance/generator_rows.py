@@ -3,7 +3,8 @@
 python -m tests.conformance.generator_rows CASE
 
 A case is the name of a generator. One that describes views does so of a set of three views, and
-once more, as "NAME of source", of the images.
+once more, as "NAME of source", of the images; one that makes views of views does so as "NAME of
+views".
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.selection_file import Selections
 
 NUM = 5
@@ -50,16 +52,23 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
+    "viewmaker": {"slots": 2, "views": 3},
 }
+LEARNED = ("viewmaker",)
+OF_VIEWS = " of views"
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)))
+CASES = (
+    *GENERATORS,
+    *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)),
+    f"viewmaker{OF_VIEWS}",
+)
 
 
 def generator_of(case: str) -> str:
     """Return the name of the generator of a case."""
-    return case.removesuffix(OF_SOURCE)
+    return case.removesuffix(OF_SOURCE).removesuffix(OF_VIEWS)
 
 
 def picture(row: int) -> Any:  # noqa: ANN401
@@ -116,6 +125,8 @@ def world_of(case: str) -> World:
         return described_world(of_source=case != name)
     if name == "import":
         return pictures().with_models(listing=listed())
+    if name in LEARNED:
+        return learned_world(of_views=case != name)
     if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
     inputs = make_settings(name, {}).inputs()
@@ -137,6 +148,20 @@ def described_world(*, of_source: bool) -> World:
         return world
     views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
     status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
+    return world_on(world.context, stored_views("views", views, {"status": status}), images)
+
+
+def learned_world(*, of_views: bool) -> World:
+    """Return pictures, or three views of each of which the last was never made, and networks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ViewMaker(ViewMakerShape(size=8))
+    world = pictures().with_models(viewmaker=network.requires_grad_(False).eval())
+    if not of_views:
+        return world
+    images = np.stack([resize(picture(row), 12, 12) for row in range(NUM)])
+    status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
+    views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
     return world_on(world.context, stored_views("views", views, {"status": status}), images)
 
 
@@ -165,7 +190,8 @@ def stored_settings(case: str) -> dict[str, Any]:
     name = generator_of(case)
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
-    of = {"of": "views"} if name in DESCRIBING - ABOUT_IMAGES and case == name else {}
+    of_views = name in DESCRIBING - ABOUT_IMAGES and case == name
+    of = {"of": "views"} if of_views or case.endswith(OF_VIEWS) else {}
     settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]

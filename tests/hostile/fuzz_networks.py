@@ -20,6 +20,8 @@ from viewstore.generators.gan.inverter import Inverter, InverterShape, load_inve
 from viewstore.generators.gan.training import GanTrainer
 from viewstore.train.encoder_file import load_encoder, save_encoder
 from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.maker_file import load_maker, save_maker
+from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 
 
 def network_readers(folder: Path) -> dict[str, Reader]:
@@ -27,6 +29,7 @@ def network_readers(folder: Path) -> dict[str, Reader]:
     encoder = small_encoder(source_images(gan, 8))
     write_generator(folder / "gan", gan, Origin(), half=True)
     save_encoder(folder / "encoder", encoder.settings, encoder.network, half=True)
+    save_maker(folder / "maker", "viewmaker", ViewMaker(ViewMakerShape(size=8)), {})
     write_inverter(folder / "inverter", Inverter(InverterShape.of(gan)), half=True)
     images = torch.zeros(8, 1, 8, 8)
     trainer = GanTrainer(images, TINY)
@@ -41,6 +44,7 @@ def network_readers(folder: Path) -> dict[str, Reader]:
     valid = {
         "generator": (folder / "gan", read_generator),
         "encoder": (folder / "encoder", load_encoder),
+        "maker": (folder / "maker", partial(load_maker, kind="viewmaker")),
         "inverter": (folder / "inverter", load_inverter),
         "checkpoint": (
             folder / "checkpoint",

@@ -79,7 +79,10 @@ class Adversary:
             losses.append(loss.detach())
             made.append(one)
         self._step(total, views)
-        self.facts = {"adversary_loss": torch.stack(losses).mean(), **made[0].facts}
+        self.facts = {
+            "adversary_loss": all_reduce_mean(torch.stack(losses).mean()),
+            **made[0].facts,
+        }
         return _joined(views, made)
 
     def _step(self, gradients: list[Tensor], views: Views) -> None:

@@ -16,8 +16,9 @@ from torch import nn
 
 from viewstore.errors import ConfigError
 from viewstore.randomness import MADE, Op, Stream
+from viewstore.train.methods.base import Traits
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
-from viewstore.train.strategies.base import Made, Maker, Slot
+from viewstore.train.strategies.base import SOURCE, Made, Maker, Slot, refuse
 from viewstore.train.views import Views
 
 
@@ -53,6 +54,22 @@ class ViewMakerViews(Maker):
         adam: dict[str, Any] = {"name": "adam", "scale_lr": False, "schedule": "constant"}
         return adam | {"lr": self.lr, "weight_decay": 0.0}
 
+    def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
+        """Raise ConfigError as every maker does; or nothing but made views could be learned from.
+
+        That is so of methods that learn from crops alone, without such views beside.
+        """
+        super().check(traits, slots)
+        roles = [slot.role for slot in slots]
+        if traits.target_roles and not set(roles) & set(traits.target_roles):
+            raise refuse(
+                self.NAME,
+                traits,
+                why=f"it learns from views of role {' or '.join(traits.target_roles)} alone "
+                "(target_roles), and none of the views beside the source images is one",
+                fix=f"use --strategy {self.NAME},a2 --views dino,dino,{SOURCE}",
+            )
+
     def made(self, slots: Sequence[Slot]) -> tuple[Slot, ...]:
         """Return a generated slot of the size of each source image."""
         places = self.takes([slot.role for slot in slots])
@@ -74,14 +91,13 @@ class ViewMakerViews(Maker):
         maker = cast("ViewMaker", network)
         places = self.takes(views.role)
         channels = maker.shape.channels
-        images = [views.pixels[place][:, :channels].float() / 255 for place in places]
+        dtype = next(maker.parameters()).dtype
+        images = [views.pixels[place][:, :channels].to(dtype) / 255 for place in places]
         stream, rows = Stream(views.at.seed, views.at.epoch), views.sample.cpu().numpy()
         noise = [
             stream.floats(Op.NOISE, rows, MADE + place, maker.noise_numbers) for place in places
         ]
-        made = maker(
-            torch.cat(images), torch.from_numpy(np.concatenate(noise)).to(images[0].device)
-        )
+        made = maker(torch.cat(images), torch.from_numpy(np.concatenate(noise)).to(images[0]))
         for place, levels in zip(places, (255 * made).chunk(len(places)), strict=True):
             seen = views.pixels[place].shape[1]
             views, _ = views.plus(

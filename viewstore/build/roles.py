@@ -142,7 +142,7 @@ def networks(needs: Collection[str]) -> tuple[str, ...]:
 def packaged_weights(role: str) -> Path:
     """Return the path of the digits weights that the package ships for the role of a network."""
     packaged = ROLES[role].packaged
-    assert packaged is not None, f"{role} is the role of no network"
+    assert packaged is not None, f"the package ships no {role}"
     return Path(str(importlib.resources.files("viewstore"))) / "weights" / packaged
 
 
