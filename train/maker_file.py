@@ -12,12 +12,16 @@ from torch import nn
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
+from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.values import typed_settings
 
 PROVENANCE = "provenance"
 Kind = tuple[type[Any], Callable[[Any], nn.Module]]  # the settings of a network, and what makes it
-KINDS: Mapping[str, Kind] = {ViewMaker.KIND: (ViewMakerShape, ViewMaker)}
+KINDS: Mapping[str, Kind] = {
+    ViewMaker.KIND: (ViewMakerShape, ViewMaker),
+    SpatialTransformer.KIND: (TransformerShape, SpatialTransformer),
+}
 
 
 def file_of(kind: str) -> str:

@@ -27,6 +27,8 @@ COLUMNS = (
     "iou",
     "psi",
     "adversary_loss",
+    "theta_spread",
+    "flat_views",
     "views_per_second",
     "forwards",
     "backwards",

@@ -152,6 +152,9 @@ def pretrain(
         collapsed=watch.collapsed,
     )
     run.freeze()
+    if run.adversary is not None:
+        for text in run.adversary.maker.warnings(run.adversary.facts):
+            progress.warn(text)
     if ranks.rank == 0:
         _write_results(config, feed, options, run.method.evaluated, result)
     return result

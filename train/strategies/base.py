@@ -251,6 +251,10 @@ class Maker(ABC):
         Draws come from keyed streams alone; nothing changes but running statistics of `network`.
         """
 
+    def warnings(self, facts: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Return what is wrong with the network's views, by the facts of its last step, if any."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Strategy:

@@ -16,6 +16,7 @@ from viewstore.train.strategies.graded import Graded
 from viewstore.train.strategies.hexa import Hexa
 from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
+from viewstore.train.strategies.stn import TransformedViews
 from viewstore.train.strategies.viewmaker import ViewMakerViews
 
 STRATEGIES: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
@@ -30,6 +31,7 @@ STRATEGIES: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
     "a2": A2,
     "graded": Graded,
     "viewmaker": ViewMakerViews,
+    "stn": TransformedViews,
 }
 
 

@@ -65,6 +65,12 @@ def _load_viewmaker(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_maker(path, "viewmaker")
 
 
+def _load_stn(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.maker_file import load_maker
+
+    return load_maker(path, "stn")
+
+
 def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     from viewstore.build.listing import load_listing
 
@@ -121,6 +127,11 @@ ROLES: Mapping[str, Role] = {
         "Take the ViewMaker in this file, viewmaker.safetensors in the folder of a run.",
         None,
         _load_viewmaker,
+    ),
+    "stn": Role(
+        "Take the spatial transformer in this file, stn.safetensors in the folder of a run.",
+        None,
+        _load_stn,
     ),
     "listing": Role(None, None, _load_listing, network=False),
 }
