@@ -41,6 +41,7 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.selection_file import Selections
 
@@ -53,8 +54,10 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
     "viewmaker": {"slots": 2, "views": 3},
+    "stn": {"slots": 2},
+    "stn-local": {"slots": 2},
 }
-LEARNED = ("viewmaker",)
+LEARNED = ("viewmaker", "stn", "stn-local")
 OF_VIEWS = " of views"
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
@@ -155,8 +158,14 @@ def learned_world(*, of_views: bool) -> World:
     """Return pictures, or three views of each of which the last was never made, and networks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = ViewMaker(ViewMakerShape(size=8))
-    world = pictures().with_models(viewmaker=network.requires_grad_(False).eval())
+        maker = ViewMaker(ViewMakerShape(size=8))
+        cutter = SpatialTransformer(TransformerShape(size=16, local_size=8, n_locals=3))
+        for head in cutter.heads:  # which begin as the identity
+            torch.nn.init.normal_(head[-1].weight, std=0.2)  # type: ignore[index,arg-type]
+    networks = {"viewmaker": maker, "stn": cutter}
+    world = pictures().with_models(
+        **{role: each.requires_grad_(False).eval() for role, each in networks.items()}
+    )
     if not of_views:
         return world
     images = np.stack([resize(picture(row), 12, 12) for row in range(NUM)])

@@ -33,6 +33,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "graded": (PAIR, CROPS),
     "hexa": (PAIR, CROPS),
     "viewmaker": ("source,source", CROPS),
+    "stn": ("source", "source"),
     **dict.fromkeys(
         ("hvp", "cooperative", "random", "min_iou"),
         (f"{PAIR},{PAIR}", "dino,dino,dino,dino,dino-local,dino-local"),

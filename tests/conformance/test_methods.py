@@ -152,6 +152,13 @@ STRATEGY_ROWS |= {
     "viewmaker": StrategyRow("viewmaker", {}, ("source",) * 2, ("source",) * 2),
     "viewmaker + a1": StrategyRow("viewmaker,a1", {}, ("expert", "source"), ("global", "source")),
     "viewmaker + a2": StrategyRow("viewmaker,a2", {}, (*EE, "source"), (*GG, "source")),
+    "stn": StrategyRow("stn", {"n_locals": 2}, ("source",), ("source",)),
+    "stn, affine": StrategyRow(
+        "stn",
+        {"n_locals": 0, "mode": "affine", "own": True, "separate": True, "penalty": "identity"},
+        ("source",),
+        ("source",),
+    ),
     "mixed before": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
 }
 # Cells that are refused, and what the reason must say.
@@ -181,7 +188,7 @@ REFUSED: dict[tuple[str, str], str] = {
     **{
         ("deepcluster-v2", name): "clusters"
         for name in STRATEGY_ROWS
-        if name.startswith("viewmaker")
+        if name.startswith(("viewmaker", "stn"))
     },
     **{
         ("deepcluster-v2", name): "target"

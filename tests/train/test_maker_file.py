@@ -14,9 +14,13 @@ from torch import Tensor
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.train.maker_file import KINDS, load_maker, save_maker
+from viewstore.train.nets.spatial_transformer import TransformerShape
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 
-SHAPES: dict[str, Any] = {"viewmaker": ViewMakerShape(size=8, eps=0.125, clamp=False)}
+SHAPES: dict[str, Any] = {
+    "viewmaker": ViewMakerShape(size=8, eps=0.125, clamp=False),
+    "stn": TransformerShape(size=16, local_size=6, n_locals=1, mode="affine", bounded=True),
+}
 kinds = pytest.mark.parametrize("kind", list(KINDS))
 
 

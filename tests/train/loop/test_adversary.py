@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 
 from tests.train.loop.test_pretrain import MemoryLoader, feed
-from tests.train.world import COLUMNS, SIDE, make_method, make_views, same, slots_of, snapshot
+from tests.train.world import (
+    COLUMNS,
+    PREPARE,
+    SIDE,
+    make_method,
+    make_views,
+    same,
+    slots_of,
+    snapshot,
+)
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.files.tensors import read_with_config
 from viewstore.progress import Silent
 from viewstore.train.loop.adversary import Adversary
-from viewstore.train.loop.checkpoint import KIND
+from viewstore.train.loop.checkpoint import KIND, Trained
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.optim import OptimSettings
 from viewstore.train.loop.pretrain import TrainResult, pretrain
@@ -30,6 +39,8 @@ from viewstore.train.views import Views
 
 TWO = ("source", "source")
 VIEWMAKER = ("viewmaker", {}, TWO, "simclr")
+FREE = {"n_locals": 2, "penalty": "none"}  # the loss alone, for which steps are tried
+STN = ("stn", FREE, ("source",), "dino")
 GAMES = [
     VIEWMAKER,
     ("viewmaker", {"eps": 0.2, "clamp": False}, TWO, "moco-v2"),
@@ -37,6 +48,9 @@ GAMES = [
     ("viewmaker,a2", {}, ("expert", "expert", "source"), "simsiam"),
     ("viewmaker,a2", {}, ("global", "global", "local", "source"), "dino"),
     ("viewmaker", {}, TWO, "barlow-twins"),
+    STN,
+    ("stn", {**FREE, "mode": "affine", "own": True}, ("source",), "dino"),
+    ("stn", {**FREE, "n_locals": 0, "separate": True}, ("source",), "simclr"),
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "moco-v2": {"queue_size": 32},
@@ -118,6 +132,48 @@ def test_nothing_of_the_method_changes_by_a_step_of_the_network(
         for a, b in zip(weights, adversary.trained.model.parameters(), strict=True)
     ]
     assert sum(moved) > len(moved) / 2
+
+
+def test_steps_of_the_transformer_and_of_its_method_pull_apart_in_float64() -> None:
+    """Small ones of plain gradient descent, from a network that is not the start."""
+    config, method, adversary, views = game(*STN)
+    network = adversary.trained.model.double()
+    method.double()
+    mean, std = (torch.tensor(each).double().view(3, 1, 1) for each in (PREPARE.mean, PREPARE.std))
+    method.prepare = lambda levels: (levels.double() / 255 - mean) / std  # type: ignore[assignment]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for head in network.heads:  # type: ignore[union-attr]
+            torch.nn.init.normal_(head[-1].weight, std=0.02)
+    descent = torch.optim.SGD(
+        [{"params": list(network.parameters()), "decay": False, "fixed_lr": False}], 1e-5
+    )
+    adversary.trained = Trained(network, descent)
+    adversary._parameters = list(network.parameters())
+    adversary._optim = OptimSettings(
+        lr=1e-5, schedule="constant", scale_lr=False, weight_decay=0, momentum=0
+    )
+    before = loss(config, method, adversary, views)
+    made = adversary.play(views, method, config.strategy)
+    assert loss(config, method, adversary, views) > before + 1e-6
+    trained = [each for each in method.parameters() if each.requires_grad]
+    plan = config.strategy.plan(method.annotate(made), method)
+    gradients = torch.autograd.grad(method(plan, "attack").loss, trained, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter -= 0 if gradient is None else 1e-3 * gradient
+        assert float(method(plan, "attack").loss) < before - 1e-6
+
+
+def test_the_penalty_is_paid_beside_the_loss() -> None:
+    """With all the weight on it, a step brings transforms nearer to what it wants."""
+    config, method, adversary, views = game("stn", {"n_locals": 2, "eps": 1e6}, ("source",), "dino")
+    found = []
+    for _ in range(3):
+        with torch.no_grad():
+            found.append(float(adversary.maker.make(views, adversary.trained.model).penalty))
+        adversary.play(views, method, config.strategy)
+    assert found[2] < found[1] < found[0]
 
 
 def test_the_method_trains_on_views_of_before_the_step() -> None:

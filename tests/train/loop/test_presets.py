@@ -31,7 +31,7 @@ EIGHT = (
 NAMES = {f"{method}-{data}" for method, data in product(EIGHT, ("cifar10", "imagenet"))} | {
     "hvp-simsiam-imagenet", "hvp-simsiam-cifar10", "hvp-simclr-imagenet",
     "hvp-dino-vits", "hvp-dino-vitb", "hvp-ibot",
-    "gs-simclr-cifar10", "gs-simsiam-cifar10",
+    "gs-simclr-cifar10", "gs-simsiam-cifar10", "stn-dino-cifar10",
     "dssl-simsiam-cifar10", "dssl-simclr-cifar10", "dssl-byol-cifar10",
     *(f"dssl-fig4-{arm}" for arm in "cdefghij"),
     "hexa-moco-imagenet", "hexa-dc-imagenet", "hexa-dc8-imagenet", "hexa-dc8plus",
@@ -225,6 +225,12 @@ PAPERS: dict[str, dict[str, Any]] = {
         "strategy.derive": "from_sample",
     },
     "dssl-fig4-j": {**DSSL, "views": heavy("ra16"), **dssl_arm(1, 0, 1, 0)},
+    "stn-dino-cifar10": {
+        **VIT, "method.name": "dino", "method.outputs": 32768, "network.backbone": "vit-ti8",
+        "network.patch": 4, "batch_size": 256, "epochs": 300, "optim.warmup_epochs": 30, "size": 32,
+        "strategy.name": "stn", "strategy.mode": "translation_scale_symmetric",
+        "strategy.penalty": "tcp", "strategy.eps": 10.0, "views": (("source", 1),),
+    },
     "hexa-moco-imagenet": {
         **RESNET, **MOCO, **hexa(1, 0), "method.momentum": 0.99, "optim.lr": 0.03,
         "views": (("moco", 2),), "batch_size": 256, "epochs": 200,
