@@ -130,6 +130,20 @@ GENERATORS: Mapping[str, Row] = {
         "Selection",
         "which views of each image a training chose, and by which losses: columns, no pixels",
     ),
+    "viewmaker": Row(
+        "learned.viewmaker",
+        "ViewMaker",
+        "images changed a little by a network that was trained against another",
+    ),
+    "stn": Row(
+        "learned.stn",
+        "Transformed",
+        "global views cut where a network that was trained against another says",
+        {"part": "global"},
+    ),
+    "stn-local": Row(
+        "learned.stn", "Transformed", "the small local views of the same network", {"part": "local"}
+    ),
     "recon": Row(
         "latent.inversion",
         "Inversion",

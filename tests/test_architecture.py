@@ -50,6 +50,7 @@ GENERATORS = {
     "numerics": "",
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
+    "learned": "contract numerics scored",
 }
 # Each may import those before it.
 TRAIN = (
@@ -64,6 +65,7 @@ TRAIN = (
     "selection_file",
     "encoder_file",
     "encoder_export",
+    "maker_file",
     "source_store",
     "methods",
     "strategies",

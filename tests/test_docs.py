@@ -182,7 +182,8 @@ def test_every_command_of_the_page_on_training_runs(
     monkeypatch.syspath_prepend(folder)
     commands = commands_of(text)
     assert [words[0] for words in commands] == [
-        "build", *["train"] * 11, "eval", *["train"] * 2, "eval",
+        "build", *["train"] * 7, "build", "train", "build", "build", *["train"] * 8, "eval",
+        *["train"] * 2, "eval",
     ]  # fmt: skip
     for words in commands:
         code, _, err = run(capsys, *words)

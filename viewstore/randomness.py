@@ -58,6 +58,7 @@ class Op(IntEnum):
     ATTACK = 14
     SCHEDULE = 16
     SET_CHOICE = 17
+    NOISE = 20
     SEQUENTIAL = 255
 
 
@@ -167,6 +168,14 @@ class Stream:
         """Return the same words as numbers in [0, 1): word * 2^-32."""
         words = self.words(op, index, view, blocks=blocks, first_block=first_block)
         return words.astype(np.float64) * 2.0**-32
+
+    def floats(self, op: Op, index: Integers, view: Integers, count: int) -> NDArray[np.float32]:
+        """Return the upper 24 bits of the first words as numbers in [0, 1), float32 [..., count].
+
+        They are multiples of 2^-24, which float32 holds exactly.
+        """
+        words = self.words(op, index, view, blocks=-(-count // 4))[..., :count]
+        return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
     def seed_word(self, index: Integers, view: Integers) -> NDArray[np.uint64]:
         """Return 64-bit seeds [...] for generators that are not counter based."""

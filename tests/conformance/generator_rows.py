@@ -3,7 +3,8 @@
 python -m tests.conformance.generator_rows CASE
 
 A case is the name of a generator. One that describes views does so of a set of three views, and
-once more, as "NAME of source", of the images.
+once more, as "NAME of source", of the images; one that makes views of views does so as "NAME of
+views".
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
+from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.scoring.scorer import EncoderScorer
 from viewstore.train.selection_file import Selections
 
@@ -52,16 +55,25 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
     "adversarial": {"slots": 2, "bank": 3, "steps": 2, "random_start": True, "eps": 3},
+    "viewmaker": {"slots": 2, "views": 3},
+    "stn": {"slots": 2},
+    "stn-local": {"slots": 2},
 }
+LEARNED = ("viewmaker", "stn", "stn-local")
+OF_VIEWS = " of views"
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)))
+CASES = (
+    *GENERATORS,
+    *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)),
+    f"viewmaker{OF_VIEWS}",
+)
 
 
 def generator_of(case: str) -> str:
     """Return the name of the generator of a case."""
-    return case.removesuffix(OF_SOURCE)
+    return case.removesuffix(OF_SOURCE).removesuffix(OF_VIEWS)
 
 
 def picture(row: int) -> Any:  # noqa: ANN401
@@ -120,6 +132,8 @@ def world_of(case: str) -> World:
         return pictures().with_models(listing=listed())
     if name in ("cutmix", "adversarial"):
         return scored_world()
+    if name in LEARNED:
+        return learned_world(of_views=case != name)
     if GENERATORS[name].settings not in PIXELS:
         return make_world(num=NUM)
     inputs = make_settings(name, {}).inputs()
@@ -152,6 +166,26 @@ def scored_world() -> World:
     return World(context, samples_on(picture, parent, NUM))
 
 
+def learned_world(*, of_views: bool) -> World:
+    """Return pictures, or three views of each of which the last was never made, and networks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        maker = ViewMaker(ViewMakerShape(size=8))
+        cutter = SpatialTransformer(TransformerShape(size=16, local_size=8, n_locals=3))
+        for head in cutter.heads:  # which begin as the identity
+            torch.nn.init.normal_(head[-1].weight, std=0.2)  # type: ignore[index,arg-type]
+    networks = {"viewmaker": maker, "stn": cutter}
+    world = pictures().with_models(
+        **{role: each.requires_grad_(False).eval() for role, each in networks.items()}
+    )
+    if not of_views:
+        return world
+    images = np.stack([resize(picture(row), 12, 12) for row in range(NUM)])
+    status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
+    views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
+    return world_on(world.context, stored_views("views", views, {"status": status}), images)
+
+
 def hashed_world() -> World:
     """Return pictures of which two are the same, and their hashes."""
     dhash = np.array([[7], [2**63], [7], [2**40 + 1], [2**50]], np.uint64)
@@ -177,7 +211,8 @@ def stored_settings(case: str) -> dict[str, Any]:
     name = generator_of(case)
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
-    of = {"of": "views"} if name in DESCRIBING - ABOUT_IMAGES and case == name else {}
+    of_views = name in DESCRIBING - ABOUT_IMAGES and case == name
+    of = {"of": "views"} if of_views or case.endswith(OF_VIEWS) else {}
     settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]

@@ -32,6 +32,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "dssl": (f"{PAIR},ra16/0,ra16/1", "dino,dino,ra16/0,ra16/1"),
     "graded": (PAIR, CROPS),
     "hexa": (PAIR, CROPS),
+    "viewmaker": ("source,source", CROPS),
+    "stn": ("source", "source"),
     **dict.fromkeys(
         ("hvp", "cooperative", "random", "min_iou"),
         (f"{PAIR},{PAIR}", "dino,dino,dino,dino,dino-local,dino-local"),

@@ -19,6 +19,7 @@ from tests.train.world import (
     slots_of,
     snapshot,
     train_step,
+    with_made,
 )
 from viewstore.errors import ConfigError
 from viewstore.train.methods.base import Method
@@ -157,6 +158,16 @@ STRATEGY_ROWS |= {
         (-1, -1, 0),
     ),
     "mixed, but not trained so": StrategyRow("standard", {}, (*EE, "cutmix"), (*GG, "cutmix")),
+    "viewmaker": StrategyRow("viewmaker", {}, ("source",) * 2, ("source",) * 2),
+    "viewmaker + a1": StrategyRow("viewmaker,a1", {}, ("expert", "source"), ("global", "source")),
+    "viewmaker + a2": StrategyRow("viewmaker,a2", {}, (*EE, "source"), (*GG, "source")),
+    "stn": StrategyRow("stn", {"n_locals": 2}, ("source",), ("source",)),
+    "stn, affine": StrategyRow(
+        "stn",
+        {"n_locals": 0, "mode": "affine", "own": True, "separate": True, "penalty": "identity"},
+        ("source",),
+        ("source",),
+    ),
 }
 # Cells that are refused, and what the reason must say.
 WHOLE_LOSSES = ("barlow-twins", "dino", "ibot", "deepcluster-v2")
@@ -177,7 +188,16 @@ REFUSED: dict[tuple[str, str], str] = {
         for method in ("dino", "ibot")
         for name in ("hexa, mixed", "hexa, all")
     },
-    **{(method, "a1"): "target_roles" for method in ("dino", "ibot")},
+    **{
+        (method, name): "target_roles"
+        for method in ("dino", "ibot")
+        for name in ("a1", "viewmaker", "viewmaker + a1")
+    },
+    **{
+        ("deepcluster-v2", name): "clusters"
+        for name in STRATEGY_ROWS
+        if name.startswith(("viewmaker", "stn"))
+    },
     **{
         ("deepcluster-v2", name): "target"
         for name in ("a1", "a2, first anchor", "dssl, fair", "dssl, all targets")
@@ -216,10 +236,17 @@ def strategy_named(row: str) -> Strategy:
 
 
 def views_of(method_row: str, strategy_row: str, step: int = 0) -> Views:
+    return with_made(
+        strategy_named(strategy_row), make_views(*loaded(method_row, strategy_row), step=step)
+    )
+
+
+def loaded(method_row: str, strategy_row: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the roles and parents of the views that a loader delivers."""
     found = STRATEGY_ROWS[strategy_row]
     if METHOD_ROWS[method_row].crops:
-        return make_views(found.crops, found.crops_parent, step=step)
-    return make_views(found.roles, found.parent, step=step)
+        return found.crops, found.crops_parent
+    return found.roles, found.parent
 
 
 def begin(method: Method, views: Views) -> None:
@@ -243,7 +270,7 @@ def test_a_cell_trains_and_planning_changes_nothing(method_row: str, strategy_ro
     if strategy.adversarial:
         add_domain(method)
     views = views_of(method_row, strategy_row)
-    strategy.check(method.traits, slots_of(views.role, views.parent))
+    strategy.check(method.traits, slots_of(*loaded(method_row, strategy_row)))
     begin(method, views)
     before = [each.clone() for each in method.parameters() if each.requires_grad]
     for step in range(3):
@@ -266,9 +293,7 @@ def test_a_cell_trains_and_planning_changes_nothing(method_row: str, strategy_ro
 
 @pytest.mark.parametrize(("method_row", "strategy_row"), list(REFUSED))
 def test_a_cell_is_refused_with_its_reason(method_row: str, strategy_row: str) -> None:
-    row = STRATEGY_ROWS[strategy_row]
-    crops = METHOD_ROWS[method_row].crops
-    slots = slots_of(*((row.crops, row.crops_parent) if crops else (row.roles, row.parent)))
+    slots = slots_of(*loaded(method_row, strategy_row))
     traits = method_of(METHOD_ROWS[method_row].name, {}).traits
     with pytest.raises(ConfigError) as caught:
         strategy_named(strategy_row).check(traits, slots)

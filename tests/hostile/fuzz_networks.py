@@ -26,6 +26,9 @@ from viewstore.generators.gan.inverter import Inverter, InverterShape, load_inve
 from viewstore.generators.gan.training import GanTrainer
 from viewstore.train.encoder_file import load_encoder, save_encoder
 from viewstore.train.loop.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from viewstore.train.maker_file import load_maker, save_maker
+from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
+from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 
 
 def network_readers(folder: Path) -> dict[str, Reader]:
@@ -33,6 +36,9 @@ def network_readers(folder: Path) -> dict[str, Reader]:
     encoder = small_encoder(source_images(gan, 8))
     write_generator(folder / "gan", gan, Origin(), half=True)
     save_encoder(folder / "encoder", encoder.settings, encoder.network, half=True)
+    cutter = SpatialTransformer(TransformerShape(size=8, local_size=4, n_locals=1))
+    save_maker(folder / "stn", "stn", cutter, {})
+    save_maker(folder / "maker", "viewmaker", ViewMaker(ViewMakerShape(size=8)), {})
     write_inverter(folder / "inverter", Inverter(InverterShape.of(gan)), half=True)
     images = torch.zeros(8, 1, 8, 8)
     trainer = GanTrainer(images, TINY)
@@ -47,6 +53,8 @@ def network_readers(folder: Path) -> dict[str, Reader]:
     valid = {
         "generator": (folder / "gan", read_generator),
         "encoder": (folder / "encoder", load_encoder),
+        "maker": (folder / "maker", partial(load_maker, kind="viewmaker")),
+        "stn": (folder / "stn", partial(load_maker, kind="stn")),
         "inverter": (folder / "inverter", load_inverter),
         "checkpoint": (
             folder / "checkpoint",

@@ -94,6 +94,16 @@ def _params(samples: int, generator: torch.Generator) -> dict[str, Tensor]:
     }
 
 
+def with_made(strategy: Strategy, views: Views) -> Views:
+    """Return the views, and behind them those that a maker's fresh network makes of them."""
+    if strategy.maker is None:
+        return views
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = strategy.maker.network(slots_of(views.role, views.parent), 3)
+        return strategy.maker.make(views, network).views
+
+
 def slots_of(roles: Sequence[str], parent: Sequence[int] = ()) -> tuple[Slot, ...]:
     """Return the slots of a loader that delivers `make_views` of these roles."""
     parent = tuple(parent) or (-1,) * len(roles)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from viewstore.files.disk import unlink
 from viewstore.files.tensors import DTYPES, read_with_config, write_with_config
 from viewstore.format.records import canonical, check_form, differences
 from viewstore.train.distributed import gather_rows, rank, world_size
+
+Value = TypeVar("Value")
 
 KIND = "checkpoint"
 NAME = "checkpoint.safetensors"
@@ -41,6 +43,7 @@ OPTIONAL: Mapping[str, Any] = {
     "digest": str,
     "frame": {...: int},
 }
+ADVERSARY = "adversary."  # what the names of its tensors and numbers begin with
 LENGTHS = ("epochs", "steps")
 # Settings of one process do not say how many there are.
 ALONE: dict[str, Any] = {"processes": 1}
@@ -68,6 +71,13 @@ class TrainState:
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
+class Trained(NamedTuple):
+    """A network and its optimizer, in a checkpoint beside those of the method."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saved:
     """The content of a checkpoint.
@@ -77,15 +87,20 @@ class Saved:
         frame: What the method was made for besides them, `run.frame_of`; empty in files of
             earlier versions.
         state: The progress of the run.
-        model, optimizer, random: Tensors by name, and the optimizer's numbers.
+        tensors: By name, those of the model, the optimizer, the adversary and torch's generators.
+        numbers: Of the optimizers.
     """
 
     settings: dict[str, Any]
     frame: dict[str, int]
     state: TrainState
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor | int | float]
-    random: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    numbers: dict[str, int | float]
+
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """The state of the method, by name."""
+        return _part(self.tensors, "model.")
 
 
 def kept_path(path: Path, epoch: int) -> Path:
@@ -99,25 +114,24 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    adversary: Trained | None = None,
     *,
     frame: Mapping[str, int] = {},
 ) -> None:
     """Replace the file `path` by the state of a run and torch's random generators, atomically.
 
-    `frame`: `Saved.frame`.
+    `adversary`: the network that makes views against the method, if there is one; `frame`:
+    `Saved.frame`.
 
     Raises:
         ConfigError: A tensor of the model or a value of the optimizer is of a type that files of
             ours do not hold.
     """
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    numbers: dict[str, int | float] = {}
-    for number, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{number}.{name}"] = value
-            elif value is not None:
-                numbers[f"{number}.{name}"] = value
+    tensors, numbers = _kept(Trained(model, optimizer))
+    if adversary is not None:
+        others, more = _kept(adversary)
+        tensors |= {f"{ADVERSARY}{name}": value for name, value in others.items()}
+        numbers |= {f"{ADVERSARY}{name}": value for name, value in more.items()}
     tensors |= {f"random.{name}": _of_ranks(value) for name, value in _generators().items()}
     _check_types(tensors, numbers)
     config = {"settings": settings, **{key: getattr(state, key) for key in KEYS[1:]}}
@@ -131,6 +145,31 @@ def save_checkpoint(
     config |= {key: value for key, value in optional.items() if value}
     if rank() == 0:
         write_with_config(path, KIND, tensors, config)
+
+
+def _kept(trained: Trained) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """Return the tensors of a network and its optimizer, and the optimizer's numbers, by name."""
+    tensors = {f"model.{name}": value for name, value in trained.model.state_dict().items()}
+    numbers: dict[str, int | float] = {}
+    for number, values in trained.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+            elif value is not None:
+                numbers[f"{number}.{name}"] = value
+    return tensors, numbers
+
+
+def _restore(
+    trained: Trained, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]
+) -> None:
+    """Restore what `_kept` gave. Raises LookupError, RuntimeError, TypeError, ValueError."""
+    optimizer = trained.optimizer
+    state = _optimizer_state(optimizer, {**_part(tensors, "optimizer."), **numbers})
+    trained.model.load_state_dict(_part(tensors, "model."))
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -193,7 +232,12 @@ def _check_ranks(generators: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def try_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    adversary: Trained | None = None,
+) -> None:
     """Write a checkpoint beside `path` and remove it: what cannot be kept ends a run at its start.
 
     Raises:
@@ -201,7 +245,7 @@ def try_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
         OSError: The folder cannot be written.
     """
     trial = path.with_name(f"{path.name}.trial")
-    save_checkpoint(trial, TrainState(), {}, model, optimizer)
+    save_checkpoint(trial, TrainState(), {}, model, optimizer, adversary)
     if rank() == 0:
         unlink(trial)
 
@@ -236,9 +280,8 @@ def read_checkpoint(path: Path) -> Saved:
         settings=config["settings"],
         frame=config["frame"],
         state=state,
-        model=_part(file.tensors, "model."),
-        optimizer={**_part(file.tensors, "optimizer."), **config["numbers"]},
-        random=_part(file.tensors, "random."),
+        tensors=file.tensors,
+        numbers=config["numbers"],
     )
 
 
@@ -248,12 +291,14 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
+    adversary: Trained | None = None,
     extend: bool = False,
 ) -> TrainState:
     """Restore model, optimizer and random generators from `path`; return the state of the run.
 
     Rates and weight decays of the optimizer's groups stay: they are set before each step.
-    `extend` lets a run go on for longer than it was to.
+    `adversary` is restored too, where there is one. `extend` lets a run go on for longer than it
+    was to.
 
     Raises:
         ConfigError: The run in the file has other settings; nothing was changed.
@@ -261,14 +306,14 @@ def load_checkpoint(
     """
     saved = read_checkpoint(path)
     check_settings(saved.settings, settings, path, extend=extend)
-    generators = saved.random
+    generators = _part(saved.tensors, "random.")
     _check_ranks(generators, path)
     try:
-        state = _optimizer_state(optimizer, saved.optimizer)
-        model.load_state_dict(saved.model)
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+        own = {k: value for k, value in saved.numbers.items() if not k.startswith(ADVERSARY)}
+        _restore(Trained(model, optimizer), saved.tensors, own)
+        if adversary is not None:
+            more = _part(saved.numbers, ADVERSARY)
+            _restore(adversary, _part(saved.tensors, ADVERSARY), more)
         torch.set_rng_state(_of_this_rank(generators["torch"]))
         if torch.cuda.is_available() and "cuda" in generators:
             torch.cuda.set_rng_state(_of_this_rank(generators["cuda"]))
@@ -344,11 +389,9 @@ def _falls(settings: Mapping[str, Any]) -> bool:
     return optim.get("schedule") == "cosine" or optim.get("weight_decay_end") is not None
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)
     }
 
 

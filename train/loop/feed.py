@@ -26,7 +26,7 @@ from viewstore.train.loop.pretrain import check_views
 from viewstore.train.loop.run import Feed
 from viewstore.train.nets.network import MAX_PATCH, NetworkSettings
 from viewstore.train.nets.vit import PATCH
-from viewstore.train.strategies.base import Slot
+from viewstore.train.strategies.base import SOURCE, Slot
 
 
 def training_rows(count: int, holdout: int | None) -> NDArray[np.int64]:
@@ -94,7 +94,7 @@ def open_feed(
                 num_rows=store.num_samples,
                 size=max(slot.height for slot in loader.slots),
                 # Of the first view that has one: what distances will be calibrated with.
-                policy=next((slot.policy for slot in loader.slots if slot.policy), ""),
+                policy=next((slot.policy for slot in loader.slots if _augments(slot)), ""),
                 store_id=store.store_id,
                 shown_id=state["store"] + state["views"],
                 source=lambda: store.source_table,
@@ -148,6 +148,11 @@ def older_rounds(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, ...]:
         if newest not in shown:
             found.append(f"views of {name} are shown, and {newest} was made since by newer weights")
     return tuple(found)
+
+
+def _augments(slot: LoaderSlot) -> bool:
+    """Return whether a slot has an expert policy; the image itself is no augmentation."""
+    return slot.policy != "" and slot.role != SOURCE
 
 
 def _as_slot(slot: LoaderSlot) -> Slot:

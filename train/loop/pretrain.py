@@ -151,6 +151,10 @@ def pretrain(
         seconds=time.monotonic() - started,
         collapsed=watch.collapsed,
     )
+    run.freeze()
+    if run.adversary is not None:
+        for text in run.adversary.maker.warnings(run.adversary.facts):
+            progress.warn(text)
     if ranks.rank == 0:
         _write_results(config, feed, options, run.method.evaluated, result)
     return result
@@ -168,7 +172,8 @@ def _train(config: PretrainConfig, feed: Feed, run: Run, watch: Watch) -> None:
             epoch_steps=at.epoch_steps,
             batch_size=config.batch_size,
         )
-        views = method.annotate(views_of(batch, roles=feed.roles, device=run.device, at=at))
+        views = views_of(batch, roles=feed.roles, device=run.device, at=at)
+        views = method.annotate(run.played(views))
         done = []
         for part in views.parts(parts):
             embedded = run.model(config.strategy.plan(part, method))

@@ -15,8 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.sources.table import SourceTable
+from viewstore.train.distributed import rank
 from viewstore.train.loop import checkpoint
+from viewstore.train.loop.adversary import Adversary
 from viewstore.train.loop.checkpoint import (
+    Trained,
     TrainState,
     kept_path,
     load_checkpoint,
@@ -27,13 +30,14 @@ from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.distributed import Ranks
 from viewstore.train.loop.monitors import MonitorSettings
 from viewstore.train.loop.scaling import PRECISIONS, Scaling
+from viewstore.train.maker_file import file_of, save_maker
 from viewstore.train.methods.base import Frame, Method
 from viewstore.train.nets.domains import add_domain
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Slot
 from viewstore.train.strategies.colours import coloured
-from viewstore.train.views import At, LoaderBatch, views_of
+from viewstore.train.views import At, LoaderBatch, Views, views_of
 
 
 class StatefulBatch(LoaderBatch, Protocol):
@@ -134,6 +138,7 @@ class Run:
         model: The method as the loop calls it: within DistributedDataParallel if several
             processes train.
         optimizer, scaling: What makes a step of its gradients.
+        adversary: The network that makes views against it, if there is one.
         state: Its progress.
         resumed_at: The first step of this process.
         total_steps: Length of the run.
@@ -155,6 +160,10 @@ class Run:
         self.model: nn.Module = _distributed(self.method, ranks)
         self.optimizer = config.optim.make(self.method.groups())
         self.scaling = Scaling(config.precision, ranks.device)
+        maker = config.strategy.maker
+        self.adversary = None
+        if maker is not None:
+            self.adversary = Adversary(maker, config, feed.slots, ranks.device)
         self.state = TrainState()
         self.path = options.out / checkpoint.NAME
         self._settings = {**config.to_json(), "store": feed.shown_id or feed.store_id}
@@ -175,11 +184,20 @@ class Run:
     def begin(self) -> None:
         """Make the folder of a new run, in which a checkpoint is tried. Raises as that does."""
         if not self.path.exists():
-            try_checkpoint(self.path, self.method, self.optimizer)
+            try_checkpoint(self.path, self.method, self.optimizer, self._adversary)
+
+    @property
+    def _adversary(self) -> Trained | None:
+        return None if self.adversary is None else self.adversary.trained
 
     def _resume(self) -> None:
         self.state = load_checkpoint(
-            self.path, self._settings, self.method, self.optimizer, extend=self._options.extend
+            self.path,
+            self._settings,
+            self.method,
+            self.optimizer,
+            adversary=self._adversary,
+            extend=self._options.extend,
         )
         checkpoint.check_progress(self.state, self._feed.epoch_steps, self.path)
         try:
@@ -230,6 +248,12 @@ class Run:
             present = [view for view in base if len(views.pixels[view]) == len(views)]
             yield self.method.standard(views, [Row(view) for view in present])
 
+    def played(self, views: Views) -> Views:
+        """Return the views of a step with those that are made in it, if the strategy makes any."""
+        if self.adversary is None:
+            return views
+        return self.adversary.play(views, self.method, self._config.strategy)
+
     def save(self) -> None:
         """Write the checkpoint; keep a copy of it where the settings say so."""
         self.state.scaler = self.scaling.state_dict()
@@ -238,6 +262,7 @@ class Run:
         epoch = self.state.step // self._feed.epoch_steps
         if every is not None and self.epoch_ended and epoch and epoch % every == 0:
             paths.append(kept_path(self.path, epoch))
+            self.freeze(epoch)
         for path in paths:
             save_checkpoint(
                 path,
@@ -245,8 +270,30 @@ class Run:
                 self._settings,
                 self.method,
                 self.optimizer,
+                self._adversary,
                 frame=frame_of(self._config, self._feed),
             )
+
+    def freeze(self, epoch: int | None = None) -> None:
+        """Write the network that makes views, if there is one: what generators read.
+
+        `epoch`: of a checkpoint that is kept, beside which it lies; None: at the end.
+        """
+        if self.adversary is None or rank():
+            return
+        kind = self.adversary.maker.NAME
+        path = self._options.out / file_of(kind)
+        said = {
+            "settings": self._settings,
+            "step": self.state.step,
+            "command": self._options.command,
+        }
+        save_maker(
+            path if epoch is None else kept_path(path, epoch),
+            kind,
+            self.adversary.trained.model,
+            said,
+        )
 
 
 def frame_of(config: PretrainConfig, feed: Feed) -> dict[str, int]:
@@ -259,7 +306,7 @@ def frame_of(config: PretrainConfig, feed: Feed) -> dict[str, int]:
         "rows": feed.num_rows,
         "size": feed.size,
         "epoch_steps": feed.epoch_steps,
-        "views": config.strategy.count(feed.roles),
+        "views": config.strategy.count([slot.role for slot in config.strategy.slots(feed.slots)]),
     }
 
 

@@ -105,7 +105,7 @@ class Watch:
             views=shown,
             forwards=run.method.take_forwards(),
             backwards=sum(len(each.plan.students) for each in done),
-            facts={"loss": loss, **_facts(done)},
+            facts={"loss": loss, **_facts(done), **(run.adversary.facts if run.adversary else {})},
         )
         self._progress.advance(
             len(batch.index) * len(self._roles), epoch=at.epoch + 1, loss=self.losses.last, lr=rate

@@ -52,6 +52,7 @@ BACKBONES: Mapping[str, Row] = {
     "resnet18": Row(partial(resnet, block=Residual, depths=(2, 2, 2, 2)), RESIDUAL),
     "resnet50": Row(partial(resnet, block=Bottleneck, depths=(3, 4, 6, 3)), RESIDUAL),
     "vit-ti": Row(partial(VisionTransformer, width=192), TRANSFORMER),
+    "vit-ti8": Row(partial(VisionTransformer, width=192, depth=8), TRANSFORMER),
     "vit-s": Row(partial(VisionTransformer, width=384), TRANSFORMER),
     "vit-b": Row(partial(VisionTransformer, width=768), TRANSFORMER),
     "conv6": Row(conv6),

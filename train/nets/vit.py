@@ -111,7 +111,14 @@ class VisionTransformer(Backbone):
     mask_token: nn.Parameter | None
 
     def __init__(
-        self, in_channels: int, *, width: int, size: int, patch: int | None, drop_path: float
+        self,
+        in_channels: int,
+        *,
+        width: int,
+        size: int,
+        patch: int | None,
+        drop_path: float,
+        depth: int = DEPTH,
     ) -> None:
         """Make one for images of `size` pixels; others have their positions interpolated.
 
@@ -122,10 +129,10 @@ class VisionTransformer(Backbone):
         """
         super().__init__()
         self.width = width
-        self.num_stages = DEPTH + 1
+        self.num_stages = depth + 1
         self.patch = patch or PATCH
         self._grid, _ = self.grid_of(size, size)
-        rates = [drop_path * number / (DEPTH - 1) for number in range(DEPTH)]
+        rates = [drop_path * number / (depth - 1) for number in range(depth)]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self._grid**2, width))
         self.register_parameter("mask_token", None)

@@ -1,16 +1,19 @@
 """The contract of a strategy: a chooser takes rows of views, stages rewrite the method's plan.
 
-A strategy knows methods by their traits alone. A new one is one module, with a frozen dataclass
-that is a chooser or a stage, and one row of `table`.
+Before both, a maker may add views that a network of its own makes. A strategy knows methods by
+their traits alone. A new one is one module, with a frozen dataclass that is a chooser, a stage or
+a maker, and one row of `table`.
 """
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.plan.asked import Cached, Online
@@ -20,8 +23,9 @@ from viewstore.train.views import Views
 
 ROLES = (
     "the role of a view says what made it: expert an augmentation, generated a GAN, heavy "
-    "operators on another view, global and local the crops of DINO"
+    "operators on another view, global and local the crops of DINO, source nothing: it is the image"
 )
+SOURCE = "source"  # role, and policy, of what makers start from
 RolesOf = Callable[[str], Sequence[str]]  # of the view set of a name
 Phase = Literal["derive", "add", "weigh"]
 PHASES: tuple[Phase, ...] = ("derive", "add", "weigh")
@@ -161,18 +165,109 @@ class Stage(ABC):
         """Return the rewritten plan. Changes no state; draws from keyed streams only."""
 
 
+class Made(NamedTuple):
+    """What a maker made in a step.
+
+    Attributes:
+        views: Those that it was given, and its own behind them; gradients lead from the pixels of
+            these to the weights of its network.
+        penalty: What the network pays besides the negative loss, a scalar.
+        facts: Scalars for the log of the run.
+    """
+
+    views: Views
+    penalty: Tensor
+    facts: Mapping[str, Tensor] = {}
+
+
+class Maker(ABC):
+    """Makes views of source images with a network that is trained to raise the method's loss.
+
+    The loop trains the network beside the method: for each step of the method, which lowers the
+    loss of the views that were made, it takes one that raises it.
+
+    Class attributes:
+        NAME: Its name on the command line, and that of the file of its network.
+        USE: What it makes of the views, as the end of a sentence: "viewmaker, which ...".
+        EXAMPLE: Views that it works with, for messages.
+    """
+
+    NAME: ClassVar[str]
+    USE: ClassVar[str]
+    EXAMPLE: ClassVar[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of params that it reads of every base view: none."""
+        return ()
+
+    @property
+    def optim(self) -> Mapping[str, Any] | None:
+        """Settings of the network's own optimizer, as `OptimSettings`; None: those of the run."""
+        return None
+
+    @property
+    def clip(self) -> float | None:
+        """Greatest norm of all gradients of the network together; None does not clip."""
+        return None
+
+    def takes(self, roles: Sequence[str]) -> tuple[int, ...]:
+        """Return the views that it starts from, those of role source: no chooser takes them."""
+        return tuple(view for view, role in enumerate(roles) if role == SOURCE)
+
+    def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
+        """Raise ConfigError: no source image among the slots of the loader, or no loss to raise."""
+        if not self.takes([slot.role for slot in slots]):
+            raise wrong_views(
+                f"strategy {self.NAME} makes views of source images, and none of the views is one",
+                slots,
+                self.EXAMPLE,
+            )
+        if traits.target == "prototype":
+            raise refuse(
+                self.NAME,
+                traits,
+                why="its targets are clusters of views that are looked at before an epoch "
+                "(target), when the network has not made any",
+                fix="use --method simclr, or views that the frozen network made: build --generator "
+                f"{self.NAME}",
+            )
+
+    @abstractmethod
+    def made(self, slots: Sequence[Slot]) -> tuple[Slot, ...]:
+        """Return the slots of the views that it adds to those of a loader."""
+
+    @abstractmethod
+    def network(self, slots: Sequence[Slot], channels: int) -> nn.Module:
+        """Return its network for the slots of a loader, drawn by torch's generator.
+
+        `channels`: how many of the first ones the method's network sees.
+        """
+
+    @abstractmethod
+    def make(self, views: Views, network: nn.Module) -> Made:
+        """Return the views with those that it makes, in the order of `made`.
+
+        Draws come from keyed streams alone; nothing changes but running statistics of `network`.
+        """
+
+    def warnings(self, facts: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Return what is wrong with the network's views, by the facts of its last step, if any."""
+        return ()
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """A chooser, and stages in the order of their phases."""
+    """A chooser, and stages in the order of their phases; perhaps a maker, which comes first."""
 
     chooser: Chooser
     stages: tuple[Stage, ...] = ()
+    maker: Maker | None = None
 
     @property
     def name(self) -> str:
         """Names of its parts, joined by commas, as `--strategy` takes them."""
-        parts = [self.chooser.NAME, *(stage.NAME for stage in self.stages)]
-        return ",".join(name for name in parts if name != "standard") or "standard"
+        return ",".join(p.NAME for p in self.parts if p.NAME != "standard") or "standard"
 
     @property
     def adversarial(self) -> bool:
@@ -190,9 +285,10 @@ class Strategy:
         return self.chooser.recolours
 
     @property
-    def parts(self) -> tuple[Chooser | Stage, ...]:
-        """The chooser and the stages."""
-        return (self.chooser, *self.stages)
+    def parts(self) -> tuple[Maker | Chooser | Stage, ...]:
+        """The maker if there is one, the chooser and the stages."""
+        first = () if self.maker is None else (self.maker,)
+        return (*first, self.chooser, *self.stages)
 
     @property
     def scheduled(self) -> bool:
@@ -215,16 +311,25 @@ class Strategy:
         """Return how many rows the standard plan has, of views of these roles."""
         return self.chooser.count([roles[view] for view in self.base(roles)])
 
+    def slots(self, slots: Sequence[Slot]) -> tuple[Slot, ...]:
+        """Return the slots of a loader, and behind them those of the views that are made."""
+        return (*slots, *(() if self.maker is None else self.maker.made(slots)))
+
     def base(self, roles: Sequence[str]) -> tuple[int, ...]:
-        """Return the views that no stage takes."""
+        """Return the views that no stage takes, and no maker."""
         taken = {view for stage in self.stages for view in stage.takes(roles)}
+        if self.maker is not None:
+            taken |= set(self.maker.takes(roles))
         return tuple(view for view in range(len(roles)) if view not in taken)
 
     def check(self, traits: Traits, slots: Sequence[Slot]) -> None:
-        """Raise ConfigError unless it can train a method of these traits on `slots`.
+        """Raise ConfigError unless it can train a method of these traits on the slots of a loader.
 
         No data was read yet.
         """
+        if self.maker is not None:
+            self.maker.check(traits, slots)
+        slots = self.slots(slots)
         base = [slots[view] for view in self.base([slot.role for slot in slots])]
         for slot in base:
             if slot.role == "cutmix":

@@ -9,15 +9,17 @@ from viewstore.errors import ConfigError
 from viewstore.train.settings import settings_of
 from viewstore.train.strategies.a1 import A1
 from viewstore.train.strategies.a2 import A2
-from viewstore.train.strategies.base import PHASES, Chooser, Stage, Strategy
+from viewstore.train.strategies.base import PHASES, Chooser, Maker, Stage, Strategy
 from viewstore.train.strategies.controls import Cooperative, MinIoU, Random
 from viewstore.train.strategies.dssl import DSSL
 from viewstore.train.strategies.graded import Graded
 from viewstore.train.strategies.hexa import Hexa
 from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
+from viewstore.train.strategies.stn import TransformedViews
+from viewstore.train.strategies.viewmaker import ViewMakerViews
 
-STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
+STRATEGIES: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
     "standard": Standard,
     "hvp": HVP,
     "cooperative": Cooperative,
@@ -28,6 +30,8 @@ STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
     "hexa": Hexa,
     "a2": A2,
     "graded": Graded,
+    "viewmaker": ViewMakerViews,
+    "stn": TransformedViews,
 }
 
 
@@ -43,6 +47,7 @@ def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:
     parts = settings_of("strategy", STRATEGIES, words, given)
     choosers = [part for part in parts if isinstance(part, Chooser)]
     stages = [part for part in parts if isinstance(part, Stage)]
+    makers = [part for part in parts if isinstance(part, Maker)]
     if len(choosers) > 1:
         raise ConfigError(
             f"a strategy has one chooser, got {choosers[0].NAME} and {choosers[1].NAME}",
@@ -50,10 +55,25 @@ def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:
             why="each takes the views that the method's plan is made of",
             fix=f"give --strategy {choosers[0].NAME}, or the other one",
         )
+    if len(makers) > 1:
+        raise ConfigError(
+            f"one network makes views, got {makers[0].NAME} and {makers[1].NAME}",
+            where=f"--strategy {names}",
+            fix=f"give --strategy {makers[0].NAME}, or the other one",
+        )
     _check_together(stages)
     order = list(STRATEGIES)
     stages.sort(key=lambda stage: (PHASES.index(stage.PHASE), order.index(stage.NAME)))
-    return Strategy(choosers[0] if choosers else Standard(), tuple(stages))
+    chooser = choosers[0] if choosers else Standard()
+    if makers and (chooser.scheduled or chooser.recolours):
+        raise ConfigError(
+            f"strategy {chooser.NAME} cannot look at views of {makers[0].NAME} in this way",
+            where=f"--strategy {names}",
+            why="it would leave some out of a step, or give them other colours, and each of them "
+            "is made in every step, with its colours",
+            fix="leave out every and select_colors",
+        )
+    return Strategy(chooser, tuple(stages), makers[0] if makers else None)
 
 
 def _check_together(stages: Sequence[Stage]) -> None:

@@ -80,6 +80,18 @@ def _load_selection(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_selections(path)
 
 
+def _load_viewmaker(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.maker_file import load_maker
+
+    return load_maker(path, "viewmaker")
+
+
+def _load_stn(path: Path, progress: Progress) -> Any:  # noqa: ANN401
+    from viewstore.train.maker_file import load_maker
+
+    return load_maker(path, "stn")
+
+
 def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     from viewstore.build.listing import load_listing
 
@@ -142,6 +154,16 @@ ROLES: Mapping[str, Role] = {
         _load_selection,
         network=False,
     ),
+    "viewmaker": Role(
+        "Take the ViewMaker in this file, viewmaker.safetensors in the folder of a run.",
+        None,
+        _load_viewmaker,
+    ),
+    "stn": Role(
+        "Take the spatial transformer in this file, stn.safetensors in the folder of a run.",
+        None,
+        _load_stn,
+    ),
     "listing": Role(None, None, _load_listing, network=False),
 }
 NAMED: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
@@ -177,7 +199,7 @@ def files_needed(needs: Collection[str], files: WeightFiles) -> WeightFiles:
 def packaged_weights(role: str) -> Path:
     """Return the path of the digits weights that the package ships for the role of a network."""
     packaged = ROLES[role].packaged
-    assert packaged is not None, f"{role} is the role of no network"
+    assert packaged is not None, f"the package ships no {role}"
     return Path(str(importlib.resources.files("viewstore"))) / "weights" / packaged
 
 

@@ -178,8 +178,10 @@ def _selection(asked: bool | None, config: PretrainConfig) -> bool:
 def _facts(config: PretrainConfig, result: TrainResult) -> dict[str, Any]:
     steps = result.steps - result.resumed_at
     trained = steps * config.batch_size * len(config.views)
+    maker = config.strategy.maker
     return {
         "encoder": str(result.encoder),
+        "maker": None if maker is None else maker.NAME,
         "method": config.method.TRAITS.name,
         "strategy": config.strategy.name,
         "views": list(config.views),
@@ -204,4 +206,9 @@ def _summary_text(facts: dict[str, Any]) -> str:
         f"{facts['views_per_second']:.0f} views/s: loss {facts['loss']:.4f}",
         f"encoder {facts['encoder']}; beside it lie config.json, the checkpoint and the logs",
     ]
+    if kind := facts["maker"]:
+        lines.append(
+            f"{kind}.safetensors lies there too: views are made of it with viewstore build "
+            f"--generator {kind} --{kind} FILE"
+        )
     return "\n".join([*lines, *collapsed])

@@ -156,7 +156,8 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             "--strategy",
             metavar="NAME,..",
             help="Make losses of the views by this strategy, or by several together: standard, "
-            "hvp, cooperative, random, min_iou, a1, dssl, hexa, a2 or graded.  [default: standard]",
+            "hvp, cooperative, random, min_iou, a1, dssl, hexa, a2, graded, viewmaker or stn.  "
+            "[default: standard]",
         ),
         click.option(
             "--alpha",
@@ -195,9 +196,9 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
         click.option(
             "--backbone",
             metavar="NAME",
-            help="Train this network: resnet18, resnet50, vit-ti, vit-s, vit-b, conv6, conv6-half, "
-            "conv6-quarter or conv3; or timm:NAME, transformers:NAME, or MODULE:FUNCTION of yours."
-            "  [default: resnet18]",
+            help="Train this network: resnet18, resnet50, vit-ti, vit-ti8, vit-s, vit-b, conv6, "
+            "conv6-half, conv6-quarter or conv3; or timm:NAME, transformers:NAME, or "
+            "MODULE:FUNCTION of yours.  [default: resnet18]",
         ),
         click.option(
             "--projector",

@@ -35,6 +35,24 @@ def compose_boxes(
     return np.stack(box, axis=1).astype(np.float32)
 
 
+def transformed_boxes(
+    theta: NDArray[Any], height: NDArray[Any] | int, width: NDArray[Any] | int
+) -> NDArray[np.float32]:
+    """Return the boxes that affine transforms without rotation cut, float32 [..., 4].
+
+    Args:
+        theta: [[sx, 0, tx], [0, sy, ty]], [..., 2, 3]: a view's corner (x, y) in {-1, 1}^2 shows
+            (sx x + tx, sy y + ty), where -1 and 1 are the edges of the image.
+        height: Of the images, in pixels; broadcast against theta's leading sides.
+        width: Likewise.
+    """
+    theta = np.asarray(theta, np.float64)
+    sides = np.stack(np.broadcast_arrays(height, width), axis=-1)
+    size = np.abs(np.stack([theta[..., 1, 1], theta[..., 0, 0]], axis=-1))
+    corner = (1 + np.stack([theta[..., 1, 2], theta[..., 0, 2]], axis=-1) - size) / 2
+    return np.concatenate([corner * sides, size * sides], axis=-1).astype(np.float32)
+
+
 def overlap(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     """Return the intersection over union of boxes (top, left, height, width), float64 [...].
 

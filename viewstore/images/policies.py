@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.images.colours import COLOUR_COLUMNS
 from viewstore.images.digits import Digits
 from viewstore.images.operated import HEAVY, WHOLE, Operated
 from viewstore.images.operators.chain import Chain
 from viewstore.images.operators.spaces import ra16
 from viewstore.images.policy import Drawn, Policy, ViewPolicy
+from viewstore.randomness import Integers, Stream
 
 __all__ = [
     "POLICIES",
@@ -24,6 +26,7 @@ __all__ = [
     "Policy",
     "ViewPolicy",
     "as_policies",
+    "dino_colours",
     "output_size",
     "policies",
 ]
@@ -70,6 +73,8 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     "digits": (Digits(),),
     "crop": (_CROP,),
     "flip": (replace(_CROP, name="flip", crop=False),),
+    # What a network that makes views starts from.
+    "source": (replace(WHOLE, name="source", role="source"),),
     # Weak crops for generated views. Source: Constructive Assimilation, section 3, and its code.
     "smallcrop": (replace(_WEAK, name="smallcrop", scale=(0.9, 1)),),
     "medcrop": (replace(_WEAK, name="medcrop", scale=(0.7, 1)),),
@@ -121,6 +126,25 @@ def _chains() -> str:
         if isinstance(first, Operated) and first.base is WHOLE
     ]
     return f"there are {', '.join(names)}"
+
+
+def dino_colours(
+    role: str, number: int, size: int, stream: Stream, index: Integers, view: Integers
+) -> Drawn:
+    """Return COLOUR_COLUMNS of DINO's views without their crop and flip, [..., *shape].
+
+    Args:
+        role: "global" or "local".
+        number: Of the view among all; it says which of the policies of global views it has.
+        size: Side of the view in pixels.
+        stream: Of the draws.
+        index: Rows of the store; with `view` they key the draws.
+        view: Numbers of views, as the draws are to be keyed.
+    """
+    entries = policies({"global": "dino", "local": "dino-local"}[role])
+    policy = entries[number % len(entries)].for_size(size, size)
+    drawn = policy.draw(stream, index, view, size, size)
+    return {name: drawn[name] for name in COLOUR_COLUMNS}
 
 
 def as_policies(policy: str | ViewPolicy) -> tuple[ViewPolicy, ...]:

@@ -31,12 +31,12 @@ EIGHT = (
 NAMES = {f"{method}-{data}" for method, data in product(EIGHT, ("cifar10", "imagenet"))} | {
     "hvp-simsiam-imagenet", "hvp-simsiam-cifar10", "hvp-simclr-imagenet",
     "hvp-dino-vits", "hvp-dino-vitb", "hvp-ibot",
-    "gs-simclr-cifar10", "gs-simsiam-cifar10",
+    "gs-simclr-cifar10", "gs-simsiam-cifar10", "stn-dino-cifar10",
     "dssl-simsiam-cifar10", "dssl-simclr-cifar10", "dssl-byol-cifar10",
     *(f"dssl-fig4-{arm}" for arm in "cdefghij"),
     "hexa-moco-imagenet", "hexa-dc-imagenet", "hexa-dc8-imagenet", "hexa-dc8plus",
     "hexa-ablation-moco", "hexa-ablation-dc", "hexa-moco-cifar10",
-    *(f"{arm}-simclr-{data}" for arm in ("ca", "a1", "a2") for data in
+    *(f"{arm}-simclr-{data}" for arm in ("ca", "a1", "a2", "viewmaker", "viewmaker-a2") for data in
       ("cifar10", "cifar100", "tiny")),
 }  # fmt: skip
 
@@ -87,6 +87,26 @@ CA_VIEWS = {
         "views": (("cifar", 2), ("w-search+flip", 1)), "strategy.name": "a2", "strategy.alpha": 0.5,
     },
 }  # fmt: skip
+# Rates of a step: .015 of 128 samples, .06 of 512, .06 of 128.
+VIEWMAKER = {
+    "method.name": "simclr", "network.projector": [128], "optim.name": "sgd",
+    "optim.weight_decay": 1e-4, "optim.schedule": "constant",
+}  # fmt: skip
+VIEWMAKER_DATA: dict[str, dict[str, Any]] = {
+    "cifar10": {
+        "optim.lr": 0.015 * 256 / 128, "batch_size": 128, "method.temperature": 0.07,
+        "epochs": 200, "strategy.clamp": False, "method.negatives": "other", "size": 32,
+    },
+    "cifar100": {
+        "optim.lr": 0.06 * 256 / 512, "batch_size": 512, "method.temperature": 0.1,
+        "epochs": 800, "strategy.clamp": False, "network.backbone": "resnet50", "size": 32,
+    },
+    "tiny": {
+        "optim.lr": 0.06 * 256 / 128, "batch_size": 128, "method.temperature": 0.5,
+        "epochs": 800, "size": 64,
+    },
+}  # fmt: skip
+VIEWMAKER_ALPHA = {"cifar10": 0.14, "cifar100": 0.1, "tiny": 0.5}
 SIMSIAM = {**SGD, "method.name": "simsiam", "network.projector": [2048, 2048], "batch_size": 512}
 # DSSL's code lets the predictor's rate fall, and warms up by epochs.
 DSSL = {
@@ -205,6 +225,12 @@ PAPERS: dict[str, dict[str, Any]] = {
         "strategy.derive": "from_sample",
     },
     "dssl-fig4-j": {**DSSL, "views": heavy("ra16"), **dssl_arm(1, 0, 1, 0)},
+    "stn-dino-cifar10": {
+        **VIT, "method.name": "dino", "method.outputs": 32768, "network.backbone": "vit-ti8",
+        "network.patch": 4, "batch_size": 256, "epochs": 300, "optim.warmup_epochs": 30, "size": 32,
+        "strategy.name": "stn", "strategy.mode": "translation_scale_symmetric",
+        "strategy.penalty": "tcp", "strategy.eps": 10.0, "views": (("source", 1),),
+    },
     "hexa-moco-imagenet": {
         **RESNET, **MOCO, **hexa(1, 0), "method.momentum": 0.99, "optim.lr": 0.03,
         "views": (("moco", 2),), "batch_size": 256, "epochs": 200,
@@ -234,6 +260,18 @@ PAPERS: dict[str, dict[str, Any]] = {
 } | {
     f"{arm}-simclr-{data}": {**CA_DATA[data], **CA_VIEWS[arm]}
     for arm, data in product(CA_VIEWS, CA_DATA)
+} | {
+    f"viewmaker-simclr-{data}": {
+        **VIEWMAKER, **values, "views": (("source", 2),), "strategy.name": "viewmaker",
+        "strategy.lr": 1e-3,
+    }
+    for data, values in VIEWMAKER_DATA.items()
+} | {
+    f"viewmaker-a2-simclr-{data}": {
+        **VIEWMAKER, **values, "views": (("cifar", 2), ("source", 1)),
+        "strategy.name": "viewmaker,a2", "strategy.alpha": VIEWMAKER_ALPHA[data],
+    }
+    for data, values in VIEWMAKER_DATA.items()
 }  # fmt: skip
 
 
@@ -256,15 +294,20 @@ def test_a_preset_has_the_values_of_its_paper(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_name_says_strategy_method_and_data(name: str) -> None:
-    """Cosine schedules everywhere, a length in epochs, and online policies that exist."""
+    """Cosine schedules but of ViewMaker, a length in epochs, and online policies that exist."""
     values = values_of(name)
-    assert values.get("optim.schedule", "cosine") == "cosine"
+    schedule = "constant" if name.startswith("viewmaker") else "cosine"
+    assert values.get("optim.schedule", "cosine") == schedule
     assert values.get("optim.momentum", 0.9) == 0.9
     assert isinstance(values["epochs"], int)
     for view in values["views"]:
         word = view.partition("/")[0].removeprefix("w-search+")
         assert policies(word)
-    first = name.split("-")[0]
+    first = (
+        name.partition("-simclr-")[0].replace("-", ",")
+        if "viewmaker" in name
+        else name.split("-")[0]
+    )
     strategies = {"ca": "standard", "gs": "graded"} | dict.fromkeys(EIGHT, "standard")
     if not name.startswith(EIGHT) and "fig4" not in name:
         assert values.get("strategy.name", "standard") == strategies.get(first, first)

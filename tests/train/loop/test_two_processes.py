@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.loaders.stores import digits_store
 from tests.train.loop import train_rank
+from viewstore.train.maker_file import load_maker
+from viewstore.train.nets.view_maker import ViewMaker
 
 PROCESS = Path(__file__).with_name("train_rank.py")
 
@@ -53,6 +56,26 @@ def logged_losses(out: Path) -> list[float]:
         return [float(line["loss"]) for line in csv.DictReader(file)]
 
 
+def check_views_of(*runs: Path) -> None:
+    """The networks that make views have learned the same: they change images alike.
+
+    Adam's first steps have one length, whatever the gradient, so weights whose gradients are
+    nothing but rounding differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 16, 16, generator=generator)
+    changes, losses = [], []
+    for run in runs:
+        network = load_maker(run / "viewmaker.safetensors", "viewmaker")
+        assert isinstance(network, ViewMaker)
+        noise = torch.rand(4, network.noise_numbers, generator=generator.manual_seed(1))
+        changes.append(network.change(images, noise).flatten())
+        with (run / "metrics.csv").open() as file:
+            losses.append([float(line["adversary_loss"]) for line in csv.DictReader(file)])
+    assert float(torch.cosine_similarity(*changes, dim=0)) > 0.999
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("method", list(train_rank.SETTINGS))
 def test_two_processes_train_the_weights_of_one(store: Path, tmp_path: Path, method: str) -> None:
     train_rank.train(store, tmp_path / "one", method)
@@ -67,6 +90,8 @@ def test_two_processes_train_the_weights_of_one(store: Path, tmp_path: Path, met
     assert logged_losses(tmp_path / "two") == pytest.approx(
         logged_losses(tmp_path / "one"), rel=1e-3
     )
+    if method == "viewmaker":
+        check_views_of(tmp_path / "one", tmp_path / "two")
     if method == "moco-v2":
         queues = [
             load_file(tmp_path / name / "checkpoint.safetensors")["model.queue"]

@@ -1,4 +1,7 @@
-"""One process of a training: `train_rank.py STORE OUT METHOD`, with what torchrun sets."""
+"""One process of a training: `train_rank.py STORE OUT CASE`, with what torchrun sets.
+
+A case is a method, or "viewmaker": SimCLR against the network that makes its views.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simclr": {},
     "barlow-twins": {},
     "moco-v2": {"queue_size": 16},
+    "viewmaker": {},
 }
 
 
-def config_of(method: str) -> PretrainConfig:
+def config_of(case: str) -> PretrainConfig:
     """Return a run of a network without batch norms: its samples meet in the loss alone."""
+    made = case == "viewmaker"
+    method = "simclr" if made else case
     head = {**METHODS[method].HEAD, "projector": (16, 8), "projector_norm": "none"}
     return PretrainConfig(
-        views=("online:cifar", "online:cifar"),
-        method=method_of(method, SETTINGS[method]),
-        strategy=strategy_of("standard", {}),
+        views=("source", "source") if made else ("online:cifar", "online:cifar"),
+        method=method_of(method, SETTINGS[case]),
+        strategy=strategy_of("viewmaker" if made else "standard", {}),
         network=NetworkSettings(backbone="vit-ti", patch=8, **head),
         steps=3,
         batch_size=8,
@@ -41,10 +47,10 @@ def config_of(method: str) -> PretrainConfig:
     )
 
 
-def train(store: Path, out: Path, method: str) -> None:
+def train(store: Path, out: Path, case: str) -> None:
     """Train as one of the processes that the environment tells of."""
     torch.set_num_threads(1)
-    config = config_of(method)
+    config = config_of(case)
     with joined(os.environ, "cpu"), open_feed(viewstore.open(store), config, num_threads=0) as feed:
         options = RunOptions(out=out, checkpoint_seconds=1e9, log=("csv",), log_every=1)
         pretrain(config, feed, options, Silent())

@@ -31,6 +31,7 @@ def backbone_of(name: str, size: int = 32, **settings: Any) -> Any:  # noqa: ANN
         ("resnet18", {}, 11_168_832),
         ("resnet50", {"stem": "imagenet"}, 23_508_032),
         ("vit-ti", {}, 5_524_416),
+        ("vit-ti8", {}, 5_524_416 - 4 * (12 * 192 * 192 + 13 * 192)),
         ("vit-s", {}, 21_665_664),
         ("vit-b", {}, 85_798_656),
         ("conv3", {"in_channels": 1}, 92_896),
