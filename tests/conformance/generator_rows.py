@@ -40,6 +40,8 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.encoder_file import Encoder
+from viewstore.train.scoring.scorer import EncoderScorer
 from viewstore.train.selection_file import Selections
 
 NUM = 5
@@ -50,11 +52,14 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
+    "hard": {"slots": 3, "bank": 3},
 }
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)))
+ABOUT_VIEWS = {"hard"}
+BOTH = sorted(DESCRIBING - ABOUT_IMAGES - ABOUT_VIEWS)
+CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in BOTH))
 
 
 def generator_of(case: str) -> str:
@@ -112,6 +117,8 @@ def world_of(case: str) -> World:
         return hashed_world()
     if name == "selection":
         return pictures().with_models(selection=logged())
+    if name == "hard":
+        return scored_world()
     if name in DESCRIBING:
         return described_world(of_source=case != name)
     if name == "import":
@@ -138,6 +145,21 @@ def described_world(*, of_source: bool) -> World:
     views = np.stack([images, images[:, ::-1], images[:, :, ::-1]], axis=1)
     status = np.tile(np.array([1, 2, 4], np.uint8), (NUM, 1))
     return world_on(world.context, stored_views("views", views, {"status": status}), images)
+
+
+def scored_world() -> World:
+    """Return four views of pictures with their boxes, the last never made, and a scorer."""
+    images = np.stack([resize(picture(row), 16, 16) for row in range(NUM)])
+    encoder = small_encoder(images, in_channels=3)
+    settings = replace(encoder.settings, provenance={"steps": 7})
+    scorer = EncoderScorer(Encoder(settings, encoder.network))
+    views = np.stack([images, images[:, ::-1], images[:, :, ::-1], images * 0], axis=1)
+    params = {
+        "status": np.tile(np.array([1, 2, 1, 4], np.uint8), (NUM, 1)),
+        "crop_box": np.random.default_rng(0).uniform(1, 8, (NUM, 4, 4)).astype(np.float32),
+    }
+    world = pictures().with_models(scorer=scorer)
+    return world_on(world.context, stored_views("views", views, params), images)
 
 
 def hashed_world() -> World:
