@@ -7,6 +7,8 @@ import pytest
 from viewstore.build.roles import (
     NAMED,
     NETWORKS,
+    check_unneeded,
+    files_needed,
     load_model,
     load_models,
     named,
@@ -21,8 +23,22 @@ from viewstore.errors import ConfigError
 def test_a_users_file_goes_before_the_packaged_one() -> None:
     own = Path("own.safetensors")
     for role in NETWORKS:
-        assert weight_file(role, {}) == packaged_weights(role)
+        packaged = None if role == "scorer" else packaged_weights(role)
+        assert weight_file(role, {}) == packaged
         assert weight_file(role, {role: own}) == own
+
+
+def test_an_encoder_does_for_a_scorer_where_no_encoder_is_taken() -> None:
+    """A repair is given the files of several generators; each takes its own."""
+    encoder, scorer = Path("encoder"), Path("scorer")
+    assert files_needed(["scorer"], {"encoder": encoder}) == {"scorer": encoder}
+    both = {"encoder": encoder, "scorer": scorer}
+    assert files_needed(["scorer"], both) == {"scorer": scorer}
+    assert files_needed(["encoder"], both) == {"encoder": encoder}
+    assert files_needed(["encoder", "scorer"], {"encoder": encoder}) == {"encoder": encoder}
+    check_unneeded("hard", ["scorer"], {"encoder": encoder})
+    with pytest.raises(ConfigError, match="--scorer and --encoder are both given: hard scores by"):
+        check_unneeded("hard", ["scorer"], both)
 
 
 def test_a_users_gan_has_no_packaged_inverter() -> None:
