@@ -23,6 +23,7 @@ from viewstore.files.disk import write_atomic
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "experiments"
 PAGE = ROOT / "docs" / "results.md"
+PLOT = "agreement.svg"  # beside it
 BEGIN, END = "<!-- experiments table: begin -->", "<!-- experiments table: end -->"
 PATH = click.Path(path_type=Path)
 OUT = click.option("--out", type=PATH, metavar="FILE", help="Write the figures to this JSON file.")
@@ -179,6 +180,22 @@ def selection(out: Path | None, **options: Any) -> None:  # noqa: ANN401
     record.write(out)
 
 
+@main.command()
+@SOURCE
+@click.option("--rows", type=int, default=2048, show_default=True)
+@click.option("--epochs", type=int, default=25, show_default=True)
+@click.option("--batch-size", type=int, default=128, show_default=True, metavar="B")
+@click.option("--backbone", default="conv6-half", show_default=True, metavar="NAME")
+@OUT
+def ages(out: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """HVP-5: choose views by checkpoints of a run; compare with brute force, and by age."""
+    from trials import ages as trial
+
+    record = _record()
+    trial.report(record, options)
+    record.write(out)
+
+
 @main.command("graded-correlation")
 @click.argument("encoders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @SOURCE
@@ -212,9 +229,17 @@ def peak(store: Path, group: str, name: str, **options: Any) -> None:  # noqa: A
 @click.option("--results", type=PATH, default=RESULTS, help="Folder of the JSON files.")
 @click.option("--page", type=PATH, default=PAGE, help="The page that has the markers.")
 def table(results: Path, page: Path) -> None:
-    """Write the table of docs/results.md from what was measured."""
+    """Write the table of docs/results.md, and its picture, from what was measured."""
     text = page_of(page.read_text(), results)
     write_atomic(page.absolute(), text.encode())
+    write_atomic(page.absolute().with_name(PLOT), plot_of(results).encode())
+
+
+def plot_of(results: Path) -> str:
+    """Return the picture of how choices age."""
+    from trials.ages import plot
+
+    return plot(json.loads((results / "ages.json").read_text())["ages"])
 
 
 def page_of(text: str, results: Path) -> str:

@@ -22,6 +22,7 @@ from contest.data import ROOT, SHARED
 from PIL import Image
 
 from viewstore.build.request import BuildRequest, Built
+from viewstore.build.roles import packaged_weights
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.files.disk import write_atomic
@@ -30,7 +31,7 @@ from viewstore.images.codec import CODECS
 from viewstore.store.store import open_store
 
 LATENT = ("recon", "w-search", "w-perturb")
-COLUMNS = ("quality", "embed", "duplicates")
+COLUMNS = ("quality", "embed", "duplicates", "hard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,12 @@ def _built(
     name: str, out: Path, source: str, limit: int, settings: dict[str, Any], form: str | None
 ) -> Built:
     request: dict[str, Any] = {"out": out, "source": source, "limit": limit, "shard_rows": 16}
+    files = {"encoder": packaged_weights("encoder")} if name == "hard" else {}
     if settings.get("of") == "moco":
         build(BuildRequest(generator="moco", **request))
-    return build(BuildRequest(generator=name, settings=settings, codec=form, **request))
+    return build(
+        BuildRequest(generator=name, settings=settings, codec=form, files=files, **request)
+    )
 
 
 def written_views(folder: Path, source: str, limit: int) -> Path:

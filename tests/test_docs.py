@@ -164,8 +164,12 @@ def test_every_command_of_the_page_on_columns_runs(
             code, _, err = run(capsys, *words)
             assert code == 0, (words, err)
             ran.append(words[0])
-    assert ran == ["build"] * 5 + ["stats", "build", "train", "refresh"]
+    hard = ["build", "train", "build", "inspect", "train"]
+    crops = ["build", "build", "train", "build", "build"]
+    assert ran == ["build"] * 5 + ["stats", "build", "train", *hard, *crops, "refresh"]
     store = viewstore.open(folder / "views")
+    assert store.columns_of("cands") == ("hard",)
+    assert viewstore.open(folder / "crops").columns_of("dino-local") == ("hard-local",)
     assert store.columns_of("simclr") == ("other", "teacher", "teacher-r2")
     assert store.columns_of("source") == ("duplicates", "of-images", "quality")
 

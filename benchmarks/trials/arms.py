@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trials.picked import pick
-from trials.world import config_of, store_of, with_views
+from trials.world import config_of, store_of, train, with_views
 from viewstore.store.store import Store
+from viewstore.train.loop.checkpoint import NAME
 from viewstore.train.loop.config import PretrainConfig
 
 ENDLESS = 1_000_000  # steps: the turns end a training
@@ -148,14 +149,22 @@ GROUPS: Mapping[str, Mapping[str, Arm]] = {
 }
 
 
+def choose(store: Store) -> Store:
+    """Choose among the candidates by a small network that has trained a step; return the store."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(store, config_of(*CACHED, backbone="conv3", steps=1, batch_size=32), Path(folder))
+        files = {"scorer": Path(folder) / NAME}
+        return with_views(store.root, "hard", "hard", codec=None, files=files, of="cands")
+
+
 def prepare(out: Path, source: str, rows: int) -> Store:
     """Build the store that all arms read: candidates, a choice of them, generated and heavy views.
 
-    The choice is drawn by chance: what a step costs does not depend on which views it shows. The
+    The choice is that of a small network: what a step costs does not depend on who chose. The
     "generated" view is the source image: no generator of such images is trained here.
     """
     store = store_of(out, source, rows, views=4)
-    pick(store, "cands", "hard")
+    choose(store)
     files = f"{source}:{{key}}.jpg"  # of a tar in the form of WebDataset
     with_views(out, "import", "gen", files=files, role="generated", views=1)
     with_views(out, "heavy", "heavy", of="cands", views=4)

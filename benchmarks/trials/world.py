@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from viewstore.build.request import BuildRequest
+from viewstore.build.roles import WeightFiles
 from viewstore.build.run import build
 from viewstore.progress import Silent
 from viewstore.store.store import Store, open_store
@@ -35,6 +36,7 @@ def with_views(
     codec: str | None = "raw",
     source: str | None = None,
     limit: int | None = None,
+    files: WeightFiles | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Store:
     """Build a view set into the store at `out`, and return the store."""
@@ -46,6 +48,7 @@ def with_views(
             source=source,
             limit=limit,
             codec=codec,
+            files=files or {},
             settings=settings,
             workers=THREADS,
         )

@@ -47,7 +47,7 @@ def one_thread() -> Any:  # noqa: ANN401
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """64 digits with four cached views each, and a choice of two of them."""
     out = tmp_path_factory.mktemp("trials") / "store"
-    return module("trials.picked").pick(world.store_of(out, "digits", 64, views=4), "cands", "hard")
+    return arms_of.choose(world.store_of(out, "digits", 64, views=4))
 
 
 def encoder(**settings: Any) -> Encoder:  # noqa: ANN401

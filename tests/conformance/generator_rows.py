@@ -41,6 +41,7 @@ from viewstore.generators import GENERATORS, make_settings, settings_class
 from viewstore.generators.contract import PARENT, Rendered, Resolved
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
+from viewstore.train.encoder_file import Encoder
 from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.scoring.scorer import EncoderScorer
@@ -58,17 +59,16 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "viewmaker": {"slots": 2, "views": 3},
     "stn": {"slots": 2},
     "stn-local": {"slots": 2},
+    "hard": {"slots": 3, "bank": 3},
 }
 LEARNED = ("viewmaker", "stn", "stn-local")
 OF_VIEWS = " of views"
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
-CASES = (
-    *GENERATORS,
-    *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)),
-    f"viewmaker{OF_VIEWS}",
-)
+ABOUT_VIEWS = {"hard"}
+BOTH = sorted(DESCRIBING - ABOUT_IMAGES - ABOUT_VIEWS)
+CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in BOTH), f"viewmaker{OF_VIEWS}")
 
 
 def generator_of(case: str) -> str:
@@ -130,7 +130,7 @@ def world_of(case: str) -> World:
         return described_world(of_source=case != name)
     if name == "import":
         return pictures().with_models(listing=listed())
-    if name in ("cutmix", "adversarial"):
+    if name in ("hard", "cutmix", "adversarial"):
         return scored_world()
     if name in LEARNED:
         return learned_world(of_views=case != name)
@@ -159,11 +159,18 @@ def described_world(*, of_source: bool) -> World:
 
 
 def scored_world() -> World:
-    """Return three views of each picture, and what scores them."""
-    parent = standard_views(picture, NUM, views=3)
-    scorer = EncoderScorer(small_encoder(parent.pixels[:, 0], in_channels=3))
-    context = context_of(picture, NUM, parent=parent, models={"scorer": scorer})
-    return World(context, samples_on(picture, parent, NUM))
+    """Return four views of pictures with their boxes, the last never made, and a scorer."""
+    images = np.stack([resize(picture(row), 16, 16) for row in range(NUM)])
+    encoder = small_encoder(images, in_channels=3)
+    settings = replace(encoder.settings, provenance={"steps": 7})
+    scorer = EncoderScorer(Encoder(settings, encoder.network))
+    views = np.stack([images, images[:, ::-1], images[:, :, ::-1], images * 0], axis=1)
+    params = {
+        "status": np.tile(np.array([1, 2, 1, 4], np.uint8), (NUM, 1)),
+        "crop_box": np.random.default_rng(0).uniform(1, 8, (NUM, 4, 4)).astype(np.float32),
+    }
+    world = pictures().with_models(scorer=scorer)
+    return world_on(world.context, stored_views("views", views, params), images)
 
 
 def learned_world(*, of_views: bool) -> World:

@@ -108,7 +108,8 @@ def test_views_that_were_made_have_no_fill_in_their_params(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_draws_follow_the_seed_where_something_is_drawn(case: str) -> None:
     drawn = digest(render(case, [0], seed=4)[0]) != digest(all_views(case)[0])
-    assert drawn == (case not in ("recon", "import") and generator_of(case) not in DESCRIBING)
+    nothing = case in ("recon", "import") or generator_of(case) in DESCRIBING - {"hard"}
+    assert drawn == (not nothing)
 
 
 @pytest.mark.parametrize("name", EXPERTS)

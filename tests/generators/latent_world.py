@@ -139,6 +139,10 @@ class FixedViewSet:
         return ("generated",) * self.pixels.shape[1]
 
     @property
+    def num_views(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
     def height(self) -> int:
         return self.pixels.shape[2]
 

@@ -25,6 +25,7 @@ COLUMNS = (
     "lr",
     "min_iou_share",
     "iou",
+    "agreement",
     "psi",
     "adversary_loss",
     "theta_spread",

@@ -19,6 +19,8 @@ from viewstore.images.colours import Pixels
 from viewstore.store.column_content import meaning_faults, pixel_crcs
 
 FaultFacts = tuple[str, str]  # kind and description
+# Columns of views that are there: what a status says, and steps that a file of weights does not.
+MAY_BE_MISSING = ("status", "model_step")
 
 
 def content_faults(
@@ -103,7 +105,7 @@ def _unwritten(plan: Plan, values: Mapping[str, np.ndarray]) -> Iterator[FaultFa
         yield "params", "rows were never written"
     good = np.isin(status, MADE).all(axis=1)
     for column in plan.columns:
-        if column.name.startswith("x_") or column.name == "status":
+        if column.name.startswith("x_") or column.name in MAY_BE_MISSING:
             continue
         array = values[column.name]
         if column.views:

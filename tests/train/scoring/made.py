@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.train.world import ROWS, at, make_method, make_views, train_step
+from viewstore.train.loop.checkpoint import TrainState, save_checkpoint
+from viewstore.train.loop.config import PretrainConfig
+from viewstore.train.loop.run import make_method as made_for_run
 from viewstore.train.methods.base import Method, MethodSettings, Net
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Settings
@@ -18,10 +23,13 @@ from viewstore.train.methods.ibot import IBOTSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
+from viewstore.train.methods.table import method_of
+from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.scoring.scorer import MethodScorer
 from viewstore.train.strategies.table import strategy_of
 
 SIDE = 16
+UNKNOWN = 5  # the sample without clusters
 STANDARD = strategy_of("standard", {})
 VIT: dict[str, Any] = {
     "backbone": "vit-ti",
@@ -45,16 +53,21 @@ def trained(name: str) -> Method:
     """Return a method whose statistics, targets and memories two steps have moved."""
     settings, network = SETTINGS[name]
     method = make_method(settings, **network)
-    if isinstance(method, DeepClusterV2):
-        draws = torch.Generator().manual_seed(2)
-        method.prototypes.copy_(
-            torch.nn.functional.normalize(torch.randn(7, 16, generator=draws), dim=1)
-        )
-        method.assignments.copy_(torch.arange(ROWS) % torch.tensor([[4], [3]]))
-        method.assignments[:, 5] = -100
+    _cluster(method)
     for step in (0, 1):
         train_step(method, STANDARD, make_views(("global", "global"), step=step))
     return method
+
+
+def _cluster(method: Method) -> None:
+    """Give a method of prototypes some, and clusters to all samples but one."""
+    if isinstance(method, DeepClusterV2):
+        draws = torch.Generator().manual_seed(2)
+        prototypes = torch.randn(method.prototypes.shape, generator=draws)
+        method.prototypes.copy_(torch.nn.functional.normalize(prototypes, dim=1))
+        rows = torch.arange(method.assignments.shape[1])
+        method.assignments.copy_(rows % torch.tensor(method.settings.prototypes)[:, None])
+        method.assignments[:, UNKNOWN] = -100
 
 
 def scorer_of(name: str, *, step: int = 2) -> MethodScorer:
@@ -95,3 +108,53 @@ class Plain:
 def unit(vector: Tensor) -> Tensor:
     """Return a vector of length 1."""
     return vector / vector.square().sum().sqrt()
+
+
+FRAME = {"rows": 48, "size": 16, "epoch_steps": 6, "views": 2}
+KINDS: dict[str, dict[str, Any]] = {
+    "simclr": {},
+    "moco-v2": {"queue_size": 32},
+    "dino": {"outputs": 24, "teacher_warmup_epochs": 4, "teacher_temperature_start": 0.02},
+    "deepcluster-v2": {"prototypes": (4, 3)},
+}
+HARD = strategy_of("hvp", {"allow_per_view": True})
+
+
+def config_of(name: str, **changes: Any) -> PretrainConfig:  # noqa: ANN401
+    config = PretrainConfig(
+        views=("simclr",) * 4,
+        method=method_of(name, KINDS.get(name, {})),
+        strategy=HARD,
+        network=NetworkSettings(backbone="conv3", projector=(16, 8)),
+        epochs=5,
+        batch_size=8,
+    )
+    return replace(config, **changes)
+
+
+def write_checkpoint(
+    path: Path,
+    name: str,
+    *,
+    step: int = 12,
+    frame: Mapping[str, int] = FRAME,
+    made: Mapping[str, Any] = {},
+    **settings: Any,  # noqa: ANN401
+) -> Method:
+    """Write a checkpoint as a run does, with weights of random sizes; return its method.
+
+    `made` are settings of the run; the others, and `frame`, are what the file says in their place.
+    """
+    config = config_of(name, **made)
+    with torch.random.fork_rng(devices=[]):
+        rows = frame.get("rows", FRAME["rows"])
+        method = made_for_run(config, **{**FRAME, "rows": rows})
+        for value in method.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + 0.1 * torch.rand(value.shape))
+    _cluster(method)
+    method.train()
+    optimizer = config.optim.make(method.groups())
+    told = {**config.to_json(), "store": "some store", "processes": 2, **settings}
+    save_checkpoint(path, TrainState(step=step), told, method, optimizer, frame=frame)
+    return method

@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.generators.scored.encoders import write_encoder
-from tests.train.scoring.made import images, unit
+from tests.train.scoring.made import FRAME, KINDS, images, unit, write_checkpoint
 from viewstore.build.roles import load_model
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.loop.checkpoint import TrainState, save_checkpoint
-from viewstore.train.loop.config import PretrainConfig
-from viewstore.train.loop.run import make_method
-from viewstore.train.methods.base import Method
-from viewstore.train.methods.table import method_of
-from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.scoring.load import load_scorer
 from viewstore.train.scoring.scorer import EncoderScorer, MethodScorer
-from viewstore.train.strategies.table import strategy_of
-
-FRAME = {"rows": 48, "size": 16, "epoch_steps": 6, "views": 2}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "simclr": {},
-    "moco-v2": {"queue_size": 32},
-    "dino": {"outputs": 24, "teacher_warmup_epochs": 4, "teacher_temperature_start": 0.02},
-    "deepcluster-v2": {"prototypes": (4, 3)},
-}
-HARD = strategy_of("hvp", {"allow_per_view": True})
-
-
-def config_of(name: str, **changes: Any) -> PretrainConfig:  # noqa: ANN401
-    config = PretrainConfig(
-        views=("simclr",) * 4,
-        method=method_of(name, SETTINGS.get(name, {})),
-        strategy=HARD,
-        network=NetworkSettings(backbone="conv3", projector=(16, 8)),
-        epochs=5,
-        batch_size=8,
-    )
-    return replace(config, **changes)
-
-
-def write(
-    path: Path,
-    name: str,
-    *,
-    step: int = 12,
-    frame: object = FRAME,
-    **settings: Any,  # noqa: ANN401
-) -> Method:
-    """Write a checkpoint as a run does, with weights of random sizes; return its method."""
-    config = config_of(name)
-    with torch.random.fork_rng(devices=[]):
-        method = make_method(config, **FRAME)
-        for value in method.state_dict().values():
-            if value.is_floating_point():
-                value.mul_(1 + 0.1 * torch.rand(value.shape))
-    method.train()
-    optimizer = config.optim.make(method.groups())
-    told = {**config.to_json(), "store": "some store", "processes": 2, **settings}
-    save_checkpoint(path, TrainState(step=step), told, method, optimizer, frame=frame)
-    return method
 
 
 def table_of(scorer: MethodScorer | EncoderScorer) -> torch.Tensor:
@@ -74,9 +22,9 @@ def table_of(scorer: MethodScorer | EncoderScorer) -> torch.Tensor:
     return scorer.pair_losses(images(2, 3), torch.tensor([7, 9]))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_checkpoint_scores_as_its_method_did(tmp_path: Path, name: str) -> None:
-    method = write(tmp_path / "c.safetensors", name)
+    method = write_checkpoint(tmp_path / "c.safetensors", name)
     found = load_scorer(tmp_path / "c.safetensors")
     assert isinstance(found, MethodScorer)
     at = found._at
@@ -88,13 +36,13 @@ def test_a_checkpoint_scores_as_its_method_did(tmp_path: Path, name: str) -> Non
 
 def test_the_teacher_of_dino_is_as_warm_as_in_its_epoch(tmp_path: Path) -> None:
     for step in (0, 18):
-        write(tmp_path / f"{step}.safetensors", "dino", step=step)
+        write_checkpoint(tmp_path / f"{step}.safetensors", "dino", step=step)
     cold, warm = (load_scorer(tmp_path / f"{step}.safetensors") for step in (0, 18))
     assert not torch.allclose(table_of(cold).nan_to_num(), table_of(warm).nan_to_num())  # type: ignore[arg-type]
 
 
 def test_loading_leaves_random_generators_alone(tmp_path: Path) -> None:
-    write(tmp_path / "c.safetensors", "moco-v2")
+    write_checkpoint(tmp_path / "c.safetensors", "moco-v2")
     before = torch.get_rng_state()
     load_scorer(tmp_path / "c.safetensors")
     assert torch.equal(before, torch.get_rng_state())
@@ -128,7 +76,7 @@ def test_an_encoder_scores_as_simclr_with_a_bank(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    write(tmp_path / "c.safetensors", "simclr", frame={})
+    write_checkpoint(tmp_path / "c.safetensors", "simclr", frame={})
     with pytest.raises(CheckpointError, match="does not say what it was trained on") as caught:
         load_scorer(tmp_path / "c.safetensors")
     assert "encoder.safetensors" in str(caught.value.fix)
@@ -136,7 +84,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path:
 
 @pytest.mark.parametrize("frame", [{**FRAME, "epoch_steps": 0}, {"rows": 48}, {**FRAME, "more": 1}])
 def test_a_frame_that_cannot_be_is_refused(tmp_path: Path, frame: dict[str, int]) -> None:
-    write(tmp_path / "c.safetensors", "simclr", frame=frame)
+    write_checkpoint(tmp_path / "c.safetensors", "simclr", frame=frame)
     with pytest.raises(CheckpointError, match="frame of the checkpoint must be"):
         load_scorer(tmp_path / "c.safetensors")
 
@@ -146,21 +94,21 @@ def test_a_backbone_that_is_a_function_is_not_even_imported(
 ) -> None:
     monkeypatch.setattr("viewstore.train.nets.foreign.import_module", None)
     network = {"backbone": "pathlib:Path.home", "projector": [16, 8]}
-    write(tmp_path / "c.safetensors", "simclr", network=network)
+    write_checkpoint(tmp_path / "c.safetensors", "simclr", network=network)
     with pytest.raises(CheckpointError, match="its backbone is made by the function") as caught:
         load_scorer(tmp_path / "c.safetensors")
     assert "a file must not choose what code is run" in str(caught.value.why)
 
 
 def test_barlow_twins_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "c.safetensors", "barlow-twins")
+    write_checkpoint(tmp_path / "c.safetensors", "barlow-twins")
     with pytest.raises(ConfigError, match="views cannot be scored by barlow-twins"):
         load_scorer(tmp_path / "c.safetensors")
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    write(path, "simclr")
+    write_checkpoint(path, "simclr")
     good = path.read_bytes()
     for place in range(40, len(good), len(good) // 12):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
@@ -176,9 +124,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_of_its_settings_are_refused(tmp_path: Path) -> None:
     network = {"backbone": "conv3", "projector": [16, 12]}
-    write(tmp_path / "c.safetensors", "simclr", network=network)
+    write_checkpoint(tmp_path / "c.safetensors", "simclr", network=network)
     with pytest.raises(CheckpointError, match="does not fit its own settings"):
         load_scorer(tmp_path / "c.safetensors")
-    write(tmp_path / "c.safetensors", "simclr", batch_size="many")
+    write_checkpoint(tmp_path / "c.safetensors", "simclr", batch_size="many")
     with pytest.raises(CheckpointError, match="checkpoint cannot score"):
         load_scorer(tmp_path / "c.safetensors")

@@ -8,6 +8,8 @@ from viewstore.build.roles import (
     NAMED,
     NETWORKS,
     ROLES,
+    check_unneeded,
+    files_needed,
     load_model,
     load_models,
     named,
@@ -25,6 +27,19 @@ def test_a_users_file_goes_before_the_packaged_one() -> None:
         packaged = packaged_weights(role) if ROLES[role].packaged else None
         assert weight_file(role, {}) == packaged
         assert weight_file(role, {role: own}) == own
+
+
+def test_an_encoder_does_for_a_scorer_where_no_encoder_is_taken() -> None:
+    """A repair is given the files of several generators; each takes its own."""
+    encoder, scorer = Path("encoder"), Path("scorer")
+    assert files_needed(["scorer"], {"encoder": encoder}) == {"scorer": encoder}
+    both = {"encoder": encoder, "scorer": scorer}
+    assert files_needed(["scorer"], both) == {"scorer": scorer}
+    assert files_needed(["encoder"], both) == {"encoder": encoder}
+    assert files_needed(["encoder", "scorer"], {"encoder": encoder}) == {"encoder": encoder}
+    check_unneeded("hard", ["scorer"], {"encoder": encoder})
+    with pytest.raises(ConfigError, match="--scorer and --encoder are both given: hard scores by"):
+        check_unneeded("hard", ["scorer"], both)
 
 
 def test_a_users_gan_has_no_packaged_inverter() -> None:
