@@ -60,6 +60,11 @@ class Decoder:
         return images.float()
 
 
+def is_differentiable(gan: object) -> bool:
+    """Return whether images of a generator have a gradient; one that does not say so has."""
+    return bool(getattr(gan, "differentiable", True))
+
+
 def decoder_of(context: Context, psi: float) -> Decoder:
     """Return the context's generator on its device, behind `psi`."""
     return Decoder(gan_of(context).to(context.device), psi)

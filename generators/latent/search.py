@@ -27,7 +27,7 @@ from viewstore.generators.latent.checks import (
     not_automatic,
 )
 from viewstore.generators.latent.decode import gan_of
-from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Units
+from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Solver, Units
 from viewstore.generators.latent.goal import WITHIN_BOUND, Anchor, Delta, Spread, Stop
 from viewstore.generators.numerics import Precision, device_class
 from viewstore.store.constraints import pair_bound
@@ -83,6 +83,7 @@ PRESETS: dict[PresetName, Preset] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": get_args(PresetName),
+    "solver": get_args(Solver),
     "anchor": get_args(Anchor),
     "delta": get_args(Delta),
     "spread": get_args(Spread),
@@ -152,6 +153,8 @@ class WSearch(OfSource):
     height: int | None = None
     width: int | None = None
     preset: PresetName = "fast"
+    solver: Solver | None = None
+    probes: int | None = None
     eps1: float | None = None
     eps2: float | None = None
     eps_min: float | None = None
@@ -231,6 +234,8 @@ class WSearch(OfSource):
             eps2=self._reachable(eps1, context),
             eps_min=_or(_or(self.eps_min, preset.eps_min), eps1 / 2 if self.views > 1 else 0.0),
             lam=_or(self.lam, preset.lam),
+            solver=_or(self.solver, "adam"),
+            probes=_or(self.probes, 24),
             units=_or(self.units, preset.units),
             lr=_or(self.lr, preset.lr),
             start=_or(self.start, preset.start),
