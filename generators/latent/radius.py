@@ -1,8 +1,8 @@
-"""The point of a ray at which the features are a set distance from those of the anchor.
+"""How far to go along rays until features are a set distance from those of the anchor.
 
-Along a ray the distance grows continuously, from that at its origin: a bracketed regula falsi
-finds the place where it is right, with a bisection at every third evaluation, because one end of
-the bracket may stay for ever.
+Along a ray the distance goes continuously from that at its origin, so once it was too large the
+right place is bracketed, and a regula falsi finds it. An end of the bracket that stays counts half
+(the Illinois rule: Dowell and Jarratt, BIT 11, 1971, 168-174), or it could stay for ever.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 TRIES = 8  # evaluations of each ray
-BISECT_EVERY = 3
 GROW_LEAST, GROW_MOST = 1.1, 1.8  # factors of a ray that does not reach far enough yet
 
 
 class Rays:
-    """Brackets of several rays: at which length of each to look next, and the best so far.
+    """Several rays: at which length of each to look next, and the best so far. All in float64.
 
     Attributes:
-        best: Lengths [k] at which the distance was nearest to the right one; all float64.
-        features: Those there, [k, E]; NaN of rays that were finite nowhere.
-        tries: Evaluations of each, [k].
+        length: Where to look next, [k].
+        best: Where the distance was nearest to the right one, [k].
+        features: Those there, [k, E]; NaN on rays that were finite nowhere.
+        tries: How often each was looked at, [k].
     """
 
     def __init__(self, rays: int, *, width: int, at_origin: float, radius: float) -> None:
@@ -34,13 +34,14 @@ class Rays:
             radius: The right distance.
         """
         self._radius = radius
-        self._low = torch.zeros(rays, dtype=torch.float64)
-        self._off_low = torch.full_like(self._low, at_origin - radius)
-        self._high = torch.full_like(self._low, torch.inf)
-        self._off_high = torch.full_like(self._low, torch.inf)
-        self._off_best = torch.full_like(self._low, torch.inf)
-        self.length = torch.ones_like(self._low)
-        self.best = torch.ones_like(self._low)
+        self._ends = torch.zeros(rays, 2, dtype=torch.float64)  # lengths too near and too far
+        self._ends[:, 1] = torch.inf
+        self._off = torch.full_like(self._ends, at_origin - radius)
+        self._off[:, 1] = torch.inf
+        self._off_best = torch.full((rays,), torch.inf, dtype=torch.float64)
+        self._last = torch.full((rays,), -1)  # which end was found last
+        self.length = torch.ones_like(self._off_best)
+        self.best = torch.ones_like(self._off_best)
         self.features = torch.full((rays, width), torch.nan, dtype=torch.float64)
         self.tries = torch.zeros(rays, dtype=torch.int32)
 
@@ -54,20 +55,20 @@ class Rays:
         length = self.length[rays]
         self.tries[rays] += 1
         better = off.abs() < self._off_best[rays]
-        self._off_best[rays[better]] = off[better].abs()
-        self.best[rays[better]] = length[better]
-        self.features[rays[better]] = features[better]
-        far = off > 0
-        self._high[rays[far]], self._off_high[rays[far]] = length[far], off[far]
-        self._low[rays[~far]], self._off_low[rays[~far]] = length[~far], off[~far]
+        taken = rays[better]
+        self._off_best[taken] = off[better].abs()
+        self.best[taken], self.features[taken] = length[better], features[better]
+        end = off.gt(0).long()
+        stays = self._last[rays] == end
+        self._off[rays[stays], 1 - end[stays]] /= 2
+        self._last[rays] = end
+        self._ends[rays, end], self._off[rays, end] = length, off
         self.length[rays] = self._next(rays)
 
     def _next(self, rays: Tensor) -> Tensor:
-        low, off_low = self._low[rays], self._off_low[rays]
-        high, off_high = self._high[rays], self._off_high[rays]
-        share = -off_low / (off_high - off_low)  # 0 where what is too far is not finite
-        half = (self.tries[rays] % BISECT_EVERY == BISECT_EVERY - 1) | off_high.isinf()
-        inside = low + torch.where(half, 0.5, share) * (high - low)
-        reached = (off_low + self._radius).clamp(min=1e-9)
-        grown = self.length[rays] * (self._radius / reached).clamp(GROW_LEAST, GROW_MOST)
-        return torch.where(high.isinf(), grown, inside)
+        near, far = self._ends[rays].unbind(1)
+        off_near, off_far = self._off[rays].unbind(1)
+        share = torch.where(off_far.isinf(), 0.5, off_near / (off_near - off_far))
+        reached = (off_near + self._radius).clamp(min=1e-9)
+        grown = near * (self._radius / reached).clamp(GROW_LEAST, GROW_MOST)
+        return torch.where(far.isinf(), grown, near + share * (far - near))

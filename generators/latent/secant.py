@@ -26,11 +26,13 @@ from viewstore.generators.latent.radius import Rays
 End = TypeVar("End")
 Asking = Generator[Tensor, Tensor, End]  # asks for latents [k, L, D], is sent features [k, E]
 
-REACH = 1.5  # of a probe along its direction, in lengths of eps1
-DAMPING = 0.03  # of least squares, in means of the diagonal
+REACH = 1.0  # of a probe along its direction, in lengths of eps1
+DAMPING = 0.4  # of least squares, in means of the diagonal
+FARTHER = 3  # most that a first step is made longer than least squares say
 ROUNDS = 14  # of spreading
-SPREAD_VIEWS = 3  # of a sample short of its mean pair distance, in a round
-AWAY = 0.4  # weight of the way from the other views, against the way that a view has gone
+SPREAD_VIEWS = 4  # of a sample short of its mean pair distance, in a round
+NEAREST = 0.05  # views nearer than this are pushed apart as if they were this far
+AWAY = 0.5  # weight of the way from the other views, against the way that a view has gone
 STEP_SHARE = 0.5  # longest step of a view in a round, in lengths of its way
 PAIR_MARGIN = 1.05  # of eps_min: views that near are spread too
 RADIUS_SHARE = 0.9  # of tol_search
@@ -126,15 +128,21 @@ class SecantSearch:
         """Send each view to a corner of a simplex in the easy directions."""
         corners = simplex(self._goal.views) @ self._probing.rotation.double().T @ self._easy.T
         every = torch.arange(self._goal.views)
-        step = self._step(every, self._targets(corners) - self._recon)
+        wanted = self._targets(corners) - self._recon
+        step = self._step(every, wanted)
+        # Damping makes a step short, and would make the others' first guess of a ray so.
+        seen = (self._jacobian @ step[..., None])[..., 0].norm(dim=-1)
+        step *= (wanted.norm(dim=-1) / seen.clamp(min=1e-12)).clamp(max=FARTHER)[:, None]
         yield from self._go(every, step, tol_search)
         self.first = self.features
 
     def _spread(self, views: Tensor, tol_search: float) -> Asking[None]:
         """Move `views` away from the others, and to the radius again."""
         gone = F.normalize(self._tangent(self.features), dim=-1)
-        others = (gone - gone.sum(0)) @ self._easy @ self._easy.T
-        heading = F.normalize(gone + AWAY * F.normalize(others, dim=-1), dim=-1)
+        pull = 1 / torch.cdist(gone, gone).clamp(min=NEAREST)
+        away = -(pull.fill_diagonal_(0) @ gone)
+        heading = gone + AWAY * F.normalize(away, dim=-1)
+        heading = F.normalize(self._tangent(heading), dim=-1)
         wanted = self._targets(heading)[views] - self.features[views]
         step = self._step(views, wanted)
         longest = STEP_SHARE * self._at[views].norm(dim=-1, keepdim=True)
