@@ -53,6 +53,7 @@ Solver = Literal["adam", "secant"]
 Units = Literal["sigma_w", "abs"]
 OnMiss = Literal["keep", "error"]
 
+SPANS = 3  # of probe directions, each made of the ones before and as many more
 REFUSALS = 3  # the one that sends a sample to the refining pool, and two there
 REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, per sample judged
 
@@ -207,7 +208,7 @@ class WSearchGenerator:
             return features.float()
 
         def objective(latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            features = evaluate(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+            features = evaluate(latents.flatten(0, 1)).reshape(*latents.shape[:2], -1)
             return measure(settings, features, targets[0])
 
         if solver == "secant":
@@ -225,7 +226,8 @@ class WSearchGenerator:
         )
 
     def _tol_search(self, job: _Job) -> float:
-        return self._settings.tol_search / 2**job.refusals
+        tol: float = self._settings.tol_search / 2**job.refusals
+        return tol
 
     def _is_candidate(self, job: _Job, measured: NDArray[np.float32]) -> bool:
         return is_candidate(self._settings, measured, tol_search=self._tol_search(job))
@@ -287,7 +289,10 @@ class WSearchGenerator:
             anchor=anchor.cpu(),
             recon=recon.cpu(),
             directions=probe_directions(
-                stream, row, settings.probes, settings.code_shape, self._decode.gan.sigma_w
+                stream,
+                row,
+                (SPANS, settings.probes, *settings.code_shape),
+                self._decode.gan.sigma_w,
             ),
             rotation=simplex_rotation(stream, row, settings.views),
         )
@@ -317,9 +322,10 @@ class WSearchGenerator:
         if later is not None:
             return later
         if settings.on_miss == "error":
+            more = "max_steps" if self._refiner == "adam" else "probes"
             raise StoppedError(
                 f"sample {job.index} did not converge in {self._steps(done).max()} steps",
-                fix="allow more with max_steps, or keep such samples with on_miss=keep",
+                fix=f"allow more with {more}, or keep such samples with on_miss=keep",
             )
         return self._rendered(done, judged, Status.GOAL_NOT_MET)
 

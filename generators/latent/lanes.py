@@ -87,12 +87,12 @@ class Lanes(Generic[Start, End]):
             return ended
         points = torch.cat([points for _, points in taken])
         padding = points[-1:].expand(self._lanes - len(points), *points.shape[1:])
-        values = self._evaluate(torch.cat([points, padding]))[: len(points)]
-        for (walk, points), seen in zip(
-            taken, values.split([len(points) for _, points in taken]), strict=True
-        ):
+        values = self._evaluate(torch.cat([points, padding]))
+        first = 0
+        for walk, points in taken:
+            walk.seen.append(values[first : first + len(points)])
             walk.waiting = walk.waiting[len(points) :]
-            walk.seen.append(seen)
+            first += len(points)
             if not len(walk.waiting):
                 try:
                     walk.waiting, walk.seen = walk.points.send(torch.cat(walk.seen)), []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,15 +14,16 @@ ROTATION, DIRECTIONS = MADE, MADE + 1  # in the place of the view of a key
 
 
 def probe_directions(
-    stream: Stream, index: int, probes: int, code_shape: tuple[int, int], length: float
+    stream: Stream, index: int, shape: tuple[int, int, int, int], length: float
 ) -> Tensor:
-    """Return random directions of latents, float32 [probes, L, D], of about a length.
+    """Return random directions of latents, float32 [T, M, L, D], each of about a length.
 
-    `index` is the row of the sample, `code_shape` is (L, D).
+    `index` is the row of the sample. More of them begin with the same ones.
     """
-    codes, width = code_shape
-    drawn = keyed_normal(probes * codes, width, int(stream.seed_word(index, DIRECTIONS)))
-    return drawn.unflatten(0, (probes, codes)) * (length / (codes * width) ** 0.5)
+    _, _, codes, width = shape
+    num = math.prod(shape[:3])
+    drawn = keyed_normal(num, width, int(stream.seed_word(index, DIRECTIONS)))
+    return drawn.reshape(shape) * (length / math.sqrt(codes * width))
 
 
 def simplex_rotation(stream: Stream, index: int, views: int) -> Tensor:
@@ -28,4 +31,5 @@ def simplex_rotation(stream: Stream, index: int, views: int) -> Tensor:
     size = max(1, views - 1)
     drawn = keyed_normal(size, size, int(stream.seed_word(index, ROTATION))).double()
     turned, triangle = torch.linalg.qr(drawn)
-    return turned * triangle.diagonal().sign()  # of a matrix, QR with positive signs is one
+    rotation: Tensor = turned * triangle.diagonal().sign()  # or its signs were LAPACK's
+    return rotation

@@ -29,7 +29,7 @@ Asking = Generator[Tensor, Tensor, End]  # asks for latents [k, L, D], is sent f
 REACH = 1.0  # of a probe along its direction, in lengths of eps1
 DAMPING = 0.4  # of least squares, in means of the diagonal
 FARTHER = 3  # most that a first step is made longer than least squares say
-ROUNDS = 14  # of spreading
+ROUNDS = 8  # of spreading in a span
 SPREAD_VIEWS = 4  # of a sample short of its mean pair distance, in a round
 NEAREST = 0.05  # views nearer than this are pushed apart as if they were this far
 AWAY = 0.5  # weight of the way from the other views, against the way that a view has gone
@@ -47,7 +47,8 @@ class Probing:
         latent0: Of the anchor, [L, D].
         anchor: The features that distances are to, [E].
         recon: The features at `latent0`, [E]; they are the anchor's, or near to them.
-        directions: What latents are moved along, [M, L, D]; each about sigma_w long.
+        directions: What latents are moved along, [T, M, L, D]; each about sigma_w long. The first
+            M are probed first, as many more where views do not get there in their span.
         rotation: Of the simplex, orthogonal [q, q] with q = max(1, n - 1).
     """
 
@@ -72,18 +73,18 @@ class SecantSearch:
         self._goal = goal
         self._probing = probing
         self._anchor, self._recon = probing.anchor.double(), probing.recon.double()
-        self._span = probing.directions.double().flatten(1)
-        self._at = self._span.new_zeros(goal.views, len(self._span))
+        self._left = iter(probing.directions.double().flatten(2))
+        self._span = probing.latent0.new_zeros(0, probing.latent0.numel(), dtype=torch.float64)
+        self._secants = self._anchor.new_zeros(len(self._anchor), 0)
         self.features = self._recon.expand(goal.views, -1)
         self.first = self.features
         self.forwards = torch.zeros(goal.views, dtype=torch.int32)
         self.aimed = False
-        self._easy = self._jacobian = self._span  # known once it has probed
 
     @property
     def latents(self) -> Tensor:
         """Where the views stand, float32 [n, L, D]."""
-        return self._latents(self._at)
+        return self._to_latents(self._at @ self._span)
 
     def search(self, tol_search: float) -> Asking[bool]:
         """Search until the views are a candidate; return False if they do not become one.
@@ -92,36 +93,48 @@ class SecantSearch:
         """
         if self.aimed:
             yield from self._spread(self._stray(tol_search, short=True), tol_search)
-        elif (yield from self._probe()):
+            if (yield from self._rounds(tol_search)):
+                return True
+        for more in self._left:
+            self.aimed = yield from self._probe(more)
+            if not self.aimed:
+                return False
             yield from self._aim(tol_search)
-        else:
-            return False
+            if (yield from self._rounds(tol_search)):
+                return True
+        return False
+
+    def _rounds(self, tol_search: float) -> Asking[bool]:
+        """Spread views until they are a candidate; return False if they do not become one."""
         for _ in range(ROUNDS):
             if self._is_candidate(tol_search) or not self.features.isfinite().all():
                 break
             yield from self._spread(self._stray(tol_search, short=self._is_short()), tol_search)
         return self._is_candidate(tol_search)
 
-    def _probe(self) -> Asking[bool]:
-        """Find the q directions of features that are moved most easily.
+    def _probe(self, more: Tensor) -> Asking[bool]:
+        """Probe `more` directions [M, L * D], and find the q in which features move most easily.
 
         Returns False if there are not as many, or if a probe is not finite.
         """
-        reach, probes = REACH * self._goal.eps1, len(self._span)
-        seen = yield self._latents(reach * torch.eye(probes, dtype=torch.float64))
-        self.forwards += probes // len(self.forwards)
-        self.forwards[: probes % len(self.forwards)] += 1
+        reach, probes, views = REACH * self._goal.eps1, len(more), self._goal.views
+        seen = yield self._to_latents(reach * more)
+        self.forwards += probes // views
+        self.forwards[: probes % views] += 1
         if not seen.isfinite().all():
             self.features = self.features * torch.nan
             return False
-        secants = self._tangent((seen.double() - self._recon) / reach).T.contiguous()
-        left, values, _ = torch.linalg.svd(secants, full_matrices=False)
+        secants = self._tangent((seen.double() - self._recon) / reach).T
+        self._span = torch.cat([self._span, more])
+        self._secants = torch.cat([self._secants, secants], dim=1)
+        left, values, _ = torch.linalg.svd(self._secants, full_matrices=False)
         wanted = len(self._probing.rotation)
         if len(values) < wanted or values[wanted - 1] < max(FLAT * float(values[0]), STILL):
             return False
-        self._jacobian = secants.repeat(self._goal.views, 1, 1)
         self._easy = left[:, :wanted]
-        self.aimed = True
+        self._jacobian = self._secants.repeat(views, 1, 1)
+        self._at = self._span.new_zeros(views, len(self._span))
+        self.features = self._recon.expand(views, -1)
         return True
 
     def _aim(self, tol_search: float) -> Asking[None]:
@@ -159,7 +172,7 @@ class SecantSearch:
             radius=self._goal.eps1,
         )
         while len(look := rays.open(RADIUS_SHARE * tol_search)):
-            seen = yield self._latents(ends[look] * rays.length[look, None])
+            seen = yield self._to_latents((ends[look] * rays.length[look, None]) @ self._span)
             features = seen.double()
             rays.tell(look, features, (features - self._anchor).norm(dim=-1))
         self.forwards[views] += rays.tries
@@ -182,7 +195,8 @@ class SecantSearch:
         normal = jacobian.mT @ jacobian
         damping = DAMPING * normal.diagonal(dim1=-2, dim2=-1).mean(-1)
         normal.diagonal(dim1=-2, dim2=-1).add_(damping[:, None])
-        return torch.linalg.solve(normal, (jacobian.mT @ wanted[..., None]))[..., 0]
+        step: Tensor = torch.linalg.solve(normal, jacobian.mT @ wanted[..., None])
+        return step[..., 0]
 
     def _targets(self, headings: Tensor) -> Tensor:
         """Return the features [k, E] at the radius in tangent directions [k, E] of the anchor."""
@@ -193,10 +207,10 @@ class SecantSearch:
         """Return features [k, E] without their part along those of the anchor."""
         return features - (features @ self._anchor)[:, None] * self._anchor
 
-    def _latents(self, at: Tensor) -> Tensor:
-        """Return latents, float32 [k, L, D], of coefficients [k, M]."""
+    def _to_latents(self, away: Tensor) -> Tensor:
+        """Return latents, float32 [k, L, D], that lie `away` [k, L * D] from the anchor's."""
         start = self._probing.latent0
-        return start + (at @ self._span).unflatten(-1, start.shape).float()
+        return start + away.float().reshape(-1, *start.shape)
 
     def _is_candidate(self, tol_search: float) -> bool:
         measured = measure(self._goal, self.features[None], self._anchor[None])[1][0]
