@@ -154,11 +154,14 @@ class Settings(Protocol):
         VERSION: Raised when the same settings would give other pixels or params.
         KIND: "pixels", or "columns" where they say something about the views of another set.
         NEEDS: Roles of the networks that `resolve` and `make` want in Context.models.
+        LATER: Settings that were added under this VERSION, with the values that they have in
+            plans of before, which lack them.
     """
 
     VERSION: ClassVar[int]
     KIND: ClassVar[Literal["pixels", "columns"]]
     NEEDS: ClassVar[tuple[str, ...]]
+    LATER: ClassVar[Mapping[str, Any]]
 
     @property
     def height(self) -> int | None:
@@ -198,6 +201,7 @@ class OfSource:
 
     KIND: ClassVar[Literal["pixels", "columns"]] = "pixels"
     NEEDS: ClassVar[tuple[str, ...]] = ()
+    LATER: ClassVar[Mapping[str, Any]] = {}
 
     def inputs(self) -> Mapping[str, Input]:
         """Return nothing: no other view set is read."""

@@ -128,17 +128,6 @@ def check_encoder(gan: LatentDecoder, encoder: Any) -> None:  # noqa: ANN401
         )
 
 
-def check_gradient(gan: LatentDecoder) -> None:
-    """Raise ConfigError if a search by gradients has none to go by."""
-    if not gan.differentiable:
-        raise ConfigError(
-            "the decoder has no gradient by its latents, and the solver adam goes by gradients",
-            code="VS103",
-            fix="--set solver=secant needs none; or export a decoder through which torch can "
-            "differentiate",
-        )
-
-
 def check_inverter(gan: LatentDecoder, inverter: Inverter | ExportedEncoder | None) -> None:
     """Raise ConfigError if an inverter, or none, does not do for a generator."""
     if inverter is None:

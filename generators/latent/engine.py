@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ from viewstore.generators.latent.decode import (
 from viewstore.generators.latent.goal import (
     Anchor,
     Goal,
-    distances,
     is_accepted,
     is_candidate,
-    view_losses,
+    measure,
 )
-from viewstore.generators.latent.slots import Finished, SlotPool, Start
+from viewstore.generators.latent.lanes import Lanes
+from viewstore.generators.latent.probes import probe_directions, simplex_rotation
+from viewstore.generators.latent.secant import Asking, Probing, SecantSearch
+from viewstore.generators.latent.slots import AdamState, Finished, SlotPool, Start
 from viewstore.generators.numerics import (
     Precision,
     autocast,
@@ -47,9 +49,11 @@ from viewstore.generators.numerics import (
 )
 from viewstore.images.colours import Pixels
 
+Solver = Literal["adam", "secant"]
 Units = Literal["sigma_w", "abs"]
 OnMiss = Literal["keep", "error"]
 
+SPANS = 3  # of probe directions, each made of the ones before and as many more
 REFUSALS = 3  # the one that sends a sample to the refining pool, and two there
 REFINE_SHARE, JUDGE_SHARE = 8, 16  # slots of the search pool per slot there, per sample judged
 
@@ -67,6 +71,8 @@ class ResolvedSearch(Goal):
     height: int
     width: int
     preset: str
+    solver: Solver
+    probes: int
     anchor: Anchor
     units: Units
     lr: float
@@ -108,7 +114,10 @@ class ResolvedSearch(Goal):
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A sample under search: what its views are measured against, and how often it was refused."""
+    """A sample under search: what its views are measured against, and how often it was refused.
+
+    `search` is that of the solver secant, which has the sample first; `solver` has it now.
+    """
 
     index: int
     latent0: Tensor  # of the anchor, [L, D]
@@ -116,7 +125,14 @@ class _Job:
     anchor_shift: float
     invert_mse: float
     seeds: NDArray[np.uint64]
+    solver: Solver
+    search: SecantSearch | None
     refusals: int = 0
+
+    @property
+    def forwards(self) -> NDArray[np.int32]:
+        """Forward passes of each view in the secant search, [n] or [1]."""
+        return np.zeros(1, np.int32) if self.search is None else self.search.forwards.numpy()
 
 
 class _Judged(NamedTuple):
@@ -127,8 +143,22 @@ class _Judged(NamedTuple):
     measured: NDArray[np.float32]
 
 
+class _Pool(Protocol):
+    """What samples are searched in: `SlotPool` or `Lanes`."""
+
+    @property
+    def free(self) -> int: ...
+
+    @property
+    def busy(self) -> int: ...
+
+    def fill(self, queue: Iterator[Start[_Job]]) -> None: ...
+
+    def step(self) -> list[Finished[_Job]]: ...
+
+
 class WSearchGenerator:
-    """Searches samples in a pool of slots."""
+    """Searches samples in a pool, and what is refused or left in a small one."""
 
     def __init__(self, settings: ResolvedSearch, context: Context) -> None:
         checked_parent(context, settings.psi)
@@ -143,6 +173,7 @@ class WSearchGenerator:
         self._lr = settings.lr * unit
         self._start_std = settings.start * unit
         self._judge_slots = max(1, settings.slots // JUDGE_SHARE)
+        self._refiner: Solver = "adam" if self._decode.gan.differentiable else "secant"
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield one Rendered for each sample, as they finish, in no fixed order.
@@ -150,8 +181,8 @@ class WSearchGenerator:
         Samples that were refused wait until they fill the refining pool, or nothing else is left.
         """
         slots = self._settings.slots
-        search = self._pool(slots, self._settings.precision)
-        refine = self._pool(max(1, slots // REFINE_SHARE), "fp32")
+        search = self._pool(self._settings.solver, slots, self._settings.precision)
+        refine = self._pool(self._refiner, max(1, slots // REFINE_SHARE), "fp32")
         starts = (self.start(sample) for sample in samples)
         refused: deque[Start[_Job]] = deque()
         while True:
@@ -172,30 +203,55 @@ class WSearchGenerator:
     def _repeatable(self) -> Any:  # noqa: ANN401
         return repeatable(self._context.device, self._settings.threads)
 
-    def _pool(self, slots: int, precision: Precision) -> SlotPool[_Job]:
-        def objective(latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            with autocast(self._context.device, precision):
-                decoded = self._decode(latents.flatten(0, 1))
-                features = self._encoder(unit_images(decoded)).float()
-            return self._measure(features.unflatten(0, latents.shape[:2]), targets[0])
+    def _pool(self, solver: Solver, slots: int, precision: Precision) -> _Pool:
+        settings, device = self._settings, self._context.device
 
+        def evaluate(latents: Tensor) -> Tensor:
+            with autocast(device, precision):
+                features: Tensor = self._encoder(unit_images(self._decode(latents)))
+            return features.float()
+
+        def objective(latents: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            features = evaluate(latents.flatten(0, 1)).reshape(*latents.shape[:2], -1)
+            return measure(settings, features, targets[0])
+
+        if solver == "secant":
+            return Lanes(
+                lanes=slots * settings.views,
+                evaluate=lambda latents: evaluate(latents.to(device)).cpu(),
+                begin=self._secant,
+            )
         return SlotPool(
             slots=slots,
             lr=self._lr,
-            max_steps=self._settings.max_steps,
+            max_steps=settings.max_steps,
             objective=objective,
             judge=self._is_candidate,
         )
 
-    def _measure(self, features: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each sample [P], and [P, n, 4]: distances and loss of each view."""
-        measured = distances(features, anchors)
-        losses = view_losses(self._settings, measured)
-        return losses.mean(-1), torch.stack([*measured, losses], dim=-1)
+    def _tol_search(self, job: _Job) -> float:
+        tol: float = self._settings.tol_search / 2**job.refusals
+        return tol
 
     def _is_candidate(self, job: _Job, measured: NDArray[np.float32]) -> bool:
-        tol = self._settings.tol_search / 2**job.refusals
-        return is_candidate(self._settings, measured, tol_search=tol)
+        return is_candidate(self._settings, measured, tol_search=self._tol_search(job))
+
+    def _secant(self, start: Start[_Job]) -> Asking[Finished[_Job]]:
+        """Search a sample by forward passes; if they find no way, it stays where it started."""
+        search = start.job.search
+        assert search is not None, "samples begin with the solver of the settings"
+        reached = yield from search.search(self._tol_search(start.job))
+        found = torch.stack([search.first, search.features]).float()
+        anchors = start.job.features0.cpu().expand(2, -1)
+        first, last = measure(self._settings, found, anchors)[1].numpy()
+        latents = search.latents.to(start.latents) if search.aimed else start.latents
+        return Finished(
+            start=start,
+            latents=latents,
+            last=last,
+            reached=reached,
+            state=AdamState.new(latents, first),
+        )
 
     @torch.no_grad()
     def start(self, sample: Sample) -> Start[_Job]:
@@ -211,16 +267,40 @@ class WSearchGenerator:
         noise, seeds = start_noise(self._context.stream, row, settings.views, settings.code_shape)
         if settings.exact_first and settings.has_pairs:
             noise[0] = 0
+        anchor = h_recon if settings.anchor == "recon" else h_image
         job = _Job(
             index=row,
             latent0=latent0,
-            features0=h_recon if settings.anchor == "recon" else h_image,
+            features0=anchor,
             anchor_shift=float((h_image - h_recon).norm()),
             invert_mse=float(parent.params("x_invert_mse")),
             seeds=seeds,
+            solver=settings.solver,
+            search=self._search_of(row, latent0, anchor, h_recon),
         )
         latents = latent0 + self._start_std * noise.to(device)
         return Start(job=job, latents=latents, target=(job.features0,))
+
+    def _search_of(
+        self, row: int, latent0: Tensor, anchor: Tensor, recon: Tensor
+    ) -> SecantSearch | None:
+        """Return the secant search of a sample, if that is the solver."""
+        settings, stream = self._settings, self._context.stream
+        if settings.solver != "secant":
+            return None
+        probing = Probing(
+            latent0=latent0.cpu(),
+            anchor=anchor.cpu(),
+            recon=recon.cpu(),
+            directions=probe_directions(
+                stream,
+                row,
+                (SPANS, settings.probes, *settings.code_shape),
+                self._decode.gan.sigma_w,
+            ),
+            rotation=simplex_rotation(stream, row, settings.views),
+        )
+        return SecantSearch(settings, probing)
 
     def _settle(self, done: list[Finished[_Job]], refused: deque[Start[_Job]]) -> list[Rendered]:
         """Judge samples that left a pool; those that may go on join `refused`."""
@@ -242,18 +322,36 @@ class WSearchGenerator:
             return self._rendered(done, judged, Status.FAILED)
         if done.reached and is_accepted(self._settings, judged.measured):
             return self._rendered(done, judged, Status.OK)
-        again = done.reached and job.refusals + 1 < REFUSALS and self._settings.stop == "distances"
-        if again and done.state.steps < settings.max_steps:
-            later = replace(job, refusals=job.refusals + 1)
-            return Start(
-                job=later, latents=done.latents, target=done.start.target, state=done.state
-            )
+        later = self._going_on(done)
+        if later is not None:
+            return later
         if settings.on_miss == "error":
+            more = "max_steps" if self._refiner == "adam" else "probes"
             raise StoppedError(
-                f"sample {job.index} did not converge in {done.state.steps} steps",
-                fix="allow more with max_steps, or keep such samples with on_miss=keep",
+                f"sample {job.index} did not converge in {self._steps(done).max()} steps",
+                fix=f"allow more with {more}, or keep such samples with on_miss=keep",
             )
         return self._rendered(done, judged, Status.GOAL_NOT_MET)
+
+    def _going_on(self, done: Finished[_Job]) -> Start[_Job] | None:
+        """Return the start in the refining pool of a sample that was refused, or is left over.
+
+        None if it was refused often enough, or if the solver of that pool had it already.
+        """
+        job, settings = done.start.job, self._settings
+        if done.reached:
+            spent = job.refusals + 1 == REFUSALS or done.state.steps >= settings.max_steps
+            if spent or settings.stop == "loss":
+                return None
+        elif job.solver == self._refiner:
+            return None
+        later = replace(job, solver=self._refiner, refusals=job.refusals + done.reached)
+        return replace(done.start, job=later, latents=done.latents, state=done.state)
+
+    def _steps(self, done: Finished[_Job]) -> NDArray[np.int32]:
+        """Return the forward passes of each view, [n]; of Adam all but the first."""
+        steps = done.start.job.forwards + done.state.steps
+        return np.broadcast_to(steps, self._settings.views).astype(np.int32)
 
     @torch.no_grad()
     def _judge(self, done: list[Finished[_Job]]) -> list[_Judged]:
@@ -271,7 +369,7 @@ class WSearchGenerator:
             pixels, codec=self._context.codec, encoder=self._encoder, device=self._context.device
         )
         anchors = torch.stack([finished.start.job.features0 for finished in padded])
-        measured = self._measure(features, anchors)[1].cpu().numpy()
+        measured = measure(self._settings, features, anchors)[1].cpu().numpy()
         clipped = clamped_share(decoded).reshape(shape)
         return [_Judged(pixels[i], clipped[i], measured[i]) for i in range(len(done))]
 
@@ -283,7 +381,7 @@ class WSearchGenerator:
             "parent": np.zeros(views, np.int32),
             "seed": job.seeds,
             "distance": anchor,
-            "steps": np.full(views, done.state.steps, np.int32),
+            "steps": self._steps(done),
             "converged": np.full(views, status == Status.OK, np.uint8),
             "clipped": judged.clipped,
             "loss0": done.state.first[:, 3],

@@ -111,6 +111,16 @@ def view_losses(goal: Goal, measured: Distances) -> Tensor:
     return loss
 
 
+def measure(goal: Goal, features: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each sample [P], and [P, n, 4]: distances and loss of each view.
+
+    `features`: [P, n, E]; `anchors`: [P, E].
+    """
+    measured = distances(features, anchors)
+    losses = view_losses(goal, measured)
+    return losses.mean(-1), torch.stack([*measured, losses], dim=-1)
+
+
 def is_candidate(goal: Goal, measured: NDArray[np.float32], *, tol_search: float) -> bool:
     """Decide whether a sample under search is worth rendering.
 

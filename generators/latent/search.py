@@ -21,7 +21,6 @@ from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     SIZES,
     check_encoder,
-    check_gradient,
     check_positive,
     check_size,
     checked_parent,
@@ -29,8 +28,8 @@ from viewstore.generators.latent.checks import (
     known_latents,
     not_automatic,
 )
-from viewstore.generators.latent.decode import gan_of
-from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Units
+from viewstore.generators.latent.decode import LatentDecoder, gan_of
+from viewstore.generators.latent.engine import OnMiss, ResolvedSearch, Solver, Units
 from viewstore.generators.latent.goal import WITHIN_BOUND, Anchor, Delta, Spread, Stop
 from viewstore.generators.numerics import Precision, device_class
 from viewstore.store.constraints import pair_bound
@@ -86,6 +85,7 @@ PRESETS: dict[PresetName, Preset] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": get_args(PresetName),
+    "solver": get_args(Solver),
     "anchor": get_args(Anchor),
     "delta": get_args(Delta),
     "spread": get_args(Spread),
@@ -107,6 +107,11 @@ class WSearch(OfSource):
         views: Number of views of each sample, n; at least 2 unless lam is 0.
         height, width: Size of the views in pixels, which must be that of the generator's images.
         preset: Which automatic values to take: "fast", or "paper" for the published ones.
+        solver: How views are searched: "adam" follows the gradient; "secant" looks at points by
+            forward passes alone, at a fifth of the cost, and leaves to Adam what it cannot do.
+            Automatic is adam, and secant where the generator has no gradient. "paper" is adam.
+        probes: Directions of latents that secant looks along first, from each anchor, and as many
+            again where these do not do.
         eps1: Distance of each view to the anchor, in the encoder's features; automatic is the
             mean distance of expert views ("fast") or .3 ("paper").
         eps2: Mean distance of each view to the others; automatic is .95 of what geometry allows
@@ -125,7 +130,7 @@ class WSearch(OfSource):
         units: What `lr` and `start` are multiples of: the spread of the generator's codes
             ("sigma_w"), or 1 ("abs").
         lr: Learning rate of Adam.
-        start: Standard deviation of the noise that each view starts with.
+        start: Standard deviation of the noise that each view starts with under Adam.
         exact_first: View 0 starts on the anchor. Never so if lam is 0: it could not leave.
         psi: Truncation, which must be that of the view set `recon`.
         stop: Whether a sample is a candidate by its distances ("distances"), or by its loss
@@ -133,7 +138,7 @@ class WSearch(OfSource):
         loss_stop: The loss of a candidate, for stop "loss".
         tol: Greatest |distance - eps1| of stored pixels in a converged sample.
         tol_search: The same under search; automatic is .015, and .01 in bf16.
-        max_steps: Updates after which a sample that did not converge ends.
+        max_steps: Updates of Adam after which a sample that did not converge ends.
         precision: Precision of the networks under search, "fp32" or "bf16"; automatic is bf16
             on CUDA and fp32 on CPU, with "paper" fp32 on both.
         keep_latents: Whether to store the latents of views and anchor.
@@ -152,11 +157,14 @@ class WSearch(OfSource):
 
     VERSION: ClassVar[int] = 2
     NEEDS: ClassVar[tuple[str, ...]] = ("gan", "encoder")
+    LATER: ClassVar[Mapping[str, Any]] = {"solver": "adam", "probes": 24}
 
     views: int = 8
     height: int | None = None
     width: int | None = None
     preset: PresetName = "fast"
+    solver: Solver | None = None
+    probes: int = 24
     eps1: float | None = None
     eps2: float | None = None
     eps_min: float | None = None
@@ -190,7 +198,7 @@ class WSearch(OfSource):
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ConfigError(f"w-search.{name} must be one of {allowed}, got {value!r}")
-        positive = ("views", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps")
+        positive = ("views", "probes", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps")
         check_positive("w-search", self, (*positive, "slots", "threads"))
         if self.views > 1:  # a single view has no pairs, and resolves to an eps2 of 0
             check_positive("w-search", self, ("eps2",))
@@ -200,12 +208,29 @@ class WSearch(OfSource):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"w-search.{name} must be 0 or more, got {value}")
+        if self.solver == "secant":
+            self._check_secant()
         lam = _or(self.lam, PRESETS[self.preset].lam)
         if self.views < 2 and lam:
             raise ConfigError(
                 f"w-search.views must be 2 or more while lam is {lam}, got {self.views}",
                 why="lam weighs the distances between the views of a sample",
                 fix="give --views 2 or more, or --set lam=0",
+            )
+
+    def _check_secant(self) -> None:
+        if _or(self.stop, PRESETS[self.preset].stop) == "loss":
+            raise ConfigError(
+                "w-search.solver=secant stops by distances, not by the loss",
+                why="preset=paper is the published search, which is solver=adam"
+                if self.preset == "paper"
+                else None,
+                fix="set solver=adam, or preset=fast and stop=distances",
+            )
+        if self.probes < self.views - 1:
+            raise ConfigError(
+                f"w-search.probes must be {self.views - 1} or more for {self.views} views, "
+                f"got {self.probes}"
             )
 
     def resolve(self, context: Context) -> ResolvedSearch:
@@ -220,7 +245,6 @@ class WSearch(OfSource):
         gan, preset = gan_of(context), PRESETS[self.preset]
         check_size(gan, self.height, self.width)
         check_encoder(gan, context.models["encoder"])
-        check_gradient(gan)
         eps1, calibration = _or(self.eps1, preset.eps1), self.calibration
         if eps1 is None:
             measured = calibrate(context)
@@ -238,6 +262,7 @@ class WSearch(OfSource):
             eps2=self._reachable(eps1, context),
             eps_min=_or(_or(self.eps_min, preset.eps_min), eps1 / 2 if self.views > 1 else 0.0),
             lam=_or(self.lam, preset.lam),
+            solver=self._solver(gan),
             units=_or(self.units, preset.units),
             lr=_or(self.lr, preset.lr),
             start=_or(self.start, preset.start),
@@ -281,6 +306,26 @@ class WSearch(OfSource):
         kept = "kept in the loss, " if published else ""
         context.warn(f"{unreachable}{kept}stopping at {ends}")
         return eps2 if published else within
+
+    def _solver(self, gan: LatentDecoder) -> Solver:
+        """Return the solver: the one given, or that which the generator allows.
+
+        Raises:
+            ConfigError: It cannot work with this generator.
+        """
+        steps = gan.differentiable
+        automatic: Solver = "adam" if steps or self.preset == "paper" else "secant"
+        solver = _or(self.solver, automatic)
+        if solver == "secant":
+            self._check_secant()
+        elif not steps:
+            raise ConfigError(
+                "the decoder has no gradient by its latents, which w-search.solver=adam follows",
+                code="VS103",
+                fix="set solver=secant, with preset=fast; or export a decoder through which torch "
+                "can differentiate",
+            )
+        return solver
 
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set `recon`, which must have this psi."""

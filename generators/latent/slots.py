@@ -48,6 +48,12 @@ class AdamState:
     square: Tensor
     first: NDArray[np.float32]
 
+    @classmethod
+    def new(cls, latents: Tensor, first: NDArray[np.float32]) -> AdamState:
+        """Return the state before the first update of latents that were judged elsewhere."""
+        still = torch.zeros_like(latents)
+        return cls(steps=0, mean=still, square=still, first=first)
+
 
 @dataclass(frozen=True, eq=False)
 class Start(Generic[Job]):

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +130,18 @@ def check_plan(paths: ViewSetPaths, plan: Plan) -> None:
 
 def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
     """Raise ConfigError unless `plan` is the one that is fixed."""
-    stored = read_plan(paths)
+    stored = _with_later_settings(read_plan(paths))
     if canonical(stored.to_json()) != canonical(plan.to_json()):
         raise _other_settings(paths, plan.view_set, ", ".join(plan_differences(stored, plan)))
+
+
+def _with_later_settings(plan: Plan) -> Plan:
+    """Return a plan with the settings that its generator got since, as they were before."""
+    from viewstore.generators import settings_class
+
+    later = settings_class(plan.generator["name"]).LATER
+    args = {**later, **plan.generator["args"]}
+    return replace(plan, generator={**plan.generator, "args": args})
 
 
 def check_same_generator(paths: ViewSetPaths, stored: Plan, generator: str) -> None:

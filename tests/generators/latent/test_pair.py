@@ -361,8 +361,9 @@ def test_a_decoder_without_gradient_encodes_and_is_refused_by_adam(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"max_steps must be 0, got 5"):
         Inversion(shift_stop=0.05, max_steps=5).resolve(world.context)
     with pytest.raises(ConfigError, match="no gradient by its latents") as caught:
-        WSearch(views=2, eps1=0.3).resolve(world.context)
+        WSearch(views=2, eps1=0.3, solver="adam").resolve(world.context)
     assert "solver=secant" in str(caught.value.fix)
+    assert WSearch(views=2, eps1=0.3).resolve(world.context).solver == "secant"
 
 
 def test_a_decoder_that_torch_cannot_differentiate_has_no_gradient(tmp_path: Path) -> None:
