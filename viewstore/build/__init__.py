@@ -2,7 +2,8 @@
 
 `run` is the way from start to end: `adopt` fixes rows and plan before the first shard, `compose`
 brings settings and networks (`roles`) together into a plan and builders, `finalise` writes what
-readers open. `rehearsal` tries a build on some samples, `repair` rebuilds damaged shards.
+readers open. `rehearsal` tries a build on some samples, `repair` rebuilds damaged shards, `refresh`
+builds a view set anew by newer networks.
 
 This room and the command line are the only ones that see generators and training, inside
 functions. Others rely on `BuildRequest`, `build` and `finalise`; the rest may change.

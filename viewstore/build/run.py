@@ -77,7 +77,8 @@ def build(
     with disk.explained(request.out):
         check_out(request.out)
         check_view_set_name(request.name)
-        _check_no_round(request, paths)
+        if request.after is None and not paths.view_set(request.name).plan.is_file():
+            check_no_round(request.name, f"viewstore refresh {request.out}")
         _check_settings(request)  # refused before anything is read
         if table is None:
             table, skipped = build_rows(request, paths, progress)
@@ -94,13 +95,6 @@ def build(
             skipped=skipped,
             before=before,
         )
-
-
-def _check_no_round(request: BuildRequest, paths: StorePaths) -> None:
-    """Raise ConfigError if a new view set has the name of a round, and is none."""
-    begun = request.after is not None or paths.view_set(request.name).plan.is_file()
-    if not begun:
-        check_no_round(request.name, f"viewstore refresh {request.out}")
 
 
 def _check_settings(request: BuildRequest) -> None:

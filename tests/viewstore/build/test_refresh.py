@@ -22,6 +22,7 @@ from viewstore.build.request import Built
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
+from viewstore.generators import GENERATORS, make_settings
 from viewstore.loaders import Cached, ViewLoader
 from viewstore.store.committed import read_plan
 from viewstore.store.rounds import newest_round
@@ -366,3 +367,10 @@ def test_the_command(world: Path, store: Path, capsys: pytest.CaptureFixture[str
     assert (code, f"not complete yet: viewstore status {store}" in out) == (0, True)
     code, out, _ = run(capsys, "status", store)
     assert (code, "teacher-r3: 2 of 3 shards" in out) == (1, True)
+
+
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - {"import"}))
+def test_what_is_left_of_settings_are_settings(name: str) -> None:
+    """Of those of which nothing was taken from a network, all are."""
+    settings = make_settings(name, {})
+    assert make_settings(name, settings.refreshed()) == settings

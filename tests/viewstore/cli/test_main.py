@@ -50,7 +50,7 @@ def test_done_is_0_and_the_answer_no_is_1(
         (["inspect", "nowhere"], 2, "VS202"),
         (["status", "nowhere"], 2, "VS202"),
         (["gan", "convert", "nowhere", "--out", "x.safetensors"], 3, "cannot read"),
-        (["no-such-command"], 2, "No such command 'no-such-command'; there are build, status"),
+        (["no-such-command"], 2, "No such command 'no-such-command'; there are build, refresh"),
         (["verfiy", "nowhere"], 2, "did you mean 'verify'?"),
         (["gan", "convret"], 2, "did you mean 'convert'?"),
     ],
