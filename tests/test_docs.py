@@ -92,6 +92,20 @@ def test_every_block_about_recipes_runs(folder: Path, capsys: pytest.CaptureFixt
     assert names["batch"].views[0].pixels.shape == (16, 3, 16, 16)  # type: ignore[attr-defined]
 
 
+def test_every_command_of_the_guide_to_gans_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source is generated, and views are made of it without an inversion."""
+    commands = commands_of((REPO / "docs/gan.md").read_text())
+    assert [words[0] for words in commands] == ["gan", "build"]
+    for words in commands:
+        code, _, err = run(capsys, *words)
+        assert code == 0, (words, err)
+    recon = viewstore.open(folder / "generated-views").view_set("recon")
+    assert len(recon) == 64
+    assert recon.params["steps"].max() == recon.params["x_invert_mse"].max() == 0
+
+
 def test_every_command_of_the_tutorial_runs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,10 +70,8 @@ def test_the_best_start_there_is_is_taken(plain: World, conditional: World) -> N
     assert start_of(there) == ("known_latents", 0)
     assert start_of(there, known_latents=False) == ("inverter", 50)
     assert start_of(there, known_latents=False, inverter=False) == ("class_start", 300)
-    assert start_of(there, known_latents=False, inverter=False, class_start=False) == (
-        "average",
-        300,
-    )
+    without = {"known_latents": False, "inverter": False, "class_start": False}
+    assert start_of(there, **without) == ("average", 300)
     assert start_of(there, inverter=True) == ("inverter", 50)
     assert start_of(there, class_start=True, max_steps=7) == ("class_start", 7)
 
