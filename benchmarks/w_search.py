@@ -51,7 +51,7 @@ from viewstore.store.published import published_view_sets
 from viewstore.store.sample_views import StoredViews
 
 ROLES = ("gan", "encoder")
-TEXTBOOK_SAMPLES = 32  # enough for the slow loop: it has no pool that runs dry at the end
+TEXTBOOK_SAMPLES = 16  # enough for the slow loop: it has no pool that runs dry at the end
 
 
 @dataclass(frozen=True)
