@@ -166,6 +166,25 @@ def as_view_set(settings: ResolvedInversion, rendered: Iterable[Rendered]) -> Fi
     )
 
 
+class Opaque:
+    """A generator whose images have no gradient, as those of an exported module."""
+
+    differentiable = False
+
+    def __init__(self, gan: StyleGAN2) -> None:
+        self._gan = gan
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._gan, name)
+
+    def to(self, device: str) -> Opaque:
+        return Opaque(self._gan.to(device))
+
+    def synthesis(self, latents: torch.Tensor, *, noise: str) -> torch.Tensor:
+        assert not torch.is_grad_enabled(), "this generator cannot be differentiated"
+        return self._gan.synthesis(latents.detach(), noise=noise)
+
+
 @dataclass(frozen=True)
 class World:
     """Sources that lie near the generator's images, and their inversion."""
@@ -179,6 +198,11 @@ class World:
     def with_models(self, **models: object) -> World:
         merged = {**self.context.models, **models}
         return replace(self, context=replace(self.context, models=merged))
+
+
+def without_gradient(world: World) -> World:
+    """Return a world whose generator cannot be differentiated."""
+    return world.with_models(gan=Opaque(world.context.models["gan"]))
 
 
 def source_images(gan: StyleGAN2, num: int, seed: int = 5) -> NDArray[np.uint8]:

@@ -11,7 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.generators.latent_world import World, make_world, small_encoder, small_gan
+from tests.generators.latent_world import (
+    World,
+    make_world,
+    small_encoder,
+    small_gan,
+    without_gradient,
+)
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.generators.contract import Rendered
 from viewstore.generators.latent.search import WSearch
@@ -33,9 +39,14 @@ def world() -> World:
     return make_world(num=6)
 
 
+@pytest.fixture(scope="module", params=["adam", "secant"])
+def solver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def searched(world: World) -> dict[int, Rendered]:
-    return search(world)
+def searched(world: World, solver: str) -> dict[int, Rendered]:
+    return search(world, solver=solver)
 
 
 def search(world: World, rows: Iterable[int] | None = None, **changes: object) -> dict[int, Any]:
@@ -83,9 +94,11 @@ def test_every_column_of_the_plan_is_given_in_its_dtype(
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpg"])
-def test_recorded_distances_are_those_of_stored_pixels(world: World, codec: str) -> None:
+def test_recorded_distances_are_those_of_stored_pixels(
+    world: World, codec: str, solver: str
+) -> None:
     there = world.with_codec(codec)
-    for one in search(there, max_steps=60).values():
+    for one in search(there, max_steps=60, solver=solver).values():
         for name, expected in stored_distances(there, one).items():
             assert np.allclose(one.params[name], expected, atol=1e-4), name
 
@@ -100,25 +113,33 @@ def test_converged_views_are_within_the_tolerance(searched: dict[int, Rendered])
         assert one.params["mean_pair_distance"].mean() >= 0.98 * target
 
 
-def test_order_and_neighbours_change_no_byte(world: World, searched: dict[int, Rendered]) -> None:
+def test_order_and_neighbours_change_no_byte(
+    world: World, searched: dict[int, Rendered], solver: str
+) -> None:
     for rows in ([5, 4, 3, 2, 1, 0], [3, 3, 1], [2]):
-        for row, one in search(world, rows).items():
+        for row, one in search(world, rows, solver=solver).items():
             assert_equal(one, searched[row])
 
 
-def test_order_changes_no_byte_where_samples_are_refined(world: World) -> None:
+@pytest.mark.parametrize("gradient", [True, False])
+def test_order_changes_no_byte_where_samples_are_refined(
+    world: World, solver: str, gradient: bool
+) -> None:
     """With jpg most samples are refused and go through the small pool."""
-    there = world.with_codec("jpg")
-    first = search(there, max_steps=60, tol=0.05)
+    if solver == "adam" and not gradient:
+        return
+    there = world.with_codec("jpg") if gradient else without_gradient(world.with_codec("jpg"))
+    first = search(there, max_steps=60, tol=0.05, solver=solver)
     assert 2 in np.concatenate([one.params["status"] for one in first.values()])
-    for row, one in search(there, [4, 0, 5, 2, 1, 3], max_steps=60, tol=0.05).items():
+    rows = [4, 0, 5, 2, 1, 3]
+    for row, one in search(there, rows, max_steps=60, tol=0.05, solver=solver).items():
         assert_equal(one, first[row])
 
 
 def test_resuming_with_the_plan_s_own_settings_gives_the_same_views(
-    world: World, searched: dict[int, Rendered]
+    world: World, searched: dict[int, Rendered], solver: str
 ) -> None:
-    first = WSearch(**BASE).resolve(world.context)
+    first = WSearch(**BASE, solver=solver).resolve(world.context)  # type: ignore[arg-type]
     again = WSearch(**asdict(first)).resolve(world.context)
     assert again == first
     for one in again.make(world.context).render(world.samples[:2]):
@@ -138,17 +159,16 @@ def test_samples_are_pulled_as_there_is_room(world: World) -> None:
     assert 4 <= len(pulled) < 6
 
 
-def test_another_number_of_slots_moves_no_pixel_by_more_than_one_level(
-    world: World, searched: dict[int, Rendered]
-) -> None:
+def test_another_number_of_slots_moves_no_pixel_by_more_than_one_level(world: World) -> None:
+    searched = search(world)
     for row, one in search(world, slots=6).items():
         difference = one.pixels.astype(int) - searched[row].pixels
         assert np.abs(difference).max() <= 1
 
 
-def test_without_a_push_every_view_leaves_the_anchor(world: World) -> None:
+def test_without_a_push_every_view_leaves_the_anchor(world: World, solver: str) -> None:
     """The authors' loop starts view 0 on the anchor, where the distance has no gradient."""
-    ended = search(world, lam=0.0, exact_first=True, max_steps=399)
+    ended = search(world, lam=0.0, exact_first=True, max_steps=399, solver=solver)
     for one in ended.values():
         assert one.params["distance"].min() > 0.2
         assert one.params["steps"].max() < 399
@@ -159,6 +179,15 @@ def test_max_steps_ends_a_sample_and_flags_it(world: World) -> None:
         assert one.params["steps"].tolist() == [3] * 4
         assert one.params["status"].tolist() == [2] * 4
         assert one.params["converged"].tolist() == [0] * 4
+
+
+def test_what_secant_leaves_is_ended_by_adam_s_steps_and_flagged(world: World) -> None:
+    """No view lies at this distance: features of one sign."""
+    (one,) = search(world, [0], eps1=1.9, max_steps=3, solver="secant").values()
+    assert one.params["steps"].min() > 3
+    assert one.params["status"].tolist() == [2] * 4
+    assert one.params["converged"].tolist() == [0] * 4
+    assert all(np.isfinite(value).all() for value in one.params.values())
 
 
 def test_on_miss_error_stops(world: World) -> None:
@@ -297,11 +326,11 @@ def test_eps1_is_calibrated_when_it_is_not_given(world: World) -> None:
     assert resolved.eps_min == resolved.eps1 / 2
 
 
-def test_a_single_view_is_searched_without_pairs(world: World) -> None:
+def test_a_single_view_is_searched_without_pairs(world: World, solver: str) -> None:
     alone = WSearch(views=1, lam=0.0, eps1=0.3).resolve(world.context)
     assert (alone.eps2, alone.eps_min) == (0.0, 0.0)
     assert WSearch(**asdict(alone)).resolve(world.context) == alone
-    (one,) = search(world, [1], views=1, lam=0.0).values()
+    (one,) = search(world, [1], views=1, lam=0.0, solver=solver).values()
     assert one.params["converged"].all()
     assert "mean_pair_distance" not in one.params
 
@@ -328,6 +357,10 @@ def test_what_decides_bytes_is_in_the_resolved_settings(
         ({"preset": "slow"}, "preset must be one of"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"start": -1.0}, "start must be 0 or more"),
+        ({"solver": "newton"}, "solver must be one of"),
+        ({"solver": "secant", "preset": "paper"}, "stops by distances, not by the loss"),
+        ({"solver": "secant", "stop": "loss"}, "stops by distances, not by the loss"),
+        ({"solver": "secant", "views": 8, "probes": 6}, "probes must be 7 or more for 8 views"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
