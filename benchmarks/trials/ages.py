@@ -62,9 +62,8 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
         steps = train(store, config, run, keep_every=1).steps
         kept = {epoch: kept_path(run / NAME, epoch) for epoch in wanted}
         for epoch, path in kept.items():
-            store = with_views(
-                root, "hard", set_of(epoch), codec=None, files={"scorer": path}, of="cands"
-            )
+            files, given = {"scorer": path}, {"of": "cands", "bank": BANK}
+            store = with_views(root, "hard", set_of(epoch), codec=None, files=files, **given)
         brute = compared(store, epochs, kept[epochs])
         record.facts |= {
             "settings": dict(options, source=Path(options["source"]).name),

@@ -27,7 +27,8 @@ from viewstore.generators.scored.candidates import (
 )
 from viewstore.generators.scored.choices import CHOICES
 from viewstore.generators.scored.described import Describes, roles_of
-from viewstore.generators.scored.hardest import BOX, ResolvedHard, probe
+from viewstore.generators.scored.hardest import ResolvedHard
+from viewstore.generators.scored.tables import BOX, probe
 
 LEAST_BANK = 2  # rows, as a sample's own is left out
 VIEWS_CPU, VIEWS_CUDA = 64, 512  # that a network sees at a time, about

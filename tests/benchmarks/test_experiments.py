@@ -24,12 +24,12 @@ from viewstore.train.overlap import pairwise_iou
 from viewstore.train.selection_file import load_selections
 
 experiments = module("experiments")
-arms_of, choices, cost, crop_search, graded, hexa, loop_share, operators, record, turns, world = (
+ages, arms_of, choices, cost, crop_search, graded, hexa = (
     module(f"trials.{name}")
-    for name in (
-        *("arms", "choices", "cost", "crop_search", "graded", "hexa", "loop_share", "operators"),
-        *("record", "turns", "world"),
-    )
+    for name in ("ages", "arms", "choices", "cost", "crop_search", "graded", "hexa")
+)
+loop_share, operators, record, turns, world = (
+    module(f"trials.{name}") for name in ("loop_share", "operators", "record", "turns", "world")
 )
 attacks = module("trials.attacks")
 RESULTS = sorted(experiments.RESULTS.glob("*.json"))
@@ -60,6 +60,12 @@ def test_the_page_says_what_the_files_say() -> None:
     page = experiments.PAGE.read_text()
     assert RESULTS
     assert experiments.page_of(page, experiments.RESULTS) == page
+
+
+def test_the_picture_shows_what_the_file_says() -> None:
+    picture = experiments.PAGE.with_name(experiments.PLOT)
+    assert picture.read_text() == experiments.plot_of(experiments.RESULTS)
+    assert f"]({picture.name})" in experiments.PAGE.read_text()
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -218,6 +224,24 @@ def test_each_operator_is_asked_alone() -> None:
     names = {operator.name for operator in OPERATORS}
     assert set(found) - {operators.BOTH} <= names
     assert set(operators.CLAIMS) - {operators.ANY} <= set(found)
+
+
+def test_choices_of_checkpoints_are_compared_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AGES", (0, 1)), ("BATCH", 8), ("BANK", 10)):
+        monkeypatch.setattr(ages, name, value)
+    kept = record.Record([])
+    options = {"source": "digits", "rows": 24, "epochs": 2, "batch_size": 8, "backbone": "conv3"}
+    ages.report(kept, options)
+    facts = kept.facts
+    assert facts["brute_force"]["n"] == 24
+    assert facts["brute_force"]["largest_difference"] < 1e-6
+    now, before = facts["ages"]
+    assert (now["age"], before["age"], now["present"]) == (0, 1, 2)
+    assert now[ages.OFFLINE]["same"] == 24
+    assert now[ages.TRAINING]["n"] == 24
+    assert before[ages.OFFLINE]["same"] <= 24
+    assert len(kept.lines) == 1 + 1 + 4
+    assert ages.plot(facts["ages"]).count("<line") > 8
 
 
 def test_epochs_of_a_selection_log_are_those_of_a_loop(tmp_path: Path) -> None:
