@@ -1,9 +1,11 @@
 """Every generator in one table: views/s, bytes a view in each form that it allows, what it records.
 
     python benchmarks/generator_table.py --out benchmarks/results/generators.json
+    python benchmarks/generator_table.py --table
 
-Each is built for real with all cores: cut and heavy views of photographs, latent ones of digits,
-columns of the former. Views/s are those of its default form, columns count the views they describe.
+Each is built for real with all cores: cut and heavy views of photographs, those that need a network
+of digits with small networks, columns of the former. Views/s are those of its default form, columns
+count the views they describe. `--table` writes the table of README.md from the JSON file.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from contest import results, usage
 from contest.data import ROOT, SHARED
 from PIL import Image
+from table import inserted
 
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.roles import packaged_weights
@@ -28,10 +32,51 @@ from viewstore.errors import ConfigError
 from viewstore.files.disk import write_atomic
 from viewstore.generators import GENERATORS
 from viewstore.images.codec import CODECS
+from viewstore.sources.open import open_source
 from viewstore.store.store import open_store
+from viewstore.train.maker_file import save_maker
+from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
+from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
+from viewstore.train.selection_file import Selections, save_selections
 
+RESULTS = Path(__file__).parent / "results" / "generators.json"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- generators table: begin -->", "<!-- generators table: end -->"
 LATENT = ("recon", "w-search", "w-perturb")
-COLUMNS = ("quality", "embed", "duplicates", "hard")
+LEARNED = {"viewmaker": "viewmaker", "stn": "stn", "stn-local": "stn"}  # the role of its network
+SCORED = ("hard", "adversarial")
+ABOUT_IMAGES = ("duplicates", "selection")
+OF_DIGITS = (*LATENT, *LEARNED, *SCORED, "selection")
+COLUMNS = ("quality", "embed", "hard", *ABOUT_IMAGES)
+SIDE = 32  # of the views of learned networks, in pixels
+HEADS = ("generator", "from", "views", "views/s", "bytes a view", "records", "beside --generator")
+# What each is from, and how it is called beside `viewstore build --generator NAME`.
+PAPERS: dict[str, tuple[str, str]] = {
+    "simclr": ("SimCLR", ""),
+    "simsiam": ("SimSiam", ""),
+    "moco": ("MoCo v2", ""),
+    "dino": ("DINO", ""),
+    "dino-local": ("DINO", ""),
+    "digits": ("ours", ""),
+    "heavy": ("DSSL", "--of moco"),
+    "randaugment": ("RandAugment", ""),
+    "uniformaugment": ("UniformAugment", ""),
+    "jigsaw": ("DSSL", ""),
+    "cutmix": ("CutMix, HEXA", "--of moco"),
+    "adversarial": ("HEXA", "--of simclr --scorer RUN/checkpoint.safetensors"),
+    "hard": ("HVP", "--of simclr --scorer RUN/checkpoint.safetensors"),
+    "viewmaker": ("ViewMaker, Constructive Assimilation", "--viewmaker RUN/viewmaker.safetensors"),
+    "stn": ("HVP, appendix G", "--stn RUN/stn.safetensors"),
+    "stn-local": ("HVP, appendix G", "--stn RUN/stn.safetensors"),
+    "recon": ("Constructive Assimilation", "--gan G --encoder F"),
+    "w-search": ("Constructive Assimilation", "--gan G --encoder F"),
+    "w-perturb": ("Constructive Assimilation", "--gan G"),
+    "quality": ("ours", "--of moco"),
+    "embed": ("ours", "--of moco --encoder F"),
+    "duplicates": ("ours", ""),
+    "selection": ("HVP", "--selection RUN/selection/epoch-0000.safetensors"),
+    "import": ("ours", "--set files='DIR/{name}.jpg'"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,41 +86,80 @@ class Run:
     Attributes:
         limit: Samples of photographs or digits.
         settings: Of the generator.
+        parent: View set that is built first, for it to start from or to describe.
+        files: Of networks and the like, by role.
         forms: Whether its views can be stored in several forms.
     """
 
     limit: int
+    parent: str | None = None
+    files: dict[str, Path] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     forms: bool = True
 
 
-def run_of(name: str, options: argparse.Namespace) -> Run:
-    """Return how a generator is built here."""
-    if name in LATENT:
-        return Run(limit=options.digits)
-    if name in COLUMNS:
-        of = {} if name == "duplicates" else {"of": "moco"}
-        return Run(limit=options.photographs, settings=of, forms=False)
-    if name == "heavy":
-        return Run(limit=options.photographs, settings={"of": "moco"})
+def run_of(name: str, folder: Path, options: argparse.Namespace) -> Run:
+    """Return how a generator is built here; what it reads is written into `folder`."""
+    limit = options.digits if name in OF_DIGITS else options.photographs
+    if name in LEARNED:
+        return Run(limit=limit, files=learned_network(LEARNED[name], folder))
+    if name in SCORED:
+        files = {"scorer": packaged_weights("encoder")}
+        return Run(
+            limit=limit, parent="simclr", settings={"of": "simclr"}, files=files,
+            forms=name not in COLUMNS,
+        )  # fmt: skip
+    if name == "selection":
+        files = {"selection": written_selection(folder / "log", limit)}
+        return Run(limit=limit, files=files, forms=False)
+    if name in (*COLUMNS, "heavy", "cutmix") and name not in ABOUT_IMAGES:
+        settings = {"of": "moco"}
+        return Run(limit=limit, parent="moco", settings=settings, forms=name not in COLUMNS)
     if name == "import":
-        return Run(limit=options.photographs, settings={"files": ""})
-    return Run(limit=options.photographs)
+        files_of = f"{written_views(folder / 'ready', str(options.photos), limit)}/{{name}}.jpg"
+        return Run(limit=limit, settings={"files": files_of})
+    return Run(limit=limit, forms=name not in COLUMNS)
+
+
+def learned_network(role: str, folder: Path) -> dict[str, Path]:
+    """Write a network that makes views, as it is before training: how fast it is stays."""
+    path = folder / f"{role}.safetensors"
+    if role == "viewmaker":
+        save_maker(path, role, ViewMaker(ViewMakerShape(size=SIDE)), {})
+    else:
+        save_maker(
+            path, role, SpatialTransformer(TransformerShape(size=SIDE, local_size=SIDE // 2)), {}
+        )
+    return {role: path}
+
+
+def written_selection(path: Path, rows: int) -> Path:
+    """Write what a training of four views chose of each digit: always the first pair."""
+    pairs = torch.combinations(torch.arange(4)).byte()
+    log = Selections(
+        epoch=0,
+        source=open_source("digits", limit=rows).table.images_digest,
+        pairs=pairs,
+        step=torch.zeros(rows, dtype=torch.int64),
+        sample=torch.arange(rows),
+        losses=torch.zeros(rows, len(pairs)),
+        chosen=torch.zeros(rows, dtype=torch.int64),
+        selected=pairs[:1].repeat(rows, 1),
+    )
+    save_selections(path, log)
+    return path
 
 
 def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Build one generator in each form; return its row of the table."""
-    run = run_of(name, options)
-    source = "digits" if name in LATENT else str(options.photos)
-    settings = dict(run.settings)
-    if name == "import":
-        settings["files"] = f"{written_views(folder / 'ready', source, run.limit)}/{{name}}.jpg"
+    run = run_of(name, folder, options)
+    source = "digits" if name in OF_DIGITS else str(options.photos)
     found: dict[str, Any] = {"generator": name, "source": Path(source).name, "samples": run.limit}
     bytes_a_view: dict[str, float] = {}
     for form in (None, *(CODECS if run.forms else ())):
         out = folder / f"{name}-{form}"
         try:
-            built = _built(name, out, source, run.limit, settings, form)
+            built = _built(name, out, source, run, form)
         except ConfigError as refused:
             found.setdefault("refused", {})[form or "default"] = str(refused)
             continue
@@ -95,15 +179,12 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     return found | {"bytes_a_view": bytes_a_view}
 
 
-def _built(
-    name: str, out: Path, source: str, limit: int, settings: dict[str, Any], form: str | None
-) -> Built:
-    request: dict[str, Any] = {"out": out, "source": source, "limit": limit, "shard_rows": 16}
-    files = {"encoder": packaged_weights("encoder")} if name == "hard" else {}
-    if settings.get("of") == "moco":
-        build(BuildRequest(generator="moco", **request))
+def _built(name: str, out: Path, source: str, run: Run, form: str | None) -> Built:
+    request: dict[str, Any] = {"out": out, "source": source, "limit": run.limit, "shard_rows": 16}
+    if run.parent is not None:
+        build(BuildRequest(generator=run.parent, **request))
     return build(
-        BuildRequest(generator=name, settings=settings, codec=form, files=files, **request)
+        BuildRequest(generator=name, settings=run.settings, codec=form, files=run.files, **request)
     )
 
 
@@ -135,6 +216,27 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def page_of(text: str, record: dict[str, Any]) -> str:
+    """Return a page with the table of a run between its markers."""
+    lines = [f"| {' | '.join(HEADS)} |", "|---|---|---|---:|---|---|---|"]
+    for row in record["rows"]:
+        name = row["generator"]
+        paper, command = PAPERS[name]
+        side = f"{row['size'][0]} px, " if row["size"][0] else ""
+        sizes = ", ".join(f"{form} {size:,.0f}" for form, size in row["bytes_a_view"].items())
+        cells = (
+            f"`{name}`",
+            paper,
+            GENERATORS[name].makes,
+            f"{row['views_per_second']:,.0f}",
+            f"{side}{sizes}",
+            ", ".join(row["params"]),
+            f"`{command}`" if command else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return inserted(text, "\n".join(lines) + "\n", begin=BEGIN, end=END)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, default=SHARED / "imagenet-sample", metavar="DIR")
@@ -142,7 +244,12 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=128)
     parser.add_argument("--only", help="names of generators, for example heavy,jigsaw")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--table", action="store_true", help="write README.md's table, no more")
     options = parser.parse_args()
+    if options.table:
+        page = page_of(README.read_text(), json.loads(RESULTS.read_text()))
+        write_atomic(README, page.encode())
+        return
     load = usage.load()
     table = list(rows(options))
     if options.out is not None:
