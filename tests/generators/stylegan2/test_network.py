@@ -256,7 +256,7 @@ def test_fingerprint_changes_with_a_weight_and_with_the_clamp() -> None:
 
 def test_conditional_network_refuses_to_map_without_labels() -> None:
     generator = network(SHAPES["conditional, filter per axis"])
-    with pytest.raises(ConfigError, match=r"conditional \(3 classes\): its codes need"):
+    with pytest.raises(ConfigError, match=r"conditional \(3 classes\): give --labels or a source"):
         generator.sample(2, 0)
     with pytest.raises(ConfigError, match=r"must be in \[0, 3\), got 1 to 3"):
         generator.sample(2, 0, torch.tensor([1, 3]))
