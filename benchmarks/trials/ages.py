@@ -62,8 +62,8 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
         steps = train(store, config, run, keep_every=1).steps
         kept = {epoch: kept_path(run / NAME, epoch) for epoch in wanted}
         for epoch, path in kept.items():
-            files, given = {"scorer": path}, {"of": "cands", "bank": BANK}
-            store = with_views(root, "hard", set_of(epoch), codec=None, files=files, **given)
+            weights, given = {"scorer": path}, {"of": "cands", "bank": BANK}
+            store = with_views(root, "hard", set_of(epoch), codec=None, weights=weights, **given)
         brute = compared(store, epochs, kept[epochs])
         record.facts |= {
             "settings": dict(options, source=Path(options["source"]).name),
