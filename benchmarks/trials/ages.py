@@ -8,6 +8,7 @@ with Hard Views, section 5.
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,8 +63,8 @@ def report(record: Record, options: Mapping[str, Any]) -> None:
         steps = train(store, config, run, keep_every=1).steps
         kept = {epoch: kept_path(run / NAME, epoch) for epoch in wanted}
         for epoch, path in kept.items():
-            files, given = {"scorer": path}, {"of": "cands", "bank": BANK}
-            store = with_views(root, "hard", set_of(epoch), codec=None, files=files, **given)
+            weights, given = {"scorer": path}, {"of": "cands", "bank": BANK}
+            store = with_views(root, "hard", set_of(epoch), codec=None, weights=weights, **given)
         brute = compared(store, epochs, kept[epochs])
         record.facts |= {
             "settings": dict(options, source=Path(options["source"]).name),
@@ -251,6 +252,7 @@ def plot(found: Sequence[Mapping[str, Any]]) -> str:
         svg.line(left, y_of(CHANCE), right, y_of(CHANCE), "#9A9A9A", dashed=True),
         svg.text(right + 8, y_of(CHANCE) + 4, "chance, 1 of 6", "start"),
     ]
+    ends = {}
     for kind, colour in COLOURS.items():
         points = []
         for age, x in x_of.items():
@@ -259,6 +261,11 @@ def plot(found: Sequence[Mapping[str, Any]]) -> str:
             parts.append(svg.line(x, y_of(low), x, y_of(high), colour, 3))
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
             parts.append(svg.line(x0, y0, x1, y1, colour, 1.5))
-        parts.append(svg.text(right + 8, points[-1][1] + 4, f"present, {kind}", "start", colour))
+        ends[kind] = points[-1][1]
+    apart = ends[OFFLINE] - ends[TRAINING]
+    apart = math.copysign(max(12, abs(apart)), apart)  # so that no label lies on another
+    middle = sum(ends.values()) / 2
+    for kind, y in ((OFFLINE, middle + apart / 2), (TRAINING, middle - apart / 2)):
+        parts.append(svg.text(right + 8, y + 4, f"present, {kind}", "start", COLOURS[kind]))
     title = "Share of cached choices that are the present choice, by their age in epochs"
     return svg.document(width, height, title, parts)

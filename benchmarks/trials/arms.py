@@ -153,8 +153,8 @@ def choose(store: Store) -> Store:
     """Choose among the candidates by a small network that has trained a step; return the store."""
     with tempfile.TemporaryDirectory() as folder:
         train(store, config_of(*CACHED, backbone="conv3", steps=1, batch_size=32), Path(folder))
-        files = {"scorer": Path(folder) / NAME}
-        return with_views(store.root, "hard", "hard", codec=None, files=files, of="cands")
+        weights = {"scorer": Path(folder) / NAME}
+        return with_views(store.root, "hard", "hard", codec=None, weights=weights, of="cands")
 
 
 def prepare(out: Path, source: str, rows: int) -> Store:

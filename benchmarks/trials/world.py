@@ -36,7 +36,7 @@ def with_views(
     codec: str | None = "raw",
     source: str | None = None,
     limit: int | None = None,
-    files: WeightFiles | None = None,
+    weights: WeightFiles | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Store:
     """Build a view set into the store at `out`, and return the store."""
@@ -48,7 +48,7 @@ def with_views(
             source=source,
             limit=limit,
             codec=codec,
-            files=files or {},
+            files=weights or {},
             settings=settings,
             workers=THREADS,
         )

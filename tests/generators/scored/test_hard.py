@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,19 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conformance.generator_rows import pictures, stored_views
-from tests.generators.latent_world import world_on
+from tests.generators.latent_world import FixedParams, FixedPlan, FixedViewSet, world_on
 from tests.generators.scored.encoders import write_encoder
 from tests.train.scoring.made import FRAME, UNKNOWN, scorer_of, write_checkpoint
 from tests.viewstore.small_stores import ROWS, build_small, write_npz, write_photographs
 from viewstore.build.repair import repair, take_mended_images, withdraw
 from viewstore.build.roles import load_model
-from viewstore.errors import CheckpointError, ConfigError
+from viewstore.errors import CheckpointError, ConfigError, FormatError
+from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
+from viewstore.generators.contract import Sample
 from viewstore.generators.scored.hard import Hard
 from viewstore.progress import Silent
 from viewstore.randomness import Op, Stream
 from viewstore.store.column_content import meaning_faults
 from viewstore.store.committed import committed_shards
+from viewstore.store.sample_views import StoredViews
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify
 from viewstore.train.nets.network import NetworkSettings
@@ -40,6 +44,17 @@ from viewstore.train.overlap import pairwise_iou
 VIEWS, BANK = 4, 6
 CHOICES = ("selected", "easiest", "random", "min_iou")
 SCORERS = ("simclr", "simsiam", "moco-v2", "deepcluster-v2", "dino", "encoder")
+
+
+@dataclass(frozen=True)
+class WithRoles(FixedViewSet):
+    """Crops in memory, all of one role."""
+
+    role: str = "global"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,) * self.pixels.shape[1]
 
 
 def hard(store: Path, of: str, scorer: Path, name: str, **changes: Any) -> Any:  # noqa: ANN401
@@ -304,6 +319,54 @@ def test_two_sets_hold_the_best_combination_of_large_and_small_crops(world: Path
         for name in ("random", "min_iou"):
             assert small_set.params[name][row, 0].tolist() == [0, 1, 2]
     assert list(verify(store, level="content")) == []
+
+
+def test_a_choice_of_large_crops_that_is_no_view_is_refused() -> None:
+    """Of another group, or beyond the views there are; none at all gives none."""
+    rng, groups = np.random.default_rng(0), 2
+    large, small = (rng.integers(0, 256, (2, 4, s, s, 3), np.uint8) for s in (16, 8))
+
+    def made(choice: NDArray[np.uint8]) -> list[Any]:
+        args = {"locals": "small", "train_locals": 1}
+        column = Column(name="selected", dtype="u1", shape=(groups, 2), per="choice")
+        chosen = FixedViewSet(
+            "large-hard",
+            FixedPlan((column,), {"args": args}),
+            FixedParams({"selected": choice}),
+            large,
+            "large",
+            "columns",
+        )
+        status = {"status": np.ones((2, 4), np.uint8)}
+        of = WithRoles("large", FixedPlan((), {}), FixedParams(status), large)
+        crops = WithRoles("small", FixedPlan((), {}), FixedParams(status), small, role="local")
+        inputs = {"globals": chosen, "views": of}
+        context: Any = replace(
+            pictures().context,
+            num_samples=2,
+            parent=crops,
+            inputs=inputs,
+            models={"scorer": scorer_of("dino")},
+        )
+        settings = {"groups": groups, "choose": 1, "slots": 2}
+        resolved = Hard(of="small", globals="large-hard", **settings).resolve(context)
+        samples = [
+            Sample(row, (16, 16), Mock(), StoredViews(crops, row), {
+                role: StoredViews(each, row) for role, each in inputs.items()
+            })
+            for row in range(2)
+        ]  # fmt: skip
+        return [each.params for each in resolved.make(context).render(samples)]
+
+    choice = np.array([[[0, 1], [2, 3]], [[255, 255], [2, 3]]], np.uint8)
+    first, second = made(choice)
+    assert (first["selected"] < 4).all()
+    assert second["selected"].tolist()[0] == [255]
+    assert second["status"].tolist() == [3, 3, 1, 1]
+    for wrong in ([[0, 2], [2, 3]], [[0, 1], [2, 9]]):
+        choice[0] = wrong
+        with pytest.raises(FormatError, match="selected of row 0 of large-hard is no view of its"):
+            made(choice)
 
 
 def test_views_that_were_never_made_are_not_chosen(tmp_path: Path, world: Path) -> None:
