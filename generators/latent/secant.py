@@ -76,6 +76,7 @@ class SecantSearch:
         self._left = iter(probing.directions.double().flatten(2))
         self._span = probing.latent0.new_zeros(0, probing.latent0.numel(), dtype=torch.float64)
         self._secants = self._anchor.new_zeros(len(self._anchor), 0)
+        self._at = self._span.new_zeros(goal.views, 0)
         self.features = self._recon.expand(goal.views, -1)
         self.first = self.features
         self.forwards = torch.zeros(goal.views, dtype=torch.int32)
@@ -126,6 +127,8 @@ class SecantSearch:
             return False
         secants = self._tangent((seen.double() - self._recon) / reach).T
         self._span = torch.cat([self._span, more])
+        self._at = self._span.new_zeros(views, len(self._span))
+        self.features = self._recon.expand(views, -1)
         self._secants = torch.cat([self._secants, secants], dim=1)
         left, values, _ = torch.linalg.svd(self._secants, full_matrices=False)
         wanted = len(self._probing.rotation)
@@ -133,8 +136,6 @@ class SecantSearch:
             return False
         self._easy = left[:, :wanted]
         self._jacobian = self._secants.repeat(views, 1, 1)
-        self._at = self._span.new_zeros(views, len(self._span))
-        self.features = self._recon.expand(views, -1)
         return True
 
     def _aim(self, tol_search: float) -> Asking[None]:
