@@ -3,7 +3,7 @@
 python -m tests.conformance.generator_rows CASE
 
 A case is the name of a generator. One that describes views does so of a set of three views, and
-once more, as "NAME of source", of the images.
+once more, as "NAME of source", of the images. "w-search by secant" is its other solver.
 """
 
 from __future__ import annotations
@@ -54,12 +54,17 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
 DESCRIBING = {name for name in GENERATORS if settings_class(name).KIND == "columns"}
 OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)))
+BY_SECANT = " by secant"
+CASES = (
+    *GENERATORS,
+    *(f"{name}{OF_SOURCE}" for name in sorted(DESCRIBING - ABOUT_IMAGES)),
+    f"w-search{BY_SECANT}",
+)
 
 
 def generator_of(case: str) -> str:
     """Return the name of the generator of a case."""
-    return case.removesuffix(OF_SOURCE)
+    return case.removesuffix(OF_SOURCE).removesuffix(BY_SECANT)
 
 
 def picture(row: int) -> Any:  # noqa: ANN401
@@ -166,7 +171,8 @@ def stored_settings(case: str) -> dict[str, Any]:
     small = {"height": 32, "width": 32} if GENERATORS[name].settings in PIXELS else {}
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
     of = {"of": "views"} if name in DESCRIBING - ABOUT_IMAGES and case == name else {}
-    settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
+    solver = {"solver": "secant"} if case.endswith(BY_SECANT) else {}
+    settings = make_settings(name, {**small, **files, **of, **solver, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
     return stored
