@@ -223,7 +223,7 @@ class WSearchGenerator:
         return is_candidate(self._settings, measured, tol_search=self._tol_search(job))
 
     def _secant(self, start: Start[_Job]) -> Asking[Finished[_Job]]:
-        """Search a sample by forward passes; if they find no way, it stays where it started."""
+        """Search a sample by forward passes; if its probes find no way, it stays at its start."""
         search = start.job.search
         assert search is not None, "samples begin with the solver of the settings"
         reached = yield from search.search(self._tol_search(start.job))
