@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +20,11 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, Rendered, Sample
 from viewstore.generators.latent.checks import checked_parent, latent_columns, parent_of
 from viewstore.generators.latent.decode import (
-    clamped_share,
-    decoded_features,
     decoder_of,
     fit_source,
     from_pixels,
     gan_of,
     start_noise,
-    to_pixels,
     unit_images,
 )
 from viewstore.generators.latent.goal import (
@@ -37,6 +34,7 @@ from viewstore.generators.latent.goal import (
     is_candidate,
     measure,
 )
+from viewstore.generators.latent.judge import Judge, Judged
 from viewstore.generators.latent.lanes import Lanes
 from viewstore.generators.latent.probes import probe_directions, simplex_rotation
 from viewstore.generators.latent.secant import Asking, Probing, SecantSearch
@@ -47,7 +45,6 @@ from viewstore.generators.numerics import (
     keep_freed_memory,
     repeatable,
 )
-from viewstore.images.colours import Pixels
 
 Solver = Literal["adam", "secant"]
 Units = Literal["sigma_w", "abs"]
@@ -135,14 +132,6 @@ class _Job:
         return np.zeros(1, np.int32) if self.search is None else self.search.forwards.numpy()
 
 
-class _Judged(NamedTuple):
-    """What a sample is as stored: pixels [n, H, W, 3], clipped [n], measured [n, 4]."""
-
-    pixels: Pixels
-    clipped: NDArray[np.float32]
-    measured: NDArray[np.float32]
-
-
 class _Pool(Protocol):
     """What samples are searched in: `SlotPool` or `Lanes`."""
 
@@ -172,7 +161,8 @@ class WSearchGenerator:
         unit = self._decode.gan.sigma_w if settings.units == "sigma_w" else 1.0
         self._lr = settings.lr * unit
         self._start_std = settings.start * unit
-        self._judge_slots = max(1, settings.slots // JUDGE_SHARE)
+        judged_at_once = max(1, settings.slots // JUDGE_SHARE)
+        self._judge = Judge(settings, context, self._decode, slots=judged_at_once)
         self._refiner: Solver = "adam" if self._decode.gan.differentiable else "secant"
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
@@ -237,7 +227,7 @@ class WSearchGenerator:
         return is_candidate(self._settings, measured, tol_search=self._tol_search(job))
 
     def _secant(self, start: Start[_Job]) -> Asking[Finished[_Job]]:
-        """Search a sample by forward passes; if they find no way, it stays where it started."""
+        """Search a sample by forward passes; if its probes find no way, it stays at its start."""
         search = start.job.search
         assert search is not None, "samples begin with the solver of the settings"
         reached = yield from search.search(self._tol_search(start.job))
@@ -305,9 +295,12 @@ class WSearchGenerator:
     def _settle(self, done: list[Finished[_Job]], refused: deque[Start[_Job]]) -> list[Rendered]:
         """Judge samples that left a pool; those that may go on join `refused`."""
         ended = []
-        for first in range(0, len(done), self._judge_slots):
-            some = done[first : first + self._judge_slots]
-            for finished, judged in zip(some, self._judge(some), strict=True):
+        for first in range(0, len(done), self._judge.slots):
+            some = done[first : first + self._judge.slots]
+            judged_ones = self._judge.judge(
+                [_finite(each) for each in some], [each.start.job.features0 for each in some]
+            )
+            for finished, judged in zip(some, judged_ones, strict=True):
                 rendered = self._decide(finished, judged)
                 if isinstance(rendered, Start):
                     refused.append(rendered)
@@ -315,7 +308,7 @@ class WSearchGenerator:
                     ended.append(rendered)
         return ended
 
-    def _decide(self, done: Finished[_Job], judged: _Judged) -> Rendered | Start[_Job]:
+    def _decide(self, done: Finished[_Job], judged: Judged) -> Rendered | Start[_Job]:
         """Return the end of a sample, or its start in the refining pool."""
         job, settings = done.start.job, self._settings
         if not np.isfinite(done.last).all():
@@ -353,27 +346,7 @@ class WSearchGenerator:
         steps = done.start.job.forwards + done.state.steps
         return np.broadcast_to(steps, self._settings.views).astype(np.int32)
 
-    @torch.no_grad()
-    def _judge(self, done: list[Finished[_Job]]) -> list[_Judged]:
-        """Render, store and measure up to `judge_slots` samples, at one constant shape.
-
-        A sample that is no longer finite falls back to its reconstruction.
-        """
-        padded = done + done[-1:] * (self._judge_slots - len(done))
-        latents = torch.stack([_finite(finished) for finished in padded])
-        decoded = self._decode(latents.flatten(0, 1))
-        shape = latents.shape[:2]
-        pixels = to_pixels(decoded)
-        pixels = pixels.reshape(*shape, *pixels.shape[1:])
-        features = decoded_features(
-            pixels, codec=self._context.codec, encoder=self._encoder, device=self._context.device
-        )
-        anchors = torch.stack([finished.start.job.features0 for finished in padded])
-        measured = measure(self._settings, features, anchors)[1].cpu().numpy()
-        clipped = clamped_share(decoded).reshape(shape)
-        return [_Judged(pixels[i], clipped[i], measured[i]) for i in range(len(done))]
-
-    def _rendered(self, done: Finished[_Job], judged: _Judged, status: int) -> Rendered:
+    def _rendered(self, done: Finished[_Job], judged: Judged, status: int) -> Rendered:
         job, views = done.start.job, self._settings.views
         anchor, mean_pair, least_pair, loss = judged.measured.T
         params: dict[str, NDArray[Any]] = {
@@ -398,7 +371,7 @@ class WSearchGenerator:
 
 
 def _finite(done: Finished[_Job]) -> Tensor:
-    """Return the latents of a sample, or the anchor's where they are no longer finite."""
+    """Return the latents of a sample, or those of its reconstruction if it is not finite."""
     if np.isfinite(done.last).all():
         return done.latents
     return done.start.job.latent0.expand_as(done.latents)

@@ -36,7 +36,7 @@ AWAY = 0.5  # weight of the way from the other views, against the way that a vie
 STEP_SHARE = 0.5  # longest step of a view in a round, in lengths of its way
 PAIR_MARGIN = 1.05  # of eps_min: views that near are spread too
 RADIUS_SHARE = 0.9  # of tol_search
-FLAT, STILL = 1e-4, 1e-5  # singular values below: of the largest one, and of themselves
+FLAT, STILL = 1e-4, 1e-5  # a singular value is 0 below this share of the largest, or this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ class SecantSearch:
         self._left = iter(probing.directions.double().flatten(2))
         self._span = probing.latent0.new_zeros(0, probing.latent0.numel(), dtype=torch.float64)
         self._secants = self._anchor.new_zeros(len(self._anchor), 0)
+        self._at = self._span.new_zeros(goal.views, 0)
         self.features = self._recon.expand(goal.views, -1)
         self.first = self.features
         self.forwards = torch.zeros(goal.views, dtype=torch.int32)
@@ -126,6 +127,8 @@ class SecantSearch:
             return False
         secants = self._tangent((seen.double() - self._recon) / reach).T
         self._span = torch.cat([self._span, more])
+        self._at = self._span.new_zeros(views, len(self._span))
+        self.features = self._recon.expand(views, -1)
         self._secants = torch.cat([self._secants, secants], dim=1)
         left, values, _ = torch.linalg.svd(self._secants, full_matrices=False)
         wanted = len(self._probing.rotation)
@@ -133,8 +136,6 @@ class SecantSearch:
             return False
         self._easy = left[:, :wanted]
         self._jacobian = self._secants.repeat(views, 1, 1)
-        self._at = self._span.new_zeros(views, len(self._span))
-        self.features = self._recon.expand(views, -1)
         return True
 
     def _aim(self, tol_search: float) -> Asking[None]:
@@ -143,7 +144,7 @@ class SecantSearch:
         every = torch.arange(self._goal.views)
         wanted = self._targets(corners) - self._recon
         step = self._step(every, wanted)
-        # Damping makes a step short, and would make the others' first guess of a ray so.
+        # Damping makes steps short: each goes on to where its features should be at the radius.
         seen = (self._jacobian @ step[..., None])[..., 0].norm(dim=-1)
         step *= (wanted.norm(dim=-1) / seen.clamp(min=1e-12)).clamp(max=FARTHER)[:, None]
         yield from self._go(every, step, tol_search)
@@ -222,9 +223,9 @@ class SecantSearch:
         return bool(mean_pair < self._goal.mean_pair_target)
 
     def _stray(self, tol_search: float, *, short: bool) -> Tensor:
-        """Return the views that must move: off the radius, too near to another, or in the way.
+        """Return the views that must move: those off the radius or too near to another one.
 
-        If the sample is `short` of its mean pair distance, the views with the least are.
+        If the sample is `short` of its mean pair distance, also those with the least.
         """
         found = distances(self.features, self._anchor)
         stray = (found.anchor - self._goal.eps1).abs() > tol_search

@@ -4,7 +4,7 @@ python -m tests.conformance.generator_rows CASE
 
 A case is the name of a generator. One that describes views does so of a set of three views, and
 once more, as "NAME of source", of the images; one that makes views of views does so as "NAME of
-views".
+views". "w-search by secant" is its other solver.
 """
 
 from __future__ import annotations
@@ -68,12 +68,18 @@ OF_SOURCE = " of source"
 ABOUT_IMAGES = {"duplicates", "selection"}  # and about nothing else
 ABOUT_VIEWS = {"hard"}
 BOTH = sorted(DESCRIBING - ABOUT_IMAGES - ABOUT_VIEWS)
-CASES = (*GENERATORS, *(f"{name}{OF_SOURCE}" for name in BOTH), f"viewmaker{OF_VIEWS}")
+BY_SECANT = " by secant"
+CASES = (
+    *GENERATORS,
+    *(f"{name}{OF_SOURCE}" for name in BOTH),
+    f"viewmaker{OF_VIEWS}",
+    f"w-search{BY_SECANT}",
+)
 
 
 def generator_of(case: str) -> str:
     """Return the name of the generator of a case."""
-    return case.removesuffix(OF_SOURCE).removesuffix(OF_VIEWS)
+    return case.removesuffix(OF_SOURCE).removesuffix(OF_VIEWS).removesuffix(BY_SECANT)
 
 
 def picture(row: int) -> Any:  # noqa: ANN401
@@ -220,7 +226,8 @@ def stored_settings(case: str) -> dict[str, Any]:
     files = {"files": f"{files_folder()}/{{key}}_{{view}}.png"} if name == "import" else {}
     of_views = name in DESCRIBING - ABOUT_IMAGES and case == name
     of = {"of": "views"} if of_views or case.endswith(OF_VIEWS) else {}
-    settings = make_settings(name, {**small, **files, **of, **QUICK.get(name, {})})
+    solver = {"solver": "secant"} if case.endswith(BY_SECANT) else {}
+    settings = make_settings(name, {**small, **files, **of, **solver, **QUICK.get(name, {})})
     resolved = settings.resolve(world_of(case).context)
     stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
     return stored

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from viewstore.build.request import BuildRequest, Built
-from viewstore.build.roles import ROLES, WeightFiles, check_unneeded, named, weights_of
+from viewstore.build.roles import (
+    ROLES,
+    WeightFiles,
+    check_unneeded,
+    files_needed,
+    named,
+    taken_files,
+    weights_of,
+)
 from viewstore.build.run import build, needed_roles
 from viewstore.errors import ConfigError
 from viewstore.files import disk
@@ -121,12 +129,11 @@ def _newest(paths: StorePaths, base: str) -> Plan:
     return plan
 
 
-def _needed(plan: Plan, files: WeightFiles) -> dict[str, Path]:
+def _needed(plan: Plan, files: WeightFiles) -> WeightFiles:
     """Return those of the files that the generator of a plan needs itself."""
     from viewstore.generators import settings_class
 
-    needs = settings_class(plan.generator["name"]).NEEDS
-    return {role: file for role, file in files.items() if role in needs}
+    return files_needed(settings_class(plan.generator["name"]).NEEDS, files)
 
 
 def _given(plan: Plan, files: WeightFiles) -> dict[str, Weights]:
@@ -142,7 +149,7 @@ def _given(plan: Plan, files: WeightFiles) -> dict[str, Weights]:
 
     settings = make_settings(plan.generator["name"], plan.generator["args"])
     check_unneeded(plan.generator["name"], needed_roles(settings), files)
-    needs = named(settings.NEEDS)
+    needs, files = named(settings.NEEDS), taken_files(settings.NEEDS, files)
     found = {each.role: each for each in weights_of(needs, files)}
     for was in plan.weights:
         if was.role not in needs or was.role in files or ROLES[was.role].fits in files:
@@ -232,7 +239,7 @@ def _inputs(
             "files: refreshing it first"
         )
         needs = needed_roles(make_settings(first.generator["name"], first.generator["args"]))
-        own = {role: file for role, file in files.items() if role in needs}
+        own = files_needed(needs, files)
         built.append(refresh(paths.root, first.base, own, progress, **how))
         found[role] = built[-1].plan.view_set
     return built, {role: name for role, name in found.items() if name is not None}

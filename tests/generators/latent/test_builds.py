@@ -13,14 +13,18 @@ import pytest
 
 import viewstore
 from tests.generators.latent_world import small_encoder, small_gan, source_images, write_networks
+from viewstore.build.adopt import check_same_settings
 from viewstore.build.repair import repair
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles, packaged_weights
 from viewstore.build.run import build
 from viewstore.errors import CheckpointError, ConfigError, UnavailableError
+from viewstore.format.paths import StorePaths
 from viewstore.generators.latent.checks import SLOTS_CPU
 from viewstore.generators.latent.inversion import Inversion
+from viewstore.generators.latent.search import WSearch
 from viewstore.generators.latent.starts import STEPS_FROM_AVERAGE
+from viewstore.store.committed import read_plan
 from viewstore.store.verify import verify
 from viewstore.store.view_set import ViewSet
 from viewstore.train.encoder_file import save_encoder
@@ -57,9 +61,15 @@ def inverted(files: Files, out: Path, *, shard_rows: int) -> BuildRequest:
     return replace(recon, generator="w-search", settings=SEARCH)
 
 
+@pytest.fixture(scope="module", params=["adam", "secant"])
+def solver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def start(files: Files, tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
-    return inverted(files, tmp_path_factory.mktemp("start") / "store", shard_rows=4)
+def start(files: Files, solver: str, tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
+    request = inverted(files, tmp_path_factory.mktemp("start") / "store", shard_rows=4)
+    return replace(request, settings={**SEARCH, "solver": solver})
 
 
 @pytest.fixture
@@ -102,9 +112,10 @@ def rows_of(views: ViewSet) -> list[tuple[bytes, dict[str, bytes]]]:
 
 
 @pytest.fixture(scope="module")
-def expected(files: Files, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def expected(files: Files, solver: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The views of a build with one shard."""
     request = inverted(files, tmp_path_factory.mktemp("expected") / "store", shard_rows=16)
+    request = replace(request, settings={**SEARCH, "solver": solver})
     build(request)
     return rows_of(searched(request))
 
@@ -134,7 +145,22 @@ def test_a_build_cannot_go_on_with_other_settings(
 ) -> None:
     build(replace(whole, only=(1,)))
     with pytest.raises(ConfigError, match=next(iter(changes))):
-        build(replace(whole, settings={**SEARCH, **changes}))
+        build(replace(whole, settings={**whole.settings, **changes}))
+
+
+def test_a_plan_of_before_there_were_solvers_goes_on_as_adam(files: Files, tmp_path: Path) -> None:
+    request = inverted(files, tmp_path / "store", shard_rows=4)
+    build(replace(request, only=(0,), settings={**SEARCH, "solver": "adam"}))
+    path = StorePaths(request.out).view_set("w-search")
+    plan = read_plan(path)
+    args = {key: value for key, value in plan.generator["args"].items() if key not in WSearch.LATER}
+    check_same_settings(path, plan)
+    path.plan.chmod(0o644)
+    path.plan.write_bytes(replace(plan, generator={**plan.generator, "args": args}).pack())
+    check_same_settings(path, plan)
+    other = {**plan.generator["args"], "solver": "secant"}
+    with pytest.raises(ConfigError, match="solver was adam, is secant"):
+        check_same_settings(path, replace(plan, generator={**plan.generator, "args": other}))
 
 
 def test_another_encoder_is_another_plan(files: Files, whole: BuildRequest, tmp_path: Path) -> None:

@@ -20,13 +20,23 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def search(out: Path, limit: int) -> viewstore.Store:
-    build(BuildRequest(generator="w-search", out=out, source="digits", limit=limit, workers=1))
+def search(out: Path, limit: int, **settings: object) -> viewstore.Store:
+    build(
+        BuildRequest(
+            generator="w-search",
+            out=out,
+            source="digits",
+            limit=limit,
+            settings=settings,
+            workers=1,
+        )
+    )
     return viewstore.open(out)
 
 
-def test_a_few_digits_converge(tmp_path: Path) -> None:
-    store = search(tmp_path / "store", 8)
+@pytest.mark.parametrize("solver", ["adam", "secant"])
+def test_a_few_digits_converge(tmp_path: Path, solver: str) -> None:
+    store = search(tmp_path / "store", 8, solver=solver)
     views = store.view_sets["w-search"]
     args = views.plan.generator["args"]
     distance = views.params["distance"]
@@ -50,9 +60,14 @@ def test_the_digits_search_meets_its_published_figures(tmp_path: Path) -> None:
     assert np.percentile(views.params["min_pair_distance"].min(1), 5) > 0.3 * eps1
 
 
-def test_the_benchmark_measures_both_loops() -> None:
+def test_the_benchmark_measures_all_loops() -> None:
     found = measure(samples=2, repeats=1, slots=2)
-    assert set(found["repeats"]) == {"textbook", "pool"}
+    assert set(found["repeats"]) == {"textbook", "pool", "secant"}
+    assert found["steps_per_view"]["secant"] < 30
+    for made in found["made"].values():
+        assert made["converged"] == 1
+        assert made["off"] <= 0.02
+        assert 0.5 < made["class_kept"] <= 1
     steps = found["steps_per_view"]
     assert steps["pool"] == pytest.approx(steps["textbook"], rel=0.2)
     assert found["ratio"] > 0
@@ -61,3 +76,14 @@ def test_the_benchmark_measures_both_loops() -> None:
 @pytest.mark.slow
 def test_the_pool_is_two_and_a_half_times_as_fast() -> None:
     assert measure(samples=128, repeats=3, slots=16)["ratio"] >= 2.5
+
+
+@pytest.mark.slow
+def test_secant_makes_four_times_the_views_and_keeps_their_classes() -> None:
+    found = measure(samples=128, repeats=3, slots=16)
+    adam, secant = found["made"]["pool"], found["made"]["secant"]
+    assert found["secant_to_pool"] >= 4
+    assert found["secant_to_textbook"] >= 10
+    assert secant["converged"] == 1
+    assert secant["converged_alone"] >= 0.97
+    assert secant["class_kept"] >= adam["class_kept"] - 0.01

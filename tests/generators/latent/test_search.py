@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -393,3 +394,51 @@ def test_the_search_needs_its_parent(world: World) -> None:
 
 def test_a_parent_is_asked_for_the_psi_of_the_search_and_nothing_else() -> None:
     assert WSearch(preset="paper", lr=0.5).inputs() == {"parent": ("recon", {"psi": 0.7})}
+
+
+def test_a_generator_without_a_gradient_is_searched_by_forward_passes(world: World) -> None:
+    there = without_gradient(world)
+    settings = WSearch(**BASE).resolve(there.context)
+    assert settings.solver == "secant"
+    ended = search(there)
+    for row, one in search(there, [5, 4, 3, 2, 1, 0]).items():
+        assert_equal(one, ended[row])
+    assert np.mean([one.params["converged"].all() for one in ended.values()]) > 0.5
+    for one in ended.values():
+        if one.params["converged"].all():
+            assert np.abs(one.params["distance"] - 0.3).max() <= 0.02
+            assert one.params["mean_pair_distance"].mean() >= 0.98 * settings.mean_pair_target
+        else:
+            assert (one.params["status"] == 2).all()
+
+
+@pytest.mark.parametrize("changes", [{"solver": "adam"}, {"preset": "paper"}])
+def test_adam_is_refused_where_there_is_no_gradient(world: World, changes: dict[str, Any]) -> None:
+    there = without_gradient(world)
+    there = replace(there, context=replace(there.context, parent=None))
+    with pytest.raises(ConfigError, match="no gradient"):
+        WSearch(**{**BASE, **changes}).resolve(there.context)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_an_encoder_that_sees_nothing_leaves_a_clear_status(world: World, gradient: bool) -> None:
+    flat = copy.deepcopy(world.context.models["encoder"])
+    with torch.no_grad():
+        for parameter in list(flat.parameters())[:-1]:
+            parameter.zero_()
+        for name, value in flat.named_buffers():
+            if name.endswith("running_mean"):
+                value.fill_(-1.0)
+    there = world.with_models(encoder=flat)
+    there = there if gradient else without_gradient(there)
+    for one in search(there, [0, 1], max_steps=3, solver="secant").values():
+        assert (one.params["status"] == 2).all()
+        assert all(np.isfinite(value).all() for value in one.params.values())
+        assert one.params["distance"].max() < 1e-3
+
+
+def test_plans_of_before_there_were_solvers_are_adam_s(world: World) -> None:
+    first = asdict(WSearch(**BASE).resolve(world.context))
+    before = {name: value for name, value in first.items() if name not in WSearch.LATER}
+    assert {name: first[name] for name in WSearch.LATER} == WSearch.LATER
+    assert asdict(WSearch(**before).resolve(world.context)) == first
