@@ -7,11 +7,12 @@ import tomllib
 
 from tests.graph import FOLDERS, REPO, arrows, circles, modules, room_of
 
-GROUND = {"errors", "progress"}
+GROUND = {"errors", "progress", "plugins"}
 # What each room may import, besides the ground. A lazy import is an import.
 VIEWSTORE = {
     "errors": "",
     "progress": "",
+    "plugins": "",
     "randomness": "_draws",
     "format": "",
     "files": "format",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -60,10 +60,9 @@ class ResolvedPicked(Described):
 
 def pick(store: Store, of: str, name: str) -> Store:
     """Build a columns set that picks two views of the set `of`; return the store."""
-    table: Any = GENERATORS
     row = Row("picked", "Picked", "two views by chance")
     with (
-        patch.dict(table, {"picked": row}),
+        patch.dict(GENERATORS.data, {"picked": row}),
         patch.dict(sys.modules, {MODULE: sys.modules[__name__]}),
     ):
         return with_views(store.root, "picked", name, codec=None, of=of)

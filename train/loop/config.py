@@ -213,8 +213,8 @@ def _unknown(key: str, values: Mapping[str, Any]) -> ConfigError:
             fix=fix if key != "network" else "name one of its settings, such as network.backbone",
         )
     kinds = [("network", NetworkSettings), ("optim", OptimSettings)]
-    kinds += [("method", kind) for kind in METHODS.values()]
-    kinds += [("strategy", kind) for kind in STRATEGIES.values()]
+    kinds += [("method", kind) for kind in METHODS.own.values()]
+    kinds += [("strategy", kind) for kind in STRATEGIES.own.values()]
     dotted = [f"{table}.{shown(item.name)}" for table, kind in kinds for item in fields(kind)]
     near = difflib.get_close_matches(key, [*_own_names(), *dotted], n=1)
     return ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viewstore.errors import ConfigError
+from viewstore.plugins import Plugin, Table
 from viewstore.train.settings import settings_of
 from viewstore.train.strategies.a1 import A1
 from viewstore.train.strategies.a2 import A2
@@ -17,7 +18,17 @@ from viewstore.train.strategies.hexa import Hexa
 from viewstore.train.strategies.hvp import HVP
 from viewstore.train.strategies.standard import Standard
 
-STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
+
+def _of_plugin(plugin: Plugin) -> type[Chooser] | type[Stage]:
+    kind: type[Chooser] | type[Stage] = plugin.load_settings(
+        called=lambda settings: getattr(settings, "NAME", None)
+    )
+    if not issubclass(kind, Chooser | Stage):
+        raise plugin.refused(f"{plugin.target} is neither a Chooser nor a Stage")
+    return kind
+
+
+_OWN: Mapping[str, type[Chooser] | type[Stage]] = {
     "standard": Standard,
     "hvp": HVP,
     "cooperative": Cooperative,
@@ -29,6 +40,7 @@ STRATEGIES: Mapping[str, type[Chooser] | type[Stage]] = {
     "a2": A2,
     "graded": Graded,
 }
+STRATEGIES: Table[type[Chooser] | type[Stage]] = Table("strategy", _OWN, _of_plugin)
 
 
 def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from viewstore.build.inputs import planned_inputs
 from viewstore.build.listing import own_files
-from viewstore.build.reproducible import check_versions, check_weights
+from viewstore.build.reproducible import check_generator, check_versions, check_weights
 from viewstore.build.roles import WeightFiles, load_models, networks
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights
-from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
+from viewstore.images.codec import CODECS, Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
 from viewstore.shards.writer import json_bytes
@@ -137,12 +137,16 @@ def make_plan(
 
     `context.view_set` is the name under which `view_set` was begun.
     """
+    from viewstore.generators import GENERATORS
+
     views, height, width = resolved.views, resolved.height, resolved.width
     rows, codec = StoreRows(table), context.codec
     libraries = {
         library: importlib.metadata.version(library)
         for library in (*LIBRARIES, *(["torch"] if networks(settings.NEEDS) else []))
     }
+    plugins = (GENERATORS.plugin(name), CODECS.plugin(codec.name))
+    libraries |= {plugin.package: plugin.version for plugin in plugins if plugin is not None}
     members = codec.members(views)
     stored: Kind = "columns" if settings.KIND == "columns" else "pixels" if members else "recipe"
     columns = list(resolved.columns())
@@ -246,6 +250,7 @@ def _make_builder(
     if plan.weights:  # sums of several threads differ in their last bits
         threads = 1
     cv2.setNumThreads(threads)
+    check_generator(plan)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
     if networks(settings.NEEDS):
         import torch

@@ -11,6 +11,7 @@ from viewstore.errors import CheckpointError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import codec_from_plan
+from viewstore.plugins import missing
 
 
 def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> None:
@@ -23,11 +24,30 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     """
     from viewstore.generators import settings_class
 
+    check_generator(plan)
     needs = settings_class(plan.generator["name"]).NEEDS
     own = own_files(paths.view_set(plan.view_set), plan)
     check_weights(plan, weights_of(needs, {**files, **own}))
     check_links(paths, plan)
     check_versions(plan)
+
+
+def check_generator(plan: Plan) -> None:
+    """Raise UnavailableError if the generator of a plan is of a package that is not installed."""
+    from viewstore.generators import GENERATORS
+
+    name = plan.generator["name"]
+    if name in GENERATORS:
+        return
+    others = [library for library in plan.libraries if not _is_installed(library)]
+    raise missing("generator", name, others[0] if others else None)
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(library))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def check_versions(plan: Plan) -> None:
@@ -43,10 +63,7 @@ def check_versions(plan: Plan) -> None:
         if encoder != before:
             changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
-        try:
-            found = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
+        found = importlib.metadata.version(library) if _is_installed(library) else "not installed"
         if found != version:
             changed[library] = (version, found)
     if changed:
