@@ -86,6 +86,11 @@ _OWN: Mapping[str, Row] = {
         "handwritten digits zoomed, shifted and turned, never flipped",
         {"policy": "digits"},
     ),
+    "expert": Row(
+        "pixels.expert",
+        "Expert",
+        "crops and colours of a policy by name, or of one's own (--policy FILE)",
+    ),
     "heavy": Row(
         "pixels.heavy",
         "Heavy",
