@@ -8,10 +8,12 @@ what the user has installed: a store that is read chooses among that, and among 
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import re
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 from viewstore.errors import ConfigError, UnavailableError
@@ -148,6 +150,43 @@ def _found(kind: str, name: str) -> Plugin | None:
             fix=f"uninstall one of them: pip uninstall {packages[0]}, or {packages[1]}",
         )
     return found[0] if found else None
+
+
+def user_function(name: str, what: str, *, form: str) -> Callable[..., Any]:
+    """Return the function of the user's that `name`, "module:function", names.
+
+    `what` is what messages call that which it makes; `form` are the forms that its name may have.
+
+    Raises:
+        ConfigError: There is none, or its module cannot be imported.
+    """
+    module, _, function = name.partition(":")
+    try:
+        made: Callable[..., Any] = getattr(import_module(module), function)
+        inspect.signature(made)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"there is no {what} {name}: {error}",
+            code="VS102",
+            where=name,
+            fix=_advice(module, function, error, form),
+        ) from error
+    return made
+
+
+def _advice(module: str, function: str, error: Exception, form: str) -> str:
+    """Return what to do where a function of the user's cannot be had from its module."""
+    if module.endswith(".py"):
+        return f"name the module, not its file: {module.removesuffix('.py')}:{function}"
+    lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+    if lacking is not None and f"{module}.".startswith(f"{lacking}."):
+        return (
+            f"give {form}, where the module can be imported: for one in this folder set "
+            "PYTHONPATH=."
+        )
+    if isinstance(error, ImportError):
+        return f"see that `python -c 'import {module}'` works"
+    return f"name a function of {module} that returns a torch.nn.Module"
 
 
 def missing(kind: str, name: str, package: object) -> UnavailableError:

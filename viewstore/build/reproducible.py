@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
@@ -75,6 +76,10 @@ def check_versions(plan: Plan) -> None:
         )
 
 
+def _option(planned: Mapping[str, Weights], role: str) -> str:
+    return f"--{role} {planned[role].name if role in planned else 'FILE'}"
+
+
 def check_weights(plan: Plan, found: list[Weights]) -> None:
     """Raise CheckpointError unless these weights are the ones the view set was planned with."""
     planned = {weights.role: weights for weights in plan.weights}
@@ -84,7 +89,7 @@ def check_weights(plan: Plan, found: list[Weights]) -> None:
                 f"the {weights.role} is not the one that {plan.view_set} was planned with",
                 where=weights.name,
                 why="its sha256 differs from the plan's",
-                fix=f"give the file of the first build with --{weights.role}",
+                fix=f"give that of the first build: {_option(planned, weights.role)}",
             )
     missing = set(planned) - {weights.role for weights in found}
     if missing:

@@ -93,7 +93,7 @@ SHOWN = 64  # images in the picture of a snapshot
     "--encoder",
     type=FILE,
     metavar="FILE",
-    help="Compare features of the encoder in this file (inverter).",
+    help="Compare features of the encoder in this file, or of MODULE:FUNCTION (inverter).",
 )
 @click.option(
     "--state",
