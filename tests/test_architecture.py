@@ -51,6 +51,7 @@ GENERATORS = {
     "numerics": "",
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
+    "conformance": "contract pixels",
 }
 # Each may import those before it.
 TRAIN = (
@@ -68,6 +69,7 @@ TRAIN = (
     "source_store",
     "methods",
     "strategies",
+    "conformance",
     "eval",
     "loop",
     "presets",

@@ -14,7 +14,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from viewstore.errors import ConfigError, UnavailableError
 
@@ -201,3 +201,25 @@ def missing(kind: str, name: str, package: object) -> UnavailableError:
         why="the view set was made with it",
         fix=f"pip install {package}" if known else None,
     )
+
+
+def quick_settings(kind: type) -> dict[str, Any]:
+    """Return the settings with which a class of settings asks to be checked.
+
+    They are its class attribute CONFORMANCE, for one that needs a setting, or is slow without.
+    """
+    return dict(getattr(kind, "CONFORMANCE", {}))
+
+
+class Check(NamedTuple):
+    """One thing that an addition is held to, by `viewstore conformance` and by our own tests.
+
+    Attributes:
+        name: What holds, in a few words.
+        why: What goes wrong where it does not hold.
+        run: Looks, and returns what differs, None where it holds.
+    """
+
+    name: str
+    why: str
+    run: Callable[[], str | None]
