@@ -61,6 +61,7 @@ def generator_checks(
     `read` makes settings of what a plan stores of them; `elsewhere` renders what they make too.
     """
     every = range(len(world.samples))
+    images = [sample.image.copy() for sample in world.samples]
     first: dict[int, Rendered] = {}
 
     def made() -> dict[int, Rendered]:
@@ -108,7 +109,7 @@ def generator_checks(
         Check(
             "source images stay as they are",
             "other views of them would change",
-            lambda: _written(settings, world),
+            lambda: _written(settings, world, images),
         ),
         Check(
             "crop boxes lie in their images",
@@ -242,15 +243,13 @@ def _never_written(columns: Iterable[Column], rendered: Rendered) -> str | None:
     return None
 
 
-def _written(settings: Settings, world: World) -> str | None:
-    before = [sample.image.copy() for sample in world.samples]
+def _written(settings: Settings, world: World, images: Sequence[NDArray[np.uint8]]) -> str | None:
+    """Return the row of an image that is no longer as it was before anything was rendered."""
     rendered_rows(settings, world, range(len(world.samples)))
-    changed = [
-        row
-        for row, (image, sample) in enumerate(zip(before, world.samples, strict=True))
-        if not np.array_equal(image, sample.image)
-    ]
-    return f"the image of row {changed[0]} was changed" if changed else None
+    for row, (image, sample) in enumerate(zip(images, world.samples, strict=True)):
+        if wrong := _unequal(image, sample.image):
+            return f"the image of row {row} was changed{wrong}"
+    return None
 
 
 def _outside(world: World, made: Mapping[int, Rendered]) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 
 import viewstore
 from tests.examples.plugin import ENTRIES, METADATA, PACKAGE, changed, install, installed
-from tests.viewstore.commands import invoke
+from tests.viewstore.commands import invoke, run
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.generators import GENERATORS, settings_class
@@ -136,6 +136,130 @@ def test_an_entry_must_be_what_its_table_holds() -> None:
         Plugin(**{**vars(found), "name": "other"}).load_settings(called=lambda kind: kind.name)
     with pytest.raises(UnavailableError, match="must be a dataclass"):
         Plugin(**{**vars(found), "target": "viewstore_example.blots:GRAY"}).load_settings()
+
+
+ENCODER = "viewstore_example.coarse:coarse"
+PLANTED = {  # what makes the generator impure, and the checks that find it
+    "self.stream.uniform(Op.CROP, sample.index, np.arange(s.views))[:, :2]": {
+        "np.random.random((s.views, 2))": {
+            "a sample is the same alone",
+            "samples are the same in any order",
+            "global random generators do not matter",
+            "another process makes the same",
+        },
+        "self.stream.uniform(Op.CROP, sample.index, (np.arange(s.views) + len(seen)))[:, :2]": {
+            "a sample is the same alone",
+            "samples are the same in any order",
+        },
+        "self.stream.uniform(Op.CROP, hash(str(sample.index)) % 997, np.arange(s.views))[:, :2]": {
+            "another process makes the same"
+        },
+    },
+    "views = np.repeat(resize(image, s.height, s.width)[None], s.views, axis=0)": {
+        "views = np.repeat(resize(image, s.height, s.width)[None], s.views, 0); image[0] = 0": {
+            "source images stay as they are",
+            "a sample is the same alone",
+            "samples are the same in any order",
+            "global random generators do not matter",
+        }
+    },
+    'Column(name="x_corner", dtype="u2"': {
+        'Column(name="x_corner", dtype="i4"': {"views and params are as planned"}
+    },
+    "share=self.share": {"share=self.share / 2": {"settings are their own plan"}},
+}
+
+
+@pytest.mark.usefixtures("plugin")
+def test_it_keeps_what_ours_are_held_to(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "conformance", PACKAGE, "--encoder", ENCODER, "--json")
+    assert code == 0, err
+    checks = json.loads(out)["result"]["checks"]
+    assert {fact["kind"] for fact in checks} == {"generator", "codec", "policy", "encoder"}
+    assert [fact["differs"] for fact in checks] == [None] * len(checks)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [(text, other, found) for text, each in PLANTED.items() for other, found in each.items()],
+)
+def test_a_planted_impurity_is_found_and_named(
+    site: Path,
+    tmp_path: Path,
+    before: str,
+    after: str,
+    found: set[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = "viewstore_example/blots.py"
+    planted = changed(site, tmp_path, module, before, after)
+    text = (planted / module).read_text().replace("for sample in samples:", SEEN, 1)
+    (planted / module).write_text(text)
+    with installed(planted):
+        code, out, _ = run(capsys, "conformance", PACKAGE)
+    failed = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert code == 1
+    assert {line.split(": ")[1] for line in failed} == found
+    assert all(line.startswith("FAIL  generator blots: ") for line in failed)
+    assert f"{len(failed)} of them failed" in out
+
+
+SEEN = """seen: list[int] = []
+        for sample in samples:
+            seen.append(sample.index)"""
+
+
+def test_a_package_that_adds_nothing_is_no_package(site: Path) -> None:
+    with installed(site), pytest.raises(ConfigError, match="adds anything") as caught:
+        invoke("conformance", "numpy")
+    assert caught.value.why == f"packages that do: {PACKAGE}"
+
+
+def test_what_cannot_be_used_is_held_to_that_alone(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with installed(changed(site, tmp_path, ENTRIES, "blots = ", "simclr = ")):
+        code, out, _ = run(capsys, "conformance", PACKAGE)
+    (failed,) = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert code == 1
+    assert "simclr is a generator of viewstore's own, and stays that" in failed
+
+
+@pytest.mark.usefixtures("plugin")
+def test_its_policy_is_drawn_online_and_stored_in_full(tmp_path: Path) -> None:
+    out = str(tmp_path / "views")
+    build = ("build", "--generator", "expert", "--set", "policy=dim", "--limit", "16", "-j", "1")
+    invoke(*build, "--out", out)
+    plan = read_plan(StorePaths(Path(out)).view_set("expert"))
+    assert plan.generator["args"]["policy"]["jitter"] == [0.7, 0.3, 0.2, 0.02]
+    train = ("train", out, "--views", "dim,expert", "--steps", "2", "--batch-size", "8")
+    network = ("--backbone", "conv3", "--projector", "8,8", "--threads", "1")
+    invoke(*train, *network, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_a_set_of_its_policy_needs_the_package_no_longer(site: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "views")
+    build = ("build", "--generator", "expert", "--set", "policy=dim", "--limit", "8", "-j", "1")
+    with installed(site):
+        invoke(*build, "--codec", "params", "--out", out)
+    assert "is whole" in invoke("verify", out, "--content").output
+    with pytest.raises(ConfigError, match="there is no augmentation policy 'dim'"):
+        invoke(*build, "--out", out)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_its_encoder_searches_latent_views(tmp_path: Path) -> None:
+    out, given = str(tmp_path / "views"), ("--encoder", ENCODER, "-j", "1")
+    with pytest.raises(ConfigError, match="names no augmentation policy") as caught:
+        invoke("build", "--generator", "w-search", "--limit", "2", *given, "--out", out)
+    assert "--set eps1=0.3" in (caught.value.fix or "")
+    few = ("--limit", "2", "--set", "max_steps=3", "--max-missed", "100%")
+    invoke("gan", "invert", *few, "--set", "shift_stop=0.06", *given, "--out", out)
+    search = ("build", "--generator", "w-search", "--views", "2", "--set", "eps1=0.3")
+    assert invoke(*search, *few, *given, "--out", out).exit_code == 0
+    weights = {each.role: each for each in viewstore.open(out).view_sets["w-search"].plan.weights}
+    assert weights["encoder"].name == ENCODER
 
 
 @pytest.mark.usefixtures("plugin")
