@@ -51,7 +51,7 @@ GENERATORS = {
     "numerics": "",
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
-    "conformance": "contract pixels",
+    "conformance": "checkpoints contract pixels",
 }
 # Each may import those before it.
 TRAIN = (

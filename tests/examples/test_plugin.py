@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -266,3 +268,13 @@ def test_its_encoder_searches_latent_views(tmp_path: Path) -> None:
 def test_its_codec_is_read_back_from_a_plan() -> None:
     codec = make_codec("deflate")
     assert codec_from_plan(codec_to_plan(codec, 32)) == codec
+
+
+def test_readers_of_our_own_kinds_look_for_no_packages() -> None:
+    """A process of its own: what it loads is what it needs."""
+    code = (
+        "import sys; from viewstore.images.codec import make_codec; import viewstore.cli.main; "
+        "make_codec('jpg'); print('importlib.metadata' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
