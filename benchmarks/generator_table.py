@@ -58,6 +58,7 @@ PAPERS: dict[str, tuple[str, str]] = {
     "dino": ("DINO", ""),
     "dino-local": ("DINO", ""),
     "digits": ("ours", ""),
+    "expert": ("yours", "--policy FILE.toml"),
     "heavy": ("DSSL", "--of moco"),
     "randaugment": ("RandAugment", ""),
     "uniformaugment": ("UniformAugment", ""),
@@ -115,6 +116,8 @@ def run_of(name: str, folder: Path, options: argparse.Namespace) -> Run:
     if name in (*COLUMNS, "heavy", "cutmix") and name not in ABOUT_IMAGES:
         settings = {"of": "moco"}
         return Run(limit=limit, parent="moco", settings=settings, forms=name not in COLUMNS)
+    if name == "expert":
+        return Run(limit=limit, settings={"policy": "byol"})
     if name == "import":
         files_of = f"{written_views(folder / 'ready', str(options.photos), limit)}/{{name}}.jpg"
         return Run(limit=limit, settings={"files": files_of})

@@ -1,7 +1,8 @@
 """Makers of views: the table of their names, and the way from a name to settings.
 
 A generator is one file, which holds its settings and what renders its views (see `contract`), and
-one row here. Nothing of it is imported before its name is used.
+one row here, or an entry point of an installed package. Nothing of it is imported before its name
+is used.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.plugins import Plugin, Table
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
@@ -25,15 +27,32 @@ class Row(NamedTuple):
         settings: The class of its settings there.
         makes: What its views are, in one line for people.
         defaults: Settings that differ from the defaults of the class.
+        plugin: The entry point that stands for it, of an installed package; None: it is ours.
     """
 
     module: str
     settings: str
     makes: str
     defaults: Mapping[str, Any] = {}
+    plugin: Plugin | None = None
+
+    def load(self) -> type[Settings]:
+        """Import and return the class of its settings. Raises UnavailableError: that fails."""
+        kind: type[Settings]
+        if self.plugin is None:
+            module = importlib.import_module(f"viewstore.generators.{self.module}")
+            kind = getattr(module, self.settings)
+        else:
+            kind = self.plugin.load_settings()
+        return kind
 
 
-GENERATORS: Mapping[str, Row] = {
+def _of_plugin(plugin: Plugin) -> Row:
+    module, _, settings = plugin.target.partition(":")
+    return Row(module, settings, f"of the package {plugin.package} {plugin.version}", {}, plugin)
+
+
+_OWN: Mapping[str, Row] = {
     "simclr": Row(
         "pixels.expert",
         "Expert",
@@ -66,6 +85,11 @@ GENERATORS: Mapping[str, Row] = {
         "Expert",
         "handwritten digits zoomed, shifted and turned, never flipped",
         {"policy": "digits"},
+    ),
+    "expert": Row(
+        "pixels.expert",
+        "Expert",
+        "crops and colours of a policy by name, or of one's own (--policy FILE)",
     ),
     "heavy": Row(
         "pixels.heavy",
@@ -158,6 +182,7 @@ GENERATORS: Mapping[str, Row] = {
         "latent.perturb", "WPerturb", "GAN views one random step from their image in latent space"
     ),
 }
+GENERATORS: Table[Row] = Table("generator", _OWN, _of_plugin)
 
 
 def settings_class(name: str) -> type[Settings]:
@@ -166,10 +191,7 @@ def settings_class(name: str) -> type[Settings]:
         raise ConfigError(
             f"there is no generator {name!r}; {nearest(name, list(GENERATORS))}", code="VS102"
         )
-    row = GENERATORS[name]
-    module = importlib.import_module(f"viewstore.generators.{row.module}")
-    kind: type[Settings] = getattr(module, row.settings)
-    return kind
+    return GENERATORS[name].load()
 
 
 def make_settings(name: str, values: Mapping[str, Any]) -> Settings:

@@ -7,11 +7,12 @@ import tomllib
 
 from tests.graph import FOLDERS, REPO, arrows, circles, modules, room_of
 
-GROUND = {"errors", "progress"}
+GROUND = {"errors", "progress", "plugins"}
 # What each room may import, besides the ground. A lazy import is an import.
 VIEWSTORE = {
     "errors": "",
     "progress": "",
+    "plugins": "",
     "randomness": "_draws",
     "format": "",
     "files": "format",
@@ -51,6 +52,7 @@ GENERATORS = {
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
     "learned": "contract numerics scored",
+    "conformance": "checkpoints contract pixels",
 }
 # Each may import those before it.
 TRAIN = (
@@ -69,6 +71,7 @@ TRAIN = (
     "source_store",
     "methods",
     "strategies",
+    "conformance",
     "eval",
     "loop",
     "scoring",

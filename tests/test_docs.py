@@ -22,6 +22,7 @@ from viewstore.generators.checkpoints.exported import read_module
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
 PAGES = ("loading", "tutorial", "ffcv", "tables", "import", "columns", "training", "methods")
+PLUGINS = REPO / "docs" / "plugins.md"
 LOADING, TUTORIAL, FFCV, TABLES, IMPORT, COLUMNS, TRAINING, METHODS = (
     REPO / "docs" / f"{name}.md" for name in PAGES
 )
@@ -306,3 +307,23 @@ def test_the_method_and_the_strategy_of_the_guide_train(
         exec(compile(block, str(METHODS), "exec", dont_inherit=True), names)
     history = names["result"].history  # type: ignore[attr-defined]
     assert history[1] < history[0]
+
+
+def test_the_guide_to_plugins_builds_and_trains(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are written as they stand there; its package is the example's."""
+    text = PLUGINS.read_text()
+    soft, entries = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert entries in (REPO / "examples" / "plugin" / "pyproject.toml").read_text()
+    (folder / "soft.toml").write_text(soft)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (folder / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    *commands, last = commands_of(text)
+    assert [words[0] for words in commands] == ["build", "train", "build"]
+    assert last[0] == "conformance"  # tests/examples/test_plugin.py runs it
+    for words in commands:
+        code_of_exit, _, err = run(capsys, *words)
+        assert code_of_exit == 0, (words, err)
+    assert set(viewstore.open("views").view_sets) == {"soft", "colours"}

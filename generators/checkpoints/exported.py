@@ -13,14 +13,15 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewstore.errors import CheckpointError
+from viewstore.errors import CheckpointError, ViewStoreError
 from viewstore.generators.checkpoints.scan import Malformed
 
 MAX_BYTES = 4 << 30
@@ -67,9 +68,14 @@ class Exported(nn.Module):
     """A network of others, frozen as it was exported.
 
     Attributes:
+        in_channels: Of the images that it takes, 3.
+        policy: "": it names no policy that it was trained with.
         input_size: Height and width of the images that it takes; None: any.
         input_views: How many images it takes at a time; None: any number.
     """
+
+    in_channels = 3
+    policy = ""
 
     def __init__(
         self,
@@ -83,6 +89,32 @@ class Exported(nn.Module):
         self.input_size = input_size
         self.input_views = input_views
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return unit features [N, D] of images [N, 1 or 3, H, W], float32 in [0, 1].
+
+        Gray is shown in all three channels; images of another size than its input are resized.
+
+        Raises:
+            CheckpointError: As `outputs`.
+        """
+        x = x.expand(-1, self.in_channels, -1, -1)
+        if self.input_size is not None and self.input_size != x.shape[2:]:
+            x = F.interpolate(
+                x, self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return F.normalize(self._features(x), dim=1)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Return the features of any number of images, as many at a time as the network takes."""
+        together = self.input_views or len(x)
+        filled = torch.cat([x, x[-1:].expand(-len(x) % together, -1, -1, -1)])
+        parts = [self.outputs(part)["feature"] for part in torch.split(filled, together)]
+        return torch.cat(parts)[: len(x)]
+
+    def unfit(self, what: str) -> ViewStoreError:
+        """Return the error for a network that does something else than it must."""
+        return unfit(what)
+
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """Return "feature" [P, D], and "logits" [P, C] if it has any, of images [P, 3, H, W].
 
@@ -91,17 +123,19 @@ class Exported(nn.Module):
         Raises:
             CheckpointError: It gives something else, or cannot take them.
         """
-        found = output_of(self.network, x)
+        found = output_of(self.network, x, refuse=self.unfit)
         outputs = {"feature": found} if isinstance(found, Tensor) else found
         if not isinstance(outputs, dict) or not {"feature"} <= set(outputs) <= {
             "feature",
             "logits",
         }:
-            raise unfit("it gives neither features [P, D] nor a dict of 'feature' and 'logits'")
+            raise self.unfit(
+                "it gives neither features [P, D] nor a dict of 'feature' and 'logits'"
+            )
         for name, each in outputs.items():
             fits = isinstance(each, Tensor) and each.ndim == 2 and len(each) == len(x)
             if not fits or not each.is_floating_point():
-                raise unfit(f"its {name} must be floats [{len(x)}, D]")
+                raise self.unfit(f"its {name} must be floats [{len(x)}, D]")
         return outputs
 
 
@@ -156,7 +190,9 @@ def read_module(path: Path) -> tuple[nn.Module, Shape]:
     return network.requires_grad_(False), shape
 
 
-def output_of(network: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
+def output_of(
+    network: nn.Module, x: Tensor, *, refuse: Callable[[str], ViewStoreError] | None = None
+) -> Any:  # noqa: ANN401
     """Return what a module of torch.export gives for its input, whatever that is.
 
     Raises:
@@ -165,7 +201,8 @@ def output_of(network: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
     try:
         return network(x)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        raise unfit(f"it cannot take {list(x.shape)}: {_first_line(error)}") from error
+        refuse = refuse or unfit
+        raise refuse(f"it cannot take {list(x.shape)}: {_first_line(error)}") from error
 
 
 def unfit(what: str, *, where: Path | None = None) -> CheckpointError:

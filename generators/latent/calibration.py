@@ -17,6 +17,7 @@ from viewstore.generators.contract import Context, Sample
 from viewstore.generators.latent.decode import Features, from_pixels, gan_of
 from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
 from viewstore.images.colours import Pixels
+from viewstore.images.policies import POLICIES
 from viewstore.images.resize import resize
 from viewstore.randomness import CALIBRATION, Op, Stream
 
@@ -68,9 +69,12 @@ def calibrate(context: Context) -> Calibration:
     """
     encoder = context.models["encoder"].to(context.device)
     size = gan_of(context).res
-    if not encoder.policy:
+    if encoder.policy not in POLICIES:
         raise ConfigError(
-            "the encoder was trained on generated views alone: it names no augmentation policy",
+            f"the encoder was trained with the policy {encoder.policy}, which is not known here"
+            if encoder.policy
+            else "the encoder names no augmentation policy: it was trained on generated views "
+            "alone, or elsewhere",
             why="eps1 is the mean distance of views of that policy",
             fix="give the distances: first viewstore gan invert --set shift_stop=0.06 (a fifth of "
             "eps1), then build with --set eps1=0.3; or an encoder that saw expert views",

@@ -112,14 +112,23 @@ def check_images(context: Context) -> None:
 
 
 def check_encoder(gan: LatentDecoder, encoder: Any) -> None:  # noqa: ANN401
-    """Raise ConfigError if an encoder cannot see what the generator makes."""
+    """Raise ConfigError if an encoder cannot see what the generator makes.
+
+    Of networks of others, whose code is not ours, two images are seen: their features must have a
+    gradient with respect to the images.
+    """
     if isinstance(encoder, Exported):
-        raise ConfigError(
-            "distances of latent views are measured by an encoder of viewstore train, "
-            "this one is a module of torch.export",
-            code="VS103",
-            fix="give the encoder.safetensors of a training with --encoder",
-        )
+        with torch.enable_grad():
+            images = torch.zeros(2, 3, gan.res, gan.res, requires_grad=True)
+            followed = encoder.cpu()(images).requires_grad
+        if not followed:
+            raise ConfigError(
+                "the encoder's features have no gradient with respect to the image",
+                code="VS103",
+                where="--encoder",
+                why="latents are searched by the gradient of distances between features",
+                fix="compute them by torch alone, without no_grad or detach",
+            )
     if gan.channels == 3 and encoder.in_channels == 1:
         raise ConfigError(
             "the generator makes images of 3 channels, the encoder reads 1 channel",

@@ -14,7 +14,8 @@ from viewstore.format.columns import Column
 from viewstore.format.plan import MAX_VIEWS
 from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 from viewstore.images.colours import Pixels
-from viewstore.images.policies import Drawn, ViewPolicy, output_size, policies
+from viewstore.images.policies import Drawn, ViewPolicy, output_size
+from viewstore.images.policy_values import PolicySetting, policies_of, spelled_out
 from viewstore.images.recipes import RecipeSpec, expert_recipe
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 from viewstore.randomness import Stream
@@ -30,7 +31,7 @@ class Expert(OfSource):
 
     Attributes:
         policy: Name of the policy that draws and renders the views; "byol" and "dino" alternate
-            their two.
+            their two. Or a policy of one's own, as values: --policy FILE gives them.
         views: Number of views of each sample.
         height, width: Size of the views in pixels. Automatic is that of the source where all its
             images are alike and at most 64 pixels a side, else 224; local views take 96/224 of it.
@@ -39,14 +40,14 @@ class Expert(OfSource):
 
     VERSION: ClassVar[int] = 2
 
-    policy: str = "simclr"
+    policy: PolicySetting = "simclr"
     views: int = 2
     height: int | None = None
     width: int | None = None
     filter: str = "area"
 
     def __post_init__(self) -> None:
-        policies(self.policy)
+        policies_of(self.policy)
         check_filter(self.filter, STORED_FILTERS)
         if not 1 <= self.views <= MAX_VIEWS:
             raise ConfigError(f"expert.views must be in [1, {MAX_VIEWS}], got {self.views}")
@@ -59,9 +60,9 @@ class Expert(OfSource):
         height, width = context.source_height, context.source_width
         if height is None or width is None or max(height, width) > SMALL_PIXELS:
             height = width = LARGE_VIEW
-        height, width = output_size(self.policy, height, width)
+        height, width = output_size(policies_of(self.policy), height, width)
         return ResolvedExpert(
-            policy=self.policy,
+            policy=spelled_out(self.policy),
             views=self.views,
             height=self.height or height,
             width=self.width or width,
@@ -77,7 +78,7 @@ class Expert(OfSource):
 class ResolvedExpert:
     """What `Expert` resolves to; its attributes are those of `Expert`."""
 
-    policy: str
+    policy: PolicySetting
     views: int
     height: int
     width: int
@@ -86,7 +87,7 @@ class ResolvedExpert:
     @property
     def policies(self) -> list[ViewPolicy]:
         """The policy of each view, before it is fitted to the size."""
-        return list(itertools.islice(itertools.cycle(policies(self.policy)), self.views))
+        return list(itertools.islice(itertools.cycle(policies_of(self.policy)), self.views))
 
     def roles(self) -> tuple[str, ...]:
         """Return the role of each view."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.images.policies import POLICIES, ViewPolicy, as_policies
+from viewstore.images.policies import POLICIES, AnyPolicy, ViewPolicy, as_policies
 from viewstore.images.resize import Filter, check_filter
 from viewstore.loaders.plan.choices import Weighted, checked_pick
 from viewstore.loaders.plan.mixed import check_weights
@@ -47,7 +47,7 @@ class Cached:
     pick: str | Mapping[str, float] | Weighted = "schedule"
     follow: int | None = None
     params: tuple[str, ...] | None = None
-    then: str | ViewPolicy | None = None
+    then: AnyPolicy | None = None
     size: int | None = None
     filter: Filter = "area"
 
@@ -70,7 +70,8 @@ class Online:
     """Views rendered while they are loaded, from source images or on the pixels of another slot.
 
     Attributes:
-        policy: The augmentation policy, by name or with numbers of your own.
+        policy: The augmentation policy, by name or with numbers of your own; two policies in a
+            tuple take turns.
         n: Slots.
         size: Side of the views in pixels. None: that of the first cached view set that is not
             of local views, else of the source where its images are alike and small, else 224;
@@ -82,7 +83,7 @@ class Online:
             "antialias" (torch, antialiased).
     """
 
-    policy: str | ViewPolicy
+    policy: AnyPolicy
     _: KW_ONLY
     n: int = 1
     size: int | None = None
@@ -118,7 +119,7 @@ class Mix:
     balanced: bool = False
     pick: Pick = "schedule"
     params: tuple[str, ...] | None = None
-    then: str | ViewPolicy | None = None
+    then: AnyPolicy | None = None
     size: int | None = None
     filter: Filter = "area"
 
@@ -138,6 +139,7 @@ class Mix:
 
 AnyView = Cached | Online | Mix
 Views = Sequence[AnyView]
+OwnPolicies = Mapping[str, tuple[ViewPolicy, ...]]
 AnyViews = str | AnyView | Sequence[AnyView | str]  # what a user may give
 
 
@@ -189,25 +191,33 @@ def as_views(views: AnyViews, view_sets: Sequence[str]) -> list[AnyView]:
     return found
 
 
-def parse_views(text: str, view_sets: Sequence[str], *, first: int = 0) -> list[Cached | Online]:
+def parse_views(
+    text: str,
+    view_sets: Sequence[str],
+    *,
+    first: int = 0,
+    own: Mapping[str, tuple[ViewPolicy, ...]] = {},
+) -> list[Cached | Online]:
     """Return the views of a short form such as "simclr,simclr,w-search+flip,heavy/0".
 
     A name is a view set if it is in `view_sets`, else an online policy; "+flip" renders the policy
     flip on the cached view, "simclr@hard.easiest" shows the view that this choice picks. "/0"
     comes last: a view of the set that was made from the one in slot 0, or the online policy
-    rendered on it. `first` is the number of the first slot.
+    rendered on it. `first` is the number of the first slot, `own` are policies of the caller's.
 
     Raises:
         ConfigError: A name is both, where "cached:NAME" or "online:NAME" must be written, or
             neither; or what stands behind "/" is no earlier slot.
     """
     words = [word.strip() for word in text.split(",")]
-    return [_parse_word(word, first + place, view_sets) for place, word in enumerate(words)]
+    return [_parse_word(word, first + place, view_sets, own) for place, word in enumerate(words)]
 
 
-def _parse_word(word: str, slot: int, view_sets: Sequence[str]) -> Cached | Online:
+def _parse_word(
+    word: str, slot: int, view_sets: Sequence[str], own: OwnPolicies
+) -> Cached | Online:
     name, slash, number = word.partition("/")
-    view = _parse_view(name, view_sets, slash + number)
+    view = _parse_view(name, view_sets, slash + number, own)
     if not slash:
         return view
     if not (number.isascii() and number.isdecimal() and int(number) < slot):
@@ -223,31 +233,35 @@ def _parse_word(word: str, slot: int, view_sets: Sequence[str]) -> Cached | Onli
     return replace(view, follow=int(number))
 
 
-def _parse_view(text: str, view_sets: Sequence[str], link: str) -> Cached | Online:
+def _parse_view(
+    text: str, view_sets: Sequence[str], link: str, own: OwnPolicies
+) -> Cached | Online:
     kind, colon, name = text.partition(":")
     if colon and kind == "cached":
-        return _cached(name)
+        return _cached(name, own)
     if colon and kind == "online":
-        return Online(name)
+        return Online(own.get(name, name))
     base = text.partition("+")[0].partition("@")[0]
-    if base in view_sets and text in POLICIES:
+    if base in view_sets and (text in own or text in POLICIES):
         raise ConfigError(
             f"{text!r} is a view set of this store and an online policy; "
             f"write cached:{text}{link} or online:{text}{link}"
         )
     if base in view_sets or base.removesuffix("-r1") in view_sets:  # the first round
-        return _cached(text)
-    if base in POLICIES:
-        return Online(text)
-    hint = nearest(base, sorted({*view_sets, *POLICIES}))
+        return _cached(text, own)
+    if text in own or base in POLICIES:
+        return Online(own.get(text, text))
+    hint = nearest(base, sorted({*view_sets, *POLICIES, *own}))
     raise ConfigError(
         f"there is no view set and no online policy {base!r}; {hint}",
         code="VS102",
-        why=f"view sets here: {', '.join(view_sets) or 'none'}; policies: {', '.join(POLICIES)}",
+        why=f"view sets here: {', '.join(view_sets) or 'none'}; policies: "
+        f"{', '.join([*own, *POLICIES])}",
     )
 
 
-def _cached(text: str) -> Cached:
+def _cached(text: str, own: OwnPolicies) -> Cached:
     shown, plus, then = text.partition("+")
     name, at, pick = shown.partition("@")
-    return Cached(name, pick=pick if at else "schedule", then=then if plus else None)
+    policy = own.get(then, then) if plus else None
+    return Cached(name, pick=pick if at else "schedule", then=policy)

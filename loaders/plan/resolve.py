@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from viewstore.errors import ConfigError
-from viewstore.images.policies import ViewPolicy, as_policies, output_size
+from viewstore.images.policies import AnyPolicy, ViewPolicy, as_policies, output_size
 from viewstore.loaders.plan.asked import AnyView, Cached, Mix, Online, Views
 from viewstore.loaders.plan.choices import check_size, choices_of
 from viewstore.loaders.plan.joined import joined_columns, warn_of_moved_targets
@@ -54,7 +54,7 @@ def _is_linked(view: AnyView) -> bool:
 
 def _pair_entries(slots: Sequence[tuple[int, AnyView]]) -> dict[int, ViewPolicy]:
     """Return the policy of each slot that renders one; slots of a pair take turns."""
-    uses: dict[str | ViewPolicy, int] = {}
+    uses: dict[AnyPolicy, int] = {}
     found = {}
     for slot, view in slots:
         policy = view.policy if isinstance(view, Online) else view.then

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 from viewstore.format.records import canonical
 from viewstore.images.policies import ViewPolicy
+from viewstore.images.policy_values import name_of
 from viewstore.images.resize import Filter
 from viewstore.loaders.plan.choices import Choices
 from viewstore.loaders.plan.joined import JoinedColumn
@@ -178,7 +179,8 @@ class CachedSlots:
                 kind="mix" if group.mixed else "cached",
                 name=group.name,
                 policy=_joined(
-                    each.plan.generator["args"].get("policy", "") for each in group.view_sets
+                    name_of(each.plan.generator["args"].get("policy", ""))
+                    for each in group.view_sets
                 ),
                 then=None if then is None else then.policy.name,
                 roles=(then.policy.role,) if then and then.policy.role != "expert" else group.roles,

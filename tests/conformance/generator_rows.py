@@ -10,13 +10,12 @@ views". "w-search by secant" is its other solver.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,9 @@ from tests.generators.standard_views import context_of, samples_on, standard_vie
 from viewstore.files.naming import ViewFiles
 from viewstore.format.listing import Listing
 from viewstore.generators import GENERATORS, make_settings, settings_class
-from viewstore.generators.contract import PARENT, Rendered, Resolved
+from viewstore.generators.conformance.checks import digests, rendered_rows, stored
+from viewstore.generators.conformance.world import NUM, picture
+from viewstore.generators.contract import PARENT, Rendered, Resolved, Settings
 from viewstore.images.resize import resize
 from viewstore.sources.view_files import scan_views
 from viewstore.train.encoder_file import Encoder
@@ -47,7 +48,6 @@ from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.scoring.scorer import EncoderScorer
 from viewstore.train.selection_file import Selections
 
-NUM = 5
 PIXELS = ("Expert", "Heavy")  # settings of those that need no network
 # What makes a generator quick on this world; everything else is its default.
 QUICK: Mapping[str, Mapping[str, Any]] = {
@@ -80,13 +80,6 @@ CASES = (
 def generator_of(case: str) -> str:
     """Return the name of the generator of a case."""
     return case.removesuffix(OF_SOURCE).removesuffix(OF_VIEWS).removesuffix(BY_SECANT)
-
-
-def picture(row: int) -> Any:  # noqa: ANN401
-    """Return a source image whose size depends on its row."""
-    height, width = 40 + row, 50 - row
-    rows, columns = np.mgrid[:height, :width]
-    return (np.stack([rows * 5 + row, columns * 3, rows * columns // 4], -1) % 256).astype("u1")
 
 
 @cache
@@ -215,8 +208,12 @@ def stored_views(name: str, pixels: Any, params: Mapping[str, Any]) -> FixedView
 
 def settings_of(case: str) -> Resolved:
     """Return the resolved settings of a case, as a plan gives them back."""
-    context = world_of(case).context
-    return make_settings(generator_of(case), stored_settings(case)).resolve(context)
+    return planned_settings(case).resolve(world_of(case).context)
+
+
+def planned_settings(case: str) -> Settings:
+    """Return the settings of a case as a plan gives them back: none of them is automatic."""
+    return make_settings(generator_of(case), stored_settings(case))
 
 
 def stored_settings(case: str) -> dict[str, Any]:
@@ -228,29 +225,14 @@ def stored_settings(case: str) -> dict[str, Any]:
     of = {"of": "views"} if of_views or case.endswith(OF_VIEWS) else {}
     solver = {"solver": "secant"} if case.endswith(BY_SECANT) else {}
     settings = make_settings(name, {**small, **files, **of, **solver, **QUICK.get(name, {})})
-    resolved = settings.resolve(world_of(case).context)
-    stored: dict[str, Any] = json.loads(json.dumps(asdict(resolved)))  # type: ignore[call-overload]
-    return stored
+    return stored(settings.resolve(world_of(case).context))
 
 
 def render(case: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Rendered]:
     """Return what is made of `rows`, in this order."""
-    world = world_of(case)
-    generator = settings_of(case).make(replace(world.context, seed=seed))
-    found = generator.render(world.samples[row] for row in rows)
-    return {rendered.index: rendered for rendered in found}
-
-
-def digest(rendered: Rendered) -> str:
-    """Return the sha256 of pixels, if there are any, and params."""
-    pixels = b"" if rendered.pixels is None else rendered.pixels.tobytes()
-    found = hashlib.sha256(pixels)
-    for name in sorted(rendered.params):
-        found.update(name.encode() + np.ascontiguousarray(rendered.params[name]).tobytes())
-    return found.hexdigest()
+    return rendered_rows(planned_settings(case), world_of(case), rows, seed=seed)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    made = render(sys.argv[1], range(NUM))
-    print(json.dumps([digest(made[row]) for row in range(NUM)]))
+    print(json.dumps(digests(planned_settings(sys.argv[1]), world_of(sys.argv[1]))))

@@ -5,30 +5,27 @@ refused with its reason. A new one of either is a new row.
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
 
-from tests.train.world import (
-    make_method,
-    make_views,
-    same,
-    slots_of,
-    snapshot,
-    train_step,
-    with_made,
-)
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Method
+from viewstore.train.conformance.checks import (
+    Trial,
+    committed_twice,
+    moved_statistics,
+    order_matters,
+    other_rows,
+    other_weights,
+    planning_changes,
+)
+from viewstore.train.conformance.world import slots_of
+from viewstore.train.methods.base import Mode
 from viewstore.train.methods.table import METHODS, method_of
-from viewstore.train.nets.domains import add_domain
-from viewstore.train.plan import Row
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
-from viewstore.train.views import Views
 
 
 @dataclass(frozen=True)
@@ -226,36 +223,16 @@ methods = pytest.mark.parametrize("method_row", list(METHOD_ROWS))
 cells = pytest.mark.parametrize(("method_row", "strategy_row"), CELLS)
 
 
-def method_named(row: str) -> Method:
-    found = METHOD_ROWS[row]
-    return make_method(method_of(found.name, found.settings), **found.network)
+def trial_of(method_row: str, strategy_row: str = "standard") -> Trial:
+    method, strategy = METHOD_ROWS[method_row], STRATEGY_ROWS[strategy_row]
+    roles, parent = strategy.roles, strategy.parent
+    if method.crops:
+        roles, parent = strategy.crops, strategy.crops_parent
+    return Trial(method_of(method.name, method.settings), method.network, roles, parent)
 
 
 def strategy_named(row: str) -> Strategy:
     return strategy_of(STRATEGY_ROWS[row].name, STRATEGY_ROWS[row].settings)
-
-
-def views_of(method_row: str, strategy_row: str, step: int = 0) -> Views:
-    return with_made(
-        strategy_named(strategy_row), make_views(*loaded(method_row, strategy_row), step=step)
-    )
-
-
-def loaded(method_row: str, strategy_row: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the roles and parents of the views that a loader delivers."""
-    found = STRATEGY_ROWS[strategy_row]
-    if METHOD_ROWS[method_row].crops:
-        return found.crops, found.crops_parent
-    return found.roles, found.parent
-
-
-def begin(method: Method, views: Views) -> None:
-    """Begin an epoch as the loop does, sweeping over one batch."""
-    strategy = strategy_of("standard", {})
-    base = Views(
-        views.pixels[:2], views.role[:2], (-1, -1), views.params[:2], views.sample, views.at, (0, 1)
-    )
-    method.begin_epoch(views.at, lambda: iter([strategy.plan(method.annotate(base), method)]))
 
 
 def test_every_method_and_strategy_has_a_row() -> None:
@@ -266,34 +243,14 @@ def test_every_method_and_strategy_has_a_row() -> None:
 
 @cells
 def test_a_cell_trains_and_planning_changes_nothing(method_row: str, strategy_row: str) -> None:
-    method, strategy = method_named(method_row), strategy_named(strategy_row)
-    if strategy.adversarial:
-        add_domain(method)
-    views = views_of(method_row, strategy_row)
-    strategy.check(method.traits, slots_of(*loaded(method_row, strategy_row)))
-    begin(method, views)
-    before = [each.clone() for each in method.parameters() if each.requires_grad]
-    for step in range(3):
-        views = method.annotate(views_of(method_row, strategy_row, step))
-        levels = [pixels.clone() for pixels in views.pixels]
-        state = snapshot(method)
-        plan = strategy.plan(views, method)
-        again = strategy.plan(views, method)
-        assert same(state, snapshot(method))
-        assert all(map(torch.equal, levels, views.pixels))
-        assert all(map(torch.equal, plan.views.pixels, again.views.pixels))
-        assert [pair.weight for pair in plan.pairs if isinstance(pair.weight, float)] == [
-            pair.weight for pair in again.pairs if isinstance(pair.weight, float)
-        ]
-        embedded = train_step(method, strategy, views)
-        assert math.isfinite(embedded.loss.item())
-    after = [each for each in method.parameters() if each.requires_grad]
-    assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(after) / 2
+    trial = trial_of(method_row, strategy_row)
+    assert planning_changes(trial, strategy_named(strategy_row)) is None
 
 
 @pytest.mark.parametrize(("method_row", "strategy_row"), list(REFUSED))
 def test_a_cell_is_refused_with_its_reason(method_row: str, strategy_row: str) -> None:
-    slots = slots_of(*loaded(method_row, strategy_row))
+    trial = trial_of(method_row, strategy_row)
+    slots = slots_of(trial.roles, trial.parent)
     traits = method_of(METHOD_ROWS[method_row].name, {}).traits
     with pytest.raises(ConfigError) as caught:
         strategy_named(strategy_row).check(traits, slots)
@@ -303,71 +260,11 @@ def test_a_cell_is_refused_with_its_reason(method_row: str, strategy_row: str) -
 
 @methods
 @pytest.mark.parametrize("mode", ["train", "probe", "attack"])
-def test_only_training_forwards_move_running_statistics(method_row: str, mode: str) -> None:
-    method = method_named(method_row)
-    views = views_of(method_row, "standard")
-    begin(method, views)
-    plan = strategy_of("standard", {}).plan(method.annotate(views), method)
-    before = {name: value.clone() for name, value in method.state_dict().items()}
-    method(plan, mode)
-    moved = {n for n, value in method.state_dict().items() if not torch.equal(value, before[n])}
-    statistics = {n for n in before if "running_" in n or "num_batches" in n}
-    assert moved == ({n for n in statistics if ".adv." not in n} if mode == "train" else set())
+def test_only_training_forwards_move_running_statistics(method_row: str, mode: Mode) -> None:
+    assert moved_statistics(trial_of(method_row), mode) is None
 
 
 @methods
-def test_scores_of_a_batch_do_not_depend_on_its_order(method_row: str) -> None:
-    method = method_named(method_row)
-    views = method.annotate(views_of(method_row, "standard"))
-    begin(method, views)
-    order = torch.randperm(len(views), generator=torch.Generator().manual_seed(1))
-    moved = Views(
-        tuple(pixels[order] for pixels in views.pixels),
-        views.role,
-        views.parent,
-        tuple({name: value[order] for name, value in each.items()} for each in views.params),
-        views.sample[order],
-        views.at,
-        views.base,
-    )
-    strategy = strategy_of("standard", {})
-    first = method(strategy.plan(views, method), "probe").loss
-    second = method(strategy.plan(moved, method), "probe").loss
-    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
-
-
-@methods
-def test_a_step_is_committed_once(method_row: str) -> None:
-    method = method_named(method_row)
-    views = views_of(method_row, "standard")
-    begin(method, views)
-    embedded = train_step(method, strategy_of("standard", {}), views)
-    with pytest.raises(RuntimeError, match="step 0 was committed already"):
-        method.commit([embedded], views.at)
-
-
-@methods
-def test_views_chosen_per_sample_are_those_views(method_row: str) -> None:
-    method = method_named(method_row)
-    roles = GG if METHOD_ROWS[method_row].crops else EE
-    views = method.annotate(make_views((*roles, roles[0])))
-    chosen = torch.tensor([0, 1, 2, 0, 1, 2, 1, 1])
-    options: dict[str, Any] = {"net": "student", "mode": "probe", "statistics": "running"}
-    mixed = method.encode(views, [Row(chosen)], **options)
-    plain = method.encode(views, [Row(0), Row(1), Row(2)], **options)
-    for name in mixed:
-        expected = plain[name][chosen, torch.arange(len(chosen))]
-        torch.testing.assert_close(mixed[name][0], expected, rtol=1e-4, atol=1e-5)
-
-
-@methods
-def test_equal_weights_of_samples_are_a_weight_of_the_pair(method_row: str) -> None:
-    method = method_named(method_row)
-    views = method.annotate(views_of(method_row, "standard"))
-    begin(method, views)
-    plan = strategy_of("standard", {}).plan(views, method)
-    ones = torch.ones(len(views))
-    weighted = tuple(replace(pair, weight=pair.weight * ones) for pair in plan.pairs)
-    first = method(plan, "probe").loss
-    second = method(replace(plan, pairs=weighted), "probe").loss
-    torch.testing.assert_close(first, second)
+@pytest.mark.parametrize("wrong", [order_matters, committed_twice, other_rows, other_weights])
+def test_a_method_keeps_the_contract(method_row: str, wrong: Callable[[Trial], str | None]) -> None:
+    assert wrong(trial_of(method_row)) is None

@@ -136,7 +136,7 @@ def registered() -> Iterator[None]:
     """Have a generator "told" in a block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, MODULE, sys.modules[__name__])
-        patch.setitem(GENERATORS, "told", Row("told", "Told", "what a test says"))  # type: ignore[misc]
+        patch.setitem(GENERATORS, "told", Row("told", "Told", "what a test says"))
         yield
 
 

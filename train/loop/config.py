@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.plan import MAX_SIDE, checked_seed
+from viewstore.images.policies import ViewPolicy
+from viewstore.images.policy_values import PolicySetting, name_of, policies_of, spelled_out
 from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
 from viewstore.train.loop.layers import DEFAULT_NAMES, METHOD, OPTIMIZER, STRATEGY, flat
 from viewstore.train.loop.optim import OPTIMIZERS, OptimSettings
@@ -55,6 +57,7 @@ class PretrainConfig:
         missing: What a view that was not made does: "raise", or "resample" another of its sample.
         precision: "bf16" and "fp16" compute the forward pass in these where autocast allows it.
         mean, std: Normalisation of values in [0, 1] per channel; None means STATISTICS.
+        policies: Policies of one's own that `views` may name, as values: --policy FILE gives them.
 
     Raises:
         ConfigError: A value is out of range.
@@ -77,6 +80,7 @@ class PretrainConfig:
     precision: Precision = "fp32"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    policies: tuple[PolicySetting, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -100,6 +104,11 @@ class PretrainConfig:
             )
         _check_statistics(self)
         object.__setattr__(self, "seed", checked_seed(self.seed))
+
+    @property
+    def own_policies(self) -> dict[str, tuple[ViewPolicy, ...]]:
+        """The policies of one's own, by name."""
+        return {name_of(each): policies_of(each) for each in self.policies}
 
     @property
     def prepare(self) -> Preprocessing:
@@ -137,6 +146,7 @@ class PretrainConfig:
                 "the views of the run must be named",
                 fix="give --views simclr,simclr, for example, or a --preset, which names some",
             )
+        policies = _policies(tables[""].pop("policies", ()))
         method = method_of(_name(METHOD, tables["method"]), tables["method"])
         strategy = strategy_of(_name(STRATEGY, tables["strategy"]), tables["strategy"])
         given = typed_settings("network.", NetworkSettings, tables["network"])
@@ -150,6 +160,7 @@ class PretrainConfig:
             strategy=strategy,
             network=network,
             optim=OptimSettings(name=optimizer, **optim),
+            policies=policies,
             **typed_settings("", cls, tables[""]),
         )
 
@@ -192,6 +203,21 @@ def _check_statistics(config: PretrainConfig) -> None:
             )
 
 
+def _policies(given: Any) -> tuple[PolicySetting, ...]:  # noqa: ANN401
+    """Return policies of one's own, complete. Raises ConfigError: they are none, or share names."""
+    if not isinstance(given, list | tuple) or any(isinstance(each, str) for each in given):
+        raise ConfigError(
+            f"policies must be tables of values, got {given!r}",
+            where="--set policies",
+            fix="give --policy FILE.toml, once for each",
+        )
+    found = tuple(spelled_out(each) for each in given)
+    names = Counter(map(name_of, found))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(f"policy {twice[0]} is given twice", where=f"--policy {twice[0]}")
+    return found
+
+
 def _own_names() -> set[str]:
     return {item.name for item in fields(PretrainConfig)} - set(TABLES)
 
@@ -213,8 +239,8 @@ def _unknown(key: str, values: Mapping[str, Any]) -> ConfigError:
             fix=fix if key != "network" else "name one of its settings, such as network.backbone",
         )
     kinds = [("network", NetworkSettings), ("optim", OptimSettings)]
-    kinds += [("method", kind) for kind in METHODS.values()]
-    kinds += [("strategy", kind) for kind in STRATEGIES.values()]
+    kinds += [("method", kind) for kind in METHODS.own.values()]
+    kinds += [("strategy", kind) for kind in STRATEGIES.own.values()]
     dotted = [f"{table}.{shown(item.name)}" for table, kind in kinds for item in fields(kind)]
     near = difflib.get_close_matches(key, [*_own_names(), *dotted], n=1)
     return ConfigError(

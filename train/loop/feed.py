@@ -53,7 +53,7 @@ def open_feed(
     """
     _check_processes(config)
     rows = training_rows(store.num_samples, config.holdout)
-    named = parse_views(",".join(config.views), store.names)
+    named = parse_views(",".join(config.views), store.names, own=config.own_policies)
     asked = config.strategy.chooser.asked(named, lambda name: newest_round(store, name).roles)
     views = _sized(asked, config.size, config.local_size)
     count = world_size()

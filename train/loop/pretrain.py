@@ -97,13 +97,13 @@ def _other_strategies(
         if value != settings_named(type(part)()).get(name)
     }
     found = []
-    for name in STRATEGIES.keys() - set(config.strategy.name.split(",")):
+    for name in STRATEGIES.own.keys() - set(config.strategy.name.split(",")):
         try:
             strategy_of(name, given).check(config.method.traits, slots)
         except ConfigError:
             continue
         found.append(name)
-    order = [name for name in STRATEGIES if name in found]
+    order = [name for name in STRATEGIES.own if name in found]
     return [f"give --strategy {name}, which {STRATEGIES[name].USE}" for name in order[:2]]
 
 

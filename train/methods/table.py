@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from viewstore.plugins import Plugin, Table
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
 from viewstore.train.methods.base import MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
@@ -16,7 +17,15 @@ from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
 from viewstore.train.settings import settings_of
 
-METHODS: Mapping[str, type[MethodSettings]] = {
+
+def _of_plugin(plugin: Plugin) -> type[MethodSettings]:
+    kind: type[MethodSettings] = plugin.load_settings(
+        called=lambda settings: getattr(getattr(settings, "TRAITS", None), "name", None)
+    )
+    return kind
+
+
+_OWN: Mapping[str, type[MethodSettings]] = {
     "simclr": SimCLRSettings,
     "simsiam": SimSiamSettings,
     "byol": BYOLSettings,
@@ -26,6 +35,7 @@ METHODS: Mapping[str, type[MethodSettings]] = {
     "ibot": IBOTSettings,
     "deepcluster-v2": DeepClusterV2Settings,
 }
+METHODS: Table[type[MethodSettings]] = Table("method", _OWN, _of_plugin)
 
 
 def method_of(name: str, given: Mapping[str, Any]) -> MethodSettings:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError, UnavailableError
+from viewstore.plugins import user_function
 from viewstore.train.nets.backbone import Backbone
 
 NAME = re.compile(r"[A-Za-z_][\w.]*:[\w.\-]+")
@@ -91,36 +92,12 @@ def foreign(name: str, in_channels: int, size: int) -> Foreign:
 
 
 def _of_user(name: str, in_channels: int, size: int) -> object:
-    module, _, function = name.partition(":")
-    try:
-        make = getattr(import_module(module), function)
-        named = "in_channels" in inspect.signature(make).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"there is no backbone {name}: {error}",
-            code="VS102",
-            where=name,
-            fix=_advice(module, function, error),
-        ) from error
+    make = user_function(name, "backbone", form=FORM)
+    named = "in_channels" in inspect.signature(make).parameters
     try:
         return make(in_channels=in_channels) if named else make()
     except Exception as error:  # the function is the user's: it may raise anything
         raise ConfigError(f"backbone {name} cannot be made: {error}", where=name) from error
-
-
-def _advice(module: str, function: str, error: Exception) -> str:
-    """Return what to do where a function of the user's cannot be had from its module."""
-    if module.endswith(".py"):
-        return f"name the module, not its file: {module.removesuffix('.py')}:{function}"
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing is not None and f"{module}.".startswith(f"{missing}."):
-        return (
-            f"give {FORM}, where the module can be imported: for one in this folder set "
-            "PYTHONPATH=."
-        )
-    if isinstance(error, ImportError):
-        return f"see that `python -c 'import {module}'` works"
-    return f"name a function of {module} that returns a torch.nn.Module"
 
 
 def _of_timm(name: str, in_channels: int, size: int) -> object:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from viewstore.images.policies import Policy, ViewPolicy, as_policies
+from viewstore.images.policies import AnyPolicy, Policy, as_policies
 from viewstore.loaders.plan.asked import Cached, Online
 from viewstore.train.methods.base import Method, Traits
 from viewstore.train.plan import Row
@@ -45,7 +45,7 @@ class A1(Chooser):
         ]
 
     def _cropped(self, view: Cached) -> Cached:
-        then: str | ViewPolicy = CROP if view.then is None else view.then
+        then: AnyPolicy = CROP if view.then is None else view.then
         first, *others = as_policies(then)
         if not self.a1_flip and isinstance(first, Policy) and not others:
             then = replace(first, flip=0)

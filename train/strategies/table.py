@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viewstore.errors import ConfigError
+from viewstore.plugins import Plugin, Table
 from viewstore.train.settings import settings_of
 from viewstore.train.strategies.a1 import A1
 from viewstore.train.strategies.a2 import A2
@@ -19,7 +20,17 @@ from viewstore.train.strategies.standard import Standard
 from viewstore.train.strategies.stn import TransformedViews
 from viewstore.train.strategies.viewmaker import ViewMakerViews
 
-STRATEGIES: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
+
+def _of_plugin(plugin: Plugin) -> type[Maker] | type[Chooser] | type[Stage]:
+    kind: type[Maker] | type[Chooser] | type[Stage] = plugin.load_settings(
+        called=lambda settings: getattr(settings, "NAME", None)
+    )
+    if not issubclass(kind, Maker | Chooser | Stage):
+        raise plugin.refused(f"{plugin.target} is none of Maker, Chooser and Stage")
+    return kind
+
+
+_OWN: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
     "standard": Standard,
     "hvp": HVP,
     "cooperative": Cooperative,
@@ -33,6 +44,7 @@ STRATEGIES: Mapping[str, type[Maker] | type[Chooser] | type[Stage]] = {
     "viewmaker": ViewMakerViews,
     "stn": TransformedViews,
 }
+STRATEGIES: Table[type[Maker] | type[Chooser] | type[Stage]] = Table("strategy", _OWN, _of_plugin)
 
 
 def strategy_of(names: str, given: Mapping[str, Any]) -> Strategy:

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from viewstore.build.inputs import planned_inputs
 from viewstore.build.known_latents import known_latents
 from viewstore.build.listing import own_files
-from viewstore.build.reproducible import check_versions, check_weights
+from viewstore.build.reproducible import check_generator, check_versions, check_weights
 from viewstore.build.roles import WeightFiles, load_models, networks
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights, round_name
-from viewstore.images.codec import Codec, codec_from_plan, codec_to_plan
+from viewstore.images.codec import CODECS, Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
 from viewstore.shards.writer import json_bytes
@@ -140,7 +140,7 @@ def make_plan(
 
     `context.view_set` is the name under which `view_set` was begun, without its round.
     """
-    from viewstore.generators import make_settings
+    from viewstore.generators import GENERATORS, make_settings
 
     views, height, width = resolved.views, resolved.height, resolved.width
     begun_as = round_name(context.view_set, context.round)
@@ -149,6 +149,8 @@ def make_plan(
         library: importlib.metadata.version(library)
         for library in (*LIBRARIES, *(["torch"] if networks(settings.NEEDS) else []))
     }
+    plugins = (GENERATORS.plugin(name), CODECS.plugin(codec.name))
+    libraries |= {plugin.package: plugin.version for plugin in plugins if plugin is not None}
     members = codec.members(views)
     stored: Kind = "columns" if settings.KIND == "columns" else "pixels" if members else "recipe"
     columns = list(resolved.columns())
@@ -252,6 +254,7 @@ def _make_builder(
     if plan.weights:  # sums of several threads differ in their last bits
         threads = 1
     cv2.setNumThreads(threads)
+    check_generator(plan)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
     if networks(settings.NEEDS):
         import torch

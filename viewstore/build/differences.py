@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from viewstore.format.plan import Plan
@@ -36,11 +37,12 @@ def _of_settings(stored: Plan, wanted: Plan) -> list[str]:
 def _settings(plan: Plan) -> dict[str, Any]:
     """Return what decides a plan, by the names that options and --set have."""
     size = (plan.height, plan.width)
-    args = {
-        name: value
-        for name, value in plan.generator["args"].items()
-        if name not in ("views", "height", "width")
-    }
+    args: dict[str, Any] = {}
+    for name, value in plan.generator["args"].items():
+        if isinstance(value, Mapping):
+            args |= {f"{name}.{key}": each for key, each in value.items()}
+        elif name not in ("views", "height", "width"):
+            args[name] = value
     return {
         "generator": plan.generator["name"],
         "views": plan.views,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
@@ -11,6 +12,7 @@ from viewstore.errors import CheckpointError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import codec_from_plan
+from viewstore.plugins import missing
 
 
 def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> None:
@@ -23,11 +25,30 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     """
     from viewstore.generators import settings_class
 
+    check_generator(plan)
     needs = settings_class(plan.generator["name"]).NEEDS
     own = own_files(paths.view_set(plan.view_set), plan)
     check_weights(plan, weights_of(needs, {**files, **own}))
     check_links(paths, plan)
     check_versions(plan)
+
+
+def check_generator(plan: Plan) -> None:
+    """Raise UnavailableError if the generator of a plan is of a package that is not installed."""
+    from viewstore.generators import GENERATORS
+
+    name = plan.generator["name"]
+    if name in GENERATORS:
+        return
+    others = [library for library in plan.libraries if not _is_installed(library)]
+    raise missing("generator", name, others[0] if others else None)
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(library))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def check_versions(plan: Plan) -> None:
@@ -43,10 +64,7 @@ def check_versions(plan: Plan) -> None:
         if encoder != before:
             changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
-        try:
-            found = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
+        found = importlib.metadata.version(library) if _is_installed(library) else "not installed"
         if found != version:
             changed[library] = (version, found)
     if changed:
@@ -58,6 +76,10 @@ def check_versions(plan: Plan) -> None:
         )
 
 
+def _option(planned: Mapping[str, Weights], role: str) -> str:
+    return f"--{role} {planned[role].name if role in planned else 'FILE'}"
+
+
 def check_weights(plan: Plan, found: list[Weights]) -> None:
     """Raise CheckpointError unless these weights are the ones the view set was planned with."""
     planned = {weights.role: weights for weights in plan.weights}
@@ -67,7 +89,7 @@ def check_weights(plan: Plan, found: list[Weights]) -> None:
                 f"the {weights.role} is not the one that {plan.view_set} was planned with",
                 where=weights.name,
                 why="its sha256 differs from the plan's",
-                fix=f"give the file of the first build with --{weights.role}",
+                fix=f"give that of the first build: {_option(planned, weights.role)}",
             )
     missing = set(planned) - {weights.role for weights in found}
     if missing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,11 @@ from viewstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from viewstore.format.plan import Weights
+    from viewstore.generators.checkpoints.function import Made
     from viewstore.generators.gan.file import StoredGenerator
+
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def open_generator(path: Path, progress: Progress) -> StoredGenerator:
@@ -98,6 +103,12 @@ def _load_listing(path: Path, progress: Progress) -> Any:  # noqa: ANN401
     return load_listing(path)
 
 
+def _make_encoder(name: str) -> Made:
+    from viewstore.generators.checkpoints.function import made_encoder
+
+    return made_encoder(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """How a file of one role is named, found and loaded.
@@ -111,6 +122,8 @@ class Role:
         fits: Role whose packaged file the packaged one was made for: a user's own file of that
             role has none.
         also: Role whose files do for this one where a generator takes none of that role itself.
+        make: Returns the network that "module:function" makes, which may be named in place of a
+            file; None if none may.
     """
 
     help: str | None
@@ -119,6 +132,7 @@ class Role:
     network: bool = True
     fits: str | None = None
     also: str | None = None
+    make: Callable[[str], Made] | None = None
 
 
 ROLES: Mapping[str, Role] = {
@@ -129,10 +143,11 @@ ROLES: Mapping[str, Role] = {
         _load_gan,
     ),
     "encoder": Role(
-        "Take the encoder in this file; embed takes a .pt2 of torch.export too.  [default: the "
-        "packaged one for digits]",
+        "Take the encoder in this file, of viewstore train or a .pt2 of torch.export; or that "
+        "which MODULE:FUNCTION of yours returns.  [default: the packaged one for digits]",
         "digits-encoder.safetensors",
         _load_encoder,
+        make=_make_encoder,
     ),
     "inverter": Role(
         "Take the inverter in this file, or the encoder of a decoder, a .pt2 of torch.export.  "
@@ -168,7 +183,8 @@ ROLES: Mapping[str, Role] = {
 }
 NAMED: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.help}
 NETWORKS: Mapping[str, Role] = {name: role for name, role in NAMED.items() if role.network}
-WeightFiles = Mapping[str, Path]  # files that a user names, by role; the others are packaged
+# Files, or functions, that a user names, by role; the others are packaged.
+WeightFiles = Mapping[str, Path]
 
 
 def named(needs: Collection[str]) -> tuple[str, ...]:
@@ -243,6 +259,13 @@ def no_file(role: str, path: Path) -> ConfigError:
     )
 
 
+def function_named(role: str, path: Path) -> str | None:
+    """Return "module:function" if that is what stands in place of the file of a role."""
+    name = str(path)
+    is_name = ROLES[role].make is not None and FUNCTION.fullmatch(name) and not path.is_file()
+    return name if is_name else None
+
+
 def load_model(role: str, path: Path, progress: Progress | None = None) -> Any:  # noqa: ANN401
     """Load the frozen network of a role; its licence and its reader's remarks are notes.
 
@@ -251,12 +274,21 @@ def load_model(role: str, path: Path, progress: Progress | None = None) -> Any: 
         CheckpointError: The file is no network of this role.
         UnavailableError: A package that it needs is missing.
     """
+    function = function_named(role, path)
+    if function is not None:
+        return _made(role, function)
     if not path.is_file():
         raise no_file(role, path)
     try:
         return ROLES[role].load(path, progress or Silent())
     except ImportError as error:
         raise UnavailableError(f"{role} needs a package that is missing: {error}") from error
+
+
+def _made(role: str, function: str) -> Made:
+    make = ROLES[role].make
+    assert make is not None, f"{role} is made by no function"
+    return make(function)
 
 
 def load_models(
@@ -286,6 +318,13 @@ def weights_of(needs: Sequence[str], files: WeightFiles) -> list[Weights]:
     for role in needs:
         path = weight_file(role, files)
         if path is None:
+            continue
+        function = function_named(role, path)
+        if function is not None:
+            made = _made(role, function)
+            weights.append(
+                Weights(role=role, name=function, bytes=made.num_bytes, sha256=made.digest)
+            )
             continue
         if not path.is_file():
             raise no_file(role, path)

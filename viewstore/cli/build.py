@@ -14,14 +14,17 @@ from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
 from viewstore.errors import ConfigError, counted
 from viewstore.images.codec import CODECS
+from viewstore.images.policy_values import name_of
 from viewstore.shards.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from viewstore.build.request import BuildRequest, Built
+    from viewstore.images.policy_values import PolicySetting
     from viewstore.inspect.inversion import InversionReport
     from viewstore.store.verdict import Verdict
     from viewstore.store.view_set import ViewSet
 
+OWN_POLICY = "expert"  # the generator of --policy
 SHOWN = 5  # keys of failed samples that are named
 DRY_RUN_SAMPLES = 64
 
@@ -129,11 +132,13 @@ class _CodecChoice(click.Choice):  # type: ignore[type-arg]
 class _GeneratorOption(click.Option):
     """An option whose help lists the generators, which are imported when it is shown.
 
-    It must be given, but for --help-settings, which then lists the generators.
+    It must be given, but for --help-settings, which then lists the generators, and for --policy.
     """
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401
-        if self.value_is_missing(value) and ctx.params.get("help_settings"):
+        if self.value_is_missing(value) and (
+            ctx.params.get("help_settings") or isinstance(ctx.params.get("policy"), Path)
+        ):
             return None
         return super().process_value(ctx, value)
 
@@ -151,6 +156,13 @@ class _GeneratorOption(click.Option):
     is_flag=True,
     is_eager=True,
     help="List the settings of the generator, without one the generators, and build nothing.",
+)
+@click.option(
+    "--policy",
+    type=FILE,
+    is_eager=True,
+    metavar="FILE",
+    help="Make the views of the policy in this TOML file: generator expert, named as the policy.",
 )
 @click.option(
     "--views", type=click.IntRange(1, 100), metavar="V", help="Make V views of each sample."
@@ -205,7 +217,7 @@ def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
     It is what w-search and w-perturb start from; they build it themselves where it is missing.
     """
-    fixed = {"generator": "recon", "views": None, "size": None, "codec": None}
+    fixed = {"generator": "recon", "policy": None, "views": None, "size": None, "codec": None}
     return _build(terminal, options | fixed)
 
 
@@ -278,18 +290,20 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
 def _request(options: dict[str, Any]) -> BuildRequest:
     from viewstore.build.request import BuildRequest
 
+    policy = None if options["policy"] is None else _policy_of(options)
     flags = {
+        "policy": policy,
         "views": options["views"],
         "height": options["size"],
         "width": options["size"],
         "of": options["of"],
     }
     return BuildRequest(
-        generator=options["generator"],
+        generator=options["generator"] or OWN_POLICY,
         out=options["out"],
         settings=shared.merge_settings(shared.parse_assignments(options["assignments"]), flags),
         source=options["source"],
-        view_set=options["view_set"],
+        view_set=options["view_set"] if policy is None else options["view_set"] or name_of(policy),
         limit=options["limit"],
         seed=options["seed"],
         codec=options["codec"],
@@ -297,6 +311,19 @@ def _request(options: dict[str, Any]) -> BuildRequest:
         files=shared.weight_files(options),
         **how_of(options),
     )
+
+
+def _policy_of(options: dict[str, Any]) -> PolicySetting:
+    """Return the values in the file of --policy. Raises ConfigError: another generator is named."""
+    if options["generator"] not in (None, OWN_POLICY):
+        raise ConfigError(
+            f"--policy goes with --generator {OWN_POLICY}, not with {options['generator']}",
+            where=f"--policy {options['policy']}",
+            fix="leave --generator out",
+        )
+    from viewstore.images.policy_values import read_policy
+
+    return read_policy(options["policy"])
 
 
 def how_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ MEASURES = 5  # how often in a training the distance to the real images is taken
     "--encoder",
     type=FILE,
     metavar="FILE",
-    help="Compare features of the encoder in this file (inverter).",
+    help="Compare features of the encoder in this file, or of MODULE:FUNCTION (inverter).",
 )
 @click.option(
     "--state",

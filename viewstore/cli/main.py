@@ -38,6 +38,9 @@ COMMANDS = {
     "mv": Entry("viewstore.cli.view_sets:rename", "Rename a view set.", MEND),
     "gc": Entry("viewstore.cli.mend:gc", "Drop files that nothing names.", MEND),
     "export": Entry("viewstore.cli.export:export", "Write views for other loaders.", MOVE),
+    "conformance": Entry(
+        "viewstore.cli.conformance:conformance", "Hold a package's additions to the suites.", MEND
+    ),
     "train": Entry("viewstore.cli.train:train", "Train an encoder on views.", LEARN),
     "eval": Entry("viewstore.cli.evaluate:evaluate", "Probe a trained encoder.", LEARN),
 }

@@ -44,7 +44,7 @@ def settings_help(generator: str) -> tuple[dict[str, Any], str]:
     facts = {
         field.name: {
             "default": own.get(field.name, field.default),
-            "meaning": meanings[field.name],
+            "meaning": meanings.get(field.name, ""),
         }
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
@@ -120,7 +120,7 @@ def _meanings(config: PretrainConfig) -> dict[str, str]:
 
 def attribute_docs(kind: type) -> dict[str, str]:
     """Return what the section "Attributes:" of a class's docstring says of each attribute."""
-    lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    lines = [*inspect.cleandoc(kind.__doc__ or "").splitlines(), "Attributes:"]
     docs: dict[str, str] = {}
     names: list[str] = []
     for line in lines[lines.index("Attributes:") + 1 :]:

@@ -116,6 +116,13 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
             help="Make online views PX pixels wide and high.  [default: as the cached ones]",
         ),
         click.option(
+            "--policy",
+            type=FILE,
+            multiple=True,
+            metavar="FILE",
+            help="Let --views name the policy in this TOML file too; may be given many times.",
+        ),
+        click.option(
             "--where", metavar="Q", help="Train only on samples like these, say 'distance < 0.35'."
         ),
         click.option(
@@ -344,9 +351,11 @@ GROUPS: Mapping[str, tuple[Decorator, ...]] = {
 
 def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the command line names, flat. Raises ConfigError: one twice."""
+    from viewstore.images.policy_values import read_policy
     from viewstore.train.loop.layers import flat
 
     flags = {setting: options[name] for name, setting in SETTING_OF.items()}
+    flags["policies"] = [read_policy(path) for path in options["policy"]] or None
     if flags["network.in_channels"] is not None:
         flags["network.in_channels"] = int(flags["network.in_channels"])
     return merge_settings(flat(parse_assignments(options["assignments"], prefix="")), flags)

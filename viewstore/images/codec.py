@@ -14,10 +14,11 @@ from viewstore.images.params import ParamsAlone
 from viewstore.images.png import Png
 from viewstore.images.raw import Raw
 from viewstore.images.webp import Webp
+from viewstore.plugins import Plugin, Table, missing
 
 
 class Codec(Protocol):
-    """How the views of a view set are stored: a frozen class, and a row of `CODECS`.
+    """How the views of a view set are stored: a frozen dataclass, and a row of `CODECS`.
 
     The same pixels give the same bytes as long as `encoder` is the same.
 
@@ -70,7 +71,15 @@ class Codec(Protocol):
         """Return what `views`, uint8 [V, H, W, 3], will read as once they are stored."""
 
 
-CODECS: Mapping[str, type[Codec]] = {each.name: each for each in (Raw, Jpg, Png, Webp, ParamsAlone)}
+def _of_plugin(plugin: Plugin) -> type[Codec]:
+    kind: type[Codec] = plugin.load_settings(called=lambda codec: getattr(codec, "name", None))
+    return kind
+
+
+CODECS: Table[type[Codec]] = Table(
+    "codec", {each.name: each for each in (Raw, Jpg, Png, Webp, ParamsAlone)}, _of_plugin
+)
+PACKAGE = "x_package"  # among the args of a plan's codec: the package that it is of
 
 
 def make_codec(name: str) -> Codec:
@@ -83,13 +92,18 @@ def codec_from_plan(field: Mapping[str, Any] | None) -> Codec:
 
     Raises:
         FormatError: It is an unknown codec, or one with args that it cannot have.
+        UnavailableError: It is of a package that is not installed, or cannot be used.
     """
     if field is None:
         return ParamsAlone()
     try:
         if field["name"] == ParamsAlone.name:
             raise ConfigError(f"{field['name']} is no codec of pixels")
-        return _codec_class(field["name"]).from_args(field.get("args", {}))
+        args = dict(field.get("args", {}))
+        package = args.pop(PACKAGE, None)
+        if package is not None and field["name"] not in CODECS:
+            raise missing("codec", field["name"], package)
+        return _codec_class(field["name"]).from_args(args)
     except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"plan has a codec that cannot be read: {error}") from error
 
@@ -98,7 +112,11 @@ def codec_to_plan(codec: Codec, width: int) -> dict[str, Any] | None:
     """Return the plan's field {"name", "args", "encoder"} for views `width` pixels wide."""
     if isinstance(codec, ParamsAlone):
         return None
-    return {"name": codec.name, "args": codec.args(width), "encoder": codec.encoder}
+    args = codec.args(width)
+    plugin = CODECS.plugin(codec.name)
+    if plugin is not None:
+        args = {**args, PACKAGE: plugin.package}
+    return {"name": codec.name, "args": args, "encoder": codec.encoder}
 
 
 def _codec_class(name: str) -> type[Codec]:

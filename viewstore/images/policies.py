@@ -16,10 +16,12 @@ from viewstore.images.operated import HEAVY, WHOLE, Operated
 from viewstore.images.operators.chain import Chain
 from viewstore.images.operators.spaces import ra16
 from viewstore.images.policy import Drawn, Policy, ViewPolicy
+from viewstore.plugins import Plugin, Table
 from viewstore.randomness import Integers, Stream
 
 __all__ = [
     "POLICIES",
+    "AnyPolicy",
     "Digits",
     "Drawn",
     "Operated",
@@ -51,8 +53,19 @@ def _pair(name: str, first: Policy) -> tuple[Policy, Policy]:
     return first, replace(first, blur=_SECOND.blur, solarize=_SECOND.solarize)
 
 
+def _of_plugin(plugin: Plugin) -> tuple[ViewPolicy, ...]:
+    found = plugin.load()
+    pair = found if isinstance(found, tuple) else (found,)
+    for each in pair:
+        if not isinstance(each, Policy | Operated):
+            raise plugin.refused(f"{plugin.target} must be a Policy, or a tuple of such")
+        if each.name != plugin.name:
+            raise plugin.refused(f"{plugin.target} calls itself {each.name!r}")
+    return pair
+
+
 # The papers resize with bilinear or bicubic filters; here the filter is a setting of its own.
-POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
+_OWN: Mapping[str, tuple[ViewPolicy, ...]] = {
     "simclr": (_SIMCLR,),
     "simsiam": (replace(_MOCO, name="simsiam"),),
     "moco": (_MOCO,),
@@ -92,6 +105,7 @@ POLICIES: Mapping[str, tuple[ViewPolicy, ...]] = {
     ),
     "dssl-byol-heavy": (HEAVY["byol"],),
 }
+POLICIES: Table[tuple[ViewPolicy, ...]] = Table("policy", _OWN, _of_plugin)
 
 
 def policies(name: str) -> tuple[ViewPolicy, ...]:
@@ -122,7 +136,7 @@ def _of_table(name: str) -> tuple[ViewPolicy, ...]:
 def _chains() -> str:
     names = [
         name
-        for name, (first, *_) in POLICIES.items()
+        for name, (first, *_) in POLICIES.own.items()
         if isinstance(first, Operated) and first.base is WHOLE
     ]
     return f"there are {', '.join(names)}"
@@ -147,12 +161,17 @@ def dino_colours(
     return {name: drawn[name] for name in COLOUR_COLUMNS}
 
 
-def as_policies(policy: str | ViewPolicy) -> tuple[ViewPolicy, ...]:
+AnyPolicy = str | ViewPolicy | tuple[ViewPolicy, ...]  # those of a tuple take turns
+
+
+def as_policies(policy: AnyPolicy) -> tuple[ViewPolicy, ...]:
     """Return the policies of a name, or the policy itself. Raises ConfigError."""
-    return policies(policy) if isinstance(policy, str) else (policy,)
+    if isinstance(policy, str):
+        return policies(policy)
+    return policy if isinstance(policy, tuple) else (policy,)
 
 
-def output_size(policy: str | ViewPolicy, height: int, width: int) -> tuple[int, int]:
+def output_size(policy: AnyPolicy, height: int, width: int) -> tuple[int, int]:
     """Return the size of the policy's views beside global views of `height` x `width`."""
     if as_policies(policy)[0].role != "local":
         return height, width

@@ -18,6 +18,9 @@ from viewstore.images.resize import Filter
 from viewstore.randomness import Integers, Op, Stream
 
 Drawn = dict[str, NDArray[Any]]
+# What recorded params may say; a policy draws no more.
+MOST_FACTOR = 10.0  # of brightness, contrast and saturation
+MOST_BLUR = 64.0  # pixels
 
 
 class ViewPolicy(Protocol):
@@ -106,6 +109,16 @@ class Policy:
             raise ConfigError(f"policy sigma must satisfy 0 <= low <= high, got {self.sigma}")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise ConfigError(f"policy jitter must be >= 0, its hue <= .5, got {self.jitter}")
+        if self.sigma[1] > MOST_BLUR or max(self.jitter) > MOST_FACTOR - 1:
+            raise ConfigError(
+                f"policy sigma must be <= {MOST_BLUR:g}, its jitter <= {MOST_FACTOR - 1:g}, "
+                f"got {self.sigma} and {self.jitter}"
+            )
+        if not 0 <= self.threshold <= colours.SOLARIZE_OFF or self.blur_above < 0:
+            raise ConfigError(
+                f"policy threshold must be in [0, {colours.SOLARIZE_OFF}] and blur_above >= 0, "
+                f"got {self.threshold} and {self.blur_above}"
+            )
         for name in ("flip", "jitter_probability", "gray", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"policy {name} must be in [0, 1], got {getattr(self, name)}")

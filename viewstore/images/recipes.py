@@ -22,13 +22,13 @@ from viewstore.images.operators.chain import Chain
 from viewstore.images.operators.recorded import wrong as wrong_operators
 from viewstore.images.operators.spaces import NO_MORE
 from viewstore.images.operators.table import OPERATORS
-from viewstore.images.policies import Digits, Policy, policies
+from viewstore.images.policies import Digits, Policy
+from viewstore.images.policy import MOST_BLUR, MOST_FACTOR
+from viewstore.images.policy_values import PolicySetting, policies_of
 from viewstore.images.resize import STORED_FILTERS, Filter, check_filter
 
 Values = Mapping[str, NDArray[Any]]  # params by column, each [..., *shape of one view]
-MOST_FACTOR = 10.0  # of brightness, contrast and saturation
 MOST_HUE = 0.5  # turns
-MOST_BLUR = 64.0  # pixels
 ORDER_OFF = 255
 
 
@@ -183,13 +183,13 @@ def recipe_of(policy: Operated, filter: str, *, box: str) -> RecipeSpec:
     return RecipeSpec(name="ops", args=args, filter=filter)
 
 
-def expert_recipe(policy: str, filter: str) -> RecipeSpec:
-    """Return the recipe of views of a policy by name; its policies differ in their draws alone.
+def expert_recipe(policy: PolicySetting, filter: str) -> RecipeSpec:
+    """Return the recipe of views of a policy; what takes turns differs in its draws alone.
 
     Raises:
         ConfigError: There is no such policy.
     """
-    first = policies(policy)[0]
+    first = policies_of(policy)[0]
     if isinstance(first, Operated):
         return recipe_of(first, filter, box="crop_box")
     return RecipeSpec(name="digits" if isinstance(first, Digits) else "policy", filter=filter)

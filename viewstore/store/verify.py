@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from viewstore.errors import FormatError, ViewStoreError
+from viewstore.errors import FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
@@ -88,6 +88,8 @@ def _view_set(
         codec = codec_from_plan(plan.codec)
         if plan.members != codec.members(plan.views):
             raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
+    except UnavailableError:  # what would read it is not here: that is no fault of the store
+        raise
     except ViewStoreError as error:
         yield fault_of(name, None, "plan", paths.plan, str(error), advice.plan_again(paths))
         return

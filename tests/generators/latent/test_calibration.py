@@ -78,7 +78,7 @@ def test_an_encoder_without_a_policy_is_said_to_have_none(world: World) -> None:
     encoder = copy.copy(world.context.models["encoder"])
     encoder.settings = replace(encoder.settings, policy="")
     context = world.with_models(encoder=encoder).context
-    with pytest.raises(ConfigError, match="trained on generated views alone") as caught:
+    with pytest.raises(ConfigError, match="names no augmentation policy") as caught:
         calibrate(context)
     assert "gan invert --set shift_stop" in str(caught.value.fix)
     assert Inversion(shift_stop=0.06).resolve(context).shift_stop == 0.06  # as the advice says

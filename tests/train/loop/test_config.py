@@ -119,8 +119,8 @@ def test_a_mark_of_byte_order_is_passed_over(tmp_path: Path, name: str, text: st
 
 def every_kind() -> list[tuple[str, Any]]:
     kinds: list[tuple[str, Any]] = [("network", NetworkSettings), ("optim", OptimSettings)]
-    kinds += [("method", kind) for kind in METHODS.values()]
-    return kinds + [("strategy", kind) for kind in STRATEGIES.values()]
+    kinds += [("method", kind) for kind in METHODS.own.values()]
+    return kinds + [("strategy", kind) for kind in STRATEGIES.own.values()]
 
 
 @pytest.mark.parametrize(("table", "kind"), every_kind())
@@ -160,7 +160,7 @@ def test_a_setting_of_two_parts_is_written_and_read_with_its_part(
     class Other(STRATEGIES["a2"]):  # type: ignore[misc,name-defined]
         NAME = "other"
 
-    monkeypatch.setitem(STRATEGIES, "other", Other)  # type: ignore[arg-type]
+    monkeypatch.setitem(STRATEGIES, "other", Other)
     given = {"name": "a2,other", "a2.alpha": 0.25, "other": {"alpha": 0.75}}
     config = PretrainConfig.of(LEAST | {"strategy": given})
     assert [vars(stage)["alpha"] for stage in config.strategy.stages] == [0.25, 0.75]
