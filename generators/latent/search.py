@@ -108,7 +108,7 @@ class WSearch(OfSource):
         height, width: Size of the views in pixels, which must be that of the generator's images.
         preset: Which automatic values to take: "fast", or "paper" for the published ones.
         solver: How views are searched: "adam" follows the gradient; "secant" looks at points by
-            forward passes alone, at a fifth of the cost, and leaves to Adam what it cannot do.
+            forward passes alone, at a third of the cost, and leaves to Adam what it cannot do.
             Automatic is adam, and secant where the generator has no gradient. "paper" is adam.
         probes: Directions of latents that secant looks along first, from each anchor, and as many
             again where these do not do.
