@@ -69,7 +69,7 @@ def calibrate(context: Context) -> Calibration:
     """
     encoder = context.models["encoder"].to(context.device)
     size = gan_of(context).res
-    if encoder.policy not in POLICIES:
+    if not all(part in POLICIES for part in encoder.policy.split("+")):
         raise ConfigError(
             f"the encoder was trained with the policy {encoder.policy}, which is not known here"
             if encoder.policy

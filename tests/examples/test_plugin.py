@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import viewstore
 from tests.examples.plugin import ENTRIES, METADATA, PACKAGE, changed, install, installed
@@ -17,6 +18,7 @@ from tests.viewstore.commands import invoke, run
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.generators import GENERATORS, settings_class
+from viewstore.generators.checkpoints.function import made_encoder
 from viewstore.images.codec import CODECS, codec_from_plan, codec_to_plan, make_codec
 from viewstore.plugins import Plugin, plugins
 from viewstore.store.committed import read_plan
@@ -262,6 +264,26 @@ def test_its_encoder_searches_latent_views(tmp_path: Path) -> None:
     assert invoke(*search, *few, *given, "--out", out).exit_code == 0
     weights = {each.role: each for each in viewstore.open(out).view_sets["w-search"].plan.weights}
     assert weights["encoder"].name == ENCODER
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_same_encoder_as_a_file_searches_them_too(tmp_path: Path) -> None:
+    out, file = str(tmp_path / "views"), tmp_path / "coarse.pt2"
+    images, number = torch.zeros(4, 3, 16, 16), torch.export.Dim("number", min=1, max=4096)
+    network = made_encoder(ENCODER).network.eval()
+    program = torch.export.export(network, (images,), dynamic_shapes=({0: number},))
+    torch.export.save(program, file)
+    given = ("--limit", "2", "--set", "max_steps=3", "--max-missed", "100%", "-j", "1")
+    invert = ("gan", "invert", "--set", "shift_stop=0.06", "--out", out)
+    invoke(*invert, *given, "--encoder", file)
+    perturb = ("build", "--generator", "w-perturb", "--views", "2", "--out", out, "-j", "1")
+    assert invoke(*perturb, "--encoder", file, "--set", "sigma=0.2").exit_code == 0
+    views, encoder = viewstore.open(out).view_sets, made_encoder(ENCODER)
+    for row, found in enumerate(views["w-perturb"].params["distance"]):
+        seen = np.concatenate([views["recon"][row], views["w-perturb"][row]])
+        features = encoder(torch.from_numpy(seen).permute(0, 3, 1, 2) / 255)
+        expected = (features[1:] - features[0]).norm(dim=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("plugin")

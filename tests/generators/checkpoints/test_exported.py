@@ -260,6 +260,26 @@ class Transformer(nn.Module):
         return self.block(torch.cat([self.token.expand(len(x), -1, -1), patches], 1))[:, 0]
 
 
+@pytest.mark.parametrize("views", [None, 4])
+def test_distances_are_measured_by_its_unit_features(tmp_path: Path, views: int | None) -> None:
+    """For any number of images of any size, gray too, with a gradient for each image."""
+    plain = classifier()
+    encoder = read_exported(export(tmp_path / "net.pt2", plain, views=views))
+    for number in (1, 4, 6):
+        images = torch.rand(number, 3, SIDE, SIDE, requires_grad=True)
+        features = encoder(images)
+        expected = nn.functional.normalize(plain(images)["feature"], dim=1)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+        (found,) = torch.autograd.grad(features[:, 0].sum(), images)
+        (wanted,) = torch.autograd.grad(expected[:, 0].sum(), images)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    gray = torch.rand(3, 1, 40, 24)
+    resized = nn.functional.interpolate(
+        gray, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
+    ).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(encoder(gray), encoder(resized), rtol=1e-4, atol=1e-5)
+
+
 def test_attention_is_known(tmp_path: Path) -> None:
     network = Transformer().eval()
     read = read_exported(export(tmp_path / "t.pt2", network, views=2))

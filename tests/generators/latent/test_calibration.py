@@ -70,7 +70,7 @@ def test_the_standard_error_is_that_of_all_draws(world: World) -> None:
 def test_an_unknown_policy_is_named(world: World) -> None:
     encoder = copy.copy(world.context.models["encoder"])
     encoder.settings = replace(encoder.settings, policy="mirror")
-    with pytest.raises(ConfigError, match="no augmentation policy 'mirror'"):
+    with pytest.raises(ConfigError, match="the policy mirror, which is not known here"):
         calibrate(world.with_models(encoder=encoder).context)
 
 
