@@ -23,7 +23,8 @@ from viewstore.generators.contract import PARENT, Rendered, Resolved, Settings
 from viewstore.images.recipes import box_inside
 from viewstore.plugins import Check
 
-RECORDED = "calibration"  # the setting that stays None where nothing was calibrated
+# Settings that stay None where there was nothing to measure or to read.
+RECORDED = ("calibration", "latents", "latents_digest")
 ReadsPlan = Callable[[Mapping[str, Any]], Settings]
 Elsewhere = Callable[[], Sequence[str]]  # digests of all rows, made in a fresh process
 
@@ -188,7 +189,7 @@ def stored(resolved: Resolved) -> dict[str, Any]:
 def _unstable(settings: Settings, world: World, read: ReadsPlan) -> str | None:
     """Return what differs where a plan's settings are read and resolved again."""
     plan = stored(settings.resolve(world.context))
-    automatic = [key for key, value in plan.items() if value is None and key != RECORDED]
+    automatic = [key for key, value in plan.items() if value is None and key not in RECORDED]
     if automatic:
         return f"{automatic[0]} is still automatic (None) once it is resolved"
     known = {field.name for field in fields(settings)}  # type: ignore[arg-type]

@@ -176,12 +176,7 @@ class Inversion(OfSource):
         )
 
     def _steps(self, gan: LatentDecoder, start: str) -> int:
-        """Return the most updates of a sample. Raises ConfigError: there is nothing to go by."""
-        if self.max_steps == 0 and start not in STEPS:
-            raise ConfigError(
-                "recon.max_steps is 0, and no inverter answers",
-                fix="give one with --inverter, or more steps",
-            )
+        """Return the most updates of a sample. Raises ConfigError: no gradient leads them."""
         if self.max_steps and not gan.differentiable:
             raise ConfigError(
                 f"recon.max_steps must be 0, got {self.max_steps}",

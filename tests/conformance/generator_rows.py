@@ -125,12 +125,12 @@ def world_of(case: str) -> World:
         return hashed_world()
     if name == "selection":
         return pictures().with_models(selection=logged())
+    if name in ("hard", "cutmix", "adversarial"):
+        return scored_world()
     if name in DESCRIBING:
         return described_world(of_source=case != name)
     if name == "import":
         return pictures().with_models(listing=listed())
-    if name in ("hard", "cutmix", "adversarial"):
-        return scored_world()
     if name in LEARNED:
         return learned_world(of_views=case != name)
     if GENERATORS[name].settings not in PIXELS:

@@ -180,9 +180,9 @@ class Opaque:
     def to(self, device: str) -> Opaque:
         return Opaque(self._gan.to(device))
 
-    def synthesis(self, latents: torch.Tensor, *, noise: str) -> torch.Tensor:
+    def synthesis(self, latents: torch.Tensor) -> torch.Tensor:
         assert not torch.is_grad_enabled(), "this generator cannot be differentiated"
-        return self._gan.synthesis(latents.detach(), noise=noise)
+        return self._gan.synthesis(latents.detach())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from tests.generators.latent_world import (
     as_view_set,
     small_encoder,
     small_gan,
-    source_images,
     world_on,
 )
 from tests.generators.network_files import network as file_network
@@ -378,23 +377,6 @@ def test_a_decoder_that_torch_cannot_differentiate_has_no_gradient(tmp_path: Pat
     for network in (Detached(), NoGradient(keyed(SmallDecoder()))):
         path = export(tmp_path / "d.pt2", network.eval(), (WIDTH,), rows=None)
         assert not read_decoder(path).differentiable
-
-
-def test_an_inversion_from_the_average_needs_steps() -> None:
-    gan = small_gan()
-    images = source_images(gan, 4)
-    context = Context(
-        seed=0,
-        view_set="recon",
-        num_samples=4,
-        source_height=16,
-        source_width=16,
-        source_image=lambda row: images[row],
-        codec=make_codec("raw"),
-        models={"gan": gan},
-    )
-    with pytest.raises(ConfigError, match="max_steps is 0, and no inverter answers"):
-        Inversion(max_steps=0, lam_f=0.0).resolve(context)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from tests.generators.latent_world import World, as_view_set, make_world, world_on
 from viewstore.errors import ConfigError
-from viewstore.generators.contract import Rendered
+from viewstore.generators.contract import Input, Rendered
 from viewstore.generators.latent.decode import start_noise
 from viewstore.generators.latent.inversion import Inversion
 from viewstore.generators.latent.perturb import WPerturb
@@ -135,4 +135,6 @@ def test_bad_settings_are_refused(world: World) -> None:
 
 
 def test_a_parent_is_asked_for_the_psi_of_the_perturbation_and_nothing_else() -> None:
-    assert WPerturb(psi=0.7, sigma=0.5, threads=2).inputs() == {"parent": ("recon", {"psi": 0.7})}
+    assert WPerturb(psi=0.7, sigma=0.5, threads=2).inputs() == {
+        "parent": Input("recon", {"psi": 0.7})
+    }

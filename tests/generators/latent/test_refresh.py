@@ -19,7 +19,7 @@ from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.generators import make_settings
 from viewstore.generators.gan.file import Origin, write_generator
-from viewstore.generators.latent.inversion import STEPS_AFTER_INVERTER, STEPS_FROM_AVERAGE
+from viewstore.generators.latent.starts import STEPS, STEPS_FROM_AVERAGE
 from viewstore.store.committed import read_plan
 from viewstore.train.encoder_file import save_encoder
 
@@ -146,7 +146,7 @@ def test_what_was_given_is_kept(files: dict[str, Path], store: Path) -> None:
 def test_an_inversion_takes_what_an_inverter_decided_again(
     files: dict[str, Path], world: Path
 ) -> None:
-    recon = {**args_of(world, "recon"), "inverter": True, "max_steps": STEPS_AFTER_INVERTER}
+    recon = {**args_of(world, "recon"), "inverter": True, "max_steps": STEPS["inverter"]}
     found = make_settings("recon", recon).refreshed()
     assert not {"inverter", "max_steps", "shift_stop", "calibration", "code_shape"} & set(found)
     other = {**recon, "max_steps": STEPS_FROM_AVERAGE, "calibration": None}

@@ -20,7 +20,7 @@ from tests.generators.latent_world import (
     without_gradient,
 )
 from viewstore.errors import ConfigError, StoppedError
-from viewstore.generators.contract import Rendered
+from viewstore.generators.contract import Input, Rendered
 from viewstore.generators.latent.search import WSearch
 from viewstore.store.constraints import pair_bound
 
@@ -393,7 +393,7 @@ def test_the_search_needs_its_parent(world: World) -> None:
 
 
 def test_a_parent_is_asked_for_the_psi_of_the_search_and_nothing_else() -> None:
-    assert WSearch(preset="paper", lr=0.5).inputs() == {"parent": ("recon", {"psi": 0.7})}
+    assert WSearch(preset="paper", lr=0.5).inputs() == {"parent": Input("recon", {"psi": 0.7})}
 
 
 def test_a_generator_without_a_gradient_is_searched_by_forward_passes(world: World) -> None:

@@ -268,14 +268,6 @@ def test_a_module_of_a_fixed_number_of_images_decides_the_slots(
     assert cosines(found, expected).min() >= 0.9999
 
 
-def test_w_search_is_told_that_it_takes_no_exported_module(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this one is a module of torch"):
-        build_small(
-            tmp_path / "s", "digits", generator="w-search", settings={}, limit=8,
-            files={"encoder": world / "net.pt2"},
-        )  # fmt: skip
-
-
 class Heard(Silent):
     """Keeps what is warned of."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -56,11 +56,13 @@ def exact_hash(pixels: Pixels) -> int:
     return min(int("".join("01"[sign] for sign in signs), 2), LARGEST_HASH)
 
 
+@settings(deadline=None)
 @given(PICTURES)
 def test_a_hash_is_that_of_exact_fractions(pixels: Pixels) -> None:
     assert int(difference_hash(luma_of(pixels))) == exact_hash(pixels)
 
 
+@settings(deadline=None)
 @given(PICTURES)
 def test_brightness_is_that_of_exact_numbers(pixels: Pixels) -> None:
     luma = [Fraction(int(v), 1000) for v in (pixels.astype(int) @ [299, 587, 114]).ravel()]
@@ -104,6 +106,7 @@ def test_a_hash_is_nearly_that_of_pillow_on_smooth_pictures() -> None:
     assert max(differing) <= 6
 
 
+@settings(deadline=None)
 @given(
     hashes=st.lists(st.integers(0, 255) | st.sampled_from([0, 1, 3, 7]), min_size=1, max_size=8),
     bits=st.integers(0, 64),
