@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
@@ -222,6 +223,23 @@ class OfSource:
     def refreshed(self) -> Mapping[str, Any]:
         """Return all settings: none was taken from a network."""
         return settings_but(self)
+
+
+MOST = {"threads": 1 << 10, "slots": 1 << 14, "bank": 1 << 20}
+MOST_COUNT = 1 << 31
+
+
+def check_counts(kind: str, settings: object, names: Iterable[str]) -> None:
+    """Raise ConfigError unless settings that are given are whole numbers from 1 to a limit.
+
+    `kind`: Name of the generator; `names`: of the settings.
+    """
+    for name in names:
+        value, most = getattr(settings, name), MOST.get(name, MOST_COUNT)
+        if value is not None and not (type(value) is int and 1 <= value <= most):
+            raise ConfigError(
+                f"{kind}.{name} must be a whole number from 1 to {most}, got {value!r}"
+            )
 
 
 def settings_but(settings: Any, *dropped: str) -> dict[str, Any]:  # noqa: ANN401

@@ -167,7 +167,7 @@ def user_function(name: str, what: str, *, form: str) -> Callable[..., Any]:
     try:
         made: Callable[..., Any] = getattr(import_module(module), function)
         inspect.signature(made)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # the module is the user's: it may raise anything
         raise ConfigError(
             f"there is no {what} {name}: {error}",
             code="VS102",
@@ -177,7 +177,7 @@ def user_function(name: str, what: str, *, form: str) -> Callable[..., Any]:
     return made
 
 
-def _advice(module: str, function: str, error: Exception, form: str) -> str:
+def _advice(module: str, function: str, error: BaseException, form: str) -> str:
     """Return what to do where a function of the user's cannot be had from its module."""
     if module.endswith(".py"):
         return f"name the module, not its file: {module.removesuffix('.py')}:{function}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
+from viewstore.format.plan import MAX_SIDE
 from viewstore.generators.checkpoints.exported import Exported
 from viewstore.plugins import user_function
 
@@ -23,7 +24,7 @@ class Made(Exported):
 
     Attributes:
         digest: sha256, in hex, of the name of the function, the version of its package, and the
-            names, shapes and bytes of the network's weights and buffers.
+            names, shapes and bytes of the network's weights and buffers, persistent or not.
         num_bytes: Of these weights and buffers.
     """
 
@@ -33,7 +34,7 @@ class Made(Exported):
             network.float().eval(), input_size=_input_size(name, network), input_views=None
         )
         self.name = name
-        state = network.state_dict()
+        state = dict([*network.named_parameters(), *network.named_buffers()])
         self.digest = _digest(name, state)
         self.num_bytes = sum(each.numel() * each.element_size() for each in state.values())
 
@@ -60,10 +61,15 @@ def made_encoder(name: str) -> Made:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = make()
-    except Exception as error:  # the function is the user's: it may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise ConfigError(
             f"encoder {name} cannot be made: {error}", where=f"--encoder {name}"
         ) from error
+    if isinstance(network, nn.Module) and any(each.is_meta for each in _tensors(network)):
+        raise ConfigError(
+            f"encoder {name} has weights without values, on the device meta",
+            where=f"--encoder {name}",
+        )
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"encoder {name} must be a torch.nn.Module, got {type(network).__name__}",
@@ -72,13 +78,19 @@ def made_encoder(name: str) -> Made:
     return Made(name, network)
 
 
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
 def _input_size(name: str, network: nn.Module) -> tuple[int, int] | None:
     """Return what `network.input_size` says, a side or height and width; None: any size."""
     size = getattr(network, "input_size", None)
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    fits = all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
+    if len(sides) != 2 or not fits:
         raise ConfigError(
             f"encoder {name} must have an input_size in pixels, got {size!r}",
             where=f"--encoder {name}",

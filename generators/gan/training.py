@@ -262,6 +262,14 @@ def train_generator(
     every, reported = settings.snapshot_steps, 0
     if state is not None and state.exists():
         trainer.read(state)
+        if trainer.step > settings.steps:
+            raise ConfigError(
+                f"the training in this state is at step {trainer.step}, and kimg={settings.kimg:g} "
+                f"ends at {settings.steps}",
+                code="VS103",
+                where=str(state),
+                fix="give more kimg, or another --state",
+            )
         if trainer.step % every == 0:  # it may have ended before what follows the state was done
             snapshot(trainer.step * settings.batch, trainer.result())
     elif state is not None:  # what cannot be written ends the training now, not in minutes

@@ -125,12 +125,25 @@ def write_source(
             "labels": torch.full((len(codes),), -1) if labels is None else labels.long(),
             "crc32": torch.tensor(crcs, dtype=torch.int64),
         }
+        tensors["checks"] = checks_of(tensors["codes"], tensors["crc32"])
         config = {"generator": network.fingerprint, "psi": psi, "seed": seed, "keys": keys}
         write_with_config(scratch / LATENTS_FILE, KIND, tensors, config)
         disk.rename(scratch, folder.absolute())
         disk.fsync_directory(parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def checks_of(codes: Tensor, crc32: Tensor) -> Tensor:
+    """Return CRC-32 of each image's code behind the CRC-32 of its file, int64 [N].
+
+    It binds the two: codes that were put in another order are found out.
+    """
+    pairs = zip(codes, crc32.tolist(), strict=True)
+    found = [
+        zlib.crc32(code.contiguous().numpy().tobytes(), crc & 0xFFFFFFFF) for code, crc in pairs
+    ]
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _make_folders(folder: Path, network: StyleGAN2, count: int, labels: Tensor | None) -> list[str]:
@@ -182,22 +195,28 @@ def read_latents(path: Path) -> Latents:
     except FormatError as error:
         raise CheckpointError(f"latents of a source: {error}", where=str(path)) from error
     values: dict[str, Any] = {**found.tensors, **found.config}
+    del values["checks"]
     return Latents(**values, digest=found.digest)
 
 
 def _check(tensors: Mapping[str, Tensor], keys: list[Any]) -> None:
     """Raise FormatError unless there are finite codes, a label and a CRC for each key."""
     count = len(keys)
-    wanted = {"codes": torch.float16, "labels": torch.int64, "crc32": torch.int64}
+    wanted = {"codes": torch.float16, **dict.fromkeys(("labels", "crc32", "checks"), torch.int64)}
     if {name: value.dtype for name, value in tensors.items()} != wanted:
         raise FormatError(f"there must be {', '.join(wanted)}, got {', '.join(sorted(tensors))}")
     codes = tensors["codes"]
     if codes.ndim != 3 or 0 in codes.shape or codes.shape[0] != count:
         raise FormatError(f"codes must be [{count}, L, D], got {list(codes.shape)}")
-    for name in ("labels", "crc32"):
+    for name in ("labels", "crc32", "checks"):
         if tuple(tensors[name].shape) != (count,):
             raise FormatError(f"{name} must be [{count}], got {list(tensors[name].shape)}")
     if len(set(keys)) != count:
         raise FormatError("a key stands twice")
     if not bool(codes.isfinite().all()):
         raise FormatError("codes must be finite")
+    wrong = (checks_of(codes, tensors["crc32"]) != tensors["checks"]).nonzero()
+    if len(wrong):
+        raise FormatError(
+            f"the codes of image {keys[int(wrong[0, 0])]} are not those that it was made of"
+        )

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, OfSource, Rendered, Sample, settings_but
+from viewstore.generators.contract import (
+    Context,
+    OfSource,
+    Rendered,
+    Sample,
+    check_counts,
+    settings_but,
+)
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     SIZES,
@@ -118,6 +125,7 @@ class Inversion(OfSource):
         if self.views != 1:
             raise ConfigError(f"recon.views must be 1, got {self.views}")
         check_positive("recon", self, ("psi", "lr", "mse_stop", "shift_stop", "slots", "threads"))
+        check_counts("recon", self, ("slots", "threads"))
         if self.max_steps is not None and self.max_steps < 0:
             raise ConfigError(f"recon.max_steps must be 0 or more, got {self.max_steps}")
         check_starts(self)

@@ -23,6 +23,7 @@ from viewstore.generators.contract import (
     OfSource,
     Rendered,
     Sample,
+    check_counts,
     settings_but,
 )
 from viewstore.generators.latent.checks import (
@@ -89,6 +90,7 @@ class WPerturb(OfSource):
 
     def __post_init__(self) -> None:
         check_positive("w-perturb", self, ("views", "sigma", "psi", "threads"))
+        check_counts("w-perturb", self, ("threads",))
         if self.sigma_units not in ("wstd", "abs"):
             raise ConfigError(
                 f"w-perturb.sigma_units must be one of ('wstd', 'abs'), got {self.sigma_units!r}"

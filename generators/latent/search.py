@@ -16,7 +16,14 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 import numpy as np
 
 from viewstore.errors import ConfigError
-from viewstore.generators.contract import PARENT, Context, Input, OfSource, settings_but
+from viewstore.generators.contract import (
+    PARENT,
+    Context,
+    Input,
+    OfSource,
+    check_counts,
+    settings_but,
+)
 from viewstore.generators.latent.calibration import calibrate
 from viewstore.generators.latent.checks import (
     SIZES,
@@ -200,6 +207,7 @@ class WSearch(OfSource):
                 raise ConfigError(f"w-search.{name} must be one of {allowed}, got {value!r}")
         positive = ("views", "probes", "lr", "psi", "loss_stop", "tol", "tol_search", "max_steps")
         check_positive("w-search", self, (*positive, "slots", "threads"))
+        check_counts("w-search", self, ("slots", "threads", "max_steps"))
         if self.views > 1:  # a single view has no pairs, and resolves to an eps2 of 0
             check_positive("w-search", self, ("eps2",))
         if self.eps1 is not None and not 0 < self.eps1 < 2:

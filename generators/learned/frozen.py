@@ -16,14 +16,6 @@ from viewstore.images.colours import Pixels
 VIEWS_CPU, VIEWS_CUDA = 64, 512  # that a network makes at a time, about
 
 
-def check_settings(name: str, settings: object, least: tuple[str, ...]) -> None:
-    """Raise ConfigError if a setting in `least` that is given is not above 0."""
-    for setting in least:
-        value = getattr(settings, setting)
-        if value is not None and not value >= 1:
-            raise ConfigError(f"{name}.{setting} must be above 0, got {value}")
-
-
 def network_of(context: Context, role: str) -> Any:  # noqa: ANN401
     """Return the frozen network of a role. Raises ConfigError: none was given."""
     found = context.models.get(role)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, OfSource, Rendered, Sample
+from viewstore.generators.contract import Context, OfSource, Rendered, Sample, check_counts
 from viewstore.generators.learned.frozen import (
-    check_settings,
     default_slots,
     levels_of,
     network_of,
@@ -101,7 +100,7 @@ class Transformed(OfSource):
     boxes: bool | None = None
 
     def __post_init__(self) -> None:
-        check_settings(ROLE, self, ("views", "slots", "threads"))
+        check_counts(ROLE, self, ("views", "slots", "threads"))
         if self.part not in ("global", "local"):
             raise ConfigError(f"{ROLE}.part must be global or local, got {self.part!r}")
 

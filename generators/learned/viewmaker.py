@@ -17,9 +17,16 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.format.columns import MADE, Column, Status
 from viewstore.format.plan import MAX_VIEWS
-from viewstore.generators.contract import PARENT, Context, Input, OfSource, Rendered, Sample
+from viewstore.generators.contract import (
+    PARENT,
+    Context,
+    Input,
+    OfSource,
+    Rendered,
+    Sample,
+    check_counts,
+)
 from viewstore.generators.learned.frozen import (
-    check_settings,
     default_slots,
     levels_of,
     network_of,
@@ -87,7 +94,7 @@ class ViewMaker(OfSource):
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_settings(ROLE, self, ("views", "slots", "threads"))
+        check_counts(ROLE, self, ("views", "slots", "threads"))
         if self.views > MAX_VIEWS:
             raise ConfigError(f"{ROLE}.views must be in [1, {MAX_VIEWS}], got {self.views}")
 

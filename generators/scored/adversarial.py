@@ -25,6 +25,7 @@ from viewstore.generators.contract import (
     Reach,
     Rendered,
     Sample,
+    check_counts,
 )
 from viewstore.generators.numerics import device_class, repeatable
 from viewstore.generators.scored.bank import ROLE, as_images, fill_bank, scorer_of
@@ -96,10 +97,7 @@ class Adversarial(Budget, OfSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("bank", "slots", "threads"):
-            value = getattr(self, name)
-            if value is not None and not value >= 1:
-                raise ConfigError(f"adversarial.{name} must be above 0, got {value}")
+        check_counts("adversarial", self, ("bank", "slots", "threads"))
 
     def inputs(self) -> Mapping[str, Input]:
         """Return the view set that is attacked."""
@@ -179,7 +177,8 @@ def _check_budget(budget: Budget, std: tuple[float, ...]) -> None:
         raise ConfigError(
             f"eps {budget.eps:g} in units {budget.units} is less than a level of 255",
             why="stored views would be the clean ones",
-            fix="give a larger --set eps, or --set units=pixel255",
+            fix="give a larger --set eps"
+            + ("" if budget.units == "pixel255" else ", or --set units=pixel255"),
         )
 
 

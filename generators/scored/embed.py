@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Column, Status
-from viewstore.generators.contract import Context, Rendered, Sample, settings_but
+from viewstore.generators.contract import Context, Rendered, Sample, check_counts, settings_but
 from viewstore.generators.numerics import device_class, repeatable
 from viewstore.generators.scored.batches import fixed_batches
 from viewstore.generators.scored.described import (
@@ -88,10 +88,7 @@ class Embed(Describes):
         outputs = tuple(self.outputs) if isinstance(self.outputs, list | tuple) else ()
         if not outputs or len(set(outputs)) < len(outputs) or not set(outputs) <= set(OUTPUTS):
             raise ConfigError(f"embed.outputs must be some of {OUTPUTS}, got {self.outputs!r}")
-        for name in ("k", "slots", "threads"):
-            value = getattr(self, name)
-            if value is not None and not value >= 1:
-                raise ConfigError(f"embed.{name} must be above 0, got {value}")
+        check_counts("embed", self, ("k", "slots", "threads"))
 
     def refreshed(self) -> Mapping[str, Any]:
         """Return the settings but for the size of features, and of batches, which one may fix."""

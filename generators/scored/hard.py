@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from viewstore.errors import ConfigError
 from viewstore.format.plan import SOURCE
-from viewstore.generators.contract import Context, Input, Reach
+from viewstore.generators.contract import Context, Input, Reach, check_counts
 from viewstore.generators.numerics import device_class
 from viewstore.generators.scored.bank import scorer_of
 from viewstore.generators.scored.candidates import (
@@ -81,10 +81,11 @@ class Hard(Describes):
     contrasts: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("groups", 1), ("bank", LEAST_BANK), ("slots", 1), ("threads", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise ConfigError(f"hard.{name} must be a whole number from {least}, got {value!r}")
+        check_counts("hard", self, ("groups", "bank", "slots", "threads"))
+        if self.bank < LEAST_BANK:
+            raise ConfigError(
+                f"hard.bank must be a whole number from {LEAST_BANK}, got {self.bank!r}"
+            )
         if not isinstance(self.keep_losses, bool):
             raise ConfigError(f"hard.keep_losses must be true or false, got {self.keep_losses!r}")
         if self.choices is not None:

@@ -101,7 +101,7 @@ def open_feed(
                 rows=None if config.holdout is None else rows,
                 warnings=(
                     *attacks_of_others(store, loader.slots),
-                    *older_rounds(store, loader.slots),
+                    *older_rounds(store, loader.slots, named),
                 ),
             )
 
@@ -134,14 +134,22 @@ def attacks_of_others(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, .
             age = f"step {int(view_set.params['model_step'].max())}"
         found.append(
             f"views of {name} were attacked against the weights {digests or 'of an unknown file'} "
-            f"of {age}, not against the network that trains: call the run adv-cached"
+            f"of {age}, not against the network that trains: results must name it adv-cached"
         )
     return tuple(found)
 
 
-def older_rounds(store: Store, slots: Sequence[LoaderSlot]) -> tuple[str, ...]:
-    """Return a warning of each view set that is shown while no view shows its newest round."""
+def older_rounds(
+    store: Store, slots: Sequence[LoaderSlot], views: Sequence[Cached | Online] = ()
+) -> tuple[str, ...]:
+    """Return a warning of each view set that is shown while no view shows its newest round.
+
+    `views`: those that were asked for; sets of columns that choose among them count alike.
+    """
     shown = {name for slot in slots if slot.kind != "online" for name in slot.name.split("|")}
+    picks = [view.pick for view in views if isinstance(view, Cached) and isinstance(view.pick, str)]
+    chosen = [pick.partition(".")[0] for pick in picks if pick not in ("schedule", "random")]
+    shown |= {newest_round(store, name).name for name in chosen}
     found = []
     for name in sorted(shown & {*store.view_sets}):
         newest = newest_round(store, store.view_sets[name].plan.base).name

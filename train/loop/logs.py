@@ -26,6 +26,7 @@ COLUMNS = (
     "min_iou_share",
     "iou",
     "agreement",
+    "adv_age",
     "psi",
     "adversary_loss",
     "theta_spread",

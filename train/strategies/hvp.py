@@ -359,7 +359,25 @@ class HVP(CandidateChooser):
         same = _same_images(views, log["selected"], picked)
         if not model.directed(others, method):
             same |= _same_images(views, log["selected"], picked.flip(1))
-        return replace(plan, log={**log, "selected": picked, "agreement": same.float().mean()})
+        found = {**log, "selected": picked}
+        held = _shown(views, experts[:2], others.base)
+        if bool(held.any()):
+            found["agreement"] = same[held].float().mean()
+        return replace(plan, log=found)
+
+
+def _shown(views: Views, picked: Sequence[int], others: Sequence[int]) -> Tensor:
+    """Return of which samples both picked views are among others, bool [B].
+
+    The model can choose no pair that it is not shown.
+    """
+    shown = [
+        torch.stack(
+            [(views.image(view) == views.image(other)).flatten(1).all(1) for other in others]
+        ).any(0)
+        for view in picked
+    ]
+    return torch.stack(shown).all(0)
 
 
 def _same_images(views: Views, first: Tensor, second: Tensor) -> Tensor:

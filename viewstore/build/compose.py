@@ -21,7 +21,7 @@ from viewstore.build.known_latents import known_latents
 from viewstore.build.listing import own_files
 from viewstore.build.reproducible import check_generator, check_versions, check_weights
 from viewstore.build.roles import WeightFiles, load_models, networks
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights, round_name
@@ -159,7 +159,7 @@ def make_plan(
     parent = None if context.parent is None else _link(context.parent)
     if stored == "columns" and parent is None:
         parent = {"view_set": SOURCE, "plan_id": sources_id}
-    return Plan(
+    plan = Plan(
         view_set=view_set,
         sources_id=sources_id,
         rows=len(table.keys),
@@ -186,6 +186,13 @@ def make_plan(
         libraries=libraries,
         made_as=None if view_set == begun_as else context.view_set,
     )
+    try:
+        Plan.unpack(plan.pack())
+    except FormatError as error:  # before it is written: afterwards the store would be damaged
+        raise ConfigError(
+            f"a plan cannot hold these settings: {error}", fix="give values within their limits"
+        ) from error
+    return plan
 
 
 def _link(view_set: ViewSet) -> dict[str, str]:
@@ -205,7 +212,7 @@ def recipe_for(
         raise ConfigError(
             f"generator {generator} has no recipe: its views cannot be stored as params",
             code="VS103",
-            fix="store them with --codec raw or --codec jpg",
+            fix="store them with --codec raw, or leave --codec out",
         )
     return {**asdict(spec), "version": spec.version, "libraries": dict(libraries)}
 

@@ -48,6 +48,11 @@ def wanted_inputs(
     found = {}
     reader = SourceReader(table)
     for role, wanted in settings.inputs().items():
+        if not isinstance(wanted.view_set, str):
+            raise ConfigError(
+                f"{name} is made from a view set by name, got {wanted.view_set!r}",
+                fix="give the name as text",
+            )
         other = wanted.view_set if wanted.settings is None else planned.get(role, wanted.view_set)
         if other == name:
             raise ConfigError(

@@ -254,9 +254,10 @@ def check_unneeded(generator: str, needs: Collection[str], files: WeightFiles) -
 
 def no_file(role: str, path: Path) -> ConfigError:
     """Return the error for a file of weights that is not there."""
-    return ConfigError(
-        f"there is no {role} file at {path}", where=f"--{role} {path}", fix=f"check --{role}"
-    )
+    fix = f"check --{role}"
+    if path.is_dir():
+        fix = f"name a file in it, such as {path / 'checkpoint.safetensors'}"
+    return ConfigError(f"there is no {role} file at {path}", where=f"--{role} {path}", fix=fix)
 
 
 def function_named(role: str, path: Path) -> str | None:

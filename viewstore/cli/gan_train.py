@@ -86,7 +86,7 @@ MEASURES = 5  # how often in a training the distance to the real images is taken
     "--holdout",
     type=click.IntRange(min=2),
     metavar="K",
-    help="Leave out rows 0, K, 2K, ..., and measure on them.",
+    help="Leave out rows 0, K, 2K, ...; an inverter is measured on them.",
 )
 @click.option(
     "--preset",
@@ -218,6 +218,14 @@ def _train_generator(
     distance = distance_to(real, options["features"], terminal, device=device)
     snapshot = _Snapshots(terminal, settings, options, real, distance)
     state = options["state"] or out.with_suffix(STATE)
+    for taken in (out, out.with_suffix(".png")):
+        if state.absolute() == taken.absolute():
+            raise ConfigError(
+                f"--state must be a file of its own, and {taken.name} is that of the "
+                f"{'weights' if taken == out else 'pictures'}",
+                where=f"--state {state}",
+                fix="give another name, or leave --state out",
+            )
     if state.exists():
         terminal.note(f"going on from the state in {state}")
     total = settings.steps * settings.batch

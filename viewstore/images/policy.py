@@ -66,6 +66,10 @@ class ViewPolicy(Protocol):
         """Return the view with these params, uint8 [height, width, 3]. Pure: it replays too."""
 
 
+MOST_RATIO = 100  # of the width of a crop to its height, and the other way round
+MOST_SIDE = 1 << 20  # of a view, in pixels: no larger one exists
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Random resized crop, flip, colour jitter, grayscale, blur, solarize: in this order.
@@ -103,8 +107,11 @@ class Policy:
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"policy scale must satisfy 0 < low <= high <= 1, got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f"policy ratio must satisfy 0 < low <= high, got {self.ratio}")
+        if not 1 / MOST_RATIO <= self.ratio[0] <= self.ratio[1] <= MOST_RATIO:
+            raise ConfigError(
+                f"policy ratio must satisfy 1/{MOST_RATIO} <= low <= high <= {MOST_RATIO}, "
+                f"got {self.ratio}"
+            )
         if not 0 <= self.sigma[0] <= self.sigma[1]:
             raise ConfigError(f"policy sigma must satisfy 0 <= low <= high, got {self.sigma}")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
@@ -114,10 +121,13 @@ class Policy:
                 f"policy sigma must be <= {MOST_BLUR:g}, its jitter <= {MOST_FACTOR - 1:g}, "
                 f"got {self.sigma} and {self.jitter}"
             )
-        if not 0 <= self.threshold <= colours.SOLARIZE_OFF or self.blur_above < 0:
+        if not 0 <= self.threshold <= colours.SOLARIZE_OFF:
             raise ConfigError(
-                f"policy threshold must be in [0, {colours.SOLARIZE_OFF}] and blur_above >= 0, "
-                f"got {self.threshold} and {self.blur_above}"
+                f"policy threshold must be in [0, {colours.SOLARIZE_OFF}], got {self.threshold}"
+            )
+        if not 0 <= self.blur_above <= MOST_SIDE:
+            raise ConfigError(
+                f"policy blur_above must be in [0, {MOST_SIDE}], got {self.blur_above}"
             )
         for name in ("flip", "jitter_probability", "gray", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:

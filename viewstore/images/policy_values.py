@@ -8,7 +8,6 @@ in the other.
 from __future__ import annotations
 
 import codecs
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -30,6 +29,7 @@ ELSEWHERE = {  # what a view has besides its policy, and where that is set
     "views": "--views V",
     "filter": "--set filter=linear",
 }
+MOST = 1e9  # of a number; NaN is not below it
 MAX_BYTES = 1 << 20
 
 
@@ -122,7 +122,7 @@ def _policy(values: Values) -> ViewPolicy:
 
 def _with_operators(base: Policy, name: object) -> Operated:
     chains = _chains()
-    if name not in chains:
+    if not isinstance(name, str) or name not in chains:
         hint = nearest(str(name), list(chains))
         raise ConfigError(f"policy operators: there is no chain {name!r}; {hint}", code="VS102")
     return Operated(name=base.name, chain=chains[str(name)].chain, base=base)
@@ -181,7 +181,7 @@ def _typed(key: str, default: Any, value: Any) -> Any:  # noqa: ANN401
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) in (int, float) and abs(value) < MOST  # type: ignore[arg-type]
 
 
 def _wrong(key: str, kind: str, value: object) -> ConfigError:

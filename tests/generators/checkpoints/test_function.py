@@ -62,6 +62,14 @@ class Flat(Fields):
         return super().forward(images).flatten()
 
 
+class Hidden(Fields):
+    """One with a buffer that its state does not have."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+
 def fails() -> nn.Module:
     raise OSError("no weights here")
 
@@ -79,6 +87,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> None:
         counting=Counting,
         flat=Flat,
         fails=fails,
+        leaves=lambda: sys.exit(0),
+        hidden=lambda: Hidden(1.0),
+        moved=lambda: Hidden(2.0),
+        nowhere=lambda: Fields().to("meta"),
+        endless=lambda: Fields(10**9),
+        half=lambda: Fields(1.5),
         number=lambda: 3,
         constant=3,
     )
@@ -87,6 +101,35 @@ def module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def named(function: str) -> str:
     return NAME.format(function)
+
+
+def test_buffers_that_are_not_kept_are_part_of_what_it_is() -> None:
+    digests = [made_encoder(named(name)).digest for name in ("hidden", "hidden", "moved")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("leaves", "cannot be made: 0"),
+        ("nowhere", "on the device meta"),
+        ("endless", "input_size in pixels, got 1000000000"),
+        ("half", "input_size in pixels, got 1.5"),
+    ],
+)
+def test_functions_that_make_no_encoder_are_told_of(function: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        made_encoder(named(function))
+
+
+@pytest.mark.parametrize("text", ["def broken(:", "undefined", "import sys; sys.exit(3)"])
+def test_modules_that_cannot_be_imported_are_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "module_of_mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="there is no encoder module_of_mine:make"):
+        made_encoder("module_of_mine:make")
 
 
 def test_it_is_frozen_and_alike_each_time_whatever_is_drawn_meanwhile() -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 from tests.generators.latent_world import small_gan
 from viewstore.build.known_latents import known_latents
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import write_with_config
+from viewstore.files.tensors import read_with_config, write_with_config
 from viewstore.generators.latent.decode import to_pixels
 from viewstore.generators.latent.generated_source import (
     KIND,
     LATENTS_FILE,
+    checks_of,
     class_folders,
     read_latents,
     write_source,
@@ -130,9 +131,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "few codes": ({"codes": torch.zeros(4, 1, 8).half()}, r"codes must be \[5, L, D\], got"),
     "flat codes": ({"codes": torch.zeros(5, 8).half()}, r"codes must be \[5, L, D\], got"),
     "no layer": ({"codes": torch.zeros(5, 0, 8).half()}, r"codes must be \[5, L, D\], got"),
-    "floats": ({"codes": torch.zeros(5, 1, 8)}, "there must be codes, labels, crc32"),
+    "floats": ({"codes": torch.zeros(5, 1, 8)}, "there must be codes, labels, crc32, checks"),
     "not finite": ({"codes": torch.full((5, 1, 8), torch.inf).half()}, "codes must be finite"),
-    "no crc": ({"crc32": None}, "there must be codes, labels, crc32, got codes, labels"),
+    "no crc": ({"crc32": None}, "there must be codes, labels, crc32, checks, got checks, codes"),
+    "codes of other images": ({"checks": torch.zeros(5, dtype=torch.int64)}, "are not those that"),
     "one key twice": ({"keys": ["a.png"] * 5}, "a key stands twice"),
     "keys of another type": ({"keys": [1, 2, 3, 4, 5]}, "latents.keys must be str, got int"),
     "a key too few": ({"keys": ["a.png"]}, r"codes must be \[1, L, D\]"),
@@ -146,6 +148,7 @@ def test_a_file_of_latents_that_does_not_fit_together_is_refused(tmp_path: Path,
     changes, reason = CHANGES[name]
     whole = read_latents(made(tmp_path / "src", small_gan()) / LATENTS_FILE)
     tensors: dict[str, Any] = {n: getattr(whole, n) for n in ("codes", "labels", "crc32")}
+    tensors["checks"] = checks_of(whole.codes, whole.crc32)
     config: dict[str, Any] = {"generator": whole.generator, "psi": 1.0, "seed": 7}
     config["keys"] = list(whole.keys)
     for key, value in changes.items():
@@ -155,6 +158,15 @@ def test_a_file_of_latents_that_does_not_fit_together_is_refused(tmp_path: Path,
     with pytest.raises(CheckpointError, match=reason) as caught:
         read_latents(tmp_path / "other")
     assert caught.value.where == str(tmp_path / "other")
+
+
+def test_latents_in_another_order_than_their_images_are_refused(tmp_path: Path) -> None:
+    path = made(tmp_path / "src", small_gan()) / LATENTS_FILE
+    file = read_with_config(path, KIND)
+    file.tensors["codes"] = file.tensors["codes"].flip(0).contiguous()
+    write_with_config(path, KIND, file.tensors, file.config)
+    with pytest.raises(CheckpointError, match=r"the codes of image 000000\.png are not those that"):
+        read_latents(path)
 
 
 def test_a_cut_file_of_latents_is_refused(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_network_without_local_views_makes_none() -> None:
 def test_settings_of_no_meaning_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"stn\.part must be global or local, got 'all'"):
         make_settings("stn", {"part": "all"})
-    with pytest.raises(ConfigError, match=r"stn\.slots must be above 0, got 0"):
+    with pytest.raises(ConfigError, match=r"stn\.slots must be a whole number from 1 to"):
         make_settings("stn", {"slots": 0})
 
 

@@ -162,5 +162,5 @@ def test_params_alone_are_refused(world: Path) -> None:
 
 @pytest.mark.parametrize("name", ["views", "slots", "threads"])
 def test_settings_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"viewmaker\.{name} must be above 0, got 0"):
+    with pytest.raises(ConfigError, match=rf"viewmaker\.{name} must be a whole number from 1 to"):
         ViewMaker(**{name: 0})  # type: ignore[arg-type]

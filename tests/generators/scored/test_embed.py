@@ -222,8 +222,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no output": ({"outputs": ()}, "embed.outputs must be some of"),
     "another output": ({"outputs": ("embedding",)}, "embed.outputs must be some of"),
     "an output twice": ({"outputs": ("topk", "topk")}, "embed.outputs must be some of"),
-    "no class": ({"k": 0}, "embed.k must be above 0, got 0"),
-    "no slot": ({"slots": 0}, "embed.slots must be above 0, got 0"),
+    "no class": ({"k": 0}, "embed.k must be a whole number from 1 to"),
+    "no slot": ({"slots": 0}, "embed.slots must be a whole number from 1 to"),
 }
 
 

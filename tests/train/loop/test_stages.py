@@ -16,6 +16,7 @@ from tests.loaders.families import family_store
 from tests.loaders.stores import digits_store
 from tests.train.world import make_method
 from viewstore.errors import ConfigError, StoppedError
+from viewstore.loaders.plan.asked import Cached, Online
 from viewstore.loaders.plan.slots import Slot
 from viewstore.progress import Silent
 from viewstore.store.store import Store
@@ -156,6 +157,15 @@ def test_whoever_trains_on_an_older_round_is_told_of_the_newest(tmp_path: Path) 
     )
     for slots in ([newest], [older, newest], [slot_of("cands|cands-r2", "expert")]):
         assert older_rounds(store, slots) == ()
+
+
+def test_whoever_trains_on_choices_of_an_older_round_is_told_of_the_newest(tmp_path: Path) -> None:
+    store = family_store(tmp_path / "s", {"cands": 2, "cands-r2": 2})
+    picked = [Cached("simclr", n=2, pick="cands-r1.selected"), Online("simclr")]
+    (told,) = older_rounds(store, [slot_of("simclr", "expert")], picked)
+    assert told == "views of cands are shown, and cands-r2 was made since by newer weights"
+    newest = [Cached("simclr", n=2, pick="cands"), Cached("simclr", pick="random")]
+    assert older_rounds(store, [slot_of("simclr", "expert")], newest) == ()
 
 
 def test_whoever_trains_is_told_of_attacks_on_other_networks(store: Store, tmp_path: Path) -> None:

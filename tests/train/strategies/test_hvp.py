@@ -527,8 +527,10 @@ def test_a_cached_choice_is_compared_with_the_models_at_steps_that_log() -> None
     present = HVP().plan(candidates, method)
     first, second = (candidates.image(row.view) for row in present.students)
     half = torch.arange(32) < 16  # of which the pick is the present choice, in either order
-    other = candidates.pixels[0].roll(1, 0)
-    picked = [torch.where(half[:, None, None, None], x, other) for x in (second, first)]
+    rest = [[v for v in range(4) if v not in chosen] for chosen in present.log["selected"].tolist()]
+    others = [candidates.image(view) for view in torch.tensor(rest).T.contiguous()]
+    kept = half[:, None, None, None]
+    picked = [torch.where(kept, x, y) for x, y in zip((second, first), others, strict=True)]
     views = replace(
         candidates,
         pixels=(*picked, *candidates.pixels),
@@ -543,6 +545,14 @@ def test_a_cached_choice_is_compared_with_the_models_at_steps_that_log() -> None
     assert plan.log["losses"].equal(present.log["losses"])
     assert plan.log["pairs"].equal(present.log["pairs"] + 2)
     assert plan.log["selected"].tolist() == [[0, 1]] * 32
+    # Of 20 samples the pick is none of the candidates, which the model cannot choose.
+    away = torch.arange(32)[:, None, None, None] >= 12
+    unknown = (torch.where(away, picked[0].roll(1, 0), picked[0]), picked[1])
+    changed = replace(views, pixels=(*unknown, *candidates.pixels))
+    assert cached.plan(changed, method).log["agreement"] == 1
+    nothing = (picked[0].roll(1, 0), picked[1])
+    changed = replace(views, pixels=(*nothing, *candidates.pixels))
+    assert "agreement" not in cached.plan(changed, method).log
     assert [row.view for row in plan.students] == [0, 1]
     assert cached.wants(views.role, 0) is None
     assert cached.wants(views.role, 1) == (0, 1)

@@ -240,6 +240,27 @@ def test_a_training_that_was_killed_goes_on_without_any_option(
     assert out.exists()
 
 
+@pytest.mark.parametrize("name", ["gan.safetensors", "gan.png"])
+def test_the_state_has_a_file_of_its_own(run: Run, tmp_path: Path, source: Path, name: str) -> None:
+    out = tmp_path / "gan.safetensors"
+    code, told, _ = run(*training(source, out, kimg=1), "--state", tmp_path / name)
+    assert (code, told["error"]["code"]) == (2, "VS101")
+    assert "--state must be a file of its own" in told["error"]["message"]
+    assert not out.exists()
+
+
+def test_a_state_is_not_taken_for_a_shorter_training(
+    run: Run, tmp_path: Path, source: Path
+) -> None:
+    state = tmp_path / "kept.safetensors"
+    first = training(source, tmp_path / "a.safetensors", kimg=0.064)
+    assert run(*first, "--state", state)[0] == 0
+    shorter = training(source, tmp_path / "b.safetensors", kimg=0.032)
+    code, told, _ = run(*shorter, "--state", state)
+    assert (code, told["error"]["code"]) == (2, "VS103")
+    assert "and kimg=0.032 ends at" in told["error"]["message"]
+
+
 @pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_as_one_that_never_was(
     run: Run, tmp_path: Path, source: Path
