@@ -73,5 +73,16 @@ def _gone(store: Path, facts: dict[str, Any]) -> list[str]:
 
 def _unpublished(store: Path, facts: dict[str, Any]) -> list[str]:
     """Return the view sets that are built and not yet in the manifest as they are."""
-    published = _published(store)
-    return [name for name, entry in facts.items() if not entry["missing"] and name not in published]
+    from viewstore.errors import FormatError
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.published import published_view_sets
+
+    published = published_view_sets(StorePaths(store))
+
+    def is_told(name: str) -> bool:
+        try:
+            return name in published and published[name].complete
+        except FormatError:  # finalise writes its index again
+            return False
+
+    return [name for name, entry in facts.items() if not entry["missing"] and not is_told(name)]

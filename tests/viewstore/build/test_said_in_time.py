@@ -79,6 +79,20 @@ def test_the_last_slice_names_finalise(
     assert "finalise" not in run(capsys, "status", store)[1]
 
 
+def test_a_set_that_was_named_in_part_is_to_be_finalised_when_it_is_built(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "s"
+    arguments = ("build", "--generator", "simclr", "--source", source, "--out", store)
+    arguments += ("--size", "16", "--shard-rows", "8", "-j", "1")
+    run(capsys, *arguments, "--shard", "0/2")
+    assert invoke("finalise", store, "--allow-partial").exit_code == 0
+    run(capsys, *arguments, "--shard", "1/2")
+    assert f"all of simclr is built: viewstore finalise {store}" in run(capsys, "status", store)[1]
+    assert invoke("finalise", store).exit_code == 0
+    assert "finalise" not in run(capsys, "status", store)[1]
+
+
 def test_a_finalise_reads_no_pack_of_a_view_set_that_is_unchanged(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
