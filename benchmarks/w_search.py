@@ -37,7 +37,13 @@ from viewstore.files.disk import write_atomic
 from viewstore.format.columns import Status
 from viewstore.format.paths import StorePaths
 from viewstore.generators.contract import Context, Sample
-from viewstore.generators.latent.decode import decoder_of, from_pixels, to_pixels, unit_images
+from viewstore.generators.latent.decode import (
+    decoder_of,
+    from_pixels,
+    gan_of,
+    to_pixels,
+    unit_images,
+)
 from viewstore.generators.latent.engine import ResolvedSearch, WSearchGenerator
 from viewstore.generators.latent.goal import distances, is_candidate, view_losses
 from viewstore.generators.latent.search import WSearch
@@ -116,7 +122,8 @@ def run_pool(settings: ResolvedSearch, context: Context, samples: list[Sample]) 
 
 def run_textbook(settings: ResolvedSearch, context: Context, samples: list[Sample]) -> Repeat:
     """Search the first samples one by one, as the loop is usually written."""
-    decode, encoder = decoder_of(context, settings.psi), context.models["encoder"]
+    gan = gan_of(context)
+    decode, encoder = decoder_of(gan, settings.psi, None), context.models["encoder"]
     starts = WSearchGenerator(settings, context)
     lr = settings.lr * decode.gan.sigma_w
     steps = 0

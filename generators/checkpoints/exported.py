@@ -85,7 +85,7 @@ class Exported(nn.Module):
         input_views: int | None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.requires_grad_(False)
         self.input_size = input_size
         self.input_views = input_views
 

@@ -37,6 +37,7 @@ NAMES = (
     ),
     *("shard", "pack", "chunk", "tar", "tar source", "beton", "npz"),
     *("jpg", "png", "webp", "gif", "avif", "bmp", "tif", "ppm"),
+    *("maker", "stn", "tensorflow pickle"),
     *("pickle", "torch zip", "torch legacy", "generator", "encoder", "inverter", "checkpoint"),
     *("listing", "views tar", "params csv", "params parquet", "naming rule"),
     *("gan state", "tensors", "where", "braces", "labels", "urls", "sizes"),

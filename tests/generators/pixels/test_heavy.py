@@ -19,7 +19,7 @@ from tests.generators.standard_views import (
 )
 from viewstore.errors import ConfigError, FormatError
 from viewstore.generators import make_settings
-from viewstore.generators.contract import Context, Rendered
+from viewstore.generators.contract import Context, Input, Rendered
 from viewstore.generators.pixels.heavy import Heavy, ResolvedHeavy
 from viewstore.images.operated import HEAVY
 from viewstore.images.operators.recorded import operated, put_together
@@ -287,7 +287,7 @@ def test_other_generators_are_heavy_views_of_the_source() -> None:
         settings = make_settings(name, {})
         assert isinstance(settings, Heavy)
         assert (settings.chain, settings.of_views) == (chain, False)
-        assert make_settings(name, {"of": "dino"}).inputs() == {"parent": ("dino", None)}
+        assert make_settings(name, {"of": "dino"}).inputs() == {"parent": Input("dino")}
     small = context_of(lambda row: picture(0), 3, source_height=40, source_width=50)
     resolved = make_settings("jigsaw", {}).resolve(small)
     assert (resolved.height, resolved.width) == (40, 50)
