@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from contest import results, usage
 from contest.data import ROOT, SHARED
 from PIL import Image
@@ -34,10 +33,6 @@ from viewstore.generators import GENERATORS
 from viewstore.images.codec import CODECS
 from viewstore.sources.open import open_source
 from viewstore.store.store import open_store
-from viewstore.train.maker_file import save_maker
-from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
-from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
-from viewstore.train.selection_file import Selections, save_selections
 
 RESULTS = Path(__file__).parent / "results" / "generators.json"
 README = ROOT / "README.md"
@@ -126,6 +121,11 @@ def run_of(name: str, folder: Path, options: argparse.Namespace) -> Run:
 
 def learned_network(role: str, folder: Path) -> dict[str, Path]:
     """Write a network that makes views, as it is before training: how fast it is stays."""
+    # Here, as every worker of a build imports this module first.
+    from viewstore.train.maker_file import save_maker
+    from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
+    from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
+
     path = folder / f"{role}.safetensors"
     if role == "viewmaker":
         save_maker(path, role, ViewMaker(ViewMakerShape(size=SIDE)), {})
@@ -138,6 +138,10 @@ def learned_network(role: str, folder: Path) -> dict[str, Path]:
 
 def written_selection(path: Path, rows: int) -> Path:
     """Write what a training of four views chose of each digit: always the first pair."""
+    import torch
+
+    from viewstore.train.selection_file import Selections, save_selections
+
     pairs = torch.combinations(torch.arange(4)).byte()
     log = Selections(
         epoch=0,
