@@ -224,23 +224,17 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def page_of(text: str, record: dict[str, Any]) -> str:
-    """Return a page with the table of a run between its markers."""
+    """Return a page with the table of a run between its markers; what was not measured has "-"."""
     lines = [f"| {' | '.join(HEADS)} |", "|---|---|---|---:|---|---|---|"]
-    for row in record["rows"]:
-        name = row["generator"]
-        paper, command = PAPERS[name]
-        side = f"{row['size'][0]} px, " if row["size"][0] else ""
-        sizes = ", ".join(f"{form} {size:,.0f}" for form, size in row["bytes_a_view"].items())
-        cells = (
-            f"`{name}`",
-            paper,
-            GENERATORS[name].makes,
-            f"{row['views_per_second']:,.0f}",
-            f"{side}{sizes}",
-            ", ".join(row["params"]),
-            f"`{command}`" if command else "",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+    rows = {row["generator"]: row for row in record["rows"]}
+    for name, (paper, command) in PAPERS.items():
+        cells = [f"`{name}`", paper, GENERATORS[name].makes, "-", "-", "-"]
+        if (row := rows.get(name)) is not None:
+            side = f"{row['size'][0]} px, " if row["size"][0] else ""
+            sizes = ", ".join(f"{form} {size:,.0f}" for form, size in row["bytes_a_view"].items())
+            rate = f"{row['views_per_second']:,.0f}"
+            cells[3:] = [rate, f"{side}{sizes}", ", ".join(row["params"])]
+        lines.append(f"| {' | '.join([*cells, f'`{command}`' if command else ''])} |")
     return inserted(text, "\n".join(lines) + "\n", begin=BEGIN, end=END)
 
 
@@ -257,11 +251,13 @@ def main() -> None:
         page = page_of(README.read_text(), json.loads(RESULTS.read_text()))
         write_atomic(README, page.encode())
         return
-    load = usage.load()
-    table = list(rows(options))
-    if options.out is not None:
-        facts = {"schema": results.SCHEMA, "load": load, **results.provenance(ROOT)}
-        write_atomic(options.out, json.dumps({**facts, "rows": table}, indent=1).encode() + b"\n")
+    facts = {"load": usage.load(), **results.provenance(ROOT)}
+    found = {row["generator"]: {**row, "measured": facts} for row in rows(options)}
+    if options.out is not None:  # rows of other generators stay as they were measured
+        before = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
+        kept = [row for row in before["rows"] if row["generator"] not in found]
+        record = {**before, "schema": results.SCHEMA, "rows": [*kept, *found.values()]}
+        write_atomic(options.out, json.dumps(record, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
