@@ -65,7 +65,8 @@ class Adversarial(Budget, OfSource):
 
     Attributes:
         of: The view set that is attacked.
-        norm: "linf" bounds the change of each value, "l2" the root of the sum of squares.
+        norm: What is bounded: the change of each value ("linf"), or the root of the sum of
+            squares over the view ("l2").
         units: Of eps and step: levels of 0 to 255 ("pixel255"), values of 0 to 1 ("unit"), or
             values of the network's input ("normalized").
         eps: Radius of the budget.

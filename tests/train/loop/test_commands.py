@@ -200,7 +200,7 @@ def test_a_preset_is_trained_extended_and_repeated_from_its_own_settings(
     first = ("--out", tmp_path / "a", "--keep-every", 2, *looks)
     result = train(capsys, *preset, *first, "--epochs", 2)
     assert list(result) == [
-        "preset", "encoder", "method", "strategy", "views", "steps", "resumed_at", "loss",
+        "preset", "encoder", "maker", "method", "strategy", "views", "steps", "resumed_at", "loss",
         "history", "collapsed", "seconds", "views_per_second",
     ]  # fmt: skip
     assert (result["preset"], result["method"]) == ("hvp-simsiam-cifar10", "simsiam")
