@@ -242,6 +242,21 @@ def check_counts(kind: str, settings: object, names: Iterable[str]) -> None:
             )
 
 
+def check_form_of(kind: str, settings: object, parent: ViewSet) -> None:
+    """Raise ConfigError unless number and size of views, where given, are those of the parent.
+
+    `kind`: Name of the generator, whose views are those of `parent`, number for number.
+    """
+    wanted = {"views": parent.num_views, "height": parent.height, "width": parent.width}
+    for name, value in wanted.items():
+        if getattr(settings, name) not in (None, value):
+            raise ConfigError(
+                f"{kind}.{name} must be that of {parent.name}, {value}, "
+                f"got {getattr(settings, name)}",
+                fix="leave it out",
+            )
+
+
 def settings_but(settings: Any, *dropped: str) -> dict[str, Any]:  # noqa: ANN401
     """Return the settings of a dataclass by name, without some of them."""
     names = (field.name for field in fields(settings))

@@ -1,4 +1,4 @@
-"""How networks compute: the same bits in every worker, in a chosen precision."""
+"""How networks compute, and what they are shown: the same bits in every worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
+
+from viewstore.images.colours import Pixels
 
 Precision = Literal["fp32", "bf16"]
 
@@ -60,3 +64,12 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in MALLOC_OPTIONS.items():
             mallopt(option, value)
+
+
+def from_pixels(pixels: Pixels, device: str) -> Tensor:
+    """Return pixels, uint8 [..., H, W, 3], as networks take them: float32 [..., 3, H, W].
+
+    They are in [0, 1].
+    """
+    planes = np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+    return torch.from_numpy(planes).to(device).float().div_(255)

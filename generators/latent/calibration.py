@@ -14,7 +14,8 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.generators.contract import Context, Sample
-from viewstore.generators.latent.decode import Features, from_pixels, gan_of
+from viewstore.generators.latent.decode import Features, gan_of
+from viewstore.generators.numerics import from_pixels
 from viewstore.generators.pixels.expert import ExpertGenerator, ResolvedExpert
 from viewstore.images.colours import Pixels
 from viewstore.images.policies import POLICIES

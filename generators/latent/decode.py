@@ -14,6 +14,7 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context
 from viewstore.generators.latent.pair import ExportedDecoder
+from viewstore.generators.numerics import from_pixels
 from viewstore.generators.stylegan2.codes import keyed_normal
 from viewstore.images.codec import Codec
 from viewstore.images.colours import Pixels
@@ -139,12 +140,6 @@ def to_pixels(images: Tensor) -> Pixels:
     levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     pixels: Pixels = levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
-
-
-def from_pixels(pixels: Pixels, device: str) -> Tensor:
-    """Return stored pixels [..., H, W, 3] as float32 [..., 3, H, W] in [0, 1]."""
-    planes = np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
-    return torch.from_numpy(planes).to(device).float().div_(255)
 
 
 def clamped_share(images: Tensor) -> NDArray[np.float32]:

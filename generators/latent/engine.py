@@ -22,7 +22,6 @@ from viewstore.generators.latent.checks import checked_parent, latent_columns, p
 from viewstore.generators.latent.decode import (
     decoder_of,
     fit_source,
-    from_pixels,
     gan_of,
     start_noise,
     unit_images,
@@ -42,6 +41,7 @@ from viewstore.generators.latent.slots import AdamState, Finished, SlotPool, Sta
 from viewstore.generators.numerics import (
     Precision,
     autocast,
+    from_pixels,
     keep_freed_memory,
     repeatable,
 )

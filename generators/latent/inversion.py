@@ -37,7 +37,6 @@ from viewstore.generators.latent.decode import (
     decoded_features,
     decoder_of,
     fit_source,
-    from_pixels,
     gan_of,
     to_pixels,
     unit_images,
@@ -52,7 +51,7 @@ from viewstore.generators.latent.starts import (
     choose_start,
 )
 from viewstore.generators.latent.statistics import measured_latents
-from viewstore.generators.numerics import device_class, keep_freed_memory, repeatable
+from viewstore.generators.numerics import device_class, from_pixels, keep_freed_memory, repeatable
 from viewstore.images.colours import Pixels
 
 SHIFT_OF_EPS1 = 1 / 5

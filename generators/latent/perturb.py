@@ -42,13 +42,12 @@ from viewstore.generators.latent.decode import (
     clamped_share,
     decoded_features,
     decoder_of,
-    from_pixels,
     gan_of,
     start_noise,
     to_pixels,
 )
 from viewstore.generators.latent.goal import distances
-from viewstore.generators.numerics import device_class, repeatable
+from viewstore.generators.numerics import device_class, from_pixels, repeatable
 from viewstore.images.colours import Pixels
 
 

@@ -16,9 +16,9 @@ import torch
 from viewstore.errors import ConfigError
 from viewstore.generators.contract import Context
 from viewstore.generators.latent.calibration import CHUNK, measured_samples
-from viewstore.generators.latent.decode import fit_source, from_pixels, gan_of
+from viewstore.generators.latent.decode import fit_source, gan_of
 from viewstore.generators.latent.pair import ExportedDecoder
-from viewstore.generators.numerics import repeatable
+from viewstore.generators.numerics import from_pixels, repeatable
 
 DIGITS = 4  # significant ones: machines differ in later ones, plans must not
 

@@ -22,6 +22,7 @@ from viewstore.generators.contract import (
     Reach,
     Rendered,
     Sample,
+    check_form_of,
 )
 from viewstore.images.colours import Pixels
 from viewstore.images.cutmix import UNIFORMS, boxes_of, kept_shares, shares_of
@@ -69,15 +70,10 @@ class CutMix(OfSource):
         parent = context.parent
         if parent is None:
             raise ConfigError(f"cutmix mixes the views of {self.of!r}, got none")
-        found = {"views": parent.num_views, "height": parent.height, "width": parent.width}
-        for name, value in found.items():
-            if getattr(self, name) not in (None, value):
-                raise ConfigError(
-                    f"cutmix.{name} must be that of {parent.name}, {value}, "
-                    f"got {getattr(self, name)}",
-                    fix="leave it out",
-                )
-        return ResolvedCutMix(of=self.of, **found)
+        check_form_of("cutmix", self, parent)
+        return ResolvedCutMix(
+            of=self.of, views=parent.num_views, height=parent.height, width=parent.width
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,10 @@ from viewstore.generators.contract import (
     Rendered,
     Sample,
     check_counts,
+    check_form_of,
 )
-from viewstore.generators.numerics import device_class, repeatable
-from viewstore.generators.scored.bank import ROLE, as_images, fill_bank, scorer_of
+from viewstore.generators.numerics import device_class, from_pixels, repeatable
+from viewstore.generators.scored.bank import ROLE, fill_bank, scorer_of
 from viewstore.generators.scored.batches import fixed_batches
 from viewstore.images.budget import Budget
 from viewstore.images.colours import Pixels
@@ -125,14 +126,7 @@ class Adversarial(Budget, OfSource):
         scorer: Any = scorer_of(context, parent)
         _check_codec(context)
         _check_budget(self, scorer.std)
-        found = {"views": parent.num_views, "height": parent.height, "width": parent.width}
-        for name, value in found.items():
-            if getattr(self, name) not in (None, value):
-                raise ConfigError(
-                    f"adversarial.{name} must be that of {parent.name}, {value}, "
-                    f"got {getattr(self, name)}",
-                    fix="leave it out",
-                )
+        check_form_of("adversarial", self, parent)
         if parent.num_views < 2 and any(entry.target is not None for entry in scorer.entries):
             raise ConfigError(
                 f"a view is attacked against another view of its sample, {parent.name} has 1",
@@ -257,7 +251,7 @@ class AdversarialGenerator:
             self._ready = True
         index = [sample.index for sample in batch]
         index += index[:1] * (settings.slots - len(batch))
-        clean = 255 * as_images(pixels, device)
+        clean = 255 * from_pixels(pixels, device)
         target = clean[:, torch.from_numpy(settings.targets.astype(np.int64))].flatten(0, 1)
         clean = clean.flatten(0, 1)
         rows = torch.tensor(index, device=device).repeat_interleave(settings.views)

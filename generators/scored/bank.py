@@ -16,7 +16,7 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.format.columns import MADE
 from viewstore.generators.contract import Context
-from viewstore.images.colours import Pixels
+from viewstore.generators.numerics import from_pixels
 from viewstore.store.view_set import ViewSet
 
 ROLE = "scorer"
@@ -69,12 +69,6 @@ def scorer_of(context: Context, parent: ViewSet) -> Remembers:
     return scorer
 
 
-def as_images(pixels: Pixels, device: str) -> Tensor:
-    """Return pixels uint8 [.., H, W, 3] as networks take them: float32 [.., 3, H, W], 0 to 1."""
-    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
-    return planes.to(device).float().div_(255)
-
-
 def bank_rows(context: Context, parent: ViewSet, count: int) -> NDArray[np.int64]:
     """Return the rows of the bank, ascending: at most `count` of those whose view 0 was made."""
     rows = np.flatnonzero(np.isin(parent.params["status"][:, 0], MADE))
@@ -88,4 +82,4 @@ def fill_bank(scorer: Remembers, context: Context, parent: ViewSet, count: int) 
         return
     rows = bank_rows(context, parent, count)
     images = np.stack([parent[int(row)][0] for row in rows])
-    scorer.remember(as_images(images, context.device), torch.from_numpy(rows).to(context.device))
+    scorer.remember(from_pixels(images, context.device), torch.from_numpy(rows).to(context.device))

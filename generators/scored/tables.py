@@ -12,8 +12,8 @@ from torch import Tensor
 
 from viewstore.format.columns import MADE
 from viewstore.generators.contract import Context, Sample, SampleViews
-from viewstore.generators.numerics import repeatable
-from viewstore.generators.scored.bank import ROLE, as_images, fill_bank
+from viewstore.generators.numerics import from_pixels, repeatable
+from viewstore.generators.scored.bank import ROLE, fill_bank
 from viewstore.generators.scored.batches import filled
 from viewstore.generators.scored.candidates import LOCALS, VIEWS, Scorer, targets_of
 from viewstore.generators.scored.choices import pair_overlaps
@@ -91,7 +91,7 @@ class Tabler:
 
     def _images(self, pixels: Pixels) -> Tensor:
         """Return the images of groups, [slots * G, V / G, 3, H, W], of pixels [slots, V, ..]."""
-        images = as_images(pixels, self._context.device)
+        images = from_pixels(pixels, self._context.device)
         groups = len(images) * self._settings.groups
         return images.reshape(groups, -1, *images.shape[2:])
 
