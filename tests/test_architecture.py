@@ -24,6 +24,7 @@ VIEWSTORE = {
     "shards": "format files images store",
     "export": "format files images beton store costs",
     "inspect": "format files images randomness store",
+    "serve": "format files store inspect",
     "build": "format files images sources store costs shards",
     "__init__": "store",  # the names that users import
 }

@@ -9,7 +9,7 @@ import click
 
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
-from viewstore.cli.terminal import Terminal
+from viewstore.cli.terminal import Terminal, write_stdout
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     metavar="SET.COLUMN",
     help="Frame the views that a columns set chose, on the sheet and in the report.",
 )
+@click.option(
+    "--get",
+    "page",
+    metavar="PATH",
+    help="Print one page of --web, such as '/browse?sort=distance'.",
+)
 @ONE_VIEW_SET
 @click.option(
     "--worst",
@@ -44,7 +50,12 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
 @click.option(
     "--seed", default=0, show_default=True, metavar="N", help="Seed the choice of samples."
 )
-def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
+def inspect(
+    terminal: Terminal,
+    store: str,
+    key: str | None,
+    **options: Any,  # noqa: ANN401
+) -> int | None:
     """Show what is in a store, or what is known of the sample KEY.
 
     --sheet and --html draw originals with their crop boxes beside their views.
@@ -61,6 +72,8 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
             "--pick frames views that are drawn, and none are", fix="add --sheet or --html"
         )
     opened = _opened(terminal, store)
+    if options["page"] is not None:
+        return _page(opened, options["page"])
     view_sets = choose_view_sets(opened, options["view_set"])
     if options["worst"]:
         rows = _worst(view_sets, key, options)
@@ -90,6 +103,17 @@ def inspect(terminal: Terminal, store: str, key: str | None, **options: Any) -> 
         text = "" if drawn else sample_text(facts, roles, of_sample, describing)
     lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
     terminal.result({**facts, **drawn}, text or "\n".join(lines))
+    return None
+
+
+def _page(store: Store, address: str) -> int:
+    """Print a page on stdout; return 1 if it is one of an error."""
+    from viewstore.inspect.pages.site import Site
+
+    path, _, query = address.removeprefix("/").partition("?")
+    page = Site({store.name: lambda: store}).get(store.name, path, query)
+    write_stdout(page.body.decode())
+    return int(page.status >= 400)
 
 
 def _worst(view_sets: Sequence[ViewSet], key: str | None, options: dict[str, Any]) -> list[int]:

@@ -22,7 +22,7 @@ from viewstore.errors import StoppedError, ViewStoreError
 from viewstore.shards.signals import Stopped, stop_signals_raise
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
-LEARN = "Learn from them"
+LEARN, SHARE = "Learn from them", "Share them"
 COMMANDS = {
     "build": Entry("viewstore.cli.build:build", "Make a view set, or go on with one.", MAKE),
     "refresh": Entry("viewstore.cli.refresh:refresh", "Make a new round of a view set.", MAKE),
@@ -41,6 +41,7 @@ COMMANDS = {
     "conformance": Entry(
         "viewstore.cli.conformance:conformance", "Hold a package's additions to the suites.", MEND
     ),
+    "serve": Entry("viewstore.cli.serve:serve", "Serve stores to many jobs, and as pages.", SHARE),
     "train": Entry("viewstore.cli.train:train", "Train an encoder on views.", LEARN),
     "eval": Entry("viewstore.cli.evaluate:evaluate", "Probe a trained encoder.", LEARN),
 }

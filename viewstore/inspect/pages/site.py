@@ -1,0 +1,161 @@
+"""The pages of one or several stores: the address of a page in, the page out.
+
+`viewstore serve` and `inspect --web` show them over HTTP, `inspect --get` prints one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import jinja2
+
+from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.format.records import jsonable
+from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
+from viewstore.inspect.pages.tabs import TABS
+from viewstore.store.kept import Kept
+from viewstore.store.store import Store, chosen_view_set
+from viewstore.store.view_set import ViewSet
+
+OpenStore = Callable[[], Store]
+STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
+MAX_QUERY = 8192  # bytes of the fields of an address
+RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
+
+
+class Site:
+    """The pages of some stores, and what they keep in memory; threads may share it."""
+
+    def __init__(self, stores: Mapping[str, OpenStore]) -> None:
+        """Show `stores`: what gives the newest generation of each, open, by name."""
+        self.stores = stores
+        self.results: Kept[Any] = Kept(RESULTS)
+        self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
+        self.facts: Kept[Any] = Kept(FACTS)
+
+    def get(self, name: str, path: str, query: str = "") -> Page:
+        """Return the page of a store at `path`, percent-encoded, below its Overview.
+
+        Errors are pages too: what went wrong, in four lines.
+        """
+        root = "../" * path.count("/") or "./"
+        fields: Mapping[str, str] = {}
+        try:
+            fields = _fields(query)
+            if path.startswith("static/"):
+                return _static(path.removeprefix("static/"))
+            return self._page(name, path, fields, root)
+        except PageError as failure:
+            status, error = failure.status, failure.error
+        except ViewStoreError as failure:
+            unknown = 404 if failure.code == "VS202" else 400
+            status, error = unknown if isinstance(failure, ConfigError) else 500, failure
+        return self._error(status, error, root, as_json=fields.get("format") == "json")
+
+    def _page(self, name: str, path: str, fields: Mapping[str, str], root: str) -> Page:
+        tab_name, _, rest = path.partition("/")
+        tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
+        if tab is None or name not in self.stores:
+            raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
+        store = self.stores[name]()
+        request = PageRequest(
+            site=self,
+            name=name,
+            store=store,
+            view_set=_picked(store, fields.get("view_set")),
+            rest=unquote(rest),
+            query=fields,
+            root=root,
+        )
+        return self._shown(tab, request)
+
+    def _shown(self, tab: Tab, request: PageRequest) -> Page:
+        form = request.query.get("format", "html")
+        if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
+            raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
+        if not tab.has_data(request):
+            raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
+        facts = tab.facts(request)
+        if form == "json":
+            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+        if form == "csv" and tab.csv is not None:
+            header, rows = tab.csv(request, facts)
+            text = io.StringIO()
+            csv.writer(text).writerows([header, *rows])
+            return Page(200, "text/csv", text.getvalue().encode(), download=f"{tab.name}.csv")
+        html = self._templates.get_template(f"{tab.name}.html").render(
+            request=request,
+            tab=tab,
+            tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+            facts=facts,
+            code=tab.code(request),
+            **tab.drawn(request, facts),
+        )
+        return Page(200, "text/html", html.encode())
+
+    def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
+        facts = {
+            "code": error.code,
+            "message": str(error),
+            "where": error.where,
+            "why": error.why,
+            "fix": error.fix,
+        }
+        if as_json:
+            return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
+        html = self._templates.get_template("error.html").render(
+            status=status, error=facts, root=root
+        )
+        return Page(status, "text/html", html.encode())
+
+    @cached_property
+    def _templates(self) -> jinja2.Environment:
+        return jinja2.Environment(
+            loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+
+def _fields(query: str) -> dict[str, str]:
+    """Return the fields of a query. Raises ConfigError: they are too many, or not UTF-8."""
+    if len(query) > MAX_QUERY:
+        raise ConfigError(f"the fields of an address must have at most {MAX_QUERY} bytes")
+    try:
+        return dict(parse_qsl(query, max_num_fields=64, errors="strict"))
+    except ValueError as error:
+        raise ConfigError(f"the fields of this address cannot be understood: {error}") from error
+
+
+def _picked(store: Store, name: str | None) -> ViewSet | None:
+    """Return view set `name`; without one, the first of those that no others start from."""
+    if name is not None:
+        return chosen_view_set(store, name, purpose="show")
+    if not store.view_sets:
+        return None
+    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
+    last = [
+        each
+        for each in store.view_sets.values()
+        if each.kind != "columns" and each.name not in parents
+    ]
+    return min(last or store.view_sets.values(), key=lambda each: each.name)
+
+
+def _static(name: str) -> Page:
+    """Return a style sheet or script of ours. Raises PageError: there is none of this name."""
+    folder = files("viewstore.inspect").joinpath("static")
+    found = {each.name: each for each in folder.iterdir()}.get(name)
+    suffix = "." + name.rpartition(".")[2]
+    if found is None or suffix not in STATIC_TYPES:
+        raise PageError(404, ViewStoreError(f"there is no file {name[:80]!r} here"))
+    return Page(200, STATIC_TYPES[suffix], found.read_bytes())

@@ -1,0 +1,8 @@
+"""The table of pages, in the order in which their tabs stand."""
+
+from __future__ import annotations
+
+from viewstore.inspect.pages import overview
+from viewstore.inspect.pages.page import Tab
+
+TABS: tuple[Tab, ...] = (overview.TAB,)
