@@ -35,9 +35,7 @@ def pages_of(visit: Visit) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_no_page_complains_or_asks_elsewhere(
-    sites: dict[str, str], visit: Open, name: str
-) -> None:
+def test_no_page_complains_or_asks_elsewhere(sites: dict[str, str], visit: Open, name: str) -> None:
     with visit(sites[name]) as visiting:
         for address in pages_of(visiting):
             visiting.go(address)
@@ -52,7 +50,9 @@ def test_every_kind_of_page_is_looked_at(sites: dict[str, str], visit: Open) -> 
     seen = set()
     for name in STORES:
         with visit(sites[name]) as visiting:
-            seen |= {urlsplit(each).path.partition("/")[0] or "overview" for each in pages_of(visiting)}
+            seen |= {
+                urlsplit(each).path.partition("/")[0] or "overview" for each in pages_of(visiting)
+            }
     assert seen >= {tab.name for tab in TABS if tab.name != "picture"}
 
 
@@ -88,9 +88,7 @@ def test_nothing_is_wider_than_the_window(
     assert not too_wide
 
 
-def test_names_that_are_markup_stay_text_on_every_page(
-    sites: dict[str, str], visit: Open
-) -> None:
+def test_names_that_are_markup_stay_text_on_every_page(sites: dict[str, str], visit: Open) -> None:
     with visit(sites["hostile"]) as visiting:
         for address in pages_of(visiting):
             visiting.go(address)
