@@ -1,4 +1,4 @@
-"""The pages in a real browser: clean, accessible, and useful without scripts and without a mouse."""
+"""The pages in a real browser: clean, accessible, useful without scripts and without a mouse."""
 
 from __future__ import annotations
 

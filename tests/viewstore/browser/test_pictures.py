@@ -1,4 +1,4 @@
-"""Every picture belongs to the key that stands beside it, whatever was sorted, filtered or built."""
+"""Every picture belongs to the key beside it, whatever was sorted, filtered or built."""
 
 from __future__ import annotations
 
