@@ -242,11 +242,15 @@ class ViewSet:
         """
         self._check_shown(row)
         if self.kind == "recipe":
-            return self.rendering.views(row, only=view)[view]
+            rendered: NDArray[np.uint8] = self.rendering.views(row, only=view)[view]
+            return rendered
         names = [name for name in self.plan.members if name != "json"]
         name = names[view] if self.codec.encoded else names[0]
         payload = self.payloads(row, [name])[name]
-        return self.codec.decode(payload) if self.codec.encoded else self._array(row, payload)[view]
+        if self.codec.encoded:
+            return self.codec.decode(payload)
+        stored: NDArray[np.uint8] = self._array(row, payload)[view]
+        return stored
 
     def _array(self, row: int, payload: bytes) -> NDArray[np.uint8]:
         """Return the views in a member that holds them as one array."""
