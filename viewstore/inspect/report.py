@@ -14,15 +14,15 @@ from markupsafe import Markup
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
-from viewstore.inspect.drawn_rows import DrawnRow, drawn_row
+from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
-from viewstore.inspect.shown_rows import Row, read_row, worst_rows
+from viewstore.inspect.shown_rows import Cell, Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
 from viewstore.inspect.template import environment
 from viewstore.inspect.told import Chosen, described, with_told
-from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
+from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
@@ -111,12 +111,11 @@ def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen 
 
 
 def _drawn(row: Row, view_sets: Sequence[ViewSet], detail: Detail) -> DrawnRow:
-    return drawn_row(
-        row,
-        view_sets,
-        original=page_image(row.original, detail.original, detail.quality),
-        draw=lambda _, cell: page_image(cell.pixels, detail.view, detail.quality),
-    )
+    def draw(_: ViewSet, cell: Cell) -> DrawnView:
+        return DrawnView(cell=cell, image=page_image(cell.pixels, detail.view, detail.quality))
+
+    original = page_image(row.original, detail.original, detail.quality)
+    return drawn_row(row, view_sets, original=original, draw=draw)
 
 
 def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
@@ -143,9 +142,7 @@ def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
             }
             for each in described(store, view_set)
         ],
-        "telling": {
-            caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
-        },
+        "telling": {each.caption: Markup(each.svg()) for each in telling(view_set)},
     }
 
 

@@ -24,8 +24,9 @@ from viewstore.store.view_set import ViewSet
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
-TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "ops_args", "parent"})
-TOLD |= {"pixel_crc", "seed", "status"}
+TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "mix_box", "mix_partner"})
+TOLD |= {"ops_args", "parent", "pixel_crc", "seed", "status"}
+LOSSES = frozenset({"loss0", "loss"})  # told together where views were made to raise them
 NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
@@ -38,7 +39,7 @@ REMARKS: Mapping[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A crop box in source pixels."""
+    """A rectangle: a crop box in source pixels, or what was pasted in those of a view."""
 
     top: float
     left: float
@@ -62,7 +63,10 @@ class Cell:
         distance: Distance to the anchor, if it was measured.
         params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
-        told: What columns sets say of it, in words (told.py).
+        parent: Number of the view that it was made from, in the set that its own starts from;
+            None: it was made from the image.
+        mix: What was pasted into it from another image, in its own pixels; None: nothing.
+        told: What it was made from, and what columns sets say of it, in words (told.py).
         chosen: Whether it is framed: a columns set chose it.
     """
 
@@ -76,6 +80,8 @@ class Cell:
     distance: float | None
     params: tuple[str, ...]
     note: str
+    parent: int | None = None
+    mix: Box | None = None
     told: tuple[str, ...] = ()
     chosen: bool = False
 
@@ -105,6 +111,8 @@ class Cell:
             "distance": self.distance,
             "params": list(self.params),
             "note": self.note,
+            "parent": self.parent,
+            "mix": None if self.mix is None else asdict(self.mix),
             "told": list(self.told),
             "chosen": self.chosen,
         }
@@ -266,6 +274,11 @@ def _original(store: Store, row: int) -> Pixels | None:
         return None
 
 
+def is_attack(view_set: ViewSet) -> bool:
+    """Whether its views are those of another set, changed until a network's loss was greater."""
+    return LOSSES | {"parent", "delta_norm"} <= set(view_set.params)
+
+
 def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
     """Return an error for each of `rows` whose original cannot be read, and is shown as gray."""
     errors = []
@@ -281,13 +294,15 @@ def _cells(view_set: ViewSet, row: int, source_area: int, pixels: bool) -> tuple
     built = row // view_set.plan.shard_rows in view_set.shards
     views, unreadable = _read_views(view_set, row, built) if pixels else (None, "")
     constraints = constraints_of(view_set)
-    boxes, distances, statuses = (
-        _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
+    boxes, distances, statuses, parents, pasted = (
+        _read_column(view_set, name, row)
+        for name in ("crop_box", "distance", "status", "parent", "mix_box")
     )
+    told = TOLD | LOSSES if is_attack(view_set) else TOLD
     columns = [
         (column.name, _read_column(view_set, column.name, row))
         for column in view_set.plan.columns
-        if column.pack and column.name not in TOLD and view_set.plan.per_view(column.name)
+        if column.pack and column.name not in told and view_set.plan.per_view(column.name)
     ]
     cells = []
     for view, role in enumerate(view_set.roles):
@@ -309,6 +324,8 @@ def _cells(view_set: ViewSet, row: int, source_area: int, pixels: bool) -> tuple
                     words for name, values in columns for words in in_words(name, values[view])
                 ),
                 note=unreadable or missed or REMARKS.get(statuses[view] or 0, ""),
+                parent=parents[view] if parents[view] is not None and parents[view] >= 0 else None,
+                mix=_mix(pasted[view]),
             )
         )
     return tuple(cells)
@@ -335,3 +352,10 @@ def _box(values: list[float] | None) -> Box | None:
         return None
     top, left, height, width = values
     return Box(top=top, left=left, height=height, width=width)
+
+
+def _mix(values: list[int] | None) -> Box | None:
+    if values is None or values[2] <= values[0]:
+        return None
+    left, top, right, bottom = values
+    return Box(top=top, left=left, height=bottom - top, width=right - left)

@@ -18,6 +18,7 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
+from viewstore.store.committed import read_plan
 from viewstore.store.faults import Fault
 from viewstore.store.verify import verify
 

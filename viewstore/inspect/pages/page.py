@@ -122,7 +122,7 @@ def _nothing(request: PageRequest, facts: Facts) -> Facts:
     return {}
 
 
-def _opening(request: PageRequest) -> str:
+def opening(request: PageRequest) -> str:
     """Return Python that opens the store, and the view set that was picked."""
     lines = ["import viewstore", "", f"store = viewstore.open({request.store.location!r})"]
     if request.view_set is not None:
@@ -152,6 +152,6 @@ class Tab:
     has_data: Callable[[PageRequest], bool] = lambda request: True
     drawn: Callable[[PageRequest, Facts], Facts] = _nothing
     csv: Callable[[PageRequest, Facts], Csv] | None = None
-    code: Callable[[PageRequest], str] = _opening
+    code: Callable[[PageRequest], str] = opening
     whole: Callable[[PageRequest], Page] | None = None
     is_tab: bool = True
