@@ -1,10 +1,10 @@
-"""Which samples and view sets sheet and report show, and what they show of each sample."""
+"""Which samples and view sets sheet, report and pages show, and what they show of each sample."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from viewstore.store.view_set import ViewSet
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
-TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "ops_args", "parent"})
-TOLD |= {"pixel_crc", "seed", "status"}
+TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "mix_box", "mix_partner"})
+TOLD |= {"ops_args", "parent", "pixel_crc", "seed", "status"}
+LOSSES = frozenset({"loss0", "loss"})  # told together where views were made to raise them
 NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
@@ -38,7 +39,7 @@ REMARKS: Mapping[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A crop box in source pixels."""
+    """A rectangle: a crop box in source pixels, or what was pasted in those of a view."""
 
     top: float
     left: float
@@ -54,25 +55,33 @@ class Cell:
         view_set: Name of its view set.
         view: Its number there.
         role: Its role.
-        pixels: uint8 [H, W, C], or None if it cannot be shown; `note` says why.
+        built: Whether its shard is there.
+        pixels: uint8 [H, W, C]; None if it cannot be shown, and `note` says why, or if pixels were
+            not read.
         box: Its crop box, if it has one.
         area: Area of the crop box, as a share of that of the source image.
         distance: Distance to the anchor, if it was measured.
         params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
-        told: What columns sets say of it, in words (told.py).
+        parent: Number of the view that it was made from, in the set that its own starts from;
+            None: it was made from the image.
+        mix: What was pasted into it from another image, in its own pixels; None: nothing.
+        told: What it was made from, and what columns sets say of it, in words (told.py).
         chosen: Whether it is framed: a columns set chose it.
     """
 
     view_set: str
     view: int
     role: str
+    built: bool
     pixels: Pixels | None
     box: Box | None
     area: float | None
     distance: float | None
     params: tuple[str, ...]
     note: str
+    parent: int | None = None
+    mix: Box | None = None
     told: tuple[str, ...] = ()
     chosen: bool = False
 
@@ -91,6 +100,23 @@ class Cell:
         """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without its pixels."""
+        return {
+            "view": self.view,
+            "role": self.role,
+            "built": self.built,
+            "box": None if self.box is None else asdict(self.box),
+            "area": self.area,
+            "distance": self.distance,
+            "params": list(self.params),
+            "note": self.note,
+            "parent": self.parent,
+            "mix": None if self.mix is None else asdict(self.mix),
+            "told": list(self.told),
+            "chosen": self.chosen,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -102,7 +128,8 @@ class Row:
         label: Name or number of its label; empty if it has none.
         height: Of the source image, in pixels.
         width: Of the source image, in pixels.
-        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read.
+        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read, or
+            was not.
         cells: Its views, by name of the view set.
     """
 
@@ -113,6 +140,19 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without pixels."""
+        return {
+            "key": self.key,
+            "row": self.row,
+            "label": self.label,
+            "height": self.height,
+            "width": self.width,
+            "view_sets": {
+                name: [cell.to_json() for cell in cells] for name, cells in self.cells.items()
+            },
+        }
 
 
 def _is_dark(colour: str) -> bool:
@@ -200,19 +240,21 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
-def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
-    """Read what sheet and report show of a sample.
+def read_row(store: Store, row: int, view_sets: Sequence[ViewSet], *, pixels: bool = True) -> Row:
+    """Read what sheet, report and pages show of a sample.
 
     An original or views that cannot be read are no error: the original is None, the cells of
     the views have no pixels, and their notes say why.
 
+    Args:
+        store: An open store.
+        row: The sample.
+        view_sets: Those of its view sets that are shown.
+        pixels: Whether to read pixels. Pages read none: they name pictures by their addresses.
+
     Raises:
         FormatError: The params are damaged.
     """
-    try:
-        original = store.source.image(row)
-    except ViewStoreError:
-        original = None
     height, width = int(store.table.height[row]), int(store.table.width[row])
     return Row(
         key=store.keys[row],
@@ -220,9 +262,21 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
         label=label_text(store, int(store.labels[row]), unlabelled=""),
         height=height,
         width=width,
-        original=original,
-        cells={each.name: _cells(each, row, height * width) for each in view_sets},
+        original=_original(store, row) if pixels else None,
+        cells={each.name: _cells(each, row, height * width, pixels) for each in view_sets},
     )
+
+
+def _original(store: Store, row: int) -> Pixels | None:
+    try:
+        return store.source.image(row)
+    except ViewStoreError:
+        return None
+
+
+def is_attack(view_set: ViewSet) -> bool:
+    """Whether its views are those of another set, changed until a network's loss was greater."""
+    return LOSSES | {"parent", "delta_norm"} <= set(view_set.params)
 
 
 def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
@@ -236,16 +290,19 @@ def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreErr
     return errors
 
 
-def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
-    views, unreadable = _read_views(view_set, row)
+def _cells(view_set: ViewSet, row: int, source_area: int, pixels: bool) -> tuple[Cell, ...]:
+    built = row // view_set.plan.shard_rows in view_set.shards
+    views, unreadable = _read_views(view_set, row, built) if pixels else (None, "")
     constraints = constraints_of(view_set)
-    boxes, distances, statuses = (
-        _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
+    boxes, distances, statuses, parents, pasted = (
+        _read_column(view_set, name, row)
+        for name in ("crop_box", "distance", "status", "parent", "mix_box")
     )
+    told = TOLD | LOSSES if is_attack(view_set) else TOLD
     columns = [
         (column.name, _read_column(view_set, column.name, row))
         for column in view_set.plan.columns
-        if column.pack and column.name not in TOLD and view_set.plan.per_view(column.name)
+        if column.pack and column.name not in told and view_set.plan.per_view(column.name)
     ]
     cells = []
     for view, role in enumerate(view_set.roles):
@@ -258,6 +315,7 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                 view_set=view_set.name,
                 view=view,
                 role=role,
+                built=built,
                 pixels=None if views is None else views[view],
                 box=box,
                 area=None if box is None else box.height * box.width / source_area,
@@ -266,17 +324,18 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                     words for name, values in columns for words in in_words(name, values[view])
                 ),
                 note=unreadable or missed or REMARKS.get(statuses[view] or 0, ""),
+                parent=parents[view] if parents[view] is not None and parents[view] >= 0 else None,
+                mix=_mix(pasted[view]),
             )
         )
     return tuple(cells)
 
 
-def _read_views(view_set: ViewSet, row: int) -> tuple[Pixels | None, str]:
+def _read_views(view_set: ViewSet, row: int, built: bool) -> tuple[Pixels | None, str]:
     """Return the views of a row; None and a note if they are damaged, None if not built."""
     try:
         return view_set[row], ""
     except ViewStoreError:
-        built = row // view_set.plan.shard_rows in view_set.shards
         return None, "cannot be read" if built else ""
 
 
@@ -293,3 +352,10 @@ def _box(values: list[float] | None) -> Box | None:
         return None
     top, left, height, width = values
     return Box(top=top, left=left, height=height, width=width)
+
+
+def _mix(values: list[int] | None) -> Box | None:
+    if values is None or values[2] <= values[0]:
+        return None
+    left, top, right, bottom = values
+    return Box(top=top, left=left, height=bottom - top, width=right - left)

@@ -122,7 +122,7 @@ def _nothing(request: PageRequest, facts: Facts) -> Facts:
     return {}
 
 
-def _opening(request: PageRequest) -> str:
+def opening(request: PageRequest) -> str:
     """Return Python that opens the store, and the view set that was picked."""
     lines = ["import viewstore", "", f"store = viewstore.open({request.store.location!r})"]
     if request.view_set is not None:
@@ -142,6 +142,7 @@ class Tab:
         drawn: What the template needs beside the facts: charts, addresses. Never a number.
         csv: Header and rows of `format=csv`; None: the page has no rows.
         code: Python that opens this store and selects what the page shows.
+        whole: Makes the answer itself, where it is no page: a picture. None: it is a page.
         is_tab: Whether it stands in the row of tabs; a sample does not.
     """
 
@@ -151,5 +152,6 @@ class Tab:
     has_data: Callable[[PageRequest], bool] = lambda request: True
     drawn: Callable[[PageRequest, Facts], Facts] = _nothing
     csv: Callable[[PageRequest, Facts], Csv] | None = None
-    code: Callable[[PageRequest], str] = _opening
+    code: Callable[[PageRequest], str] = opening
+    whole: Callable[[PageRequest], Page] | None = None
     is_tab: bool = True
