@@ -211,9 +211,7 @@ def _of_view_set(view_set: ViewSet, name: str, place: Place) -> Found:
         raise place.error(message, code="VS102")
     column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
     if len(column.shape) > per_view:
-        raise place.error(
-            f"must name a column of single numbers; {name} has {column.shape} a row"
-        )
+        raise place.error(f"must name a column of single numbers; {name} has {column.shape} a row")
     return Found(name, view_set, per_view)
 
 

@@ -98,7 +98,7 @@ class Params(Mapping[str, NDArray[Any]]):
         return self._kept.get((self._name, name), lambda: self._read_whole(self._column(name)))
 
     def _read_whole(self, column: Column) -> NDArray[Any]:
-        whole = column.empty(self.num_rows)
+        whole = np.empty((self.num_rows, *column.shape), column.numpy_dtype)
         for shard, chunk in enumerate(self._each(column, range(self._shards))):
             mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
             mine[...] = chunk[: len(mine)]
