@@ -295,7 +295,7 @@ def _extreme(
     found = np.full(len(values), beyond)
     for view in range(values.shape[1]):
         choose(found, np.where(missing[:, view], beyond, values[:, view]), out=found)
-    return found, missing.all(axis=1)
+    return found, np.logical_and.reduce(missing.T)
 
 
 def _single(view_set: ViewSet) -> list[str]:

@@ -94,6 +94,13 @@ class Cell:
         """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
+    @classmethod
+    def of_json(cls, view_set: str, facts: Mapping[str, Any]) -> Cell:
+        """Return the view of a view set that `to_json` gave these facts of."""
+        box = None if facts["box"] is None else Box(**facts["box"])
+        words = {name: tuple(facts[name]) for name in ("params", "told")}
+        return cls(view_set=view_set, pixels=None, **{**facts, **words, "box": box})
+
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without its pixels."""
         return {
@@ -132,6 +139,16 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Row:
+        """Return the sample that `to_json` gave these facts of."""
+        cells = {
+            name: tuple(Cell.of_json(name, each) for each in views)
+            for name, views in facts["view_sets"].items()
+        }
+        own = {name: facts[name] for name in ("key", "row", "label", "height", "width")}
+        return cls(**own, original=None, cells=cells)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without pixels."""
