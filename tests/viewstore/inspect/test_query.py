@@ -119,7 +119,8 @@ def test_the_first_page_is_that_of_the_whole_order(
     array = np.array(values, dtype)
     first = Result(rows, array, descending=descending).page(0, count)
     assert first == Result(rows, array, descending=descending).page(0, len(values))[:count]
-    pairs = sorted((-each if descending else each, row) for each, row in zip(values, rows.tolist(), strict=True))
+    sign = -1 if descending else 1
+    pairs = sorted((sign * value, 3 * place) for place, value in enumerate(values))
     assert first == [row for _, row in pairs][:count]
 
 
