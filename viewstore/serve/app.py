@@ -157,7 +157,9 @@ async def _while_there(sending: Coroutine[Any, Any, None], receive: Receive, wha
         if sender.done():
             sender.result()
     except (ViewStoreError, TimeoutError) as error:
-        LOG.warning("%s was broken off: %s", what, error or f"nothing taken for {SEND_SECONDS:g} s")
+        LOG.warning(
+            "%s was broken off: %s", what, str(error) or f"nothing taken for {SEND_SECONDS:g} s"
+        )
     finally:
         for task in (sender, watcher):
             task.cancel()

@@ -194,7 +194,7 @@ def answer(method: str, headers: Mapping[str, str], listed: Listed | None) -> An
     }
     whole = (0, listed.size)
     wanted = None
-    if method == "GET" and headers.get("if-range", listed.etag).strip() == listed.etag:
+    if method == "GET" and headers.get("if-range", listed.etag) == listed.etag:
         wanted = byte_range(headers.get("range", ""), listed.size)
     if wanted is None:
         length = {"content-length": str(listed.size)}
@@ -218,7 +218,7 @@ def byte_range(value: str, size: int) -> tuple[int, int] | None:
         None: there is no Range, it names several ranges, or it is not well-formed; the whole file
         is sent. An empty range: none of what it names is in the file.
     """
-    found = RANGE.fullmatch(value.strip())
+    found = RANGE.fullmatch(value)
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:
@@ -243,6 +243,6 @@ def _number(digits: str) -> int:
 
 def _matches(value: str, etag: str, *, weak: bool = False) -> bool:
     """Whether `*`, or one of the tags of a header, is ours; weak ones count if `weak`."""
-    if value.strip() == "*":
+    if value == "*":
         return True
     return any(tag == etag and (weak or not mark) for mark, tag in TAG.findall(value))
