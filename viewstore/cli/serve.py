@@ -16,12 +16,20 @@ from viewstore.cli.terminal import Terminal
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
 def serve(terminal: Terminal, stores: tuple[str, ...], host: str, port: int) -> None:
     """Serve stores over HTTP: to viewstore.open, to stock webdataset, and as pages."""
-    import uvicorn
-
     from viewstore.inspect.pages.site import Site
     from viewstore.serve.app import application
+    from viewstore.serve.limits import Limiter, Limits
     from viewstore.serve.local import LocalStore
+    from viewstore.serve.server import Listening, Server, listen
 
     served = [LocalStore(Path(each).name, Path(each)) for each in stores]
     site = Site({each.name: each.store for each in served})
-    uvicorn.run(application(served, site), host=host, port=port, http="h11", log_level="warning")
+    socket = listen(host, port)
+    address = f"http://{host}:{socket.getsockname()[1]}/"
+    limiter = Limiter(application(served, site), Limits())
+    Server(
+        limiter,
+        Listening(host=host, port=port),
+        limiter,
+        lambda: terminal.note(f"serving views at {address}"),
+    ).run([socket])
