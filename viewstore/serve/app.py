@@ -24,13 +24,8 @@ def application(stores: Sequence[Served], site: Site) -> Starlette:
             Route("/v1/stores", objects.stores),
             Route("/v1/stores/{store}/{name:path}", objects.file),
             Route("/inspect/{store}/{path:path}", pages.page),
-            Route("/healthz", _alive),
         ]
     )
-
-
-async def _alive(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
 
 
 class _Objects:

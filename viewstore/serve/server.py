@@ -10,17 +10,18 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from viewstore.errors import ConfigError, UnavailableError
-from viewstore.serve.limits import Limiter
+from viewstore.serve.guard import is_loopback
+from viewstore.serve.limits import Running
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -53,14 +54,11 @@ class Listening:
         return "http" if self.tls_cert is None else "https"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address. Raises UnavailableError: it cannot be had."""
-    where = f"{host}:{port}"
+def listen(listening: Listening) -> socket.socket:
+    """Return a socket that listens. Raises UnavailableError (VS603): the address is not free."""
+    family, address = _resolved(listening)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
+        found = socket.socket(family, socket.SOCK_STREAM)
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
@@ -68,15 +66,34 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             found.close()
             raise
-    except (OSError, UnicodeError) as error:
-        raise UnavailableError(
-            f"cannot listen at {where}",
-            code="VS603",
-            where=where,
-            why=getattr(error, "strerror", None) or str(error),
-            fix="choose another --port (0: a free one) or --host",
-        ) from error
+    except OSError as error:
+        raise _cannot_listen(listening, error) from error
     return found
+
+
+def is_local(listening: Listening) -> bool:
+    """Whether only this machine can reach it. Raises UnavailableError: there is no such host."""
+    return is_loopback(str(_resolved(listening)[1][0]))
+
+
+def _resolved(listening: Listening) -> tuple[int, tuple[Any, ...]]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(listening, error) from error
+    return family, address
+
+
+def _cannot_listen(listening: Listening, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"cannot listen at {listening.host} port {listening.port}",
+        code="VS603",
+        where=f"--host {listening.host} --port {listening.port}",
+        why=getattr(error, "strerror", None) or str(error),
+        fix="choose another --port (0: a free one) or --host",
+    )
 
 
 class Protocol(H11Protocol):
@@ -117,35 +134,35 @@ class Server(uvicorn.Server):
         self,
         app: ASGIApp,
         listening: Listening,
-        limiter: Limiter,
-        started: Callable[[], None] = lambda: None,
+        running: Running,
+        started: Callable[[], Awaitable[None]],
     ) -> None:
-        """Run `app`, whose streams `limiter` counts; call `started` once it serves."""
+        """Run `app`, of which `running` says what runs; call `started` once it serves."""
         super().__init__(_config(app, listening))
-        self._limiter, self._started = limiter, started
+        self._running, self._started = running, started
         self._drain_seconds, self._deadline = listening.drain_seconds, math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        self._started()
+        self._told = asyncio.ensure_future(self._started())
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:
         """Begin to drain; at the second signal end now. uvicorn would close its sockets first."""
-        if self._limiter.draining:
+        if self._running.draining:
             self._deadline = 0.0
-            if self._loop is not None:
+            if self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._cut)
             return
-        self._limiter.draining = True
+        self._running.draining = True
         self._deadline = time.monotonic() + self._drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         ends = await super().on_tick(counter)
-        if not self._limiter.draining:
+        if not self._running.draining:
             return ends
-        return self._limiter.running == 0 or time.monotonic() >= self._deadline
+        return self._running.streams == 0 or time.monotonic() >= self._deadline
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: what was answered may still be on its way for the rest of the time to drain."""
