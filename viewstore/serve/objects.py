@@ -16,7 +16,6 @@ from viewstore.store.store import Store
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATED = "no-cache"
-ALLOWED = ("GET", "HEAD")
 MEDIA_TYPES = {".json": "application/json", ".tar": "application/x-tar"}
 OTHER_MEDIA_TYPE = "application/octet-stream"
 
@@ -149,26 +148,6 @@ def failure(status: int, text: str, headers: Mapping[str, str] | None = None) ->
         "cache-control": "no-store",
     }
     return Answer(status=status, headers={**always, **(headers or {})}, text=body)
-
-
-def busy(seconds: int) -> Answer:
-    """Return the 503 that asks a client to come back in `seconds`.
-
-    Our reader finds it in the first line of the body: obstore hides the headers of errors.
-    """
-    return failure(503, f"retry-after: {seconds}", {"retry-after": str(seconds)})
-
-
-def refusal(method: str, headers: Mapping[str, str]) -> Answer | None:
-    """Return the answer to a request that is none of this server's, whatever it is for.
-
-    `headers` are by lower-case name. None: it is GET or HEAD and has no body.
-    """
-    if method not in ALLOWED:
-        return failure(405, "this server only reads", {"allow": ", ".join(ALLOWED)})
-    if "transfer-encoding" in headers or headers.get("content-length", "0").strip("0"):
-        return failure(413, "requests have no body here", {"connection": "close"})
-    return None
 
 
 def answer(method: str, headers: Mapping[str, str], listed: Listed | None) -> Answer:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.loaders.told import tell
-from tests.viewstore.serve.servers import Running, serving
+from tests.viewstore.serve.servers import Server, serving
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 
@@ -27,7 +27,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(kinds: Path) -> Iterator[Running]:
+def server(kinds: Path) -> Iterator[Server]:
     with serving(kinds) as running:
         yield running
 

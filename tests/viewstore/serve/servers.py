@@ -1,116 +1,155 @@
-"""A server process for tests, and requests that say just what a test wants to say."""
+"""Servers of tests: the command in a process of its own, and plain requests to it."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
+import os
+import re
+import signal
+import ssl
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-PROGRAM = """
-import logging, socket, sys
-from pathlib import Path
-import uvicorn
-from viewstore.inspect.pages.site import Site
-from viewstore.serve.app import application
-from viewstore.serve.local import LocalStore
+PROGRAM = "from viewstore.cli.main import main; main()"
+LONG = 60.0  # seconds after which a test that waits has failed
 
-logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-served = [LocalStore(Path(each).name, Path(each)) for each in sys.argv[1:]]
-app = application(served, Site({each.name: each.store for each in served}))
-listening = socket.create_server(("127.0.0.1", 0))
-print(listening.getsockname()[1], flush=True)
-config = uvicorn.Config(
-    app, http="h11", h11_max_incomplete_event_size=16384, log_config=None, access_log=False
-)
-uvicorn.Server(config).run(sockets=[listening])
-"""
-PATIENCE_SECONDS = 60
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened; fail where it does not."""
+    deadline = time.monotonic() + LONG
+    while not happened():
+        assert time.monotonic() < deadline, "it does not happen"
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a server answered; the date is left out, names of headers are in lower case."""
+class Answer:
+    """What a server said: its status, its headers by small name, and its body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that runs."""
+@dataclass
+class Server:
+    """A running `viewstore serve`, or `inspect --web`.
 
-    port: int
-    pid: int
-    errors: Path
+    Attributes:
+        process: It.
+        url: Its address, with a slash at the end: the first line that it wrote to stderr.
+        log: The lines that it wrote to stderr, the first one included; it grows.
+        context: How its certificate is checked; None: it speaks plain HTTP.
+    """
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def store(self, name: str) -> str:
-        return f"{self.url}/v1/stores/{name}"
-
-    @property
-    def log(self) -> list[str]:
-        return self.errors.read_text().splitlines()
+    process: subprocess.Popen[str]
+    url: str
+    log: list[str]
+    context: ssl.SSLContext | None = None
+    _reader: threading.Thread | None = field(default=None, repr=False)
 
     @property
-    def descriptors(self) -> list[str]:
-        """The files that it has open."""
-        found = []
-        for each in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(str(each.readlink()))
-        return found
+    def port(self) -> int:
+        return int(urlsplit(self.url).port or 0)
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> Reply:
-        """Send one request; underscores in names of headers stand for hyphens."""
-        lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        return self.send(f"{method} {path} HTTP/1.1", "Host: localhost", *lines)
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a new connection to it, for those who send several requests or break off."""
+        if self.context is not None:
+            return http.client.HTTPSConnection(
+                "127.0.0.1", self.port, timeout=LONG, context=self.context
+            )
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
 
-    def send(self, *lines: str, body: bytes = b"") -> Reply:
-        """Send a request as it is spelled, and return what was answered."""
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS) as connection:
-            head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-            connection.sendall(head + body)
-            return received(connection, lines[0].split(" ")[0])
+    def ask(
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Answer:
+        """Send one request for `path` as it is; return the whole answer."""
+        connection = self.connection()
+        try:
+            connection.putrequest(
+                method, path, skip_host="Host" in (headers or {}), skip_accept_encoding=True
+            )
+            for name, value in (headers or {}).items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            got = connection.getresponse()
+            names = {name.lower(): value for name, value in got.getheaders()}
+            return Answer(got.status, names, got.read())
+        finally:
+            connection.close()
 
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
 
-def received(connection: socket.socket, method: str) -> Reply:
-    """Return the response to a request that was sent."""
-    response = http.client.HTTPResponse(connection, method=method)
-    response.begin()
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    headers.pop("date", None)
-    return Reply(response.status, headers, response.read())
+    def wait(self) -> int:
+        """Wait until it has ended; return its exit code, with all of its log there."""
+        code = self.process.wait(timeout=LONG)
+        if self._reader is not None:
+            self._reader.join(LONG)
+        return code
+
+    def stop(self) -> int:
+        """Ask it to end, twice, so that it does not drain; return its exit code."""
+        for _ in range(2):
+            if self.process.poll() is None:
+                self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def out(self) -> str:
+        """Return what it wrote to stdout, once it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
 
 
 @contextlib.contextmanager
-def serving(*stores: Path) -> Iterator[Running]:
-    """Run a server of some stores in a process of its own."""
-    with tempfile.NamedTemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *map(str, stores)],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-        try:
-            yield Running(_port(process.stdout, errors), process.pid, Path(errors.name))
-        finally:
-            process.terminate()
-            process.communicate(timeout=PATIENCE_SECONDS)
+def serving(
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+    command: str = "serve",
+) -> Iterator[Server]:
+    """Run `viewstore serve ARGUMENTS --port 0` until the block ends.
 
-
-def _port(stdout: IO[bytes] | None, errors: IO[str]) -> int:
-    assert stdout is not None
-    line = stdout.readline()
-    assert line, Path(errors.name).read_text()
-    return int(line)
+    Args:
+        arguments: Stores and options.
+        environment: What its environment has beside ours.
+        context: How requests check its certificate, where it speaks TLS.
+        command: "serve", or "inspect" with --web among the arguments.
+    """
+    given = [command, *map(str, arguments), "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        assert process.stderr is not None
+        log = [process.stderr.readline()]
+        found = re.search(r"https?://\S+", log[0])
+        assert found is not None, log[0] + process.stderr.read()
+        reader = threading.Thread(target=log.extend, args=[process.stderr], daemon=True)
+        reader.start()
+        address = urlsplit(found[0])
+        url = f"{address.scheme}://{address.netloc}{address.path.removesuffix('auth')}"
+        yield Server(process, url, log, context, reader)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(LONG)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viewstore.serve.objects import Listed, answer, busy, byte_range, failure, refusal
+from viewstore.serve.objects import Listed, answer, byte_range, failure
 
 FILE = Listed(
     name="views/a/000000-aaaaaaaaaaaaaaaa.tar", size=1000, sha256="ab" * 32, immutable=True
@@ -136,36 +136,7 @@ def test_the_digest_is_that_of_the_file_in_the_form_of_its_rfc() -> None:
     assert answer("GET", {}, listed).headers["repr-digest"] == listed.repr_digest
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"])
-def test_other_methods_are_refused(method: str) -> None:
-    found = refusal(method, {})
-    assert found is not None
-    assert (found.status, found.headers["allow"]) == (405, "GET, HEAD")
-
-
-@pytest.mark.parametrize(
-    ("headers", "refused"),
-    [
-        ({}, False),
-        ({"content-length": "0"}, False),
-        ({"content-length": "1"}, True),
-        ({"transfer-encoding": "chunked"}, True),
-    ],
-)
-def test_a_body_is_refused_and_the_connection_ends(headers: dict[str, str], refused: bool) -> None:
-    found = refusal("GET", headers)
-    assert (found is not None) == refused
-    if found is not None:
-        assert (found.status, found.headers["connection"]) == (413, "close")
-
-
 def test_what_went_wrong_is_one_line() -> None:
     found = failure(500, "a\nb\udc80")
     assert found.text == b"a b\\udc80\n"
     assert found.headers["content-length"] == str(len(found.text))
-
-
-def test_who_is_asked_to_come_back_reads_when_in_the_first_line() -> None:
-    found = busy(7)
-    assert (found.status, found.text) == (503, b"retry-after: 7\n")
-    assert found.headers["retry-after"] == "7"

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 
 import viewstore
-from tests.viewstore.serve.servers import PATIENCE_SECONDS, Running, serving
+from tests.viewstore.serve.requests import ask, descriptors, store_url
+from tests.viewstore.serve.servers import Server, serving, until
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files.cache_settings import CacheSettings
@@ -45,13 +45,6 @@ def matches(generation: LocalGeneration, name: str) -> bool:
     """Whether the bytes that a generation gives are those that it lists."""
     data = asyncio.run(read(generation, name))
     return hashlib.sha256(data).hexdigest() == generation.files[name].sha256
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -140,51 +133,52 @@ def test_a_request_for_the_manifest_sees_the_newest_one_and_then_all_are_new(
     live: Path, two_generations: tuple[Path, Path]
 ) -> None:
     with serving(live) as server:
-        first = server.ask("/v1/stores/s/manifest.json")
+        first = ask(server, "/v1/stores/s/manifest.json")
         install(two_generations[1], live, *NAMES, "manifest.json")
-        second = server.ask("/v1/stores/s/manifest.json", If_None_Match=first.headers["etag"])
+        second = ask(server, "/v1/stores/s/manifest.json", If_None_Match=first.headers["etag"])
         assert (second.status, json.loads(second.body)["generation"]) == (200, 2)
         for name in NAMES:
-            body = server.ask(f"/v1/stores/s/{name}").body
+            body = ask(server, f"/v1/stores/s/{name}").body
             assert body == (two_generations[1] / name).read_bytes()
-        wait_for(lambda: not [each for each in server.descriptors if each.endswith("(deleted)")])
-        kept = [each for each in server.descriptors if each.startswith(f"{live}/")]
+        until(lambda: not [each for each in descriptors(server) if each.endswith("(deleted)")])
+        kept = [each for each in descriptors(server) if each.startswith(f"{live}/")]
         assert sorted(kept) == sorted(str(live / name) for name in NAMES)
 
 
 def test_others_see_it_a_second_later(live: Path, two_generations: tuple[Path, Path]) -> None:
     new = (two_generations[1] / NAMES[0]).read_bytes()
     with serving(live) as server:
-        assert server.ask(f"/v1/stores/s/{NAMES[0]}").body != new
+        assert ask(server, f"/v1/stores/s/{NAMES[0]}").body != new
         install(two_generations[1], live, *NAMES, "manifest.json")
-        wait_for(lambda: server.ask(f"/v1/stores/s/{NAMES[0]}").body == new)
+        until(lambda: ask(server, f"/v1/stores/s/{NAMES[0]}").body == new)
 
 
 def test_a_store_without_a_manifest_has_no_names_until_it_has_one(tmp_path: Path) -> None:
     source = write_npz(tmp_path / "images.npz")
+    (tmp_path / "s").mkdir()
     served = LocalStore("s", tmp_path / "s")
     assert asyncio.run(served.generation()) is None
     with pytest.raises(ViewStoreError):
         served.store()
     with serving(tmp_path / "s") as server:
-        assert server.ask("/v1/stores/s/manifest.json").status == 404
-        (listed,) = json.loads(server.ask("/v1/stores").body)["stores"]
+        assert ask(server, "/v1/stores/s/manifest.json").status == 404
+        (listed,) = json.loads(ask(server, "/v1/stores").body)["stores"]
         assert (listed["name"], listed["generation"], listed["bytes"]) == ("s", None, 0)
         build_small(tmp_path / "s", source)
-        assert server.ask("/v1/stores/s/manifest.json").status == 200
-        assert server.ask(f"/v1/stores/s/{NAMES[0]}").status == 200
+        assert ask(server, "/v1/stores/s/manifest.json").status == 200
+        assert ask(server, f"/v1/stores/s/{NAMES[0]}").status == 200
 
 
 def test_a_folder_that_is_deleted_and_built_again_is_followed(tmp_path: Path) -> None:
     build_small(tmp_path / "s", write_npz(tmp_path / "a.npz"))
     with serving(tmp_path / "s") as server:
-        first = server.ask("/v1/stores/s/sources/sources.json")
+        first = ask(server, "/v1/stores/s/sources/sources.json")
         shutil.rmtree(tmp_path / "s")
-        assert server.ask("/v1/stores/s/manifest.json").status == 404
-        assert server.ask("/v1/stores/s/sources/sources.json").status == 404
+        assert ask(server, "/v1/stores/s/manifest.json").status == 404
+        assert ask(server, "/v1/stores/s/sources/sources.json").status == 404
         build_small(tmp_path / "s", write_npz(tmp_path / "b.npz", rows=12))
-        assert server.ask("/v1/stores/s/manifest.json").status == 200
-        second = server.ask("/v1/stores/s/sources/sources.json")
+        assert ask(server, "/v1/stores/s/manifest.json").status == 200
+        second = ask(server, "/v1/stores/s/sources/sources.json")
         assert (second.status, second.headers["cache-control"]) == (200, "no-cache")
         assert second.headers["etag"] != first.headers["etag"]
         assert second.body == (tmp_path / "s" / "sources" / "sources.json").read_bytes()
@@ -194,10 +188,10 @@ def test_a_touched_file_keeps_its_etag(live: Path) -> None:
     shard = next((live / "views" / "simclr").glob("*.tar")).relative_to(live)
     names = ("manifest.json", "sources/sources.json", *NAMES, str(shard))
     with serving(live) as server:
-        before = [server.ask(f"/v1/stores/s/{name}") for name in names]
+        before = [ask(server, f"/v1/stores/s/{name}") for name in names]
         for name in names:
             os.utime(live / name)
-        assert [server.ask(f"/v1/stores/s/{name}") for name in names] == before
+        assert [ask(server, f"/v1/stores/s/{name}") for name in names] == before
 
 
 def test_the_open_store_is_one_for_each_generation(
@@ -227,16 +221,16 @@ def test_a_view_set_that_is_gone_from_disk_leaves_the_others_readable(
     shutil.copytree(kinds, tmp_path / "s")
     shutil.rmtree(tmp_path / "s" / "views" / "jpgs")
     with serving(tmp_path / "s") as server:
-        assert server.ask("/v1/stores/s/views/jpgs/index.json").status == 404
-        assert server.ask("/v1/stores/s/views/simclr/index.json").status == 200
+        assert ask(server, "/v1/stores/s/views/jpgs/index.json").status == 404
+        assert ask(server, "/v1/stores/s/views/simclr/index.json").status == 200
 
 
-def epochs(url: str, folder: Path, until: threading.Event) -> list[set[bytes]]:
+def epochs(url: str, folder: Path, ended: threading.Event) -> list[set[bytes]]:
     """Load epochs until told to end, and two at least; return the views that each brought."""
     store = viewstore.open(url, cache=CacheSettings(directory=folder, limit_bytes=1 << 30))
     found: list[set[bytes]] = []
     with ViewLoader(store, [Cached("simclr", n=2)], batch_size=4) as loader:
-        while not (until.is_set() and len(found) > 1):
+        while not (ended.is_set() and len(found) > 1):
             views = (each.pixels for batch in loader for each in batch.views)
             found.append(
                 {image.tobytes() for u in views for image in u.permute(0, 2, 3, 1).numpy()}
@@ -244,14 +238,14 @@ def epochs(url: str, folder: Path, until: threading.Event) -> list[set[bytes]]:
     return found
 
 
-def mixtures(server: Running, until: threading.Event) -> list[str]:
+def mixtures(server: Server, ended: threading.Event) -> list[str]:
     """Read all derived files that a manifest lists, again and again; return those of another."""
     found = []
-    while not until.is_set():
-        manifest = server.ask("/v1/stores/s/manifest.json")
+    while not ended.is_set():
+        manifest = ask(server, "/v1/stores/s/manifest.json")
         for name, entry in json.loads(manifest.body)["view_sets"].items():
             for path in DERIVED:
-                body = server.ask(f"/v1/stores/s/views/{name}/{path}").body
+                body = ask(server, f"/v1/stores/s/views/{name}/{path}").body
                 if hashlib.sha256(body).hexdigest() != entry["derived"][path][1]:
                     found.append(f"{name}/{path}")
     return found
@@ -269,7 +263,7 @@ def test_a_second_view_set_is_finalised_while_two_jobs_read(tmp_path: Path) -> N
         return thread
 
     with serving(tmp_path / "s") as server:
-        url = server.store("s")
+        url = store_url(server, "s")
         threads = [
             run("one", lambda: epochs(url, tmp_path / "c1", done)),
             run("two", lambda: epochs(url, tmp_path / "c2", done)),

@@ -12,17 +12,18 @@ import webdataset
 from click.testing import CliRunner
 
 import viewstore
-from tests.viewstore.serve.servers import Running
+from tests.viewstore.serve.requests import store_url
+from tests.viewstore.serve.servers import Server
 from viewstore.cli.main import root
 from viewstore.loaders import Cached, ViewLoader
 from viewstore.store.store import Store
 
 
 @pytest.fixture
-def remote(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def remote(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The store of every kind, opened at its URL, with a cache of this test alone."""
     monkeypatch.setenv("VIEWSTORE_CACHE__DIRECTORY", str(tmp_path / "cache"))
-    return viewstore.open(server.store("kinds"))
+    return viewstore.open(store_url(server, "kinds"))
 
 
 def test_viewstore_open_reads_all_kinds_of_view_sets(remote: Store, kinds: Path) -> None:
@@ -61,8 +62,8 @@ def test_a_loader_gives_the_batches_of_the_folder(remote: Store, kinds: Path) ->
 
 
 @pytest.mark.parametrize("level", ["--quick", "--content"])
-def test_verify_finds_the_store_at_its_url_whole(server: Running, level: str) -> None:
-    url = server.store("kinds")
+def test_verify_finds_the_store_at_its_url_whole(server: Server, level: str) -> None:
+    url = store_url(server, "kinds")
     done = CliRunner().invoke(root, ["verify", url, level], standalone_mode=False)
     assert (done.return_value, done.output) == (0, f"{url} is whole\n")
 

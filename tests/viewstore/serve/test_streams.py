@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.viewstore.serve.servers import PATIENCE_SECONDS, serving
+from tests.viewstore.serve.requests import connected, descriptors
+from tests.viewstore.serve.servers import serving, until
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.inspect.pages.site import Site
 from viewstore.serve import app
@@ -47,17 +47,14 @@ def open_here(folder: Path) -> list[str]:
 def test_a_client_that_goes_away_leaves_no_file_open(large: Path, shard: Path) -> None:
     with serving(large) as server:
         for _ in range(20):
-            with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as client:
+            with connected(server) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 name = f"/v1/stores/s/{shard.relative_to(large)}"
-                client.sendall(f"GET {name} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+                client.sendall(f"GET {name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
-                assert str(shard) in server.descriptors
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while str(shard) in server.descriptors:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert server.log == []
+                assert str(shard) in descriptors(server)
+        until(lambda: str(shard) not in descriptors(server))
+        assert len(server.log) == 2  # where it serves
 
 
 def test_a_client_that_takes_nothing_is_left(
