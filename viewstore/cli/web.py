@@ -55,15 +55,13 @@ def show_pages(terminal: Terminal, store: str, options: dict[str, Any]) -> None:
     name, place = store_name(store), checked_place(store)
     root_path = checked_root_path(options["root_path"]) if options["root_path"] else ""
     listening = Listening(port=options["port"] or 0, drain_seconds=0.0)
-    socket = listen(listening)
-    once = Once(port=socket.getsockname()[1], target=pages_of(name), root_path=root_path)
-    serving = Serving(
-        stores={name: place},
-        listening=listening,
-        access=Access(once=once, root_path=root_path),
-    )
-    address = address_of(serving, socket)
-    with _leading_to(address + once.address) as page:
+    with contextlib.ExitStack() as stack:
+        socket = stack.enter_context(listen(listening))
+        once = Once(port=socket.getsockname()[1], target=pages_of(name), root_path=root_path)
+        access = Access(once=once, root_path=root_path)
+        serving = Serving(stores={name: place}, listening=listening, access=access)
+        address = address_of(serving, socket)
+        page = stack.enter_context(_leading_to(address + once.address))
 
         def began() -> None:
             terminal.note(f"open {address}{once.address} (it works once; Ctrl-C ends this)")
