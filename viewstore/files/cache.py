@@ -352,7 +352,7 @@ class Cache:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"cache {self.settings.directory} takes no more shards, they stay in memory: {why}",
+                f"cache {self.settings.directory} takes no more shards, they are not kept: {why}",
                 stacklevel=2,
             )
 
