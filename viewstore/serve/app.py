@@ -12,7 +12,7 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,16 +45,11 @@ def application(stores: Sequence[Served], site: Site) -> Starlette:
             Route("/v1/stores/{store}/{name:path}", _Objects(by_name)),
             Route("/inspect/{store}", pages.overview),
             Route("/inspect/{store}/{path:path}", pages.page),
-            Route("/healthz", _alive),
         ],
         middleware=[Middleware(_ReadOnly)],
     )
     app.router.redirect_slashes = False  # such redirects would name the Host of the request
     return app
-
-
-async def _alive(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
 
 
 class _ReadOnly:

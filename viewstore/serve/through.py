@@ -219,6 +219,18 @@ class ThroughStore:
             )
         return found.store()
 
+    def check_room(self) -> None:
+        """Raise ConfigError: the cache has too little room for the objects of the store.
+
+        An origin that does not answer yet may do so later; then this is found then.
+        """
+        try:
+            self.newest()
+        except ConfigError:
+            raise
+        except ViewStoreError as error:
+            LOG.warning("store %s is not ready: %s", self.name, error)
+
     def newest(self) -> ThroughGeneration | None:
         """Return the newest generation; the origin is asked if that was long ago.
 
