@@ -226,10 +226,9 @@ class ThroughStore:
         """
         try:
             self.newest()
-        except ConfigError:
-            raise
         except ViewStoreError as error:
-            LOG.warning("store %s is not ready: %s", self.name, error)
+            if isinstance(error, ConfigError):
+                raise
 
     def newest(self) -> ThroughGeneration | None:
         """Return the newest generation; the origin is asked if that was long ago.
