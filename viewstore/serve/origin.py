@@ -144,7 +144,8 @@ class Origin:
 
     def _stream(self, listed: Listed, start: int, stop: int) -> Iterator[bytes]:
         with self._blobs.named_by_manifest(Path(listed.name)):
-            yield from self._blobs.fetcher.stream(listed.name, start, stop, whole=listed.size)
+            end = None if stop == listed.size else stop  # not every server knows ranges
+            yield from self._blobs.fetcher.stream(listed.name, start, end, whole=listed.size)
 
 
 def held_back(chunks: Iterator[bytes], listed: Listed) -> Iterator[bytes]:
