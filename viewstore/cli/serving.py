@@ -17,12 +17,14 @@ from urllib.parse import quote, urlsplit
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.files.local import is_url, local_path
+from viewstore.serve.fill import Fills
 from viewstore.serve.guard import Access
 from viewstore.serve.limits import Limits, Running
 from viewstore.serve.local import LocalStore
 from viewstore.serve.metrics import Metrics
 from viewstore.serve.server import Listening, Server
 from viewstore.serve.service import service
+from viewstore.serve.through import ThroughStore
 from viewstore.shards.signals import stop_signals_to
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def run_server(
     """Serve over a socket that listens until a signal ends it; call `began` once it answers."""
     running = Running()
     metrics = Metrics(version("viewstore"), running)
-    served = [_served(name, place, serving, metrics) for name, place in serving.stores.items()]
+    fills = Fills(serving.fills)
+    served = [_served(name, place, fills, metrics) for name, place in serving.stores.items()]
 
     async def started() -> None:
         began()
@@ -75,6 +78,7 @@ def run_server(
     server = Server(app, serving.listening, running, started)
     with _logged(terminal), stop_signals_to(server.handle_exit, then=signal.SIG_IGN):
         server.run([socket])
+    fills.close()
 
 
 def address_of(serving: Serving, socket: sockets.socket) -> str:
@@ -113,12 +117,12 @@ def checked_root_path(path: str) -> str:
     return found
 
 
-def _served(name: str, place: str, serving: Serving, metrics: Metrics) -> Served:
+def _served(name: str, place: str, fills: Fills, metrics: Metrics) -> Served:
     if not is_url(place):
         return LocalStore(name, Path(place))
-    from viewstore.serve.through import ThroughStore
-
-    return ThroughStore(name, place, fills=serving.fills, metrics=metrics.of(name))
+    found = ThroughStore(name, place, fills=fills, metrics=metrics.of(name))
+    found.check_room()
+    return found
 
 
 def _check_origin(url: str) -> None:

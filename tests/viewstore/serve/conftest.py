@@ -1,4 +1,4 @@
-"""A store with view sets of every kind, and a server of it. Nobody changes them."""
+"""Stores that are served, servers of them, and tokens. Nobody changes the stores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,32 @@ from tests.loaders.told import tell
 from tests.viewstore.serve.servers import Server, serving
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
+from viewstore.store.store import Store, open_store
+
+TOKEN = "first-token-0123456789"
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of one shard of 25 MB: more than sockets hold of an answer that nobody reads."""
+    folder = tmp_path_factory.mktemp("large")
+    build_small(
+        folder / "large",
+        write_npz(folder / "images.npz", rows=40),
+        settings={"views": 2, "height": 320, "width": 320},
+        shard_rows=40,
+        codec="raw",
+    )
+    return open_store(folder / "large")
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A file with one token."""
+    path = tmp_path / "tokens"
+    path.touch(mode=0o600)
+    path.write_text(f"{TOKEN}\n")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -119,16 +119,18 @@ def serving(
     environment: Mapping[str, str] | None = None,
     context: ssl.SSLContext | None = None,
     command: str = "serve",
+    port: int = 0,
 ) -> Iterator[Server]:
-    """Run `viewstore serve ARGUMENTS --port 0` until the block ends.
+    """Run `viewstore serve ARGUMENTS --port PORT` until the block ends.
 
     Args:
         arguments: Stores and options.
         environment: What its environment has beside ours.
         context: How requests check its certificate, where it speaks TLS.
         command: "serve", or "inspect" with --web among the arguments.
+        port: 0: a free one.
     """
-    given = [command, *map(str, arguments), "--port", "0"]
+    given = [command, *map(str, arguments), "--port", str(port)]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *given],
         stdout=subprocess.PIPE,
