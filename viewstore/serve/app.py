@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from viewstore.errors import RemoteError, ViewStoreError
 from viewstore.inspect.pages.site import Site
-from viewstore.serve.limits import come_back
+from viewstore.serve.limits import SEND_SECONDS, come_back
 from viewstore.serve.objects import (
     Answer,
     BusyError,
@@ -29,7 +29,6 @@ from viewstore.serve.objects import (
     view_sets,
 )
 
-SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
 LOG = logging.getLogger("viewstore.serve")
 
 
