@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from viewstore.serve import app, server
 from viewstore.serve.app import application
 from viewstore.serve.guard import Access
 from viewstore.serve.limits import Limits, Running
-from viewstore.serve.local import LocalStore
+from viewstore.serve.local import LocalGeneration, LocalStore
 from viewstore.serve.metrics import Metrics
+from viewstore.serve.objects import Listed
 from viewstore.serve.server import Listening
 from viewstore.serve.service import service
 
@@ -125,3 +127,37 @@ def test_a_client_that_takes_nothing_is_left(
     assert open_here(large) == []
     (said,) = caplog.messages
     assert said.endswith("was broken off: nothing taken for 0.05 s")
+
+
+class Waiting(LocalGeneration):
+    """A generation whose bytes do not come yet, as where an origin is slow."""
+
+    ended = False
+
+    async def body(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        try:
+            await asyncio.get_running_loop().create_future()
+            yield b""
+        finally:
+            self.ended = True
+
+
+def test_a_client_that_goes_away_before_the_first_byte_waits_for_none(
+    large: Path, shard: Path
+) -> None:
+    served = LocalStore("s", large)
+    served.newest()
+    served._generation = waiting = Waiting(large)
+    asgi = application([served], Site({"s": served.store}))
+    path = f"/v1/stores/s/{shard.relative_to(large)}"
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        sent.append(message)
+
+    asyncio.run(asgi(scope, receive, send))
+    assert (sent, waiting.ended) == ([], True)
