@@ -132,15 +132,15 @@ def serve(terminal: Terminal, stores: tuple[str, ...], **options: Any) -> None: 
         ),
         fills=options["fills"] or 16,
     )
-    socket = listen(listening)
-    address = address_of(serving, socket)
+    with listen(listening) as socket:
+        address = address_of(serving, socket)
 
-    def began() -> None:
-        terminal.note(f"serving views at {address}")
-        for name in places:
-            terminal.note(f"  {name}: pages at {address}{pages_of(name)}")
+        def began() -> None:
+            terminal.note(f"serving views at {address}")
+            for name in places:
+                terminal.note(f"  {name}: pages at {address}{pages_of(name)}")
 
-    run_server(terminal, serving, socket, began)
+        run_server(terminal, serving, socket, began)
     terminal.result({"address": address, "stores": places}, "")
 
 

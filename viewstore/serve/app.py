@@ -10,14 +10,14 @@ from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from viewstore.errors import RemoteError, ViewStoreError
 from viewstore.inspect.pages.site import Site
+from viewstore.serve.limits import come_back
 from viewstore.serve.objects import (
     Answer,
     BusyError,
@@ -25,9 +25,7 @@ from viewstore.serve.objects import (
     Listed,
     Served,
     answer,
-    busy,
     failure,
-    refusal,
     view_sets,
 )
 
@@ -36,7 +34,10 @@ LOG = logging.getLogger("viewstore.serve")
 
 
 def application(stores: Sequence[Served], site: Site) -> Starlette:
-    """Return the application that serves `stores`, with the pages of `site`."""
+    """Return the application that serves `stores`, with the pages of `site`.
+
+    The guard stands before it: what comes here is GET or HEAD, without a body.
+    """
     by_name = {each.name: each for each in stores}
     pages = _Pages(site)
     app = Starlette(
@@ -45,27 +46,10 @@ def application(stores: Sequence[Served], site: Site) -> Starlette:
             Route("/v1/stores/{store}/{name:path}", _Objects(by_name)),
             Route("/inspect/{store}", pages.overview),
             Route("/inspect/{store}/{path:path}", pages.page),
-        ],
-        middleware=[Middleware(_ReadOnly)],
+        ]
     )
     app.router.redirect_slashes = False  # such redirects would name the Host of the request
     return app
-
-
-class _ReadOnly:
-    """Answers requests that want to change something, whatever they are for."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = None
-        if scope["type"] == "http":
-            refused = refusal(scope["method"], _headers(scope))
-        if refused is None:
-            await self._app(scope, receive, send)
-        else:
-            await _send(refused, send)
 
 
 class _Stores:
@@ -115,7 +99,7 @@ class _Objects:
                 sent = _stream(given, first, body, send)
                 await _while_there(sent, receive, f"{name} of store {store}")
         except BusyError as error:
-            await _send(busy(error.seconds), send)
+            await come_back(error.seconds)(scope, receive, send)
         except ViewStoreError as error:
             LOG.error("%r of store %s is not sent: %s", name[:200], store[:200], error)
             await _send(failure(502 if isinstance(error, RemoteError) else 500, str(error)), send)
@@ -152,7 +136,9 @@ async def _while_there(sending: Coroutine[Any, Any, None], receive: Receive, wha
         if sender.done():
             sender.result()
     except (ViewStoreError, TimeoutError) as error:
-        LOG.warning("%s was broken off: %s", what, error or f"nothing taken for {SEND_SECONDS:g} s")
+        LOG.warning(
+            "%s was broken off: %s", what, str(error) or f"nothing taken for {SEND_SECONDS:g} s"
+        )
     finally:
         for task in (sender, watcher):
             task.cancel()

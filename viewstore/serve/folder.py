@@ -100,7 +100,8 @@ class KeptFiles(LocalFiles):
     def array(
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:
-        data = map_file(self.opened(self._name(path), size).number).data
+        file = self.opened(self._name(path), size)  # it would be closed before it is mapped
+        data = map_file(file.number).data
         return _located(
             lambda raw: unpack_npy(raw, dtype, shape),
             matching(data, size=size, sha256=sha256),
@@ -108,7 +109,8 @@ class KeptFiles(LocalFiles):
         )
 
     def open(self, path: Path, size: int, sha256: str) -> int:
-        return os.dup(self.opened(self._name(path), size).number)
+        file = self.opened(self._name(path), size)
+        return os.dup(file.number)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

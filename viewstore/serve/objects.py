@@ -16,7 +16,6 @@ from viewstore.store.store import Store
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATED = "no-cache"
-ALLOWED = ("GET", "HEAD")
 MEDIA_TYPES = {".json": "application/json", ".tar": "application/x-tar"}
 OTHER_MEDIA_TYPE = "application/octet-stream"
 
@@ -151,26 +150,6 @@ def failure(status: int, text: str, headers: Mapping[str, str] | None = None) ->
     return Answer(status=status, headers={**always, **(headers or {})}, text=body)
 
 
-def busy(seconds: int) -> Answer:
-    """Return the 503 that asks a client to come back in `seconds`.
-
-    Our reader finds it in the first line of the body: obstore hides the headers of errors.
-    """
-    return failure(503, f"retry-after: {seconds}", {"retry-after": str(seconds)})
-
-
-def refusal(method: str, headers: Mapping[str, str]) -> Answer | None:
-    """Return the answer to a request that is none of this server's, whatever it is for.
-
-    `headers` are by lower-case name. None: it is GET or HEAD and has no body.
-    """
-    if method not in ALLOWED:
-        return failure(405, "this server only reads", {"allow": ", ".join(ALLOWED)})
-    if "transfer-encoding" in headers or headers.get("content-length", "0").strip("0"):
-        return failure(413, "requests have no body here", {"connection": "close"})
-    return None
-
-
 def answer(method: str, headers: Mapping[str, str], listed: Listed | None) -> Answer:
     """Return the answer to GET or HEAD of a file.
 
@@ -194,7 +173,7 @@ def answer(method: str, headers: Mapping[str, str], listed: Listed | None) -> An
     }
     whole = (0, listed.size)
     wanted = None
-    if method == "GET" and headers.get("if-range", listed.etag).strip() == listed.etag:
+    if method == "GET" and headers.get("if-range", listed.etag) == listed.etag:
         wanted = byte_range(headers.get("range", ""), listed.size)
     if wanted is None:
         length = {"content-length": str(listed.size)}
@@ -218,7 +197,7 @@ def byte_range(value: str, size: int) -> tuple[int, int] | None:
         None: there is no Range, it names several ranges, or it is not well-formed; the whole file
         is sent. An empty range: none of what it names is in the file.
     """
-    found = RANGE.fullmatch(value.strip())
+    found = RANGE.fullmatch(value)
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:
@@ -243,6 +222,6 @@ def _number(digits: str) -> int:
 
 def _matches(value: str, etag: str, *, weak: bool = False) -> bool:
     """Whether `*`, or one of the tags of a header, is ours; weak ones count if `weak`."""
-    if value.strip() == "*":
+    if value == "*":
         return True
     return any(tag == etag and (weak or not mark) for mark, tag in TAG.findall(value))

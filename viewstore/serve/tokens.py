@@ -89,10 +89,10 @@ def _read(path: Path) -> tuple[FixedTokens, Seen | None]:
             "write one token a line into a file of mode 0600",
             error.strerror,
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise _unusable("the token file is no file", str(path), "name a file")
+            raise _unusable("the token file is no regular file", str(path), "name a file")
         if facts.st_mode & 0o077:
             raise _unusable(
                 "others can read the token file",
@@ -100,7 +100,9 @@ def _read(path: Path) -> tuple[FixedTokens, Seen | None]:
                 f"chmod 600 {path}",
                 f"its mode is {stat.S_IMODE(facts.st_mode):04o}",
             )
-        return FixedTokens(file.read(MAX_FILE), str(path)), _seen(facts)
+        return FixedTokens(os.read(descriptor, MAX_FILE), str(path)), _seen(facts)
+    finally:
+        os.close(descriptor)
 
 
 def _seen(facts: os.stat_result) -> Seen:

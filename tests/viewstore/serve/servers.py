@@ -11,12 +11,20 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 PROGRAM = "from viewstore.cli.main import main; main()"
 LONG = 60.0  # seconds after which a test that waits has failed
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened; fail where it does not."""
+    deadline = time.monotonic() + LONG
+    while not happened():
+        assert time.monotonic() < deadline, "it does not happen"
 
 
 @dataclass(frozen=True)
