@@ -131,6 +131,35 @@ def test_a_body_is_refused_and_ends_the_connection(open_server: Server) -> None:
             assert (answer.status, answer.headers["connection"]) == (413, "close")
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/healthz?" + "q" * 20_000])
+def test_a_header_block_over_16_kib_is_refused(open_server: Server, path: str) -> None:
+    assert open_server.ask("/healthz", {"X": "y" * 15_000}).status == 200
+    answer = open_server.ask(path, {"X": "y" * 17_000})
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"what is this\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 3,
+    ],
+)
+def test_what_is_not_http_is_refused(raw_store: Store, sent: bytes) -> None:
+    with serving(raw_store.root) as server:
+        with socket.create_connection(("127.0.0.1", server.port), LONG) as client:
+            client.sendall(sent)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.lower().count(b"nosniff") == 1
+        assert server.ask("/healthz").status == 200
+        server.stop()
+        assert not any("Traceback" in line for line in server.log), server.log
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
