@@ -39,7 +39,7 @@ def guarded(raw_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def open_server(raw_store: Store) -> Iterator[Server]:
     """A server that asks for none."""
-    with serving(raw_store.root, "--allowed-host", "Views.Example") as server:
+    with serving(raw_store.root, "--allowed-host", "Views.Example:443") as server:
         yield server
 
 
