@@ -19,6 +19,7 @@ from viewstore.cli.looking import (
 )
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal, write_stdout
+from viewstore.cli.web import show_pages
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -51,6 +52,21 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     metavar="SHARD[:ROW]",
     help="Show one shard and a row of it; the rest of the store may be damaged or gone.",
 )
+@click.option(
+    "--web",
+    is_flag=True,
+    help="Show pages in a browser on this machine: print an address that works once.",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open --web in your browser.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Serve --web at this port.  [default: a free one]",
+)
+@click.option(
+    "--root-path", metavar="/P", help="Addresses of --web begin with this, as behind a proxy."
+)
 @ONE_VIEW_SET
 @CHOICE
 def inspect(
@@ -65,6 +81,9 @@ def inspect(
     """
     given = given_options(click.get_current_context())
     check_together(given)
+    if options["web"]:
+        show_pages(terminal, store, options)
+        return None
     for name, suffixes in DRAWN.items():
         if options[name] is not None:
             check_file(f"--{name}", options[name], suffixes)

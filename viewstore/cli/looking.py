@@ -24,6 +24,10 @@ CHOOSING = ("where", "sort", "worst", "at_random", "count", "seed")
 ALWAYS = frozenset({"store", "verbose", "quiet", "as_json", "progress_form"})
 SHARD_ROW = re.compile(r"(\d{1,6})(?::(\d{1,6}))?", re.ASCII)
 FLAGS = {
+    "web": "--web",
+    "open_browser": "--open",
+    "port": "--port",
+    "root_path": "--root-path",
     "page": "--get",
     "at": "--at",
     "key": "KEY",
@@ -38,8 +42,10 @@ FLAGS = {
     "html": "--html",
     "pick": "--pick",
 }
+OF_WEB = ("open_browser", "port", "root_path")
 # What does not go with an option: each of these, if both are given.
 AGAINST: Mapping[str, Sequence[str]] = {
+    "web": [name for name in FLAGS if name not in ("web", *OF_WEB)],
     "page": [name for name in FLAGS if name != "page"],
     "at": [name for name in FLAGS if name not in ("at", "view_set")],
     "key": CHOOSING,
@@ -98,6 +104,9 @@ def check_together(given: set[str]) -> None:
         wrong = [FLAGS[other] for other in others if other in given and other != name]
         if name in given and wrong:
             raise ConfigError(f"{FLAGS[name]} does not go with {' and '.join(wrong)}")
+    if given & set(OF_WEB) and "web" not in given:
+        names = " and ".join(FLAGS[name] for name in OF_WEB if name in given)
+        raise ConfigError(f"{names} needs --web", fix="add --web")
     drawn = bool(given & {"sheet", "html"})
     if "pick" in given and not drawn:
         raise ConfigError(
