@@ -140,7 +140,7 @@ def test_bytes_that_come_begin_the_ten_minutes_anew() -> None:
 
 
 def test_real_waits_are_longer_than_the_patience_of_a_reader(tmp_path: Path) -> None:
-    """Through the cache, as shards are read: three seconds, where one without a byte is too much."""
+    """Through the cache, as shards are read: three seconds, where one of silence is too much."""
     retry = Retry(tries=2, total_seconds=1.0, first_seconds=0.001)
     answers = [(503, b"retry-after: 1\n")] * 3 + [(500, b"")]
     with busy(answers) as url:

@@ -1,7 +1,8 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read.
+builders alone and are not read. Readers never ask for the zarr arrays of params, so that a server
+may have none: where it has their first file, all of them have to be whole.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from viewstore.store.view_set import ViewSet
 
 # A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
+ZARR_GROUP = "zarr.json"
 
 Value = TypeVar("Value")
 
@@ -88,8 +90,11 @@ def _view_set(
     if isinstance(codec, FileFault):
         yield _fault(files, name, None, paths.plan, codec, kind="plan")
         return
+    has_arrays = files.exists(paths.params / ZARR_GROUP)
     for file, (size, sha256) in entry.derived.items():
         path = paths.root / file
+        if paths.params in path.parents and not has_arrays:
+            continue
         found = _attempt(partial(whole_file, files, path, size, sha256))
         if isinstance(found, FileFault):
             yield _fault(files, name, None, path, found, kind="derived")
@@ -101,7 +106,7 @@ def _view_set(
         return
     for shard in index.shards:
         yield from _shard(files, view_set, shard, level)
-        if level != "quick":
+        if has_arrays and level != "quick":
             yield from _chunks(files, view_set, shard)
 
 
