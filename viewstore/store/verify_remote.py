@@ -1,8 +1,7 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read. Readers never ask for the zarr arrays of params, so that a server
-may have none: where it has their first file, all of them have to be whole.
+builders alone and are not read. Zarr arrays are checked where the server has any of them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from viewstore.store.view_set import ViewSet
 
 # A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
-ZARR_GROUP = "zarr.json"
 
 Value = TypeVar("Value")
 
@@ -90,11 +88,11 @@ def _view_set(
     if isinstance(codec, FileFault):
         yield _fault(files, name, None, paths.plan, codec, kind="plan")
         return
-    has_arrays = files.exists(paths.params / ZARR_GROUP)
+    arrays = _arrays(entry) if _serves_arrays(files, paths, entry) else ()
     for file, (size, sha256) in entry.derived.items():
-        path = paths.root / file
-        if paths.params in path.parents and not has_arrays:
+        if file in _arrays(entry) and not arrays:
             continue
+        path = paths.root / file
         found = _attempt(partial(whole_file, files, path, size, sha256))
         if isinstance(found, FileFault):
             yield _fault(files, name, None, path, found, kind="derived")
@@ -106,8 +104,21 @@ def _view_set(
         return
     for shard in index.shards:
         yield from _shard(files, view_set, shard, level)
-        if has_arrays and level != "quick":
+        if level != "quick" and arrays:
             yield from _chunks(files, view_set, shard)
+
+
+def _arrays(entry: ViewSetEntry) -> tuple[str, ...]:
+    """Return the names of what the manifest lists of the zarr arrays."""
+    return tuple(file for file in entry.derived if file.startswith("params.zarr/"))
+
+
+def _serves_arrays(files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
+    """Whether the server has anything of the zarr arrays: `viewstore serve` leaves them out.
+
+    Readers of a URL take params from the packs.
+    """
+    return any(files.exists(paths.root / file) for file in _arrays(entry))
 
 
 def _shard(
