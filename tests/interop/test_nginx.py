@@ -1,4 +1,4 @@
-"""nginx serves a store with the configuration that the page on serving gives."""
+"""nginx serves a store with the configurations that the page on serving gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 import viewstore
 from tests.loaders.stores import digits_store
 from tests.viewstore.commands import run
+from tests.viewstore.serve.servers import serving
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.store.store import Store
 
@@ -95,7 +99,7 @@ def ask(
     """Send a request for a path as it is; return status, headers and body."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:
-        connection.putrequest(method, path)
+        connection.putrequest(method, path, skip_host="Host" in (headers or {}))
         for name, value in (headers or {}).items():
             connection.putheader(name, value)
         connection.endheaders()
@@ -205,3 +209,74 @@ def test_a_store_is_read_and_verified_through_it(
     code, out, err = run(capsys, "verify", f"{url}/digits")
     assert code == 0, out + err
     assert "digits" in out
+
+
+TOKEN = "a-t0ken-of_the~proxy+tests/="
+
+
+class Draining(BaseHTTPRequestHandler):
+    """A replica that is about to end."""
+
+    def do_GET(self) -> None:
+        body = b"retry-after: 5\n"
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:  # noqa: ANN401
+        pass
+
+
+@pytest.fixture
+def draining() -> Iterator[int]:
+    """The port of a server that answers 503 alone."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Draining) as server:
+        thread = Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def proxied(nginx: str, digits: Store, draining: int, tmp_path: Path) -> Iterator[str]:
+    """The address of nginx before a server of the store and one that is about to end."""
+    tokens = tmp_path / "accepted"
+    tokens.touch(0o600)
+    tokens.write_text(TOKEN)
+    (line,) = re.findall(r"^viewstore serve views (--behind-proxy .*)$", PAGE.read_text(), re.M)
+    text = configuration("upstream viewstore")
+    text = re.sub(r"ssl_certificate\S* \S+;", "", text).replace("443 ssl", "127.0.0.1:PORT")
+    text = text.replace("127.0.0.1:8766", f"127.0.0.1:{draining}")
+    (tmp_path / "nginx").mkdir()
+    words = line.replace("accepted", str(tokens)).split()
+    with serving(digits.root, *words) as server:
+        text = text.replace("8765", str(server.port))
+        with running(nginx, text, tmp_path / "nginx") as address:
+            yield address
+
+
+def test_nginx_stands_before_two_servers_one_of_which_is_about_to_end(
+    proxied: str, digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request is answered; links of pages are below the path of the proxy."""
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    manifest = "/data/v1/stores/digits/manifest.json"
+    for _ in range(20):
+        assert ask(proxied, manifest, right)[0] == 200
+    assert ask(proxied, manifest)[0] == 401
+    named = {"Host": "data.example"}
+    assert ask(proxied, manifest, right | named)[0] == 200
+    assert ask(proxied, manifest, right | {"Host": "evil.example"})[0] == 400
+    status, _, page = ask(proxied, "/data/inspect/digits/", right)
+    assert (status, b"digits" in page) == (200, True)
+    assert not re.findall(rb'(?:href|src)="(?:/(?!data/)|http)', page)
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text(f"{proxied} {TOKEN}\n")
+    monkeypatch.setenv("VIEWSTORE_TOKEN_FILE", str(tokens))
+    cache = CacheSettings(directory=tmp_path / "cache")
+    store = viewstore.open(f"{proxied}/data/v1/stores/digits", cache=cache)
+    for row in (0, 33, 69):
+        assert (store.view_set("hard")[row] == digits.view_set("hard")[row]).all()
