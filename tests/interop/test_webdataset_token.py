@@ -87,5 +87,5 @@ def test_every_view_is_read_with_the_token_of_netrc(
 def test_without_the_token_nothing_is_read(store: Store, digits: Store, home: Path) -> None:
     """Else the test above would hold of a server that asks for none."""
     refused = (OSError, tarfile.ReadError)  # whichever webdataset sees first
-    with pytest.raises(refused, match="exit 22|empty file"):
+    with pytest.raises(refused, match=r"exit 22|empty file"):
         rows_of(shards_of(store, "hard"), digits)
