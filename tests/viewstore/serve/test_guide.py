@@ -15,6 +15,9 @@ import pytest
 from tests.certificates import write_certificates
 from tests.test_docs import SHORTER
 from tests.viewstore.serve.servers import Server, serving
+from viewstore.cli.serve import serve
+from viewstore.serve.limits import Running
+from viewstore.serve.metrics import Metrics
 
 PAGE = Path(__file__).parents[3] / "docs" / "serve.md"
 
@@ -62,3 +65,26 @@ def test_every_block_of_the_page_on_serving_runs(folder: Path) -> None:
         assert server.stop() == 0
     assert served == 3
     assert (folder / "run" / "encoder.safetensors").is_file()
+
+
+def test_the_metrics_of_the_page_are_those_of_the_server() -> None:
+    """Each with its labels, and none is left out."""
+    shown = re.findall(r"`(viewstore_[a-z_]+?)(?:_total)?(?:\{([a-z,]+)\})?`", PAGE.read_text())
+    registry = Metrics("1", Running()).registry
+    counted = {each.name for each in registry.collect()}
+    assert {name for name, _ in shown} == counted
+    for name, labels in shown:
+        collector = registry._names_to_collectors[name]
+        assert ",".join(collector._labelnames) == labels
+
+
+def test_the_defaults_of_the_page_are_those_of_the_command() -> None:
+    defaults = {each.opts[0]: str(each.default) for each in serve.params}
+    shown = re.findall(r"`(--[a-z-]+)`(?: seconds)? \((\d+)\)", PAGE.read_text())
+    assert {name for name, _ in shown} == {"--max-streams", "--max-streams-per-client", "--drain"}
+    for name, text in shown:
+        assert float(defaults[name]) == float(text)
+    named = set(re.findall(r"--[a-z][a-z-]+", PAGE.read_text()))
+    others = {"--web", "--get", "--netrc"}  # of inspect, of curl
+    trained = {"--generator", "--limit", "--out", "--views", "--strategy", "--epochs"}
+    assert named - others - trained <= set(defaults)
