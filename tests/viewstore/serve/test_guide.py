@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -38,6 +39,12 @@ def here(text: str, server: Server | None) -> str:
     return text if server is None else text.replace("8765", str(server.port))
 
 
+def ended(server: Server) -> int:
+    """Ask a server to end as a machine does that shuts down; return its exit code."""
+    server.signal(signal.SIGTERM)
+    return server.wait()
+
+
 def test_every_block_of_the_page_on_serving_runs(folder: Path) -> None:
     """In order; a block that serves ends the server before it, and the last ends with 0."""
     blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -52,7 +59,7 @@ def test_every_block_of_the_page_on_serving_runs(folder: Path) -> None:
             text = here(block, server)
             if text.startswith("viewstore serve "):
                 if server is not None:
-                    assert server.stop() == 0
+                    assert ended(server) == 0, server.log
                 server = stack.enter_context(serving(*shlex.split(text)[2:]))
                 served += 1
                 continue
@@ -62,7 +69,7 @@ def test_every_block_of_the_page_on_serving_runs(folder: Path) -> None:
             )
             assert done.returncode == 0, (text, done.stderr)
         assert server is not None
-        assert server.stop() == 0
+        assert ended(server) == 0, server.log
     assert served == 3
     assert (folder / "run" / "encoder.safetensors").is_file()
 
