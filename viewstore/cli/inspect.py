@@ -10,6 +10,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal, write_stdout
+from viewstore.cli.web import check_options, show_pages
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     metavar="PATH",
     help="Print one page of --web, such as '/browse?sort=distance'.",
 )
+@click.option(
+    "--web",
+    is_flag=True,
+    help="Show pages in a browser on this machine: print an address that works once.",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open --web in your browser.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Serve --web at this port.  [default: a free one]",
+)
+@click.option(
+    "--root-path", metavar="/P", help="Addresses of --web begin with this, as behind a proxy."
+)
 @ONE_VIEW_SET
 @click.option(
     "--worst",
@@ -60,6 +76,11 @@ def inspect(
 
     --sheet and --html draw originals with their crop boxes beside their views.
     """
+    check_options(click.get_current_context())
+    if options["web"]:
+        show_pages(terminal, store, options)
+        return None
+
     from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
     from viewstore.inspect.summary import sample_facts, store_facts, without_histograms
     from viewstore.inspect.text import sample_text, store_text
