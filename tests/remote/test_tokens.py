@@ -22,7 +22,7 @@ from viewstore.errors import ConfigError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.remote import RemoteFiles
-from viewstore.files.tokens import Origin, token_for
+from viewstore.files.tokens import Origin, refused, token_for
 from viewstore.files.transport import FsspecTransport, ObstoreTransport, connect
 from viewstore.store.store import Store
 
@@ -165,9 +165,24 @@ def test_without_a_token_the_error_says_where_one_is_looked_for(
     assert error.where == f"{server.url}/manifest.json"
     assert server.url in str(error)
     told = f"{error.why} {error.fix}"
-    assert "VIEWSTORE_TOKEN_FILE" in told
-    assert str(home) in told
-    assert f"`{server.url} TOKEN`" in str(error.fix)
+    assert "VIEWSTORE_TOKEN_FILE names no file" in told
+    assert f"{home} counts for https alone" in told
+    assert f"write the line `{server.url} TOKEN`" in told
+
+
+def test_the_error_says_what_to_write_into_which_file(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://data.example:8443/views"
+    origin = Origin.of(url)
+    none = refused(url, origin, None, 401)
+    assert f"or `machine data.example password TOKEN` into {home}" in str(none.fix)
+    monkeypatch.setenv("VIEWSTORE_TOKEN_FILE", str(tmp_path / "tokens"))
+    named = refused(url, origin, None, 401)
+    assert named.why == f"{tmp_path / 'tokens'}, which VIEWSTORE_TOKEN_FILE names, has none for it"
+    assert str(home) in str(named.fix)
+    for error in (none, named):
+        assert "`https://data.example:8443 TOKEN`" in str(error.fix)
 
 
 def test_a_token_that_is_refused_is_not_shown(
