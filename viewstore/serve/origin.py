@@ -75,51 +75,41 @@ class Origin:
 
     async def read(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield bytes [start, stop) of an object. Raises as `Generation.body`."""
-        run = asyncio.get_running_loop().run_in_executor
-        found = await run(READERS, self._fills.cache.find, listed.sha256, listed.size)
-        if found is not None:
-            self._told.asked("hit")
-            body = _from_file(Descriptor(found), start, stop)
-        elif wants_whole(start, stop, listed.size):
-            body = self._filled(listed, start, stop)
-        else:
-            body = self._part(listed, start, stop)
-        async with aclosing(body):
+        async with aclosing(await self._body(listed, start, stop)) as body:
             async for data in body:
                 yield data
+
+    async def _body(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Return where the bytes come from, and count the request for them."""
+        run = asyncio.get_running_loop().run_in_executor
+        found = await run(READERS, self._fills.find, listed)
+        if found is not None:
+            self._told.asked("hit")
+            return _from_file(found, start, stop)
+        if wants_whole(start, stop, listed.size):
+            fill, begun = self._join(listed)
+            if await fill.is_kept():
+                self._told.asked("miss" if begun else "joined")
+                return fill.read(start, stop)
+        else:
+            self._count(listed, stop - start)
+            running = self._fills.running(listed)
+            if running is not None and stop <= running.progress.readable:
+                self._told.asked("joined")
+                return running.read(start, stop)
+        self._told.asked("passed")
+        return self._passed(listed, start, stop)
 
     def _join(self, listed: Listed) -> tuple[Fill, bool]:
         download = partial(self._stream, listed, 0, listed.size)
         where = self._blobs.fetcher.where(listed.name)
         return self._fills.join(listed, download, where, self._told.refetched)
 
-    async def _filled(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        fill, begun = self._join(listed)
-        if await fill.is_kept():
-            self._told.asked("miss" if begun else "joined")
-            body = fill.read(start, stop)
-        else:
-            self._told.asked("passed")
-            body = self._passed(listed, start, stop)
-        async with aclosing(body):
-            async for data in body:
-                yield data
-
-    async def _part(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Yield a small range: of the file that fills, if it has come so far."""
-        if self._asked.add(listed, stop - start):
-            with contextlib.suppress(BusyError):  # then the next one begins it
+    def _count(self, listed: Listed, count: int) -> None:
+        """Count bytes of a small range; a quarter of the object is a reason to fetch all of it."""
+        if self._asked.add(listed, count):
+            with contextlib.suppress(BusyError):  # then it is begun another time
                 self._join(listed)
-        fill = self._fills.running(listed)
-        if fill is not None and stop <= fill.progress.readable:
-            self._told.asked("joined")
-            body = fill.read(start, stop)
-        else:
-            self._told.asked("passed")
-            body = _in_threads(self._stream(listed, start, stop))
-        async with aclosing(body):
-            async for data in body:
-                yield data
 
     async def _passed(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield bytes from the origin; of a whole object, the end once its sha256 is proved."""
