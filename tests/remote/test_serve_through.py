@@ -35,6 +35,7 @@ from tests.viewstore.serve.servers import Server, serving
 from viewstore.errors import ViewStoreError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
+from viewstore.files.locks import locked
 from viewstore.files.remote import RemoteFiles
 from viewstore.loaders import ViewLoader
 from viewstore.serve.local import LocalGeneration
@@ -85,11 +86,14 @@ def epoch(store: Store, seed: int = 0) -> list[str]:
         return traces(loader, epochs=1)
 
 
+def metrics(server: Server) -> str:
+    return server.ask("/metrics").body.decode()
+
+
 def counter(server: Server, name: str, **labels: str) -> float:
     """Return a number of /metrics."""
-    text = server.ask("/metrics").body.decode()
     inner = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-    found = re.search(rf"^viewstore_{name}{{{inner}}} (\S+)$", text, re.MULTILINE)
+    found = re.search(rf"^viewstore_{name}{{{inner}}} (\S+)$", metrics(server), re.MULTILINE)
     return 0.0 if found is None else float(found[1])
 
 
@@ -300,6 +304,31 @@ def test_a_store_in_s3_is_served(digits: Store, s3_url: str, tmp_path: Path) -> 
         with ViewLoader(digits, "hard", batch_size=8, num_threads=0) as loader:
             assert traces(loader, epochs=1) == found
         assert origin_bytes(server) <= sum(each.size for each in files.values())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_server_that_ends_does_not_wait_for_an_origin_that_is_silent(
+    large: Store, origin: str, gates: Gates, tmp_path: Path, kept: bool
+) -> None:
+    listed = shards(large)[0]
+    with through(origin, tmp_path / "server") as server, contextlib.ExitStack() as others:
+        if not kept:  # another process brings it
+            lock = tmp_path / "server" / "lock" / listed.sha256[:3]
+            others.enter_context(locked(lock))
+        client = server.connection()
+        client.request("GET", f"/{BELOW}/{listed.name}")
+        client.getresponse().read(1000)
+        if kept:  # the fill goes on without its client
+            client.close()
+            wait_until(lambda: "viewstore_streams 0.0" in metrics(server), "it has gone")
+            server.signal(signal.SIGTERM)
+        else:
+            for _ in range(2):
+                server.signal(signal.SIGTERM)
+                time.sleep(0.2)  # two signals at once are one
+        assert server.wait() == 0
+        assert gates.waiting == 1
+        client.close()
 
 
 def flips(large: Store, tmp_path: Path, rate: float, reads: int) -> Counter[str]:

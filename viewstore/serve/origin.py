@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Literal, Protocol
 from viewstore.errors import FormatError
 from viewstore.files.blob_cache import BlobCache
 from viewstore.files.maps import Descriptor
+from viewstore.serve.ahead import in_thread
 from viewstore.serve.fill import HELD_BYTES, Fill, Fills, pread
 from viewstore.serve.local import CHUNK_BYTES, READERS
 from viewstore.serve.objects import BusyError, Listed
 
 PARTS = 4  # a range of more than one of so many parts of an object asks for all of it
-ORIGINS = ThreadPoolExecutor(64, "viewstore-origin")  # they wait for origins, those of READERS not
 
 Result = Literal["hit", "miss", "joined", "passed"]
 
@@ -114,7 +113,7 @@ class Origin:
     async def _passed(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield bytes from the origin; of a whole object, the end once its sha256 is proved."""
         if (start, stop) != (0, listed.size):
-            async with aclosing(_in_threads(self._stream(listed, start, stop))) as body:
+            async with aclosing(in_thread(self._stream(listed, start, stop))) as body:
                 async for data in body:
                     yield data
             return
@@ -122,7 +121,7 @@ class Origin:
         for left in reversed(range(self._fills.cache.hash_tries)):
             chunks = held_back(self._stream(listed, start, stop), listed)
             try:
-                async with aclosing(_in_threads(chunks)) as body:
+                async with aclosing(in_thread(chunks)) as body:
                     async for data in body:
                         yield data
                         sent = True
@@ -159,13 +158,6 @@ def held_back(chunks: Iterator[bytes], listed: Listed) -> Iterator[bytes]:
         )
     if held:
         yield held
-
-
-async def _in_threads(chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield what an iterator gives, which waits for an origin."""
-    run = asyncio.get_running_loop().run_in_executor
-    while chunk := await run(ORIGINS, next, chunks, b""):
-        yield chunk
 
 
 async def _from_file(file: Descriptor, start: int, stop: int) -> AsyncGenerator[bytes, None]:

@@ -354,7 +354,7 @@ def test_an_object_of_another_size_with_the_same_hash_is_another_object(fills: F
         assert begun
         origin.gate.set()
         assert await whole(fill.read(0, SIZE)) == DATA
-        with pytest.raises(FormatError, match="must have"):
+        with pytest.raises(FormatError):
             await whole(other.read(0, SIZE + 1))
 
     run(test())
