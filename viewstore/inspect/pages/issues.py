@@ -145,7 +145,7 @@ def _shard_facts(states: Sequence[ShardState]) -> Facts:
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
     grids = {
-        name: Markup(shard_grid(each["states"], title=_grid_title(name, each)))  # noqa: S704
+        name: Markup(shard_grid(each["states"], title=_grid_title(name, each)))
         for name, each in facts["shards"].items()
     }
     return {

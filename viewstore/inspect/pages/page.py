@@ -142,6 +142,7 @@ class Tab:
         drawn: What the template needs beside the facts: charts, addresses. Never a number.
         csv: Header and rows of `format=csv`; None: the page has no rows.
         code: Python that opens this store and selects what the page shows.
+        whole: Makes the answer itself, where it is no page: a picture. None: it is a page.
         is_tab: Whether it stands in the row of tabs; a sample does not.
     """
 
@@ -152,4 +153,5 @@ class Tab:
     drawn: Callable[[PageRequest, Facts], Facts] = _nothing
     csv: Callable[[PageRequest, Facts], Csv] | None = None
     code: Callable[[PageRequest], str] = _opening
+    whole: Callable[[PageRequest], Page] | None = None
     is_tab: bool = True

@@ -9,17 +9,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, unquote
-
-import jinja2
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.records import jsonable
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
 from viewstore.inspect.pages.tabs import TABS
+from viewstore.inspect.template import environment
 from viewstore.store.kept import Kept
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
@@ -77,6 +75,8 @@ class Site:
         return self._shown(tab, request)
 
     def _shown(self, tab: Tab, request: PageRequest) -> Page:
+        if tab.whole is not None:
+            return tab.whole(request)
         form = request.query.get("format", "html")
         if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
             raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
@@ -90,13 +90,17 @@ class Site:
             text = io.StringIO()
             csv.writer(text).writerows([header, *rows])
             return Page(200, "text/csv", text.getvalue().encode(), download=f"{tab.name}.csv")
-        html = self._templates.get_template(f"{tab.name}.html").render(
-            request=request,
-            tab=tab,
-            tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
-            facts=facts,
-            code=tab.code(request),
-            **tab.drawn(request, facts),
+        html = (
+            environment()
+            .get_template(f"{tab.name}.html")
+            .render(
+                request=request,
+                tab=tab,
+                tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+                facts=facts,
+                code=tab.code(request),
+                **tab.drawn(request, facts),
+            )
         )
         return Page(200, "text/html", html.encode())
 
@@ -110,20 +114,10 @@ class Site:
         }
         if as_json:
             return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
-        html = self._templates.get_template("error.html").render(
-            status=status, error=facts, root=root
+        html = (
+            environment().get_template("error.html").render(status=status, error=facts, root=root)
         )
         return Page(status, "text/html", html.encode())
-
-    @cached_property
-    def _templates(self) -> jinja2.Environment:
-        return jinja2.Environment(
-            loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
 
 
 def _fields(query: str) -> dict[str, str]:
