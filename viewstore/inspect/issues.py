@@ -5,6 +5,7 @@ A pass over blocks of columns; no shard is opened and no picture is decoded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ from viewstore.store.view_set import ViewSet
 
 BLOCK_ROWS = 1 << 16
 NO_TWIN = 254  # in the column "twin": there is none
+LATENT_BYTES = 2 << 30  # of latents that are read; more of them take too long for a page
 KEYED = 4  # numbers of a latent that are compared first
 
 Rows = NDArray[np.int64]
@@ -204,9 +206,10 @@ def _not_numbers(store: Store, view_set: ViewSet, settings: IssueSettings) -> It
     """NaN says of these columns that nothing was written, where the status says that it was."""
     del settings
     for column in view_set.plan.columns:
-        stats = view_set.stats[column.name]
-        unfit = column.per != "view" or column.fill == column.fill
-        if unfit or stats.fill == 0 or stats.count == 0:  # one that nothing has was not measured
+        stats = view_set.stats.get(column.name)  # of files of their own verify --content tells
+        if column.per != "view" or stats is None or not math.isnan(column.fill):
+            continue
+        if stats.fill == 0 or stats.count == 0:  # one that nothing has was not measured
             continue
         rows, views = _found(view_set, ("status", column.name), _nan_of(column))
         name = name_in_filters(store, view_set)
@@ -242,6 +245,8 @@ def _at_centre(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iter
     del store
     column = next((each for each in view_set.plan.columns if each.name == "latent"), None)
     if column is None or column.per != "view":
+        return
+    if column.row_bytes * len(view_set) > LATENT_BYTES:
         return
     centre = _centre(view_set)
     if centre is None:

@@ -81,6 +81,18 @@ class PairTable:
             iou = self._of_pairs(params.take("pair_iou", rows), mean=False)
         return Block(loss, iou, {name: self._numbers(name, rows) for name in self.choices})
 
+    def square(self, row: int, group: int) -> Values:
+        """Return the losses of one group of a row, student by target, [C, C]; NaN: not scored."""
+        params, at = self.view_set.params, np.array([row])
+        if self.logged:
+            found = np.full((self.candidates, self.candidates), np.nan)
+            first, second = self.pairs.T
+            found[first, second] = found[second, first] = params.take("x_losses", at)[0]
+            return found
+        views = slice(group * self.candidates, (group + 1) * self.candidates)
+        losses = params.take("pair_loss", at)[0, views].astype(np.float64)
+        return np.where(np.isfinite(losses), losses, np.nan)
+
     def _of_pairs(self, table: NDArray[np.float32], *, mean: bool) -> Values:
         """Return what a table [B, V, C] says of each pair, [B, G, P]."""
         each = table.reshape(len(table), self.groups, self.candidates, self.candidates)
@@ -232,8 +244,9 @@ def spread_of(loss: Values) -> NDArray[np.float32]:
     known = np.isfinite(loss)
     high = np.where(known, loss, -np.inf).max(-1)
     low = np.where(known, loss, np.inf).min(-1)
-    spread = np.where(known.any(-1), np.subtract(high, low, where=known.any(-1)), -np.inf).max(-1)
-    return np.where(np.isfinite(spread), spread, np.nan).astype(np.float32)
+    spread = np.where(known.any(-1), high, 0) - np.where(known.any(-1), low, 0)
+    widest = np.where(known.any(-1), spread, -1).max(-1)
+    return np.where(widest >= 0, widest, np.nan).astype(np.float32)
 
 
 def _add_losses(found: PairNumbers, name: str, loss: Values) -> None:
@@ -313,7 +326,7 @@ def attack_numbers(view_set: ViewSet) -> dict[str, Any]:
     both = np.concatenate([before[known], after[known]])
     low, high = (both.min(), both.max()) if len(both) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-    moved = params["delta_norm"] if "delta_norm" in params else None
+    moved = params["delta_norm"]
     eps = args.get("eps")
     return {
         "edges": edges.tolist(),

@@ -1,7 +1,8 @@
 """Rows that no filter has words for, by a name that stands in addresses.
 
-"issue/simclr/box small" are the rows of an issue, "map/teacher/feature/0/-1,1,0,2" those in a part
-of the map of an embedding. Pages keep what they are made from.
+"issue/simclr/box small" are the rows of an issue, "map/teacher.feature/-1,1,0,2" those in a part of
+the map of an embedding, "map/teacher.feature/0/-1,1,0,2" those whose view 0 lies there. Pages keep
+what they are made from.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
+from viewstore.inspect.embeddings import Area, Embedding, Map, embedding_named, map_of, rows_in
 from viewstore.inspect.issues import Issue, issue_named, issues_of
 from viewstore.store.kept import Kept
 from viewstore.store.store import Store
@@ -23,7 +25,7 @@ def rows_among(kept: Kept[Any], store: Store, name: str) -> NDArray[np.int64]:
     Args:
         kept: What pages keep of facts (`Site.facts`).
         store: Whose rows.
-        name: "issue/SET/KIND", or "map/SET/COLUMN/VIEW/X0,X1,Y0,Y1".
+        name: "issue/SET/KIND", or "map/SET.COLUMN[/VIEW]/X0,X1,Y0,Y1".
 
     Raises:
         ConfigError: It names nothing.
@@ -32,9 +34,28 @@ def rows_among(kept: Kept[Any], store: Store, name: str) -> NDArray[np.int64]:
     kind, _, rest = name.partition("/")
     if kind == "issue":
         return issue_named(kept_issues(kept, store), rest).rows
+    if kind == "map":
+        of, *view, area = rest.split("/")
+        found = kept_map(kept, embedding_named(store, of)).of_view(view_number(*view))
+        return rows_in(found, Area.parse(area))
     raise ConfigError(
         f"among must name an issue or a part of a map, got {name[:200]!r}", code="VS102"
     )
+
+
+def view_number(text: str = "", *more: str) -> int | None:
+    """Return the number of a view; None for "". Raises ConfigError: it is none."""
+    if more or not (text == "" or (text.isascii() and text.isdigit() and len(text) < 4)):
+        raise ConfigError(f"a view must be a number, got {text[:20]!r}")
+    return int(text) if text else None
+
+
+def kept_map(kept: Kept[Any], embedding: Embedding) -> Map:
+    """Return the map of an embedding, made once for the bytes of its set."""
+    columns = embedding.view_set
+    key = ("map", embedding.name, columns.plan.id, columns.index.root)
+    found: Map = kept.get(key, lambda: map_of(embedding))
+    return found
 
 
 def kept_issues(kept: Kept[Any], store: Store) -> list[Issue]:
