@@ -110,7 +110,7 @@ def paired_bars(first: NDArray[Any], second: NDArray[Any]) -> tuple[list[Bar], l
     edges = np.linspace(low, high, BINS + 1).tolist() if high > low else [low - 0.5, low + 0.5]
     counted = counted if high > low else [[sum(counts)] for counts in counted]
     first_bars, second_bars = (
-        [Bar(a, b, n) for a, b, n in zip(edges, edges[1:], counts, strict=True)]
+        [Bar(a, b, n) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
         for counts in counted
     )
     return first_bars, second_bars

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import constraints, overview, stats
+from viewstore.inspect.pages import augment, constraints, overview, stats
 from viewstore.inspect.pages.page import Tab
 
-TABS: tuple[Tab, ...] = (overview.TAB, stats.TAB, constraints.TAB)
+TABS: tuple[Tab, ...] = (overview.TAB, stats.TAB, constraints.TAB, augment.TAB)
