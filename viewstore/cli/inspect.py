@@ -108,10 +108,11 @@ def inspect(
 
 def _page(store: Store, address: str) -> int:
     """Print a page on stdout; return 1 if it is one of an error."""
+    from viewstore.build.draws import drawn_anew
     from viewstore.inspect.pages.site import Site
 
     path, _, query = address.removeprefix("/").partition("?")
-    page = Site({store.name: lambda: store}).get(store.name, path, query)
+    page = Site({store.name: lambda: store}, replays=drawn_anew).get(store.name, path, query)
     write_stdout(page.body.decode())
     return int(page.status >= 400)
 

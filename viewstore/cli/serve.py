@@ -18,10 +18,11 @@ def serve(terminal: Terminal, stores: tuple[str, ...], host: str, port: int) -> 
     """Serve stores over HTTP: to viewstore.open, to stock webdataset, and as pages."""
     import uvicorn
 
+    from viewstore.build.draws import drawn_anew
     from viewstore.inspect.pages.site import Site
     from viewstore.serve.app import application
     from viewstore.serve.local import LocalStore
 
     served = [LocalStore(Path(each).name, Path(each)) for each in stores]
-    site = Site({each.name: each.store for each in served})
+    site = Site({each.name: each.store for each in served}, replays=drawn_anew)
     uvicorn.run(application(served, site), host=host, port=port, http="h11", log_level="warning")

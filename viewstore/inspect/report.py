@@ -22,14 +22,18 @@ from viewstore.inspect.shown_rows import Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
 from viewstore.inspect.template import environment
 from viewstore.inspect.told import Chosen, described, with_told
-from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
+from viewstore.inspect.view_set_charts import (
+    HASHES,
+    column_chart,
+    constraint_charts,
+    telling_charts,
+)
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
-HASHES = frozenset({"dhash", "pixel_crc"})
 WORST = 5  # rows of a view set that are shown as its worst
 
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.records import jsonable
+from viewstore.inspect.augmentation import Replays
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
 from viewstore.inspect.pages.tabs import TABS
 from viewstore.inspect.template import environment
@@ -23,6 +24,7 @@ from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
 OpenStore = Callable[[], Store]
+ReplaysOf = Callable[[Store, ViewSet], Replays | None]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
 RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
@@ -31,9 +33,18 @@ RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
 class Site:
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
-    def __init__(self, stores: Mapping[str, OpenStore]) -> None:
-        """Show `stores`: what gives the newest generation of each, open, by name."""
+    def __init__(
+        self,
+        stores: Mapping[str, OpenStore],
+        *,
+        replays: ReplaysOf = lambda store, view_set: None,
+    ) -> None:
+        """Show `stores`: what gives the newest generation of each, open, by name.
+
+        `replays` gives what draws the params of a view set anew; None where nothing can.
+        """
         self.stores = stores
+        self.replays = replays
         self.results: Kept[Any] = Kept(RESULTS)
         self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
         self.facts: Kept[Any] = Kept(FACTS)

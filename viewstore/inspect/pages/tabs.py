@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import embeddings, issues, overview, pairs, picture
+from viewstore.inspect.pages import (
+    augment,
+    constraints,
+    embeddings,
+    issues,
+    overview,
+    pairs,
+    picture,
+    stats,
+)
 from viewstore.inspect.pages.page import Tab
 
-TABS: tuple[Tab, ...] = (overview.TAB, pairs.TAB, embeddings.TAB, issues.TAB, picture.TAB)
+TABS: tuple[Tab, ...] = (
+    overview.TAB,
+    stats.TAB,
+    constraints.TAB,
+    augment.TAB,
+    pairs.TAB,
+    embeddings.TAB,
+    issues.TAB,
+    picture.TAB,
+)
