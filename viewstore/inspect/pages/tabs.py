@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from viewstore.inspect.pages import (
     augment,
+    browse,
     constraints,
     embeddings,
     issues,
@@ -16,6 +17,7 @@ from viewstore.inspect.pages.page import Tab
 
 TABS: tuple[Tab, ...] = (
     overview.TAB,
+    browse.TAB,
     stats.TAB,
     constraints.TAB,
     augment.TAB,
