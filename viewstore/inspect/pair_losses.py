@@ -145,8 +145,8 @@ def pair_table(view_set: ViewSet) -> PairTable | None:
 def _is_directed(view_set: ViewSet, name: str) -> bool:
     """Whether a choice has a later view first: methods with one order never do."""
     choice = view_set.params[name]
-    made = (choice != NO_VIEW).all(-1)
-    return bool((choice[..., 0] > choice[..., 1])[made].any())
+    turned = (choice[..., 0] > choice[..., 1]) & (choice != NO_VIEW).all(-1)
+    return bool(turned.any())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,18 @@ what they are made from.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.inspect.embeddings import Area, Embedding, Map, embedding_named, map_of, rows_in
 from viewstore.inspect.issues import Issue, issue_named, issues_of
 from viewstore.store.kept import Kept
 from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
 
 
 def rows_among(kept: Kept[Any], store: Store, name: str) -> NDArray[np.int64]:
@@ -59,7 +61,29 @@ def kept_map(kept: Kept[Any], embedding: Embedding) -> Map:
 
 
 def kept_issues(kept: Kept[Any], store: Store) -> list[Issue]:
-    """Return the issues of all view sets of a store, found once for its id."""
-    sets = list(store.view_sets.values())
-    found: list[Issue] = kept.get(("issues", store.store_id), lambda: issues_of(store, sets))
+    """Return the issues of all view sets of a store, found once for its id.
+
+    View sets whose columns are damaged have none: `unreadable` names them.
+    """
+    found: list[Issue] = []
+    for each in store.view_sets.values():
+        with contextlib.suppress(FormatError):
+            found += _issues_of_one(kept, store, each)
+    return found
+
+
+def unreadable(kept: Kept[Any], store: Store) -> dict[str, str]:
+    """Return the view sets whose columns are damaged, and what is wrong with them, in words."""
+    found = {}
+    for each in store.view_sets.values():
+        try:
+            _issues_of_one(kept, store, each)
+        except FormatError as error:
+            found[each.name] = str(error)
+    return found
+
+
+def _issues_of_one(kept: Kept[Any], store: Store, view_set: ViewSet) -> list[Issue]:
+    key = ("issues", store.store_id, view_set.name)
+    found: list[Issue] = kept.get(key, lambda: issues_of(store, [view_set]))
     return found

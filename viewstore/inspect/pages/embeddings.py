@@ -139,7 +139,8 @@ def _classes(store: Store, values: NDArray[np.float64]) -> list[Part]:
 def _steps(values: NDArray[np.float64]) -> list[Part]:
     """Return six steps of equal counts, from low to high, then the points without a number."""
     known = np.isfinite(values)
-    cuts = np.unique(np.quantile(values[known], np.linspace(0, 1, 7))) if known.any() else []
+    ends = np.quantile(values[known], np.linspace(0, 1, 7)) if known.any() else np.empty(0)
+    cuts = np.unique(ends)
     parts: list[Part] = []
     for step, (low, high) in enumerate(pairwise(cuts)):
         last = step == len(cuts) - 2

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from markupsafe import Markup
 
 from viewstore.inspect.issues import Issue, IssueSettings
-from viewstore.inspect.pages.among import kept_issues
+from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab
 from viewstore.inspect.shard_grid import LOOKS, shard_grid, shards_a_cell
 from viewstore.inspect.shard_states import (
@@ -70,6 +70,7 @@ def _facts(request: PageRequest) -> Facts:
     everywhere = {name for name in store.names if name in store.view_sets} - names
     faults = [each for each in _faults(request) if each.view_set not in everywhere]
     counts = Counter(_fault_kind(each) for each in faults)
+    damaged = unreadable(request.site.facts, store)
     return {
         "samples": store.num_samples,
         "view_sets": sorted(names),
@@ -83,8 +84,13 @@ def _facts(request: PageRequest) -> Facts:
             },
             "first": [{**asdict(each), "kind": _fault_kind(each)} for each in faults[:MOST_FAULTS]],
         },
+        "unreadable": {name: words for name, words in damaged.items() if name in names},
         "looks": _looks(store),
-        "shards": {each.name: _shard_facts(shard_states(each, issues, faults)) for each in shown},
+        "shards": {
+            each.name: _shard_facts(shard_states(each, issues, faults))
+            for each in shown
+            if each.name not in damaged
+        },
     }
 
 
@@ -177,11 +183,10 @@ def _rows_link(request: PageRequest, kind: Facts) -> str:
 def _with_views(request: PageRequest, name: str) -> str | None:
     """Return the view set that shows what `name` is about; itself unless it is columns."""
     view_sets = request.store.view_sets
-    of: str | None = name
-    while of in view_sets and view_sets[of].kind == "columns":
-        of = view_sets[of].of
-    if of in view_sets:
-        return of
+    while name in view_sets and view_sets[name].kind == "columns":
+        name = view_sets[name].of or ""
+    if name in view_sets:
+        return name
     return None if request.view_set is None else request.view_set.name
 
 
