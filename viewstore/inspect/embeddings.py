@@ -105,7 +105,7 @@ class Area:
         return cls(*ends)
 
     def __str__(self) -> str:
-        return f"{self.x0:g},{self.x1:g},{self.y0:g},{self.y1:g}"
+        return ",".join(repr(end) for end in (self.x0, self.x1, self.y0, self.y1))
 
     def holds(self, xy: Values) -> NDArray[np.bool_]:
         """Return which points [M, 2] lie in it."""
@@ -197,12 +197,9 @@ def rows_in(found: Map, area: Area) -> Rows:
 
 
 def edges_of(values: Values, cells: int) -> Values:
-    """Return the edges of `cells` equal parts that hold all values, [cells + 1], of few digits.
-
-    They are what an address says of them, so that counts and selections agree.
-    """
+    """Return the edges of `cells` equal parts that hold all values, [cells + 1], of few digits."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    pad = (high - low or 1.0) * 1e-3
+    pad = (high - low) * 1e-3 or 0.5
     edges = np.linspace(low - pad, high + pad, cells + 1)
     digits = 3 - int(np.floor(np.log10(edges[-1] - edges[0])))
     return np.round(edges, digits)

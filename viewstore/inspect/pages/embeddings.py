@@ -234,7 +234,7 @@ def _cells(request: PageRequest, facts: Facts) -> list[Cell]:
         for column, count in enumerate(counts):
             if count:
                 ends = (x[column], x[column + 1], y[row], y[row + 1])
-                fields = {axis: f"{end:g}" for axis, end in zip(AXES, ends, strict=True)}
+                fields = {axis: repr(end) for axis, end in zip(AXES, ends, strict=True)}
                 cells.append(Cell(*ends, count, request.again(near=None, **fields) + "#selection"))
     return cells
 
