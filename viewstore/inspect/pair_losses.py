@@ -111,7 +111,7 @@ class PairTable:
         number[first, second] = np.arange(len(self.pairs))
         choice = self.view_set.params.take(name, rows).astype(np.int64)
         place = choice - np.arange(self.groups)[:, None] * self.candidates
-        known = ((place >= 0) & (place < self.candidates)).all(-1)
+        known = np.asarray(((place >= 0) & (place < self.candidates)).all(-1))
         place = np.where(known[..., None], place, 0)
         return np.where(known, number[place[..., 0], place[..., 1]], NO_PAIR)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from viewstore.inspect import svg
 from viewstore.inspect.shard_states import STATES
 
-ACROSS, SIDE, GAP = 50, 14, 2
+ACROSS, SIDE, GAP = 25, 14, 2
 MOST_CELLS = 2000
 # Colours of Okabe and Ito, and a sign: colour alone says nothing.
 LOOKS = {

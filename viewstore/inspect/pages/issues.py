@@ -200,9 +200,4 @@ def _has_data(request: PageRequest) -> bool:
     return bool(request.store.view_sets)
 
 
-def issue_kinds(request: PageRequest) -> int:
-    """Return how many kinds of issues the rows of the store have, for other pages."""
-    return len(kept_issues(request.site.facts, request.store))
-
-
 TAB = Tab(name="issues", title="Issues", facts=_facts, has_data=_has_data, drawn=_drawn, csv=_csv)
