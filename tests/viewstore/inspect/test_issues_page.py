@@ -17,7 +17,8 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError
 from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.site import Site
-from viewstore.inspect.shard_grid import MOST_CELLS, shard_grid, shards_a_cell
+from viewstore.inspect.issue_grid import state_grid
+from viewstore.inspect.shard_grid import MOST_CELLS
 from viewstore.inspect.shard_states import quick_faults, shard_states
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify
@@ -203,8 +204,7 @@ def test_a_grid_of_many_shards_shows_the_worst_of_neighbours() -> None:
     states = ["ok"] * (3 * MOST_CELLS)
     states[4] = "not built"
     states[5] = "flawed"
-    assert shards_a_cell(len(states)) == 3
-    drawn = shard_grid(states, title="t")
+    drawn = state_grid(states, title="t")
     assert drawn.count("<rect") == MOST_CELLS
     assert drawn.count("<text") == 1
     assert ">0</text>" in drawn

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from viewstore.inspect.issues import Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab
-from viewstore.inspect.shard_grid import LOOKS, shard_grid, shards_a_cell
+from viewstore.inspect.issue_grid import LOOKS, state_grid
+from viewstore.inspect.shard_grid import shards_of_a_cell
 from viewstore.inspect.shard_states import (
     STATE_MEANINGS,
     STATES,
@@ -151,13 +152,13 @@ def _shard_facts(states: Sequence[ShardState]) -> Facts:
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
     grids = {
-        name: Markup(shard_grid(each["states"], title=_grid_title(name, each)))
+        name: Markup(state_grid(each["states"], title=_grid_title(name, each)))
         for name, each in facts["shards"].items()
     }
     return {
         "grids": grids,
-        "shards_a_cell": {
-            name: shards_a_cell(len(each["states"])) for name, each in facts["shards"].items()
+        "shards_of_a_cell": {
+            name: shards_of_a_cell(len(each["states"])) for name, each in facts["shards"].items()
         },
         "looks": LOOKS,
         "state_meanings": STATE_MEANINGS,
