@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from viewstore.inspect import svg
-from viewstore.inspect.shard_grid import shards_of_a_cell
 from viewstore.inspect.shard_states import STATES
 
 ACROSS, SIDE, GAP = 25, 14, 2
+MOST_CELLS = 2000
 # Colours of Okabe and Ito, and a sign: colour alone says nothing.
 LOOKS = {
     "ok": ("#009E73", ""),
@@ -20,12 +20,16 @@ LOOKS = {
 }
 
 
+def shards_of_a_cell(shards: int) -> int:
+    """Return how many neighbours share a cell, so that there are at most MOST_CELLS."""
+    return -(-shards // MOST_CELLS)
+
+
 def state_grid(states: Sequence[str], *, title: str) -> str:
     """Return the states of shards, in their order, as a grid; neighbours of one cell the worst."""
     each = shards_of_a_cell(len(states)) or 1
     cells = [
-        max(states[first : first + each], key=STATES.index)
-        for first in range(0, len(states), each)
+        max(states[first : first + each], key=STATES.index) for first in range(0, len(states), each)
     ]
     parts = []
     for number, state in enumerate(cells):
