@@ -106,16 +106,21 @@ class Understood:
         facts = [self.store.store_id, shown, self.text, self.query.sort, seed]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def find(self, between: Between = lambda: None) -> Result:
+    def find(
+        self, between: Between = lambda: None, among: NDArray[np.int64] | None = None
+    ) -> Result:
         """Return the rows, an empty result too.
 
-        `between` is called between blocks of rows; it raises where it has taken too long.
+        `between` is called between blocks of rows; it raises where it has taken too long. `among`:
+        Rows that others are left out for, [M]; None: none are.
 
         Raises:
             FormatError: A column is damaged.
         """
         count = self.store.num_samples
         rows = np.arange(count) if self.filter is None else self.filter.rows(between)
+        if among is not None:
+            rows = rows[np.isin(rows, among)]
         between()
         sort = self.query.sort
         if sort == WORST:

@@ -96,6 +96,8 @@ def test_a_selection_shows_its_first_samples_and_a_link_to_all(site: Site, root:
     assert fields["view_set"] == "p"
     rows = rows_among(site.facts, open_store(root), fields["among"])
     assert len(rows) == selection["rows"]
+    browse = site.get("s", "browse", f"{(link or '').partition('?')[2]}&format=json")
+    assert json.loads(browse.body)["count"] == len(rows)
     every = rows_among(site.facts, open_store(root), fields["among"].replace("/1/", "/"))
     assert len(every) > len(rows)  # naive: any view
     for wrong in (

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -52,9 +53,11 @@ def site_of(root: Path) -> Site:
     return Site({"s": lambda: store})
 
 
-def facts_of(site: Site, path: str = "issues", query: str = "") -> dict[str, Any]:
+def facts_of(
+    site: Site, path: str = "issues", query: str = "", status: int = 200
+) -> dict[str, Any]:
     page = site.get("s", path, f"{query}&format=json")
-    assert page.status == 200, page.body
+    assert page.status == status, page.body
     facts: dict[str, Any] = json.loads(page.body)
     return facts
 
@@ -77,17 +80,29 @@ def test_counts_are_those_of_the_rows_that_the_links_name(built: Path) -> None:
     }  # fmt: skip
     for each in facts["kinds"]:
         assert (each["where"] is None) != (each["among"] is None)
-        if each["where"]:
-            browse = site.get("s", "browse", f"format=json&view_set=p&where={each['where']}")
-            found = json.loads(browse.body)
-            assert found["count"] == each["count"]
-            first = found["rows"][0]["key"]
-        else:
-            rows = rows_among(site.facts, open_store(built), each["among"])
-            assert len(rows) == each["count"]
-            first = open_store(built).keys[int(rows[0])]
-        assert first == each["first_key"]
+        name = "where" if each["where"] else "among"
+        fields = urlencode({name: each[name], "view_set": "p"})
+        found = facts_of(site, "browse", fields)
+        assert found["count"] == each["count"]
+        assert found["rows"][0]["key"] == each["first_key"]
         assert each["share"] == each["count"] / ROWS
+
+
+def test_browse_filters_among_the_rows_of_an_issue(
+    built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = site_of(built)
+    fields = urlencode({"among": "issue/p/box outside", "where": "index > 16"})
+    found = facts_of(site, "browse", fields)
+    assert [each["row"] for each in found["rows"]] == [17]
+    assert facts_of(site, "browse", fields.replace("16", "17"))["count"] == 0
+    assert facts_of(site, "browse", "where=index+%3E+16")["count"] == 3  # not kept under one name
+    page = Page(site.get("s", "browse", fields).body)
+    code = page.text[page.text.index("import viewstore") :].partition("JSON")[0]
+    exec(compile(f"{code}\nprint(rows)", "page", "exec"), {})
+    assert capsys.readouterr().out == "[17]\n"
+    wrong = facts_of(site, "browse", "among=issue%2Fp%2Fnone", status=400)
+    assert "no issue" in wrong["error"]["message"]
 
 
 def test_the_page_has_the_numbers_of_its_json_and_links_to_the_rows(built: Path) -> None:
