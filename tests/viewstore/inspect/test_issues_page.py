@@ -12,10 +12,14 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+import viewstore
+from tests.remote.servers import plain_server
 from tests.viewstore.inspect.planted import HOSTILE, ROWS, SHARD_ROWS, pictures, plant
 from tests.viewstore.pages import Page
 from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.build.finalise import finalise
 from viewstore.errors import ConfigError
+from viewstore.files.cache_settings import CacheSettings
 from viewstore.inspect.issue_grid import MOST_CELLS, state_grid
 from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.site import Site
@@ -231,3 +235,33 @@ def test_a_healthy_store_says_so(tmp_path: Path) -> None:
     assert quick_faults(open_store(tmp_path / "s")) == []
     states = shard_states(open_store(tmp_path / "s").view_sets["simclr"], [], [])
     assert [each.state for each in states] == ["ok"] * 3
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of which the last of three shards is absent."""
+    folder = tmp_path_factory.mktemp("partial")
+    build_small(folder / "s", write_npz(folder / "i.npz"), only=(0, 1))
+    finalise(folder / "s", allow_partial=True)
+    return folder / "s"
+
+
+def test_a_shard_that_is_absent_is_not_built(partial: Path) -> None:
+    site = site_of(partial)
+    facts = facts_of(site)
+    assert facts["shards"]["simclr"]["states"] == ["ok", "ok", "not built"]
+    assert kinds(facts) == {"simclr/not built": ROWS - 2 * SHARD_ROWS}
+    (kind,) = facts["kinds"]
+    browse = facts_of(site, "browse", urlencode({"where": kind["where"]}))
+    assert browse["count"] == kind["count"]
+
+
+def test_of_a_store_far_away_the_records_tell(partial: Path, tmp_path: Path) -> None:
+    with plain_server(partial) as url:
+        cache = CacheSettings(directory=tmp_path / "cache", limit_bytes=1 << 30)
+        store = viewstore.open(url, cache=cache)
+        assert [(each.kind, each.shard) for each in quick_faults(store)] == [("missing", 2)]
+        facts = facts_of(Site({"s": lambda: store}))
+    assert facts["faults"]["looked_at"] == "records"
+    assert facts["looks"][0]["command"] == f"viewstore verify {url} --quick"
+    assert facts["shards"]["simclr"]["states"] == ["ok", "ok", "not built"]
