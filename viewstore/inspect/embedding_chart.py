@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import sqrt
@@ -29,6 +29,25 @@ _SHAPES = (
     "m0 3.6l3.3-5.8h-6.6z",  # triangle, down
     "m-3.6-1.2h7.2v2.4h-7.2z",  # bar
 )
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What lies at the edges of the map."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def x(self, value: float) -> float:
+        """Return the place of a value of the first component, in pixels."""
+        return EDGE + (value - self.left) / (self.right - self.left) * (WIDTH - 2 * EDGE)
+
+    def y(self, value: float) -> float:
+        """Return the place of a value of the second component, in pixels."""
+        share = (value - self.low) / (self.high - self.low)
+        return HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,63 +84,68 @@ def sample_mark(colour: str, shape: int) -> str:
 
 
 def embedding_map(
-    x_edges: NDArray[np.float64],
-    y_edges: NDArray[np.float64],
+    ends: Ends,
     density: NDArray[np.int64],
     marks: Sequence[Marks],
     cells: Sequence[Cell],
     *,
     title: str,
 ) -> str:
-    """Return the map between the first and last of its edges.
+    """Return the map.
 
     `density`: counts of equal parts of it, [rows from the lowest, columns].
     """
-
-    def x_of(x: float) -> float:
-        share = (x - x_edges[0]) / (x_edges[-1] - x_edges[0])
-        return float(EDGE + share * (WIDTH - 2 * EDGE))
-
-    def y_of(y: float) -> float:
-        share = (y - y_edges[0]) / (y_edges[-1] - y_edges[0])
-        return float(HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE))
-
-    parts = [svg.rect(0, 0, WIDTH, HEIGHT, "#ffffff")]
-    most = max(1, int(density.max(initial=0)))
-    rows, columns = density.shape
-    width, height = (WIDTH - 2 * EDGE) / columns, (HEIGHT - 2 * EDGE) / rows
-    for row, column in np.argwhere(density).tolist():
-        x, y = EDGE + column * width, HEIGHT - EDGE - (row + 1) * height
-        opacity = round(0.06 + 0.34 * sqrt(density[row, column] / most), 2)
-        parts.append(svg.rect(x, y, width, height, "#6A7A8A", opacity))
-    for each in marks:
-        path = "".join(f"M{x_of(x):.1f} {y_of(y):.1f}{_SHAPES[each.shape]}" for x, y in each.xy)
-        if path:
-            parts.append(
-                f'<path d="{path}" fill="{each.colour}" fill-opacity="0.8" stroke="#ffffff" '
-                'stroke-width="0.4"/>'
-            )
-    ends = (axis_number(float(each)) for each in (*x_edges[[0, -1]], *y_edges[[0, -1]]))
-    left, right, low, high = ends
-    parts += [
-        svg.text(EDGE, HEIGHT - 7, left, "start"),
-        svg.text(WIDTH - EDGE, HEIGHT - 7, right, "end"),
-        svg.text(WIDTH / 2, HEIGHT - 7, "first component", "middle"),
-        svg.text(4, HEIGHT - EDGE - 4, low, "start"),
-        svg.text(4, 12, f"{high} second component", "start"),
+    parts = [
+        svg.rect(0, 0, WIDTH, HEIGHT, "#ffffff"),
+        *_density(density),
+        *(_points(ends, each) for each in marks if len(each.xy)),
+        *_axes(ends),
+        *(_link(ends, each) for each in cells),
     ]
-    for cell in cells:
-        x, y = x_of(cell.x0), y_of(cell.y1)
-        name = escape(f"{cell.count} views, x from {cell.x0:g}, y from {cell.y0:g}")
-        parts.append(
-            f'<a class="cell" href="{escape(cell.link)}" aria-label="{name}">'
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{x_of(cell.x1) - x:.1f}" '
-            f'height="{y_of(cell.y0) - y:.1f}" fill="#ffffff" fill-opacity="0"/>'
-            f"<title>{name}</title></a>"
-        )
     # Not role="img": that would hide the links.
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="group" aria-label="{escape(title)}" font-size="10">'
         f"{''.join(parts)}</svg>"
+    )
+
+
+def _density(counts: NDArray[np.int64]) -> Iterator[str]:
+    most = max(1, int(counts.max(initial=0)))
+    rows, columns = counts.shape
+    width, height = (WIDTH - 2 * EDGE) / columns, (HEIGHT - 2 * EDGE) / rows
+    for row, column in np.argwhere(counts).tolist():
+        x, y = EDGE + column * width, HEIGHT - EDGE - (row + 1) * height
+        opacity = round(0.06 + 0.34 * sqrt(counts[row, column] / most), 2)
+        yield svg.rect(x, y, width, height, "#6A7A8A", opacity)
+
+
+def _points(ends: Ends, marks: Marks) -> str:
+    shape = _SHAPES[marks.shape]
+    path = "".join(f"M{ends.x(x):.1f} {ends.y(y):.1f}{shape}" for x, y in marks.xy.tolist())
+    return (
+        f'<path d="{path}" fill="{marks.colour}" fill-opacity="0.8" stroke="#ffffff" '
+        'stroke-width="0.4"/>'
+    )
+
+
+def _axes(ends: Ends) -> list[str]:
+    bottom = HEIGHT - 7
+    return [
+        svg.text(EDGE, bottom, axis_number(ends.left), "start"),
+        svg.text(WIDTH - EDGE, bottom, axis_number(ends.right), "end"),
+        svg.text(WIDTH / 2, bottom, "first component", "middle"),
+        svg.text(4, HEIGHT - EDGE - 4, axis_number(ends.low), "start"),
+        svg.text(4, 12, f"{axis_number(ends.high)} second component", "start"),
+    ]
+
+
+def _link(ends: Ends, cell: Cell) -> str:
+    x, y = ends.x(cell.x0), ends.y(cell.y1)
+    name = escape(f"{cell.count} views, x from {cell.x0:g}, y from {cell.y0:g}")
+    return (
+        f'<a class="cell" href="{escape(cell.link)}" aria-label="{name}">'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{ends.x(cell.x1) - x:.1f}" '
+        f'height="{ends.y(cell.y0) - y:.1f}" fill="#ffffff" fill-opacity="0"/>'
+        f"<title>{name}</title></a>"
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.viewstore.inspect.planted import ROWS, pictures, plant
 from viewstore.errors import ConfigError
-from viewstore.inspect.embedding_chart import Cell, Marks, class_look, embedding_map
+from viewstore.inspect.embedding_chart import Cell, Ends, Marks, class_look, embedding_map
 from viewstore.inspect.embeddings import (
     Area,
     Embedding,
@@ -197,9 +197,8 @@ def test_classes_differ_in_colour_or_shape() -> None:
 
 
 def test_the_chart_escapes_and_has_links_with_names() -> None:
-    edges = np.array([0.0, 1.0])
     drawn = embedding_map(
-        edges, edges, np.array([[3]]),
+        Ends(0, 1, 0, 1), np.array([[3]]),
         [Marks("a", "#000000", 0, np.array([[0.5, 0.5]]))],
         [Cell(0, 1, 0, 1, 3, '?x="><script>')],
         title="<script>",

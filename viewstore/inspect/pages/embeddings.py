@@ -15,6 +15,7 @@ from viewstore.inspect.embedding_chart import (
     OTHER,
     STEP_COLOURS,
     Cell,
+    Ends,
     Marks,
     class_look,
     embedding_map,
@@ -145,8 +146,7 @@ def _steps(values: NDArray[np.float64]) -> list[Part]:
     for step, (low, high) in enumerate(pairwise(cuts)):
         last = step == len(cuts) - 2
         mine = (values >= low) & ((values <= high) if last else (values < high))
-        end = "" if last else ", excluded"
-        label = f"{number(float(low))} to {number(float(high))}{end}"
+        label = f"{number(float(low))} to {number(float(high))}"
         parts.append((label, (STEP_COLOURS[step], 0), mine))
     if len(cuts) == 1:
         parts.append((number(float(cuts[0])), (STEP_COLOURS[0], 0), known))
@@ -211,8 +211,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     return {
         "map": Markup(
             embedding_map(
-                x_edges,
-                y_edges,
+                Ends(*x_edges[[0, -1]].tolist(), *y_edges[[0, -1]].tolist()),
                 grid_counts(found.xy, *fine),
                 marks,
                 _cells(request, facts),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.inspect.attacks import attack_numbers, mixture_numbers
 from viewstore.inspect.distributions import Bar, Density
 from viewstore.inspect.figures import density_panel, figure, histogram_panel, paired_panel
 from viewstore.inspect.intervals import wilson
@@ -19,8 +20,6 @@ from viewstore.inspect.pair_losses import (
     NO_PAIR,
     PairNumbers,
     PairTable,
-    attack_numbers,
-    mixture_numbers,
     ordered_rows,
     pair_numbers,
     pair_table,
