@@ -122,6 +122,16 @@ def test_the_page_has_the_numbers_of_its_json_and_links_to_the_rows(built: Path)
     assert f"viewstore verify {open_store(built).location}" in page.text
 
 
+def test_the_code_finds_the_rows(built: Path) -> None:
+    site = site_of(built)
+    text = html_of(site).text
+    found: dict[str, Any] = {}
+    exec(
+        compile(text[text.index("import viewstore") :].partition("JSON")[0], "page", "exec"), found
+    )
+    assert {name: len(rows) for name, rows in found["rows"].items()} == kinds(facts_of(site))
+
+
 def test_a_picked_view_set_is_shown_with_what_describes_it(built: Path) -> None:
     assert facts_of(site_of(built), query="view_set=p")["view_sets"] == ["p", "quality"]
     facts = facts_of(site_of(built), query="view_set=quality")

@@ -37,7 +37,7 @@ from viewstore.inspect.embeddings import (
 from viewstore.inspect.numbers import number
 from viewstore.inspect.origin import origin_facts, origin_words
 from viewstore.inspect.pages.among import kept_map, view_number
-from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.summary import label_text
 from viewstore.inspect.thumbnails import SIDES
 from viewstore.store.store import Store
@@ -267,6 +267,22 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
     return ("key", "view", "x", "y", facts["colour"]), rows
 
 
+def _code(request: PageRequest) -> str:
+    """Return Python that opens the store and makes the map, and finds the selection if any."""
+    embedding = request.query.get("of") or _first(request)
+    view = view_number(request.query.get("view", ""))
+    lines = [
+        opening(request),
+        "from viewstore.inspect.embeddings import Area, embedding_named, map_of, rows_in",
+        "",
+        f"found = map_of(embedding_named(store, {embedding!r})).of_view({view})",
+    ]
+    if all(request.query.get(axis) for axis in AXES):
+        area = Area.parse(",".join(request.query[axis] for axis in AXES))
+        lines.append(f"rows = rows_in(found, {area!r})")
+    return "\n".join(lines)
+
+
 TAB = Tab(
     name="embeddings",
     title="Embeddings",
@@ -274,4 +290,5 @@ TAB = Tab(
     has_data=lambda request: bool(embeddings_of(request.store)),
     drawn=_drawn,
     csv=_csv,
+    code=_code,
 )

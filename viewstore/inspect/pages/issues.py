@@ -13,7 +13,7 @@ from markupsafe import Markup
 from viewstore.inspect.issue_grid import LOOKS, shards_of_a_cell, state_grid
 from viewstore.inspect.issues import Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
-from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.shard_states import (
     STATE_MEANINGS,
     STATES,
@@ -196,8 +196,26 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
     return header, ([each[name] for name in header] for each in facts["kinds"])
 
 
+def _code(request: PageRequest) -> str:
+    """Return Python that opens the store and finds the rows of each issue."""
+    return (
+        f"{opening(request)}\n"
+        "from viewstore.inspect.issues import issues_of\n\n"
+        "issues = issues_of(store, list(store.view_sets.values()))\n"
+        "rows = {each.name: each.rows for each in issues}"
+    )
+
+
 def _has_data(request: PageRequest) -> bool:
     return bool(request.store.view_sets)
 
 
-TAB = Tab(name="issues", title="Issues", facts=_facts, has_data=_has_data, drawn=_drawn, csv=_csv)
+TAB = Tab(
+    name="issues",
+    title="Issues",
+    facts=_facts,
+    has_data=_has_data,
+    drawn=_drawn,
+    csv=_csv,
+    code=_code,
+)

@@ -14,7 +14,7 @@ from viewstore.inspect.distributions import Bar, Density
 from viewstore.inspect.figures import density_panel, figure, histogram_panel, paired_panel
 from viewstore.inspect.intervals import wilson
 from viewstore.inspect.origin import origin_facts, origin_words
-from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.pair_losses import (
     NO_PAIR,
@@ -317,14 +317,9 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
 def _code(request: PageRequest) -> str:
     _, picked = _picked(request)
     column = "pair_loss" if "pair_loss" in picked.params else sorted(picked.params)[0]
-    return "\n".join(
-        [
-            "import viewstore",
-            "",
-            f"store = viewstore.open({request.store.location!r})",
-            f"columns = store.view_sets[{picked.name!r}].params",
-            f"print(columns[{column!r}][:3])",
-        ]
+    return (
+        f"{opening(request)}\ncolumns = store.view_sets[{picked.name!r}].params\n"
+        f"print(columns[{column!r}][:3])"
     )
 
 
