@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.viewstore.inspect.planted import HOSTILE, ROWS, plant
+from tests.viewstore.inspect.planted import HOSTILE, ROWS, pictures, plant
 from tests.viewstore.inspect.test_pair_losses import VIEWS, planted_hard, tables
 from tests.viewstore.pages import Page
 from tests.viewstore.small_stores import build_small, write_npz
@@ -153,6 +153,14 @@ def test_mixtures_and_choices_without_losses_have_their_numbers(site: Site) -> N
     assert crops["pairs"] is None
     assert crops["choices"]["by_view"]["selected"] == [ROWS] * 3 + [0] * (VIEWS - 3)
     assert "Choices by view number" in html_of(site, "set=crops").text
+
+
+def test_a_set_may_hold_attacks_and_mixtures_at_once(tmp_path: Path) -> None:
+    values = dict.fromkeys(("loss0", "loss", "delta_norm"), np.ones((ROWS, 2), np.float32))
+    values["mix_lambda"] = np.full((ROWS, 2), 0.5, np.float32)
+    store = plant(tmp_path / "s", "p", values, source=pictures(tmp_path / "pictures"))
+    facts = facts_of(Site({"s": lambda: store}))
+    assert (facts["attack"]["share"], facts["mixture"]["mean"]) == (0, 0.5)
 
 
 def test_rows_are_there_as_csv(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,23 +95,24 @@ def _facts(request: PageRequest) -> Facts:
     }
     table = pair_table(picked)
     if table is not None:
-        numbers = _kept(request, picked, lambda: pair_numbers(table))
+        numbers = _kept(request, picked, "pairs", lambda _: pair_numbers(table))
         found["pairs"] = _pair_facts(table, numbers)
         found["samples"] = _sample_facts(request, table, numbers)
     elif any(column.per == "choice" for column in picked.plan.columns):
-        found["choices"] = _kept(request, picked, lambda: _choice_facts(picked))
+        found["choices"] = _kept(request, picked, "choices", _choice_facts)
     if _is_attack(names):
-        attack = _kept(request, picked, lambda: attack_numbers(picked))
+        attack = _kept(request, picked, "attack", attack_numbers)
         share = _share(attack["rose"], attack["views"])
         found["attack"] = {**attack, **share, "wanted": ROSE}
     if "mix_lambda" in names:
-        found["mixture"] = _kept(request, picked, lambda: mixture_numbers(picked))
+        found["mixture"] = _kept(request, picked, "mixture", mixture_numbers)
     return found
 
 
-def _kept(request: PageRequest, picked: ViewSet, make: Any) -> Any:  # noqa: ANN401
-    """Return what `make` gives, made once for the bytes of a view set."""
-    return request.site.facts.get(("pairs", picked.plan.id, picked.index.root), make)
+def _kept(request: PageRequest, picked: ViewSet, what: str, make: Callable[[ViewSet], Any]) -> Any:  # noqa: ANN401
+    """Return what `make` says of a view set, made once for its bytes; `what` names it."""
+    key = (what, picked.plan.id, picked.index.root)
+    return request.site.facts.get(key, lambda: make(picked))
 
 
 def _share(hits: int, count: int) -> Facts:
@@ -207,7 +208,7 @@ def _sample_facts(request: PageRequest, table: PairTable, numbers: PairNumbers) 
     order = request.query.get("order", "spread")
     if order not in ORDERS:
         raise ConfigError(f"order must be one of {', '.join(ORDERS)}, got {order[:80]!r}")
-    rows = _kept_order(request, table, numbers, order)
+    rows = _kept(request, table.view_set, f"order {order}", lambda _: ordered_rows(numbers, order))
     size = PAGE if table.candidates < LONG else PAGE_LONG
     pages = max(1, -(-len(rows) // size))
     page = _whole(request.query.get("page", "1"), pages)
@@ -221,11 +222,6 @@ def _sample_facts(request: PageRequest, table: PairTable, numbers: PairNumbers) 
             for row in rows[(page - 1) * size : page * size]
         ],
     }
-
-
-def _kept_order(request: PageRequest, table: PairTable, numbers: PairNumbers, order: str) -> Any:  # noqa: ANN401
-    key = ("pairs-order", table.view_set.plan.id, table.view_set.index.root, order)
-    return request.site.facts.get(key, lambda: ordered_rows(numbers, order))
 
 
 def _whole(text: str, most: int) -> int:
