@@ -163,6 +163,25 @@ def test_a_set_may_hold_attacks_and_mixtures_at_once(tmp_path: Path) -> None:
     assert (facts["attack"]["share"], facts["mixture"]["mean"]) == (0, 0.5)
 
 
+def test_logs_of_a_training_are_shown_by_slots(tmp_path: Path) -> None:
+    flip = np.zeros((ROWS, 1), np.uint8)
+    source = pictures(tmp_path / "pictures")
+    plant(tmp_path / "s", "p", {"flip": flip}, views=1, source=source)
+    losses = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
+    store = plant(
+        tmp_path / "s", "log", {"x_losses": losses, "x_pair": np.full(ROWS, 2, np.uint16)},
+        of="source", per=dict.fromkeys(("x_losses", "x_pair"), "sample"), views=1,
+        pairs=[(0, 1), (0, 2), (1, 2)],
+    )  # fmt: skip
+    site = Site({"s": lambda: store})
+    facts = facts_of(site, "order=row")
+    assert facts["pairs"]["logged"]
+    assert facts["samples"]["rows"][0]["groups"][0]["losses"][0] == [None, 0.0, 1.0]
+    page = html_of(site)
+    assert "slots" in page.text
+    assert page.images() == []
+
+
 def test_rows_are_there_as_csv(site: Site) -> None:
     page = site.get("s", "pairs", "set=hard&order=row&format=csv")
     lines = list(csv.reader(page.body.decode().splitlines()))

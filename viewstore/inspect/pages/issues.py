@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
@@ -25,7 +25,8 @@ from viewstore.store.faults import Fault
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-SECONDS = 10  # for which what was seen of files is kept
+SECONDS = 10  # for which what was seen of files is kept at least,
+REST = 20  # or so many times what it took: it reads all params, and must not keep a core busy
 MOST_FAULTS, MOST_SHARDS = 100, 200  # that are listed
 LEFTOVER = "orphan"  # a kind of fault that people know as leftovers
 FAULT_MEANINGS = {
@@ -55,12 +56,30 @@ def _shown(request: PageRequest) -> list[ViewSet]:
     return [store.view_sets[each] for each in (name, *store.columns_of(name))]
 
 
-def _faults(request: PageRequest) -> list[Fault]:
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of the files of a store, and until when (`time.monotonic`) that is kept."""
+
+    faults: tuple[Fault, ...]
+    until: float
+
+
+def _look(store: Store) -> _Seen:
+    begun = time.monotonic()
+    faults = tuple(quick_faults(store))
+    now = time.monotonic()
+    return _Seen(faults, now + max(SECONDS, REST * (now - begun)))
+
+
+def _faults(request: PageRequest) -> tuple[Fault, ...]:
     """Return what `verify --quick` finds, looked at anew after some seconds."""
-    store = request.store
-    key = ("faults", store.location, store.store_id, int(time.monotonic() // SECONDS))
-    found: list[Fault] = request.site.facts.get(key, lambda: quick_faults(store))
-    return found
+    store, kept = request.store, request.site.facts
+    key = ("faults", store.location, store.store_id)
+    seen: _Seen = kept.get(key, lambda: _look(store))
+    if time.monotonic() > seen.until:
+        seen = _look(store)
+        kept.put(key, seen)
+    return seen.faults
 
 
 def _facts(request: PageRequest) -> Facts:

@@ -132,6 +132,7 @@ def _pair_facts(table: PairTable, numbers: PairNumbers) -> Facts:
         "samples": int(np.isfinite(numbers.spread).sum()),
         "scored": numbers.scored,
         "agree": numbers.agree,
+        "beside": table.view_set.plan.generator["args"].get("locals") or None,
         "losses": {
             name: {
                 "meaning": WORDS[name],
