@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.viewstore.inspect.planted import ROWS, pictures, plant
-from viewstore.inspect.intervals import wilson
 from viewstore.inspect.pair_losses import (
     NO_VIEW,
     ordered_rows,
@@ -199,11 +198,3 @@ def test_shades_go_from_the_least_to_the_greatest_loss() -> None:
     values = np.array([[0.0, 0.49, 0.51], [2.99, 3.0, np.nan]])
     assert shades(values, np.array([0.0, 1.0, 3.0])) == [[0, 0, 1], [5, 5, None]]
     assert shades(values * 0, np.array([0.0, 0.0]))[0] == [0, 0, 0]
-
-
-def test_the_wilson_interval_of_known_shares() -> None:
-    assert wilson(25, 100) == pytest.approx((0.17545, 0.34304), abs=1e-5)
-    low, high = wilson(0, 10)
-    assert low == 0
-    assert high == pytest.approx(0.27753, abs=1e-5)
-    assert wilson(0, 0) == (0, 1)

@@ -138,6 +138,8 @@ def test_pages_go_from_most_to_least_spread(site: Site) -> None:
 def test_attacks_say_which_share_rose_and_what_left_the_budget(site: Site) -> None:
     attack, page = facts_of(site, "set=attacked")["attack"], html_of(site, "set=attacked")
     assert attack["share"] == 12 / ROWS
+    assert attack["low"] == pytest.approx(0.4460, abs=1e-4)  # Wilson's, 24 of 40
+    assert attack["high"] == pytest.approx(0.7365, abs=1e-4)
     assert "60.0 %" in page.text
     assert "! below 95.0 %" in page.text
     assert [each["over"] for each in attack["by_view"]] == [ROWS, ROWS]

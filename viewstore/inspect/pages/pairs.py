@@ -10,9 +10,9 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.inspect.attacks import attack_numbers, mixture_numbers
+from viewstore.inspect.augmentation import wilson
 from viewstore.inspect.distributions import Bar, Density
 from viewstore.inspect.figures import density_panel, figure, histogram_panel, paired_panel
-from viewstore.inspect.intervals import wilson
 from viewstore.inspect.origin import origin_facts, origin_words
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.rows import linked_row
@@ -39,6 +39,7 @@ WORDS = {
     "min_iou": "the least overlap",
     "all": "all pairs",
 }
+LEVEL = 0.05  # of intervals
 ROSE = 0.95  # share of attacked views whose loss is to rise
 
 
@@ -116,8 +117,11 @@ def _kept(request: PageRequest, picked: ViewSet, what: str, make: Callable[[View
 
 
 def _share(hits: int, count: int) -> Facts:
-    low, high = wilson(hits, count)
-    return {"share": hits / count if count else None, "low": low, "high": high}
+    """Return a share with its 95 % interval; of none counted it is all of 0 to 1."""
+    if not count:
+        return {"share": None, "low": 0.0, "high": 1.0}
+    low, high = wilson(hits, count, LEVEL)
+    return {"share": hits / count, "low": max(low, 0.0), "high": min(high, 1.0)}
 
 
 def _pair_facts(table: PairTable, numbers: PairNumbers) -> Facts:
