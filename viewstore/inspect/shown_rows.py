@@ -1,10 +1,10 @@
-"""Which samples and view sets sheet and report show, and what they show of each sample."""
+"""Which samples and view sets sheet, report and pages show, and what they show of each sample."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,9 @@ class Cell:
         view_set: Name of its view set.
         view: Its number there.
         role: Its role.
-        pixels: uint8 [H, W, C], or None if it cannot be shown; `note` says why.
+        built: Whether its shard is there.
+        pixels: uint8 [H, W, C]; None if it cannot be shown, and `note` says why, or if pixels were
+            not read.
         box: Its crop box, if it has one.
         area: Area of the crop box, as a share of that of the source image.
         distance: Distance to the anchor, if it was measured.
@@ -67,6 +69,7 @@ class Cell:
     view_set: str
     view: int
     role: str
+    built: bool
     pixels: Pixels | None
     box: Box | None
     area: float | None
@@ -91,6 +94,28 @@ class Cell:
         """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
+    @classmethod
+    def of_json(cls, view_set: str, facts: Mapping[str, Any]) -> Cell:
+        """Return the view of a view set that `to_json` gave these facts of."""
+        box = None if facts["box"] is None else Box(**facts["box"])
+        words = {name: tuple(facts[name]) for name in ("params", "told")}
+        return cls(view_set=view_set, pixels=None, **{**facts, **words, "box": box})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without its pixels."""
+        return {
+            "view": self.view,
+            "role": self.role,
+            "built": self.built,
+            "box": None if self.box is None else asdict(self.box),
+            "area": self.area,
+            "distance": self.distance,
+            "params": list(self.params),
+            "note": self.note,
+            "told": list(self.told),
+            "chosen": self.chosen,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -102,7 +127,8 @@ class Row:
         label: Name or number of its label; empty if it has none.
         height: Of the source image, in pixels.
         width: Of the source image, in pixels.
-        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read.
+        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read, or
+            was not.
         cells: Its views, by name of the view set.
     """
 
@@ -113,6 +139,29 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Row:
+        """Return the sample that `to_json` gave these facts of."""
+        cells = {
+            name: tuple(Cell.of_json(name, each) for each in views)
+            for name, views in facts["view_sets"].items()
+        }
+        own = {name: facts[name] for name in ("key", "row", "label", "height", "width")}
+        return cls(**own, original=None, cells=cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without pixels."""
+        return {
+            "key": self.key,
+            "row": self.row,
+            "label": self.label,
+            "height": self.height,
+            "width": self.width,
+            "view_sets": {
+                name: [cell.to_json() for cell in cells] for name, cells in self.cells.items()
+            },
+        }
 
 
 def _is_dark(colour: str) -> bool:
@@ -174,19 +223,22 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     Those that failed come first, then those farthest from their goal, then the others with
     status 2.
     """
-    status = view_set.params["status"].reshape(len(view_set), -1)
-    missed = (status == Status.GOAL_NOT_MET).any(1).astype(np.float64)
+    status = view_set.params["status"].reshape(len(view_set), -1).T
+    missed = np.zeros(len(view_set))
+    missed[np.logical_or.reduce(status == Status.GOAL_NOT_MET)] = 1
     constraints = constraints_of(view_set)
     if "distance" in view_set.params:
-        distance = view_set.params["distance"].astype(np.float64)
-        if constraints is not None:
-            low, high = constraints.band
-            distance = np.maximum(low - distance, distance - high)
-        off = np.nan_to_num(np.maximum(distance, 0), nan=0.0).max(axis=1)
+        off = np.zeros(len(view_set))
+        for distance in view_set.params["distance"].T.astype(np.float64):  # of one view
+            if constraints is not None:
+                low, high = constraints.band
+                distance = np.maximum(low - distance, distance - high)
+            np.maximum(off, np.nan_to_num(distance, nan=0.0), out=off)
         missed += off if constraints is not None else off * missed
-    missed[(status >= Status.FAILED).any(1)] = np.inf
-    order = np.argsort(-missed, kind="stable")[:count]
-    return [int(row) for row in order if missed[row] > 0]
+    missed[np.logical_or.reduce(status >= Status.FAILED)] = np.inf
+    wrong = np.flatnonzero(missed > 0)
+    rows: list[int] = wrong[np.argsort(-missed[wrong], kind="stable")[:count]].tolist()
+    return rows
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
@@ -200,19 +252,21 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
-def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
-    """Read what sheet and report show of a sample.
+def read_row(store: Store, row: int, view_sets: Sequence[ViewSet], *, pixels: bool = True) -> Row:
+    """Read what sheet, report and pages show of a sample.
 
     An original or views that cannot be read are no error: the original is None, the cells of
     the views have no pixels, and their notes say why.
 
+    Args:
+        store: An open store.
+        row: The sample.
+        view_sets: Those of its view sets that are shown.
+        pixels: Whether to read pixels. Pages read none: they name pictures by their addresses.
+
     Raises:
         FormatError: The params are damaged.
     """
-    try:
-        original = store.source.image(row)
-    except ViewStoreError:
-        original = None
     height, width = int(store.table.height[row]), int(store.table.width[row])
     return Row(
         key=store.keys[row],
@@ -220,9 +274,16 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
         label=label_text(store, int(store.labels[row]), unlabelled=""),
         height=height,
         width=width,
-        original=original,
-        cells={each.name: _cells(each, row, height * width) for each in view_sets},
+        original=_original(store, row) if pixels else None,
+        cells={each.name: _cells(each, row, height * width, pixels) for each in view_sets},
     )
+
+
+def _original(store: Store, row: int) -> Pixels | None:
+    try:
+        return store.source.image(row)
+    except ViewStoreError:
+        return None
 
 
 def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
@@ -236,8 +297,9 @@ def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreErr
     return errors
 
 
-def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
-    views, unreadable = _read_views(view_set, row)
+def _cells(view_set: ViewSet, row: int, source_area: int, pixels: bool) -> tuple[Cell, ...]:
+    built = row // view_set.plan.shard_rows in view_set.shards
+    views, unreadable = _read_views(view_set, row, built) if pixels else (None, "")
     constraints = constraints_of(view_set)
     boxes, distances, statuses = (
         _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
@@ -258,6 +320,7 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                 view_set=view_set.name,
                 view=view,
                 role=role,
+                built=built,
                 pixels=None if views is None else views[view],
                 box=box,
                 area=None if box is None else box.height * box.width / source_area,
@@ -271,12 +334,11 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _read_views(view_set: ViewSet, row: int) -> tuple[Pixels | None, str]:
+def _read_views(view_set: ViewSet, row: int, built: bool) -> tuple[Pixels | None, str]:
     """Return the views of a row; None and a note if they are damaged, None if not built."""
     try:
         return view_set[row], ""
     except ViewStoreError:
-        built = row // view_set.plan.shard_rows in view_set.shards
         return None, "cannot be read" if built else ""
 
 

@@ -9,19 +9,19 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import jinja2
-
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.records import jsonable
 from viewstore.inspect.augmentation import Replays
-from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
+from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
+from viewstore.inspect.query import SECONDS, Result
+from viewstore.inspect.template import environment
 from viewstore.store.kept import Kept
+from viewstore.store.params import Columns
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
@@ -29,7 +29,7 @@ OpenStore = Callable[[], Store]
 ReplaysOf = Callable[[Store, ViewSet], Replays | None]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
-RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
+RESULTS, THUMBNAIL_BYTES, FACTS, COLUMN_BYTES = 32, 64 << 20, 256, 1 << 30
 
 
 class Site:
@@ -47,9 +47,11 @@ class Site:
         """
         self.stores = stores
         self.replays = replays
-        self.results: Kept[Any] = Kept(RESULTS)
+        self.results: Kept[Result] = Kept(RESULTS)
         self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
         self.facts: Kept[Any] = Kept(FACTS)
+        self.columns: Columns = Kept(COLUMN_BYTES, lambda column: column.nbytes)
+        self.query_seconds = SECONDS
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
@@ -76,6 +78,7 @@ class Site:
         if tab is None or name not in self.stores:
             raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
         store = self.stores[name]()
+        store.keep_columns(self.columns)
         request = PageRequest(
             site=self,
             name=name,
@@ -88,53 +91,46 @@ class Site:
         return self._shown(tab, request)
 
     def _shown(self, tab: Tab, request: PageRequest) -> Page:
+        if tab.whole is not None:
+            return tab.whole(request)
         form = request.query.get("format", "html")
         if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
             raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
         if not tab.has_data(request):
             raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
         facts = tab.facts(request)
+        status = tab.status(facts)
         if form == "json":
-            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+            body = json.dumps(jsonable(facts)).encode() + b"\n"
+            return Page(status, "application/json", body)
         if form == "csv" and tab.csv is not None:
             header, rows = tab.csv(request, facts)
             text = io.StringIO()
             csv.writer(text).writerows([header, *rows])
-            return Page(200, "text/csv", text.getvalue().encode(), download=f"{tab.name}.csv")
-        html = self._templates.get_template(f"{tab.name}.html").render(
-            request=request,
-            tab=tab,
-            tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
-            facts=facts,
-            code=tab.code(request),
-            **tab.drawn(request, facts),
-        )
-        return Page(200, "text/html", html.encode())
-
-    def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
-        facts = {
-            "code": error.code,
-            "message": str(error),
-            "where": error.where,
-            "why": error.why,
-            "fix": error.fix,
-        }
-        if as_json:
-            return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
-        html = self._templates.get_template("error.html").render(
-            status=status, error=facts, root=root
+            body = text.getvalue().encode()
+            return Page(status, "text/csv", body, download=f"{tab.name}.csv")
+        html = (
+            environment()
+            .get_template(f"{tab.name}.html")
+            .render(
+                request=request,
+                tab=tab,
+                tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+                facts=facts,
+                code=tab.code(request),
+                **tab.drawn(request, facts),
+            )
         )
         return Page(status, "text/html", html.encode())
 
-    @cached_property
-    def _templates(self) -> jinja2.Environment:
-        return jinja2.Environment(
-            loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+    def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
+        facts = error_facts(error)
+        if as_json:
+            return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
+        html = (
+            environment().get_template("error.html").render(status=status, error=facts, root=root)
         )
+        return Page(status, "text/html", html.encode())
 
 
 def _fields(query: str) -> dict[str, str]:

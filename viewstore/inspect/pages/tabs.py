@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import augment, constraints, overview, stats
+from viewstore.inspect.pages import augment, browse, constraints, overview, picture, stats
 from viewstore.inspect.pages.page import Tab
 
-TABS: tuple[Tab, ...] = (overview.TAB, stats.TAB, constraints.TAB, augment.TAB)
+TABS: tuple[Tab, ...] = (
+    overview.TAB,
+    browse.TAB,
+    stats.TAB,
+    constraints.TAB,
+    augment.TAB,
+    picture.TAB,
+)

@@ -1,0 +1,56 @@
+"""Rows of samples on pages: what is shown of each, and the addresses of its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from viewstore.inspect.drawn_rows import DrawnRow, drawn_row
+from viewstore.inspect.pages.page import PageRequest
+from viewstore.inspect.pictures import LOSSLESS_SIDE, PageImage
+from viewstore.inspect.shown_rows import Cell, Row
+from viewstore.inspect.thumbnails import SIDES
+from viewstore.store.view_set import ViewSet
+
+SMALL, MIDDLE, LARGE = SIDES
+WITHIN = {SMALL: (96, 128), MIDDLE: (240, 320), LARGE: (448, 448)}  # of an original, on the page
+
+
+def linked_row(
+    request: PageRequest,
+    row: Row,
+    view_sets: Sequence[ViewSet],
+    *,
+    original: int = MIDDLE,
+    views: int = SMALL,
+    larger: bool = True,
+) -> DrawnRow:
+    """Return a sample for `rows.row` of templates/row.html.
+
+    Args:
+        request: The page on which it stands.
+        row: What is shown of it, read without pixels.
+        view_sets: The view sets whose views it has.
+        original: Longer side of the picture of its original: one of SIDES.
+        views: The same of its views.
+        larger: Whether each picture is a link to a larger one.
+    """
+
+    def image(view_set: ViewSet, view: int | None, side: int, longer: int) -> PageImage:
+        return PageImage(
+            request.picture(row.key, view, side, view_set),
+            small=longer <= LOSSLESS_SIDE,
+            larger=request.picture(row.key, view, LARGE, view_set) if larger else None,
+        )
+
+    def draw(view_set: ViewSet, cell: Cell) -> PageImage | None:
+        longer = max(view_set.height, view_set.width)
+        return image(view_set, cell.view, views, longer) if cell.built else None
+
+    return drawn_row(
+        row,
+        view_sets,
+        original=image(view_sets[0], None, original, max(row.height, row.width)),
+        draw=draw,
+        within=WITHIN[original],
+        link=request.sample(row.key),
+    )

@@ -1,0 +1,19 @@
+"""How HTML is made: the templates of report, notebook and pages, everything in them escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jinja2
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return what renders the templates of this room; a name that is not given is an error."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
