@@ -45,8 +45,8 @@ class Site:
 
         `replays` gives what draws the params of a view set anew; None where nothing can.
         """
-        self.stores = stores
-        self.replays = replays
+        self.stores: Mapping[str, OpenStore] = stores
+        self.replays: ReplaysOf = replays
         self.results: Kept[Result] = Kept(RESULTS)
         self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
         self.facts: Kept[Any] = Kept(FACTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import augment, browse, constraints, overview, picture, stats
+from viewstore.inspect.pages import augment, browse, compare, constraints, overview, picture, stats
 from viewstore.inspect.pages.page import Tab
 
 TABS: tuple[Tab, ...] = (
@@ -10,6 +10,7 @@ TABS: tuple[Tab, ...] = (
     browse.TAB,
     stats.TAB,
     constraints.TAB,
+    compare.TAB,
     augment.TAB,
     picture.TAB,
 )
