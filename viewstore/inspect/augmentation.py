@@ -270,8 +270,8 @@ def _rate_check(
     if probability in (0, 1):  # without chance
         off = 0.0 if count == whole * probability else math.inf
     said = (
-        f"{count:,} of {whole:,} views have it, {100 * count / whole:.2f} %; the policy says "
-        f"{100 * probability:g} %, and {100 * low:.2f} to {100 * high:.2f} % are likely"
+        f"{count:,} of {whole:,} views have it, {100 * count / whole:.2f}%; the policy says "
+        f"{100 * probability:g}%, and {100 * low:.2f} to {100 * high:.2f}% are likely"
     )
     return Check(name=f"rate of {name}{group.name}", off=off, said=said)
 

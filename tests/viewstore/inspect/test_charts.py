@@ -159,6 +159,15 @@ def test_a_column_of_the_sample_goes_with_each_of_its_views_and_whole_numbers_ha
     assert np.array(grid.counts).sum() == 5
     assert np.array(grid.counts).sum(axis=0).tolist() == [2, 2, 1]
     assert density_of(np.full((2, 2), np.nan), steps[:2]) is None
+    assert density_of(np.empty((0, 2)), np.empty((0, 2))) is None
+    whole = density_of(
+        np.array([[1, 2]], np.int32), np.array([[0, 255]], np.uint8), whole=(True,) * 2
+    )
+    assert whole is not None
+    assert (whole.across, whole.up) == ((0.5, 2.5), (0.0, 255.0))
+    endless = density_of(np.array([[np.inf, 1.0, 2.0]]), np.array([[0.0, 1.0, -np.inf]]))
+    assert endless is not None
+    assert np.array(endless.counts).sum() == 1
 
 
 def test_the_kolmogorov_smirnov_distance_is_that_of_scipy() -> None:
