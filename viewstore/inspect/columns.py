@@ -128,10 +128,16 @@ def holds_floats(view_set: ViewSet, name: str) -> bool:
     return view_set.plan.column(name.partition(".")[0]).dtype.startswith("f")
 
 
-def column_values(view_set: ViewSet, name: str) -> NDArray[Any]:
-    """Return a column or component, [N, 1 or V], with NaN where a value was never written."""
+def column_values(
+    view_set: ViewSet, name: str, rows: NDArray[np.int64] | None = None
+) -> NDArray[Any]:
+    """Return a column or component, [N, 1 or V], with NaN where a value was never written.
+
+    `rows`: Those that are wanted; None: all.
+    """
     base, _, part = name.partition(".")
-    column, values = view_set.plan.column(base), view_set.params[base]
+    column = view_set.plan.column(base)
+    values = view_set.params[base] if rows is None else view_set.params.rows(base, rows)
     if part:
         values = values[..., COMPONENTS[base].index(part)]
     missing = column.missing(values)

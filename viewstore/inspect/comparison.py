@@ -101,8 +101,3 @@ def row_differences(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.flo
             greatest: NDArray[np.float64] = np.nanmax(np.abs(ours - theirs), axis=1)
             return greatest
         return np.asarray(np.abs(np.nanmean(ours, axis=1) - np.nanmean(theirs, axis=1)))
-
-
-def greatest_first(differences: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return places in the order of their differences, NaN last, ties in their order, int64 [n]."""
-    return np.argsort(-differences, kind="stable").astype(np.int64)

@@ -17,7 +17,6 @@ from viewstore.inspect.columns import column_values
 from viewstore.inspect.comparison import (
     MOST_VALUES,
     difference_of,
-    greatest_first,
     join_keys,
     row_differences,
     same_rows,
@@ -89,7 +88,6 @@ def test_rows_differ_by_their_views_or_by_means_where_they_have_other_numbers_of
     means = row_differences(first, np.array([[1.0], [4], [1], [4]]))
     assert means[[0, 1, 3]].tolist() == [2, 2, 0]
     assert np.isnan(means[2])
-    assert greatest_first(means).tolist() == [0, 1, 3, 2]
 
 
 def test_two_view_sets_of_a_store_are_compared_row_by_row(both: Store) -> None:

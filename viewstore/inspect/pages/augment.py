@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -87,7 +88,8 @@ def _policies(replays: Replays) -> list[Facts]:
 def _check(check: Check) -> Facts:
     rows = ", ".join(map(str, check.rows))
     where = f"index in [{rows}]" if check.rows else ""
-    return {**asdict(check), "agrees": check.agrees, "where": where}
+    off = check.off if math.isfinite(check.off) else None  # without chance there is no multiple
+    return {**asdict(check), "off": off, "agrees": check.agrees, "where": where}
 
 
 TAB = Tab(

@@ -18,7 +18,6 @@ from viewstore.inspect.columns import column_values, single_columns
 from viewstore.inspect.comparison import (
     Join,
     difference_of,
-    greatest_first,
     join_keys,
     row_differences,
     same_rows,
@@ -29,6 +28,7 @@ from viewstore.inspect.figures import figure, paired_panel
 from viewstore.inspect.numbers import brief
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.rows import linked_row
+from viewstore.inspect.query import Result
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.told import looked_at
 from viewstore.inspect.view_set_charts import HASHES
@@ -92,10 +92,16 @@ class Pair:
         both = (each for each in single_columns(self.first.view_set) if each in theirs)
         return [name for name in both if name not in HASHES]
 
-    def values(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return a column of the samples that are in both, [n, V] and [n, W]."""
-        first, second = (column_values(each.view_set, name) for each in (self.first, self.second))
-        return first[self.join.first], second[self.join.second]
+    def values(
+        self, name: str, places: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return a column of the samples in both, [n, V] and [n, W], or of some of them."""
+        rows = (self.join.first, self.join.second)
+        ours, theirs = rows if places is None else (each[places] for each in rows)
+        return (
+            column_values(self.first.view_set, name, ours),
+            column_values(self.second.view_set, name, theirs),
+        )
 
 
 def _others(request: PageRequest) -> dict[str, tuple[str, str]]:
@@ -171,8 +177,7 @@ def _facts(request: PageRequest) -> Facts:
             f"sort must be a column of both, got {sort!r}; {nearest(sort, names)}", code="VS102"
         )
     page = _page(request.query.get("page", "1"))
-    order, apart = _order(request, pair, sort)
-    places = order[(page - 1) * ROWS : page * ROWS].tolist()
+    order = _order(request, pair, sort)
     columns = request.site.facts.get(("compare", *pair.key), lambda: list(_columns(pair)))
     return {
         "first": pair.first.label,
@@ -187,7 +192,7 @@ def _facts(request: PageRequest) -> Facts:
         "sort": sort,
         "page": page,
         "pages": max(1, math.ceil(len(order) / ROWS)),
-        "rows": [_row(pair, place, apart) for place in places],
+        "rows": list(_rows(pair, order.page((page - 1) * ROWS, page * ROWS), sort)),
     }
 
 
@@ -217,31 +222,32 @@ def _columns(pair: Pair) -> Iterator[Facts]:
         yield {"name": name, **asdict(found), "mean": found.mean, "panel": panel}
 
 
-def _order(
-    request: PageRequest, pair: Pair, sort: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    """Return the places of the joined samples in order, and their differences in `sort`."""
+def _order(request: PageRequest, pair: Pair, sort: str) -> Result:
+    """Return the places of the joined samples in order: those that differ most in `sort` first."""
     if not sort:
-        return np.arange(len(pair.join.first)), None
+        return Result.in_order(np.arange(len(pair.join.first)))
 
-    def made() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def made() -> Result:
         apart = row_differences(*pair.values(sort))
-        return greatest_first(apart), apart
+        unknown = np.isnan(apart)
+        known = np.flatnonzero(~unknown)
+        return Result(known, apart[known], np.flatnonzero(unknown), descending=True)
 
-    found: tuple[NDArray[np.int64], NDArray[np.float64]] = request.site.facts.get(
-        ("apart", sort, *pair.key), made
-    )
-    return found
+    return request.site.results.get(("apart", sort, *pair.key), made)
 
 
-def _row(pair: Pair, place: int, apart: NDArray[np.float64] | None) -> Facts:
-    first, second = int(pair.join.first[place]), int(pair.join.second[place])
-    return {
-        "key": pair.first.store.keys[first],
-        "difference": None if apart is None else float(apart[place]),
-        "first": pair.first.row(first).to_json(),
-        "second": pair.second.row(second).to_json(),
-    }
+def _rows(pair: Pair, places: list[int], sort: str) -> Iterator[Facts]:
+    """Yield the samples at some places of the join, as both sides show them."""
+    some = np.array(places, np.int64)
+    apart = row_differences(*pair.values(sort, some)).tolist() if sort else [None] * len(places)
+    for place, difference in zip(places, apart, strict=True):
+        first, second = int(pair.join.first[place]), int(pair.join.second[place])
+        yield {
+            "key": pair.first.store.keys[first],
+            "difference": difference,
+            "first": pair.first.row(first).to_json(),
+            "second": pair.second.row(second).to_json(),
+        }
 
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
