@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,4 +144,4 @@ def column_values(
     missing = column.missing(values)
     if missing.any() and not np.isnan(column.fill):
         values = np.where(missing, np.nan, values)
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), math.prod(values.shape[1:]))

@@ -23,6 +23,7 @@ from viewstore.images.policy import Policy
 from viewstore.inspect.augmentation import (
     FRESH,
     Check,
+    Overlaps,
     Recorded,
     checks_of,
     headline,
@@ -143,14 +144,29 @@ def test_swapped_boxes_are_found_by_their_stored_overlaps_in_rows_that_nobody_dr
     opened: Store, replays: DrawnAnew
 ) -> None:
     boxes = opened.view_sets["simclr"].params["crop_box"].copy()
-    iou = overlap(boxes[:, :, None], boxes[:, None]).astype(np.float32)
-    iou[:, range(VIEWS), range(VIEWS)] = np.nan
-    healthy = replace(recorded_of(opened), iou={"hard": (iou, 1)})
+    pairs = boxes.reshape(-1, 2, 4)  # two groups of two views
+    iou = overlap(pairs[:, :, None], pairs[:, None]).astype(np.float32)
+    iou[:, range(2), range(2)] = np.nan
+    stored = Overlaps(stored=iou.reshape(-1, VIEWS, 2), targets=boxes.copy(), groups=2)
+    healthy = replace(recorded_of(opened), overlaps={"hard": stored})
     assert not disagreeing(checks_of(healthy, replays))
-    boxes[3, [0, 1]] = boxes[3, [1, 0]]
-    swapped = replace(recorded_of(opened, crop_box=boxes), iou={"hard": (iou, 1)})
-    found = [check for check in checks_of(swapped, replays) if not check.agrees]
-    assert [check.rows for check in found if check.name == "overlaps in hard"] == [(3,)]
+    boxes[3, [0, 2]] = boxes[3, [2, 0]]
+    swapped = recorded_of(opened, crop_box=boxes)
+    for targets in (boxes, stored.targets):
+        known = {"hard": replace(stored, targets=targets)}
+        found = {c.name: c for c in checks_of(replace(swapped, overlaps=known), replays)}
+        assert found["overlaps in hard"].rows == (3,)
+
+
+def test_overlaps_with_the_views_of_another_set_are_computed_by_its_boxes() -> None:
+    rng = np.random.Generator(np.random.Philox(6))
+    boxes, others = (rng.uniform(1, 9, (5, views, 4)) for views in (8, 4))
+    stored = np.empty((5, 8, 2))
+    for view in range(8):
+        for target in range(2):
+            stored[:, view, target] = overlap(boxes[:, view], others[:, view // 4 * 2 + target])
+    found = Overlaps(stored=stored, targets=others, groups=2).again(boxes, slice(0, 5))
+    assert np.allclose(found, stored)
 
 
 @pytest.mark.parametrize("column", ["blur", "crop_box", "flip", "gray", "jitter", "jitter_order"])

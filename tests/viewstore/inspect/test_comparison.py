@@ -207,6 +207,18 @@ def test_one_view_set_alone_has_no_tab(raw_store: Store, both: Store) -> None:
     assert b">Compare<" in Site({"s": lambda: raw_store, "t": lambda: both}).get("s", "").body
 
 
+def test_stores_without_a_common_key_are_compared_by_their_plans_alone(
+    both: Store, two: tuple[Store, Store]
+) -> None:
+    site = Site({"a": lambda: two[0], "s": lambda: both})
+    query = "with=s/simclr&sort=flip"
+    facts = facts_of(site, "a", query)
+    assert (facts["both"], facts["only_first"], facts["only_second"]) == (0, 11, 20)
+    assert facts["columns"] == facts["rows"] == []
+    assert {"rows", "views", "generator.args.views"} <= {each["key"] for each in facts["plans"]}
+    assert site.get("a", "compare", query).status == 200
+
+
 def test_hostile_keys_are_text(hostile: Path) -> None:
     build_small(hostile.parent / "again", str(hostile.parent / "images"), seed=3)
     stores = open_store(hostile), open_store(hostile.parent / "again")

@@ -38,6 +38,7 @@ from viewstore.store.view_set import ViewSet
 ROWS = 12  # of a page: each has the views of two view sets
 LONGEST = 9  # digits of the number of a page
 WITH = "with"
+DERIVED = frozenset({"members", "json_bytes"})  # of a plan: they follow from the rest of it
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,21 @@ def _page(text: str) -> int:
 
 def _plans(pair: Pair) -> Iterator[Facts]:
     """Yield the keys in which the two plans differ, with both values."""
-    first, second = (each.view_set.plan.to_json() for each in (pair.first, pair.second))
-    for key, ours, theirs in differences(jsonable(first), jsonable(second)):
+    first, second = (_plan(each.view_set) for each in (pair.first, pair.second))
+    found = differences(first, second)
+    for key, ours, theirs in sorted(
+        found, key=lambda each: each[0].startswith(("columns", "libr"))
+    ):
         yield {"key": key, "first": ours, "second": theirs}
+
+
+def _plan(view_set: ViewSet) -> Facts:
+    """Return a plan as it is compared: columns and weights by name."""
+    plan: Facts = jsonable(view_set.plan.to_json())
+    kept = {key: value for key, value in plan.items() if key not in DERIVED}
+    columns = {each.name: f"{each.dtype} {list(each.shape)}" for each in view_set.plan.columns}
+    weights = {each.role: f"{each.name} {each.sha256[:12]}" for each in view_set.weights}
+    return kept | {"columns": columns, "weights": weights}
 
 
 def _columns(pair: Pair) -> Iterator[Facts]:
