@@ -10,37 +10,29 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.records import jsonable
+from viewstore.inspect.pages.memory import Memory
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
-from viewstore.inspect.query import SECONDS, Result
 from viewstore.inspect.template import environment
-from viewstore.store.kept import Kept
-from viewstore.store.params import Columns
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
 OpenStore = Callable[[], Store]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
-RESULTS, THUMBNAIL_BYTES, FACTS, COLUMN_BYTES = 32, 64 << 20, 256, 1 << 30
 
 
-class Site:
+class Site(Memory):
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
     def __init__(self, stores: Mapping[str, OpenStore]) -> None:
         """Show `stores`: what gives the newest generation of each, open, by name."""
+        super().__init__()
         self.stores = stores
-        self.results: Kept[Result] = Kept(RESULTS)
-        self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
-        self.facts: Kept[Any] = Kept(FACTS)
-        self.columns: Columns = Kept(COLUMN_BYTES, lambda column: column.nbytes)
-        self.query_seconds = SECONDS
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
