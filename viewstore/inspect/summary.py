@@ -125,9 +125,8 @@ def outcome_facts(view_set: ViewSet) -> dict[str, int]:
     return {outcome: found.get(status, 0) for outcome, status in OUTCOMES.items()}
 
 
-def label_text(store: Store, label: int, *, unlabelled: str) -> str:
+def label_text(names: Sequence[str], label: int, *, unlabelled: str) -> str:
     """Return the name of a label, its number if it has no name, `unlabelled` if it is below 0."""
-    names = store.label_names
     if label < 0:
         return unlabelled
     return names[label] if label < len(names) else str(label)
@@ -137,7 +136,7 @@ def label_counts(store: Store) -> dict[str, int]:
     """Return how many samples have each label, by name where labels have names."""
     labels, counts = np.unique(store.labels, return_counts=True)
     return {
-        label_text(store, label, unlabelled="none"): count
+        label_text(store.label_names, label, unlabelled="none"): count
         for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
     }
 

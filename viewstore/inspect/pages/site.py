@@ -20,6 +20,7 @@ from viewstore.format.records import jsonable
 from viewstore.inspect.pages.building import building_facts, progress_drawn
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
 from viewstore.inspect.pages.tabs import TABS
+from viewstore.inspect.shown_rows import first_shown
 from viewstore.inspect.template import environment
 from viewstore.store.committed import is_store
 from viewstore.store.kept import Kept
@@ -170,15 +171,7 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     """Return view set `name`; without one, the first of those that no others start from."""
     if name is not None:
         return chosen_view_set(store, name, purpose="show")
-    if not store.view_sets:
-        return None
-    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
-    last = [
-        each
-        for each in store.view_sets.values()
-        if each.kind != "columns" and each.name not in parents
-    ]
-    return min(last or store.view_sets.values(), key=lambda each: each.name)
+    return first_shown(store)
 
 
 def _static(name: str) -> Page:
