@@ -153,7 +153,9 @@ class Understood:
             {
                 "key": self.store.keys[row],
                 "row": row,
-                "label": label_text(self.store, int(self.store.labels[row]), unlabelled=""),
+                "label": label_text(
+                    self.store.label_names, int(self.store.labels[row]), unlabelled=""
+                ),
                 "values": {name: column[place] for name, column in values.items()},
             }
             for place, row in enumerate(rows)

@@ -212,6 +212,9 @@ def _draw_view(
     with_role: bool,
 ) -> None:
     place = _paste(sheet, draw, cell.pixels, at, cell.note)
+    if cell.mix is not None and cell.pixels is not None:
+        height, width = cell.pixels.shape[:2]
+        _draw_mix(draw, _corners(cell.mix, *place[:2], place[2] / width, place[3] / height))
     if cell.chosen:
         _draw_frame(draw, place)
     left, top = at[0], at[1] + CELL + 2
@@ -231,10 +234,21 @@ def _draw_view(
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int]) -> None:
-    """Draw a frame around a picture, of the pixels that lie between it and its neighbours."""
+    """Draw a frame around a picture, of the pixels that lie between it and its neighbours.
+
+    It is black with a white line to the picture: it shows on a black one too. Beyond it is paper.
+    """
     left, top, width, height = place
-    outside = (left - FRAME, top - FRAME, left + width + FRAME - 1, top + height + FRAME - 1)
-    draw.rectangle(outside, outline=INK, width=FRAME)
+    for far, near, colour in ((FRAME + 1, FRAME, INK), (1, 1, PAPER)):
+        outside = (left - far, top - far, left + width + far - 1, top + height + far - 1)
+        draw.rectangle(outside, outline=colour, width=near)
+
+
+def _draw_mix(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int]) -> None:
+    """Draw the box of what was pasted into a view: black between white, it shows on any picture."""
+    x0, y0, x1, y1 = corners
+    draw.rectangle(corners, outline=PAPER, width=3)
+    draw.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline=INK)
 
 
 def _paste(

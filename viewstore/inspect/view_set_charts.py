@@ -1,18 +1,28 @@
-"""The charts of a view set in the report: each column, and distances against their goals."""
+"""The charts of a view set: each column, what tells most of it, distances against their goals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from viewstore.inspect.charts import Mark, histogram, ranges, scatter
-from viewstore.inspect.distributions import bars_of, bars_of_values, ranges_by_view
-from viewstore.store.constraints import Constraints
+from viewstore.inspect.charts import Band, Mark, histogram, ranges, scatter
+from viewstore.inspect.distributions import Bar, bars_of, bars_of_values, ranges_by_view
+from viewstore.inspect.summary import COMPONENTS
+from viewstore.store.constraints import Constraints, constraints_of
 from viewstore.store.view_set import ViewSet
 
 SCATTER_POINTS = 1500
+CHARTS = 5  # of the Overview
+# Columns whose numbers name something, or are places.
+NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
+NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
+NOT_SHOWN = frozenset(
+    {"dhash", "jitter_order", "latent", "pixel_crc", "seed"}
+)  # numbers of no size
 
 
 def column_chart(name: str, stats: Mapping[str, Any]) -> str:
@@ -25,57 +35,94 @@ def constraint_charts(view_set: ViewSet, constraints: Constraints) -> dict[str, 
     """Return the charts of distances as SVG by caption, in the order of the page."""
     distance, band = view_set.params["distance"], constraints.band
     eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
-    charts = {
-        "Distance to the anchor, all views": histogram(
-            bars_of_values(distance), title="distance to the anchor", marks=[eps1], band=band
-        ),
-        "Distance by view number": ranges(
-            ranges_by_view(distance), title="distance by view", marks=[eps1], band=band
-        ),
-    }
-    if "mean_pair_distance" not in view_set.params or constraints.bound is None:
-        return charts
-    mean_pair = view_set.params["mean_pair_distance"]
-    marks = [Mark(constraints.bound, f"bound {constraints.bound:.3f}")]
-    if constraints.eps2 is not None:
-        marks.append(Mark(constraints.eps2, f"eps2 {constraints.eps2:.3f}"))
-    charts["Mean distance to the other views"] = histogram(
-        bars_of_values(mean_pair), title="mean pair distance", marks=marks
-    )
-    every = max(1, distance.size // SCATTER_POINTS)
-    share = "" if every == 1 else f", one view in {every}"
-    charts[f"Mean pair distance (up) over distance (across){share}"] = scatter(
-        zip(distance.flat[::every], mean_pair.flat[::every], strict=True),
-        title="mean pair distance over distance",
-        band=band,
-        level=marks[-1],
-    )
+    first, *others = telling(view_set)
+    by_view = ranges(ranges_by_view(distance), title="distance by view", marks=[eps1], band=band)
+    charts = {first.caption: first.svg(), "Distance by view number": by_view}
+    for pairs in others:
+        charts[pairs.caption] = pairs.svg()
+        mean_pair = view_set.params["mean_pair_distance"]
+        every = max(1, distance.size // SCATTER_POINTS)
+        share = "" if every == 1 else f", one view in {every}"
+        charts[f"Mean pair distance (up) over distance (across){share}"] = scatter(
+            zip(distance.flat[::every], mean_pair.flat[::every], strict=True),
+            title="mean pair distance over distance",
+            band=band,
+            level=pairs.marks[-1],
+        )
     return charts
 
 
-def telling_charts(view_set: ViewSet, charts: Mapping[str, str]) -> dict[str, str]:
-    """Return the few charts for the top of the page: what its views are about, at one look.
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """The histogram of something that tells what views are about.
 
-    `charts` are those of its constraints, if it has any. Else crops are shown by their size and
-    shape, and views of networks by how far they are from their source.
+    Attributes:
+        caption: What it is the histogram of.
+        bars: How many values lie where.
+        marks: Lines at values that they should have.
+        band: Where they should lie; None: anywhere.
     """
-    if charts:
-        return {
-            caption: chart
-            for caption, chart in charts.items()
-            if caption.startswith(("Distance to", "Mean distance"))
-        }
-    shown = {}
-    if "crop_box" in view_set.params:
-        boxes = view_set.params["crop_box"]
+
+    caption: str
+    bars: list[Bar]
+    marks: tuple[Mark, ...] = ()
+    band: Band | None = None
+
+    def svg(self) -> str:
+        """Return its chart."""
+        return histogram(self.bars, title=self.caption, marks=self.marks, band=self.band)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its numbers as JSON values."""
+        return {"caption": self.caption, "bars": [asdict(bar) for bar in self.bars]}
+
+
+def telling(view_set: ViewSet) -> list[Telling]:
+    """Return what tells most of a view set: distances to goals, sizes and shapes of crops."""
+    params, constraints = view_set.params, constraints_of(view_set)
+    found = []
+
+    def add(caption: str, values: NDArray[Any], *marks: Mark, band: Band | None = None) -> None:
+        bars = bars_of_values(values)
+        found.append(Telling(caption=caption, bars=bars, marks=marks, band=band))
+
+    if constraints is not None:
+        eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
+        add("Distance to the anchor, all views", params["distance"], eps1, band=constraints.band)
+        if "mean_pair_distance" in params and constraints.bound is not None:
+            marks = _pair_marks(constraints, constraints.bound)
+            add("Mean distance to the other views", params["mean_pair_distance"], *marks)
+        return found
+    if "crop_box" in params:
+        boxes = params["crop_box"]
         sides = np.sqrt(boxes[..., 2].astype(np.float64) * boxes[..., 3])
-        title = "Side of the crop boxes, in source pixels"
-        shown[title] = histogram(bars_of_values(sides), title=title)
+        add("Side of the crop boxes, in source pixels", sides)
         wide = boxes[..., 3] / np.maximum(boxes[..., 2], 1e-9)
-        title = "Width over height of the crop boxes"
-        shown[title] = histogram(bars_of_values(wide), title=title)
-    for name, title in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
-        if name in view_set.params:
-            values = view_set.params[name]
-            shown[title] = histogram(bars_of_values(values), title=title)
-    return shown
+        add("Width over height of the crop boxes", wide)
+    for name, caption in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
+        if name in params:
+            add(caption, params[name])
+    return found
+
+
+def _pair_marks(constraints: Constraints, bound: float) -> list[Mark]:
+    marks = [Mark(bound, f"bound {bound:.3f}")]
+    if constraints.eps2 is not None:
+        marks.append(Mark(constraints.eps2, f"eps2 {constraints.eps2:.3f}"))
+    return marks
+
+
+def overview_charts(view_set: ViewSet) -> list[Telling]:
+    """Return five histograms for a look at a view set: what is telling, then columns that vary."""
+    found = telling(view_set)
+    names = [
+        name
+        for name, stats in view_set.stats.items()
+        if name not in NOT_SHOWN and name not in COMPONENTS and stats.min != stats.max
+    ]
+    shown = {"distance", "mean_pair_distance"} if found else set()
+    for name in sorted(set(names) - shown, key=lambda each: (each.startswith("x_"), each)):
+        stats = view_set.stats[name]
+        bars = bars_of(stats.min, stats.max, stats.histogram)
+        found.append(Telling(caption=name, bars=bars))
+    return found[:CHARTS]

@@ -10,14 +10,19 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
+from viewstore.inspect.pages.building import building_facts, progress_drawn
 from viewstore.inspect.pages.memory import Memory
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
+from viewstore.inspect.shown_rows import first_shown
 from viewstore.inspect.template import environment
+from viewstore.store.committed import is_store
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
@@ -29,10 +34,16 @@ MAX_QUERY = 8192  # bytes of the fields of an address
 class Site(Memory):
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
-    def __init__(self, stores: Mapping[str, OpenStore]) -> None:
-        """Show `stores`: what gives the newest generation of each, open, by name."""
+    def __init__(
+        self, stores: Mapping[str, OpenStore], folders: Mapping[str, Path] | None = None
+    ) -> None:
+        """Show `stores`: what gives the newest generation of each, open, by name.
+
+        Of those in `folders` the Overview shows the build too, before there is a generation.
+        """
         super().__init__()
         self.stores = stores
+        self.folders = {} if folders is None else folders
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
@@ -58,7 +69,10 @@ class Site(Memory):
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
         if tab is None or name not in self.stores:
             raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
-        store = self.stores[name]()
+        try:
+            store = self.stores[name]()
+        except ConfigError as error:
+            return self._unfinished(name, tab, fields, root, error)
         store.keep_columns(self.columns)
         request = PageRequest(
             site=self,
@@ -104,6 +118,29 @@ class Site(Memory):
         )
         return Page(status, "text/html", html.encode())
 
+    def _unfinished(
+        self, name: str, tab: Tab, fields: Mapping[str, str], root: str, error: ConfigError
+    ) -> Page:
+        """Return the Overview of a store without a manifest. Raises PageError: it has no other."""
+        folder = self.folders.get(name)
+        if folder is None or tab.name != "overview" or not is_store(StorePaths(folder)):
+            raise PageError(404, error) from error
+        facts = {"building": building_facts(StorePaths(folder))}
+        if fields.get("format") == "json":
+            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+        html = (
+            environment()
+            .get_template("building.html")
+            .render(
+                name=name,
+                root=root,
+                facts=facts,
+                drawn=progress_drawn(facts["building"]),
+                error={"message": str(error), "why": error.why, "fix": error.fix},
+            )
+        )
+        return Page(200, "text/html", html.encode())
+
     def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
         facts = error_facts(error)
         if as_json:
@@ -128,15 +165,7 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     """Return view set `name`; without one, the first of those that no others start from."""
     if name is not None:
         return chosen_view_set(store, name, purpose="show")
-    if not store.view_sets:
-        return None
-    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
-    last = [
-        each
-        for each in store.view_sets.values()
-        if each.kind != "columns" and each.name not in parents
-    ]
-    return min(last or store.view_sets.values(), key=lambda each: each.name)
+    return first_shown(store)
 
 
 def _static(name: str) -> Page:
