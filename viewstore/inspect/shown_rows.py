@@ -248,7 +248,8 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     constraints = constraints_of(view_set)
     if "distance" in view_set.params:
         off = np.zeros(len(view_set))
-        for distance in view_set.params["distance"].T.astype(np.float64):  # of one view
+        for of_view in view_set.params["distance"].T:
+            distance = of_view.astype(np.float64)
             if constraints is not None:
                 low, high = constraints.band
                 distance = np.maximum(low - distance, distance - high)
