@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.colours import Pixels
 from viewstore.images.operators.table import OPERATORS
 from viewstore.inspect.numbers import is_off
-from viewstore.inspect.summary import COMPONENTS, label_text
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
