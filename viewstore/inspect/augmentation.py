@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.boxes import overlap
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
 from viewstore.inspect.distributions import ks_distance, paired_bars
 from viewstore.inspect.figures import Panel, paired_panel
-from viewstore.inspect.summary import COMPONENTS
 
 LEVEL = 0.01  # of all tests of a page together
 REPLAYED = 256  # rows that are drawn again

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.format.stats import COMPONENTS
 from viewstore.inspect.distributions import Bar
-from viewstore.inspect.summary import COMPONENTS
 from viewstore.store.described import newest_about
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import augment, browse, compare, constraints, overview, picture, stats
+from viewstore.inspect.pages import (
+    augment,
+    browse,
+    compare,
+    constraints,
+    overview,
+    picture,
+    sample,
+    stats,
+)
 from viewstore.inspect.pages.page import Tab
 
 TABS: tuple[Tab, ...] = (
@@ -12,5 +21,6 @@ TABS: tuple[Tab, ...] = (
     constraints.TAB,
     compare.TAB,
     augment.TAB,
+    sample.TAB,
     picture.TAB,
 )
