@@ -24,5 +24,6 @@ def serve(terminal: Terminal, stores: tuple[str, ...], host: str, port: int) -> 
     from viewstore.serve.local import LocalStore
 
     served = [LocalStore(Path(each).name, Path(each)) for each in stores]
-    site = Site({each.name: each.store for each in served}, replays=drawn_anew)
+    folders = {each.name: each.root for each in served}
+    site = Site({each.name: each.store for each in served}, folders, replays=drawn_anew)
     uvicorn.run(application(served, site), host=host, port=port, http="h11", log_level="warning")

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.boxes import overlap
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
 from viewstore.inspect.distributions import ks_distance, paired_bars
 from viewstore.inspect.figures import Panel, paired_panel
-from viewstore.inspect.summary import COMPONENTS
 
 LEVEL = 0.01  # of all tests of a page together
 REPLAYED = 256  # rows that are drawn again
@@ -50,6 +50,29 @@ class Replays(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Overlaps:
+    """The overlaps of crop boxes that a columns set stored.
+
+    Attributes:
+        stored: Of each view with the targets of its group, [N, V, T]; not finite where unknown.
+        targets: The boxes of these, [N, W, 4]: the views themselves, or those of another set.
+        groups: How many groups of as many neighbours views and targets are in.
+    """
+
+    stored: NDArray[Any]
+    targets: NDArray[Any]
+    groups: int
+
+    def again(self, boxes: NDArray[Any], rows: slice) -> NDArray[np.float64]:
+        """Return the overlaps of some rows of `boxes` [N, V, 4], computed anew."""
+        views, targets = self.stored.shape[1:]
+        group = np.arange(views) // (views // self.groups)
+        of_view = group[:, None] * (self.targets.shape[1] // self.groups) + np.arange(targets)
+        with np.errstate(divide="ignore", invalid="ignore"):  # boxes that were never written
+            return overlap(boxes[rows][:, :, None], self.targets[rows][:, of_view])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """What a view set recorded.
 
@@ -57,14 +80,14 @@ class Recorded:
         params: Its columns, those with a value for each view [N, V, ...].
         made: Which views were made, bool [N, V].
         height, width: Of the source images, [N].
-        iou: By columns set, the stored "pair_iou" [N, V, T] and how many groups its views have.
+        overlaps: By columns set, those that it stored of the boxes.
     """
 
     params: Columns
     made: NDArray[np.bool_]
     height: NDArray[Any]
     width: NDArray[Any]
-    iou: Mapping[str, tuple[NDArray[Any], int]] = field(default_factory=dict)
+    overlaps: Mapping[str, Overlaps] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +138,7 @@ def checks_of(recorded: Recorded, replays: Replays) -> list[Check]:
     ]
     exact = [_replay(recorded, replays, _spread(rows, REPLAYED))]
     exact += [_inside(recorded)] if "crop_box" in recorded.params else []
-    exact += [_overlaps(recorded, name) for name in recorded.iou]
+    exact += [_overlaps(recorded, name) for name in recorded.overlaps]
     level = LEVEL / (len(rates) + len(samples) + len(exact))
     found = [
         *exact,
@@ -209,18 +232,13 @@ def _inside(recorded: Recorded) -> Check:
 
 def _overlaps(recorded: Recorded, name: str) -> Check:
     """Return whether the overlaps that a columns set stored are those of the boxes."""
-    stored, groups = recorded.iou[name]
-    views, targets = stored.shape[1:]
-    first = np.arange(views) // (views // groups) * (views // groups)
-    of_pair = first[:, None] + np.arange(targets)
+    overlaps, boxes = recorded.overlaps[name], recorded.params["crop_box"]
+    stored = overlaps.stored
     wrong = np.zeros(len(stored), np.bool_)
     for begin in range(0, len(stored), BLOCK_ROWS):
         part = slice(begin, begin + BLOCK_ROWS)
-        boxes = np.asarray(recorded.params["crop_box"][part], np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):  # boxes that were never written
-            again = overlap(boxes[:, :, None], boxes[:, of_pair])
-        known = np.isfinite(stored[part])
-        wrong[part] = (known & ~(np.abs(again - stored[part]) <= IOU_SLACK)).any(axis=(1, 2))
+        near = np.abs(overlaps.again(boxes, part) - stored[part]) <= IOU_SLACK
+        wrong[part] = (np.isfinite(stored[part]) & ~near).any(axis=(1, 2))
     count = int(wrong.sum())
     said = f"the overlaps in {name} of {count:,} of {len(stored):,} rows are not those of the boxes"
     if not count:
@@ -270,8 +288,8 @@ def _rate_check(
     if probability in (0, 1):  # without chance
         off = 0.0 if count == whole * probability else math.inf
     said = (
-        f"{count:,} of {whole:,} views have it, {100 * count / whole:.2f} %; the policy says "
-        f"{100 * probability:g} %, and {100 * low:.2f} to {100 * high:.2f} % are likely"
+        f"{count:,} of {whole:,} views have it, {100 * count / whole:.2f}%; the policy says "
+        f"{100 * probability:g}%, and {100 * low:.2f} to {100 * high:.2f}% are likely"
     )
     return Check(name=f"rate of {name}{group.name}", off=off, said=said)
 

@@ -71,6 +71,11 @@ def histogram(
     return svg.document(WIDTH, HEIGHT, title, parts)
 
 
+def _share(share: float) -> str:
+    """Return a share of 1 in percent, short enough for an axis."""
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f}%"
+
+
 def _apart(bars: Sequence[Bar], x_of: _Scale) -> int:
     """Return which of the bars with labels show them, every n-th, so that none overlap."""
     if not bars:
@@ -130,7 +135,7 @@ def paired(first: Sequence[Bar], second: Sequence[Bar], *, title: str) -> str:
             top = y_of(share)
             parts.append(svg.rect(x, top, max(width, 0.8), BOTTOM - top, BAR, PAIRED_OPACITY))
         line += [(x, y_of(other)), (x + width, y_of(other))]
-    parts += [svg.path(line, MARK), _axes(x_of, f"{100 * most:.3g} %", "0")]
+    parts += [svg.path(line, MARK), _axes(x_of, _share(most), "0")]
     return svg.document(WIDTH, HEIGHT, title, parts)
 
 

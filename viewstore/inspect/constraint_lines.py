@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.inspect.column_filter import ColumnFilter
+from viewstore.inspect.columns import ColumnFilter
 from viewstore.store.constraints import NEAR_DUPLICATE, Constraints
 
 LEAST_WITHIN = 0.95  # share of the measured views within tolerance below which a page warns

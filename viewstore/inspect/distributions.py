@@ -150,7 +150,9 @@ def density_of(
 
 def _finite_ends(values: NDArray[Any]) -> tuple[float, float] | None:
     """Return the least and the greatest finite value, or None."""
-    low, high = float(np.nanmin(values, initial=np.inf)), float(np.nanmax(values, initial=-np.inf))
+    if not values.size:
+        return None
+    low, high = (float(each.reduce(values, axis=None)) for each in (np.fmin, np.fmax))
     if math.isfinite(low) and math.isfinite(high):
         return low, high
     finite = values[np.isfinite(values)]

@@ -13,7 +13,21 @@ from viewstore.inspect.shown_rows import Cell, Row
 from viewstore.store.verdict import goal_text
 from viewstore.store.view_set import ViewSet
 
-Draw = Callable[[ViewSet, Cell], PageImage | None]
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnView:
+    """A view.
+
+    Attributes:
+        cell: What is shown of it.
+        image: Its picture; None where there is none to show.
+        parent: The picture of the view that it was made from, to stand beside it; None: it does
+            not.
+    """
+
+    cell: Cell
+    image: PageImage | None
+    parent: PageImage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +39,19 @@ class DrawnBlock:
         goal: What its views had to be, in words; empty if any will do.
         height: Of a view, in pixels.
         width: Likewise.
-        views: Its views, with their pictures; None where there is none to show.
+        views: Its views.
     """
 
     name: str
     goal: str
     height: int
     width: int
-    views: tuple[tuple[Cell, PageImage | None], ...]
+    views: tuple[DrawnView, ...]
 
     @property
     def boxed(self) -> list[Cell]:
         """The views with a crop box, the largest first, so that none hides a smaller one."""
-        cells = [cell for cell, _ in self.views if cell.box is not None]
+        cells = [each.cell for each in self.views if each.cell.box is not None]
         return sorted(cells, key=lambda cell: -(cell.area or 0))
 
 
@@ -67,7 +81,7 @@ def drawn_row(
     view_sets: Sequence[ViewSet],
     *,
     original: PageImage | None,
-    draw: Draw,
+    draw: Callable[[ViewSet, Cell], DrawnView],
     within: tuple[int, int] = (240, 320),
     link: str | None = None,
 ) -> DrawnRow:
@@ -77,7 +91,7 @@ def drawn_row(
         row: What is shown of it.
         view_sets: The view sets whose views it has.
         original: The picture of its original.
-        draw: Returns the picture of a view.
+        draw: Returns a view with its picture.
         within: Height and width of the original at most, in CSS pixels.
         link: Address of its page.
     """
@@ -93,7 +107,7 @@ def drawn_row(
                 goal=goal_text(each),
                 height=each.height,
                 width=each.width,
-                views=tuple((cell, draw(each, cell)) for cell in row.cells[each.name]),
+                views=tuple(draw(each, cell) for cell in row.cells[each.name]),
             )
             for each in view_sets
         ),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from viewstore.inspect import svg
+from viewstore.inspect.shard_grid import shards_of_a_cell
 from viewstore.inspect.shard_states import STATES
 
 ACROSS, SIDE, GAP = 25, 14, 2
-MOST_CELLS = 2000
 # Colours of Okabe and Ito, and a sign: colour alone says nothing.
 LOOKS = {
     "ok": ("#009E73", ""),
@@ -18,11 +18,6 @@ LOOKS = {
     "damaged": ("#CC79A7", "!"),
     "not built": ("#BBBBBB", "0"),
 }
-
-
-def shards_of_a_cell(shards: int) -> int:
-    """Return how many neighbours share a cell, so that there are at most MOST_CELLS."""
-    return -(-shards // MOST_CELLS)
 
 
 def state_grid(states: Sequence[str], *, title: str) -> str:

@@ -20,6 +20,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.plan import checked_seed
 from viewstore.inspect.inversion import farthest_rows, is_inversion
 from viewstore.inspect.shown_rows import worst_rows
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.matching import SOURCE_COLUMNS, Filter, Found, Place, bind, find_column
 from viewstore.store.store import Store
@@ -149,6 +150,21 @@ class Understood:
             for each in zip(values.tolist(), missing.tolist(), strict=True)
         ]
         return known if found.per_view else [value for (value,) in known]
+
+    def listed(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return key, row and label of `rows`, with the columns that the query names."""
+        values = {name: self.values(name, rows) for name in self.columns}
+        return [
+            {
+                "key": self.store.keys[row],
+                "row": row,
+                "label": label_text(
+                    self.store.label_names, int(self.store.labels[row]), unlabelled=""
+                ),
+                "values": {name: column[place] for name, column in values.items()},
+            }
+            for place, row in enumerate(rows)
+        ]
 
     def _values(
         self, column: Found, rows: NDArray[np.int64], between: Between, *, descending: bool

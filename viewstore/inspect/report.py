@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,19 @@ from markupsafe import Markup
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
-from viewstore.inspect.drawn_rows import DrawnRow, drawn_row
+from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
-from viewstore.inspect.shown_rows import Row, read_row, worst_rows
+from viewstore.inspect.shown_rows import Cell, Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
-from viewstore.inspect.template import environment
+from viewstore.inspect.template import environment, style
 from viewstore.inspect.told import Chosen, described, with_told
 from viewstore.inspect.view_set_charts import (
     HASHES,
     column_chart,
     constraint_charts,
-    telling_charts,
+    telling,
 )
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
@@ -76,7 +75,7 @@ def write_report(
         "name": store.name,
         "labels": label_counts(store),
         "verdict": verdict_of(store, view_sets),
-        "css": Markup(_style("report.css") + _style("row.css")),
+        "css": style("report.css", "row.css"),
         "chosen": chosen,
     }
     sections = [_section(store, view_set) for view_set in view_sets]
@@ -102,10 +101,6 @@ def write_report(
     )
 
 
-def _style(name: str) -> str:
-    return files("viewstore.inspect").joinpath("static", name).read_text("utf-8")
-
-
 def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:
     """Return a sample as it is shown, its original no larger than the largest detail."""
     found = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
@@ -115,12 +110,11 @@ def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen 
 
 
 def _drawn(row: Row, view_sets: Sequence[ViewSet], detail: Detail) -> DrawnRow:
-    return drawn_row(
-        row,
-        view_sets,
-        original=page_image(row.original, detail.original, detail.quality),
-        draw=lambda _, cell: page_image(cell.pixels, detail.view, detail.quality),
-    )
+    def draw(_: ViewSet, cell: Cell) -> DrawnView:
+        return DrawnView(cell=cell, image=page_image(cell.pixels, detail.view, detail.quality))
+
+    original = page_image(row.original, detail.original, detail.quality)
+    return drawn_row(row, view_sets, original=original, draw=draw)
 
 
 def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
@@ -147,9 +141,7 @@ def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
             }
             for each in described(store, view_set)
         ],
-        "telling": {
-            caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
-        },
+        "telling": {each.caption: Markup(each.svg()) for each in telling(view_set)},
     }
 
 

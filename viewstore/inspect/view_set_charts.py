@@ -1,13 +1,17 @@
-"""The charts of a view set: each column, and distances against their goals."""
+"""The charts of a view set: each column, what tells most of it, distances against their goals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from viewstore.inspect.charts import Mark, histogram
+from viewstore.format.stats import COMPONENTS
+from viewstore.inspect.charts import Band, Mark, histogram
 from viewstore.inspect.distributions import (
     Bar,
     bars_of,
@@ -23,9 +27,13 @@ from viewstore.inspect.figures import (
     ranges_panel,
 )
 from viewstore.inspect.numbers import OFF_WORD, is_off, number
-from viewstore.store.constraints import NEAR_DUPLICATE, Constraints
+from viewstore.store.constraints import NEAR_DUPLICATE, Constraints, constraints_of
 from viewstore.store.view_set import ViewSet
 
+CHARTS = 5  # of the Overview
+# Columns whose numbers name something, or are places.
+NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
+NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
 HASHES = frozenset({"dhash", "pixel_crc", "seed"})
 Where = Callable[[str, Bar], str]  # the filter that finds the rows of a bar of a column
 
@@ -63,31 +71,26 @@ def constraint_panels(
     """Return the panels of distances, in the order of the page: goals are marks and bands."""
     params, band = view_set.params, constraints.band
     distance = params["distance"]
-    eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
-
-    def bars(caption: str, name: str, marks: list[Mark]) -> Panel:
-        own = band if name == "distance" else None
-        found = bars_of_values(params[name])
-        finds = lambda bar: where(name, bar)  # noqa: E731
-        return histogram_panel(caption, found, marks=marks, band=own, where=finds)
-
+    first, *pairs = telling(view_set)
+    eps1 = first.marks
     panels = [
-        bars("Distance to the anchor, all views", "distance", [eps1]),
-        ranges_panel("Distance by view number", ranges_by_view(distance), marks=[eps1], band=band),
+        first.panel(partial(where, "distance")),
+        ranges_panel("Distance by view number", ranges_by_view(distance), marks=eps1, band=band),
     ]
-    if "mean_pair_distance" in params and constraints.bound is not None:
-        goals = [Mark(constraints.bound, f"bound {constraints.bound:.3f}")]
-        if constraints.eps2 is not None:
-            goals.append(Mark(constraints.eps2, f"eps2 {constraints.eps2:.3f}"))
-        panels.append(bars("Mean distance to the other views", "mean_pair_distance", goals))
+    for pair in pairs:
+        panels.append(pair.panel(partial(where, "mean_pair_distance")))
         caption = "Mean pair distance (up) over distance (across)"
         grid = density_of(distance, params["mean_pair_distance"])
         names = ("distance", "mean_pair_distance")
         if grid is not None:
-            panels.append(density_panel(caption, names, grid, marks=goals[-1:], band=band))
+            panels.append(density_panel(caption, names, grid, marks=pair.marks[-1:], band=band))
     if "min_pair_distance" in params:
-        near = [Mark(NEAR_DUPLICATE, f"near {NEAR_DUPLICATE:g}")]
-        panels.append(bars("Distance to the nearest other view", "min_pair_distance", near))
+        nearest = Telling(
+            caption="Distance to the nearest other view",
+            bars=bars_of_values(params["min_pair_distance"]),
+            marks=(Mark(NEAR_DUPLICATE, f"near {NEAR_DUPLICATE:g}"),),
+        )
+        panels.append(nearest.panel(partial(where, "min_pair_distance")))
     if "steps" in params:
         panels.append(_steps_panel(view_set, where))
     return panels
@@ -98,7 +101,7 @@ def _steps_panel(view_set: ViewSet, where: Where) -> Panel:
     bars = bars_of(stats.min, stats.max, stats.histogram)
     limit = step_limit(view_set)
     caption = "Steps of the search" + ("" if limit is None else f", of {limit} at most")
-    return histogram_panel(caption, bars, where=lambda bar: where("steps", bar))
+    return histogram_panel(caption, bars, where=partial(where, "steps"))
 
 
 def step_limit(view_set: ViewSet) -> int | None:
@@ -113,29 +116,83 @@ def constraint_charts(view_set: ViewSet, constraints: Constraints) -> dict[str, 
     return {each.caption: each.chart for each in figures}
 
 
-def telling_charts(view_set: ViewSet, charts: Mapping[str, str]) -> dict[str, str]:
-    """Return the few charts for the top of the page: what its views are about, at one look.
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """The histogram of something that tells what views are about.
 
-    `charts` are those of its constraints, if it has any. Else crops are shown by their size and
-    shape, and views of networks by how far they are from their source.
+    Attributes:
+        caption: What it is the histogram of.
+        bars: How many values lie where.
+        marks: Lines at values that they should have.
+        band: Where they should lie; None: anywhere.
     """
-    if charts:
-        return {
-            caption: chart
-            for caption, chart in charts.items()
-            if caption.startswith(("Distance to the anchor", "Mean distance"))
-        }
-    shown = {}
-    if "crop_box" in view_set.params:
-        boxes = view_set.params["crop_box"]
+
+    caption: str
+    bars: list[Bar]
+    marks: tuple[Mark, ...] = ()
+    band: Band | None = None
+
+    def panel(self, where: Callable[[Bar], str]) -> Panel:
+        """Return its panel; `where` gives the filter that finds the rows of a bar."""
+        return histogram_panel(
+            self.caption, self.bars, marks=self.marks, band=self.band, where=where
+        )
+
+    def svg(self) -> str:
+        """Return its chart."""
+        return histogram(self.bars, title=self.caption, marks=self.marks, band=self.band)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its numbers as JSON values."""
+        return {"caption": self.caption, "bars": [asdict(bar) for bar in self.bars]}
+
+
+def telling(view_set: ViewSet) -> list[Telling]:
+    """Return what tells most of a view set: distances to goals, sizes and shapes of crops."""
+    params, constraints = view_set.params, constraints_of(view_set)
+    found = []
+
+    def add(caption: str, values: NDArray[Any], *marks: Mark, band: Band | None = None) -> None:
+        bars = bars_of_values(values)
+        found.append(Telling(caption=caption, bars=bars, marks=marks, band=band))
+
+    if constraints is not None:
+        eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
+        add("Distance to the anchor, all views", params["distance"], eps1, band=constraints.band)
+        if "mean_pair_distance" in params and constraints.bound is not None:
+            marks = _pair_marks(constraints, constraints.bound)
+            add("Mean distance to the other views", params["mean_pair_distance"], *marks)
+        return found
+    if "crop_box" in params:
+        boxes = params["crop_box"]
         sides = np.sqrt(boxes[..., 2].astype(np.float64) * boxes[..., 3])
-        title = "Side of the crop boxes, in source pixels"
-        shown[title] = histogram(bars_of_values(sides), title=title)
+        add("Side of the crop boxes, in source pixels", sides)
         wide = boxes[..., 3] / np.maximum(boxes[..., 2], 1e-9)
-        title = "Width over height of the crop boxes"
-        shown[title] = histogram(bars_of_values(wide), title=title)
-    for name, title in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
-        if name in view_set.params:
-            values = view_set.params[name]
-            shown[title] = histogram(bars_of_values(values), title=title)
-    return shown
+        add("Width over height of the crop boxes", wide)
+    for name, caption in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
+        if name in params:
+            add(caption, params[name])
+    return found
+
+
+def _pair_marks(constraints: Constraints, bound: float) -> list[Mark]:
+    marks = [Mark(bound, f"bound {bound:.3f}")]
+    if constraints.eps2 is not None:
+        marks.append(Mark(constraints.eps2, f"eps2 {constraints.eps2:.3f}"))
+    return marks
+
+
+def overview_charts(view_set: ViewSet) -> list[Telling]:
+    """Return five histograms for a look at a view set: what is telling, then columns that vary."""
+    found = telling(view_set)
+    names = [
+        name
+        for name, stats in view_set.stats.items()
+        if name.partition(".")[0] not in {*NOT_SHOWN, *COMPONENTS} and stats.min != stats.max
+    ]
+    shown = {"distance", "mean_pair_distance"} if found else set()
+    for name in sorted(set(names) - shown, key=lambda each: (each.startswith("x_"), each)):
+        stats = view_set.stats[name]
+        bars = bars_of(stats.min, stats.max, stats.histogram)
+        found.append(Telling(caption=name, bars=bars))
+    return found[:CHARTS]

@@ -60,7 +60,7 @@ class Found:
                 stored = params[self.name][rows]
             else:
                 stored = params.rows(self.name, _numbered(rows))
-            values = stored.reshape(len(stored), -1)
+            values = stored if stored.ndim > 1 else stored[:, None]
             return values, self.view_set.plan.column(self.name).missing(values)
         if self.name == "index":
             values = _numbered(rows)[:, None]

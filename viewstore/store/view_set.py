@@ -26,6 +26,7 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
+from viewstore.store.html import html_of
 from viewstore.store.mapped_shards import MappedShards
 from viewstore.store.params import Columns, Params
 from viewstore.store.rendering import Rendering, warn_of_versions
@@ -82,6 +83,9 @@ class ViewSet:
             return f"ViewSet({self.name!r}, columns of {samples} x {views} of {self.of})"
         size = f"{self.height}x{self.width}x{self.channels}"
         return f"ViewSet({self.name!r}, {samples} x {views}, {size}, {self.plan.form})"
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     @property
     def name(self) -> str:
@@ -251,11 +255,15 @@ class ViewSet:
         """
         self._check_shown(row)
         if self.kind == "recipe":
-            return self.rendering.views(row, only=view)[view]
+            rendered: NDArray[np.uint8] = self.rendering.views(row, only=view)[view]
+            return rendered
         names = [name for name in self.plan.members if name != "json"]
         name = names[view] if self.codec.encoded else names[0]
         payload = self.payloads(row, [name])[name]
-        return self.codec.decode(payload) if self.codec.encoded else self._array(row, payload)[view]
+        if self.codec.encoded:
+            return self.codec.decode(payload)
+        stored: NDArray[np.uint8] = self._array(row, payload)[view]
+        return stored
 
     def _array(self, row: int, payload: bytes) -> NDArray[np.uint8]:
         """Return the views in a member that holds them as one array."""

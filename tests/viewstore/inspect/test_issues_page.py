@@ -20,9 +20,10 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.errors import ConfigError
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.inspect.issue_grid import MOST_CELLS, state_grid
+from viewstore.inspect.issue_grid import state_grid
 from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.site import Site
+from viewstore.inspect.shard_grid import MOST_CELLS
 from viewstore.inspect.shard_states import quick_faults, shard_states
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify

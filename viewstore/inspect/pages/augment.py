@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from viewstore.format.columns import MADE
-from viewstore.inspect.augmentation import LEVEL, Check, Recorded, Replays, checks_of, headline
+from viewstore.inspect.augmentation import (
+    LEVEL,
+    Check,
+    Overlaps,
+    Recorded,
+    Replays,
+    checks_of,
+    headline,
+)
 from viewstore.inspect.figures import figure
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab
 from viewstore.inspect.told import described
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-OVERLAPS = "pair_iou"
+OVERLAPS, BOX = "pair_iou", "crop_box"
+TARGETS = "views"  # role of the view set whose views are the other ones of pairs
 
 
 def _replays(request: PageRequest) -> Replays | None:
@@ -40,24 +49,32 @@ def _facts(request: PageRequest) -> Facts:
     return found
 
 
-def _overlaps(store: Store, shown: ViewSet) -> dict[str, tuple[Any, int]]:
-    """Return the overlaps that columns sets stored of the boxes of a view set, with its groups."""
-    return {
-        each.name: (each.params[OVERLAPS], int(each.plan.generator["args"].get("groups", 1)))
-        for each in described(store, shown)
-        if OVERLAPS in each.params and "crop_box" in shown.params
-    }
+def _overlaps(store: Store, shown: ViewSet) -> dict[str, Overlaps]:
+    """Return the overlaps that columns sets stored of the boxes of a view set, by set."""
+    found = {}
+    for each in described(store, shown):
+        link = each.plan.inputs.get(TARGETS)
+        targets = shown if link is None else store.view_sets.get(link["view_set"])
+        if targets is None or (link is not None and targets.plan.id != link["plan_id"]):
+            continue
+        if OVERLAPS in each.params and BOX in shown.params and BOX in targets.params:
+            found[each.name] = Overlaps(
+                stored=each.params[OVERLAPS],
+                targets=targets.params[BOX],
+                groups=int(each.plan.generator["args"].get("groups", 1)),
+            )
+    return found
 
 
 def _checked(
-    store: Store, shown: ViewSet, replays: Replays, overlaps: dict[str, tuple[Any, int]]
+    store: Store, shown: ViewSet, replays: Replays, overlaps: dict[str, Overlaps]
 ) -> Facts:
     recorded = Recorded(
         params=shown.params,
         made=np.isin(shown.params["status"], MADE),
         height=store.table.height,
         width=store.table.width,
-        iou=overlaps,
+        overlaps=overlaps,
     )
     checks = checks_of(recorded, replays)
     return {
@@ -87,7 +104,8 @@ def _policies(replays: Replays) -> list[Facts]:
 def _check(check: Check) -> Facts:
     rows = ", ".join(map(str, check.rows))
     where = f"index in [{rows}]" if check.rows else ""
-    return {**asdict(check), "agrees": check.agrees, "where": where}
+    off = check.off if math.isfinite(check.off) else None  # without chance there is no multiple
+    return {**asdict(check), "off": off, "agrees": check.agrees, "where": where}
 
 
 TAB = Tab(

@@ -177,6 +177,8 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
     header = list(OF_ROW)
     lines: list[list[Any]] = [[each[name] for name in OF_ROW] for each in facts["rows"]]
     for name in facts["columns"]:
+        if name in OF_ROW:
+            continue
         values = [each["values"][name] for each in facts["rows"]]
         views = len(values[0]) if values and isinstance(values[0], list) else None
         header += [name] if views is None else [f"{name}.{view}" for view in range(views)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from viewstore.inspect.column_filter import ColumnFilter
+from viewstore.inspect.columns import ColumnFilter
 from viewstore.inspect.constraint_lines import constraint_lines, finding, quadrants
 from viewstore.inspect.figures import figure
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab

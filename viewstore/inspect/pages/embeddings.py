@@ -131,7 +131,11 @@ def _classes(store: Store, values: NDArray[np.float64]) -> list[Part]:
     labels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     most = np.sort(labels[np.argsort(-counts, kind="stable")[:MOST_CLASSES]])
     parts: list[Part] = [
-        (label_text(store, int(label), unlabelled="none"), class_look(place), values == label)
+        (
+            label_text(store.label_names, int(label), unlabelled="none"),
+            class_look(place),
+            values == label,
+        )
         for place, label in enumerate(most)
     ]
     return [*parts, ("others", (OTHER, 0), ~np.isin(values, most))]
@@ -188,7 +192,7 @@ def _near(request: PageRequest, embedding: Embedding) -> Facts | None:
 
 
 def _sample(store: Store, row: int) -> Facts:
-    label = label_text(store, int(store.labels[row]), unlabelled="")
+    label = label_text(store.label_names, int(store.labels[row]), unlabelled="")
     return {"key": store.keys[row], "row": row, "label": label}
 
 

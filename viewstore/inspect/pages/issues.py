@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
-from viewstore.inspect.issue_grid import LOOKS, shards_of_a_cell, state_grid
+from viewstore.inspect.issue_grid import LOOKS, state_grid
 from viewstore.inspect.issues import Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
+from viewstore.inspect.shard_grid import shards_of_a_cell
 from viewstore.inspect.shard_states import (
     STATE_MEANINGS,
     STATES,

@@ -257,7 +257,7 @@ def _one_sample(store: Store, table: PairTable, numbers: PairNumbers, row: int) 
     return {
         "key": store.keys[row],
         "row": row,
-        "label": label_text(store, int(store.labels[row]), unlabelled=""),
+        "label": label_text(store.label_names, int(store.labels[row]), unlabelled=""),
         "spread": float(numbers.spread[row]),
         "groups": groups,
     }

@@ -22,7 +22,7 @@ UNREACHABLE, DAMAGED = "source not reachable", "cannot be read"
 
 def _page(request: PageRequest) -> Page:
     root, name, number, key = (*request.rest.split("/", 3), "", "", "", "")[:4]
-    store, side = request.store, _side(request.query.get("side"))
+    store, side = request.store, _side(request.query.get("side", ""))
     view_set = store.view_sets.get(name)
     if view_set is None:
         raise _gone(f"this store has no view set {name[:80]!r}")
@@ -51,10 +51,12 @@ def _page(request: PageRequest) -> Page:
     return Page(200, media_type(made), made, immutable=True)
 
 
-def _side(text: str | None) -> int:
-    if text not in map(str, SIDES):
-        raise PageError(400, ConfigError(f"side must be one of {SIDES}"))
-    return int(text)
+def _side(text: str) -> int:
+    """Return the side that is asked for. Raises PageError: there are no pictures of it."""
+    found = {str(side): side for side in SIDES}.get(text)
+    if found is None:
+        raise PageError(400, ConfigError(f"side must be one of {SIDES}, got {text[:20]!r}"))
+    return found
 
 
 def _view(view_set: ViewSet, number: str) -> int | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from viewstore.inspect.drawn_rows import DrawnRow, drawn_row
+from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.pages.page import PageRequest
 from viewstore.inspect.pictures import LOSSLESS_SIDE, PageImage
 from viewstore.inspect.shown_rows import Cell, Row
 from viewstore.inspect.thumbnails import SIDES
+from viewstore.inspect.told import made_from
 from viewstore.store.view_set import ViewSet
 
 SMALL, MIDDLE, LARGE = SIDES
@@ -23,6 +24,8 @@ def linked_row(
     original: int = MIDDLE,
     views: int = SMALL,
     larger: bool = True,
+    beside: bool = False,
+    link: bool = True,
 ) -> DrawnRow:
     """Return a sample for `rows.row` of templates/row.html.
 
@@ -33,6 +36,8 @@ def linked_row(
         original: Longer side of the picture of its original: one of SIDES.
         views: The same of its views.
         larger: Whether each picture is a link to a larger one.
+        beside: Whether what attacks and mixes were made from stands beside them.
+        link: Whether its key is a link to its page.
     """
 
     def image(view_set: ViewSet, view: int | None, side: int, longer: int) -> PageImage:
@@ -42,9 +47,12 @@ def linked_row(
             larger=request.picture(row.key, view, LARGE, view_set) if larger else None,
         )
 
-    def draw(view_set: ViewSet, cell: Cell) -> PageImage | None:
+    def draw(view_set: ViewSet, cell: Cell) -> DrawnView:
         longer = max(view_set.height, view_set.width)
-        return image(view_set, cell.view, views, longer) if cell.built else None
+        shown = image(view_set, cell.view, views, longer) if cell.built else None
+        parent = made_from(request.store, view_set) if beside and cell.parent is not None else None
+        clean = None if parent is None else image(parent, cell.parent, views, longer)
+        return DrawnView(cell=cell, image=shown, parent=clean)
 
     return drawn_row(
         row,
@@ -52,5 +60,5 @@ def linked_row(
         original=image(view_sets[0], None, original, max(row.height, row.width)),
         draw=draw,
         within=WITHIN[original],
-        link=request.sample(row.key),
+        link=request.sample(row.key) if link else None,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from viewstore.errors import ConfigError, nearest
-from viewstore.inspect.column_filter import column_filter
+from viewstore.inspect.columns import (
+    column_filter,
+    column_values,
+    holds_floats,
+    single_columns,
+)
 from viewstore.inspect.distributions import Bar, density_of
 from viewstore.inspect.figures import density_panel, figure, histogram_panel
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab
-from viewstore.inspect.summary import COMPONENTS, column_facts
+from viewstore.inspect.summary import column_facts
 from viewstore.inspect.told import described
 from viewstore.inspect.view_set_charts import column_bars, said_instead
 from viewstore.store.view_set import ViewSet
@@ -76,16 +76,11 @@ def _columns(request: PageRequest) -> dict[str, tuple[ViewSet, str]]:
 
     Those of a columns set are called SET.column.
     """
-    found: dict[str, tuple[ViewSet, str]] = {}
-    for each in _sets(request):
-        prefix = "" if each is request.shown else f"{each.name}."
-        for name, column in each.params.columns.items():
-            parts = COMPONENTS.get(name)
-            if parts is not None:
-                found |= {f"{prefix}{name}.{part}": (each, f"{name}.{part}") for part in parts}
-            elif len(column.shape) <= each.plan.per_view(name):
-                found[f"{prefix}{name}"] = (each, name)
-    return found
+    return {
+        name if each is request.shown else f"{each.name}.{name}": (each, name)
+        for each in _sets(request)
+        for name in single_columns(each)
+    }
 
 
 def _together(request: PageRequest) -> Facts | None:
@@ -112,23 +107,12 @@ def _together(request: PageRequest) -> Facts | None:
 
 
 def _density(names: tuple[str, str], of_sets: list[tuple[ViewSet, str]]) -> Facts:
-    (across, x_whole), (up, y_whole) = (column_values(*each) for each in of_sets)
+    across, up = (column_values(*each) for each in of_sets)
+    x_whole, y_whole = (not holds_floats(*each) for each in of_sets)
     grid = density_of(across, up, whole=(x_whole, y_whole))
     if grid is None:
         raise ConfigError(f"no view has a value of both {names[0]} and {names[1]}")
     return density_panel(f"{names[1]} (up) over {names[0]} (across)", names, grid)
-
-
-def column_values(view_set: ViewSet, name: str) -> tuple[NDArray[Any], bool]:
-    """Return a column or component, [N, 1 or V] with NaN where missing, and whether it is whole."""
-    base, _, part = name.partition(".")
-    column, values = view_set.plan.column(base), view_set.params[base]
-    if part:
-        values = values[..., COMPONENTS[base].index(part)]
-    missing = column.missing(values)
-    if missing.any() and not column.dtype.startswith("f"):
-        values = np.where(missing, np.nan, values)
-    return values.reshape(len(values), -1), not column.dtype.startswith("f")
 
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from viewstore.inspect.pages import (
     augment,
     browse,
+    compare,
     constraints,
     embeddings,
     issues,
     overview,
     pairs,
     picture,
+    sample,
     stats,
 )
 from viewstore.inspect.pages.page import Tab
@@ -20,9 +22,11 @@ TABS: tuple[Tab, ...] = (
     browse.TAB,
     stats.TAB,
     constraints.TAB,
+    compare.TAB,
     augment.TAB,
     pairs.TAB,
     embeddings.TAB,
     issues.TAB,
+    sample.TAB,
     picture.TAB,
 )

@@ -1,11 +1,15 @@
-"""Filters of one column, in the words of `store/where.py`, as links of pages have them."""
+"""Columns of single numbers: their values as arrays, and filters that find some of them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from viewstore.format.stats import COMPONENTS
 from viewstore.inspect.distributions import Bar
 from viewstore.store.described import newest_about
 from viewstore.store.store import Store
@@ -107,3 +111,37 @@ def column_filter(
     if view_set is not shown and newest_about(store, meant, [shown.plan.id]) is not view_set:
         meant = f"{meant}-r1"  # its name alone means a newer round
     return ColumnFilter(f"{meant}.{name}", per_view, column.dtype.startswith("f"))
+
+
+def single_columns(view_set: ViewSet) -> list[str]:
+    """Return the columns of a view set that hold single numbers, and the components of others."""
+    found = []
+    for name, column in view_set.params.columns.items():
+        if name in COMPONENTS:
+            found += [f"{name}.{part}" for part in COMPONENTS[name]]
+        elif len(column.shape) <= view_set.plan.per_view(name):
+            found.append(name)
+    return found
+
+
+def holds_floats(view_set: ViewSet, name: str) -> bool:
+    """Return whether a column or component holds floats, and no whole numbers."""
+    return view_set.plan.column(name.partition(".")[0]).dtype.startswith("f")
+
+
+def column_values(
+    view_set: ViewSet, name: str, rows: NDArray[np.int64] | None = None
+) -> NDArray[Any]:
+    """Return a column or component, [N, 1 or V], with NaN where a value was never written.
+
+    `rows`: Those that are wanted; None: all.
+    """
+    base, _, part = name.partition(".")
+    column = view_set.plan.column(base)
+    values = view_set.params[base] if rows is None else view_set.params.rows(base, rows)
+    if part:
+        values = values[..., COMPONENTS[base].index(part)]
+    missing = column.missing(values)
+    if missing.any() and not np.isnan(column.fill):
+        values = np.where(missing, np.nan, values)
+    return values.reshape(len(values), math.prod(values.shape[1:]))
