@@ -136,10 +136,11 @@ def _page(terminal: Terminal, store: Store, address: str) -> int:
     Raises:
         ConfigError: It is a picture.
     """
+    from viewstore.build.draws import drawn_anew
     from viewstore.inspect.pages.site import Site
 
     path, _, query = address.removeprefix("/").partition("?")
-    page = Site({store.name: lambda: store}).get(store.name, path, query)
+    page = Site({store.name: lambda: store}, replays=drawn_anew).get(store.name, path, query)
     if page.media_type.startswith("image/"):
         raise ConfigError(f"--get prints pages, and {address[:80]} is a picture")
     body = page.body.decode()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from viewstore.build.draws import drawn_anew
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.files.local import is_url, local_path
@@ -71,6 +72,7 @@ def run_server(
     site = Site(
         {each.name: each.store for each in served},
         {each.name: each.root for each in served if isinstance(each, LocalStore)},
+        replays=drawn_anew,
     )
     app = service(
         served,

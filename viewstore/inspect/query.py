@@ -107,16 +107,21 @@ class Understood:
         facts = [self.store.store_id, shown, self.text, self.query.sort, seed]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def find(self, between: Between = lambda: None) -> Result:
+    def find(
+        self, between: Between = lambda: None, among: NDArray[np.int64] | None = None
+    ) -> Result:
         """Return the rows, an empty result too.
 
-        `between` is called between blocks of rows; it raises where it has taken too long.
+        `between` is called between blocks of rows; it raises where it has taken too long. `among`:
+        Rows that others are left out for, [M]; None: none are.
 
         Raises:
             FormatError: A column is damaged.
         """
         count = self.store.num_samples
         rows = np.arange(count) if self.filter is None else self.filter.rows(between)
+        if among is not None:
+            rows = rows[np.isin(rows, among)]
         between()
         sort = self.query.sort
         if sort == WORST:
@@ -153,7 +158,9 @@ class Understood:
             {
                 "key": self.store.keys[row],
                 "row": row,
-                "label": label_text(self.store, int(self.store.labels[row]), unlabelled=""),
+                "label": label_text(
+                    self.store.label_names, int(self.store.labels[row]), unlabelled=""
+                ),
                 "values": {name: column[place] for name, column in values.items()},
             }
             for place, row in enumerate(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,20 @@ from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Cell, Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
-from viewstore.inspect.template import environment
+from viewstore.inspect.template import environment, style
 from viewstore.inspect.told import Chosen, described, with_told
-from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling
+from viewstore.inspect.view_set_charts import (
+    HASHES,
+    column_chart,
+    constraint_charts,
+    telling,
+)
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
-HASHES = frozenset({"dhash", "pixel_crc"})
 WORST = 5  # rows of a view set that are shown as its worst
 
 
@@ -72,7 +75,7 @@ def write_report(
         "name": store.name,
         "labels": label_counts(store),
         "verdict": verdict_of(store, view_sets),
-        "css": Markup(_style("report.css") + _style("row.css")),
+        "css": style("report.css", "row.css"),
         "chosen": chosen,
     }
     sections = [_section(store, view_set) for view_set in view_sets]
@@ -96,10 +99,6 @@ def write_report(
         "would make a larger one",
         fix="show fewer samples with -n, or one --view-set",
     )
-
-
-def _style(name: str) -> str:
-    return files("viewstore.inspect").joinpath("static", name).read_text("utf-8")
 
 
 def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:

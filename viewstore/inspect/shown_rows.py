@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.colours import Pixels
 from viewstore.images.operators.table import OPERATORS
 from viewstore.inspect.numbers import is_off
-from viewstore.inspect.summary import COMPONENTS, label_text
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
@@ -217,12 +219,22 @@ def choose_rows(
         return [store.keys.find(key)]
     if count < 1:
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
-    words = Stream(checked_seed(seed)).seed_word(np.arange(store.num_samples, dtype=np.uint64), 0)
     if random:
+        words = _words(store.num_samples, checked_seed(seed))
         return sorted(np.argsort(words, kind="stable")[:count].tolist())
-    ranges = np.array_split(words, min(count, store.num_samples))
+    return spread_rows(store.num_samples, count, seed=checked_seed(seed))
+
+
+def spread_rows(samples: int, count: int, *, seed: int = 0) -> list[int]:
+    """Return up to `count` of so many rows, ascending: one of each of equal ranges of them."""
+    ranges = np.array_split(_words(samples, seed), min(count, samples))
     starts = np.cumsum([0, *map(len, ranges)])[:-1].tolist()
     return [start + int(each.argmin()) for start, each in zip(starts, ranges, strict=True)]
+
+
+def _words(samples: int, seed: int) -> NDArray[np.uint64]:
+    """Return a word for each row, by which a seed chooses rows: those of the least words."""
+    return Stream(seed).seed_word(np.arange(samples, dtype=np.uint64), 0)
 
 
 def worst_rows(view_set: ViewSet, count: int) -> list[int]:
@@ -237,7 +249,8 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     constraints = constraints_of(view_set)
     if "distance" in view_set.params:
         off = np.zeros(len(view_set))
-        for distance in view_set.params["distance"].T.astype(np.float64):  # of one view
+        for of_view in view_set.params["distance"].T:
+            distance = of_view.astype(np.float64)
             if constraints is not None:
                 low, high = constraints.band
                 distance = np.maximum(low - distance, distance - high)
@@ -260,14 +273,45 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
-def read_row(store: Store, row: int, view_sets: Sequence[ViewSet], *, pixels: bool = True) -> Row:
+def first_shown(store: Store) -> ViewSet | None:
+    """Return the view set to show where none is named: the first from which no other starts.
+
+    None: the store has none.
+    """
+    if not store.view_sets:
+        return None
+    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
+    last = [
+        each
+        for each in store.view_sets.values()
+        if each.kind != "columns" and each.name not in parents
+    ]
+    return min(last or store.view_sets.values(), key=lambda each: each.name)
+
+
+class Samples(Protocol):
+    """What a row needs to be told beside its views: a store has it, and the source of a view set.
+
+    `table` is the source table; `source` reads the source images.
+    """
+
+    @property
+    def table(self) -> Any:  # noqa: ANN401
+        """The rows: key, label, height and width of each."""
+
+    @property
+    def source(self) -> Any:  # noqa: ANN401
+        """Reads source images."""
+
+
+def read_row(store: Samples, row: int, view_sets: Sequence[ViewSet], *, pixels: bool = True) -> Row:
     """Read what sheet, report and pages show of a sample.
 
     An original or views that cannot be read are no error: the original is None, the cells of
     the views have no pixels, and their notes say why.
 
     Args:
-        store: An open store.
+        store: An open store, or what it knows of its samples.
         row: The sample.
         view_sets: Those of its view sets that are shown.
         pixels: Whether to read pixels. Pages read none: they name pictures by their addresses.
@@ -275,11 +319,12 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet], *, pixels: bo
     Raises:
         FormatError: The params are damaged.
     """
-    height, width = int(store.table.height[row]), int(store.table.width[row])
+    table = store.table
+    height, width = int(table.height[row]), int(table.width[row])
     return Row(
-        key=store.keys[row],
+        key=table.keys[row],
         row=row,
-        label=label_text(store, int(store.labels[row]), unlabelled=""),
+        label=label_text(table.label_names, int(table.label[row]), unlabelled=""),
         height=height,
         width=width,
         original=_original(store, row) if pixels else None,
@@ -287,9 +332,10 @@ def read_row(store: Store, row: int, view_sets: Sequence[ViewSet], *, pixels: bo
     )
 
 
-def _original(store: Store, row: int) -> Pixels | None:
+def _original(store: Samples, row: int) -> Pixels | None:
     try:
-        return store.source.image(row)
+        image: Pixels = store.source.image(row)
+        return image
     except ViewStoreError:
         return None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.resources import files
 
 import jinja2
+from markupsafe import Markup
 
 
 @cache
@@ -17,3 +19,9 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def style(*names: str) -> Markup:
+    """Return style sheets of ours, for a page that holds them itself."""
+    folder = files("viewstore.inspect").joinpath("static")
+    return Markup("".join(folder.joinpath(name).read_text("utf-8") for name in names))

@@ -2,54 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.inspect.charts import Band, Mark, histogram, ranges, scatter
-from viewstore.inspect.distributions import Bar, bars_of, bars_of_values, ranges_by_view
-from viewstore.inspect.summary import COMPONENTS
-from viewstore.store.constraints import Constraints, constraints_of
+from viewstore.format.stats import COMPONENTS
+from viewstore.inspect.charts import Band, Mark, histogram
+from viewstore.inspect.distributions import (
+    Bar,
+    bars_of,
+    bars_of_values,
+    density_of,
+    ranges_by_view,
+)
+from viewstore.inspect.figures import (
+    Panel,
+    density_panel,
+    figure,
+    histogram_panel,
+    ranges_panel,
+)
+from viewstore.inspect.numbers import OFF_WORD, is_off, number
+from viewstore.store.constraints import NEAR_DUPLICATE, Constraints, constraints_of
 from viewstore.store.view_set import ViewSet
 
-SCATTER_POINTS = 1500
 CHARTS = 5  # of the Overview
 # Columns whose numbers name something, or are places.
 NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
 NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
-NOT_SHOWN = frozenset(
-    {"dhash", "jitter_order", "latent", "pixel_crc", "seed"}
-)  # numbers of no size
+HASHES = frozenset({"dhash", "pixel_crc", "seed"})
+Where = Callable[[str, Bar], str]  # the filter that finds the rows of a bar of a column
+
+
+def nowhere(column: str, bar: Bar) -> str:
+    """Return that nothing finds the rows of a bar: a report has no links."""
+    return ""
+
+
+def column_bars(stats: Mapping[str, Any]) -> list[Bar]:
+    """Return the bars of a column, from its statistics (`summary.column_facts`)."""
+    return bars_of(stats["min"], stats["max"], stats["histogram"])
 
 
 def column_chart(name: str, stats: Mapping[str, Any]) -> str:
     """Return the histogram of a column as SVG, from its statistics (`summary.column_facts`)."""
-    bars = bars_of(stats["min"], stats["max"], stats["histogram"])
-    return histogram(bars, title=f"histogram of {name}")
+    return histogram(column_bars(stats), title=f"histogram of {name}")
+
+
+def said_instead(name: str, stats: Mapping[str, Any]) -> str:
+    """Return what is said of a column of which a chart would say nothing; "" of others."""
+    if name in HASHES:
+        return "hashes or random words, which have no order"
+    if stats["min"] is None:
+        return "no value"
+    if stats["min"] == stats["max"]:
+        word = OFF_WORD if is_off(name, stats["min"]) else number(stats["min"])
+        return f"the same everywhere: {word}"
+    return ""
+
+
+def constraint_panels(
+    view_set: ViewSet, constraints: Constraints, where: Where = nowhere
+) -> list[Panel]:
+    """Return the panels of distances, in the order of the page: goals are marks and bands."""
+    params, band = view_set.params, constraints.band
+    distance = params["distance"]
+    first, *pairs = telling(view_set)
+    eps1 = first.marks
+    panels = [
+        first.panel(partial(where, "distance")),
+        ranges_panel("Distance by view number", ranges_by_view(distance), marks=eps1, band=band),
+    ]
+    for pair in pairs:
+        panels.append(pair.panel(partial(where, "mean_pair_distance")))
+        caption = "Mean pair distance (up) over distance (across)"
+        grid = density_of(distance, params["mean_pair_distance"])
+        names = ("distance", "mean_pair_distance")
+        if grid is not None:
+            panels.append(density_panel(caption, names, grid, marks=pair.marks[-1:], band=band))
+    if "min_pair_distance" in params:
+        nearest = Telling(
+            caption="Distance to the nearest other view",
+            bars=bars_of_values(params["min_pair_distance"]),
+            marks=(Mark(NEAR_DUPLICATE, f"near {NEAR_DUPLICATE:g}"),),
+        )
+        panels.append(nearest.panel(partial(where, "min_pair_distance")))
+    if "steps" in params:
+        panels.append(_steps_panel(view_set, where))
+    return panels
+
+
+def _steps_panel(view_set: ViewSet, where: Where) -> Panel:
+    stats = view_set.stats["steps"]
+    bars = bars_of(stats.min, stats.max, stats.histogram)
+    limit = step_limit(view_set)
+    caption = "Steps of the search" + ("" if limit is None else f", of {limit} at most")
+    return histogram_panel(caption, bars, where=partial(where, "steps"))
+
+
+def step_limit(view_set: ViewSet) -> int | None:
+    """Return after how many steps the search of a view set gave up; None: its plan says none."""
+    limit = view_set.plan.generator["args"].get("max_steps")
+    return None if limit is None else int(limit)
 
 
 def constraint_charts(view_set: ViewSet, constraints: Constraints) -> dict[str, str]:
     """Return the charts of distances as SVG by caption, in the order of the page."""
-    distance, band = view_set.params["distance"], constraints.band
-    eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
-    first, *others = telling(view_set)
-    by_view = ranges(ranges_by_view(distance), title="distance by view", marks=[eps1], band=band)
-    charts = {first.caption: first.svg(), "Distance by view number": by_view}
-    for pairs in others:
-        charts[pairs.caption] = pairs.svg()
-        mean_pair = view_set.params["mean_pair_distance"]
-        every = max(1, distance.size // SCATTER_POINTS)
-        share = "" if every == 1 else f", one view in {every}"
-        charts[f"Mean pair distance (up) over distance (across){share}"] = scatter(
-            zip(distance.flat[::every], mean_pair.flat[::every], strict=True),
-            title="mean pair distance over distance",
-            band=band,
-            level=pairs.marks[-1],
-        )
-    return charts
+    figures = map(figure, constraint_panels(view_set, constraints))
+    return {each.caption: each.chart for each in figures}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +131,12 @@ class Telling:
     bars: list[Bar]
     marks: tuple[Mark, ...] = ()
     band: Band | None = None
+
+    def panel(self, where: Callable[[Bar], str]) -> Panel:
+        """Return its panel; `where` gives the filter that finds the rows of a bar."""
+        return histogram_panel(
+            self.caption, self.bars, marks=self.marks, band=self.band, where=where
+        )
 
     def svg(self) -> str:
         """Return its chart."""
@@ -118,7 +188,7 @@ def overview_charts(view_set: ViewSet) -> list[Telling]:
     names = [
         name
         for name, stats in view_set.stats.items()
-        if name not in NOT_SHOWN and name not in COMPONENTS and stats.min != stats.max
+        if name.partition(".")[0] not in {*NOT_SHOWN, *COMPONENTS} and stats.min != stats.max
     ]
     shown = {"distance", "mean_pair_distance"} if found else set()
     for name in sorted(set(names) - shown, key=lambda each: (each.startswith("x_"), each)):

@@ -35,6 +35,7 @@ from viewstore.store.committed import (
     unfinished_view_set,
     view_sets,
 )
+from viewstore.store.html import html_of
 from viewstore.store.keys import Keys
 from viewstore.store.params import Columns
 from viewstore.store.view_set import ViewSet
@@ -89,6 +90,9 @@ class Store:
     def __repr__(self) -> str:
         samples = counted(self.num_samples, "sample")
         return f"Store({self.location!r}, {samples}, {list(self.view_sets)})"
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     def __len__(self) -> int:
         return self.num_samples

@@ -26,6 +26,7 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
+from viewstore.store.html import html_of
 from viewstore.store.mapped_shards import MappedShards
 from viewstore.store.params import Columns, Params
 from viewstore.store.rendering import Rendering, warn_of_versions
@@ -82,6 +83,9 @@ class ViewSet:
             return f"ViewSet({self.name!r}, columns of {samples} x {views} of {self.of})"
         size = f"{self.height}x{self.width}x{self.channels}"
         return f"ViewSet({self.name!r}, {samples} x {views}, {size}, {self.plan.form})"
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     @property
     def name(self) -> str:

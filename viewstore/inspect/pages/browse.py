@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
+from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.page import (
     Csv,
     Facts,
@@ -75,6 +76,7 @@ def _facts(request: PageRequest) -> Facts:
         "view_set": request.shown.name,
         "samples": request.store.num_samples,
         "where": request.query.get("where", ""),
+        "among": request.query.get("among", ""),
         "sort": request.query.get("sort", ""),
         "understood": "",
         "terms": [],
@@ -99,7 +101,11 @@ def _facts(request: PageRequest) -> Facts:
 
 def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
     site = request.site
-    found = site.results.get(query.id, lambda: query.find(Deadline(site.query_seconds)))
+    among = request.query.get("among", "")
+    chosen = rows_among(site.facts, request.store, among) if among else None
+    found = site.results.get(
+        (query.id, among), lambda: query.find(Deadline(site.query_seconds), chosen)
+    )
     rows = found.page(asked.begin, asked.begin + asked.rows)
     shown = looked_at(request.store, [request.shown])
     values = {name: query.values(name, rows) for name in query.columns}
@@ -131,7 +137,11 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
         "orders": list(_orders(request)),
         "presets": _presets(request),
         "random": request.link(
-            "browse", where=facts["where"], sort=RANDOM, seed=_next_seed(request)
+            "browse",
+            where=facts["where"],
+            among=facts["among"],
+            sort=RANDOM,
+            seed=_next_seed(request),
         ),
     }
 
@@ -192,10 +202,16 @@ def _code(request: PageRequest) -> str:
         for name, value in given.items()
         if value
     )
-    import_line = "from viewstore.inspect.query import Query, understand\n"
+    import_line, chosen = "from viewstore.inspect.query import Query, understand\n", ""
+    if among := request.query.get("among"):
+        import_line = (
+            "from viewstore.inspect.pages.among import rows_among\n"
+            f"{import_line}from viewstore.store.kept import Kept\n"
+        )
+        chosen = f"among=rows_among(Kept(1), store, {among!r})"
     return (
         opening(request).replace("import viewstore\n", f"import viewstore\n{import_line}", 1)
-        + f"\nfound = understand(store, Query({fields}), views).find()"
+        + f"\nfound = understand(store, Query({fields}), views).find({chosen})"
         + f"\nrows = found.page({asked.begin}, {asked.begin + asked.rows})"
     )
 

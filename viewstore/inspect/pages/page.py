@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from viewstore.errors import ViewStoreError
+from viewstore.inspect.pages.memory import Memory
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-
-if TYPE_CHECKING:
-    from viewstore.inspect.pages.site import Site
 
 Facts = dict[str, Any]
 
@@ -60,7 +58,7 @@ class PageRequest:
     """What a page is asked for.
 
     Attributes:
-        site: The pages it belongs to, with what they keep in memory.
+        site: What the pages keep in memory.
         name: Of the store, in addresses.
         store: The store, open.
         view_set: The view set that was picked, or that stands first; None: there is none.
@@ -69,7 +67,7 @@ class PageRequest:
         root: Relative address of the store's Overview: "./" or "../".
     """
 
-    site: Site
+    site: Memory
     name: str
     store: Store
     view_set: ViewSet | None

@@ -8,49 +8,45 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.pages.building import building_facts, progress_drawn
+from viewstore.inspect.pages.memory import Memory, OpenStore, ReplaysOf, no_replays
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
-from viewstore.inspect.query import SECONDS, Result
+from viewstore.inspect.shown_rows import first_shown
 from viewstore.inspect.template import environment
 from viewstore.store.committed import is_store
-from viewstore.store.kept import Kept
-from viewstore.store.params import Columns
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
-OpenStore = Callable[[], Store]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
-RESULTS, THUMBNAIL_BYTES, FACTS, COLUMN_BYTES = 32, 64 << 20, 256, 1 << 30
 
 
-class Site:
+class Site(Memory):
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
     def __init__(
-        self, stores: Mapping[str, OpenStore], folders: Mapping[str, Path] | None = None
+        self,
+        stores: Mapping[str, OpenStore],
+        folders: Mapping[str, Path] | None = None,
+        *,
+        replays: ReplaysOf = no_replays,
     ) -> None:
         """Show `stores`: what gives the newest generation of each, open, by name.
 
         Of those in `folders` the Overview shows the build too, before there is a generation.
+        `replays` gives what draws the params of a view set anew.
         """
-        self.stores = stores
+        super().__init__(stores, replays)
         self.folders = {} if folders is None else folders
-        self.results: Kept[Result] = Kept(RESULTS)
-        self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
-        self.facts: Kept[Any] = Kept(FACTS)
-        self.columns: Columns = Kept(COLUMN_BYTES, lambda column: column.nbytes)
-        self.query_seconds = SECONDS
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
@@ -172,15 +168,7 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     """Return view set `name`; without one, the first of those that no others start from."""
     if name is not None:
         return chosen_view_set(store, name, purpose="show")
-    if not store.view_sets:
-        return None
-    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
-    last = [
-        each
-        for each in store.view_sets.values()
-        if each.kind != "columns" and each.name not in parents
-    ]
-    return min(last or store.view_sets.values(), key=lambda each: each.name)
+    return first_shown(store)
 
 
 def _static(name: str) -> Page:
