@@ -13,6 +13,7 @@ import pytest
 
 from tests.viewstore.pages import HOSTILE, Page
 from tests.viewstore.small_stores import build_small, write_npz, write_photographs
+from viewstore.errors import FormatError
 from viewstore.inspect.columns import column_values
 from viewstore.inspect.comparison import (
     MOST_VALUES,
@@ -217,6 +218,18 @@ def test_stores_without_a_common_key_are_compared_by_their_plans_alone(
     assert facts["columns"] == facts["rows"] == []
     assert {"rows", "views", "generator.args.views"} <= {each["key"] for each in facts["plans"]}
     assert site.get("a", "compare", query).status == 200
+
+
+def test_a_store_that_cannot_be_opened_is_left_out(raw_store: Store, both: Store) -> None:
+    def broken() -> Store:
+        raise FormatError("its manifest is damaged")
+
+    site = Site({"s": lambda: raw_store, "t": broken})
+    answer = site.get("s", "compare", "format=json")
+    assert answer.status == 404
+    assert "no view set here to compare with" in json.loads(answer.body)["error"]["message"]
+    site = Site({"s": lambda: raw_store, "t": broken, "u": lambda: both})
+    assert facts_of(site, "s", "")["choices"] == ["u/other", "u/simclr"]
 
 
 def test_hostile_keys_are_text(hostile: Path) -> None:

@@ -61,7 +61,8 @@ def _column(request: PageRequest, view_set: ViewSet, name: str, stats: Facts) ->
         finds = {"min": tests.at_most(stats["min"]), "max": tests.at_least(greatest)}
     if tests is not None and stats["fill"]:
         finds["fill"] = tests.missing()
-    panel = None if said else histogram_panel(name, column_bars(stats), where=where)
+    caption = name if view_set is request.shown else f"{view_set.name}.{name}"
+    panel = None if said else histogram_panel(caption, column_bars(stats), where=where)
     return {
         "name": name,
         **{fact: stats[fact] for fact in SHOWN},
