@@ -122,6 +122,8 @@ def notes_of(
             notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
+    if any("mix_box" in each.params for each in view_sets):
+        notes.append(("A box in a view is what was pasted into it.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
 
 

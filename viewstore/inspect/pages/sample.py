@@ -12,7 +12,7 @@ from viewstore.inspect.pages.page import Facts, PageError, PageRequest, Tab, ope
 from viewstore.inspect.pages.rows import LARGE, MIDDLE, SMALL, linked_row
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.summary import sample_facts
-from viewstore.inspect.told import Chosen, choices_of, chosen_of, with_told
+from viewstore.inspect.told import Chosen, choices_of, chosen_of, is_compared, with_told
 from viewstore.store.described import DEFAULT_CHOICE
 from viewstore.store.view_set import ViewSet
 
@@ -127,6 +127,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     return {
         "first": drawn(sets[:1], LARGE, MIDDLE) if sets else None,
         "others": drawn(sets[1:], MIDDLE, SMALL) if sets[1:] else None,
+        "compared": any(is_compared(each) for each in sets),
         "per_view": {
             each.name: [name for name in facts["view_sets"][each.name] if each.plan.per_view(name)]
             for each in request.store.view_sets.values()
