@@ -215,7 +215,7 @@ def _draw_view(
         _draw_mix(draw, _corners(cell.mix, *place[:2], place[2] / width, place[3] / height))
     if cell.chosen:
         _draw_frame(draw, place)
-    left, top = at[0], at[1] + CELL + 2
+    left, top = at[0], at[1] + CELL + FRAME + 2
     _draw_number(draw, cell, (left, top))
     words = [] if cell.distance is None else [f"d {cell.distance:.3f}"]
     if cell.note:

@@ -21,9 +21,6 @@ CHARTED_ROWS = 50_000  # about so many are enough for the shape of a histogram, 
 # Columns whose numbers name something, or are places.
 NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
 NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
-NOT_SHOWN = frozenset(
-    {"dhash", "jitter_order", "latent", "pixel_crc", "seed"}
-)  # numbers of no size
 
 
 def column_chart(name: str, stats: Mapping[str, Any]) -> str:
