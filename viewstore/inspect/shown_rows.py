@@ -221,7 +221,9 @@ def choose_rows(
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
     if random:
         words = _words(store.num_samples, checked_seed(seed))
-        return sorted(np.argsort(words, kind="stable")[:count].tolist())
+        count = min(count, len(words))
+        near = np.flatnonzero(words <= np.partition(words, count - 1)[count - 1])
+        return sorted(near[np.argsort(words[near], kind="stable")[:count]].tolist())
     return spread_rows(store.num_samples, count, seed=checked_seed(seed))
 
 
