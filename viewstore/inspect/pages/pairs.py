@@ -299,7 +299,7 @@ def _pictures(request: PageRequest, facts: Facts, sample: Mapping[str, Any]) -> 
     cells = tuple(
         replace(cell, params=(), told=()) for cell in row.cells[shown.name] if cell.view in views
     )
-    return linked_row(request, replace(row, cells={shown.name: cells}), [shown], original=96)
+    return linked_row(request, replace(row, cells={shown.name: cells}), [shown])
 
 
 def _csv(request: PageRequest, facts: Facts) -> Csv:
