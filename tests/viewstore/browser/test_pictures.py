@@ -19,11 +19,11 @@ ROWS = 30
 VIEWS = 2
 TOLERANCE = 6  # levels by which JPEG and resizing may change a flat colour
 # The mean colour of every picture of every row, with the number of the row that its key names.
-COLOURS = """() => [...document.querySelectorAll("li.sample")].flatMap(row =>
+COLOURS = """() => [...document.querySelectorAll(".rows > li")].flatMap(row =>
   [...row.querySelectorAll("img")].map(img => {
     const canvas = new OffscreenCanvas(1, 1), context = canvas.getContext("2d");
     context.drawImage(img, img.naturalWidth / 2, img.naturalHeight / 2, 1, 1, 0, 0, 1, 1);
-    return [row.querySelector("a").textContent.trim(), ...context.getImageData(0, 0, 1, 1).data];
+    return [row.querySelector("h3 a").textContent.trim(), ...context.getImageData(0, 0, 1, 1).data];
   }))"""
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
-from viewstore.inspect.pages.among import rows_among
 from viewstore.format.columns import Status
+from viewstore.inspect.pages.among import rows_among
+from viewstore.inspect.pages.marks import filter_of, marked_rows, with_mark
 from viewstore.inspect.pages.page import (
     Csv,
     Facts,
@@ -38,6 +39,7 @@ class Asked:
     query: Query
     page: int
     rows: int
+    marks: list[int]
 
     @classmethod
     def of(cls, request: PageRequest) -> Asked:
@@ -51,6 +53,7 @@ class Asked:
             ),
             page=_number(fields.get("page", "1"), "page", 1),
             rows=min(MOST_ROWS, _number(fields.get("n", str(ROWS)), "n", 1)),
+            marks=marked_rows(fields.get("marks", ""), request.store.num_samples),
         )
 
     @property
@@ -84,6 +87,7 @@ def _facts(request: PageRequest) -> Facts:
         "pages": 1,
         "first": 0,
         "rows": [],
+        "marks": [],
         "error": None,
     }
     try:
@@ -115,6 +119,7 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
         "page": asked.page,
         "pages": max(1, math.ceil(len(found) / asked.rows)),
         "first": asked.begin,
+        "marks": asked.marks,
         "rows": [
             {
                 **read_row(request.store, row, shown, pixels=False).to_json(),
@@ -132,6 +137,8 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
             linked_row(request, Row.of_json(each), shown, larger=False) for each in facts["rows"]
         ],
         "told": TOLD,
+        "with_mark": with_mark,
+        "only_marked": request.again(where=filter_of(facts["marks"]), page=None),
         "orders": list(_orders(request)),
         "presets": _presets(request),
         "random": request.link(

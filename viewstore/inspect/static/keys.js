@@ -6,7 +6,7 @@
 const SETTING = "viewstore-keys";
 const KEYS_PAUSED = "off";
 /** The rows of the page, in their order. */
-const rows = () => /** @type {HTMLElement[]} */ ([...document.querySelectorAll("li.sample")]);
+const rows = () => /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".rows > li")]);
 const dialog = /** @type {HTMLDialogElement | null} */ (document.getElementById("keys"));
 const switchButton = document.getElementById("keys-switch");
 
@@ -41,7 +41,7 @@ function walk(step) {
   const here = all.findIndex((row) => row.contains(document.activeElement));
   const next = all[here < 0 ? (step > 0 ? 0 : all.length - 1) : here + step];
   if (next) {
-    next.querySelector("a")?.focus();
+    /** @type {HTMLElement | null} */ (next.querySelector("h3 a"))?.focus();
     next.scrollIntoView({ block: "nearest" });
   }
 }
@@ -49,9 +49,9 @@ function walk(step) {
 /** Do what the element with this key does; return whether there is one. In a row, the row's own comes first.
  * @param {string} key */
 function act(key) {
-  const row = document.activeElement?.closest("li.sample");
+  const row = document.activeElement?.closest(".rows > li");
   const selector = `[data-key="${CSS.escape(key)}"]:not([hidden])`;
-  const target = /** @type {HTMLElement | null} */ (row?.querySelector(selector) ?? document.querySelector(`${selector}:not(li.sample *)`));
+  const target = /** @type {HTMLElement | null} */ (row?.querySelector(selector) ?? document.querySelector(`${selector}:not(.rows *)`));
   if (!target) return false;
   if (target.matches("input:not([type=checkbox]), select")) {
     target.focus();
@@ -75,7 +75,7 @@ function alone(view) {
 function leave(target) {
   if (isTyping(target)) /** @type {HTMLElement} */ (target).blur();
   else if (document.body.dataset.alone) delete document.body.dataset.alone;
-  else if (document.querySelector("[data-key=Escape]")) act("Escape");
+  else history.back();
 }
 
 document.addEventListener("keydown", (event) => {
