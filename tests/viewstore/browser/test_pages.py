@@ -145,6 +145,8 @@ def test_keys_alone_lead_from_overview_to_a_filtered_sample_and_back(
         page.keyboard.press("j")
         page.wait_for_function("before => location.href !== before", arg=before)
         page.keyboard.press("Escape")
+        page.wait_for_url(before)
+        page.keyboard.press("Escape")
         page.wait_for_url("**where=*")
         page.keyboard.press("?")
         assert page.locator("dialog[open]").count() == 1
