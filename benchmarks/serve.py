@@ -39,7 +39,8 @@ from viewstore.files.disk import write_atomic
 from viewstore.store.store import open_store
 
 GIB = 1 << 30
-BLOBS = r"^/[\w-]+/(sources|views/[\w-]+)/[a-z0-9_]+-[0-9a-f]{16}(\.[a-z0-9_]+)?\.(tar|params|chunk|npy)$"
+NAMED = r"/[\w-]+/(sources|views/[\w-]+)/[a-z0-9_]+-[0-9a-f]{16}(\.[a-z0-9_]+)?"
+BLOBS = rf"^{NAMED}\.(tar|params|chunk|npy)$"
 RANGE_BYTES = 8 << 20
 TARGETS = {"whole": 0.9, "ranges": 1.2}  # CPU seconds for each GiB, on an idle machine
 VIEWS, SIDE = 8, 224  # 1.2 MB a sample
@@ -190,7 +191,10 @@ def check(server: Server, name: str, sha256: str) -> None:
     """Raise SystemExit unless a server gives the right bytes."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     connection.request("GET", server.before + name)
-    if hashlib.sha256(connection.getresponse().read()).hexdigest() != sha256:
+    response = connection.getresponse()
+    if response.status != 200:
+        raise SystemExit(f"{server.before}{name} was answered {response.status}")
+    if hashlib.sha256(response.read()).hexdigest() != sha256:
         raise SystemExit(f"{server.before}{name} has other bytes than it was built with")
     connection.close()
 

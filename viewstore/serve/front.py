@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -11,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from viewstore.errors import ViewStoreError
-from viewstore.serve.objects import Served
+from viewstore.serve.objects import Served, view_sets
 
 
 def front_route(stores: Sequence[Served]) -> Route:
@@ -31,13 +32,17 @@ def front_route(stores: Sequence[Served]) -> Route:
     return Route("/", front)
 
 
-async def _row(served: Served) -> dict[str, str]:
+async def _row(served: Served) -> dict[str, Any]:
     """Return what the page says of a store."""
-    facts = {"name": served.name, "address": quote(served.name), "id": "", "state": ""}
+    facts = {"name": served.name, "address": quote(served.name), "id": "", "view_sets": []}
     try:
         generation = await served.generation()
     except ViewStoreError as error:
         return facts | {"state": f"{error} ({error.code})"}
     if generation is None:
         return facts | {"state": "no build of it has ended"}
-    return facts | {"id": generation.store_id, "state": f"generation {generation.number}"}
+    return facts | {
+        "id": generation.store_id,
+        "view_sets": view_sets(generation.files),
+        "state": f"generation {generation.number}",
+    }

@@ -22,6 +22,8 @@ from viewstore.serve.tokens import Tokens
 
 OPEN = ("/healthz", "/readyz")  # need no token
 METHODS = ("GET", "HEAD")
+MAX_HEADERS = 16384  # bytes of the header block of a request
+CLOSED = {"connection": "close"}
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -98,11 +100,12 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the answer to a request that goes no further; None: it may go on."""
+        if _size(scope) > MAX_HEADERS:  # h11 measures only what comes in pieces
+            return self._refused("header", 400, "the header is too long\n", CLOSED)
         if not self._is_host(scope, headers):
             return self._refused("host", 400, "this server has another name than that\n")
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-            closed = {"connection": "close"}
-            return self._refused("body", 413, "a request has no body here\n", closed)
+            return self._refused("body", 413, "a request has no body here\n", CLOSED)
         path, once = path_below(scope), self._access.once
         if once is not None and path == "/auth" and scope["method"] in METHODS:
             return once.answer(scope["method"], scope["query_string"], headers)
@@ -189,6 +192,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _size(scope: Scope) -> int:
+    """Return how many bytes the header block of a request has."""
+    line = len(scope["raw_path"]) + len(scope["query_string"])
+    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 def _last(headers: Headers, name: str) -> str:

@@ -133,7 +133,8 @@ class LocalStore:
         self._lookers = anyio.CapacityLimiter(LOOKERS)
 
     async def generation(self, *, fresh: bool = False) -> LocalGeneration | None:
-        if not fresh and time.monotonic() - self._looked < LOOK_SECONDS:
+        is_known = self._generation is not None or self._failure is not None
+        if is_known and not fresh and time.monotonic() - self._looked < LOOK_SECONDS:
             return self._known()
         return await anyio.to_thread.run_sync(self.newest, fresh, limiter=self._lookers)
 

@@ -16,17 +16,17 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from viewstore.errors import ConfigError, UnavailableError
-from viewstore.serve.guard import is_loopback
+from viewstore.serve.guard import MAX_HEADERS, SECURITY, is_loopback
 from viewstore.serve.limits import Running
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-MAX_HEADERS = 16384  # bytes of the header block of a request
 HEADER_SECONDS = 30.0  # in which it must be there
 IDLE_SECONDS = 5  # between two requests of a connection
 BACKLOG = 2048
@@ -113,6 +113,20 @@ class Protocol(H11Protocol):
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self._expect_nothing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, as the guard refuses requests; nothing else is answered then."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [*SECURITY.items(), ("content-type", "text/plain"), ("connection", "close")]
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=f"{msg}\n".encode()),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         self._expect()

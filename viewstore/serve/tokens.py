@@ -100,6 +100,8 @@ def _read(path: Path) -> tuple[FixedTokens, Seen | None]:
                 f"chmod 600 {path}",
                 f"its mode is {stat.S_IMODE(facts.st_mode):04o}",
             )
+        if facts.st_size > MAX_FILE:
+            raise _unusable("the token file is too long", str(path), "keep the tokens in use")
         return FixedTokens(os.read(descriptor, MAX_FILE), str(path)), _seen(facts)
     finally:
         os.close(descriptor)

@@ -129,6 +129,21 @@ def test_a_stream_that_runs_reads_the_old_generation_to_its_end(
     assert found == expected
 
 
+def test_who_asks_while_the_first_generation_is_read_waits_for_it(live: Path) -> None:
+    async def all_at_once() -> list[LocalGeneration | None]:
+        served = LocalStore("s", live)
+        first = asyncio.create_task(served.generation())
+        found = []
+        while not first.done():
+            await asyncio.sleep(0.001)
+            found.append(await served.generation())
+        return [await first, *found]
+
+    first, *others = asyncio.run(all_at_once())
+    assert first is not None
+    assert all(each is first for each in others)
+
+
 def test_a_request_for_the_manifest_sees_the_newest_one_and_then_all_are_new(
     live: Path, two_generations: tuple[Path, Path]
 ) -> None:

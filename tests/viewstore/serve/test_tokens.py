@@ -56,6 +56,10 @@ def malform(path: Path) -> None:
     path.write_text("short\n")
 
 
+def lengthen(path: Path) -> None:
+    path.write_text(f"{SECOND}\n" * 4000)
+
+
 def make_folder(path: Path) -> None:
     path.unlink()
     path.mkdir(mode=0o700)
@@ -66,7 +70,7 @@ def make_pipe(path: Path) -> None:
     os.mkfifo(path, 0o600)
 
 
-BROKEN = [remove, open_to_others, empty, malform, make_folder, make_pipe]
+BROKEN = [remove, open_to_others, empty, malform, lengthen, make_folder, make_pipe]
 
 
 @pytest.mark.parametrize("break_it", BROKEN)
