@@ -22,6 +22,7 @@ import viewstore
 from tests.loaders.stores import digits_store
 from tests.viewstore.commands import run
 from tests.viewstore.serve.servers import serving
+from viewstore.errors import RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.store.store import Store
 
@@ -212,6 +213,27 @@ def test_a_store_is_read_and_verified_through_it(
 
 
 TOKEN = "a-t0ken-of_the~proxy+tests/="
+
+
+def test_nginx_asks_for_a_token_as_the_page_says(
+    nginx: str, digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the line of the page in the server, our reader needs a token, and sends it so."""
+    (line,) = re.findall(r"`(if \(\$http_authorization.*?)`", PAGE.read_text())
+    text = configuration("root /data").replace("root /data", f"root {digits.root.parent}")
+    text = text.replace("127.0.0.1:8981;", f"127.0.0.1:PORT; {line.replace('TOKEN', TOKEN)}")
+    cache = CacheSettings(directory=tmp_path / "cache")
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    monkeypatch.setenv("VIEWSTORE_TOKEN_FILE", str(tokens))
+    (tmp_path / "nginx").mkdir()
+    with running(nginx, text, tmp_path / "nginx") as address:
+        tokens.write_text(f"{address} another-t0ken-than-that\n")
+        with pytest.raises(RemoteError, match="refused the token that was sent, status 401"):
+            viewstore.open(f"{address}/digits", cache=cache)
+        tokens.write_text(f"{address} {TOKEN}\n")
+        store = viewstore.open(f"{address}/digits", cache=cache)
+        assert (store.view_set("hard")[3] == digits.view_set("hard")[3]).all()
 
 
 class Draining(BaseHTTPRequestHandler):

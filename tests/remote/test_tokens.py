@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,16 +11,18 @@ from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.certificates import write_certificates
 from tests.remote.conftest import IMPATIENT, Open
 from tests.viewstore.commands import run
 from viewstore.errors import ConfigError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.remote import RemoteFiles
-from viewstore.files.tokens import Origin, token_for
+from viewstore.files.tokens import Origin, refused, token_for
 from viewstore.files.transport import FsspecTransport, ObstoreTransport, connect
 from viewstore.store.store import Store
 
@@ -84,18 +87,31 @@ def serve(digits: Store) -> Iterator[Serve]:
     """Start servers of the store; they end with the test."""
     with ExitStack() as stack:
 
-        def start(**facts: Any) -> Guarded:  # noqa: ANN401
+        def start(context: ssl.SSLContext | None = None, **facts: Any) -> Guarded:  # noqa: ANN401
             guarded = Guarded(**facts)
             server = ThreadingHTTPServer(("127.0.0.1", 0), handler(guarded, digits.root))
+            scheme = "http" if context is None else "https"
+            if context is not None:
+                server.socket = context.wrap_socket(server.socket, server_side=True)
             thread = threading.Thread(target=server.serve_forever, args=[0.01])
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
-            guarded.url = f"http://127.0.0.1:{server.server_port}"
+            guarded.url = f"{scheme}://127.0.0.1:{server.server_port}"
             return guarded
 
         yield start
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """How a server speaks TLS with a certificate that clients of this test trust."""
+    write_certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    return context
 
 
 @pytest.fixture
@@ -149,9 +165,24 @@ def test_without_a_token_the_error_says_where_one_is_looked_for(
     assert error.where == f"{server.url}/manifest.json"
     assert server.url in str(error)
     told = f"{error.why} {error.fix}"
-    assert "VIEWSTORE_TOKEN_FILE" in told
-    assert str(home) in told
-    assert f"`{server.url} TOKEN`" in str(error.fix)
+    assert "VIEWSTORE_TOKEN_FILE names no file" in told
+    assert f"{home} counts for https alone" in told
+    assert f"write the line `{server.url} TOKEN`" in told
+
+
+def test_the_error_says_what_to_write_into_which_file(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://data.example:8443/views"
+    origin = Origin.of(url)
+    none = refused(url, origin, None, 401)
+    assert f"or `machine data.example password TOKEN` into {home}" in str(none.fix)
+    monkeypatch.setenv("VIEWSTORE_TOKEN_FILE", str(tmp_path / "tokens"))
+    named = refused(url, origin, None, 401)
+    assert named.why == f"{tmp_path / 'tokens'}, which VIEWSTORE_TOKEN_FILE names, has none for it"
+    assert str(home) in str(named.fix)
+    for error in (none, named):
+        assert "`https://data.example:8443 TOKEN`" in str(error.fix)
 
 
 def test_a_token_that_is_refused_is_not_shown(
@@ -189,6 +220,43 @@ def test_a_token_does_not_follow_a_redirect_to_another_server(
     assert open_remote(server.url).view_set("digits").index.rows == 70
     assert set(server.got) == {f"Bearer {TOKEN}"}
     assert set(other.got) == {None}
+
+
+def test_a_client_that_sends_its_headers_again_would_lose_the_token(serve: Serve) -> None:
+    """The same two servers, and the client of Python's library."""
+    other = serve()
+    server = serve(wanted=TOKEN, moved_to=other.url)
+    wanted = Request(f"{server.url}/manifest.json", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urlopen(wanted) as answer:
+        assert answer.status == 200
+    assert other.got == [f"Bearer {TOKEN}"]
+
+
+def test_nothing_follows_a_redirect_from_https_to_http(
+    serve: Serve,
+    tls: ssl.SSLContext,
+    tokens: Path,
+    open_remote: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does it where an S3 server of the environment is spoken to without TLS."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    plain = serve()
+    server = serve(tls, wanted=TOKEN, moved_to=plain.url)
+    tokens.write_text(f"{server.url} {TOKEN}\n")
+    with pytest.raises(RemoteError, match="did not give manifest"):
+        open_remote(server.url)
+    assert set(server.got) == {f"Bearer {TOKEN}"}
+    assert plain.got == []
+
+
+def test_a_store_at_an_https_address_is_read_with_the_password_of_netrc(
+    serve: Serve, tls: ssl.SSLContext, home: Path, open_remote: Open
+) -> None:
+    server = serve(tls, wanted=TOKEN)
+    home.write_text(f"machine 127.0.0.1 login any password {TOKEN}\n")
+    assert open_remote(server.url).view_set("digits").index.rows == 70
+    assert set(server.got) == {f"Bearer {TOKEN}"}
 
 
 def test_a_redirect_on_the_same_server_keeps_the_token(

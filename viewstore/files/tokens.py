@@ -96,21 +96,25 @@ def check_private(path: Path, mode: int) -> None:
 
 def refused(url: str, origin: Origin, token: Token | None, status: int) -> RemoteError:
     """Return the error of a server that wants a token for `url`, or another one than it got."""
-    named = os.environ.get(TOKEN_FILE)
+    named, netrc_file = os.environ.get(TOKEN_FILE), netrc_path()
+    said, why = "asks for a token", f"{TOKEN_FILE} names no file, and {netrc_file} has none for it"
     if token is not None:
         said, why = "refused the token that was sent", f"the token stands in {token.file}"
     elif named:
-        said, why = "asks for a token", f"{named}, which {TOKEN_FILE} names, has none for it"
+        why = f"{named}, which {TOKEN_FILE} names, has none for it"
+    if named:
+        rest = f"{named}, which {TOKEN_FILE} names; {netrc_file} is asked where it names none"
+    elif origin.scheme == "https":
+        machine = f"`machine {origin.host} password TOKEN`"
+        rest = f"a file of mode 0600 that {TOKEN_FILE} names, or {machine} into {netrc_file}"
     else:
-        said, why = "asks for a token", f"{TOKEN_FILE} is not set, {netrc_path()} has none for it"
+        rest = f"a file of mode 0600 that {TOKEN_FILE} names; {netrc_file} counts for https alone"
     return RemoteError(
         f"{origin} {said}, status {status}",
         code="VS402",
         where=url,
         why=why,
-        fix=f"write `{origin} TOKEN` into {named or 'a file of mode 0600'} "
-        f"({'named by' if named else 'and name it in'} {TOKEN_FILE}), or, if that is not set "
-        f"and for https only, `machine {origin.host} password TOKEN` into {netrc_path()}",
+        fix=f"write the line `{origin} TOKEN` into {rest}",
     )
 
 
