@@ -36,8 +36,9 @@ from viewstore.store.store import Store
 
 OLD_SECONDS = 5.0  # a manifest of this age is fetched again when it is asked for
 QUICK = Retry(tries=2, total_seconds=10.0, longest_seconds=1.0, stall_seconds=5.0)
-LOOKERS = ThreadPoolExecutor(8, "viewstore-look")  # they wait for manifests
+LOOKERS = 8  # threads that wait for manifests, for each store
 PATHS = StorePaths(Path())
+RECORDS = ("sources.json", "plan.json")  # whose sha256 no other record lists
 LOG = logging.getLogger("viewstore.serve")
 
 
@@ -58,7 +59,7 @@ class GenerationFiles(RemoteFiles):
 
     Attributes:
         records: Bytes of the records that were read, by name.
-        derived: What the manifest says of files that the next generation replaces, by name.
+        listed: What records say of other files, by name; more once more of them were read.
     """
 
     def __init__(self, url: str, fills: Fills, retry: Retry, traffic: Traffic) -> None:
@@ -67,15 +68,18 @@ class GenerationFiles(RemoteFiles):
         self.cache.disk = fills.cache
         self.cache.fetcher.sleep, self.cache.fetcher.traffic = fills.sleep, traffic
         self.records: dict[str, bytes] = {}
-        self.derived: dict[str, Listed] = {}
+        self.listed: Mapping[str, Listed] = {}
 
     def record(self, path: Path, limit: int, check: Callable[[bytes], Checked]) -> Checked:
         name = path.as_posix()
-        if name in self.derived:
-            listed = self.derived[name]
+        if name in self.records:
+            return check(self.records[name])
+        listed = self.listed.get(name)
+        if listed is not None:
             return self._blob(path, listed.size, listed.sha256, lambda data: check(bytes(data)))
-        if name not in self.records:
-            self.records[name] = super().record(path, limit, partial(_proved, check))
+        if path.name not in RECORDS:
+            return super().record(path, limit, check)
+        self.records[name] = super().record(path, limit, partial(_proved, check))
         return check(self.records[name])
 
     def exists(self, path: Path) -> bool:
@@ -122,16 +126,19 @@ class ThroughGeneration:
         self._files = files
         self.manifest = remote_manifest(PATHS, files)
         self.number, self.store_id = self.manifest.generation, self.manifest.store_id
-        for name in self.manifest.view_sets:
-            for found in derived_files(self.manifest, name):
-                files.derived[found.name] = Listed(**found._asdict(), immutable=False)
+        files.listed = {
+            found.name: Listed(**found._asdict(), immutable=False)
+            for name in self.manifest.view_sets
+            for found in derived_files(self.manifest, name)
+        }
         self.files: Mapping[str, Listed] = {each.name: each for each in self._listed()}
+        files.listed = self.files
         self._origin, self._doubted = origin, doubted
         self._store: Store | None = None
         self._lock = threading.Lock()
 
     def _listed(self) -> Iterator[Listed]:
-        yield from self._files.derived.values()
+        yield from self._files.listed.values()
         for found in blobs(PATHS, self.manifest, self.manifest.view_sets, self._files):
             yield Listed(**found._asdict(), immutable=True)
         for name, data in self._files.records.items():
@@ -202,13 +209,14 @@ class ThroughStore:
         self._looked = float("-inf")
         self._doubted = False
         self._looking = threading.Lock()
+        self._lookers = ThreadPoolExecutor(LOOKERS, "viewstore-look")
 
     async def generation(self, *, fresh: bool = False) -> ThroughGeneration | None:
         known = self._generation
         if known is not None and not self._doubted and not (fresh and self._is_old()):
             return known
         run = asyncio.get_running_loop().run_in_executor
-        return await run(LOOKERS, self.newest)
+        return await run(self._lookers, self.newest)
 
     def store(self) -> Store:
         found = self.newest() if self._generation is None else self._generation
