@@ -22,7 +22,7 @@ def test_a_mark_is_put_and_taken_away() -> None:
     "text", ["a", "1,", "-1", "10", "1;2", "9" * 400, ",".join(map(str, range(101)))]
 )
 def test_other_marks_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="^marks must be"):
+    with pytest.raises(ConfigError, match=r"^marks must be"):
         marked_rows(text, 10 if "," not in text else MOST_MARKS + 1)
 
 
