@@ -37,6 +37,7 @@ def draw_sheet(
     view_sets: Sequence[ViewSet],
     *,
     seed: int = 0,
+    query: str = "",
     chosen: Chosen | None = None,
 ) -> bytes:
     """Return the PNG of a contact sheet; the same arguments give the same bytes.
@@ -45,7 +46,8 @@ def draw_sheet(
         store: An open store.
         rows: The samples to draw, from top to bottom.
         view_sets: Some of its view sets, from left to right.
-        seed: Only written down, in the text chunk that says what the sheet shows.
+        seed: Only written down, in the text chunks that say what the sheet shows.
+        query: Likewise: the filter and order that chose the samples.
         chosen: The views to frame.
 
     Raises:
@@ -74,6 +76,8 @@ def draw_sheet(
     text.add_text("viewstore:view_set", " ".join(each.name for each in view_sets))
     text.add_text("viewstore:rows", " ".join(map(str, rows)))
     text.add_text("viewstore:seed", str(seed))
+    if query:
+        text.add_text("viewstore:query", query)
     file = io.BytesIO()
     sheet.save(file, "PNG", pnginfo=text, compress_level=6)
     return file.getvalue()

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.colours import Pixels
 from viewstore.images.operators.table import OPERATORS
 from viewstore.inspect.numbers import is_off
-from viewstore.inspect.summary import COMPONENTS, label_text
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
@@ -101,6 +102,13 @@ class Cell:
         """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
+    @classmethod
+    def of_json(cls, view_set: str, facts: Mapping[str, Any]) -> Cell:
+        """Return the view of a view set that `to_json` gave these facts of."""
+        boxes = {name: facts[name] and Box(**facts[name]) for name in ("box", "mix")}
+        words = {name: tuple(facts[name]) for name in ("params", "told")}
+        return cls(view_set=view_set, pixels=None, **{**facts, **words, **boxes})
+
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without its pixels."""
         return {
@@ -141,6 +149,16 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Row:
+        """Return the sample that `to_json` gave these facts of."""
+        cells = {
+            name: tuple(Cell.of_json(name, each) for each in views)
+            for name, views in facts["view_sets"].items()
+        }
+        own = {name: facts[name] for name in ("key", "row", "label", "height", "width")}
+        return cls(**own, original=None, cells=cells)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without pixels."""
@@ -227,19 +245,23 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     Those that failed come first, then those farthest from their goal, then the others with
     status 2.
     """
-    status = view_set.params["status"].reshape(len(view_set), -1)
-    missed = (status == Status.GOAL_NOT_MET).any(1).astype(np.float64)
+    status = view_set.params["status"].reshape(len(view_set), -1).T
+    missed = np.zeros(len(view_set))
+    missed[np.logical_or.reduce(status == Status.GOAL_NOT_MET)] = 1
     constraints = constraints_of(view_set)
     if "distance" in view_set.params:
-        distance = view_set.params["distance"].astype(np.float64)
-        if constraints is not None:
-            low, high = constraints.band
-            distance = np.maximum(low - distance, distance - high)
-        off = np.nan_to_num(np.maximum(distance, 0), nan=0.0).max(axis=1)
+        off = np.zeros(len(view_set))
+        for of_view in view_set.params["distance"].T:
+            distance = of_view.astype(np.float64)
+            if constraints is not None:
+                low, high = constraints.band
+                distance = np.maximum(low - distance, distance - high)
+            np.maximum(off, np.nan_to_num(distance, nan=0.0), out=off)
         missed += off if constraints is not None else off * missed
-    missed[(status >= Status.FAILED).any(1)] = np.inf
-    order = np.argsort(-missed, kind="stable")[:count]
-    return [int(row) for row in order if missed[row] > 0]
+    missed[np.logical_or.reduce(status >= Status.FAILED)] = np.inf
+    wrong = np.flatnonzero(missed > 0)
+    rows: list[int] = wrong[np.argsort(-missed[wrong], kind="stable")[:count]].tolist()
+    return rows
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:

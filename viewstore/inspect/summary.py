@@ -14,7 +14,7 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import Status
-from viewstore.format.stats import ColumnStats, column_stats
+from viewstore.format.stats import COMPONENTS, ColumnStats, component_stats
 from viewstore.inspect.origin import origin_facts
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store
@@ -22,12 +22,6 @@ from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
-
-# Components that mean different things: their statistics are not mixed.
-COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "crop_box": ("top", "left", "height", "width"),
-    "jitter": ("brightness", "contrast", "saturation", "hue"),
-}
 
 
 OUTCOMES: Mapping[str, Status] = {
@@ -53,9 +47,10 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
     """
     found: dict[str, ColumnStats] = {}
     for name, stats in view_set.stats.items():
-        if column is None or column.partition(".")[0] == name:
+        of_component = "." in name  # told with its column
+        if not of_component and (column is None or column.partition(".")[0] == name):
             found |= _components(view_set, name, stats)
-    if column is not None and column not in view_set.stats:
+    if column is not None and "." in column:
         found = {name: stats for name, stats in found.items() if name == column}
     if column is not None and not found:
         raise ConfigError(
@@ -67,13 +62,15 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
 
 
 def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, ColumnStats]:
-    if name not in COMPONENTS:
-        return {name: stats}
-    column, values = view_set.params.columns[name], view_set.params[name]
-    return {
-        f"{name}.{component}": column_stats(column, values[..., index])
-        for index, component in enumerate(COMPONENTS[name])
-    }
+    """Return the statistics of the components of a column, of others its own.
+
+    Stores of before lack those of components: they are computed here.
+    """
+    named = [f"{name}.{component}" for component in COMPONENTS.get(name, ())]
+    stored = {each: view_set.stats[each] for each in named if each in view_set.stats}
+    if stored or not named:
+        return stored or {name: stats}
+    return component_stats(view_set.params.columns[name], view_set.params[name]) or {name: stats}
 
 
 def made_facts(store: Store, view_set: ViewSet) -> Facts:

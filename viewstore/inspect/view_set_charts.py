@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.format.stats import COMPONENTS
 from viewstore.inspect.charts import Band, Mark, histogram, ranges, scatter
 from viewstore.inspect.distributions import Bar, bars_of, bars_of_values, ranges_by_view
-from viewstore.inspect.summary import COMPONENTS
 from viewstore.store.constraints import Constraints, constraints_of
 from viewstore.store.view_set import ViewSet
 
@@ -124,7 +124,7 @@ def overview_charts(view_set: ViewSet) -> list[Telling]:
     names = [
         name
         for name, stats in view_set.stats.items()
-        if name not in NOT_SHOWN and name not in COMPONENTS and stats.min != stats.max
+        if name.partition(".")[0] not in {*NOT_SHOWN, *COMPONENTS} and stats.min != stats.max
     ]
     shown = {"distance", "mean_pair_distance"} if found else set()
     for name in sorted(set(names) - shown, key=lambda each: (each.startswith("x_"), each)):

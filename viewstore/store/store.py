@@ -37,6 +37,7 @@ from viewstore.store.committed import (
 )
 from viewstore.store.html import html_of
 from viewstore.store.keys import Keys
+from viewstore.store.params import Columns
 from viewstore.store.view_set import ViewSet
 
 
@@ -177,6 +178,14 @@ class Store:
                 paths = self.paths.view_set(name)
                 found[name] = ViewSet(paths, entry, self.files, source=self.source, others=found)
         return ViewSets(found, self.location, self.unfinished)
+
+    def keep_columns(self, memory: Columns) -> None:
+        """Keep whole columns of params in a bounded memory, which other stores may share.
+
+        Without, each column that was asked for stays in memory as long as the store.
+        """
+        for view_set in self.view_sets.values():
+            view_set.keep_columns(memory)
 
     @cached_property
     def unfinished(self) -> Mapping[str, str]:

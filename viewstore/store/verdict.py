@@ -198,8 +198,8 @@ def worst_status(view_set: ViewSet) -> NDArray[np.uint8]:
     found = view_set.stats["status"]
     if found.fill == 0 and found.min == found.max == Status.OK:
         return np.full(len(view_set), Status.OK, np.uint8)
-    status: NDArray[np.uint8] = view_set.params["status"]
-    worst: NDArray[np.uint8] = status.reshape(len(status), -1).max(axis=1)
+    status: NDArray[np.uint8] = view_set.params["status"].reshape(len(view_set), -1)
+    worst: NDArray[np.uint8] = np.maximum.reduce(status.T)  # views are few: faster than by rows
     return worst
 
 

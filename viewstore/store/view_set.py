@@ -28,7 +28,7 @@ from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
 from viewstore.store.html import html_of
 from viewstore.store.mapped_shards import MappedShards
-from viewstore.store.params import Params
+from viewstore.store.params import Columns, Params
 from viewstore.store.rendering import Rendering, warn_of_versions
 from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
@@ -62,6 +62,7 @@ class ViewSet:
         self.files = files
         self.source = source
         self._others = {} if others is None else others
+        self._columns: Columns | None = None
         self._entry = entry
         self.plan: Plan = read_plan(paths, files)
         if self.plan.id != entry.plan_id:
@@ -73,7 +74,8 @@ class ViewSet:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is open or derived: it is read again where it is needed."""
         derived = {n for n, each in vars(type(self)).items() if isinstance(each, cached_property)}
-        return {name: each for name, each in vars(self).items() if name not in derived}
+        kept = {name: each for name, each in vars(self).items() if name not in derived}
+        return {**kept, "_columns": None}
 
     def __repr__(self) -> str:
         samples, views = counted(len(self), "sample"), counted(self.num_views, "view")
@@ -181,7 +183,14 @@ class ViewSet:
             chunk=self._chunk if self.remote else None,
             at_once=FETCHES if self.remote else 1,
             samples=None if self.source is None else self._samples(self.source.table),
+            kept=None if self._columns is None else (self._columns, self.index.root),
         )
+
+    def keep_columns(self, memory: Columns) -> None:
+        """Keep whole columns of params in a bounded memory, which others share."""
+        if self._columns is not memory:
+            self._columns = memory
+            vars(self).pop("params", None)
 
     def _samples(self, table: SourceTable) -> Samples:
         return Samples(table.keys, table.label, self.num_views)

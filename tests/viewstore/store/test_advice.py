@@ -234,7 +234,7 @@ class Reader:
             has_plan = self.store.view_set(name).plan.is_file()
             if about in ("source", "manifest") and not has_plan:
                 continue
-            seed = read_plan(self.store.paths.view_set(name)).seed if has_plan else sets.index(name)
+            seed = read_plan(self.store.view_set(name)).seed if has_plan else sets.index(name)
             place = "--out", self.store.root, "--source", self.source
             self.run("build", *SETTINGS, *place, "--view-set", name, "--seed", seed)
 

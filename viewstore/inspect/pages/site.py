@@ -11,29 +11,27 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.pages.building import building_facts, progress_drawn
-from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
+from viewstore.inspect.pages.memory import Memory
+from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
 from viewstore.inspect.shown_rows import first_shown
 from viewstore.inspect.template import environment
 from viewstore.store.committed import is_store
-from viewstore.store.kept import Kept
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
 OpenStore = Callable[[], Store]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
-RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
 
 
-class Site:
+class Site(Memory):
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
     def __init__(
@@ -43,11 +41,9 @@ class Site:
 
         Of those in `folders` the Overview shows the build too, before there is a generation.
         """
+        super().__init__()
         self.stores = stores
         self.folders = {} if folders is None else folders
-        self.results: Kept[Any] = Kept(RESULTS)
-        self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
-        self.facts: Kept[Any] = Kept(FACTS)
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
@@ -77,6 +73,7 @@ class Site:
             store = self.stores[name]()
         except ConfigError as error:
             return self._unfinished(name, tab, fields, root, error)
+        store.keep_columns(self.columns)
         request = PageRequest(
             site=self,
             name=name,
@@ -97,13 +94,16 @@ class Site:
         if not tab.has_data(request):
             raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
         facts = tab.facts(request)
+        status = tab.status(facts)
         if form == "json":
-            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+            body = json.dumps(jsonable(facts)).encode() + b"\n"
+            return Page(status, "application/json", body)
         if form == "csv" and tab.csv is not None:
             header, rows = tab.csv(request, facts)
             text = io.StringIO()
             csv.writer(text).writerows([header, *rows])
-            return Page(200, "text/csv", text.getvalue().encode(), download=f"{tab.name}.csv")
+            body = text.getvalue().encode()
+            return Page(status, "text/csv", body, download=f"{tab.name}.csv")
         html = (
             environment()
             .get_template(f"{tab.name}.html")
@@ -116,7 +116,7 @@ class Site:
                 **tab.drawn(request, facts),
             )
         )
-        return Page(200, "text/html", html.encode())
+        return Page(status, "text/html", html.encode())
 
     def _unfinished(
         self, name: str, tab: Tab, fields: Mapping[str, str], root: str, error: ConfigError
@@ -142,13 +142,7 @@ class Site:
         return Page(200, "text/html", html.encode())
 
     def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
-        facts = {
-            "code": error.code,
-            "message": str(error),
-            "where": error.where,
-            "why": error.why,
-            "fix": error.fix,
-        }
+        facts = error_facts(error)
         if as_json:
             return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
         html = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import overview, picture, sample
+from viewstore.inspect.pages import browse, overview, picture, sample
 from viewstore.inspect.pages.page import Tab
 
-TABS: tuple[Tab, ...] = (overview.TAB, sample.TAB, picture.TAB)
+TABS: tuple[Tab, ...] = (overview.TAB, browse.TAB, sample.TAB, picture.TAB)
