@@ -256,6 +256,35 @@ def test_a_websocket_is_not_answered(raw_store: Store, open_server: Server) -> N
         assert open_server.ask(path, upgrade).status in (200, 404)  # a plain request, never 101
 
 
+def test_a_stream_runs_until_the_client_took_its_last_bytes(raw_store: Store) -> None:
+    """Uvicorn waits for a client before a message, not behind it: the last one must be empty."""
+    running, store = Running(), LocalStore(raw_store.name, raw_store.root)
+    metrics = Metrics("0", running)
+    guard = service([store], access=Access(), limits=Limits(), running=running, metrics=metrics)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        assert running.streams == 1
+        sent.append(message)
+
+    for path in ("/", "/v1/stores", f"/v1/stores/{raw_store.name}/manifest.json"):
+        sent.clear()
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+        scope |= {"query_string": b"", "headers": [(b"host", b"localhost")], "scheme": "http"}
+        asyncio.run(guard({**scope, "client": ("127.0.0.1", 1)}, receive, send))
+        start, *bodies, last = sent
+        assert start["status"] == 200
+        assert bodies
+        assert all(each["body"] and each["more_body"] for each in bodies)
+        assert not last.get("body")
+        assert not last.get("more_body")
+    assert running.streams == 0
+
+
 def test_a_root_path_stands_before_every_address(raw_store: Store) -> None:
     with serving(raw_store.root, "--root-path", "/some/views/") as server:
         assert server.url.endswith("/some/views/")
