@@ -70,7 +70,7 @@ class Server:
     before: str
 
 
-def build_store(out: Path, samples: int) -> None:
+def build_store(out: Path, samples: int, shard_rows: int = SHARD_ROWS) -> None:
     """Build a store of raw views: what is in them costs a server nothing."""
     rng = np.random.Generator(np.random.Philox(1))
     np.savez(out.parent / "source.npz", images=rng.integers(0, 256, (samples, 64, 64, 3), np.uint8))
@@ -82,7 +82,7 @@ def build_store(out: Path, samples: int) -> None:
             source=str(out.parent / "source.npz"),
             codec="raw",
             settings=settings,
-            shard_rows=SHARD_ROWS,
+            shard_rows=shard_rows,
         )
     )
 

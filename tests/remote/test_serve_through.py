@@ -35,6 +35,7 @@ from tests.viewstore.serve.servers import Server, serving
 from viewstore.errors import ViewStoreError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
+from viewstore.files.locks import locked
 from viewstore.files.remote import RemoteFiles
 from viewstore.loaders import ViewLoader
 from viewstore.serve.local import LocalGeneration
@@ -85,11 +86,14 @@ def epoch(store: Store, seed: int = 0) -> list[str]:
         return traces(loader, epochs=1)
 
 
+def metrics(server: Server) -> str:
+    return server.ask("/metrics").body.decode()
+
+
 def counter(server: Server, name: str, **labels: str) -> float:
     """Return a number of /metrics."""
-    text = server.ask("/metrics").body.decode()
     inner = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-    found = re.search(rf"^viewstore_{name}{{{inner}}} (\S+)$", text, re.MULTILINE)
+    found = re.search(rf"^viewstore_{name}{{{inner}}} (\S+)$", metrics(server), re.MULTILINE)
     return 0.0 if found is None else float(found[1])
 
 
@@ -227,7 +231,7 @@ def test_a_killed_server_that_comes_back_is_not_noticed_by_a_job(
         traffic = store.files.cache.traffic
         before = traffic.fetched_bytes
         reads = job.submit(epoch, store)
-        wait_until(lambda: traffic.fetched_bytes > before + 300_000, "it is in mid-shard")
+        wait_until(lambda: traffic.fetched_bytes > before + 100_000, "it is in mid-shard")
         server.signal(signal.SIGKILL)
         server.wait()
         assert not reads.done()
@@ -257,6 +261,74 @@ def test_two_servers_share_a_cache_and_do_not_wait_for_one_another(
             assert fetched(server, listed) == data
         assert gates.asked[listed.name] == 2
         assert results(other)["passed"] == 1
+
+
+def test_jobs_that_need_more_fills_than_may_run_wait_and_complete(
+    large: Store, origin: str, gates: Gates, tmp_path: Path
+) -> None:
+    """Refusals are no failed tries: a reader that may fail once only gets all the same."""
+    first, second, _ = shards(large)
+    once = Retry(tries=1, hash_tries=1)
+    with (
+        through(origin, tmp_path / "server", "--fills", 1) as server,
+        ThreadPoolExecutor(1) as other,
+    ):
+        runs = other.submit(fetched, server, first)
+        wait_until(lambda: gates.asked[first.name] == 1, "the only fill runs")
+        cache = CacheSettings(directory=tmp_path / "job")
+        files = RemoteFiles(server.url + BELOW, cache=cache, retry=once)
+        refused: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            refused.append(seconds)
+            gates.gate.set()
+            runs.result()
+            wait_until(lambda: (tmp_path / "server" / "obj" / first.sha256).exists(), "it is kept")
+
+        files.cache.fetcher.sleep = sleep
+        descriptor = files.open(Path(second.name), second.size, second.sha256)
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            assert file.read() == (large.root / second.name).read_bytes()
+        assert 2 <= refused[0] <= 3
+
+
+def test_a_store_in_s3_is_served(digits: Store, s3_url: str, tmp_path: Path) -> None:
+    with through(s3_url, tmp_path / "server") as server:
+        files = LocalGeneration(digits.root).files
+        for listed in files.values():
+            assert fetched(server, listed) == (digits.root / listed.name).read_bytes()
+        store = opened(server, tmp_path / "job")
+        with ViewLoader(store, "hard", batch_size=8, num_threads=0) as loader:
+            found = traces(loader, epochs=1)
+        with ViewLoader(digits, "hard", batch_size=8, num_threads=0) as loader:
+            assert traces(loader, epochs=1) == found
+        assert origin_bytes(server) <= sum(each.size for each in files.values())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_server_that_ends_does_not_wait_for_an_origin_that_is_silent(
+    large: Store, origin: str, gates: Gates, tmp_path: Path, kept: bool
+) -> None:
+    listed = shards(large)[0]
+    with through(origin, tmp_path / "server") as server, contextlib.ExitStack() as others:
+        if not kept:  # another process brings it
+            lock = tmp_path / "server" / "lock" / listed.sha256[:3]
+            others.enter_context(locked(lock))
+        client = server.connection()
+        client.request("GET", f"/{BELOW}/{listed.name}")
+        client.getresponse().read(1000)
+        if kept:  # the fill goes on without its client
+            client.close()
+            wait_until(lambda: "viewstore_streams 0.0" in metrics(server), "it has gone")
+            server.signal(signal.SIGTERM)
+        else:
+            for _ in range(2):
+                server.signal(signal.SIGTERM)
+                time.sleep(0.2)  # two signals at once are one
+        assert server.wait() == 0
+        assert gates.waiting == 1
+        client.close()
 
 
 def flips(large: Store, tmp_path: Path, rate: float, reads: int) -> Counter[str]:

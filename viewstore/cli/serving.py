@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from viewstore.build.draws import drawn_anew
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.files.local import is_url, local_path
+from viewstore.inspect.pages.site import Site
 from viewstore.serve.fill import Fills
 from viewstore.serve.guard import Access
 from viewstore.serve.limits import Limits, Running
@@ -67,8 +69,14 @@ def run_server(
         for each in served:
             await _warn_of(terminal, each)
 
+    site = Site(
+        {each.name: each.store for each in served},
+        {each.name: each.root for each in served if isinstance(each, LocalStore)},
+        replays=drawn_anew,
+    )
     app = service(
         served,
+        site,
         access=serving.access,
         limits=serving.limits,
         running=running,

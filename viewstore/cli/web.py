@@ -10,31 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import click
-from click.core import ParameterSource
-
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
 
-OPTIONS = {"web", "open_browser", "port", "root_path"}
-COMMON = {"store", "verbose", "quiet", "as_json", "progress_form"}
 LEADS_ON = '<!doctype html><meta http-equiv="refresh" content="0; url={address}"><title>.</title>'
-
-
-def check_options(context: click.Context) -> None:
-    """Raise ConfigError where options of `inspect` have no effect beside, or without, --web."""
-    given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
-    is_web = "web" in given
-    lost = given - OPTIONS - COMMON if is_web else given & OPTIONS
-    if lost:
-        options = {str(each.name): each.opts[0] for each in context.command.params}
-        names = ", ".join(sorted(options[name] for name in lost))
-        beside = "beside --web" if is_web else "without --web"
-        raise ConfigError(f"{names} has no effect {beside}", fix="leave out one or the other")
 
 
 def show_pages(terminal: Terminal, store: str, options: dict[str, Any]) -> None:

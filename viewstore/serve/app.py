@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from viewstore.errors import RemoteError, ViewStoreError
 from viewstore.inspect.pages.site import Site
-from viewstore.serve.limits import come_back
+from viewstore.serve.limits import SEND_SECONDS, come_back
 from viewstore.serve.objects import (
     Answer,
     BusyError,
@@ -29,7 +29,6 @@ from viewstore.serve.objects import (
     view_sets,
 )
 
-SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
 LOG = logging.getLogger("viewstore.serve")
 
 
@@ -92,12 +91,8 @@ class _Objects:
             if generation is None or listed is None or given.range is None:
                 await _send(given, send)
                 return
-            # HEAD looks at the file too: it says what GET would.
-            start, stop = given.range if scope["method"] == "GET" else (0, 0)
-            async with aclosing(generation.body(listed, start, stop)) as body:
-                first = await anext(body, b"")  # what cannot be sent shows before the status is
-                sent = _stream(given, first, body, send)
-                await _while_there(sent, receive, f"{name} of store {store}")
+            giving = _give(generation, listed, given, scope["method"], send)
+            await _while_there(giving, receive)
         except BusyError as error:
             await come_back(error.seconds)(scope, receive, send)
         except ViewStoreError as error:
@@ -112,12 +107,31 @@ class _Objects:
         return generation, None if generation is None else generation.files.get(name)
 
 
-async def _stream(given: Answer, first: bytes, body: AsyncIterator[bytes], send: Send) -> None:
-    """Send a part of a file. Raises TimeoutError: the client takes nothing."""
-    start, stop = given.range or (0, 0)
+async def _give(
+    generation: Generation, listed: Listed, given: Answer, method: str, send: Send
+) -> None:
+    """Send a file, or a part of it; what goes wrong on the way ends the connection.
+
+    Raises:
+        ViewStoreError, BusyError: As `Generation.body`; nothing was sent.
+    """
+    # HEAD looks at the file too: it says what GET would.
+    start, stop = given.range if given.range and method == "GET" else (0, 0)
+    async with aclosing(generation.body(listed, start, stop)) as body:
+        first = await anext(body, b"")  # what cannot be sent shows before the status is
+        try:
+            await _stream(given, first, body, stop - start, send)
+        except (ViewStoreError, TimeoutError) as error:
+            why = str(error) or f"nothing taken for {SEND_SECONDS:g} s"
+            LOG.warning("%s was broken off: %s", listed.name, why)
+
+
+async def _stream(
+    given: Answer, chunk: bytes, body: AsyncIterator[bytes], left: int, send: Send
+) -> None:
+    """Send `left` bytes: `chunk` and what follows it. Raises TimeoutError: nobody takes them."""
     async with asyncio.timeout(SEND_SECONDS):
         await send(_start(given))
-    chunk, left = first, stop - start if first else 0
     while True:
         left -= len(chunk)
         async with asyncio.timeout(SEND_SECONDS):
@@ -127,22 +141,18 @@ async def _stream(given: Answer, first: bytes, body: AsyncIterator[bytes], send:
         chunk = await anext(body)
 
 
-async def _while_there(sending: Coroutine[Any, Any, None], receive: Receive, what: str) -> None:
-    """Send, until it is done or the client goes away; what goes wrong ends the connection."""
-    sender = asyncio.create_task(sending)
+async def _while_there(giving: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Let a file be sent until that is done, or the client goes away. Raises what it raises."""
+    giver = asyncio.create_task(giving)
     watcher = asyncio.create_task(_gone(receive))
     try:
-        await asyncio.wait((sender, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if sender.done():
-            sender.result()
-    except (ViewStoreError, TimeoutError) as error:
-        LOG.warning(
-            "%s was broken off: %s", what, str(error) or f"nothing taken for {SEND_SECONDS:g} s"
-        )
+        await asyncio.wait((giver, watcher), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (sender, watcher):
+        for task in (giver, watcher):
             task.cancel()
-        await asyncio.wait((sender, watcher))
+        await asyncio.wait((giver, watcher))
+    if not giver.cancelled():
+        giver.result()
 
 
 async def _gone(receive: Receive) -> None:

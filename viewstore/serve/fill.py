@@ -155,7 +155,7 @@ class Fills:
         settings = cache or CacheSettings.from_environment()
         ranks = math.ceil(most / (AHEAD + 1))  # so many ranks of a job have as many shards in use
         self.cache = Cache(settings, ranks=ranks, hash_tries=Retry().hash_tries)
-        self._running: dict[str, Fill] = {}
+        self._running: dict[tuple[str, int], Fill] = {}
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -164,9 +164,18 @@ class Fills:
         """Return the least limit of a cache for objects of up to `largest` bytes."""
         return (self.most + 1) * largest
 
+    def find(self, listed: Listed) -> Descriptor | None:
+        """Return an object that is here; it stays readable while it is held.
+
+        Raises:
+            UnavailableError: The cache cannot be read.
+        """
+        found = self.cache.find(listed.sha256, listed.size)
+        return None if found is None else Descriptor(found)
+
     def running(self, listed: Listed) -> Fill | None:
         """Return the fill of an object that is on its way."""
-        return self._running.get(listed.sha256)
+        return self._running.get((listed.sha256, listed.size))
 
     def join(
         self,
@@ -181,12 +190,12 @@ class Fills:
             BusyError: It would be one more than may run.
         """
         with self._lock:
-            fill = self._running.get(listed.sha256)
+            fill = self.running(listed)
             if fill is not None:
                 return fill, False
             if len(self._running) >= self.most or self._ending.is_set():
                 raise BusyError(BUSY_SECONDS)
-            fill = self._running[listed.sha256] = Fill(listed)
+            fill = self._running[listed.sha256, listed.size] = Fill(listed)
             task = (fill, download, where, refetched)
             thread = threading.Thread(target=self._run, args=task, name=THREAD, daemon=True)
             self._threads.add(thread)
@@ -216,7 +225,7 @@ class Fills:
             fill.run(self.cache, until_the_end, where, refetched)
         finally:
             with self._lock:
-                del self._running[fill.listed.sha256]
+                del self._running[fill.listed.sha256, fill.listed.size]
                 self._threads.discard(threading.current_thread())
 
 

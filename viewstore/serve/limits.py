@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 UNCOUNTED = ("/healthz", "/readyz", "/metrics")  # what must answer when nothing else does
+SEND_SECONDS = 60.0  # a client that takes nothing for so long is cut off
 BUSY_SECONDS, DRAINING_SECONDS = 2, 5
 CLIENT = "viewstore.client"  # key of a scope: who asks, its token or else its address
 

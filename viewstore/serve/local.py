@@ -133,9 +133,9 @@ class LocalStore:
         self._lookers = anyio.CapacityLimiter(LOOKERS)
 
     async def generation(self, *, fresh: bool = False) -> LocalGeneration | None:
-        is_known = self._generation is not None or self._failure is not None
-        if is_known and not fresh and time.monotonic() - self._looked < LOOK_SECONDS:
-            return self._known()
+        known = self._generation  # None: the first look may be under way, and is waited for
+        if known is not None and not fresh and time.monotonic() - self._looked < LOOK_SECONDS:
+            return known
         return await anyio.to_thread.run_sync(self.newest, fresh, limiter=self._lookers)
 
     def store(self) -> Store:
@@ -160,9 +160,10 @@ class LocalStore:
         return self._known()
 
     def _known(self) -> LocalGeneration | None:
-        if self._generation is None and self._failure is not None:
-            raise self._failure.error.with_traceback(None)
-        return self._generation
+        known, failure = self._generation, self._failure
+        if known is None and failure is not None:
+            raise failure.error.with_traceback(None)
+        return known
 
     def _look(self, now: float) -> None:
         """Read the newest generation if the manifest is another one than before."""

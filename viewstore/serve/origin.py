@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Literal, Protocol
 from viewstore.errors import FormatError
 from viewstore.files.blob_cache import BlobCache
 from viewstore.files.maps import Descriptor
+from viewstore.serve.ahead import in_thread
 from viewstore.serve.fill import HELD_BYTES, Fill, Fills, pread
 from viewstore.serve.local import CHUNK_BYTES, READERS
 from viewstore.serve.objects import BusyError, Listed
 
 PARTS = 4  # a range of more than one of so many parts of an object asks for all of it
-ORIGINS = ThreadPoolExecutor(64, "viewstore-origin")  # they wait for origins, those of READERS not
 
 Result = Literal["hit", "miss", "joined", "passed"]
 
@@ -75,56 +74,46 @@ class Origin:
 
     async def read(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield bytes [start, stop) of an object. Raises as `Generation.body`."""
-        run = asyncio.get_running_loop().run_in_executor
-        found = await run(READERS, self._fills.cache.find, listed.sha256, listed.size)
-        if found is not None:
-            self._told.asked("hit")
-            body = _from_file(Descriptor(found), start, stop)
-        elif wants_whole(start, stop, listed.size):
-            body = self._filled(listed, start, stop)
-        else:
-            body = self._part(listed, start, stop)
-        async with aclosing(body):
+        async with aclosing(await self._body(listed, start, stop)) as body:
             async for data in body:
                 yield data
+
+    async def _body(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Return where the bytes come from, and count the request for them."""
+        run = asyncio.get_running_loop().run_in_executor
+        found = await run(READERS, self._fills.find, listed)
+        if found is not None:
+            self._told.asked("hit")
+            return _from_file(found, start, stop)
+        if wants_whole(start, stop, listed.size):
+            fill, begun = self._join(listed)
+            if await fill.is_kept():
+                self._told.asked("miss" if begun else "joined")
+                return fill.read(start, stop)
+        else:
+            self._count(listed, stop - start)
+            running = self._fills.running(listed)
+            if running is not None and stop <= running.progress.readable:
+                self._told.asked("joined")
+                return running.read(start, stop)
+        self._told.asked("passed")
+        return self._passed(listed, start, stop)
 
     def _join(self, listed: Listed) -> tuple[Fill, bool]:
         download = partial(self._stream, listed, 0, listed.size)
         where = self._blobs.fetcher.where(listed.name)
         return self._fills.join(listed, download, where, self._told.refetched)
 
-    async def _filled(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        fill, begun = self._join(listed)
-        if await fill.is_kept():
-            self._told.asked("miss" if begun else "joined")
-            body = fill.read(start, stop)
-        else:
-            self._told.asked("passed")
-            body = self._passed(listed, start, stop)
-        async with aclosing(body):
-            async for data in body:
-                yield data
-
-    async def _part(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Yield a small range: of the file that fills, if it has come so far."""
-        if self._asked.add(listed, stop - start):
-            with contextlib.suppress(BusyError):  # then the next one begins it
+    def _count(self, listed: Listed, count: int) -> None:
+        """Count bytes of a small range; a quarter of the object is a reason to fetch all of it."""
+        if self._asked.add(listed, count):
+            with contextlib.suppress(BusyError):  # then it is begun another time
                 self._join(listed)
-        fill = self._fills.running(listed)
-        if fill is not None and stop <= fill.progress.readable:
-            self._told.asked("joined")
-            body = fill.read(start, stop)
-        else:
-            self._told.asked("passed")
-            body = _in_threads(self._stream(listed, start, stop))
-        async with aclosing(body):
-            async for data in body:
-                yield data
 
     async def _passed(self, listed: Listed, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield bytes from the origin; of a whole object, the end once its sha256 is proved."""
         if (start, stop) != (0, listed.size):
-            async with aclosing(_in_threads(self._stream(listed, start, stop))) as body:
+            async with aclosing(in_thread(self._stream(listed, start, stop))) as body:
                 async for data in body:
                     yield data
             return
@@ -132,7 +121,7 @@ class Origin:
         for left in reversed(range(self._fills.cache.hash_tries)):
             chunks = held_back(self._stream(listed, start, stop), listed)
             try:
-                async with aclosing(_in_threads(chunks)) as body:
+                async with aclosing(in_thread(chunks)) as body:
                     async for data in body:
                         yield data
                         sent = True
@@ -169,13 +158,6 @@ def held_back(chunks: Iterator[bytes], listed: Listed) -> Iterator[bytes]:
         )
     if held:
         yield held
-
-
-async def _in_threads(chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield what an iterator gives, which waits for an origin."""
-    run = asyncio.get_running_loop().run_in_executor
-    while chunk := await run(ORIGINS, next, chunks, b""):
-        yield chunk
 
 
 async def _from_file(file: Descriptor, start: int, stop: int) -> AsyncGenerator[bytes, None]:

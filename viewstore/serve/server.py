@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.serve.guard import MAX_HEADERS, SECURITY, is_loopback
-from viewstore.serve.limits import Running
+from viewstore.serve.limits import SEND_SECONDS, Running
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -61,6 +61,10 @@ def listen(listening: Listening) -> socket.socket:
         found = socket.socket(family, socket.SOCK_STREAM)
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # Of each connection, in ms: closing one waits for a client that takes nothing.
+                stalled = int(SEND_SECONDS * 1000)
+                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled)
             found.bind(address)
             found.listen(BACKLOG)
         except OSError:

@@ -16,9 +16,10 @@ from viewstore.serve.metrics import Meter, Metrics, metrics_route
 from viewstore.serve.objects import Served
 
 
-def unguarded(stores: Sequence[Served], running: Running, metrics: Metrics) -> Starlette:
-    """Return all routes that `stores` are served by."""
-    site = Site({each.name: each.store for each in stores})
+def unguarded(
+    stores: Sequence[Served], site: Site, running: Running, metrics: Metrics
+) -> Starlette:
+    """Return all routes that `stores`, and the pages of `site`, are served by."""
     app = application(stores, site)
     app.router.routes += [
         *health_routes(stores, running),
@@ -30,6 +31,7 @@ def unguarded(stores: Sequence[Served], running: Running, metrics: Metrics) -> S
 
 def service(
     stores: Sequence[Served],
+    site: Site,
     *,
     access: Access,
     limits: Limits,
@@ -37,7 +39,10 @@ def service(
     metrics: Metrics,
     say: Callable[[str], None] | None = None,
 ) -> Guard:
-    """Return the ASGI application that serves `stores`; `say` a line for each request."""
-    app = unguarded(stores, running, metrics)
+    """Return the ASGI application that serves `stores` with the pages of `site`.
+
+    `say` is told a line for each request.
+    """
+    app = unguarded(stores, site, running, metrics)
     meter = Meter(metrics, app.routes, [each.name for each in stores], say)
     return Guard(Limiter(app, limits, running, meter.rejected), access, meter)

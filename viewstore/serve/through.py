@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +29,14 @@ from viewstore.format.records import LARGE_BYTES
 from viewstore.format.tar import unpack_npy
 from viewstore.serve.fill import Fills
 from viewstore.serve.objects import Listed
-from viewstore.serve.origin import ORIGINS, Origin, Told
+from viewstore.serve.origin import Origin, Told
 from viewstore.store.committed import remote_manifest
 from viewstore.store.contents import blobs, derived_files
 from viewstore.store.store import Store
 
 OLD_SECONDS = 5.0  # a manifest of this age is fetched again when it is asked for
 QUICK = Retry(tries=2, total_seconds=10.0, longest_seconds=1.0, stall_seconds=5.0)
+LOOKERS = ThreadPoolExecutor(8, "viewstore-look")  # they wait for manifests
 PATHS = StorePaths(Path())
 LOG = logging.getLogger("viewstore.serve")
 
@@ -206,7 +208,7 @@ class ThroughStore:
         if known is not None and not self._doubted and not (fresh and self._is_old()):
             return known
         run = asyncio.get_running_loop().run_in_executor
-        return await run(ORIGINS, self.newest)
+        return await run(LOOKERS, self.newest)
 
     def store(self) -> Store:
         found = self.newest() if self._generation is None else self._generation

@@ -50,6 +50,7 @@ class Gates:
         asked: How often each path was asked for.
         sent: Bytes of bodies.
         down: Whether all requests are answered with 503.
+        waiting: How many bodies wait in their middle.
     """
 
     only: str = ".tar"
@@ -57,12 +58,21 @@ class Gates:
     asked: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     down: bool = False
+    waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, path: str, size: int) -> None:
         with self._lock:
             self.asked[path] += 1
             self.sent += size
+
+    def wait(self) -> None:
+        """Wait until the gate is open."""
+        with self._lock:
+            self.waiting += 1
+        assert self.gate.wait(PATIENCE_SECONDS)
+        with self._lock:
+            self.waiting -= 1
 
 
 @contextlib.contextmanager
@@ -94,7 +104,7 @@ def gated_server(folder: Path, gates: Gates) -> Iterator[str]:
             with contextlib.suppress(ConnectionError):
                 self.wfile.write(body[: len(body) // 2])
                 if gates.only in self.path and not wanted:
-                    assert gates.gate.wait(PATIENCE_SECONDS)
+                    gates.wait()
                 self.wfile.write(body[len(body) // 2 :])
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -341,3 +341,20 @@ def test_the_end_of_the_server_ends_its_fills(fills: Fills) -> None:
     assert not list((fills.cache.settings.directory / "tmp").iterdir())
     with pytest.raises(BusyError):
         Origin(DATA).join(fills)
+
+
+def test_an_object_of_another_size_with_the_same_hash_is_another_object(fills: Fills) -> None:
+    """A store may lie about the size of what another store has."""
+
+    async def test() -> None:
+        origin = Origin(DATA, opened=PIECE)
+        fill, _ = origin.join(fills)
+        lied = Listed(name="x", size=SIZE + 1, sha256=fill.listed.sha256, immutable=True)
+        other, begun = fills.join(lied, origin, "URL", origin.again)
+        assert begun
+        origin.gate.set()
+        assert await whole(fill.read(0, SIZE)) == DATA
+        with pytest.raises(FormatError):
+            await whole(other.read(0, SIZE + 1))
+
+    run(test())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from tests.viewstore.serve.requests import ask
 from tests.viewstore.serve.servers import Server, serving, until
 from viewstore.errors import FormatError
+from viewstore.format.manifest import Manifest
+from viewstore.format.records import ENVELOPE, seal
 from viewstore.serve import local
 from viewstore.serve.folder import KeptFiles
 from viewstore.serve.local import LocalGeneration
@@ -130,6 +134,23 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_broken_off(
 
     with pytest.raises(FormatError, match="became shorter"):
         asyncio.run(cut())
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "label-0000000000000000.npy"])
+def test_a_column_whose_name_does_not_follow_from_its_digest_is_no_name(
+    live: Path, name: str
+) -> None:
+    record = json.loads((live / "sources" / "sources.json").read_bytes())
+    record["columns"]["label"][0] = name
+    fields = {each: record[each] for each in record if each not in ENVELOPE}
+    data = seal(record["kind"], fields)
+    (live / "sources" / "sources.json").chmod(0o644)
+    (live / "sources" / "sources.json").write_bytes(data)
+    manifest = Manifest.unpack((live / "manifest.json").read_bytes())
+    manifest = replace(manifest, sources_id=json.loads(data)["digest"])
+    (live / "manifest.json").write_bytes(manifest.pack())
+    with pytest.raises(FormatError, match="source column label must not be named"):
+        LocalGeneration(live)
 
 
 def test_nothing_above_the_folder_can_be_named(live: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tests.viewstore.serve.conftest import TOKEN
 from tests.viewstore.serve.servers import LONG, Server, serving
 from tests.viewstore.serve.streams import Stream, shard_of
+from viewstore.inspect.pages.site import Site
 from viewstore.serve.guard import SECURITY, Access, host_of
 from viewstore.serve.limits import Limits, Running
 from viewstore.serve.local import LocalStore
@@ -46,7 +47,9 @@ def open_server(raw_store: Store) -> Iterator[Server]:
 def paths_of(store: Store) -> list[str]:
     """Return an address for every route that there is."""
     running = Running()
-    app = unguarded([LocalStore(store.name, store.root)], running, Metrics("0", running))
+    served = LocalStore(store.name, store.root)
+    site = Site({store.name: served.store})
+    app = unguarded([served], site, running, Metrics("0", running))
     routes = [each.path for each in app.routes if isinstance(each, Route)]
     assert len(routes) == len(app.routes)  # no mount, no websocket: nothing that is not walked
     filled = [re.sub(r"{store}", store.name, each) for each in routes]
@@ -239,7 +242,12 @@ def test_a_websocket_is_not_answered(raw_store: Store, open_server: Server) -> N
     running = Running()
     store = LocalStore(raw_store.name, raw_store.root)
     guard = service(
-        [store], access=Access(), limits=Limits(), running=running, metrics=Metrics("0", running)
+        [store],
+        Site({store.name: store.store}),
+        access=Access(),
+        limits=Limits(),
+        running=running,
+        metrics=Metrics("0", running),
     )
     sent: list[Any] = []
 

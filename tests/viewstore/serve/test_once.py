@@ -106,11 +106,14 @@ def test_no_one_else_sees_the_address_of_an_opened_browser(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--open"], "--open has no effect without --web"),
-        (["--port", "0", "--root-path", "/x"], "--port, --root-path has no effect without --web"),
-        (["--web", "0001"], "key has no effect beside --web"),
-        (["--web", "--get", "/"], "--get has no effect beside --web"),
-        (["--web", "--sheet", "x.png", "-n", "3"], "has no effect beside --web"),
+        (["--open"], "--open needs --web"),
+        (
+            ["--port", "0", "--root-path", "/x"],
+            "--port and --root-path needs --web",
+        ),
+        (["--web", "0001"], "--web does not go with KEY"),
+        (["--web", "--get", "/"], "--web does not go with --get"),
+        (["--web", "--sheet", "x.png", "-n", "3"], "--web does not go with"),
         (["--web", "--root-path", "x"], "--root-path must be a path like /views"),
     ],
 )
