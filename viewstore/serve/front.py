@@ -6,24 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from viewstore.errors import ViewStoreError
+from viewstore.inspect.template import environment
 from viewstore.serve.objects import Served, view_sets
 
 
 def front_route(stores: Sequence[Served]) -> Route:
     """Return the route of the page that lists `stores`."""
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("stores.html")
+    template = environment().get_template("stores.html")
 
     async def front(request: Request) -> Response:
         rows = [await _row(each) for each in stores]

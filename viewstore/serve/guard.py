@@ -74,6 +74,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 secure(MutableHeaders(scope=message))
             exchange.sends(message)
+            if message.get("body") and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}  # waits until the client took the rest
             await send(message)
 
         try:

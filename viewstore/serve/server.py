@@ -138,7 +138,7 @@ class Protocol(H11Protocol):
 
     def _expect(self) -> None:
         self._expect_nothing()
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
     def _expect_nothing(self) -> None:
         if self._deadline is not None:

@@ -17,7 +17,7 @@ from tests.viewstore.serve.conftest import TOKEN
 from tests.viewstore.serve.servers import LONG, Server, serving
 from tests.viewstore.serve.streams import Stream, shard_of
 from viewstore.inspect.pages.site import Site
-from viewstore.serve.guard import SECURITY, Access, host_of
+from viewstore.serve.guard import SECURITY, Access, Guard, host_of
 from viewstore.serve.limits import Limits, Running
 from viewstore.serve.local import LocalStore
 from viewstore.serve.metrics import Metrics
@@ -238,17 +238,18 @@ def test_every_response_has_the_security_headers(
         assert "server" not in answer.headers
 
 
-def test_a_websocket_is_not_answered(raw_store: Store, open_server: Server) -> None:
-    running = Running()
-    store = LocalStore(raw_store.name, raw_store.root)
+def guard_of(store: Store) -> tuple[Guard, Running]:
+    """Return a guard in this process that asks for no token, and what runs behind it."""
+    running, served = Running(), LocalStore(store.name, store.root)
+    site, metrics = Site({store.name: served.store}), Metrics("0", running)
     guard = service(
-        [store],
-        Site({store.name: store.store}),
-        access=Access(),
-        limits=Limits(),
-        running=running,
-        metrics=Metrics("0", running),
+        [served], site, access=Access(), limits=Limits(), running=running, metrics=metrics
     )
+    return guard, running
+
+
+def test_a_websocket_is_not_answered(raw_store: Store, open_server: Server) -> None:
+    guard, _ = guard_of(raw_store)
     sent: list[Any] = []
 
     async def receive() -> dict[str, str]:
@@ -262,6 +263,33 @@ def test_a_websocket_is_not_answered(raw_store: Store, open_server: Server) -> N
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     for path in ("/", "/v1/stores", "/ws"):
         assert open_server.ask(path, upgrade).status in (200, 404)  # a plain request, never 101
+
+
+def test_a_stream_runs_until_the_client_took_its_last_bytes(raw_store: Store) -> None:
+    """Uvicorn waits for a client before a message, not behind it: the last one must be empty."""
+    guard, running = guard_of(raw_store)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        assert running.streams == 1
+        sent.append(message)
+
+    for path in ("/", "/v1/stores", f"/v1/stores/{raw_store.name}/manifest.json"):
+        sent.clear()
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+        scope |= {"query_string": b"", "headers": [(b"host", b"localhost")], "scheme": "http"}
+        asyncio.run(guard({**scope, "client": ("127.0.0.1", 1)}, receive, send))
+        start, *bodies, last = sent
+        assert start["status"] == 200
+        assert bodies
+        assert all(each["body"] and each["more_body"] for each in bodies)
+        assert not last.get("body")
+        assert not last.get("more_body")
+    assert running.streams == 0
 
 
 def test_a_root_path_stands_before_every_address(raw_store: Store) -> None:

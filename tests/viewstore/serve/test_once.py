@@ -73,6 +73,15 @@ def test_a_root_path_is_that_of_the_cookie(raw_store: Store) -> None:
         assert "Path=/my/views;" in answer.headers["set-cookie"]
 
 
+def test_a_store_at_a_url_has_pages_too(raw_store: Store) -> None:
+    with serving(raw_store.root) as origin:
+        url = f"{origin.url}v1/stores/{raw_store.name}"
+        with serving(url, "--web", command="inspect") as server:
+            cookie = server.ask(printed(server)).headers["set-cookie"].partition(";")[0]
+            page = server.ask(f"/inspect/{raw_store.name}/", {"Cookie": cookie})
+            assert (page.status, raw_store.store_id[:16].encode() in page.body) == (200, True)
+
+
 def test_no_one_else_sees_the_address_of_an_opened_browser(
     raw_store: Store, tmp_path: Path
 ) -> None:
