@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from viewstore.errors import ViewStoreError
+from viewstore.format.stats import ColumnStats
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.numbers import number
 from viewstore.inspect.pictures import page_image
@@ -67,8 +68,7 @@ def _of_store(store: Store) -> tuple[dict[str, Any], list[Row], list[ViewSet]]:
         "id": store.store_id,
         "labels": len(label_counts(store)),
         "verdict": verdict_of(store, picked) if picked else None,
-        "view_sets": list(store.view_sets.values()),
-        "fault": None,
+        "view_sets": _told(list(store.view_sets.values())),
     }
     return facts, rows, shown
 
@@ -76,7 +76,17 @@ def _of_store(store: Store) -> tuple[dict[str, Any], list[Row], list[ViewSet]]:
 def _of_set(view_set: ViewSet) -> tuple[dict[str, Any], list[Row], list[ViewSet]]:
     shown = [view_set] if view_set.kind != "columns" and view_set.source is not None else []
     rows = _rows(_Source(view_set.source), len(view_set), shown)
-    return {"title": view_set.name, "id": view_set.plan.id, "view_sets": [view_set]}, rows, shown
+    told = {"title": view_set.name, "id": view_set.plan.id, "view_sets": _told([view_set])}
+    return told, rows, shown
+
+
+def _told(view_sets: Sequence[ViewSet]) -> list[tuple[ViewSet, int, Mapping[str, ColumnStats]]]:
+    """Return view sets, how many shards are there, and statistics.
+
+    Raises:
+        FormatError: A record is damaged.
+    """
+    return [(each, len(each.index.shards), each.stats) for each in view_sets]
 
 
 def _rows(samples: Samples, count: int, view_sets: Sequence[ViewSet]) -> list[Row]:

@@ -77,6 +77,7 @@ def write_report(
         "verdict": verdict_of(store, view_sets),
         "css": style("report.css", "row.css"),
         "chosen": chosen,
+        "mixed": any("mix_box" in each.params for each in view_sets),
     }
     sections = [_section(store, view_set) for view_set in view_sets]
     # Read once at the largest size: a store's originals may not fit into memory together.

@@ -126,6 +126,8 @@ def notes_of(
             notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
+    if any("mix_box" in each.params for each in view_sets):
+        notes.append(("A box in a view is what was pasted into it.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
 
 
@@ -217,7 +219,7 @@ def _draw_view(
         _draw_mix(draw, _corners(cell.mix, *place[:2], place[2] / width, place[3] / height))
     if cell.chosen:
         _draw_frame(draw, place)
-    left, top = at[0], at[1] + CELL + 2
+    left, top = at[0], at[1] + CELL + FRAME + 2
     _draw_number(draw, cell, (left, top))
     words = [] if cell.distance is None else [f"d {cell.distance:.3f}"]
     if cell.note:

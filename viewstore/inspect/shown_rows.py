@@ -105,9 +105,9 @@ class Cell:
     @classmethod
     def of_json(cls, view_set: str, facts: Mapping[str, Any]) -> Cell:
         """Return the view of a view set that `to_json` gave these facts of."""
-        box = None if facts["box"] is None else Box(**facts["box"])
+        boxes = {name: facts[name] and Box(**facts[name]) for name in ("box", "mix")}
         words = {name: tuple(facts[name]) for name in ("params", "told")}
-        return cls(view_set=view_set, pixels=None, **{**facts, **words, "box": box})
+        return cls(view_set=view_set, pixels=None, **{**facts, **words, **boxes})
 
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without its pixels."""
@@ -221,7 +221,9 @@ def choose_rows(
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
     if random:
         words = _words(store.num_samples, checked_seed(seed))
-        return sorted(np.argsort(words, kind="stable")[:count].tolist())
+        count = min(count, len(words))
+        near = np.flatnonzero(words <= np.partition(words, count - 1)[count - 1])
+        return sorted(near[np.argsort(words[near], kind="stable")[:count]].tolist())
     return spread_rows(store.num_samples, count, seed=checked_seed(seed))
 
 

@@ -117,9 +117,8 @@ def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
 
 def outcome_facts(view_set: ViewSet) -> dict[str, int]:
     """Return how many samples came to what, by their worst view: "failed", "off_goal", .."""
-    numbers, counts = np.unique(worst_status(view_set), return_counts=True)
-    found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    return {outcome: found.get(status, 0) for outcome, status in OUTCOMES.items()}
+    counts = np.bincount(worst_status(view_set), minlength=max(OUTCOMES.values()) + 1)
+    return {outcome: int(counts[status]) for outcome, status in OUTCOMES.items()}
 
 
 def label_text(names: Sequence[str], label: int, *, unlabelled: str) -> str:

@@ -31,6 +31,7 @@ from viewstore.store.constraints import NEAR_DUPLICATE, Constraints, constraints
 from viewstore.store.view_set import ViewSet
 
 CHARTS = 5  # of the Overview
+CHARTED_ROWS = 50_000  # about so many are enough for the shape of a histogram, and read at once
 # Columns whose numbers name something, or are places.
 NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
 NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
@@ -147,31 +148,39 @@ class Telling:
         return {"caption": self.caption, "bars": [asdict(bar) for bar in self.bars]}
 
 
-def telling(view_set: ViewSet) -> list[Telling]:
-    """Return what tells most of a view set: distances to goals, sizes and shapes of crops."""
-    params, constraints = view_set.params, constraints_of(view_set)
+def telling(view_set: ViewSet, *, every: int = 1) -> list[Telling]:
+    """Return what tells most of a view set: distances to goals, sizes and shapes of crops.
+
+    `every`: Of one sample in so many; it is said in the captions.
+    """
+    constraints, rows = constraints_of(view_set), np.arange(0, len(view_set), every)
+    share = "" if every == 1 else f", one sample in {every}"
     found = []
 
     def add(caption: str, values: NDArray[Any], *marks: Mark, band: Band | None = None) -> None:
         bars = bars_of_values(values)
-        found.append(Telling(caption=caption, bars=bars, marks=marks, band=band))
+        found.append(Telling(caption=caption + share, bars=bars, marks=marks, band=band))
+
+    def column(name: str) -> NDArray[Any]:
+        params = view_set.params
+        return params[name] if every == 1 else params.rows(name, rows)
 
     if constraints is not None:
         eps1 = Mark(constraints.eps1, f"eps1 {constraints.eps1:.3f}")
-        add("Distance to the anchor, all views", params["distance"], eps1, band=constraints.band)
-        if "mean_pair_distance" in params and constraints.bound is not None:
+        add("Distance to the anchor, all views", column("distance"), eps1, band=constraints.band)
+        if "mean_pair_distance" in view_set.params and constraints.bound is not None:
             marks = _pair_marks(constraints, constraints.bound)
-            add("Mean distance to the other views", params["mean_pair_distance"], *marks)
+            add("Mean distance to the other views", column("mean_pair_distance"), *marks)
         return found
-    if "crop_box" in params:
-        boxes = params["crop_box"]
+    if "crop_box" in view_set.params:
+        boxes = column("crop_box")
         sides = np.sqrt(boxes[..., 2].astype(np.float64) * boxes[..., 3])
         add("Side of the crop boxes, in source pixels", sides)
         wide = boxes[..., 3] / np.maximum(boxes[..., 2], 1e-9)
         add("Width over height of the crop boxes", wide)
     for name, caption in (("distance", "Distance to the source"), ("x_invert_mse", "Pixel error")):
-        if name in params:
-            add(caption, params[name])
+        if name in view_set.params:
+            add(caption, column(name))
     return found
 
 
@@ -184,7 +193,7 @@ def _pair_marks(constraints: Constraints, bound: float) -> list[Mark]:
 
 def overview_charts(view_set: ViewSet) -> list[Telling]:
     """Return five histograms for a look at a view set: what is telling, then columns that vary."""
-    found = telling(view_set)
+    found = telling(view_set, every=max(1, len(view_set) // CHARTED_ROWS))
     names = [
         name
         for name, stats in view_set.stats.items()

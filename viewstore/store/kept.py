@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,9 +16,7 @@ class Kept(Generic[Value]):
     Of threads that ask for one key at once, one makes the value and the others wait for it.
     """
 
-    def __init__(
-        self, limit: int = sys.maxsize, weigh: Callable[[Value], int] = lambda _: 1
-    ) -> None:
+    def __init__(self, limit: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
         """Keep values that weigh up to `limit` together, by `weigh`; a heavier one is not kept."""
         self.limit = limit
         self._weigh = weigh

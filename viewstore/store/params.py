@@ -29,7 +29,7 @@ ReadChunk = Callable[[Column, int], memoryview]
 Columns = Kept[NDArray[Any]]  # whole columns in memory
 WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
 CHUNKS_AT_ONCE = 1024
-READ_AGAIN = frozenset({"_kept", "_shared", "_chunks", "_checked", "_lock"})
+READ_AGAIN = frozenset({"_whole", "_shared", "_chunks", "_checked", "_lock"})
 MOST_MAPPED = 4096  # a process may have 65 530 maps, and shards are mapped too
 
 
@@ -67,8 +67,8 @@ class Params(Mapping[str, NDArray[Any]]):
         self.columns = {column.name: column for column in columns}
         self.num_rows = rows
         self.shard_rows = shard_rows
-        self._shared = kept is not None
-        self._kept, self._name = kept or (Columns(), "")
+        self._shared = kept
+        self._whole: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
         self._checked: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -78,8 +78,8 @@ class Params(Mapping[str, NDArray[Any]]):
         return {name: each for name, each in vars(self).items() if name not in READ_AGAIN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _chunks={}, _checked=set(), _lock=threading.Lock())
-        self._shared, self._kept = False, Columns()
+        empty: dict[str, Any] = {"_whole": {}, "_chunks": {}, "_checked": set(), "_shared": None}
+        self.__dict__.update(state, **empty, _lock=threading.Lock())
 
     def __repr__(self) -> str:
         return f"Params({self.num_rows} rows, {list(self.columns)})"
@@ -95,7 +95,12 @@ class Params(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
-        return self._kept.get((self._name, name), lambda: self._read_whole(self._column(name)))
+        if self._shared is not None:
+            memory, own = self._shared
+            return memory.get((own, name), lambda: self._read_whole(self._column(name)))
+        if name not in self._whole:
+            self._whole[name] = self._read_whole(self._column(name))
+        return self._whole[name]
 
     def _read_whole(self, column: Column) -> NDArray[Any]:
         whole = np.empty((self.num_rows, *column.shape), column.numpy_dtype)
@@ -107,10 +112,15 @@ class Params(Mapping[str, NDArray[Any]]):
 
     def stays(self, name: str) -> bool:
         """Return whether a whole column is kept in a memory that others share, once it is read."""
-        return self._shared and self._column(name).row_bytes * self.num_rows <= self._kept.limit
+        if self._shared is None:
+            return False
+        return self._column(name).row_bytes * self.num_rows <= self._shared[0].limit
 
     def _in_memory(self, name: str) -> NDArray[Any] | None:
-        return self._kept.find((self._name, name))
+        if self._shared is None:
+            return self._whole.get(name)
+        memory, own = self._shared
+        return memory.find((own, name))
 
     @cached_property
     def small(self) -> frozenset[str]:

@@ -230,8 +230,9 @@ class _Parser:
     def _value(self) -> Value:
         kind, token = self._peek
         if kind == "number":
+            number = self._number(token)
             self._next += 1
-            return self._number(token)
+            return number
         if kind == "text":
             self._next += 1
             return token[1:-1]

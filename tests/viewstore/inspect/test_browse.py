@@ -20,7 +20,7 @@ from viewstore.errors import ConfigError
 from viewstore.inspect.pages.page import Page
 from viewstore.inspect.pages.site import Site
 from viewstore.inspect.query import Query, understand
-from viewstore.store.store import open_store
+from viewstore.store.store import Store, open_store
 
 
 class Read(HTMLParser):
@@ -293,3 +293,13 @@ def test_an_address_of_many_fields_is_refused(site: Site) -> None:
     assert site.get("digits", "browse", "a=1&" * 100).status == 400
     with pytest.raises(ConfigError):
         understand(open_store(site.stores["digits"]().location), Query(where="a" * 3000), None)
+
+
+def test_the_page_of_a_small_store_is_as_it_was(raw_store: Store) -> None:
+    """Golden: what changes here on purpose is written anew, and looked at in a browser."""
+    site = Site({"s": lambda: raw_store})
+    page = get(site, "s", where="index in [3, 17] and flip is not missing", sort="-label")
+    main = re.search(r"<main.*</main>", page.body.decode(), re.DOTALL)
+    assert main is not None
+    found = re.sub(r"\b[0-9a-f]{16}\b", "ROOT", main[0]) + "\n"
+    assert found == (Path(__file__).parent / "golden" / "browse.html").read_text()

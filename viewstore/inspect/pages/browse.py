@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
+from viewstore.format.columns import Status
 from viewstore.inspect.pages.page import (
     Csv,
     Facts,
@@ -20,14 +21,11 @@ from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.query import RANDOM, WORST, Deadline, Query, Understood, sortable, understand
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.told import looked_at
+from viewstore.store.constraints import constraints_of
 
 ROWS, MOST_ROWS = 24, 100  # of a page
 LONGEST_PAGE = 9  # digits of the number of a page
-PRESETS = {  # filters that people ask for by name
-    "failed": "any(status >= 3)",
-    "off goal": "any(status = 2)",
-    "not built": "any(status = 0)",
-}
+FAILED, OFF_GOAL, NOT_BUILT = "any(status >= 3)", "any(status = 2)", "status is missing"
 TOLD = ("key", "index", "label", "height", "width", "distance")  # by the row itself
 OF_ROW = ("key", "row", "label", "height", "width")
 
@@ -147,12 +145,18 @@ def _orders(request: PageRequest) -> Iterator[tuple[str, str]]:
 
 
 def _presets(request: PageRequest) -> dict[str, str]:
-    """Return addresses of what people ask for, by its name."""
-    has_status = "status" in request.shown.params
-    filters = PRESETS if has_status else {}
+    """Return addresses of what people ask for, by its name, where there is any of it."""
+    stats = request.shown.stats.get("status")
+    worst = 0 if stats is None or stats.max is None else stats.max
+    searched = constraints_of(request.shown) is not None
+    wheres = {
+        "failed": FAILED if worst >= Status.FAILED else None,
+        "off goal": OFF_GOAL if worst >= Status.GOAL_NOT_MET else None,
+        "not built": NOT_BUILT if stats is not None and stats.fill else None,
+    }
     named = {"all": request.link("browse")}
-    named |= {name: request.link("browse", where=where) for name, where in filters.items()}
-    if has_status:
+    named |= {name: request.link("browse", where=where) for name, where in wheres.items() if where}
+    if worst >= Status.GOAL_NOT_MET or searched:
         named["worst first"] = request.link("browse", sort=WORST)
     return named
 

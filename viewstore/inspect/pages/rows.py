@@ -13,7 +13,9 @@ from viewstore.inspect.told import made_from
 from viewstore.store.view_set import ViewSet
 
 SMALL, MIDDLE, LARGE = SIDES
-WITHIN = {SMALL: (96, 128), MIDDLE: (240, 320), LARGE: (448, 448)}  # of an original, on the page
+# Height and width of an original at most, in CSS pixels: where there are many rows, on a page of
+# one sample, and as what that page is about.
+BRIEF, BESIDE, ALONE = (140, 187), (240, 320), (448, 448)
 
 
 def linked_row(
@@ -21,8 +23,8 @@ def linked_row(
     row: Row,
     view_sets: Sequence[ViewSet],
     *,
-    original: int = MIDDLE,
     views: int = SMALL,
+    within: tuple[int, int] = BRIEF,
     larger: bool = True,
     beside: bool = False,
     link: bool = True,
@@ -33,8 +35,8 @@ def linked_row(
         request: The page on which it stands.
         row: What is shown of it, read without pixels.
         view_sets: The view sets whose views it has.
-        original: Longer side of the picture of its original: one of SIDES.
-        views: The same of its views.
+        views: Longer side of the pictures of its views: one of SIDES.
+        within: BRIEF, BESIDE or ALONE.
         larger: Whether each picture is a link to a larger one.
         beside: Whether what attacks and mixes were made from stands beside them.
         link: Whether its key is a link to its page.
@@ -57,8 +59,13 @@ def linked_row(
     return drawn_row(
         row,
         view_sets,
-        original=image(view_sets[0], None, original, max(row.height, row.width)),
+        original=image(
+            view_sets[0],
+            None,
+            LARGE if within == ALONE else MIDDLE,
+            max(row.height, row.width),
+        ),
         draw=draw,
-        within=WITHIN[original],
+        within=within,
         link=request.sample(row.key) if link else None,
     )

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from viewstore.errors import ConfigError
+from viewstore.inspect.drawn_rows import DrawnRow
 from viewstore.inspect.numbers import brief_param
 from viewstore.inspect.pages.page import Facts, PageError, PageRequest, Tab, opening
-from viewstore.inspect.pages.rows import LARGE, MIDDLE, SMALL, linked_row
+from viewstore.inspect.pages.rows import ALONE, BESIDE, MIDDLE, SMALL, linked_row
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.summary import sample_facts
-from viewstore.inspect.told import Chosen, choices_of, chosen_of, with_told
+from viewstore.inspect.told import Chosen, choices_of, chosen_of, is_compared, with_told
 from viewstore.store.described import DEFAULT_CHOICE
 from viewstore.store.view_set import ViewSet
 
@@ -119,14 +120,15 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     sets = _view_sets(request)
     row = _shown(request, facts["row"])
 
-    def drawn(shown: Sequence[ViewSet], original: int, views: int) -> Any:  # noqa: ANN401
-        return linked_row(
-            request, row, shown, original=original, views=views, beside=True, link=False
-        )
+    def drawn(shown: Sequence[ViewSet], views: int, within: tuple[int, int]) -> DrawnRow | None:
+        if not shown:
+            return None
+        return linked_row(request, row, shown, views=views, within=within, beside=True, link=False)
 
     return {
-        "first": drawn(sets[:1], LARGE, MIDDLE) if sets else None,
-        "others": drawn(sets[1:], MIDDLE, SMALL) if sets[1:] else None,
+        "first": drawn(sets[:1], MIDDLE, ALONE),
+        "others": drawn(sets[1:], SMALL, BESIDE),
+        "compared": any(is_compared(each) for each in sets),
         "per_view": {
             each.name: [name for name in facts["view_sets"][each.name] if each.plan.per_view(name)]
             for each in request.store.view_sets.values()
