@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.build.compose import StoreRows, make_context
+from viewstore.errors import ViewStoreError
 from viewstore.format.plan import Plan
 from viewstore.images.codec import codec_from_plan
 from viewstore.images.policy import Policy
@@ -119,12 +120,18 @@ def drawn_anew(store: Store, view_set: ViewSet) -> DrawnAnew | None:
 
 
 def _settings(plan: Plan) -> Settings | None:
-    """Return the settings of the generator of a plan, or None if it is not known here."""
+    """Return the settings of the generator of a plan; None: it is not known here, or no draw.
+
+    What was made with weights is no draw, and is not imported: that would be torch too.
+    """
     from viewstore.generators import GENERATORS, make_settings, settings_class
 
     name = plan.generator["name"]
-    if plan.kind == "columns" or name not in GENERATORS:
+    if plan.kind == "columns" or plan.weights or name not in GENERATORS:
         return None
-    if plan.generator["version"] != settings_class(name).VERSION:
+    try:
+        if plan.generator["version"] != settings_class(name).VERSION:
+            return None
+        return make_settings(name, plan.generator["args"])
+    except ViewStoreError:  # of a package that is not what it was
         return None
-    return make_settings(name, plan.generator["args"])

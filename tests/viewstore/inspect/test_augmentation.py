@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -270,8 +272,24 @@ def test_the_page_shows_the_numbers_of_its_json_and_absent_generators_have_no_ta
 def test_a_generator_of_an_unknown_version_draws_nothing(opened: Store) -> None:
     view_set = copy.copy(opened.view_sets["simclr"])
     plan = view_set.plan
-    view_set.plan = replace(plan, generator={**plan.generator, "version": 99})
-    assert drawn_anew(opened, view_set) is None
+    for changed in ({"version": 99}, {"name": "nobody"}, {"args": {"unknown": 1}}):
+        view_set.plan = replace(plan, generator={**plan.generator, **changed})
+        assert drawn_anew(opened, view_set) is None
+    view_set.plan = plan
+    assert drawn_anew(opened, view_set) is not None
+
+
+def test_views_of_networks_have_no_tab_and_nothing_imports_torch_for_it(searched: Path) -> None:
+    script = (
+        "import sys; from viewstore.build.draws import drawn_anew; "
+        "from viewstore.store.store import open_store; store = open_store(sys.argv[1]); "
+        "print([drawn_anew(store, each) for each in store.view_sets.values()], "
+        "'torch' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(searched)], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["[None,", "None]", "False"]
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,28 @@ def test_the_bound_is_that_of_the_specification_and_eps2_above_it_is_unreachable
     assert not WANTED.unreachable
 
 
+def asked_for(searched: Path, **args: float) -> Page:
+    """Return the page of the same views, had their search been asked for something else."""
+    store = open_store(searched)
+    view_set = store.view_sets["w-search"]
+    view_set.index  # noqa: B018  # checked against the plan of its build
+    generator = view_set.plan.generator
+    plan = replace(view_set.plan, generator={**generator, "args": {**generator["args"], **args}})
+    view_set.plan = plan
+    return Page(Site({"s": lambda: store}).get("s", "constraints", "view_set=w-search").body)
+
+
+def test_the_page_says_when_eps1_is_off_and_when_eps2_is_unreachable(
+    store: Store, searched: Path
+) -> None:
+    median = float(np.nanmedian(store.view_sets["w-search"].params["distance"]))
+    page = asked_for(searched, eps1=median - 0.05, eps2=1.2)
+    assert "! unreachable" in page.text
+    assert "0.050 above eps1" in page.text
+    assert ("p", {"class": "finding alarm"}) in page.tags
+    assert "! unreachable" not in asked_for(searched, eps1=median, eps2=0.1).text
+
+
 def test_the_tab_is_there_for_searches_alone(store: Store, raw_store: Store) -> None:
     site = Site({"s": lambda: store, "r": lambda: raw_store})
     assert b">Constraints<" in site.get("s", "", "view_set=w-search").body
