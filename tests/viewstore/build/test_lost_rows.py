@@ -154,7 +154,7 @@ def test_plans_that_differ_say_what_differs(
 
 
 def test_every_field_of_a_plan_that_differs_is_said(store: StorePaths) -> None:
-    plan = read_plan(store.paths.view_set("simclr"))
+    plan = read_plan(store.view_set("simclr"))
     changed = {
         "json_bytes": 1024, "members": ("json",), "roles": ("expert", "local"),
         "resample": {}, "columns": plan.columns[1:], "sources_id": "0" * 64, "libraries": {},

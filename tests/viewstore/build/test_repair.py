@@ -202,7 +202,7 @@ def test_an_unknown_view_set_is_refused_with_the_nearest(store: StorePaths) -> N
     with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
         list(verify(store.root, only="secnod"))
     with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
-        set_progress(store.paths, "secnod")
+        set_progress(store, "secnod")
 
 
 def write_images(folder: Path, bad: tuple[int, ...]) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.generators.latent_world import write_networks
 from tests.loaders.told import tell
 from tests.viewstore.commands import invoke
 from tests.viewstore.inspect.looked import facts_of, page_of, site_of
@@ -59,22 +60,29 @@ def test_it_shows_what_is_in_a_store_by_its_facts(
     assert [text for text in shown if text not in page.text] == []
 
 
-def test_the_verdict_stands_first_and_an_unfit_set_is_an_alarm(searched: Path) -> None:
-    def look() -> tuple[str | None, str]:
-        raw = page_of(site_of(store), store.name, "").body
-        page = Page(raw)
-        first = next(attrs.get("class") for tag, attrs in page.tags if tag == "ul")
-        facts = facts_of(site_of(store), store.name, "")
-        verdict = verdict_of(store, [store.view_sets[facts["shown"]]])
-        assert facts["verdict"] == verdict.to_json()
-        assert page.text.index(f"verdict: {verdict.word}") < page.text.index("6 samples,")
-        return first, verdict.word
-
-    store = open_store(searched)
-    assert look() == ("verdict", "usable")
-    status = store.view_sets["w-search"].params["status"]
-    store.view_sets["w-search"].params._whole["status"] = np.full_like(status, 2)
-    assert look() == ("verdict alarm", "not fit for use")
+def test_the_verdict_stands_first_and_an_unfit_set_is_an_alarm(
+    tmp_path: Path, searched: Path
+) -> None:
+    """A search that may take one step leaves most views where they began."""
+    files = write_networks(tmp_path, samples=6)
+    settings = {"views": 3, "eps1": 0.3, "eps2": 0.4, "max_steps": 1, "slots": 6}
+    source = str(tmp_path / "images.npz")
+    hurried = tmp_path / "store"
+    build(
+        BuildRequest(
+            generator="w-search", out=hurried, source=source, settings=settings, files=files
+        )
+    )
+    for path, word, look in (
+        (searched, "usable", "verdict"),
+        (hurried, "not fit for use", "verdict alarm"),
+    ):
+        page, facts = read(path)
+        store = open_store(path)
+        assert facts["verdict"] == verdict_of(store, [store.view_sets["w-search"]]).to_json()
+        assert facts["verdict"]["word"] == word
+        assert next(attrs.get("class") for tag, attrs in page.tags if tag == "ul") == look
+        assert page.text.index(f"verdict: {word}") < page.text.index("6 samples,")
 
 
 def test_charts_say_their_numbers_in_tables(digits: Path) -> None:
