@@ -1,9 +1,39 @@
-"""What all tests share: the data beside the project."""
+"""What all tests share: the data beside the project, and which of them must not be skipped."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+REQUIRE = "VIEWSTORE_REQUIRE"
+
+
+def required_markers() -> list[str]:
+    """Return the markers whose tests must run: CI names them, "browser,nginx"."""
+    return os.environ.get(REQUIRE, "").replace(",", " ").split()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a name that is no marker, which would require nothing."""
+    known = {line.partition(":")[0] for line in config.getini("markers")}
+    unknown = sorted(set(required_markers()) - known)
+    if unknown:
+        raise pytest.UsageError(f"{REQUIRE} names {', '.join(unknown)}, which is no marker")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip of a test with a required marker into a failure."""
+    report = yield
+    required = [name for name in required_markers() if item.get_closest_marker(name)]
+    if required and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}, and {REQUIRE} names its marker {required[0]}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

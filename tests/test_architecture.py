@@ -26,7 +26,7 @@ VIEWSTORE = {
     "inspect": "format files images randomness store",
     "serve": "format files store inspect",
     "build": "format files images sources store costs shards",
-    "__init__": "store",  # the names that users import
+    "__init__": "store inspect",  # the names that users import, and how notebooks show them
 }
 VIEWSTORE |= {"cli": " ".join(VIEWSTORE), "__main__": "cli"}
 # Each may import those before it.

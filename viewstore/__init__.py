@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from viewstore.store import html
+
 if TYPE_CHECKING:
     from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
     from viewstore.store.store import Store
@@ -36,3 +38,14 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
         raise AttributeError(f"module 'viewstore' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     return getattr(importlib.import_module(f"viewstore.{module}"), attribute)
+
+
+def _html(shown: Any) -> str:  # noqa: ANN401
+    """Return a store or view set as a notebook shows it; what draws it is loaded only then."""
+    from viewstore.inspect.notebook import notebook_html
+
+    return notebook_html(shown)
+
+
+html.make = _html
+del html

@@ -156,6 +156,14 @@ def entry_of(manifest: dict[str, Any]) -> dict[str, Any]:
             r"names a derived file '../../secret'",
         ),
         (
+            lambda value: entry_of(value)["derived"].update({"stats.json": [1, "../../x"]}),
+            r"must have size and sha256 of stats\.json of simclr",
+        ),
+        (
+            lambda value: entry_of(value)["derived"].update({"stats.json": [-1, "0" * 64]}),
+            r"must have size and sha256 of stats\.json of simclr",
+        ),
+        (
             lambda value: entry_of(value)["derived"].pop("index.json"),
             r"must name index\.json of simclr",
         ),

@@ -173,6 +173,7 @@ class Faults:
     stall_seconds: float = 3.0
     done: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
+    matches: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -203,6 +204,7 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            faults.matches += self.headers.get_all("If-Match", [])
             fault, place = faults.next(self.path, self.headers.get("Range"))
             if fault in ("503", "404", "403"):
                 self.send_response(int(fault))

@@ -220,7 +220,7 @@ def test_with_all_room_reserved_by_others_a_blob_stays_in_memory(tmp_path: Path)
 
     def slow_download() -> Iterator[bytes]:
         other = Shelf(tmp_path, limit_bytes=SIZE)
-        with pytest.warns(UserWarning, match="takes no more shards, they stay in memory"):
+        with pytest.warns(UserWarning, match="takes no more shards, they are not kept"):
             assert other.read(2) == content(2)
         yield content(1)
 

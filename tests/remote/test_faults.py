@@ -18,6 +18,7 @@ from viewstore.errors import FormatError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Failed, Fetcher, Retry
 from viewstore.files.remote import RemoteFiles
+from viewstore.files.transport import connect
 
 BLOB = np.random.Generator(np.random.Philox(7)).bytes(3 << 20)
 SHA256 = hashlib.sha256(BLOB).hexdigest()
@@ -31,6 +32,7 @@ class Broken:
     url: str
     faults: Faults
     directory: Path
+    etags: bool = True
 
     def files(self, retry: Retry = IMPATIENT, *, limit_bytes: int = 1 << 30) -> RemoteFiles:
         cache = CacheSettings(directory=self.directory, limit_bytes=limit_bytes)
@@ -74,7 +76,7 @@ def broken(
     else:
         server = ranged_server if request.param == "http" else plain_server
         with server(folder) as upstream, proxy(upstream, faults) as url:
-            yield Broken(url, faults, cache)
+            yield Broken(url, faults, cache, etags=request.param == "http")
 
 
 CELLS: list[tuple[str, list[Fault | None]]] = [
@@ -114,6 +116,22 @@ def test_a_broken_body_is_continued_where_it_ended(broken: Broken) -> None:
     first = int(wanted.removeprefix("bytes=").partition("-")[0])
     assert 0 < first < len(BLOB)
     assert first % (256 << 10) < 256 << 10
+    assert len(broken.faults.matches) == broken.etags
+
+
+def test_what_changed_while_it_was_read_is_not_joined(folder: Path, tmp_path: Path) -> None:
+    """The request that goes on says which file it means, so a server can refuse it."""
+    faults = Faults(script=["cut"])
+    (tmp_path / NAME).write_bytes(BLOB)
+    with ranged_server(tmp_path) as upstream, proxy(upstream, faults) as url:
+        fetcher = Fetcher(url, connect(url, IMPATIENT), IMPATIENT)
+        chunks = fetcher.stream(NAME.name)
+        got = next(chunks)
+        (tmp_path / NAME).write_bytes(BLOB[::-1])
+        with pytest.raises(FormatError, match="changed while it was read"):
+            got += b"".join(chunks)
+    assert faults.matches == [f'"{hashlib.md5(BLOB).hexdigest()}"']
+    assert BLOB.startswith(got)
 
 
 def test_flipped_bits_every_time_are_an_error_with_url_and_both_hashes(broken: Broken) -> None:

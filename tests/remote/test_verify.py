@@ -128,6 +128,20 @@ def test_a_damaged_chunk_of_the_zarr_arrays_is_found_deep(digits: Store, tmp_pat
         assert kinds(url, "deep") == [("hard", None, "derived")]
 
 
+def test_the_zarr_arrays_may_all_be_missing_but_not_some_of_them(
+    digits: Store, tmp_path: Path
+) -> None:
+    """Readers do not ask for them, and servers of stores do not serve them."""
+    shutil.copytree(digits.root, tmp_path / "store")
+    arrays = tmp_path / "store" / "views" / "hard" / "params.zarr"
+    (arrays / "flip" / "c" / "1" / "0").unlink()
+    with ranged_server(tmp_path / "store") as url:
+        assert kinds(url, "deep") == [("hard", None, "derived")]
+        for each in (tmp_path / "store").glob("views/*/params.zarr"):
+            shutil.rmtree(each)
+        assert kinds(url, "quick") == kinds(url, "deep") == []
+
+
 def with_pack_of_another_shard(root: Path) -> None:
     """Have shard 1 name the pack of shard 2; every digest on the way there is right."""
     store = viewstore.open(root)

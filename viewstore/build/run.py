@@ -49,7 +49,7 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import committed_shards, no_view_set, read_plan, view_sets
+from viewstore.store.committed import committed_shards, read_plan, view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
@@ -392,11 +392,3 @@ def _round(request: BuildRequest, stored: Plan | None) -> int:
     if stored is not None:
         return stored.round
     return 1 if request.after is None else request.after.round + 1
-
-
-def status(root: Path, view_set: str) -> tuple[Plan, list[int]]:
-    """Return the plan of a view set and its committed shards. Raises ConfigError: no such set."""
-    paths = StorePaths(root).view_set(view_set)
-    if not paths.plan.is_file():
-        raise no_view_set(view_set, view_sets(StorePaths(root)), root)
-    return read_plan(paths), committed_shards(paths)

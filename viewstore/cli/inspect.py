@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from viewstore.cli.command import command
+from viewstore.cli.looking import (
+    CHOICE,
+    Chosen,
+    check_together,
+    chosen_samples,
+    given_options,
+    one_shard,
+)
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal, write_stdout
+from viewstore.cli.web import show_pages
 from viewstore.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -37,19 +47,28 @@ DRAWN = {"sheet": (".png",), "html": (".html", ".htm")}  # what is drawn, and ho
     metavar="PATH",
     help="Print one page of --web, such as '/browse?sort=distance'.",
 )
-@ONE_VIEW_SET
 @click.option(
-    "--worst",
+    "--at",
+    metavar="SHARD[:ROW]",
+    help="Show one shard and a row of it; the rest of the store may be damaged or gone.",
+)
+@click.option(
+    "--web",
     is_flag=True,
-    help="Show the samples of --view-set that are farthest from their goal, the worst first.",
+    help="Show pages in a browser on this machine: print an address that works once.",
 )
-@click.option("-n", "count", default=10, show_default=True, metavar="N", help="Show N samples.")
+@click.option("--open", "open_browser", is_flag=True, help="Open --web in your browser.")
 @click.option(
-    "--random", "at_random", is_flag=True, help="Choose them at random, not spread over the store."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Serve --web at this port.  [default: a free one]",
 )
 @click.option(
-    "--seed", default=0, show_default=True, metavar="N", help="Seed the choice of samples."
+    "--root-path", metavar="/P", help="Addresses of --web begin with this, as behind a proxy."
 )
+@ONE_VIEW_SET
+@CHOICE
 def inspect(
     terminal: Terminal,
     store: str,
@@ -60,78 +79,77 @@ def inspect(
 
     --sheet and --html draw originals with their crop boxes beside their views.
     """
-    from viewstore.inspect.shown_rows import choose_rows, choose_view_sets
-    from viewstore.inspect.summary import sample_facts, store_facts, without_histograms
-    from viewstore.inspect.text import sample_text, store_text
-
+    given = given_options(click.get_current_context())
+    check_together(given)
+    if options["web"]:
+        show_pages(terminal, store, options)
+        return None
     for name, suffixes in DRAWN.items():
         if options[name] is not None:
             check_file(f"--{name}", options[name], suffixes)
-    if options["pick"] is not None and options["sheet"] is options["html"] is None:
-        raise ConfigError(
-            "--pick frames views that are drawn, and none are", fix="add --sheet or --html"
-        )
+    if options["at"] is not None:
+        facts, text = one_shard(store, options["at"], options["view_set"])
+        terminal.result(facts, text, ok=not facts["faults"])
+        return int(bool(facts["faults"]))
     opened = _opened(terminal, store)
     if options["page"] is not None:
-        return _page(opened, options["page"])
+        return _page(terminal, opened, options["page"])
+
+    from viewstore.inspect.shown_rows import choose_view_sets
+
     view_sets = choose_view_sets(opened, options["view_set"])
-    if options["worst"]:
-        rows = _worst(view_sets, key, options)
-    else:
-        rows = choose_rows(
-            opened,
-            count=options["count"],
-            random=options["at_random"],
-            seed=options["seed"],
-            key=key,
-        )
-    drawn = _draw(opened, rows, view_sets, options)
+    chosen = chosen_samples(opened, view_sets, key, options, given)
+    drawn = _draw(opened, chosen, view_sets, options)
     if drawn:
-        _warn_of_originals(terminal, opened, rows)
-    if key is None:
-        facts = store_facts(opened, view_sets)
-        text = "" if drawn else store_text(facts)
-        facts = without_histograms(facts)
-    else:
-        facts = sample_facts(opened, rows[0], view_sets)
+        _warn_of_originals(terminal, opened, chosen.rows)
+    facts, text = _answer(opened, view_sets, key, chosen)
+    lines = [f"{path}: {counted(len(chosen.rows), 'sample')}" for path in drawn.values()]
+    terminal.result({**facts, **drawn}, "\n".join(lines) or text)
+    return None
+
+
+def _answer(
+    store: Store, view_sets: Sequence[ViewSet], key: str | None, chosen: Chosen
+) -> tuple[dict[str, Any], str]:
+    """Return the facts of what was asked for, and them as text."""
+    from viewstore.inspect.summary import sample_facts, store_facts, without_histograms
+    from viewstore.inspect.text import rows_text, sample_text, store_text
+
+    if key is not None:
+        facts = sample_facts(store, chosen.rows[0], view_sets)
         roles = {each.name: each.roles for each in view_sets}
         of_sample = {
             each.name: [name for name in each.params if not each.plan.per_view(name)]
             for each in view_sets
         }
         describing = {each.name: str(each.of) for each in view_sets if each.kind == "columns"}
-        text = "" if drawn else sample_text(facts, roles, of_sample, describing)
-    lines = [f"{path}: {counted(len(rows), 'sample')}" for path in drawn.values()]
-    terminal.result({**facts, **drawn}, text or "\n".join(lines))
-    return None
+        return facts, sample_text(facts, roles, of_sample, describing)
+    if chosen.facts is not None:
+        return dict(chosen.facts), rows_text(chosen.facts)
+    facts = store_facts(store, view_sets)
+    return without_histograms(facts), store_text(facts)
 
 
-def _page(store: Store, address: str) -> int:
-    """Print a page on stdout; return 1 if it is one of an error."""
+def _page(terminal: Terminal, store: Store, address: str) -> int:
+    """Print a page on stdout; return 1 if it is one of an error.
+
+    Raises:
+        ConfigError: It is a picture.
+    """
+    from viewstore.build.draws import drawn_anew
     from viewstore.inspect.pages.site import Site
 
     path, _, query = address.removeprefix("/").partition("?")
-    page = Site({store.name: lambda: store}).get(store.name, path, query)
-    write_stdout(page.body.decode())
+    page = Site({store.name: lambda: store}, replays=drawn_anew).get(store.name, path, query)
+    if page.media_type.startswith("image/"):
+        raise ConfigError(f"--get prints pages, and {address[:80]} is a picture")
+    body = page.body.decode()
+    if terminal.json:
+        facts = {"status": page.status, "media_type": page.media_type, "body": body}
+        terminal.result(facts, "", ok=page.status < 400)
+    else:
+        write_stdout(body)
     return int(page.status >= 400)
-
-
-def _worst(view_sets: Sequence[ViewSet], key: str | None, options: dict[str, Any]) -> list[int]:
-    """Return the rows that --worst shows. Raises ConfigError: there are none to choose from."""
-    from viewstore.inspect.inversion import farthest_rows, is_inversion
-    from viewstore.inspect.shown_rows import worst_rows
-
-    if key is not None or options["at_random"]:
-        raise ConfigError("--worst chooses the samples: leave out KEY and --random")
-    if len(view_sets) != 1:
-        names = ", ".join(each.name for each in view_sets)
-        raise ConfigError("--worst is about one view set", fix=f"name it with --view-set: {names}")
-    (view_set,) = view_sets
-    choose = farthest_rows if is_inversion(view_set) else worst_rows
-    rows = choose(view_set, options["count"])
-    if not rows:
-        raise ConfigError(f"no view of {view_set.name} failed or missed its goal")
-    return rows
 
 
 @command("stats", example="viewstore stats views --column distance")
@@ -205,14 +223,15 @@ def _warn_of_originals(terminal: Terminal, store: Store, rows: Sequence[int]) ->
 
 
 def _draw(
-    store: Store, rows: Sequence[int], view_sets: Sequence[ViewSet], options: dict[str, Any]
+    store: Store, samples: Chosen, view_sets: Sequence[ViewSet], options: dict[str, Any]
 ) -> dict[str, str]:
     """Write the files that the options ask for; return their paths by option."""
     from viewstore.files import disk
     from viewstore.inspect.told import chosen_of, looked_at
 
     drawn: dict[str, str] = {}
-    if options["sheet"] is options["html"] is None:
+    rows = samples.rows
+    if options["sheet"] is options["html"] is None or not rows:
         return drawn
     view_sets = looked_at(store, view_sets)
     pick = options["pick"]
@@ -223,7 +242,14 @@ def _draw(
         if name == "sheet":
             from viewstore.inspect.sheet import draw_sheet
 
-            data = draw_sheet(store, rows, view_sets, seed=options["seed"], chosen=chosen)
+            data = draw_sheet(
+                store,
+                rows,
+                view_sets,
+                seed=options["seed"],
+                query=json.dumps(samples.query) if samples.query else "",
+                chosen=chosen,
+            )
         else:
             from viewstore.inspect.report import write_report
 

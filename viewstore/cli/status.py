@@ -11,39 +11,38 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import ONE_VIEW_SET, STORE
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import ConfigError
 
 
 @command("status", example="viewstore status views --view-set w-search")
 @STORE
 @ONE_VIEW_SET
-@click.option("--missing", is_flag=True, help="Also print the numbers of the missing shards.")
+@click.option("--missing", is_flag=True, help="Also print the missing shards as --only has them.")
 def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool) -> int:
-    """Say how much of each view set is built; exit 1 if something is missing."""
-    from viewstore.build.run import status as read
-    from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import view_sets
+    """Say how much of each view set is built; exit 1 if something is missing.
 
-    names = [view_set] if view_set is not None else view_sets(StorePaths(store))
-    if not names:
+    Rates and times left are those of the last 20 commits, by the clocks of the hosts.
+    """
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.progress import ranges, store_progress
+
+    found = store_progress(StorePaths(store), view_set)
+    if not found:
         raise _no_view_sets(store)
-    facts = {}
     lines = []
-    for name in names:
-        plan, shards = read(store, name)
-        left = sorted(set(range(plan.shards)) - set(shards))
-        facts[name] = {"shards": plan.shards, "committed": len(shards), "missing": left}
-        lines.append(f"{name}: {len(shards)} of {counted(plan.shards, 'shard')}")
-        if missing and left:
-            lines.append("  missing: " + ",".join(map(str, left)))
+    for each in found.values():
+        lines += each.lines()
+        if missing and each.missing:
+            lines.append(f"  missing: {ranges(each.missing)}")
+    facts = {name: each.to_json() for name, each in found.items()}
     gone = [] if view_set else _gone(store, facts)
     lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
     unpublished = _unpublished(store, facts)
     if unpublished:
         lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
-    found = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
-    terminal.result(found, "\n".join(lines))
-    return int(bool(gone) or any(entry["missing"] for entry in facts.values()))
+    answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
+    terminal.result(answer, "\n".join(lines))
+    return int(bool(gone) or any(each.missing for each in found.values()))
 
 
 def _no_view_sets(store: Path) -> ConfigError:

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viewstore.errors import FormatError, UnavailableError
+from viewstore.errors import UnavailableError
 from viewstore.files import disk
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.disk import drop_unlocked
+from viewstore.files.download import Download, write_download
 from viewstore.files.eviction import (
     STALE_SECONDS,
     CachedFile,
@@ -32,8 +34,9 @@ from viewstore.files.eviction import (
     Reserved,
     total_bytes,
 )
+from viewstore.files.locks import LockedError, is_locked, locked
 
-Download = Callable[[], Iterator[bytes]]
+Follow = Callable[[int], Iterator[bytes]]  # a download that is told the file it is written to
 
 FULL_SECONDS = 60  # until a disk that was full is tried again
 OBJECT = re.compile(r"[0-9a-f]{64}")
@@ -57,6 +60,7 @@ class Cache:
     ranks: int = 1
     hash_tries: int = 3
     _checked: set[str] = field(default_factory=set)
+    _turns: dict[str, threading.Lock] = field(default_factory=dict)
     _warned: bool = False
     _full_until: float = 0.0
 
@@ -76,15 +80,43 @@ class Cache:
             FormatError: Every download had other bytes.
             UnavailableError: The cache cannot be written.
         """
+        descriptor = self.find(sha256, size)
+        if descriptor is None:
+            lock = locked(self._lock(sha256[:3]))
+            descriptor = self._fill_from(sha256, size, lambda _: download(), where, lock)
+        if descriptor is None:
+            descriptor = self._stream(sha256, size, download, where)
+        return descriptor
+
+    def find(self, sha256: str, size: int) -> int | None:
+        """Return a descriptor of a file that is here and right, else None. Raises as `open`."""
         with self._usable(self.path_of(sha256)):
-            descriptor = self._open(sha256, size)
-        if descriptor is not None:
-            return descriptor
-        if size <= self.settings.limit_bytes:
-            descriptor = self._fill_from(sha256, size, download, where)
-            if descriptor is not None:
-                return descriptor
-        return self._stream(sha256, size, download, where)
+            return self._open(sha256, size)
+
+    def fill(self, sha256: str, size: int, follow: Follow, where: str) -> int | None:
+        """Bring a file here while others read it: return a descriptor once it is right.
+
+        Threads of this process wait for one another; another process is not waited for.
+
+        Args:
+            sha256: Of the file, in hex.
+            size: Of the file, in bytes.
+            follow: Yields the bytes of the file, anew each time. It is told a descriptor in which
+                they stand: all that it yielded, once it is asked for more.
+            where: Its URL, for messages.
+
+        Returns:
+            None: there is no room for it, or another process is bringing it.
+
+        Raises:
+            FormatError: Every download had other bytes.
+            UnavailableError: The cache cannot be written.
+        """
+        with self._turns.setdefault(sha256[:3], threading.Lock()):
+            try:
+                return self._fill_from(sha256, size, follow, where, self._claimed(sha256[:3]))
+            except LockedError:
+                return None
 
     def drop_if_damaged(self, sha256: str) -> None:
         """Drop a file that has not the bytes of its name any more, whoever checked it before.
@@ -95,7 +127,7 @@ class Cache:
         path = self.path_of(sha256)
         with self._usable(path):
             if self.holds(sha256) and not _is_right(path, sha256):
-                with self._locked(sha256[:3]):
+                with locked(self._lock(sha256[:3])):
                     if not _is_right(path, sha256):  # another process may have mended it
                         self._evict(path)
 
@@ -123,23 +155,27 @@ class Cache:
     def space_left(self) -> Iterator[int]:
         """Give the bytes below the limit that are free; no process reserves any meanwhile."""
         self._make_folders()
-        with self._locked("space"):
+        with locked(self._lock("space")):
             self._sweep("")
             yield self.settings.limit_bytes - self.used_bytes
 
-    def _fill_from(self, sha256: str, size: int, download: Download, where: str) -> int | None:
+    def _fill_from(
+        self, sha256: str, size: int, follow: Follow, where: str, lock: AbstractContextManager[None]
+    ) -> int | None:
         """Download into the cache; None if it does not fit there, or on the disk."""
+        if size > self.settings.limit_bytes:
+            return None
         try:
             with self._usable(None):
                 self._make_folders()
-                with self._locked(sha256[:3]):
+                with lock:
                     descriptor = self._open(sha256, size)  # another process may be faster
                     if descriptor is not None:
                         return descriptor
                     reserved = self._reserve(sha256, size)
                     if reserved is None:
                         return None
-                    return self._fill(*reserved, sha256, size, download, where)
+                    return self._fill(*reserved, sha256, size, follow, where)
         except OSError as error:  # there is no space
             self._warn(str(error.strerror))
             return None
@@ -208,7 +244,7 @@ class Cache:
         """Return a file of `size` bytes to fill, None if it does not fit cache or disk."""
         name = f"{sha256}.{size}.{socket.gethostname()}.{boot_id()}.{os.getpid()}"
         path = self._directory("tmp") / name
-        with self._locked("space"):
+        with locked(self._lock("space")):
             # The holder of a hash's lock is its only writer: what is left is of ended processes.
             for left in path.parent.glob(f"{sha256}.*"):
                 disk.unlink(left)
@@ -232,11 +268,11 @@ class Cache:
                     self._evict(rest[0].path)
 
     def _fill(
-        self, path: Path, descriptor: int, sha256: str, size: int, download: Download, where: str
+        self, path: Path, descriptor: int, sha256: str, size: int, follow: Follow, where: str
     ) -> int:
         """Download into a reserved file; return a descriptor of it under its name."""
         try:
-            self._write(descriptor, sha256, size, download, where)
+            self._write(descriptor, sha256, size, lambda: follow(descriptor), where)
             os.fchmod(descriptor, 0o444)
             disk.sync(descriptor)
             self._trust(sha256)
@@ -263,20 +299,7 @@ class Cache:
     def _write(
         self, descriptor: int, sha256: str, size: int, download: Download, where: str
     ) -> None:
-        """Write a download; one of another size or sha256 is begun again, `hash_tries` in all."""
-        for left in reversed(range(self.hash_tries)):
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            try:
-                _write_checked(descriptor, sha256, size, download())
-                return
-            except FormatError as error:
-                if not left:
-                    raise FormatError(
-                        f"{error}, in {self.hash_tries} downloads",
-                        code="VS203",
-                        where=where,
-                        why="the remote file was changed, or the way from it changes bytes",
-                    ) from error
+        write_download(descriptor, sha256, size, download, where, tries=self.hash_tries)
 
     @property
     def _eviction(self) -> Eviction:
@@ -306,7 +329,7 @@ class Cache:
     def _sweep(self, mine: str) -> None:
         """Drop what ended processes left: downloads and shared files whose lock nobody holds."""
         for path in self._directory("tmp").iterdir():
-            if path.name[:3] != mine and not self._is_locked(path.name[:3]):
+            if path.name[:3] != mine and not is_locked(self._lock(path.name[:3])):
                 disk.unlink(path)
         stale_before = time.time() - STALE_SECONDS
         for path in self._directory(HOST_FILES).iterdir():
@@ -316,41 +339,29 @@ class Cache:
                 if here or path.stat().st_mtime < stale_before:
                     drop_unlocked(path)
 
-    def _is_locked(self, name: str) -> bool:
-        descriptor = os.open(self._directory("lock") / name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        descriptor = os.open(self._directory("lock") / name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:  # closing is not enough: a forked child may have the descriptor too
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
+    def _claimed(self, name: str) -> Iterator[None]:
+        """Hold a lock. Raises LockedError: another process holds it."""
+        with contextlib.ExitStack() as held:
+            with locked(self._lock("space")):  # who sweeps tries locks, and is not to be met
+                held.enter_context(locked(self._lock(name), wait=False))
+            yield
 
     def _warn(self, why: str) -> None:
         self._full_until = time.monotonic() + FULL_SECONDS
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"cache {self.settings.directory} takes no more shards, they stay in memory: {why}",
+                f"cache {self.settings.directory} takes no more shards, they are not kept: {why}",
                 stacklevel=2,
             )
 
     def _make_folders(self) -> None:
         for name in FOLDERS:
             disk.make_directory(self._directory(name))
+
+    def _lock(self, name: str) -> Path:
+        return self._directory("lock") / name
 
     def _directory(self, name: str) -> Path:
         return self.settings.directory / name
@@ -366,26 +377,6 @@ def _is_right(path: Path, sha256: str) -> bool:
         return disk.sha256_of(path) == sha256
     except FileNotFoundError:
         return True
-
-
-def _write_checked(descriptor: int, sha256: str, size: int, chunks: Iterator[bytes]) -> None:
-    """Write `chunks` to a file. Raises FormatError: they have another size or sha256."""
-    found = hashlib.sha256()
-    length = 0
-    for chunk in chunks:
-        length += len(chunk)
-        if length > size:  # no more is written than was reserved
-            raise FormatError(f"file must have {size} bytes, got more")
-        found.update(chunk)
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(descriptor, view) :]
-    if length != size:
-        raise FormatError(f"file must have {size} bytes, got {length}")
-    if found.hexdigest() != sha256:
-        raise FormatError(
-            f"file does not match its sha256: expected {sha256}, got {found.hexdigest()}"
-        )
 
 
 def boot_id() -> str:

@@ -58,6 +58,9 @@ class Traffic:
 
 PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
 STATUS = re.compile(r"status code: (\d{3})")
+ASKED = re.compile(r"status code: (?:429|503)\b[^:]*: retry-after: (\d{1,9})\s*$")
+LONGEST_ASKED_SECONDS = 30.0  # of one wait that a server asks for
+ASKED_SECONDS = 600.0  # of all such waits in a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +111,21 @@ class Failed(Exception):
     Attributes:
         most: Failures of this kind after which no other try is made; None leaves it to Retry.
         missing: Whether the server answered that there is no such object.
+        asked: Seconds that the server, which is well, asks to wait; None: it does not.
     """
 
-    def __init__(self, cause: str, *, most: int | None = None, missing: bool = False) -> None:
+    def __init__(
+        self,
+        cause: str,
+        *,
+        most: int | None = None,
+        missing: bool = False,
+        asked: int | None = None,
+    ) -> None:
         super().__init__(cause)
         self.most = most
         self.missing = missing
+        self.asked = asked
 
 
 class Changed(FormatError):
@@ -140,10 +152,60 @@ def missing(cause: str) -> Failed:
 
 
 def failed_status(status: int, cause: str) -> Failed:
-    """Return the failure that an HTTP status stands for."""
+    """Return the failure that an HTTP status stands for.
+
+    A client of ours sees no header, but the first line of the body after the status: a server
+    that wants to be asked again later writes `retry-after: SECONDS` there.
+    """
     if status == 404:
         return missing(cause)
+    asked = ASKED.search(cause)
+    if asked is not None:
+        return Failed(cause, asked=int(asked[1]))
     return Failed(cause, most=None if status >= 500 or status in (408, 429) else 1)
+
+
+@dataclass
+class Patience:
+    """What one fetch has borne since bytes came.
+
+    Attributes:
+        retry: How much it bears.
+        failures: Tries that failed.
+        alike: The same by their `most`, over all of the fetch.
+        asked: Seconds of the waits that the server asked for.
+        began: When it began, on the monotonic clock; those waits move it on.
+    """
+
+    retry: Retry
+    failures: int = 0
+    alike: Counter[int | None] = field(default_factory=Counter)
+    asked: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def renew(self) -> None:
+        """Note that bytes came."""
+        self.failures, self.asked, self.began = 0, 0.0, time.monotonic()
+
+    def wait(self, failure: Failed, uniform: Callable[[], float]) -> float | None:
+        """Return the seconds to wait after a failure; None: no other try is made.
+
+        A wait that the server asks for is no failed try and no silence.
+        """
+        if failure.asked is not None:
+            wait = min(failure.asked, LONGEST_ASKED_SECONDS) + uniform()
+            self.asked += wait
+            self.began += wait
+            return wait if self.asked <= ASKED_SECONDS else None
+        self.failures += 1
+        self.alike[failure.most] += 1
+        if failure.most is not None and self.alike[failure.most] >= failure.most:
+            return None
+        if self.failures >= self.retry.tries:
+            return None
+        wait = uniform() * self.retry.longest_wait(self.failures)
+        silent = time.monotonic() + wait - self.began
+        return wait if silent <= self.retry.total_seconds else None
 
 
 @dataclass
@@ -195,9 +257,7 @@ class Fetcher:
         if start == stop:
             return
         offset, etag = start, None
-        failures = 0
-        failed_alike: Counter[int | None] = Counter()
-        began = time.monotonic()
+        patience = Patience(self.retry)
         while True:
             try:
                 answer = self.transport.get(name, offset, stop, etag)
@@ -217,32 +277,29 @@ class Fetcher:
                         raise Failed(f"{offset - end} bytes more than its length", most=1)
                     yield chunk
                     if offset - reached >= PROGRESS_BYTES:
-                        reached, failures, began = offset, 0, time.monotonic()
+                        reached = offset
+                        patience.renew()
                 if offset == end:
                     return
                 raise Failed(f"body ended {end - offset} bytes early")
             except Failed as failure:
-                failures += 1
-                failed_alike[failure.most] += 1
-                if failure.most is not None and failed_alike[failure.most] >= failure.most:
-                    if failure.missing:
-                        raise FileNotFoundError(self.where(name)) from failure
-                    raise self._gave_up(name, failure, failures) from failure
-                if failures >= self.retry.tries:
-                    raise self._gave_up(name, failure, failures) from failure
-                wait = self.uniform() * self.retry.longest_wait(failures)
-                if time.monotonic() + wait - began > self.retry.total_seconds:
-                    raise self._gave_up(name, failure, failures) from failure
+                wait = patience.wait(failure, self.uniform)
+                if wait is None:
+                    raise self._gave_up(name, failure, patience) from failure
                 self.sleep(wait)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object. Raises as `stream`."""
         return b"".join(self.stream(name, start, stop))
 
-    def _gave_up(self, name: str, failure: Failed, failures: int) -> RemoteError:
-        tried = "once" if failures == 1 else f"{failures} times"
+    def _gave_up(self, name: str, failure: Failed, patience: Patience) -> Exception:
+        if failure.missing and patience.alike[failure.most] == failure.most:
+            return FileNotFoundError(self.where(name))
+        tried = "tried once" if patience.failures == 1 else f"tried {patience.failures} times"
+        if failure.asked is not None:
+            tried = f"asked to wait {patience.asked:.0f} s in all"
         return RemoteError(
-            f"remote store did not give {name}, tried {tried}: {failure}",
+            f"remote store did not give {name}, {tried}: {failure}",
             where=self.where(name),
             why=str(failure),
             fix="check the address, the credentials and the network, and run it again",

@@ -19,6 +19,7 @@ from viewstore.files.fetch import (
     failed_status,
     missing,
 )
+from viewstore.files.tokens import PORTS, Origin, refused, token_for
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -30,6 +31,7 @@ CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = 8 << 20  # fsspec reads whole blocks, so this is what a broken one costs
 CONNECT_SECONDS = 10
 NO_LENGTH = "Content-Length"
+REFUSED = (401, 403)
 NO_LENGTH_TRIES = 3
 WHOLE_SECONDS = 86_400  # a large shard may take long; a stall is noticed by itself
 
@@ -38,11 +40,12 @@ def connect(url: str, retry: Retry) -> Transport:
     """Return the connections to the store at `url`.
 
     Raises:
-        ConfigError: The URL has another form than a store's.
+        ConfigError: The URL has another form than a store's, or a file of tokens cannot be used.
         UnavailableError: The package that speaks its scheme is not installed.
     """
     try:
         parts = urlsplit(url)
+        origin = Origin.of(url) if parts.scheme in PORTS else None
     except ValueError as error:
         raise ConfigError(f"store URL cannot be understood: {error}", where=url) from error
     chained = "::" in url or parts.scheme == "pipe"
@@ -53,7 +56,7 @@ def connect(url: str, retry: Retry) -> Transport:
             fix="give credentials in the environment (docs/remote.md)",
         )
     if parts.scheme in OBSTORE_SCHEMES:
-        return ObstoreTransport(url, retry)
+        return ObstoreTransport(url, retry, origin)
     return FsspecTransport(url)
 
 
@@ -67,11 +70,15 @@ def _not_installed(package: str, url: str, error: ImportError) -> UnavailableErr
 
 
 class ObstoreTransport:
-    """Requests through obstore, whose own retries are off: `Fetcher` retries and resumes."""
+    """Requests through obstore, whose own retries are off: `Fetcher` retries and resumes.
+
+    An http(s) origin gets the token that this machine holds for it. On a redirect to another
+    one obstore leaves the token out.
+    """
 
     _started_in: ClassVar[int | None] = None  # process of obstore's threads, which no fork takes
 
-    def __init__(self, url: str, retry: Retry) -> None:
+    def __init__(self, url: str, retry: Retry, origin: Origin | None) -> None:
         try:
             import obstore
             from obstore.store import from_url
@@ -79,12 +86,17 @@ class ObstoreTransport:
             raise _not_installed("obstore", url, error) from error
         self._get = obstore.get
         self._errors = obstore.exceptions
+        self._url, self._origin = url, origin
+        self._token = None if origin is None else token_for(origin)
+        plain = _plain_endpoint() if origin is None else origin.scheme == "http"
         client: ClientConfig = {
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
             "read_timeout": timedelta(seconds=retry.stall_seconds),
             "timeout": timedelta(seconds=WHOLE_SECONDS),
-            "allow_http": url.startswith("http://") or _plain_endpoint(),
+            "allow_http": plain,  # https is not redirected to http either
         }
+        if self._token is not None:
+            client["default_headers"] = {"Authorization": f"Bearer {self._token.text}"}
         never: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=WHOLE_SECONDS)}
         try:
             self._store: Any = from_url(url, client_options=client, retry_config=never)
@@ -108,7 +120,7 @@ class ObstoreTransport:
                 result = self._get(self._store, name)
                 whole = True
         except (self._errors.BaseError, OSError) as error:
-            raise self._failure(error) from error
+            raise self._failure(name, error) from self._shown(error)
         found = result.meta["e_tag"]
         if found is not None and found.startswith("W/"):
             found = None  # names a meaning, not bytes
@@ -137,16 +149,24 @@ class ObstoreTransport:
         except (self._errors.BaseError, OSError) as error:
             raise Failed(_cause(error)) from error
 
-    def _failure(self, error: Exception) -> Exception:
-        """Return the Failed or Changed that stands for an error of obstore."""
+    def _shown(self, error: Exception) -> Exception | None:
+        """Return the error, unless a server answered with the token that it was sent."""
+        return None if self._token is not None and self._token.text in str(error) else error
+
+    def _failure(self, name: str, error: Exception) -> Exception:
+        """Return the Failed, Changed or RemoteError that stands for an error of obstore."""
         cause = _cause(error)
+        status = STATUS.search(cause)
+        if self._origin is not None and status is not None and int(status[1]) in REFUSED:
+            return refused(f"{self._url}/{name}", self._origin, self._token, int(status[1]))
+        if self._token is not None:
+            cause = cause.replace(self._token.text, "TOKEN")
         if isinstance(error, FileNotFoundError):
             return missing(cause)
         if isinstance(error, self._errors.PreconditionError):
             return Changed("object changed while it was read")
         if NO_LENGTH in cause:  # a body that may end anywhere, and look whole
             return Failed(cause, most=NO_LENGTH_TRIES)
-        status = STATUS.search(cause)
         if status is not None:
             return failed_status(int(status[1]), cause)
         known = (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError)

@@ -268,9 +268,11 @@ def check_entry(name: str, entry: ViewSetEntry) -> None:
     """Raise FormatError unless all names are ones that finalise gives: no path comes from data."""
     if not VIEW_SET_NAME.fullmatch(name):
         raise FormatError(f"manifest names a view set {name!r}")
-    for path in entry.derived:
+    for path, (size, sha256) in entry.derived.items():
         if not DERIVED_NAME.fullmatch(path):
             raise FormatError(f"manifest names a derived file {path!r}")
+        if size < 0 or not SHA256.fullmatch(sha256):  # which names a file of the cache
+            raise FormatError(f"manifest must have size and sha256 of {path} of {name}")
     if missing := {"index.json", "index/members.npy", "stats.json"} - set(entry.derived):
         raise FormatError(f"manifest must name {', '.join(sorted(missing))} of {name}")
 

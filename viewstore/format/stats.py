@@ -25,6 +25,12 @@ FORM = {"plan_id": str, "columns": {...: COLUMN_FORM}}
 BINS = 64
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
+# Components that mean different things: each has statistics of its own, by the name "jitter.hue".
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "crop_box": ("top", "left", "height", "width"),
+    "jitter": ("brightness", "contrast", "saturation", "hue"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnStats:
@@ -81,6 +87,17 @@ def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
     )
 
 
+def component_stats(column: Column, values: NDArray[Any]) -> dict[str, ColumnStats]:
+    """Return the summaries of the components of a column, "crop_box.top"; of others nothing."""
+    components = COMPONENTS.get(column.name, ())
+    if column.shape[-1:] != (len(components),):
+        return {}
+    return {
+        f"{column.name}.{component}": column_stats(column, values[..., index])
+        for index, component in enumerate(components)
+    }
+
+
 def _histogram(values: NDArray[np.float64]) -> tuple[int, ...]:
     try:
         counts, _ = np.histogram(values, BINS)
@@ -91,11 +108,12 @@ def _histogram(values: NDArray[np.float64]) -> tuple[int, ...]:
 
 def pack_stats(plan: Plan, params: Mapping[str, NDArray[Any]]) -> bytes:
     """Return the bytes of stats.json."""
-    summaries = {
-        column.name: asdict(column_stats(column, params[column.name]))
-        for column in plan.columns
-        if column.pack  # a latent has no histogram that anyone reads
-    }
+    summaries: dict[str, Any] = {}
+    for column in plan.columns:
+        if column.pack:  # a latent has no histogram that anyone reads
+            values = params[column.name]
+            found = {column.name: column_stats(column, values), **component_stats(column, values)}
+            summaries |= {name: asdict(each) for name, each in found.items()}
     return seal(KIND, {"plan_id": plan.id, "columns": summaries})
 
 

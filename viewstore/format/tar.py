@@ -86,7 +86,9 @@ def pack_npy(array: NDArray[Any]) -> bytes:
     return npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes()
 
 
-def unpack_npy(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def unpack_npy(
+    raw: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
     """Return the array of known dtype and shape in an npy file that `pack_npy` wrote.
 
     Raises:

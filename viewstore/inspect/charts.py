@@ -1,21 +1,22 @@
-"""Charts as SVG text, from numbers alone: histogram, ranges of groups, scatter plot. Pure."""
+"""Charts as SVG text, from numbers alone: histograms, ranges of groups, densities. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viewstore.inspect import svg
-from viewstore.inspect.distributions import Bar, Range
+from viewstore.inspect.distributions import Bar, Density, Range
 from viewstore.inspect.numbers import axis_number
 
 WIDTH, HEIGHT = 300, 130
 LEFT, RIGHT, TOP, BOTTOM = 34, WIDTH - 10, 26, HEIGHT - 18  # of the area of data
 UPPER = TOP - 14  # top of that area where no labels lie above it
-WIDEST, MOST_LABELS = 60, 10  # of a bar, in pixels; of bars with a label
+WIDEST, LABEL_ROOM = 60, 25  # of a bar, and from a label of bars to the next, in pixels
 BAR, BAND, MARK, AXIS = "#0072B2", "#009E73", "#A32800", "#9A9A9A"
-BAND_OPACITY = 0.18
+BAND_OPACITY, PAIRED_OPACITY = 0.18, 0.55
+DENSITY_WIDTH, DENSITY_HEIGHT = 480, 300  # a density needs more room than bars
 
 Band = tuple[float, float]
 
@@ -63,12 +64,24 @@ def histogram(
             width = min(max(slot - 0.5, 0.8), WIDEST)
             parts.append(svg.rect(x + (slot - 0.5 - width) / 2, y, width, BOTTOM - y, BAR))
     labelled = [bar for bar in bars if bar.label]
-    every = -(-len(labelled) // MOST_LABELS) or 1
-    for bar in labelled[::every]:
+    for bar in labelled[:: _apart(labelled, x_of)]:
         parts.append(svg.text(x_of((bar.low + bar.high) / 2), HEIGHT - 5, bar.label, "middle"))
     parts.append(_axes(x_of, f"{most:,}", "0", ends=not labelled))
     parts.append(_vertical_marks(x_of, marks))
     return svg.document(WIDTH, HEIGHT, title, parts)
+
+
+def _share(share: float) -> str:
+    """Return a share of 1 in percent, short enough for an axis."""
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f}%"
+
+
+def _apart(bars: Sequence[Bar], x_of: _Scale) -> int:
+    """Return which of the bars with labels show them, every n-th, so that none overlap."""
+    if not bars:
+        return 1
+    widest = max(LABEL_ROOM, *(7 * len(bar.label) for bar in bars))
+    return max(1, math.ceil(widest / max(x_of(bars[0].high) - x_of(bars[0].low), 0.1)))
 
 
 def ranges(
@@ -102,26 +115,63 @@ def ranges(
     return svg.document(WIDTH, HEIGHT, title, parts)
 
 
-def scatter(
-    points: Iterable[tuple[float, float]],
+def paired(first: Sequence[Bar], second: Sequence[Bar], *, title: str) -> str:
+    """Return two histograms over the same bins: the first as bars, the second as a line.
+
+    Each is drawn by the shares of its own values, so that both have the same area.
+    """
+    x_of = _scale_across([edge for bar in first for edge in (bar.low, bar.high)])
+    wholes = [max(sum(bar.count for bar in bars), 1) for bars in (first, second)]
+    shares = [
+        [bar.count / whole for bar in bars]
+        for bars, whole in zip((first, second), wholes, strict=True)
+    ]
+    most = max(map(max, shares)) if first else 0.0
+    y_of = _Scale(0, most or 1, BOTTOM, TOP)
+    parts, line = [], []
+    for bar, share, other in zip(first, *shares, strict=True):
+        x, width = x_of(bar.low), x_of(bar.high) - x_of(bar.low)
+        if share:
+            top = y_of(share)
+            parts.append(svg.rect(x, top, max(width, 0.8), BOTTOM - top, BAR, PAIRED_OPACITY))
+        line += [(x, y_of(other)), (x + width, y_of(other))]
+    parts += [svg.path(line, MARK), _axes(x_of, _share(most), "0")]
+    return svg.document(WIDTH, HEIGHT, title, parts)
+
+
+def density(
+    grid: Density,
     *,
     title: str,
     band: Band | None = None,
-    level: Mark | None = None,
+    marks: Sequence[Mark] = (),
 ) -> str:
-    """Return the finite ones of `points` as dots.
+    """Return a grid of cells, the darker the more pairs of values they have.
 
-    `band` is shaded on the horizontal axis, `level` is a line at a value of the vertical one.
+    `band` is shaded on the horizontal axis, `marks` are lines at values of the vertical one.
     """
-    pairs = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    x_of = _scale_across([x for x, _ in pairs] + _extra_values((), band))
-    levels = [y for _, y in pairs] + ([level.value] if level else [])
-    y_of = _padded_scale(levels, BOTTOM, TOP)
-    parts = [_vertical_band(x_of, band), svg.dots(((x_of(x), y_of(y)) for x, y in pairs), BAR)]
-    if level is not None:
-        parts.append(_horizontal_mark(y_of, level))
-    parts.append(_axes(x_of, axis_number(y_of.high), axis_number(y_of.low)))
-    return svg.document(WIDTH, HEIGHT, title, parts)
+    x_of = _Scale(*grid.across, LEFT, DENSITY_WIDTH - 10)
+    y_of = _Scale(*grid.up, DENSITY_HEIGHT - 18, UPPER)
+    most = max(map(max, grid.counts))
+    width = (x_of.last - x_of.first) / len(grid.counts[0])
+    height = (y_of.first - y_of.last) / len(grid.counts)
+    parts = []
+    for row, counts in enumerate(grid.counts):
+        y = y_of.first - (row + 1) * height
+        for column, count in enumerate(counts):
+            if count:
+                opacity = round(0.1 + 0.9 * math.sqrt(count / most), 2)
+                parts.append(svg.rect(LEFT + column * width, y, width, height, BAR, opacity))
+    if band is not None:
+        ends = [x_of(min(max(end, x_of.low), x_of.high)) for end in band]
+        top, tall = y_of.last, y_of.first - y_of.last
+        parts.append(svg.rect(ends[0], top, ends[1] - ends[0], tall, BAND, BAND_OPACITY))
+    inside = [mark for mark in marks if y_of.low <= mark.value <= y_of.high]
+    parts += [_horizontal_mark(y_of, mark, x_of.last) for mark in inside]
+    parts.append(
+        _axes(x_of, axis_number(y_of.high), axis_number(y_of.low), floor=y_of.first, top_y=UPPER)
+    )
+    return svg.document(DENSITY_WIDTH, DENSITY_HEIGHT, title, parts)
 
 
 def _extra_values(marks: Sequence[Mark], band: Band | None) -> list[float]:
@@ -141,16 +191,24 @@ def _padded_scale(values: Sequence[float], first: float, last: float) -> _Scale:
     return _Scale(low - pad, high + pad, first, last)
 
 
-def _axes(x_of: _Scale, top: str, bottom: str, *, ends: bool = True) -> str:
+def _axes(
+    x_of: _Scale,
+    top: str,
+    bottom: str,
+    *,
+    ends: bool = True,
+    floor: float = BOTTOM,
+    top_y: float = TOP,
+) -> str:
     """Draw the floor and the ends of the vertical and, if `ends`, the horizontal axis."""
     parts = [
-        svg.line(LEFT, BOTTOM, RIGHT, BOTTOM, AXIS),
-        svg.text(LEFT - 4, TOP + 7, top, "end"),
-        svg.text(LEFT - 4, BOTTOM, bottom, "end"),
+        svg.line(LEFT, floor, x_of.last, floor, AXIS),
+        svg.text(LEFT - 4, top_y + 7, top, "end"),
+        svg.text(LEFT - 4, floor, bottom, "end"),
     ]
     if ends:
-        parts.append(svg.text(LEFT, HEIGHT - 5, axis_number(x_of.low), "start"))
-        parts.append(svg.text(RIGHT, HEIGHT - 5, axis_number(x_of.high), "end"))
+        parts.append(svg.text(LEFT, floor + 13, axis_number(x_of.low), "start"))
+        parts.append(svg.text(x_of.last, floor + 13, axis_number(x_of.high), "end"))
     return "".join(parts)
 
 
@@ -173,7 +231,7 @@ def _vertical_marks(x_of: _Scale, marks: Sequence[Mark]) -> str:
     return "".join(parts)
 
 
-def _horizontal_mark(y_of: _Scale, mark: Mark) -> str:
+def _horizontal_mark(y_of: _Scale, mark: Mark, right: float = RIGHT) -> str:
     y = y_of(mark.value)
-    label = svg.text(RIGHT, y - 3, mark.label, "end", MARK, outlined=True)
-    return svg.line(LEFT, y, RIGHT, y, MARK, dashed=True) + label
+    label = svg.text(right, y - 3, mark.label, "end", MARK, outlined=True)
+    return svg.line(LEFT, y, right, y, MARK, dashed=True) + label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from viewstore.inspect.numbers import axis_number
 
 BINS = 48
 LEAST_BARS = 8
+CELLS = 40  # of a density, a side at most
+BLOCK = 1 << 16  # values looked at together, which stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,20 @@ class Range:
 
     label: str
     percentiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Density:
+    """How many pairs of values lie in each cell of a grid over two axes.
+
+    Attributes:
+        across, up: Ends of the horizontal and the vertical axis.
+        counts: Of each cell, from the lowest row up, each from left to right.
+    """
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+    counts: tuple[tuple[int, ...], ...]
 
 
 def bars_of(low: float | None, high: float | None, counts: Sequence[int]) -> list[Bar]:
@@ -81,3 +98,84 @@ def merged(counts: Sequence[int], bins: int) -> list[int]:
     """Return counts of `bins` bins or fewer, each the sum of neighbours."""
     size = -(-len(counts) // bins)
     return [sum(counts[i : i + size]) for i in range(0, len(counts), size)]
+
+
+def paired_bars(first: NDArray[Any], second: NDArray[Any]) -> tuple[list[Bar], list[Bar]]:
+    """Return bars of the finite values of two arrays over the same bins; none if one has none."""
+    both = [each[np.isfinite(each)].astype(np.float64) for each in (first, second)]
+    if not all(map(len, both)):
+        return [], []
+    low, high = min(each.min() for each in both), max(each.max() for each in both)
+    counted = [np.histogram(each, BINS, (low, high))[0].tolist() for each in both]
+    edges = np.linspace(low, high, BINS + 1).tolist() if high > low else [low - 0.5, low + 0.5]
+    counted = counted if high > low else [[sum(counts)] for counts in counted]
+    first_bars, second_bars = (
+        [Bar(a, b, n) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
+        for counts in counted
+    )
+    return first_bars, second_bars
+
+
+def density_of(
+    across: NDArray[Any], up: NDArray[Any], *, whole: tuple[bool, bool] = (False, False)
+) -> Density | None:
+    """Return how two columns go together; None where no pair of values is finite.
+
+    Args:
+        across: [N, 1 or V]; values that are missing are NaN.
+        up: Likewise; where one of the two has a value for the sample, it goes with all its views.
+        whole: Which of them holds whole numbers: each has a cell, if there are few.
+    """
+    x_ends, y_ends = _finite_ends(across), _finite_ends(up)
+    if x_ends is None or y_ends is None:
+        return None
+    low, columns, x_scale = _cells(*x_ends, whole[0])
+    bottom, rows, y_scale = _cells(*y_ends, whole[1])
+    counts = np.zeros(rows * columns, np.int64)
+    step = max(1, BLOCK // max(across.shape[1], up.shape[1]))
+    for begin in range(0, len(across), step):
+        x, y = np.broadcast_arrays(across[begin : begin + step], up[begin : begin + step])
+        known = np.isfinite(x) & np.isfinite(y)
+        column = np.minimum((x[known] - low) * x_scale, columns - 1).astype(np.int64)
+        row = np.minimum((y[known] - bottom) * y_scale, rows - 1).astype(np.int64)
+        counts += np.bincount(row * columns + column, minlength=len(counts))
+    if not counts.any():
+        return None
+    return Density(
+        (low, low + columns / x_scale),
+        (bottom, bottom + rows / y_scale),
+        tuple(map(tuple, counts.reshape(rows, columns).tolist())),
+    )
+
+
+def _finite_ends(values: NDArray[Any]) -> tuple[float, float] | None:
+    """Return the least and the greatest finite value, or None."""
+    if not values.size:
+        return None
+    low, high = (float(each.reduce(values, axis=None)) for each in (np.fmin, np.fmax))
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else None
+
+
+def _cells(low: float, high: float, whole: bool) -> tuple[float, int, float]:
+    """Return the lower end of an axis, how many cells it has, and cells per unit."""
+    if whole and high - low < CELLS:
+        return low - 0.5, int(high - low) + 1, 1.0
+    if high == low:
+        return low - 0.5, 1, 1.0
+    return low, CELLS, CELLS / (high - low)
+
+
+def ks_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return the Kolmogorov-Smirnov distance of two samples of finite values, [n] and [m].
+
+    It is the greatest difference of the shares of them that are at most a value: 0 to 1.
+    """
+    ordered = [np.sort(each) for each in (first, second)]
+    greatest = 0.0
+    for at in ordered:
+        shares = [np.searchsorted(each, at, "right") / len(each) for each in ordered]
+        greatest = max(greatest, float(np.abs(shares[0] - shares[1]).max()))
+    return greatest

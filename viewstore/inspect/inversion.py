@@ -114,8 +114,8 @@ def farthest_rows(view_set: ViewSet, count: int) -> list[int]:
     far = np.nan_to_num(params[SHIFT if SHIFT in params else ERROR].astype(np.float64), nan=0.0)
     far[status == Status.FAILED] = np.inf
     rows = np.flatnonzero((status != Status.NEVER_WRITTEN) & (status != Status.UNREADABLE))
-    order = rows[np.argsort(-far[rows], kind="stable")]
-    return [int(row) for row in order[:count]]
+    order: list[int] = rows[np.argsort(-far[rows], kind="stable")[:count]].tolist()
+    return order
 
 
 def _spread(values: NDArray[Any]) -> Spread | None:

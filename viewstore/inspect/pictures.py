@@ -21,10 +21,27 @@ LOSSLESS_SIDE = 64  # up to it pictures are PNG, which the page enlarges without
 
 @dataclass(frozen=True)
 class PageImage:
-    """A picture in a page: its data URI, and whether it is `small`: PNG, not smoothed."""
+    """A picture in a page.
+
+    Attributes:
+        uri: Its data URI, or the relative address of it.
+        small: Whether it has so few pixels that they are shown as such, not smoothed.
+        larger: Address of a larger one, to which it is a link; None: there is none.
+    """
 
     uri: str
     small: bool
+    larger: str | None = None
+
+    @property
+    def lazy(self) -> bool:
+        """Whether it is fetched when it comes into sight."""
+        return not self.enlarges
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether pressing it enlarges it where it stands: it is there in full size."""
+        return self.uri.startswith("data:")
 
 
 def fit(pixels: Pixels, side: int, *, wide: int | None = None) -> Image.Image:

@@ -5,31 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
+from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
-from viewstore.inspect.shown_rows import Row, read_row, worst_rows
+from viewstore.inspect.shown_rows import Cell, Row, read_row, worst_rows
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
+from viewstore.inspect.template import environment, style
 from viewstore.inspect.told import Chosen, described, with_told
-from viewstore.inspect.view_set_charts import column_chart, constraint_charts, telling_charts
+from viewstore.inspect.view_set_charts import (
+    HASHES,
+    column_chart,
+    constraint_charts,
+    telling,
+)
 from viewstore.store.constraints import NEAR_DUPLICATE, constraints_of
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
 
 MAX_BYTES = 5_000_000
-ORIGINAL_HEIGHT, ORIGINAL_WIDTH = 240, 320  # at most, in CSS pixels
-HASHES = frozenset({"dhash", "pixel_crc"})
 WORST = 5  # rows of a view set that are shown as its worst
 
 
@@ -66,17 +69,17 @@ def write_report(
     Raises:
         ConfigError: Even the smallest pictures give more than 5 MB.
     """
-    template = _template()
+    template = environment().get_template("report.html")
     facts = {
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
         "verdict": verdict_of(store, view_sets),
-        "css": Markup(_data("static", "report.css")),
+        "css": style("report.css", "row.css"),
         "chosen": chosen,
+        "mixed": any("mix_box" in each.params for each in view_sets),
     }
     sections = [_section(store, view_set) for view_set in view_sets]
-    goals = {view_set.name: goal_text(view_set) for view_set in view_sets}
     # Read once at the largest size: a store's originals may not fit into memory together.
     read = [_shown(store, row, view_sets, chosen) for row in rows]
     worst = [
@@ -85,10 +88,10 @@ def write_report(
     ]
     for detail in DETAILS:
         shown = [
-            section | {"worst": [_sample(row, detail, goals) for row in bad]}
-            for section, bad in zip(sections, worst, strict=True)
+            section | {"worst": [_drawn(row, [view_set], detail) for row in bad]}
+            for section, view_set, bad in zip(sections, view_sets, worst, strict=True)
         ]
-        samples = [_sample(row, detail, goals) for row in read]
+        samples = [_drawn(row, view_sets, detail) for row in read]
         page = template.render(**facts, sections=shown, samples=samples).encode()
         if len(page) <= MAX_BYTES:
             return page
@@ -99,17 +102,6 @@ def write_report(
     )
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_data("templates", "report.html"))
-
-
-def _data(folder: str, name: str) -> str:
-    return files("viewstore.inspect").joinpath(folder, name).read_text("utf-8")
-
-
 def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:
     """Return a sample as it is shown, its original no larger than the largest detail."""
     found = with_told(store, read_row(store, row, view_sets), view_sets, chosen)
@@ -118,30 +110,12 @@ def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen 
     return replace(found, original=shrink(found.original, DETAILS[0].original))
 
 
-def _sample(row: Row, detail: Detail, goals: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the template needs of a sample; `goals` are those of view sets in words."""
-    scale = min(ORIGINAL_HEIGHT / row.height, ORIGINAL_WIDTH / row.width)
-    return {
-        "row": row,
-        "width": max(1, round(row.width * scale)),
-        "height": max(1, round(row.height * scale)),
-        "original": page_image(row.original, detail.original, detail.quality),
-        "blocks": [
-            {
-                "name": name,
-                "goal": goals[name],
-                # The largest first, so that none hides a smaller one.
-                "boxes": sorted(
-                    (cell for cell in cells if cell.box is not None),
-                    key=lambda cell: -(cell.area or 0),
-                ),
-                "views": [
-                    (cell, page_image(cell.pixels, detail.view, detail.quality)) for cell in cells
-                ],
-            }
-            for name, cells in row.cells.items()
-        ],
-    }
+def _drawn(row: Row, view_sets: Sequence[ViewSet], detail: Detail) -> DrawnRow:
+    def draw(_: ViewSet, cell: Cell) -> DrawnView:
+        return DrawnView(cell=cell, image=page_image(cell.pixels, detail.view, detail.quality))
+
+    original = page_image(row.original, detail.original, detail.quality)
+    return drawn_row(row, view_sets, original=original, draw=draw)
 
 
 def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
@@ -168,9 +142,7 @@ def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
             }
             for each in described(store, view_set)
         ],
-        "telling": {
-            caption: Markup(chart) for caption, chart in telling_charts(view_set, charts).items()
-        },
+        "telling": {each.caption: Markup(each.svg()) for each in telling(view_set)},
     }
 
 

@@ -37,6 +37,7 @@ def draw_sheet(
     view_sets: Sequence[ViewSet],
     *,
     seed: int = 0,
+    query: str = "",
     chosen: Chosen | None = None,
 ) -> bytes:
     """Return the PNG of a contact sheet; the same arguments give the same bytes.
@@ -45,7 +46,8 @@ def draw_sheet(
         store: An open store.
         rows: The samples to draw, from top to bottom.
         view_sets: Some of its view sets, from left to right.
-        seed: Only written down, in the text chunk that says what the sheet shows.
+        seed: Only written down, in the text chunks that say what the sheet shows.
+        query: Likewise: the filter and order that chose the samples.
         chosen: The views to frame.
 
     Raises:
@@ -74,6 +76,8 @@ def draw_sheet(
     text.add_text("viewstore:view_set", " ".join(each.name for each in view_sets))
     text.add_text("viewstore:rows", " ".join(map(str, rows)))
     text.add_text("viewstore:seed", str(seed))
+    if query:
+        text.add_text("viewstore:query", query)
     file = io.BytesIO()
     sheet.save(file, "PNG", pnginfo=text, compress_level=6)
     return file.getvalue()
@@ -122,6 +126,8 @@ def notes_of(
             notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
+    if any("mix_box" in each.params for each in view_sets):
+        notes.append(("A box in a view is what was pasted into it.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
 
 
@@ -208,9 +214,12 @@ def _draw_view(
     with_role: bool,
 ) -> None:
     place = _paste(sheet, draw, cell.pixels, at, cell.note)
+    if cell.mix is not None and cell.pixels is not None:
+        height, width = cell.pixels.shape[:2]
+        _draw_mix(draw, _corners(cell.mix, *place[:2], place[2] / width, place[3] / height))
     if cell.chosen:
         _draw_frame(draw, place)
-    left, top = at[0], at[1] + CELL + 2
+    left, top = at[0], at[1] + CELL + FRAME + 2
     _draw_number(draw, cell, (left, top))
     words = [] if cell.distance is None else [f"d {cell.distance:.3f}"]
     if cell.note:
@@ -227,10 +236,21 @@ def _draw_view(
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int]) -> None:
-    """Draw a frame around a picture, of the pixels that lie between it and its neighbours."""
+    """Draw a frame around a picture, of the pixels that lie between it and its neighbours.
+
+    It is black with a white line to the picture: it shows on a black one too. Beyond it is paper.
+    """
     left, top, width, height = place
-    outside = (left - FRAME, top - FRAME, left + width + FRAME - 1, top + height + FRAME - 1)
-    draw.rectangle(outside, outline=INK, width=FRAME)
+    for far, near, colour in ((FRAME + 1, FRAME, INK), (1, 1, PAPER)):
+        outside = (left - far, top - far, left + width + far - 1, top + height + far - 1)
+        draw.rectangle(outside, outline=colour, width=near)
+
+
+def _draw_mix(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int]) -> None:
+    """Draw the box of what was pasted into a view: black between white, it shows on any picture."""
+    x0, y0, x1, y1 = corners
+    draw.rectangle(corners, outline=PAPER, width=3)
+    draw.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline=INK)
 
 
 def _paste(

@@ -11,7 +11,7 @@ from viewstore.store.view_set import ViewSet
 CELL = 112  # pixels of a view's longer side
 ORIGINAL = 168  # pixels of the column of originals, which are as high as views
 LEAST_WIDTH = 640  # for the words at the top
-GAP, MARGIN, BLOCK_GAP = 6, 16, 22
+GAP, MARGIN, BLOCK_GAP = 9, 16, 22
 LINE = 15  # of a caption
 VIEWS_ACROSS = 10  # a view set with more of them wraps
 MAX_PIXELS = 64_000_000

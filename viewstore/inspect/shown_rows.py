@@ -1,21 +1,23 @@
-"""Which samples and view sets sheet and report show, and what they show of each sample."""
+"""Which samples and view sets sheet, report and pages show, and what they show of each sample."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
+from viewstore.format.stats import COMPONENTS
 from viewstore.images.colours import Pixels
 from viewstore.images.operators.table import OPERATORS
 from viewstore.inspect.numbers import is_off
-from viewstore.inspect.summary import COMPONENTS, label_text
+from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
@@ -24,8 +26,9 @@ from viewstore.store.view_set import ViewSet
 # Okabe and Ito: told apart by most people who see colours differently.
 COLOURS = ("E69F00", "56B4E9", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "000000")
 # Columns that are told apart from the others, or say nothing to a reader.
-TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "ops_args", "parent"})
-TOLD |= {"pixel_crc", "seed", "status"}
+TOLD = frozenset({"crop_box", "distance", "jitter_order", "latent", "mix_box", "mix_partner"})
+TOLD |= {"ops_args", "parent", "pixel_crc", "seed", "status"}
+LOSSES = frozenset({"loss0", "loss"})  # told together where views were made to raise them
 NOT_TOLD: Mapping[str, Any] = {"blur": 0, "jitter": [1, 1, 1, 0]}  # by in_words: they are off
 SWITCHES = frozenset({"flip", "gray", "converged"})
 REMARKS: Mapping[int, str] = {
@@ -38,7 +41,7 @@ REMARKS: Mapping[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A crop box in source pixels."""
+    """A rectangle: a crop box in source pixels, or what was pasted in those of a view."""
 
     top: float
     left: float
@@ -54,25 +57,33 @@ class Cell:
         view_set: Name of its view set.
         view: Its number there.
         role: Its role.
-        pixels: uint8 [H, W, C], or None if it cannot be shown; `note` says why.
+        built: Whether its shard is there.
+        pixels: uint8 [H, W, C]; None if it cannot be shown, and `note` says why, or if pixels were
+            not read.
         box: Its crop box, if it has one.
         area: Area of the crop box, as a share of that of the source image.
         distance: Distance to the anchor, if it was measured.
         params: What else was drawn or measured for it, in words.
         note: Words for what is wrong with it; empty if nothing is.
-        told: What columns sets say of it, in words (told.py).
+        parent: Number of the view that it was made from, in the set that its own starts from;
+            None: it was made from the image.
+        mix: What was pasted into it from another image, in its own pixels; None: nothing.
+        told: What it was made from, and what columns sets say of it, in words (told.py).
         chosen: Whether it is framed: a columns set chose it.
     """
 
     view_set: str
     view: int
     role: str
+    built: bool
     pixels: Pixels | None
     box: Box | None
     area: float | None
     distance: float | None
     params: tuple[str, ...]
     note: str
+    parent: int | None = None
+    mix: Box | None = None
     told: tuple[str, ...] = ()
     chosen: bool = False
 
@@ -91,6 +102,30 @@ class Cell:
         """Whether its box is dashed: every other one is, for people who see colours differently."""
         return self.view % 2 == 1
 
+    @classmethod
+    def of_json(cls, view_set: str, facts: Mapping[str, Any]) -> Cell:
+        """Return the view of a view set that `to_json` gave these facts of."""
+        boxes = {name: facts[name] and Box(**facts[name]) for name in ("box", "mix")}
+        words = {name: tuple(facts[name]) for name in ("params", "told")}
+        return cls(view_set=view_set, pixels=None, **{**facts, **words, **boxes})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without its pixels."""
+        return {
+            "view": self.view,
+            "role": self.role,
+            "built": self.built,
+            "box": None if self.box is None else asdict(self.box),
+            "area": self.area,
+            "distance": self.distance,
+            "params": list(self.params),
+            "note": self.note,
+            "parent": self.parent,
+            "mix": None if self.mix is None else asdict(self.mix),
+            "told": list(self.told),
+            "chosen": self.chosen,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -102,7 +137,8 @@ class Row:
         label: Name or number of its label; empty if it has none.
         height: Of the source image, in pixels.
         width: Of the source image, in pixels.
-        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read.
+        original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read, or
+            was not.
         cells: Its views, by name of the view set.
     """
 
@@ -113,6 +149,29 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Row:
+        """Return the sample that `to_json` gave these facts of."""
+        cells = {
+            name: tuple(Cell.of_json(name, each) for each in views)
+            for name, views in facts["view_sets"].items()
+        }
+        own = {name: facts[name] for name in ("key", "row", "label", "height", "width")}
+        return cls(**own, original=None, cells=cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is shown of it as JSON values, without pixels."""
+        return {
+            "key": self.key,
+            "row": self.row,
+            "label": self.label,
+            "height": self.height,
+            "width": self.width,
+            "view_sets": {
+                name: [cell.to_json() for cell in cells] for name, cells in self.cells.items()
+            },
+        }
 
 
 def _is_dark(colour: str) -> bool:
@@ -160,12 +219,24 @@ def choose_rows(
         return [store.keys.find(key)]
     if count < 1:
         raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
-    words = Stream(checked_seed(seed)).seed_word(np.arange(store.num_samples, dtype=np.uint64), 0)
     if random:
-        return sorted(np.argsort(words, kind="stable")[:count].tolist())
-    ranges = np.array_split(words, min(count, store.num_samples))
+        words = _words(store.num_samples, checked_seed(seed))
+        count = min(count, len(words))
+        near = np.flatnonzero(words <= np.partition(words, count - 1)[count - 1])
+        return sorted(near[np.argsort(words[near], kind="stable")[:count]].tolist())
+    return spread_rows(store.num_samples, count, seed=checked_seed(seed))
+
+
+def spread_rows(samples: int, count: int, *, seed: int = 0) -> list[int]:
+    """Return up to `count` of so many rows, ascending: one of each of equal ranges of them."""
+    ranges = np.array_split(_words(samples, seed), min(count, samples))
     starts = np.cumsum([0, *map(len, ranges)])[:-1].tolist()
     return [start + int(each.argmin()) for start, each in zip(starts, ranges, strict=True)]
+
+
+def _words(samples: int, seed: int) -> NDArray[np.uint64]:
+    """Return a word for each row, by which a seed chooses rows: those of the least words."""
+    return Stream(seed).seed_word(np.arange(samples, dtype=np.uint64), 0)
 
 
 def worst_rows(view_set: ViewSet, count: int) -> list[int]:
@@ -174,19 +245,23 @@ def worst_rows(view_set: ViewSet, count: int) -> list[int]:
     Those that failed come first, then those farthest from their goal, then the others with
     status 2.
     """
-    status = view_set.params["status"].reshape(len(view_set), -1)
-    missed = (status == Status.GOAL_NOT_MET).any(1).astype(np.float64)
+    status = view_set.params["status"].reshape(len(view_set), -1).T
+    missed = np.zeros(len(view_set))
+    missed[np.logical_or.reduce(status == Status.GOAL_NOT_MET)] = 1
     constraints = constraints_of(view_set)
     if "distance" in view_set.params:
-        distance = view_set.params["distance"].astype(np.float64)
-        if constraints is not None:
-            low, high = constraints.band
-            distance = np.maximum(low - distance, distance - high)
-        off = np.nan_to_num(np.maximum(distance, 0), nan=0.0).max(axis=1)
+        off = np.zeros(len(view_set))
+        for of_view in view_set.params["distance"].T:
+            distance = of_view.astype(np.float64)
+            if constraints is not None:
+                low, high = constraints.band
+                distance = np.maximum(low - distance, distance - high)
+            np.maximum(off, np.nan_to_num(distance, nan=0.0), out=off)
         missed += off if constraints is not None else off * missed
-    missed[(status >= Status.FAILED).any(1)] = np.inf
-    order = np.argsort(-missed, kind="stable")[:count]
-    return [int(row) for row in order if missed[row] > 0]
+    missed[np.logical_or.reduce(status >= Status.FAILED)] = np.inf
+    wrong = np.flatnonzero(missed > 0)
+    rows: list[int] = wrong[np.argsort(-missed[wrong], kind="stable")[:count]].tolist()
+    return rows
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
@@ -200,29 +275,76 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
     return [store.view_sets[each] for each in sorted(store.view_sets)]
 
 
-def read_row(store: Store, row: int, view_sets: Sequence[ViewSet]) -> Row:
-    """Read what sheet and report show of a sample.
+def first_shown(store: Store) -> ViewSet | None:
+    """Return the view set to show where none is named: the first from which no other starts.
+
+    None: the store has none.
+    """
+    if not store.view_sets:
+        return None
+    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
+    last = [
+        each
+        for each in store.view_sets.values()
+        if each.kind != "columns" and each.name not in parents
+    ]
+    return min(last or store.view_sets.values(), key=lambda each: each.name)
+
+
+class Samples(Protocol):
+    """What a row needs to be told beside its views: a store has it, and the source of a view set.
+
+    `table` is the source table; `source` reads the source images.
+    """
+
+    @property
+    def table(self) -> Any:  # noqa: ANN401
+        """The rows: key, label, height and width of each."""
+
+    @property
+    def source(self) -> Any:  # noqa: ANN401
+        """Reads source images."""
+
+
+def read_row(store: Samples, row: int, view_sets: Sequence[ViewSet], *, pixels: bool = True) -> Row:
+    """Read what sheet, report and pages show of a sample.
 
     An original or views that cannot be read are no error: the original is None, the cells of
     the views have no pixels, and their notes say why.
 
+    Args:
+        store: An open store, or what it knows of its samples.
+        row: The sample.
+        view_sets: Those of its view sets that are shown.
+        pixels: Whether to read pixels. Pages read none: they name pictures by their addresses.
+
     Raises:
         FormatError: The params are damaged.
     """
-    try:
-        original = store.source.image(row)
-    except ViewStoreError:
-        original = None
-    height, width = int(store.table.height[row]), int(store.table.width[row])
+    table = store.table
+    height, width = int(table.height[row]), int(table.width[row])
     return Row(
-        key=store.keys[row],
+        key=table.keys[row],
         row=row,
-        label=label_text(store, int(store.labels[row]), unlabelled=""),
+        label=label_text(table.label_names, int(table.label[row]), unlabelled=""),
         height=height,
         width=width,
-        original=original,
-        cells={each.name: _cells(each, row, height * width) for each in view_sets},
+        original=_original(store, row) if pixels else None,
+        cells={each.name: _cells(each, row, height * width, pixels) for each in view_sets},
     )
+
+
+def _original(store: Samples, row: int) -> Pixels | None:
+    try:
+        image: Pixels = store.source.image(row)
+        return image
+    except ViewStoreError:
+        return None
+
+
+def is_attack(view_set: ViewSet) -> bool:
+    """Whether its views are those of another set, changed until a network's loss was greater."""
+    return LOSSES | {"parent", "delta_norm"} <= set(view_set.params)
 
 
 def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreError]:
@@ -236,16 +358,19 @@ def unreadable_originals(store: Store, rows: Sequence[int]) -> list[ViewStoreErr
     return errors
 
 
-def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
-    views, unreadable = _read_views(view_set, row)
+def _cells(view_set: ViewSet, row: int, source_area: int, pixels: bool) -> tuple[Cell, ...]:
+    built = row // view_set.plan.shard_rows in view_set.shards
+    views, unreadable = _read_views(view_set, row, built) if pixels else (None, "")
     constraints = constraints_of(view_set)
-    boxes, distances, statuses = (
-        _read_column(view_set, name, row) for name in ("crop_box", "distance", "status")
+    boxes, distances, statuses, parents, pasted = (
+        _read_column(view_set, name, row)
+        for name in ("crop_box", "distance", "status", "parent", "mix_box")
     )
+    told = TOLD | LOSSES if is_attack(view_set) else TOLD
     columns = [
         (column.name, _read_column(view_set, column.name, row))
         for column in view_set.plan.columns
-        if column.pack and column.name not in TOLD and view_set.plan.per_view(column.name)
+        if column.pack and column.name not in told and view_set.plan.per_view(column.name)
     ]
     cells = []
     for view, role in enumerate(view_set.roles):
@@ -258,6 +383,7 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                 view_set=view_set.name,
                 view=view,
                 role=role,
+                built=built,
                 pixels=None if views is None else views[view],
                 box=box,
                 area=None if box is None else box.height * box.width / source_area,
@@ -266,17 +392,18 @@ def _cells(view_set: ViewSet, row: int, source_area: int) -> tuple[Cell, ...]:
                     words for name, values in columns for words in in_words(name, values[view])
                 ),
                 note=unreadable or missed or REMARKS.get(statuses[view] or 0, ""),
+                parent=parents[view] if parents[view] is not None and parents[view] >= 0 else None,
+                mix=_mix(pasted[view]),
             )
         )
     return tuple(cells)
 
 
-def _read_views(view_set: ViewSet, row: int) -> tuple[Pixels | None, str]:
+def _read_views(view_set: ViewSet, row: int, built: bool) -> tuple[Pixels | None, str]:
     """Return the views of a row; None and a note if they are damaged, None if not built."""
     try:
         return view_set[row], ""
     except ViewStoreError:
-        built = row // view_set.plan.shard_rows in view_set.shards
         return None, "cannot be read" if built else ""
 
 
@@ -293,3 +420,10 @@ def _box(values: list[float] | None) -> Box | None:
         return None
     top, left, height, width = values
     return Box(top=top, left=left, height=height, width=width)
+
+
+def _mix(values: list[int] | None) -> Box | None:
+    if values is None or values[2] <= values[0]:
+        return None
+    left, top, right, bottom = values
+    return Box(top=top, left=left, height=bottom - top, width=right - left)

@@ -13,18 +13,23 @@ from typing import Any
 import numpy as np
 
 from viewstore.errors import ConfigError, nearest
-from viewstore.format.stats import ColumnStats, column_stats
+from viewstore.format.columns import Status
+from viewstore.format.stats import COMPONENTS, ColumnStats, component_stats
 from viewstore.inspect.origin import origin_facts
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store
+from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
 
-# Components that mean different things: their statistics are not mixed.
-COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "crop_box": ("top", "left", "height", "width"),
-    "jitter": ("brightness", "contrast", "saturation", "hue"),
+
+OUTCOMES: Mapping[str, Status] = {
+    "as_wanted": Status.OK,
+    "off_goal": Status.GOAL_NOT_MET,
+    "failed": Status.FAILED,
+    "source_unreadable": Status.UNREADABLE,
+    "not_built": Status.NEVER_WRITTEN,
 }
 
 
@@ -42,9 +47,10 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
     """
     found: dict[str, ColumnStats] = {}
     for name, stats in view_set.stats.items():
-        if column is None or column.partition(".")[0] == name:
+        of_component = "." in name  # told with its column
+        if not of_component and (column is None or column.partition(".")[0] == name):
             found |= _components(view_set, name, stats)
-    if column is not None and column not in view_set.stats:
+    if column is not None and "." in column:
         found = {name: stats for name, stats in found.items() if name == column}
     if column is not None and not found:
         raise ConfigError(
@@ -56,22 +62,21 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
 
 
 def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, ColumnStats]:
-    if name not in COMPONENTS:
-        return {name: stats}
-    column, values = view_set.params.columns[name], view_set.params[name]
-    return {
-        f"{name}.{component}": column_stats(column, values[..., index])
-        for index, component in enumerate(COMPONENTS[name])
-    }
+    """Return the statistics of the components of a column, of others its own.
 
-
-def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
-    """Return what a view set is, its column statistics, and how it keeps its constraints.
-
-    The key "constraints" is there only if the view set was searched for distances.
+    Stores of before lack those of components: they are computed here.
     """
+    named = [f"{name}.{component}" for component in COMPONENTS.get(name, ())]
+    stored = {each: view_set.stats[each] for each in named if each in view_set.stats}
+    if stored or not named:
+        return stored or {name: stats}
+    return component_stats(view_set.params.columns[name], view_set.params[name]) or {name: stats}
+
+
+def made_facts(store: Store, view_set: ViewSet) -> Facts:
+    """Return what a view set is, and how it was made: what its records say, no column is read."""
     plan = view_set.plan
-    facts = {
+    return {
         "views": plan.views,
         "roles": dict(Counter(plan.roles)),
         "height": plan.height,
@@ -88,8 +93,15 @@ def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
         "seed": plan.seed,
         "generator": dict(plan.generator),
         **origin_facts(store, view_set),
-        "columns": column_facts(view_set),
     }
+
+
+def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
+    """Return what a view set is, its column statistics, and how it keeps its constraints.
+
+    The key "constraints" is there only if the view set was searched for distances.
+    """
+    facts = {**made_facts(store, view_set), "columns": column_facts(view_set)}
     constraints = constraints_of(view_set)
     if constraints is not None:
         counts = tally(view_set, constraints)
@@ -103,9 +115,14 @@ def view_set_facts(store: Store, view_set: ViewSet) -> Facts:
     return facts
 
 
-def label_text(store: Store, label: int, *, unlabelled: str) -> str:
+def outcome_facts(view_set: ViewSet) -> dict[str, int]:
+    """Return how many samples came to what, by their worst view: "failed", "off_goal", .."""
+    counts = np.bincount(worst_status(view_set), minlength=max(OUTCOMES.values()) + 1)
+    return {outcome: int(counts[status]) for outcome, status in OUTCOMES.items()}
+
+
+def label_text(names: Sequence[str], label: int, *, unlabelled: str) -> str:
     """Return the name of a label, its number if it has no name, `unlabelled` if it is below 0."""
-    names = store.label_names
     if label < 0:
         return unlabelled
     return names[label] if label < len(names) else str(label)
@@ -115,7 +132,7 @@ def label_counts(store: Store) -> dict[str, int]:
     """Return how many samples have each label, by name where labels have names."""
     labels, counts = np.unique(store.labels, return_counts=True)
     return {
-        label_text(store, label, unlabelled="none"): count
+        label_text(store.label_names, label, unlabelled="none"): count
         for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
     }
 

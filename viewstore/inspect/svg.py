@@ -59,12 +59,9 @@ def text(
     return f'<text {position} fill="{fill}"{outline}>{escape(content)}</text>'
 
 
-def dots(points: Iterable[tuple[float, float]], stroke: str) -> str:
-    """Return round half-transparent dots as one path; nothing if there are none."""
-    path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
-    if not path:
+def path(points: Iterable[tuple[float, float]], stroke: str, width: float = 1.5) -> str:
+    """Return a line through points; nothing if there are none."""
+    steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    if not steps:
         return ""
-    return (
-        f'<path d="{path}" stroke="{stroke}" stroke-width="3" stroke-linecap="round" '
-        'stroke-opacity="0.45" fill="none"/>'
-    )
+    return f'<path d="M{steps}" stroke="{stroke}" stroke-width="{width}" fill="none"/>'

@@ -171,6 +171,54 @@ def sample_text(
     return "\n".join(lines)
 
 
+def rows_text(facts: Facts) -> str:
+    """Return the rows of a query as text: key, row, label and the columns that it names."""
+    told = [name for name in facts["columns"] if name not in ("key", "label", "index")]
+    rows = [
+        [each["key"], str(each["row"]), each["label"] or "-"]
+        + [_values(each["values"][name]) for name in told]
+        for each in facts["rows"]
+    ]
+    lines = table(["key", "row", "label", *told], rows) if rows else []
+    query = f": {facts['understood']}" if facts["understood"] else ""
+    shown, count = len(rows), counted(facts["count"], "sample")
+    return "\n".join([*lines, f"{shown} of {count}, the store has {facts['samples']}{query}"])
+
+
+def _values(found: Any) -> str:  # noqa: ANN401
+    values = found if isinstance(found, list) else [found]
+    return " ".join("missing" if each is None else number(each) for each in values)
+
+
+def shard_text(facts: Facts) -> str:
+    """Return `one_shard.shard_facts` as text."""
+    first, count = facts["rows"]
+    lines = [
+        f"view set  {facts['view_set']}",
+        f"shard     {facts['shard']}, rows {first} to {first + count - 1}",
+    ]
+    if facts["commit"] is not None:
+        built = facts["commit"]
+        lines.append(f"built     {built['created']} on {built['host']}, {built['seconds']:.1f} s")
+    lines += [
+        f"file      {each['name']} ({each['role']}), {each['bytes']} bytes, sha256 {each['sha256']}"
+        for each in facts["files"]
+    ]
+    row = facts["row"]
+    if row is not None:
+        label = "" if row["label"] is None else f", label {row['label']}"
+        key = "" if row["key"] is None else f", key {row['key']}"
+        lines += ["", f"row       {row['row']}{key}{label}"]
+        lines += [
+            f"  {each['name']:<10} {each['size']} bytes at {each['offset']}, "
+            + ("whole" if each["whole"] else "damaged")
+            for each in row["members"]
+        ]
+        lines += [f"  {name} {brief(value)}" for name, value in row["params"].items()]
+    faults = [f"! {each['kind']}: {each['what']} ({each['path']})" for each in facts["faults"]]
+    return "\n".join([*lines, "", *(faults or ["every check of this shard passes"])])
+
+
 def stats_table(columns: Mapping[str, Facts]) -> list[str]:
     """Return `summary.column_facts` as the lines of a table, with a small histogram each."""
     head = ["column", "values", "missing", "min", "p5", "p50", "p95", "max", "mean", "std", ""]

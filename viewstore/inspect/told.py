@@ -1,7 +1,8 @@
-"""What columns sets say of the views that sheet and report show, in words, and what they chose."""
+"""What views were made from and what columns sets say of them, in words, and what they chose."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from viewstore.format.columns import Column
 from viewstore.inspect.numbers import NONE
-from viewstore.inspect.shown_rows import Row, in_words
+from viewstore.inspect.shown_rows import Row, in_words, is_attack
 from viewstore.store.described import chosen_column, described_by, newest_about
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -64,20 +65,47 @@ def chosen_of(store: Store, view_sets: Sequence[ViewSet], pick: str) -> Chosen:
     return Chosen(f"{found.name}.{column.name}", of.name, found, column)
 
 
+def choices_of(store: Store, view_set: ViewSet) -> list[str]:
+    """Return the choices of views of a view set that columns sets made: "hard.selected"."""
+    return [
+        f"{each.name}.{column.name}"
+        for each in described(store, view_set)
+        for column in each.plan.columns
+        if column.per == "choice"
+    ]
+
+
 def described(store: Store, view_set: ViewSet) -> list[ViewSet]:
     """Return the columns sets that describe a view set, by name."""
     return [store.view_sets[name] for name in store.columns_of(view_set.name)]
 
 
 def looked_at(store: Store, view_sets: Sequence[ViewSet]) -> list[ViewSet]:
-    """Return the view sets that have views; in the place of columns sets those they describe."""
+    """Return the view sets that have views; in the place of columns sets those they describe.
+
+    Attacks and mixes are to be compared with what they were made from: that stands before them.
+    """
     by_id = {each.plan.id: each for each in store.view_sets.values() if each.kind != "columns"}
-    found = {each.name: each for each in view_sets if each.kind != "columns"}
-    for each in view_sets:
-        parent = by_id.get(described_by(each.plan))
-        if parent is not None:
-            found.setdefault(parent.name, parent)
+    found: dict[str, ViewSet] = {}
+    for each in sorted(view_sets, key=lambda one: one.kind == "columns"):
+        for shown in (made_from(store, each), by_id.get(described_by(each.plan))):
+            if shown is not None:
+                found.setdefault(shown.name, shown)
     return list(found.values())
+
+
+def is_compared(view_set: ViewSet) -> bool:
+    """Whether its views are attacks or mixes, which say little without what they were made from."""
+    return is_attack(view_set) or {"mix_box", "parent"} <= set(view_set.params)
+
+
+def made_from(store: Store, view_set: ViewSet) -> ViewSet | None:
+    """Return the view set whose views were attacked or mixed; None: it has none, or it is gone."""
+    parent = view_set.plan.parent
+    if parent is None or not is_compared(view_set):
+        return None
+    found = store.view_sets.get(parent["view_set"])
+    return found if found is not None and found.plan.id == parent["plan_id"] else None
 
 
 def told_columns(columns_set: ViewSet) -> list[Column]:
@@ -95,13 +123,14 @@ def told_columns(columns_set: ViewSet) -> list[Column]:
 def told_of(
     store: Store, view_set: ViewSet, row: int, chosen: Chosen | None = None
 ) -> list[tuple[str, ...]]:
-    """Return for each view of a row what columns sets say of it, in words: "luma mean 87.3".
+    """Return for each view of a row what it was made from, and what columns sets say of it.
 
-    Where several say something by one name, the set is named too. Of views that were `chosen` it
-    is also said in which group, where there are several.
+    That is in words: "from view 0", "luma mean 87.3". Where several sets say something by one name,
+    the set is named too. Of views that were `chosen` it is also said in which group, where there
+    are several.
     """
     groups = chosen.groups(row) if chosen is not None and chosen.of == view_set.name else {}
-    found: list[list[str]] = [[] for _ in range(view_set.num_views)]
+    found = _made_from(view_set, row)
     for view, words in enumerate(found):
         if chosen is not None:
             words += chosen.words(groups.get(view, ()))
@@ -116,6 +145,27 @@ def told_of(
                 if not column.missing(value).all() and number != NONE.get(column.name):
                     words += [whose + each for each in in_words(column.name, number)]
     return [tuple(words) for words in found]
+
+
+def _made_from(view_set: ViewSet, row: int) -> list[list[str]]:
+    """Return for each view of a row from which view it was made, what with, and what that gave."""
+    found: list[list[str]] = [[] for _ in range(view_set.num_views)]
+
+    def column(name: str) -> list[float]:
+        values: list[float] = view_set.params.rows(name, np.array([row]))[0].tolist()
+        return values
+
+    parents = column("parent") if "parent" in view_set.params else []
+    if is_compared(view_set) or len(set(parents)) > 1:
+        for words, parent in zip(found, parents, strict=True):
+            words += [f"from view {parent}"] if parent >= 0 else []
+    if "mix_partner" in view_set.params:
+        for words, partner in zip(found, column("mix_partner"), strict=True):
+            words += [f"mixed with row {partner}"] if partner >= 0 else []
+    if is_attack(view_set):
+        for words, before, after in zip(found, column("loss0"), column("loss"), strict=True):
+            words += [f"loss {before:.3g} to {after:.3g}"] if math.isfinite(before) else []
+    return found
 
 
 def with_told(

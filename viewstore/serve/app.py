@@ -2,35 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
+from viewstore.errors import RemoteError, ViewStoreError
 from viewstore.inspect.pages.site import Site
-from viewstore.serve.objects import Served
+from viewstore.serve.limits import SEND_SECONDS, come_back
+from viewstore.serve.objects import (
+    Answer,
+    BusyError,
+    Generation,
+    Listed,
+    Served,
+    answer,
+    failure,
+    view_sets,
+)
+
+LOG = logging.getLogger("viewstore.serve")
 
 
 def application(stores: Sequence[Served], site: Site) -> Starlette:
-    """Return the application that serves `stores`, with the pages of `site`."""
+    """Return the application that serves `stores`, with the pages of `site`.
+
+    The guard stands before it: what comes here is GET or HEAD, without a body.
+    """
     by_name = {each.name: each for each in stores}
-    objects = _Objects(by_name)
     pages = _Pages(site)
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route("/v1/stores", objects.stores),
-            Route("/v1/stores/{store}/{name:path}", objects.file),
+            Route("/v1/stores", _Stores(by_name).listing),
+            Route("/v1/stores/{store}/{name:path}", _Objects(by_name)),
+            Route("/inspect/{store}", pages.overview),
             Route("/inspect/{store}/{path:path}", pages.page),
-            Route("/healthz", _alive),
         ]
     )
+    app.router.redirect_slashes = False  # such redirects would name the Host of the request
+    return app
 
 
-async def _alive(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
+class _Stores:
+    """What is served here."""
+
+    def __init__(self, stores: Mapping[str, Served]) -> None:
+        self._stores = stores
+
+    async def listing(self, request: Request) -> Response:
+        found = [await self._facts(served) for served in self._stores.values()]
+        return JSONResponse({"stores": found}, headers={"cache-control": "no-cache"})
+
+    @staticmethod
+    async def _facts(served: Served) -> dict[str, Any]:
+        try:
+            generation = await served.generation()
+        except ViewStoreError:
+            generation = None  # its own addresses, and the log, say why
+        files = {} if generation is None else generation.files
+        return {
+            "name": served.name,
+            "store_id": None if generation is None else generation.store_id,
+            "generation": None if generation is None else generation.number,
+            "view_sets": view_sets(files),
+            "bytes": sum(each.size for each in files.values()),
+        }
 
 
 class _Objects:
@@ -39,27 +83,101 @@ class _Objects:
     def __init__(self, stores: Mapping[str, Served]) -> None:
         self._stores = stores
 
-    async def stores(self, request: Request) -> Response:
-        found = []
-        for name, served in self._stores.items():
-            generation = await served.generation()
-            if generation is not None:
-                facts = {"store_id": generation.store_id, "generation": generation.number}
-                found.append({"name": name, **facts})
-        return JSONResponse({"stores": found})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        store, name = scope["path_params"]["store"], scope["path_params"]["name"]
+        try:
+            generation, listed = await self._find(store, name)
+            given = answer(scope["method"], _headers(scope), listed)
+            if generation is None or listed is None or given.range is None:
+                await _send(given, send)
+                return
+            giving = _give(generation, listed, given, scope["method"], send)
+            await _while_there(giving, receive)
+        except BusyError as error:
+            await come_back(error.seconds)(scope, receive, send)
+        except ViewStoreError as error:
+            LOG.error("%r of store %s is not sent: %s", name[:200], store[:200], error)
+            await _send(failure(502 if isinstance(error, RemoteError) else 500, str(error)), send)
 
-    async def file(self, request: Request) -> Response:
-        served = self._stores.get(request.path_params["store"])
-        generation = None if served is None else await served.generation()
-        listed = None if generation is None else generation.files.get(request.path_params["name"])
-        if generation is None or listed is None:
-            return PlainTextResponse("there is no such file\n", 404)
-        headers = {
-            "content-length": str(listed.size),
-            "etag": listed.etag,
-            "cache-control": listed.cache_control,
-        }
-        return StreamingResponse(generation.body(listed, 0, listed.size), headers=headers)
+    async def _find(self, store: str, name: str) -> tuple[Generation | None, Listed | None]:
+        served = self._stores.get(store)
+        if served is None:
+            return None, None
+        generation = await served.generation(fresh=name == "manifest.json")
+        return generation, None if generation is None else generation.files.get(name)
+
+
+async def _give(
+    generation: Generation, listed: Listed, given: Answer, method: str, send: Send
+) -> None:
+    """Send a file, or a part of it; what goes wrong on the way ends the connection.
+
+    Raises:
+        ViewStoreError, BusyError: As `Generation.body`; nothing was sent.
+    """
+    # HEAD looks at the file too: it says what GET would.
+    start, stop = given.range if given.range and method == "GET" else (0, 0)
+    async with aclosing(generation.body(listed, start, stop)) as body:
+        first = await anext(body, b"")  # what cannot be sent shows before the status is
+        try:
+            await _stream(given, first, body, stop - start, send)
+        except (ViewStoreError, TimeoutError) as error:
+            why = str(error) or f"nothing taken for {SEND_SECONDS:g} s"
+            LOG.warning("%s was broken off: %s", listed.name, why)
+
+
+async def _stream(
+    given: Answer, chunk: bytes, body: AsyncIterator[bytes], left: int, send: Send
+) -> None:
+    """Send `left` bytes: `chunk` and what follows it. Raises TimeoutError: nobody takes them."""
+    async with asyncio.timeout(SEND_SECONDS):
+        await send(_start(given))
+    while True:
+        left -= len(chunk)
+        async with asyncio.timeout(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+        if left <= 0:
+            return
+        chunk = await anext(body)
+
+
+async def _while_there(giving: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Let a file be sent until that is done, or the client goes away. Raises what it raises."""
+    giver = asyncio.create_task(giving)
+    watcher = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait((giver, watcher), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (giver, watcher):
+            task.cancel()
+        await asyncio.wait((giver, watcher))
+    if not giver.cancelled():
+        giver.result()
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client goes away, or has got everything."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(given: Answer, send: Send) -> None:
+    await send(_start(given))
+    await send({"type": "http.response.body", "body": given.text})
+
+
+def _start(given: Answer) -> Message:
+    headers = [(name.encode(), value.encode()) for name, value in given.headers.items()]
+    return {"type": "http.response.start", "status": given.status, "headers": headers}
+
+
+def _headers(scope: Scope) -> Mapping[str, str]:
+    """Return the headers of a request by lower-case name; repeated ones are joined by commas."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
 
 
 class _Pages:
@@ -67,6 +185,10 @@ class _Pages:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+
+    async def overview(self, request: Request) -> Response:
+        """Lead to the address below which links are relative."""
+        return RedirectResponse(f"./{request.path_params['store']}/")
 
     async def page(self, request: Request) -> Response:
         raw = request.scope["raw_path"].decode("latin-1")

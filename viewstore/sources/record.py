@@ -191,6 +191,18 @@ def read_sources_record(paths: StorePaths, files: Files = LOCAL) -> dict[str, An
         raise error.located(files.where(paths.sources_record), fix=_fix(files)) from error
 
 
+def column_files(record: dict[str, Any]) -> dict[str, tuple[str, int, str]]:
+    """Return the column files that sources.json lists: file name, bytes and sha256 by column.
+
+    Raises:
+        FormatError: A file has a name that does not follow from its digest.
+    """
+    for name, (file, _, sha256) in record["columns"].items():
+        if not SHA256.fullmatch(sha256) or file != f"{name}-{sha256[:16]}.npy":
+            raise FormatError(f"source column {name} must not be named {file!r}")  # a way out
+    return {name: tuple(facts) for name, facts in record["columns"].items()}
+
+
 def _unpack(raw: bytes) -> dict[str, Any]:
     record = unseal(raw, kind=KIND, form=FORM)
     try:
@@ -203,9 +215,7 @@ def _unpack(raw: bytes) -> dict[str, Any]:
 def _read_column(
     paths: StorePaths, files: Files, record: dict[str, Any], name: str
 ) -> NDArray[Any]:
-    file, size, sha256 = record["columns"][name]
-    if not SHA256.fullmatch(sha256) or file != f"{name}-{sha256[:16]}.npy":
-        raise FormatError(f"source column {name} must not be named {file!r}")  # a way out
+    file, size, sha256 = column_files(record)[name]
     path = paths.sources / file
     dtype, count = _stored_form(name, record["rows"], size)
     try:

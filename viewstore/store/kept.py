@@ -11,9 +11,9 @@ Value = TypeVar("Value")
 
 
 class Kept(Generic[Value]):
-    """Values by key, up to a total weight; safe to share between threads.
+    """Values by key, none of them None, up to a total weight; safe to share between threads.
 
-    Two threads that ask for one key at once may both make it: what is kept is equal.
+    Of threads that ask for one key at once, one makes the value and the others wait for it.
     """
 
     def __init__(self, limit: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
@@ -23,6 +23,7 @@ class Kept(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self._weight = 0
         self._lock = threading.Lock()
+        self._making: dict[Hashable, threading.Lock] = {}
 
     def __len__(self) -> int:
         return len(self._values)
@@ -32,15 +33,31 @@ class Kept(Generic[Value]):
         """What the values that are kept weigh together."""
         return self._weight
 
+    def find(self, key: Hashable) -> Value | None:
+        """Return the value of `key` if it is kept, else None."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return the value of `key`, made by `make` if it is not kept. Raises what `make` does."""
+        found = self.find(key)
+        if found is not None:
+            return found
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        self.put(key, value)
-        return value
+            making = self._making.setdefault(key, threading.Lock())
+        try:
+            with making:
+                found = self.find(key)
+                if found is None:
+                    found = make()
+                    self.put(key, found)
+                return found
+        finally:
+            with self._lock:
+                self._making.pop(key, None)
 
     def put(self, key: Hashable, value: Value) -> None:
         """Keep `value`, and let go of what was used longest ago where that is too much."""

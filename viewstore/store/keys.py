@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ class Keys(Sequence[str]):
 
     def __getitem__(self, row: Any) -> Any:  # noqa: ANN401
         return self._keys[row]
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """The place of each row in the order of the keys' bytes, int64 [N]."""
+        places = np.empty(len(self), np.int64)
+        places[self._order] = np.arange(len(self))
+        return places
+
+    def lookup(self, key: str) -> int | None:
+        """Return the row of a key, None where there is none."""
+        position = self._position(key)
+        return int(self._order[position]) if self._is_at(position, key) else None
 
     def row(self, key: str) -> int:
         """Return the row of a key. Raises ConfigError naming the three nearest keys."""

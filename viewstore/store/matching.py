@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,84 +25,175 @@ from viewstore.store.where import (
     error_at,
     join,
     parse,
+    spelled,
     tests_of,
 )
 
 # Rows looked at together: what a filter takes of memory does not grow with the store.
 BLOCK_ROWS = 1 << 16
+Rows = slice | NDArray[np.int64]  # of a store: [begin, end), or these [B]
 SOURCE_COLUMNS = ("label", "index", "height", "width")
 
 
 @dataclass(frozen=True)
-class Bound:
-    """The column of a test in the store, and the values it is compared with.
+class Found:
+    """A column of single numbers that a name stands for.
 
     Attributes:
         name: Column of the view set, or one of SOURCE_COLUMNS, or "key".
         view_set: Where the column lies; None: it belongs to the source.
         per_view: Whether it has a value for each view.
-        wanted: Values of the test.
     """
 
     name: str
     view_set: ViewSet | None
     per_view: bool
+
+    def values(self, store: Store, rows: Rows) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return values of `rows`, and which of them were never written, [B, 1 or V] each.
+
+        Of "key" it is the place of each key in their order that is returned.
+        """
+        if self.view_set is not None:
+            params = self.view_set.params
+            if params.stays(self.name):
+                stored = params[self.name][rows]
+            else:
+                stored = params.rows(self.name, _numbered(rows))
+            values = stored if stored.ndim > 1 else stored[:, None]
+            return values, self.view_set.plan.column(self.name).missing(values)
+        if self.name == "index":
+            values = _numbered(rows)[:, None]
+        elif self.name == "key":
+            values = store.keys.places[rows][:, None]
+        else:
+            values = getattr(store.table, self.name)[rows][:, None]
+        return values, values == -1 if self.name == "label" else np.zeros(values.shape, np.bool_)
+
+
+def _numbered(rows: Rows) -> NDArray[np.int64]:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a column is named, for messages: in which text, at which character, and what it is."""
+
+    text: str
+    position: int = 0
+    what: str = "where"
+
+    def error(self, message: str, *, code: str | None = None) -> ConfigError:
+        """Return an error about it."""
+        return error_at(message, self.text, self.position, code=code, what=self.what)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A test of a filter in a store: its column, and the numbers that it is compared with."""
+
+    column: Found
     wanted: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A row filter, bound to the columns of a store."""
+
+    store: Store
+    expr: Expr
+    bound: Mapping[Test, Bound]
+
+    @property
+    def understood(self) -> Expr:
+        """What it means, any(..) spelled out wherever a test is about any view."""
+        return spelled(self.expr, lambda test: self.bound[test].column.per_view)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it names, as it names them, each once."""
+        return list(dict.fromkeys(test.column for test in tests_of(self.expr)))
+
+    def rows(self, between: Callable[[], None] = lambda: None) -> NDArray[np.int64]:
+        """Return the rows for which it is true, int64, ascending; maybe none.
+
+        `between` is called between two blocks of rows; it raises where it has taken too long.
+        """
+        selected = []
+        for begin in range(0, self.store.num_samples, BLOCK_ROWS):
+            between()
+            end = min(self.store.num_samples, begin + BLOCK_ROWS)
+            truth = _truth(self.store, self.expr, self.bound, slice(begin, end), inside=False)
+            selected.append(np.flatnonzero(np.broadcast_to(truth.is_true[:, 0], end - begin)))
+            selected[-1] += begin
+        return np.concatenate(selected)
+
+
+def bind(store: Store, text: str, preferred: Sequence[str] = ()) -> Filter:
+    """Return the filter `text` bound to the columns of a store.
+
+    A name alone is a column of one of the `preferred` view sets if they have it, else of any view
+    set; "view-set.column" says which: of its rounds the preferred one, or the newest that
+    describes a preferred one, or the newest.
+
+    Raises:
+        ConfigError: The text is no filter, or a column or value is unknown or ambiguous.
+    """
+    expr = parse(text)
+    bound = {}
+    for test in tests_of(expr):
+        place = Place(text, test.position)
+        column = find_column(store, test.column, place, preferred)
+        bound[test] = _compared(store, test, column, place)
+    _check_spans(expr, bound, text)
+    return Filter(store, expr, bound)
 
 
 def matching_rows(store: Store, text: str, preferred: Sequence[str] = ()) -> NDArray[np.int64]:
     """Return the rows for which the filter `text` is true, int64, ascending.
 
-    Only the columns it names are read. A name alone is a column of one of the `preferred` view
-    sets if they have it, else of any view set; "view-set.column" says which: of its rounds the
-    preferred one, or the newest that describes a preferred one, or the newest.
+    Only the columns it names are read. Names are understood as `bind` does.
 
     Raises:
         ConfigError: The text is no filter, a column or value is unknown or ambiguous, or it is
             true for no row.
     """
-    expr = parse(text)
-    bound = {test: _bind(store, test, text, preferred) for test in tests_of(expr)}
-    _check_spans(expr, bound, text)
-    selected = []
-    for begin in range(0, store.num_samples, BLOCK_ROWS):
-        block = np.arange(begin, min(store.num_samples, begin + BLOCK_ROWS), dtype=np.int64)
-        truth = _truth(store, expr, bound, block, inside=False)
-        selected.append(block[np.broadcast_to(truth.is_true[:, 0], block.shape)])
-    rows = np.concatenate(selected)
+    found = bind(store, text, preferred)
+    rows = found.rows()
     if not len(rows):
         raise ConfigError(
-            f"where keeps none of {store.num_samples} rows: {expr}",
+            f"where keeps none of {store.num_samples} rows: {found.expr}",
             why="a value that was never written is neither true nor false; 'is missing' finds it",
             fix="viewstore stats STORE shows the range of each column",
         )
     return rows
 
 
-def _bind(store: Store, test: Test, text: str, preferred: Sequence[str]) -> Bound:
-    set_name, dot, name = test.column.rpartition(".")
+def find_column(store: Store, named: str, place: Place, preferred: Sequence[str] = ()) -> Found:
+    """Return the column of single numbers that a name stands for, as `bind` says.
+
+    Raises:
+        ConfigError: There is none, or there are several; `place` is where it is named.
+    """
+    set_name, dot, name = named.rpartition(".")
     if dot:
         if not rounds_of(store, set_name):
             hint = nearest(set_name, list(store.view_sets))
             message = f"must name a view set of this store, got {set_name!r}; {hint}"
-            raise error_at(message, text, test.position, code="VS102")
-        return _of_view_set(_round_meant(store, set_name, preferred), test, name, text)
-    if name == "key":
-        return Bound(name, None, False, _keys(test, text))
-    if name in SOURCE_COLUMNS:
-        wanted = _labels(store, test, text) if name == "label" else _numbers(test, text)
-        return Bound(name, None, False, wanted)
+            raise place.error(message, code="VS102")
+        return _of_view_set(_round_meant(store, set_name, preferred), name, place)
+    if name == "key" or name in SOURCE_COLUMNS:
+        return Found(name, None, False)
     view_sets = [each for each in store.view_sets.values() if name in each.params]
     having = [each for each in view_sets if each.name in preferred] or view_sets
     if len(having) > 1:
         names = " or ".join(f"{each.name}.{name}" for each in having)
-        raise error_at(f"must say which column {name} is meant: {names}", text, test.position)
+        raise place.error(f"must say which column {name} is meant: {names}")
     if not having:
         every = {column for each in store.view_sets.values() for column in each.params}
         hint = nearest(name, sorted({*every, *SOURCE_COLUMNS, "key"}))
-        message = f"must name a column, got {name!r}; {hint}"
-        raise error_at(message, text, test.position, code="VS102")
-    return _of_view_set(having[0], test, name, text)
+        raise place.error(f"must name a column, got {name!r}; {hint}", code="VS102")
+    return _of_view_set(having[0], name, place)
 
 
 def _round_meant(store: Store, name: str, preferred: Sequence[str]) -> ViewSet:
@@ -113,40 +204,48 @@ def _round_meant(store: Store, name: str, preferred: Sequence[str]) -> ViewSet:
     return newest_about(store, name, shown) or newest_round(store, name)
 
 
-def _of_view_set(view_set: ViewSet, test: Test, name: str, text: str) -> Bound:
+def _of_view_set(view_set: ViewSet, name: str, place: Place) -> Found:
     if name not in view_set.params:
         hint = nearest(name, list(view_set.params))
         message = f"must name a column of {view_set.name}, got {name!r}; {hint}"
-        raise error_at(message, text, test.position, code="VS102")
+        raise place.error(message, code="VS102")
     column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
     if len(column.shape) > per_view:
-        message = f"must name a column of single numbers; {name} has {column.shape} a row"
-        raise error_at(message, text, test.position)
-    return Bound(name, view_set, per_view, _numbers(test, text))
+        raise place.error(f"must name a column of single numbers; {name} has {column.shape} a row")
+    return Found(name, view_set, per_view)
 
 
-def _numbers(test: Test, text: str) -> tuple[Any, ...]:
+def _compared(store: Store, test: Test, column: Found, place: Place) -> Bound:
+    """Return a test with what its column is compared with; a key is compared as its row number."""
+    if column.view_set is None and column.name == "key":
+        return Bound(Found("index", None, False), _keys(store, test, place))
+    if column.view_set is None and column.name == "label":
+        return Bound(column, _labels(store, test, place))
+    return Bound(column, _numbers(test, place))
+
+
+def _numbers(test: Test, place: Place) -> tuple[Any, ...]:
     if any(isinstance(value, str) for value in test.values):
-        message = f"must compare {test.column} with numbers, got {test}"
-        raise error_at(message, text, test.position)
+        raise place.error(f"must compare {test.column} with numbers, got {test}")
     return tuple(int(value) if isinstance(value, bool) else value for value in test.values)
 
 
-def _labels(store: Store, test: Test, text: str) -> tuple[Any, ...]:
+def _labels(store: Store, test: Test, place: Place) -> tuple[Any, ...]:
     wanted: list[Any] = []
     for value in test.values:
         if isinstance(value, str) and value not in store.label_names:
             hint = nearest(value, list(store.label_names))
-            message = f"must name a label, got {value!r}; {hint}"
-            raise error_at(message, text, test.position, code="VS102")
+            raise place.error(f"must name a label, got {value!r}; {hint}", code="VS102")
         wanted.append(store.label_names.index(value) if isinstance(value, str) else value)
     return tuple(wanted)
 
 
-def _keys(test: Test, text: str) -> tuple[Any, ...]:
-    if test.sign not in ("=", "!=", "in") or not all(isinstance(v, str) for v in test.values):
-        raise error_at("must ask of key = 'text', != or in", text, test.position)
-    return test.values
+def _keys(store: Store, test: Test, place: Place) -> tuple[int, ...]:
+    texts = [value for value in test.values if isinstance(value, str)]
+    if test.sign not in ("=", "!=", "in") or len(texts) < len(test.values):
+        raise place.error("must ask of key = 'text', != or in")
+    rows = (store.keys.lookup(text) for text in texts)
+    return tuple(-1 if row is None else row for row in rows)
 
 
 def _check_spans(expr: Expr, bound: Mapping[Test, Bound], text: str) -> None:
@@ -155,7 +254,7 @@ def _check_spans(expr: Expr, bound: Mapping[Test, Bound], text: str) -> None:
     A columns set has the views of its parent: both may be asked about in one.
     """
     if isinstance(expr, Over):
-        columns = [bound[test] for test in tests_of(expr.expr)]
+        columns = [bound[test].column for test in tests_of(expr.expr)]
         sets = {
             each.view_set.name: each.view_set
             for each in columns
@@ -173,7 +272,7 @@ def _check_spans(expr: Expr, bound: Mapping[Test, Bound], text: str) -> None:
 
 
 def _truth(
-    store: Store, expr: Expr, bound: Mapping[Test, Bound], rows: NDArray[np.int64], *, inside: bool
+    store: Store, expr: Expr, bound: Mapping[Test, Bound], rows: slice, *, inside: bool
 ) -> Truth:
     """Return the truth of an expression for rows, [B, 1]; `inside` any(..) and all(..), [B, V]."""
     if isinstance(expr, Over):
@@ -184,23 +283,6 @@ def _truth(
     if isinstance(expr, Joined):
         parts = [_truth(store, part, bound, rows, inside=inside) for part in expr.parts]
         return join(expr.word, parts)
-    column = bound[expr]
-    values, missing = _values(store, column, rows)
-    truth = compare(expr, values, missing, column.wanted)
+    values, missing = bound[expr].column.values(store, rows)
+    truth = compare(expr, values, missing, bound[expr].wanted)
     return truth if inside else truth.over("any")
-
-
-def _values(
-    store: Store, bound: Bound, rows: NDArray[np.int64]
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return values and which of them were never written, [B, 1 or V]."""
-    if bound.view_set is not None:
-        values = bound.view_set.params.rows(bound.name, rows).reshape(len(rows), -1)
-        return values, bound.view_set.plan.column(bound.name).missing(values)
-    if bound.name == "key":
-        keys = np.array(store.table.keys[rows[0] : rows[-1] + 1], dtype=object)[:, None]
-        return keys, np.zeros(keys.shape, np.bool_)
-    if bound.name == "index":
-        return rows[:, None], np.zeros((len(rows), 1), np.bool_)
-    values = getattr(store.table, bound.name)[rows][:, None]
-    return values, values == -1 if bound.name == "label" else np.zeros(values.shape, np.bool_)

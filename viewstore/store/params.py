@@ -19,23 +19,25 @@ from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key, unpack_chunk
 from viewstore.format.columns import Column
 from viewstore.store.flat import Samples, flat_table, package
+from viewstore.store.kept import Kept
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 ReadChunk = Callable[[Column, int], memoryview]
+Columns = Kept[NDArray[Any]]  # whole columns in memory
 WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
 CHUNKS_AT_ONCE = 1024
-READ_AGAIN = frozenset({"_whole", "_chunks", "_checked", "_lock"})
+READ_AGAIN = frozenset({"_whole", "_shared", "_chunks", "_checked", "_lock"})
 MOST_MAPPED = 4096  # a process may have 65 530 maps, and shards are mapped too
 
 
 class Params(Mapping[str, NDArray[Any]]):
     """The columns of a view set, read through their checksums.
 
-    `params[name]` is the whole column, [N, ...], kept in memory once read; `rows` maps chunks
-    and copies only the rows it returns.
+    `params[name]` is the whole column, [N, ...], kept in memory once read, for ever or as long as
+    a memory that is shared has room; `rows` maps chunks and copies only the rows it returns.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Params(Mapping[str, NDArray[Any]]):
         chunk: ReadChunk | None = None,
         at_once: int = 1,
         samples: Samples | None = None,
+        kept: tuple[Columns, str] | None = None,
     ) -> None:
         """Read the chunks below `root`; the rows of `absent` shards were never written.
 
         For a remote store, `chunk`(column, shard) returns the bytes of a chunk; `at_once` chunks
-        are fetched at one time. `samples` is what tables of them say of each row.
+        are fetched at one time. `samples` is what tables of them say of each row. `kept` is a
+        bounded memory of whole columns that others share, and what names these ones in it.
         """
         self.samples = samples
         self._read = chunk or self._mapped
@@ -63,6 +67,7 @@ class Params(Mapping[str, NDArray[Any]]):
         self.columns = {column.name: column for column in columns}
         self.num_rows = rows
         self.shard_rows = shard_rows
+        self._shared = kept
         self._whole: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], NDArray[Any]] = {}
         self._checked: set[tuple[str, int]] = set()
@@ -73,7 +78,8 @@ class Params(Mapping[str, NDArray[Any]]):
         return {name: each for name, each in vars(self).items() if name not in READ_AGAIN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _whole={}, _chunks={}, _checked=set(), _lock=threading.Lock())
+        empty: dict[str, Any] = {"_whole": {}, "_chunks": {}, "_checked": set(), "_shared": None}
+        self.__dict__.update(state, **empty, _lock=threading.Lock())
 
     def __repr__(self) -> str:
         return f"Params({self.num_rows} rows, {list(self.columns)})"
@@ -89,15 +95,32 @@ class Params(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return column `name`, [N, *shape]. Raises ConfigError if there is none of that name."""
+        if self._shared is not None:
+            memory, own = self._shared
+            return memory.get((own, name), lambda: self._read_whole(self._column(name)))
         if name not in self._whole:
-            column = self._column(name)
-            whole = column.empty(self.num_rows)
-            for shard, chunk in enumerate(self._each(column, range(self._shards))):
-                mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
-                mine[...] = chunk[: len(mine)]
-            whole.flags.writeable = False
-            self._whole[name] = whole
+            self._whole[name] = self._read_whole(self._column(name))
         return self._whole[name]
+
+    def _read_whole(self, column: Column) -> NDArray[Any]:
+        whole = np.empty((self.num_rows, *column.shape), column.numpy_dtype)
+        for shard, chunk in enumerate(self._each(column, range(self._shards))):
+            mine = whole[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+            mine[...] = chunk[: len(mine)]
+        whole.flags.writeable = False
+        return whole
+
+    def stays(self, name: str) -> bool:
+        """Return whether a whole column is kept in a memory that others share, once it is read."""
+        if self._shared is None:
+            return False
+        return self._column(name).row_bytes * self.num_rows <= self._shared[0].limit
+
+    def _in_memory(self, name: str) -> NDArray[Any] | None:
+        if self._shared is None:
+            return self._whole.get(name)
+        memory, own = self._shared
+        return memory.find((own, name))
 
     @cached_property
     def small(self) -> frozenset[str]:
@@ -119,8 +142,9 @@ class Params(Mapping[str, NDArray[Any]]):
 
         Of a column that is mapped only these entries are touched.
         """
-        if name in self.small or name in self._whole:
-            found: NDArray[Any] = self[name][rows, views]
+        whole = self[name] if name in self.small else self._in_memory(name)
+        if whole is not None:
+            found: NDArray[Any] = whole[rows, views]
             return found
         column = self._column(name)
         rows = np.asarray(rows, dtype=np.int64)
@@ -131,9 +155,10 @@ class Params(Mapping[str, NDArray[Any]]):
 
     def rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of column `name` that `rows` [B] names, [B, *shape]."""
-        if name in self._whole:
-            whole: NDArray[Any] = self._whole[name][rows]
-            return whole
+        whole = self._in_memory(name)
+        if whole is not None:
+            found: NDArray[Any] = whole[rows]
+            return found
         column = self._column(name)
         rows = np.asarray(rows, dtype=np.int64)
         values = np.empty((len(rows), *column.shape), column.numpy_dtype)

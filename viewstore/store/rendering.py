@@ -146,8 +146,10 @@ class Rendering:
             )
         return self.source
 
-    def views(self, row: int) -> Pixels:
+    def views(self, row: int, *, only: int | None = None) -> Pixels:
         """Return the views of a row, uint8 [V, H, W, 3]; those that were never made are black.
+
+        So are all but `only`, if it is given.
 
         Raises:
             FormatError: The source image cannot be read, or the params are damaged.
@@ -156,7 +158,7 @@ class Rendering:
         plan = view_set.plan
         rows, views = np.array([row]), np.arange(plan.views)[None]
         params, made = self.params(rows, views)
-        shown = np.flatnonzero(made[0]).tolist()
+        shown = [view for view in np.flatnonzero(made[0]).tolist() if only in (None, view)]
         starts = self._starts(row, shown, params)
         found = np.zeros((plan.views, plan.height, plan.width, 3), np.uint8)
         for view in shown:

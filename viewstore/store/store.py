@@ -35,7 +35,9 @@ from viewstore.store.committed import (
     unfinished_view_set,
     view_sets,
 )
+from viewstore.store.html import html_of
 from viewstore.store.keys import Keys
+from viewstore.store.params import Columns
 from viewstore.store.view_set import ViewSet
 
 
@@ -88,6 +90,9 @@ class Store:
     def __repr__(self) -> str:
         samples = counted(self.num_samples, "sample")
         return f"Store({self.location!r}, {samples}, {list(self.view_sets)})"
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -173,6 +178,14 @@ class Store:
                 paths = self.paths.view_set(name)
                 found[name] = ViewSet(paths, entry, self.files, source=self.source, others=found)
         return ViewSets(found, self.location, self.unfinished)
+
+    def keep_columns(self, memory: Columns) -> None:
+        """Keep whole columns of params in a bounded memory, which other stores may share.
+
+        Without, each column that was asked for stays in memory as long as the store.
+        """
+        for view_set in self.view_sets.values():
+            view_set.keep_columns(memory)
 
     @cached_property
     def unfinished(self) -> Mapping[str, str]:

@@ -187,19 +187,19 @@ def _ancestry(store: Store, view_set: ViewSet) -> Sequence[ViewSet]:
 
 
 def _judge(view_set: ViewSet) -> SetVerdict:
-    worst = _worst(view_set)
+    worst = worst_status(view_set)
     rows = np.flatnonzero(worst != Status.NEVER_WRITTEN)
     goal, remedy = _goal(view_set.plan.generator["args"])
     return SetVerdict(view_set.name, worst[rows], rows, goal, remedy)
 
 
-def _worst(view_set: ViewSet) -> NDArray[np.uint8]:
+def worst_status(view_set: ViewSet) -> NDArray[np.uint8]:
     """Return the worst status of each sample, [N]; columns are read only where it is not OK."""
     found = view_set.stats["status"]
     if found.fill == 0 and found.min == found.max == Status.OK:
         return np.full(len(view_set), Status.OK, np.uint8)
-    status: NDArray[np.uint8] = view_set.params["status"]
-    worst: NDArray[np.uint8] = status.reshape(len(status), -1).max(axis=1)
+    status: NDArray[np.uint8] = view_set.params["status"].reshape(len(view_set), -1)
+    worst: NDArray[np.uint8] = np.maximum.reduce(status.T)  # views are few: faster than by rows
     return worst
 
 

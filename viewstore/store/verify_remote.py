@@ -1,7 +1,7 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read.
+builders alone and are not read. Zarr arrays are checked where the server has any of them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def _view_set(
     if isinstance(codec, FileFault):
         yield _fault(files, name, None, paths.plan, codec, kind="plan")
         return
+    arrays = _arrays(entry) if _serves_arrays(files, paths, entry) else ()
     for file, (size, sha256) in entry.derived.items():
+        if file in _arrays(entry) and not arrays:
+            continue
         path = paths.root / file
         found = _attempt(partial(whole_file, files, path, size, sha256))
         if isinstance(found, FileFault):
@@ -101,8 +104,21 @@ def _view_set(
         return
     for shard in index.shards:
         yield from _shard(files, view_set, shard, level)
-        if level != "quick":
+        if level != "quick" and arrays:
             yield from _chunks(files, view_set, shard)
+
+
+def _arrays(entry: ViewSetEntry) -> tuple[str, ...]:
+    """Return the names of what the manifest lists of the zarr arrays."""
+    return tuple(file for file in entry.derived if file.startswith("params.zarr/"))
+
+
+def _serves_arrays(files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
+    """Whether the server has anything of the zarr arrays: `viewstore serve` leaves them out.
+
+    Readers of a URL take params from the packs.
+    """
+    return any(files.exists(paths.root / file) for file in _arrays(entry))
 
 
 def _shard(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, counted
+from viewstore.files.blob_cache import BlobCache
 from viewstore.files.local import LOCAL, Files, checked_blob, matching, whole_file
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
@@ -25,8 +26,9 @@ from viewstore.sources.reader import SourceReader
 from viewstore.sources.table import SourceTable
 from viewstore.store.committed import read_plan
 from viewstore.store.flat import Samples
+from viewstore.store.html import html_of
 from viewstore.store.mapped_shards import MappedShards
-from viewstore.store.params import Params
+from viewstore.store.params import Columns, Params
 from viewstore.store.rendering import Rendering, warn_of_versions
 from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
@@ -60,6 +62,7 @@ class ViewSet:
         self.files = files
         self.source = source
         self._others = {} if others is None else others
+        self._columns: Columns | None = None
         self._entry = entry
         self.plan: Plan = read_plan(paths, files)
         if self.plan.id != entry.plan_id:
@@ -71,7 +74,8 @@ class ViewSet:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is open or derived: it is read again where it is needed."""
         derived = {n for n, each in vars(type(self)).items() if isinstance(each, cached_property)}
-        return {name: each for name, each in vars(self).items() if name not in derived}
+        kept = {name: each for name, each in vars(self).items() if name not in derived}
+        return {**kept, "_columns": None}
 
     def __repr__(self) -> str:
         samples, views = counted(len(self), "sample"), counted(self.num_views, "view")
@@ -79,6 +83,9 @@ class ViewSet:
             return f"ViewSet({self.name!r}, columns of {samples} x {views} of {self.of})"
         size = f"{self.height}x{self.width}x{self.channels}"
         return f"ViewSet({self.name!r}, {samples} x {views}, {size}, {self.plan.form})"
+
+    def _repr_html_(self) -> str | None:
+        return html_of(self)
 
     @property
     def name(self) -> str:
@@ -176,7 +183,14 @@ class ViewSet:
             chunk=self._chunk if self.remote else None,
             at_once=FETCHES if self.remote else 1,
             samples=None if self.source is None else self._samples(self.source.table),
+            kept=None if self._columns is None else (self._columns, self.index.root),
         )
+
+    def keep_columns(self, memory: Columns) -> None:
+        """Keep whole columns of params in a bounded memory, which others share."""
+        if self._columns is not memory:
+            self._columns = memory
+            vars(self).pop("params", None)
 
     def _samples(self, table: SourceTable) -> Samples:
         return Samples(table.keys, table.label, self.num_views)
@@ -223,24 +237,50 @@ class ViewSet:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in [0, {len(self)}), got {row}")
         row %= len(self)
+        self._check_shown(row)
+        if self.kind == "recipe":
+            return self.rendering.views(row)
+        payloads = self.payloads(row)
+        if "views.npy" in payloads:
+            return self._array(row, payloads["views.npy"])
+        names = [name for name in self.plan.members if name != "json"]
+        return np.stack([self.codec.decode(payloads[name]) for name in names])
+
+    def view(self, row: int, view: int) -> NDArray[np.uint8]:
+        """Return one view of a row, uint8 [H, W, C]; its member alone is read, or it is rendered.
+
+        Raises:
+            ConfigError: It describes views of another set, and has none.
+            FormatError: The row's shard is absent, or its bytes differ from their CRC.
+        """
+        self._check_shown(row)
+        if self.kind == "recipe":
+            rendered: NDArray[np.uint8] = self.rendering.views(row, only=view)[view]
+            return rendered
+        names = [name for name in self.plan.members if name != "json"]
+        name = names[view] if self.codec.encoded else names[0]
+        payload = self.payloads(row, [name])[name]
+        if self.codec.encoded:
+            return self.codec.decode(payload)
+        stored: NDArray[np.uint8] = self._array(row, payload)[view]
+        return stored
+
+    def _array(self, row: int, payload: bytes) -> NDArray[np.uint8]:
+        """Return the views in a member that holds them as one array."""
+        shape = (self.num_views, self.height, self.width, self.channels)
+        if payload[:NPY_BYTES] != pack_npy_header(repr("|u1"), shape):
+            raise FormatError(f"views of row {row} of {self.name} must be uint8 {shape}")
+        return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
+
+    def _check_shown(self, row: int) -> None:
+        """Raise ConfigError unless it has views, FormatError unless those of `row` are built."""
         if self.kind == "columns":
             raise ConfigError(
                 f"{self.name} has no views, it describes those of {self.of}",
                 fix=f"store.view_sets[{self.of!r}][{row}] for them, "
                 f"store.view_sets[{self.name!r}].params for what is known of them",
             )
-        if self.kind == "recipe":
-            self._check_built(row)
-            return self.rendering.views(row)
-        payloads = self.payloads(row)
-        shape = (self.num_views, self.height, self.width, self.channels)
-        if "views.npy" in payloads:
-            payload = payloads["views.npy"]
-            if payload[:NPY_BYTES] != pack_npy_header(repr("|u1"), shape):
-                raise FormatError(f"views of row {row} of {self.name} must be uint8 {shape}")
-            return np.frombuffer(payload, np.uint8, offset=NPY_BYTES).reshape(shape)
-        names = [name for name in self.plan.members if name != "json"]
-        return np.stack([self.codec.decode(payloads[name]) for name in names])
+        self._check_built(row)
 
     def replay(self, row: int, view: int, *, decode: DecodeLatent | None = None) -> Pixels:
         """Return a view made anew from its stored params, uint8 [H, W, 3], as it would be stored.
@@ -373,8 +413,11 @@ class ViewSet:
             raise FormatError(f"shard {number} of {self.name} was not built yet")
         return number
 
-    def payloads(self, row: int) -> dict[str, bytes]:
+    def payloads(self, row: int, only: Collection[str] | None = None) -> dict[str, bytes]:
         """Return the members of a row by extension, CRC checked, as they are stored.
+
+        `only`: The extensions that are wanted; of a remote shard that is not here just their bytes
+        are fetched. None means all.
 
         Raises:
             FormatError: Its shard was not built, or differs from its CRC.
@@ -388,28 +431,52 @@ class ViewSet:
                 else None,
             )
         number = self._check_built(row)
+        members = {
+            extension: member
+            for extension, member in zip(self.plan.members, self.members[row], strict=True)
+            if only is None or extension in only
+        }
+        if only is not None and self.files.cache is not None and not self.at_hand(number):
+            return self._fetched(row, number, members, self.files.cache)
         data = self._mapped[number]
         try:
-            return self._payloads(row, number, data)
+            return self._payloads(row, number, data, members)
         except FormatError:
             if not self._mapped.again(number):
                 raise
-        return self._payloads(row, number, self._mapped[number])
+        return self._payloads(row, number, self._mapped[number], members)
 
-    def _payloads(self, row: int, number: int, data: NDArray[np.uint8]) -> dict[str, bytes]:
+    def _fetched(
+        self, row: int, number: int, members: Mapping[str, Any], cache: BlobCache
+    ) -> dict[str, bytes]:
+        """Return members out of a remote shard, each fetched as a range."""
         payloads = {}
-        for extension, member in zip(self.plan.members, self.members[row], strict=True):
+        for extension, member in members.items():
+            begin, size = int(member["offset"]), int(member["size"])
+            check = partial(self._checked, row, number, extension, member)
+            payloads[extension] = cache.part(self.shards[number].path, begin, begin + size, check)
+        return payloads
+
+    def _payloads(
+        self, row: int, number: int, data: NDArray[np.uint8], members: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        payloads = {}
+        for extension, member in members.items():
             begin, size = int(member["offset"]), int(member["size"])
             payload = data[begin : begin + size].tobytes()
-            if zlib.crc32(payload) != member["crc32"]:
-                raise FormatError(
-                    f"{extension} of row {row} of {self.name} does not match its CRC-32",
-                    code="VS203",
-                    where=self.shards[number].origin,
-                    fix=self.repair(number),
-                )
-            payloads[extension] = payload
+            payloads[extension] = self._checked(row, number, extension, member, payload)
         return payloads
+
+    def _checked(self, row: int, number: int, extension: str, member: Any, payload: bytes) -> bytes:  # noqa: ANN401
+        """Return a member. Raises FormatError unless it has its CRC."""
+        if zlib.crc32(payload) != member["crc32"]:
+            raise FormatError(
+                f"{extension} of row {row} of {self.name} does not match its CRC-32",
+                code="VS203",
+                where=self.shards[number].origin,
+                fix=self.repair(number),
+            )
+        return payload
 
     def _chunk(self, column: Column, number: int) -> memoryview:
         """Return the chunk of a column out of the blob that carries it."""

@@ -13,6 +13,7 @@ only "is missing" finds it. Nothing is executed: the text is parsed by this modu
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -28,6 +29,7 @@ from viewstore.errors import ConfigError
 MAX_BYTES = 2048
 MAX_TERMS = 64
 MAX_DEPTH = 8
+MAX_NUMBER = 32  # characters of a number
 
 Value = bool | int | float | str
 Span = Literal["any", "all"]
@@ -131,10 +133,26 @@ def tests_of(expr: Expr) -> Iterator[Test]:
         yield from tests_of(expr.expr)
 
 
-def error_at(message: str, text: str, position: int, *, code: str | None = None) -> ConfigError:
-    """Return an error about a position in a text, which its `where` marks."""
+def spelled(expr: Expr, is_per_view: Callable[[Test], bool]) -> Expr:
+    """Return an expression that means the same, in which any(..) stands wherever it is meant.
+
+    `is_per_view` says of a test whether its column has a value for each view.
+    """
+    if isinstance(expr, Test):
+        return Over("any", expr, expr.position) if is_per_view(expr) else expr
+    if isinstance(expr, Not):
+        return Not(spelled(expr.expr, is_per_view))
+    if isinstance(expr, Joined):
+        return Joined(expr.word, tuple(spelled(part, is_per_view) for part in expr.parts))
+    return expr
+
+
+def error_at(
+    message: str, text: str, position: int, *, code: str | None = None, what: str = "where"
+) -> ConfigError:
+    """Return an error about a position in a text, `what`, which its `where` marks."""
     return ConfigError(
-        f"where {message}, at character {position + 1}",
+        f"{what} {message}, at character {position + 1}",
         code=code,
         where=f"{text[:position]} >>> {text[position:]}".strip(),
     )
@@ -212,8 +230,9 @@ class _Parser:
     def _value(self) -> Value:
         kind, token = self._peek
         if kind == "number":
+            number = self._number(token)
             self._next += 1
-            return self._number(token)
+            return number
         if kind == "text":
             self._next += 1
             return token[1:-1]
@@ -223,6 +242,8 @@ class _Parser:
         raise self._error("must have a number, a 'text', true or false here")
 
     def _number(self, token: str) -> int | float:
+        if len(token) > MAX_NUMBER:
+            raise self._error(f"must have numbers of at most {MAX_NUMBER} characters")
         if re.fullmatch(r"[-+]?\d{1,20}", token):  # all numbers of 64 bits
             return int(token)
         if not math.isfinite(float(token)):
@@ -287,8 +308,9 @@ class Truth:
         first, second = self.is_true, self.is_false
         if span == "all":
             first, second = second, first
-        some = np.asarray(first.any(axis=1, keepdims=True))
-        every = np.asarray(second.all(axis=1, keepdims=True))
+        # Views are few: one after the other takes a third of the time of a reduction of rows.
+        some = functools.reduce(operator.or_, first.T)[:, None]
+        every = functools.reduce(operator.and_, second.T)[:, None]
         return Truth(some, every) if span == "any" else Truth(every, some)
 
 

@@ -15,11 +15,11 @@ from viewstore.build.adopt import adopt_sources
 from viewstore.build.differences import plan_differences
 from viewstore.build.rehearsal import rehearse
 from viewstore.build.request import BuildRequest
-from viewstore.build.run import status
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.sources.open import open_source
+from viewstore.store.committed import read_plan
 from viewstore.store.verify import verify
 
 
@@ -143,7 +143,8 @@ def test_plans_that_differ_say_what_differs(
 ) -> None:
     build_small(tmp_path / "t", other)
     build_small(tmp_path / "u", other, settings={"views": 3, "height": 16, "width": 16})
-    plans = [status(root, "simclr")[0] for root in (store.root, tmp_path / "t", tmp_path / "u")]
+    roots = (store.root, tmp_path / "t", tmp_path / "u")
+    plans = [read_plan(StorePaths(root).view_set("simclr")) for root in roots]
     assert plan_differences(plans[0], plans[1]) == ["the source was another one"]
     assert plan_differences(plans[1], plans[2]) == ["views was 2, is 3"]
     options = ("--generator", "simclr", "--views", 3, "--size", 16)
@@ -153,7 +154,7 @@ def test_plans_that_differ_say_what_differs(
 
 
 def test_every_field_of_a_plan_that_differs_is_said(store: StorePaths) -> None:
-    plan = status(store.root, "simclr")[0]
+    plan = read_plan(store.view_set("simclr"))
     changed = {
         "json_bytes": 1024, "members": ("json",), "roles": ("expert", "local"),
         "resample": {}, "columns": plan.columns[1:], "sources_id": "0" * 64, "libraries": {},

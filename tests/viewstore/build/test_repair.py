@@ -17,7 +17,6 @@ import viewstore
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair, withdraw
-from viewstore.build.run import status
 from viewstore.cli import main as cli
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
@@ -25,6 +24,7 @@ from viewstore.format.records import canonical, digest_of
 from viewstore.generators.pixels.expert import Expert
 from viewstore.store.committed import read_commit, read_manifest
 from viewstore.store.faults import Fault
+from viewstore.store.progress import set_progress
 from viewstore.store.verify import verify
 
 
@@ -202,7 +202,7 @@ def test_an_unknown_view_set_is_refused_with_the_nearest(store: StorePaths) -> N
     with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
         list(verify(store.root, only="secnod"))
     with pytest.raises(ConfigError, match=r"no view set 'secnod'.*did you mean 'second'"):
-        status(store.root, "secnod")
+        set_progress(store, "secnod")
 
 
 def write_images(folder: Path, bad: tuple[int, ...]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
+from viewstore.format.paths import StorePaths
+from viewstore.inspect.shown_rows import choose_rows
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import open_store
 
@@ -138,3 +141,171 @@ def test_a_moved_source_is_said_beside_gray_originals(
     monkeypatch.setenv("VIEWSTORE_SOURCE", str(tmp_path / "moved"))
     code, _, err = run(capsys, *sheet)
     assert (code, "cannot be shown" in err) == (0, False)
+
+
+def listed(*arguments: object) -> dict[str, Any]:
+    """Return what `inspect --json` prints of a list of samples."""
+    found: dict[str, Any] = json.loads(invoke("inspect", *arguments, "--json").stdout)["result"]
+    return found
+
+
+def test_filter_and_order_choose_samples_for_text_json_sheet_and_report_alike(
+    digits: Path, tmp_path: Path
+) -> None:
+    where = "any(flip = 1 and gray = 1) and label < 8"
+    chosen = [digits, "--view-set", "simclr", "--where", where, "--sort", "-solarize", "-n", 5]
+    store = open_store(digits)
+    params = store.view_sets["simclr"].params
+    kept = ((params["flip"] == 1) & (params["gray"] == 1)).any(axis=1) & (store.labels < 8)
+    greatest = params["solarize"].max(axis=1)
+    expected = sorted(np.flatnonzero(kept).tolist(), key=lambda row: (-int(greatest[row]), row))
+    answer = listed(*chosen)
+    rows = [each["row"] for each in answer["rows"]]
+    assert rows == expected[:5]
+    assert (answer["count"], answer["samples"]) == (len(expected), 80)
+    assert answer["columns"] == ["flip", "gray", "label", "solarize"]
+    assert set(answer) == {"samples", "count", "understood", "columns", "rows"}
+    assert set(answer["rows"][0]) == {"key", "row", "label", "values"}
+    assert answer["rows"][0]["values"]["flip"] == params["flip"][rows[0]].tolist()
+    head, *lines, last = invoke("inspect", *chosen).output.splitlines()
+    assert head.split() == ["key", "row", "label", "flip", "gray", "solarize"]
+    assert [int(line.split()[1]) for line in lines] == rows
+    assert last == f"5 of {len(expected)} samples, the store has 80: {answer['understood']}"
+    invoke("inspect", *chosen, "--sheet", tmp_path / "s.png", "--html", tmp_path / "r.html")
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.text["viewstore:rows"].split() == list(map(str, rows))  # type: ignore[attr-defined]
+        query = json.loads(sheet.text["viewstore:query"])  # type: ignore[attr-defined]
+    assert query == {"where": answer["understood"], "sort": "-solarize"}
+    shown = re.findall(r"row (\d+), label", (tmp_path / "r.html").read_text())
+    assert [int(row) for row in shown[:5]] == rows
+
+
+def test_random_and_spread_samples_are_those_of_a_sheet(digits: Path) -> None:
+    for options, random in ((["--random"], True), ([], False)):
+        rows = [each["row"] for each in listed(digits, *options, "-n", 5, "--seed", 3)["rows"]]
+        assert rows == choose_rows(open_store(digits), count=5, random=random, seed=3)
+
+
+def test_no_sample_is_an_answer_too(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = listed(digits, "--where", "label > 99")
+    assert (answer["count"], answer["rows"]) == (0, [])
+    sheet = tmp_path / "sheet.png"
+    code, out, _ = run(capsys, "inspect", digits, "--where", "label > 99", "--sheet", sheet)
+    assert (code, out) == (0, "0 of 0 samples, the store has 80: label > 99\n")
+    assert not sheet.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0001", "--where", "label = 1"], "KEY does not go with --where"),
+        (["0001", "-n", "3"], "KEY does not go with -n"),
+        (["0001", "--random", "--seed", "3"], "KEY does not go with --random and --seed"),
+        (["--random", "--sort", "label"], "--random does not go with --sort"),
+        (["--worst", "--sort", "label"], "--worst chooses the samples"),
+        (["--worst", "--seed", "1"], "--worst chooses the samples"),
+        (["--seed", "3"], "--seed seeds a choice of samples, and none is made"),
+        (["--where", "label = 1", "--seed", "3"], "--seed seeds a choice of samples"),
+        (["--pick", "hard"], "--pick frames views that are drawn"),
+        (["--get", "/browse", "--where", "label = 1"], "--get does not go with --where"),
+        (["--get", "/browse", "--view-set", "wide"], "--get does not go with --view-set"),
+        (["--at", "0", "--get", "/"], "--get does not go with --at"),
+        (["--at", "0", "--sheet", "s.png"], "--at does not go with --sheet"),
+        (["--at", "0", "--view-set", "wide", "-n", "3"], "--at does not go with -n"),
+        (["--at", "0:1:2", "--view-set", "wide"], "--at must be SHARD or SHARD:ROW"),
+        (["--at", "9999999", "--view-set", "wide"], "--at must be SHARD or SHARD:ROW"),
+        (["--at", "7", "--view-set", "wide"], "there is no shard 7"),
+        (["--at", "0:80", "--view-set", "wide"], "there is no row 80 in it"),
+        (["--at", "0"], "--at is about one view set"),
+        (["--at", "0", "--view-set", "wode"], "there is no view set 'wode'"),
+        (["--where", "lable = 1"], "did you mean 'label'"),
+        (["--where", "flip = 1"], "must say which column flip is meant"),
+        (["--sort", "simclr.flop"], "sort must name a column of simclr"),
+        (["--random", "-n", "0"], "must be at least 1, got 0"),
+    ],
+)
+def test_options_that_contradict_or_mean_nothing_are_refused(
+    digits: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, "inspect", digits, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_one_shard_is_read_where_everything_else_is_damaged(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "s"
+    build_small(store, source)
+    whole = open_store(store)
+    expected = whole.view_sets["simclr"].params["crop_box"][13].tolist()
+    shards = whole.view_sets["simclr"].shards
+    for number in (0, 2):
+        shards[number].path.chmod(0o644)
+        shards[number].path.write_bytes(b"")
+    for damaged in ("manifest.json", "views/simclr/index.json", "sources/sources.json"):
+        found = next(store.rglob(Path(damaged).name))
+        found.chmod(0o644)
+        found.write_bytes(b"damaged")
+    assert run(capsys, "inspect", store)[0] == 3
+    at = ("inspect", store, "--view-set", "simclr", "--at")
+    code, out, err = run(capsys, *at, "1:5", "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)["result"]
+    assert (facts["rows"], facts["faults"]) == ([8, 8], [])
+    row = facts["row"]
+    assert (row["row"], row["key"], row["params"]["crop_box"]) == (13, whole.keys[13], expected)
+    assert [each["whole"] for each in row["members"]] == [True, True]
+    assert set(facts) == {"view_set", "shard", "rows", "commit", "files", "faults", "row"}
+    code, out, _ = run(capsys, *at, "1:5")
+    assert (code, "every check of this shard passes" in out) == (0, True)
+    code, out, _ = run(capsys, *at, "0")
+    assert code == 1
+    assert "! size: 0 bytes, its commit says" in out
+
+
+@pytest.mark.parametrize("part", ["views", "params", "commit", "gone", "plan"])
+def test_the_checks_that_fail_are_named(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    store = tmp_path / "s"
+    build_small(store, source)
+    paths = StorePaths(store).view_set("simclr")
+    entry = open_store(store).view_sets["simclr"].shards[1].entry
+    files = {"commit": paths.commit(1), "gone": paths.commit(1), "plan": paths.plan}
+    path = files.get(part) or paths.root / entry.file(part).name
+    path.chmod(0o644)
+    if part == "gone":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    code, out, err = run(capsys, "inspect", store, "--at", "1:3")
+    said = {
+        "views": "! hash: sha256",
+        "params": "! params: row 3 cannot be read",
+        "commit": "! commit: commit of shard 1 is damaged",
+        "gone": "! missing: it was not built",
+    }
+    assert code == (3 if part == "plan" else 1)
+    assert said.get(part, "plan.json") in out + err
+
+
+def test_a_page_is_printed_and_the_exit_code_says_whether_it_is_an_error(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "inspect", digits, "--get", "/browse?where=label < 3&n=2")
+    assert (code, out.startswith("<!doctype html>"), "label &lt; 3" in out) == (0, True, True)
+    for address in ("/nothing", "browse?where=lable = 1", "/browse?format=xml"):
+        assert run(capsys, "inspect", digits, "--get", address)[0] == 1, address
+    code, out, _ = run(capsys, "inspect", digits, "--get", "/browse?n=2&format=json", "--json")
+    result = json.loads(out)["result"]
+    assert set(result) == {"status", "media_type", "body"}
+    assert len(json.loads(result["body"])["rows"]) == 2
+    root = open_store(digits).manifest.sources_id[:16]
+    picture = f"/picture/{root}/simclr/original/0001?side=96"
+    code, _, err = run(capsys, "inspect", digits, "--get", picture)
+    assert (code, "is a picture" in err) == (2, True)

@@ -240,7 +240,8 @@ def test_a_stdout_that_was_never_open_is_141(store: Path) -> None:
 def test_starting_loads_nothing_heavy() -> None:
     code = (
         "import sys, viewstore.cli.main, viewstore.cli.options; "
-        "print([m for m in ('torch', 'numpy', 'zarr', 'rich', 'jinja2') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'zarr', 'rich', 'starlette', 'uvicorn', 'jinja2', "
+        "'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

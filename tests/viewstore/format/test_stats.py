@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.format.columns import DTYPES, Column
 from viewstore.format.records import canonical
-from viewstore.format.stats import BINS, ColumnStats, column_stats
+from viewstore.format.stats import (
+    BINS,
+    COMPONENTS,
+    ColumnStats,
+    column_stats,
+    component_stats,
+)
+from viewstore.inspect.summary import column_facts
+from viewstore.store.store import open_store
 
 
 def stats_of(dtype: str, values: list[float]) -> ColumnStats:
@@ -48,3 +58,33 @@ def test_one_extreme_value_has_statistics(dtype: str) -> None:
 def test_values_that_float64_cannot_tell_apart_have_a_histogram() -> None:
     found = stats_of("u8", [2**63, 2**63 + 2048, 2**63 + 4096])
     assert found.count == sum(found.histogram) == 3
+
+
+def test_components_have_statistics_of_their_own_in_old_stores_too(
+    tmp_path: Path,
+) -> None:
+    build_small(tmp_path / "s", write_npz(tmp_path / "images.npz"))
+    views = open_store(tmp_path / "s").view_sets["simclr"]
+    stored = views.stats
+    assert {name for name in stored if "." in name} == {
+        f"{name}.{component}" for name, components in COMPONENTS.items() for component in components
+    }
+    for name, components in COMPONENTS.items():
+        for index, component in enumerate(components):
+            values = views.params[name][..., index]
+            assert stored[f"{name}.{component}"] == column_stats(views.plan.column(name), values)
+    told = column_facts(views)
+    old = open_store(tmp_path / "s").view_sets["simclr"]
+    old.stats = {name: each for name, each in stored.items() if "." not in name}
+    assert list(column_facts(old).items()) == list(told.items())
+    assert "crop_box.top" in told
+    assert "crop_box" not in told
+    assert list(column_facts(views, "jitter")) == [
+        f"jitter.{each}" for each in COMPONENTS["jitter"]
+    ]
+    assert list(column_facts(views, "jitter.hue")) == ["jitter.hue"]
+
+
+def test_a_column_that_only_has_the_name_of_one_with_components_has_none() -> None:
+    column = Column(name="jitter", dtype="f4", shape=(2,))
+    assert component_stats(column, np.zeros((3, 2), np.float32)) == {}

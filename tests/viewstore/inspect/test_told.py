@@ -22,7 +22,7 @@ from viewstore.errors import ConfigError
 from viewstore.format.columns import Column
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import FRAME, INK, draw_sheet, notes_of
-from viewstore.inspect.sheet_layout import CELL, lay_out
+from viewstore.inspect.sheet_layout import CELL, GAP, lay_out
 from viewstore.inspect.shown_rows import read_row
 from viewstore.inspect.told import chosen_of, looked_at, told_columns, told_of, with_told
 from viewstore.store.store import Store, open_store
@@ -117,6 +117,8 @@ def test_the_chosen_pair_is_framed(store: Store) -> None:
             x, y = block.offset(view)
             line = framed[top + y + 30, left + x - FRAME : left + x - 1]
             assert (line == DARK).all() == (row == 4 and view in pair)
+            inside = framed[top + y + 30, left + x - 1]  # so that it shows on a black picture
+            assert (inside == 255).all() == (row == 4 and view in pair)
     assert plain.shape[1] == framed.shape[1]
     assert f"A frame marks the views that {chosen.name} chose." in str(
         notes_of(store, [view_set], chosen)
@@ -218,4 +220,4 @@ def test_cells_stay_where_they_are_below_more_words(store: Store) -> None:
     plain, tall = (lay_out([view_set], 2, 3, each) for each in (None, {"simclr": told}))
     assert plain.blocks[0].offset(3) == tall.blocks[0].offset(3)
     assert tall.row_height - plain.row_height == 15 * told
-    assert plain.blocks[0].offset(1)[0] - plain.blocks[0].offset(0)[0] == CELL + 6
+    assert plain.blocks[0].offset(1)[0] - plain.blocks[0].offset(0)[0] == CELL + GAP

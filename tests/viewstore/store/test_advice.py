@@ -15,9 +15,10 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import REBUILT_KINDS
 from viewstore.build.request import BuildRequest
-from viewstore.build.run import build, status
+from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
+from viewstore.store.committed import read_plan
 from viewstore.store.faults import Fault
 from viewstore.store.verify import verify
 
@@ -233,7 +234,7 @@ class Reader:
             has_plan = self.store.view_set(name).plan.is_file()
             if about in ("source", "manifest") and not has_plan:
                 continue
-            seed = status(self.store.root, name)[0].seed if has_plan else sets.index(name)
+            seed = read_plan(self.store.view_set(name)).seed if has_plan else sets.index(name)
             place = "--out", self.store.root, "--source", self.source
             self.run("build", *SETTINGS, *place, "--view-set", name, "--seed", seed)
 

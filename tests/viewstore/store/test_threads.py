@@ -19,6 +19,7 @@ import viewstore
 from tests.viewstore.small_stores import build_small
 from viewstore.sources import reader
 from viewstore.store import view_set
+from viewstore.store.kept import Kept
 
 ROWS, THREADS, READS = 24, 6, 300
 
@@ -58,9 +59,11 @@ def test_threads_read_what_one_reads(
 ) -> None:
     build_small(tmp_path / "s", photographs, shard_rows=1)
     expected = list(viewstore.open(tmp_path / "s").view_set("simclr"))
+    flips = viewstore.open(tmp_path / "s").view_set("simclr").params["flip"].tolist()
     monkeypatch.setattr(view_set, "MOST_MAPS", 2)
     monkeypatch.setattr(reader, "most_descriptors", lambda: 2)
     store = viewstore.open(tmp_path / "s")
+    store.keep_columns(Kept(ROWS * 2, lambda column: column.nbytes))  # one column of two
     views = store.view_set("simclr")
     views._mapped._maps = Yielding()
     store.source._files = Yielding()
@@ -71,6 +74,8 @@ def test_threads_read_what_one_reads(
             assert (views[row] == expected[row]).all()
             assert store.source.image(row).shape == (16, 16, 3)
             assert views.params["status"][row].tolist() == [1, 1]
+            assert views.params["flip"][row].tolist() == flips[row]
+            assert views.params.rows("flip", np.array([row])).tolist() == [flips[row]]
         return len(rows)
 
     with ThreadPoolExecutor(THREADS) as pool:

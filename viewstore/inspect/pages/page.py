@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from viewstore.errors import ViewStoreError
+from viewstore.inspect.pages.memory import Memory
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-
-if TYPE_CHECKING:
-    from viewstore.inspect.pages.site import Site
 
 Facts = dict[str, Any]
 
@@ -41,6 +39,12 @@ class Page:
         return "private, max-age=31536000, immutable" if self.immutable else "no-cache"
 
 
+def error_facts(error: ViewStoreError) -> Facts:
+    """Return an error in its four lines, as JSON values."""
+    lines = {"where": error.where, "why": error.why, "fix": error.fix}
+    return {"code": error.code, "message": str(error), **lines}
+
+
 class PageError(Exception):
     """A page that cannot be shown: the status that says so, and the error in our words."""
 
@@ -54,7 +58,7 @@ class PageRequest:
     """What a page is asked for.
 
     Attributes:
-        site: The pages it belongs to, with what they keep in memory.
+        site: What the pages keep in memory.
         name: Of the store, in addresses.
         store: The store, open.
         view_set: The view set that was picked, or that stands first; None: there is none.
@@ -63,7 +67,7 @@ class PageRequest:
         root: Relative address of the store's Overview: "./" or "../".
     """
 
-    site: Site
+    site: Memory
     name: str
     store: Store
     view_set: ViewSet | None
@@ -112,7 +116,7 @@ class PageRequest:
         root = chosen.index.root if view is not None else self.store.manifest.sources_id
         number = "original" if view is None else str(view)
         place = f"picture/{root[:16]}/{chosen.name}/{number}/{quote(key, safe='')}"
-        return f"{self.root}{place}?side={side}"
+        return f"{self.root.removeprefix('./')}{place}?side={side}"
 
 
 Csv = tuple[Sequence[str], Iterable[Sequence[object]]]
@@ -122,7 +126,7 @@ def _nothing(request: PageRequest, facts: Facts) -> Facts:
     return {}
 
 
-def _opening(request: PageRequest) -> str:
+def opening(request: PageRequest) -> str:
     """Return Python that opens the store, and the view set that was picked."""
     lines = ["import viewstore", "", f"store = viewstore.open({request.store.location!r})"]
     if request.view_set is not None:
@@ -141,7 +145,9 @@ class Tab:
         has_data: Whether there is something to show; the tab is absent where not.
         drawn: What the template needs beside the facts: charts, addresses. Never a number.
         csv: Header and rows of `format=csv`; None: the page has no rows.
+        status: What an HTTP server says of the page: of one that shows an error beside a form.
         code: Python that opens this store and selects what the page shows.
+        whole: Makes the answer itself, where it is no page: a picture. None: it is a page.
         is_tab: Whether it stands in the row of tabs; a sample does not.
     """
 
@@ -151,5 +157,7 @@ class Tab:
     has_data: Callable[[PageRequest], bool] = lambda request: True
     drawn: Callable[[PageRequest, Facts], Facts] = _nothing
     csv: Callable[[PageRequest, Facts], Csv] | None = None
-    code: Callable[[PageRequest], str] = _opening
+    status: Callable[[Facts], int] = lambda facts: 200
+    code: Callable[[PageRequest], str] = opening
+    whole: Callable[[PageRequest], Page] | None = None
     is_tab: bool = True

@@ -8,37 +8,45 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-import jinja2
-
 from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
-from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab
+from viewstore.inspect.pages.building import building_facts, progress_drawn
+from viewstore.inspect.pages.memory import Memory, OpenStore, ReplaysOf, no_replays
+from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
-from viewstore.store.kept import Kept
+from viewstore.inspect.shown_rows import first_shown
+from viewstore.inspect.template import environment
+from viewstore.store.committed import is_store
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
-OpenStore = Callable[[], Store]
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
-RESULTS, THUMBNAIL_BYTES, FACTS = 32, 64 << 20, 256
 
 
-class Site:
+class Site(Memory):
     """The pages of some stores, and what they keep in memory; threads may share it."""
 
-    def __init__(self, stores: Mapping[str, OpenStore]) -> None:
-        """Show `stores`: what gives the newest generation of each, open, by name."""
-        self.stores = stores
-        self.results: Kept[Any] = Kept(RESULTS)
-        self.thumbnails: Kept[bytes] = Kept(THUMBNAIL_BYTES, len)
-        self.facts: Kept[Any] = Kept(FACTS)
+    def __init__(
+        self,
+        stores: Mapping[str, OpenStore],
+        folders: Mapping[str, Path] | None = None,
+        *,
+        replays: ReplaysOf = no_replays,
+    ) -> None:
+        """Show `stores`: what gives the newest generation of each, open, by name.
+
+        Of those in `folders` the Overview shows the build too, before there is a generation.
+        `replays` gives what draws the params of a view set anew.
+        """
+        super().__init__(stores, replays)
+        self.folders = {} if folders is None else folders
 
     def get(self, name: str, path: str, query: str = "") -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
@@ -64,7 +72,11 @@ class Site:
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
         if tab is None or name not in self.stores:
             raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
-        store = self.stores[name]()
+        try:
+            store = self.stores[name]()
+        except ConfigError as error:
+            return self._unfinished(name, tab, fields, root, error)
+        store.keep_columns(self.columns)
         request = PageRequest(
             site=self,
             name=name,
@@ -77,53 +89,69 @@ class Site:
         return self._shown(tab, request)
 
     def _shown(self, tab: Tab, request: PageRequest) -> Page:
+        if tab.whole is not None:
+            return tab.whole(request)
         form = request.query.get("format", "html")
         if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
             raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
         if not tab.has_data(request):
             raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
         facts = tab.facts(request)
+        status = tab.status(facts)
         if form == "json":
-            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+            body = json.dumps(jsonable(facts)).encode() + b"\n"
+            return Page(status, "application/json", body)
         if form == "csv" and tab.csv is not None:
             header, rows = tab.csv(request, facts)
             text = io.StringIO()
             csv.writer(text).writerows([header, *rows])
-            return Page(200, "text/csv", text.getvalue().encode(), download=f"{tab.name}.csv")
-        html = self._templates.get_template(f"{tab.name}.html").render(
-            request=request,
-            tab=tab,
-            tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
-            facts=facts,
-            code=tab.code(request),
-            **tab.drawn(request, facts),
+            body = text.getvalue().encode()
+            return Page(status, "text/csv", body, download=f"{tab.name}.csv")
+        html = (
+            environment()
+            .get_template(f"{tab.name}.html")
+            .render(
+                request=request,
+                tab=tab,
+                tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+                facts=facts,
+                code=tab.code(request),
+                **tab.drawn(request, facts),
+            )
+        )
+        return Page(status, "text/html", html.encode())
+
+    def _unfinished(
+        self, name: str, tab: Tab, fields: Mapping[str, str], root: str, error: ConfigError
+    ) -> Page:
+        """Return the Overview of a store without a manifest. Raises PageError: it has no other."""
+        folder = self.folders.get(name)
+        if folder is None or tab.name != "overview" or not is_store(StorePaths(folder)):
+            raise PageError(404, error) from error
+        facts = {"building": building_facts(StorePaths(folder))}
+        if fields.get("format") == "json":
+            return Page(200, "application/json", json.dumps(jsonable(facts)).encode() + b"\n")
+        html = (
+            environment()
+            .get_template("building.html")
+            .render(
+                name=name,
+                root=root,
+                facts=facts,
+                drawn=progress_drawn(facts["building"]),
+                error={"message": str(error), "why": error.why, "fix": error.fix},
+            )
         )
         return Page(200, "text/html", html.encode())
 
     def _error(self, status: int, error: ViewStoreError, root: str, *, as_json: bool) -> Page:
-        facts = {
-            "code": error.code,
-            "message": str(error),
-            "where": error.where,
-            "why": error.why,
-            "fix": error.fix,
-        }
+        facts = error_facts(error)
         if as_json:
             return Page(status, "application/json", json.dumps({"error": facts}).encode() + b"\n")
-        html = self._templates.get_template("error.html").render(
-            status=status, error=facts, root=root
+        html = (
+            environment().get_template("error.html").render(status=status, error=facts, root=root)
         )
         return Page(status, "text/html", html.encode())
-
-    @cached_property
-    def _templates(self) -> jinja2.Environment:
-        return jinja2.Environment(
-            loader=jinja2.PackageLoader("viewstore.inspect", "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
 
 
 def _fields(query: str) -> dict[str, str]:
@@ -140,15 +168,7 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     """Return view set `name`; without one, the first of those that no others start from."""
     if name is not None:
         return chosen_view_set(store, name, purpose="show")
-    if not store.view_sets:
-        return None
-    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
-    last = [
-        each
-        for each in store.view_sets.values()
-        if each.kind != "columns" and each.name not in parents
-    ]
-    return min(last or store.view_sets.values(), key=lambda each: each.name)
+    return first_shown(store)
 
 
 def _static(name: str) -> Page:

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from viewstore.inspect.pages import overview
+from viewstore.inspect.pages import (
+    augment,
+    browse,
+    compare,
+    constraints,
+    embeddings,
+    issues,
+    overview,
+    pairs,
+    picture,
+    sample,
+    stats,
+)
 from viewstore.inspect.pages.page import Tab
 
-TABS: tuple[Tab, ...] = (overview.TAB,)
+TABS: tuple[Tab, ...] = (
+    overview.TAB,
+    browse.TAB,
+    stats.TAB,
+    constraints.TAB,
+    compare.TAB,
+    augment.TAB,
+    pairs.TAB,
+    embeddings.TAB,
+    issues.TAB,
+    sample.TAB,
+    picture.TAB,
+)

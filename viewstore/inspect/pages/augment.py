@@ -1,0 +1,119 @@
+"""Augment: whether the recorded draws of augmentations are those of their policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+
+from viewstore.format.columns import MADE
+from viewstore.inspect.augmentation import (
+    LEVEL,
+    Check,
+    Overlaps,
+    Recorded,
+    Replays,
+    checks_of,
+    headline,
+)
+from viewstore.inspect.figures import figure
+from viewstore.inspect.pages.page import Facts, PageRequest, Tab
+from viewstore.inspect.told import described
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
+
+OVERLAPS, BOX = "pair_iou", "crop_box"
+TARGETS = "views"  # role of the view set whose views are the other ones of pairs
+
+
+def _replays(request: PageRequest) -> Replays | None:
+    """Return what draws the params of the picked view set anew; None: nothing does."""
+    shown = request.view_set
+    if shown is None:
+        return None
+    found: Replays | None = request.site.facts.get(
+        ("replays", shown.index.root), lambda: request.site.replays(request.store, shown)
+    )
+    return found
+
+
+def _facts(request: PageRequest) -> Facts:
+    shown, replays = request.shown, _replays(request)
+    assert replays is not None, "the tab is absent without"
+    overlaps = _overlaps(request.store, shown)
+    roots = [shown.index.root, *(request.store.view_sets[name].index.root for name in overlaps)]
+    found: Facts = request.site.facts.get(
+        ("augment", *roots), lambda: _checked(request.store, shown, replays, overlaps)
+    )
+    return found
+
+
+def _overlaps(store: Store, shown: ViewSet) -> dict[str, Overlaps]:
+    """Return the overlaps that columns sets stored of the boxes of a view set, by set."""
+    found = {}
+    for each in described(store, shown):
+        link = each.plan.inputs.get(TARGETS)
+        targets = shown if link is None else store.view_sets.get(link["view_set"])
+        if targets is None or (link is not None and targets.plan.id != link["plan_id"]):
+            continue
+        if OVERLAPS in each.params and BOX in shown.params and BOX in targets.params:
+            found[each.name] = Overlaps(
+                stored=each.params[OVERLAPS],
+                targets=targets.params[BOX],
+                groups=int(each.plan.generator["args"].get("groups", 1)),
+            )
+    return found
+
+
+def _checked(
+    store: Store, shown: ViewSet, replays: Replays, overlaps: dict[str, Overlaps]
+) -> Facts:
+    recorded = Recorded(
+        params=shown.params,
+        made=np.isin(shown.params["status"], MADE),
+        height=store.table.height,
+        width=store.table.width,
+        overlaps=overlaps,
+    )
+    checks = checks_of(recorded, replays)
+    return {
+        "view_set": shown.name,
+        "generator": dict(shown.plan.generator),
+        "seed": shown.plan.seed,
+        "policies": _policies(replays),
+        "headline": headline(checks),
+        "disagree": sum(not check.agrees for check in checks),
+        "level": LEVEL / max(len(checks), 1),
+        "checks": [_check(check) for check in checks],
+    }
+
+
+def _policies(replays: Replays) -> list[Facts]:
+    """Return each policy once as values, with the numbers of its views."""
+    found: list[Facts] = []
+    for view, values in enumerate(replays.policies):
+        same = next((each for each in found if each["values"] == values), None)
+        if same is not None:
+            same["views"].append(view)
+        elif values:
+            found.append({"views": [view], "values": dict(values)})
+    return found
+
+
+def _check(check: Check) -> Facts:
+    rows = ", ".join(map(str, check.rows))
+    where = f"index in [{rows}]" if check.rows else ""
+    off = check.off if math.isfinite(check.off) else None  # without chance there is no multiple
+    return {**asdict(check), "off": off, "agrees": check.agrees, "where": where}
+
+
+TAB = Tab(
+    name="augment",
+    title="Augment",
+    facts=_facts,
+    has_data=lambda request: _replays(request) is not None,
+    drawn=lambda request, facts: {
+        "figures": [figure(each["panel"]) for each in facts["checks"] if each["panel"]]
+    },
+)

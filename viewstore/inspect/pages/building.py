@@ -1,0 +1,36 @@
+"""The Overview of a store whose first build has not ended: how far it is, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from viewstore.format.paths import StorePaths
+from viewstore.inspect.shard_grid import shard_grid, shards_of_a_cell
+from viewstore.store.progress import duration, minute, ranges, store_progress
+
+Facts = dict[str, Any]
+
+
+def building_facts(paths: StorePaths) -> Facts:
+    """Return how far each view set is that has a plan: the numbers of `viewstore status --json`.
+
+    Raises:
+        FormatError: A plan or a commit record is damaged.
+    """
+    return {name: each.to_json() for name, each in store_progress(paths).items()}
+
+
+def progress_drawn(found: Facts) -> Facts:
+    """Return what templates/progress.html needs beside `building_facts`: words and grids."""
+    return {
+        "grids": {
+            name: Markup(shard_grid(each["shards"], each["missing"], each["slow"]))
+            for name, each in found.items()
+        },
+        "duration": duration,
+        "minute": minute,
+        "ranges": ranges,
+        "shards_of_a_cell": shards_of_a_cell,
+    }
