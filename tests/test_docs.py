@@ -254,7 +254,7 @@ def test_the_commands_for_generated_views_run(
 ) -> None:
     """Those of the README that need no address, and those of the page on FFCV."""
     page = README.read_text()
-    section = page[page.index("## Generated views") : page.index("## Generators")]
+    section = page[page.index("## Generated views") : page.index("## Serve and look")]
     commands = [words for words in commands_of(section) if "s3://bucket/views" not in words]
     first = ["build", "verify", "inspect", "train", "eval", *["export"] * 3]
     assert [words[0] for words in commands] == first

@@ -14,6 +14,7 @@ from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
+from viewstore.inspect.figures import figure
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
@@ -142,7 +143,7 @@ def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
             }
             for each in described(store, view_set)
         ],
-        "telling": {each.caption: Markup(each.svg()) for each in telling(view_set)},
+        "telling": {each.caption: figure(each.panel()).chart for each in telling(view_set)},
     }
 
 

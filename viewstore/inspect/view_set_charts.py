@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -133,19 +133,11 @@ class Telling:
     marks: tuple[Mark, ...] = ()
     band: Band | None = None
 
-    def panel(self, where: Callable[[Bar], str]) -> Panel:
+    def panel(self, where: Callable[[Bar], str] = lambda bar: "") -> Panel:
         """Return its panel; `where` gives the filter that finds the rows of a bar."""
         return histogram_panel(
             self.caption, self.bars, marks=self.marks, band=self.band, where=where
         )
-
-    def svg(self) -> str:
-        """Return its chart."""
-        return histogram(self.bars, title=self.caption, marks=self.marks, band=self.band)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return its numbers as JSON values."""
-        return {"caption": self.caption, "bars": [asdict(bar) for bar in self.bars]}
 
 
 def telling(view_set: ViewSet, *, every: int = 1) -> list[Telling]:
@@ -191,7 +183,7 @@ def _pair_marks(constraints: Constraints, bound: float) -> list[Mark]:
     return marks
 
 
-def overview_charts(view_set: ViewSet) -> list[Telling]:
+def overview_panels(view_set: ViewSet) -> list[Panel]:
     """Return five histograms for a look at a view set: what is telling, then columns that vary."""
     found = telling(view_set, every=max(1, len(view_set) // CHARTED_ROWS))
     names = [
@@ -204,4 +196,4 @@ def overview_charts(view_set: ViewSet) -> list[Telling]:
         stats = view_set.stats[name]
         bars = bars_of(stats.min, stats.max, stats.histogram)
         found.append(Telling(caption=name, bars=bars))
-    return found[:CHARTS]
+    return [each.panel() for each in found[:CHARTS]]

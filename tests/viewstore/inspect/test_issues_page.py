@@ -103,8 +103,7 @@ def test_browse_filters_among_the_rows_of_an_issue(
     assert facts_of(site, "browse", fields.replace("16", "17"))["count"] == 0
     assert facts_of(site, "browse", "where=index+%3E+16")["count"] == 3  # not kept under one name
     page = Page(site.get("s", "browse", fields).body)
-    code = page.text[page.text.index("import viewstore") :].partition("JSON")[0]
-    exec(compile(f"{code}\nprint(rows)", "page", "exec"), {})
+    exec(compile(f"{page.code}\nprint(rows)", "page", "exec"), {})
     assert capsys.readouterr().out == "[17]\n"
     wrong = facts_of(site, "browse", "among=issue%2Fp%2Fnone", status=400)
     assert "no issue" in wrong["error"]["message"]
@@ -125,11 +124,8 @@ def test_the_page_has_the_numbers_of_its_json_and_links_to_the_rows(built: Path)
 
 def test_the_code_finds_the_rows(built: Path) -> None:
     site = site_of(built)
-    text = html_of(site).text
     found: dict[str, Any] = {}
-    exec(
-        compile(text[text.index("import viewstore") :].partition("JSON")[0], "page", "exec"), found
-    )
+    exec(compile(html_of(site).code, "page", "exec"), found)
     assert {name: len(rows) for name, rows in found["rows"].items()} == kinds(facts_of(site))
 
 

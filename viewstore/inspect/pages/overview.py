@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from viewstore.errors import ConfigError
 from viewstore.format.plan import SOURCE, checked_seed
 from viewstore.format.records import jsonable
+from viewstore.inspect.figures import Panel, figure
 from viewstore.inspect.origin import made_words, outdated_words
 from viewstore.inspect.pages.building import progress_drawn
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab
@@ -18,7 +17,7 @@ from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.shown_rows import Row, choose_rows, read_row
 from viewstore.inspect.summary import label_counts, made_facts, outcome_facts
 from viewstore.inspect.told import looked_at, with_told
-from viewstore.inspect.view_set_charts import Telling, overview_charts
+from viewstore.inspect.view_set_charts import overview_panels
 from viewstore.store.progress import set_progress
 from viewstore.store.store import Store
 from viewstore.store.verdict import verdict_of
@@ -49,7 +48,7 @@ def _facts(request: PageRequest) -> Facts:
         "shown": names[0] if names else None,
         "view_sets": {name: _of_set(request, each) for name, each in store.view_sets.items()},
         "building": _building(store),
-        "histograms": [chart.to_json() for each in picked for chart in _charts(request, each)],
+        "histograms": [panel for each in picked for panel in _panels(request, each)],
         "seed": seed,
         "rows": [row.to_json() for row in _rows(request, picked, seed)],
     }
@@ -64,9 +63,9 @@ def _of_set(request: PageRequest, view_set: ViewSet) -> Facts:
     return {**made, "samples": outcome}
 
 
-def _charts(request: PageRequest, view_set: ViewSet) -> list[Telling]:
-    found: list[Telling] = request.site.facts.get(
-        ("overview charts", view_set.name, view_set.index.root), lambda: overview_charts(view_set)
+def _panels(request: PageRequest, view_set: ViewSet) -> list[Panel]:
+    found: list[Panel] = request.site.facts.get(
+        ("overview charts", view_set.name, view_set.index.root), lambda: overview_panels(view_set)
     )
     return found
 
@@ -107,7 +106,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     told = {name for names in (of_images, *described.values()) for name in names}
     columns = [each.name for each in store.view_sets.values() if each.kind == "columns"]
     return {
-        "charts": [Markup(chart.svg()) for each in picked for chart in _charts(request, each)],
+        "figures": [figure(panel) for panel in facts["histograms"]],
         "drawn_rows": [
             linked_row(request, row, shown) for row in _rows(request, picked, facts["seed"])
         ],
