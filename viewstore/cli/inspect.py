@@ -95,7 +95,7 @@ def inspect(
     if options["page"] is not None:
         return _page(terminal, opened, options["page"])
 
-    from viewstore.inspect.shown_rows import choose_view_sets
+    from viewstore.inspect.chosen_rows import choose_view_sets
 
     view_sets = choose_view_sets(opened, options["view_set"])
     chosen = chosen_samples(opened, view_sets, key, options, given)
@@ -159,7 +159,7 @@ def _page(terminal: Terminal, store: Store, address: str) -> int:
 def stats(terminal: Terminal, store: str, column: str | None, view_set: str | None) -> None:
     """Show the columns of params, and what the view sets cost on this machine."""
     from viewstore.cli.costs import cost_lines, store_costs
-    from viewstore.inspect.shown_rows import choose_view_sets
+    from viewstore.inspect.chosen_rows import choose_view_sets
     from viewstore.inspect.summary import column_facts
     from viewstore.inspect.text import histogram_lines, stats_table
 

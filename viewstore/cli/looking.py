@@ -155,8 +155,8 @@ def chosen_samples(
     Raises:
         ConfigError: The filter is none, a column or key is unknown, or -n is below 1.
     """
+    from viewstore.inspect.chosen_rows import choose_rows
     from viewstore.inspect.query import understand
-    from viewstore.inspect.shown_rows import choose_rows
 
     if key is not None:
         return Chosen([store.keys.find(key)])

@@ -8,10 +8,11 @@ from typing import Any
 
 from viewstore.errors import ViewStoreError
 from viewstore.format.stats import ColumnStats
+from viewstore.inspect.chosen_rows import first_shown, spread_rows
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.numbers import number
 from viewstore.inspect.pictures import page_image
-from viewstore.inspect.shown_rows import Cell, Row, Samples, first_shown, read_row, spread_rows
+from viewstore.inspect.shown_rows import Cell, Row, Samples, read_row
 from viewstore.inspect.summary import label_counts
 from viewstore.inspect.template import environment, style
 from viewstore.inspect.told import looked_at, with_told

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.plan import checked_seed
+from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.inversion import farthest_rows, is_inversion
-from viewstore.inspect.shown_rows import worst_rows
 from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
 from viewstore.store.matching import SOURCE_COLUMNS, Filter, Found, Place, bind, find_column

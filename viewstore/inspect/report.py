@@ -13,12 +13,13 @@ from markupsafe import Markup
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
 from viewstore.format.records import jsonable
+from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.figures import figure
 from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
-from viewstore.inspect.shown_rows import Cell, Row, read_row, worst_rows
+from viewstore.inspect.shown_rows import Cell, Row, read_row
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
 from viewstore.inspect.template import environment, style
 from viewstore.inspect.told import Chosen, described, with_told

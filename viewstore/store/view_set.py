@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import operator
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, counted
-from viewstore.files.blob_cache import BlobCache
-from viewstore.files.local import LOCAL, Files, checked_blob, matching, whole_file
+from viewstore.files.local import LOCAL, Files, whole_file
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
@@ -32,6 +30,8 @@ from viewstore.store.params import Columns, Params
 from viewstore.store.rendering import Rendering, warn_of_versions
 from viewstore.store.replay import DecodeLatent, replay
 from viewstore.store.shard import Shard
+from viewstore.store.stored_columns import read_chunk
+from viewstore.store.stored_members import StoredMembers
 
 FETCHES = 8  # small remote files at one time
 MOST_MAPS = 1 << 14  # of a view set; a process may have four times as many
@@ -357,8 +357,9 @@ class ViewSet:
         return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
     @cached_property
-    def _mapped(self) -> MappedShards:
-        return MappedShards(self.shards, self.most_open)
+    def _members_of_rows(self) -> StoredMembers:
+        mapped = MappedShards(self.shards, self.most_open)
+        return StoredMembers(self.plan, self.members, self.shards, mapped, self.files.cache)
 
     @cached_property
     def rendering(self) -> Rendering:
@@ -430,80 +431,10 @@ class ViewSet:
                 if self.kind == "recipe"
                 else None,
             )
-        number = self._check_built(row)
-        members = {
-            extension: member
-            for extension, member in zip(self.plan.members, self.members[row], strict=True)
-            if only is None or extension in only
-        }
-        if only is not None and self.files.cache is not None and not self.at_hand(number):
-            return self._fetched(row, number, members, self.files.cache)
-        data = self._mapped[number]
-        try:
-            return self._payloads(row, number, data, members)
-        except FormatError:
-            if not self._mapped.again(number):
-                raise
-        return self._payloads(row, number, self._mapped[number], members)
-
-    def _fetched(
-        self, row: int, number: int, members: Mapping[str, Any], cache: BlobCache
-    ) -> dict[str, bytes]:
-        """Return members out of a remote shard, each fetched as a range."""
-        payloads = {}
-        for extension, member in members.items():
-            begin, size = int(member["offset"]), int(member["size"])
-            check = partial(self._checked, row, number, extension, member)
-            payloads[extension] = cache.part(self.shards[number].path, begin, begin + size, check)
-        return payloads
-
-    def _payloads(
-        self, row: int, number: int, data: NDArray[np.uint8], members: Mapping[str, Any]
-    ) -> dict[str, bytes]:
-        payloads = {}
-        for extension, member in members.items():
-            begin, size = int(member["offset"]), int(member["size"])
-            payload = data[begin : begin + size].tobytes()
-            payloads[extension] = self._checked(row, number, extension, member, payload)
-        return payloads
-
-    def _checked(self, row: int, number: int, extension: str, member: Any, payload: bytes) -> bytes:  # noqa: ANN401
-        """Return a member. Raises FormatError unless it has its CRC."""
-        if zlib.crc32(payload) != member["crc32"]:
-            raise FormatError(
-                f"{extension} of row {row} of {self.name} does not match its CRC-32",
-                code="VS203",
-                where=self.shards[number].origin,
-                fix=self.repair(number),
-            )
-        return payload
+        return self._members_of_rows.read(row, self._check_built(row), only)
 
     def _chunk(self, column: Column, number: int) -> memoryview:
-        """Return the chunk of a column out of the blob that carries it."""
-        entry = self.shards[number].entry
-        packed = entry.columns.get(column.name)
-        blob = entry.file("params" if packed else f"column:{column.name}")
-        begin, size, sha256 = packed or (0, blob.bytes, blob.sha256)
-        path, check = self.paths.root / blob.name, partial(matching, size=size, sha256=sha256)
-        cache = self.files.cache
-        try:
-            if packed and not (cache is None or cache.keeps or cache.holds(blob.sha256)):
-                return memoryview(cache.part(path, begin, begin + size, check))
-            return checked_blob(
-                self.files,
-                path,
-                blob.bytes,
-                blob.sha256,
-                lambda data: memoryview(check(data[begin : begin + size])),
-            )
-        except FormatError as error:
-            raise FormatError(
-                f"column {column.name} of shard {number} of {self.name} is damaged",
-                code="VS203",
-                where=error.where,
-                why=error.why or str(error),
-                fix=self.repair(number),
-            ) from error
+        return read_chunk(self.files, self.paths.root, self.shards[number], column)
 
     def _derived(self, name: str) -> bytes:
         """Return a derived file. Raises FormatError: it is not the one the manifest names."""

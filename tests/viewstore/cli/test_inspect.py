@@ -18,7 +18,7 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
-from viewstore.inspect.shown_rows import choose_rows
+from viewstore.inspect.chosen_rows import choose_rows
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import open_store
 

@@ -114,11 +114,8 @@ def test_a_selection_shows_its_first_samples_and_a_link_to_all(site: Site, root:
 
 def test_the_code_makes_the_map_and_selects(site: Site) -> None:
     query = "of=teacher.feature&view=1&x0=-1&x1=9&y0=-9&y1=9"
-    text = html_of(site, query).text
     found: dict[str, Any] = {}
-    exec(
-        compile(text[text.index("import viewstore") :].partition("JSON")[0], "page", "exec"), found
-    )
+    exec(compile(html_of(site, query).code, "page", "exec"), found)
     assert len(found["rows"]) == facts_of(site, query)["selection"]["rows"] > 0
 
 

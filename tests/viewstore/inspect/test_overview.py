@@ -18,7 +18,7 @@ from tests.viewstore.small_stores import SHARD_ROWS, build_small, write_npz, wri
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.inspect.shown_rows import choose_rows
+from viewstore.inspect.chosen_rows import choose_rows
 from viewstore.inspect.view_set_charts import overview_panels
 from viewstore.progress import Fact, Silent
 from viewstore.store.store import open_store

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tests.viewstore.small_stores import build_small
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.inspect import query as queries
+from viewstore.inspect.chosen_rows import choose_rows, worst_rows
 from viewstore.inspect.query import Deadline, Query, Result, Understood, sortable, understand
-from viewstore.inspect.shown_rows import choose_rows, worst_rows
 from viewstore.store import matching
 from viewstore.store.kept import Kept
 from viewstore.store.store import Store, open_store

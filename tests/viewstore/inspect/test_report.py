@@ -13,9 +13,9 @@ from PIL import Image
 from tests.viewstore.pages import HOSTILE, Page
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.inspect.chosen_rows import choose_rows, choose_view_sets, worst_rows
 from viewstore.inspect.report import MAX_BYTES, write_report
 from viewstore.inspect.sheet import draw_sheet
-from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, worst_rows
 from viewstore.store.constraints import constraints_of, tally
 from viewstore.store.store import Store, open_store
 

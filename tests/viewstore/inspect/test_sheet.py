@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from viewstore.errors import ConfigError
+from viewstore.inspect.chosen_rows import choose_rows, choose_view_sets
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet import BORDER, draw_sheet, notes_of
 from viewstore.inspect.sheet_layout import CELL, ORIGINAL, lay_out
-from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, read_row
+from viewstore.inspect.shown_rows import read_row
 from viewstore.store.store import open_store
 
 

@@ -12,9 +12,10 @@ from tests.viewstore.pages import Page
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.inspect.chosen_rows import choose_rows, choose_view_sets
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet
-from viewstore.inspect.shown_rows import choose_rows, choose_view_sets, in_words, read_row
+from viewstore.inspect.shown_rows import in_words, read_row
 from viewstore.store.store import open_store
 
 

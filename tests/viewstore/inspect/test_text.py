@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.viewstore.commands import invoke
+from viewstore.inspect.chosen_rows import choose_view_sets
 from viewstore.inspect.numbers import axis_number, brief, brief_param, number, percent
-from viewstore.inspect.shown_rows import choose_view_sets
 from viewstore.inspect.summary import sample_facts, store_facts
 from viewstore.inspect.text import histogram_lines, sample_text, stats_table, store_text
 from viewstore.store.store import open_store

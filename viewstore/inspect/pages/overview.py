@@ -9,12 +9,13 @@ from typing import Any
 from viewstore.errors import ConfigError
 from viewstore.format.plan import SOURCE, checked_seed
 from viewstore.format.records import jsonable
+from viewstore.inspect.chosen_rows import choose_rows
 from viewstore.inspect.figures import Panel, figure
 from viewstore.inspect.origin import made_words, outdated_words
 from viewstore.inspect.pages.building import progress_drawn
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab
 from viewstore.inspect.pages.rows import linked_row
-from viewstore.inspect.shown_rows import Row, choose_rows, read_row
+from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.summary import label_counts, made_facts, outcome_facts
 from viewstore.inspect.told import looked_at, with_told
 from viewstore.inspect.view_set_charts import overview_panels

@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl, unquote
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
+from viewstore.inspect.chosen_rows import first_shown
 from viewstore.inspect.pages.building import building_facts, progress_drawn
 from viewstore.inspect.pages.memory import Memory, OpenStore, ReplaysOf, no_replays
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
-from viewstore.inspect.shown_rows import first_shown
 from viewstore.inspect.template import environment
 from viewstore.store.committed import is_store
 from viewstore.store.store import Store, chosen_view_set

@@ -1,0 +1,102 @@
+"""Which samples and view sets are shown: those of a seed, of a key, or the worst."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewstore.errors import ConfigError
+from viewstore.format.columns import Status
+from viewstore.format.plan import checked_seed
+from viewstore.randomness import Stream
+from viewstore.store.constraints import constraints_of
+from viewstore.store.store import Store
+from viewstore.store.view_set import ViewSet
+
+
+def choose_rows(
+    store: Store, *, count: int, random: bool = False, seed: int = 0, key: str | None = None
+) -> list[int]:
+    """Return the rows to show, ascending: that of `key`, or `count` that a seed chooses.
+
+    The same seed chooses the same rows of a store in every version: those to which the stream
+    of the seed gives the least words, one of each of `count` equal ranges of rows, or if
+    `random` anywhere.
+
+    Raises:
+        ConfigError: There is no sample `key`, or `count` is below 1.
+    """
+    if key is not None:
+        return [store.keys.find(key)]
+    if count < 1:
+        raise ConfigError(f"the number of samples to show must be at least 1, got {count}")
+    if random:
+        words = _words(store.num_samples, checked_seed(seed))
+        count = min(count, len(words))
+        near = np.flatnonzero(words <= np.partition(words, count - 1)[count - 1])
+        return sorted(near[np.argsort(words[near], kind="stable")[:count]].tolist())
+    return spread_rows(store.num_samples, count, seed=checked_seed(seed))
+
+
+def spread_rows(samples: int, count: int, *, seed: int = 0) -> list[int]:
+    """Return up to `count` of so many rows, ascending: one of each of equal ranges of them."""
+    ranges = np.array_split(_words(samples, seed), min(count, samples))
+    starts = np.cumsum([0, *map(len, ranges)])[:-1].tolist()
+    return [start + int(each.argmin()) for start, each in zip(starts, ranges, strict=True)]
+
+
+def _words(samples: int, seed: int) -> NDArray[np.uint64]:
+    """Return a word for each row, by which a seed chooses rows: those of the least words."""
+    return Stream(seed).seed_word(np.arange(samples, dtype=np.uint64), 0)
+
+
+def worst_rows(view_set: ViewSet, count: int) -> list[int]:
+    """Return up to `count` rows with a view that failed or missed its goal, the worst first.
+
+    Those that failed come first, then those farthest from their goal, then the others with
+    status 2.
+    """
+    status = view_set.params["status"].reshape(len(view_set), -1).T
+    missed = np.zeros(len(view_set))
+    missed[np.logical_or.reduce(status == Status.GOAL_NOT_MET)] = 1
+    constraints = constraints_of(view_set)
+    if "distance" in view_set.params:
+        off = np.zeros(len(view_set))
+        for of_view in view_set.params["distance"].T:
+            distance = of_view.astype(np.float64)
+            if constraints is not None:
+                low, high = constraints.band
+                distance = np.maximum(low - distance, distance - high)
+            np.maximum(off, np.nan_to_num(distance, nan=0.0), out=off)
+        missed += off if constraints is not None else off * missed
+    missed[np.logical_or.reduce(status >= Status.FAILED)] = np.inf
+    wrong = np.flatnonzero(missed > 0)
+    rows: list[int] = wrong[np.argsort(-missed[wrong], kind="stable")[:count]].tolist()
+    return rows
+
+
+def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
+    """Return the view set `name`, or all of them in the order of their names.
+
+    Raises:
+        ConfigError: There is no such view set; it names the nearest.
+    """
+    if name is not None:
+        return [store.view_set(name)]
+    return [store.view_sets[each] for each in sorted(store.view_sets)]
+
+
+def first_shown(store: Store) -> ViewSet | None:
+    """Return the view set to show where none is named: the first from which no other starts.
+
+    None: the store has none.
+    """
+    if not store.view_sets:
+        return None
+    parents = {each.of for each in store.view_sets.values() if each.kind != "columns"}
+    last = [
+        each
+        for each in store.view_sets.values()
+        if each.kind != "columns" and each.name not in parents
+    ]
+    return min(last or store.view_sets.values(), key=lambda each: each.name)
