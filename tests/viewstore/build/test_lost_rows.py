@@ -158,7 +158,7 @@ def test_every_field_of_a_plan_that_differs_is_said(store: StorePaths) -> None:
     changed = {
         "json_bytes": 1024, "members": ("json",), "roles": ("expert", "local"),
         "resample": {}, "columns": plan.columns[1:], "sources_id": "0" * 64, "libraries": {},
-        "rows": 21, "round": 2, "reach": "set",
+        "rows": 21, "reach": "set",
         "inputs": {"bank": {"view_set": "queue", "plan_id": "0" * 64}},
     }  # fmt: skip
     assert set(changed) < {field.name for field in fields(plan)}

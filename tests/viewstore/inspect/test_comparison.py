@@ -180,7 +180,7 @@ def test_the_numbers_of_the_page_are_those_of_its_json_and_of_its_csv(both: Stor
 
 def test_the_code_of_the_page_opens_both(both: Store) -> None:
     html = Site({"s": lambda: both}).get("s", "compare", "view_set=simclr").body.decode()
-    code = re.search(r'<pre id="code">(.*?)</pre>', html, re.DOTALL)
+    code = re.search(r'<pre id="code" tabindex="0">(.*?)</pre>', html, re.DOTALL)
     assert code is not None
     names: dict[str, Any] = {}
     exec(code[1].replace("&#39;", "'"), names)

@@ -206,7 +206,7 @@ def test_a_view_that_is_not_built_says_so_without_a_picture(tmp_path: Path) -> N
 
 def test_the_code_opens_the_store_and_reads_this_sample(mixed: Path) -> None:
     page = page_of(site_of(mixed), "s", "sample/5?view_set=simclr")
-    found = re.search(r'<pre id="code">(.*?)</pre>', page.body.decode(), re.DOTALL)
+    found = re.search(r'<pre id="code" tabindex="0">(.*?)</pre>', page.body.decode(), re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
     exec(html.unescape(found[1]), names)
@@ -221,7 +221,9 @@ def test_the_code_opens_the_store_and_reads_this_sample(mixed: Path) -> None:
 
 def test_without_javascript_zoom_is_a_link_and_isolation_is_css(mixed: Path) -> None:
     site = site_of(mixed)
-    assert b"<script" not in page_of(site, "s", "sample/5").body
+    page = Page(page_of(site, "s", "sample/5").body)
+    larger = [attrs["href"] for tag, attrs in page.tags if tag == "a" and "picture/" in str(attrs)]
+    assert any("side=448" in str(address) for address in larger)
     css = page_of(site, "s", "static/row.css").body.decode()
     for view in range(10):
         assert f".block:has(.v{view}:hover, .v{view}:focus-within) .box:not(.b{view})" in css
