@@ -19,6 +19,7 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.files.local import is_url, local_path
 from viewstore.inspect.pages.site import Site
+from viewstore.inspect.template import compile_templates
 from viewstore.serve.fill import Fills
 from viewstore.serve.guard import Access
 from viewstore.serve.limits import Limits, Running
@@ -83,6 +84,7 @@ def run_server(
         metrics=metrics,
         say=terminal.note if terminal.verbosity > 0 else None,
     )
+    compile_templates()
     server = Server(app, serving.listening, running, started)
     with _logged(terminal), stop_signals_to(server.handle_exit, then=signal.SIG_IGN):
         server.run([socket])

@@ -21,6 +21,13 @@ def environment() -> jinja2.Environment:
     )
 
 
+def compile_templates() -> None:
+    """Compile every template now: a server does it before the first page is asked for."""
+    made = environment()
+    for name in made.list_templates():
+        made.get_template(name)
+
+
 def style(*names: str) -> Markup:
     """Return style sheets of ours, for a page that holds them itself."""
     folder = files("viewstore.inspect").joinpath("static")
