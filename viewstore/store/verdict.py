@@ -199,7 +199,7 @@ def worst_status(view_set: ViewSet) -> NDArray[np.uint8]:
     if found.fill == 0 and found.min == found.max == Status.OK:
         return np.full(len(view_set), Status.OK, np.uint8)
     status: NDArray[np.uint8] = view_set.params["status"].reshape(len(view_set), -1)
-    worst: NDArray[np.uint8] = np.maximum.reduce(np.ascontiguousarray(status.T))  # nine times as fast
+    worst: NDArray[np.uint8] = np.maximum.reduce(np.ascontiguousarray(status.T))
     return worst
 
 
