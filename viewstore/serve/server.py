@@ -60,7 +60,7 @@ def listen(listening: Listening) -> socket.socket:
     """Return a socket that listens. Raises UnavailableError (VS603): the address is not free."""
     family, address = _resolved(listening)
     try:
-        found = socket.socket(family, socket.SOCK_STREAM)
+        found = Listener(family, socket.SOCK_STREAM)
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -102,10 +102,30 @@ def _cannot_listen(listening: Listening, error: Exception) -> UnavailableError:
     )
 
 
+def most_open() -> int:
+    """Return how many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 16
+
+
 def most_connections() -> int:
     """Return how many connections there may be: half of what this process may have open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft // 2 if soft != resource.RLIM_INFINITY else 1 << 16
+    return most_open() // 2
+
+
+class Listener(socket.socket):
+    """A socket that listens, and leaves a quarter of the descriptors of this process for files.
+
+    Connections that have not said yet who they are by TLS are no connections of `Protocol`.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. Raises ConnectionAbortedError: it was closed, there are too many."""
+        connection, address = super().accept()
+        if connection.fileno() >= most_open() * 3 // 4:  # it is the lowest number that was free
+            connection.close()
+            raise ConnectionAbortedError
+        return connection, address
 
 
 class Protocol(H11Protocol):
