@@ -153,6 +153,18 @@ def test_bytes_changed_while_the_machine_was_down_are_not_served(tmp_path: Path)
     assert [mark.name for mark in (tmp_path / "seen").iterdir()] == [seen.name]
 
 
+def test_bytes_that_somebody_wrote_since_they_were_checked_are_not_served(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.read(0)
+    path = tmp_path / "obj" / hash_of(0)
+    path.chmod(0o644)
+    path.write_bytes(bytes(SIZE))
+    later = path.stat().st_mtime_ns + 10**9  # two writes may have one time by a coarse clock
+    os.utime(path, ns=(later, later))
+    assert [shelf.read(0), Shelf(tmp_path).read(0)] == [content(0), content(0)]
+    assert shelf.downloads == [0, 0]
+
+
 def test_who_fills_a_new_cache_at_once_leaves_the_marks_of_the_others(tmp_path: Path) -> None:
     for number in range(40):
         shelves = [Shelf(tmp_path / str(number)) for _ in range(4)]

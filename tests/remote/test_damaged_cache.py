@@ -41,13 +41,15 @@ def url(store: Store) -> Iterator[str]:
 
 
 def flip(path: Path, *places: int) -> Path:
-    """Change some bytes of a file that may only be read."""
+    """Change some bytes of a file that may only be read, as a bad disk does: its times stay."""
+    before = path.stat()
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     for place in set(places):
         data[place] ^= 0xFF
     with path.open("r+b") as file:  # the same inode: what is mapped changes too
         file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     path.chmod(0o444)
     return path
 

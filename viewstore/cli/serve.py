@@ -95,13 +95,14 @@ def serve(terminal: Terminal, stores: tuple[str, ...], **options: Any) -> None: 
     from viewstore.cli.serving import (
         Serving,
         address_of,
+        checked_host,
         checked_root_path,
         named_stores,
         pages_of,
         run_server,
     )
     from viewstore.files.local import is_url
-    from viewstore.serve.guard import Access, host_of
+    from viewstore.serve.guard import Access
     from viewstore.serve.limits import Limits
     from viewstore.serve.server import Listening, listen
 
@@ -121,7 +122,7 @@ def serve(terminal: Terminal, stores: tuple[str, ...], **options: Any) -> None: 
         stores=places,
         listening=listening,
         access=Access(
-            hosts=frozenset({listening.host.lower(), *map(host_of, options["allowed_hosts"])}),
+            hosts=frozenset({listening.host.lower(), *map(checked_host, options["allowed_hosts"])}),
             tokens=tokens,
             behind_proxy=options["behind_proxy"],
             root_path=checked_root_path(options["root_path"]) if options["root_path"] else "",

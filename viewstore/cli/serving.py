@@ -21,7 +21,7 @@ from viewstore.files.local import is_url, local_path
 from viewstore.inspect.pages.site import Site
 from viewstore.inspect.template import compile_templates
 from viewstore.serve.fill import Fills
-from viewstore.serve.guard import Access
+from viewstore.serve.guard import Access, host_of
 from viewstore.serve.limits import Limits, Running
 from viewstore.serve.local import LocalStore
 from viewstore.serve.metrics import Metrics
@@ -122,9 +122,17 @@ def checked_place(place: str) -> str:
 def checked_root_path(path: str) -> str:
     """Return a root path without a slash at its end. Raises ConfigError: it is none."""
     found = path.rstrip("/")
-    if found != quote(found) or not found.startswith("/") or "//" in found:
+    parts = found.split("/")[1:]
+    if found != quote(found) or not found.startswith("/") or {"", ".", ".."} & set(parts):
         raise ConfigError(f"--root-path must be a path like /views, got {path[:80]!r}")
     return found
+
+
+def checked_host(given: str) -> str:
+    """Return the name in an --allowed-host. Raises ConfigError: no Host header says that."""
+    if any(each in given for each in "/@,") or not host_of(given):
+        raise ConfigError(f"--allowed-host must be a host like data.example, got {given[:80]!r}")
+    return host_of(given)
 
 
 def _served(name: str, place: str, fills: Fills, metrics: Metrics) -> Served:

@@ -59,7 +59,7 @@ class Cache:
     settings: CacheSettings
     ranks: int = 1
     hash_tries: int = 3
-    _checked: set[str] = field(default_factory=set)
+    _checked: dict[str, int] = field(default_factory=dict)  # when what was checked was written
     _turns: dict[str, threading.Lock] = field(default_factory=dict)
     _warned: bool = False
     _full_until: float = 0.0
@@ -216,19 +216,26 @@ class Cache:
         return descriptor
 
     def _trusted(self, sha256: str, descriptor: int) -> bool:
-        """Whether the bytes are right: a crash of the machine may have left others."""
-        if sha256 in self._checked:
+        """Whether the bytes are right: a crash may have left others, or somebody wrote them."""
+        written = os.fstat(descriptor).st_mtime_ns
+        if self._checked.get(sha256) == written:
             return True
-        mark = self._mark(sha256)
-        if not mark.exists():
+        if not self._is_marked(sha256, written):
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 file.seek(0)
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     return False
             with contextlib.suppress(OSError):  # a cache that others own: once a process
                 self._trust(sha256)
-        self._checked.add(sha256)
+        self._checked[sha256] = written
         return True
+
+    def _is_marked(self, sha256: str, written: int) -> bool:
+        """Whether a file was checked since this boot, and since it was written."""
+        try:
+            return self._mark(sha256).stat().st_mtime_ns >= written
+        except FileNotFoundError:
+            return False
 
     def _trust(self, sha256: str) -> None:
         mark = self._mark(sha256)
@@ -283,7 +290,7 @@ class Cache:
             raise
         finally:
             os.close(descriptor)
-        self._checked.add(sha256)
+        self._checked[sha256] = os.fstat(found).st_mtime_ns
         return found
 
     def _stream(self, sha256: str, size: int, download: Download, where: str) -> int:
@@ -307,7 +314,7 @@ class Cache:
 
     def _evict(self, path: Path) -> None:
         disk.unlink(path)
-        self._checked.discard(path.name)
+        self._checked.pop(path.name, None)
 
     def _listed(self) -> tuple[list[Reserved], list[CachedFile]]:
         """Return downloads under way, and files.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.files.fetch import (
@@ -52,12 +52,18 @@ def connect(url: str, retry: Retry) -> Transport:
     if chained or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigError(
             "store URL must be scheme://place/path, without user, query, fragment or chain",
-            where=url,
+            where=_without_secrets(parts),
             fix="give credentials in the environment (docs/remote.md)",
         )
     if parts.scheme in OBSTORE_SCHEMES:
         return ObstoreTransport(url, retry, origin)
     return FsspecTransport(url)
+
+
+def _without_secrets(parts: SplitResult) -> str:
+    """Return a URL as it may be shown: without user, password and query."""
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=place, query="", fragment="").geturl()
 
 
 def _not_installed(package: str, url: str, error: ImportError) -> UnavailableError:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -192,9 +192,11 @@ class _Pages:
 
     async def page(self, request: Request) -> Response:
         raw = request.scope["raw_path"].decode("latin-1")
-        below = raw.removeprefix(request.scope.get("root_path", "")).split("/", 3)[3]
+        parts = raw.removeprefix(request.scope.get("root_path", "")).split("/", 3)
+        if len(parts) < 4:  # a slash was written as %2f: links would be relative to another place
+            return PlainTextResponse("there is no such page\n", 404)
         page = await anyio.to_thread.run_sync(
-            self._site.get, request.path_params["store"], below, request.url.query
+            self._site.get, request.path_params["store"], parts[3], request.url.query
         )
         headers = {"cache-control": page.cache_control}
         if page.download is not None:

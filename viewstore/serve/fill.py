@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -210,8 +211,9 @@ class Fills:
     def close(self) -> None:
         """End all fills; what they have brought so far is dropped."""
         self._ending.set()
+        deadline = time.monotonic() + END_SECONDS  # of all of them: an origin may be silent
         for thread in list(self._threads):
-            thread.join(END_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(
         self, fill: Fill, download: Download, where: str, refetched: Callable[[], None]

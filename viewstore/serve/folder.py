@@ -56,10 +56,8 @@ class KeptFiles(LocalFiles):
             FormatError: It is missing, not a regular file, a symbolic link leads to it, or it has
                 not `size` bytes.
         """
-        if name in self.kept:
-            return self.kept[name]
         try:
-            found = Descriptor(_open_below(self._folder.number, name))
+            found = self.kept.get(name) or Descriptor(_open_below(self._folder.number, name))
         except OSError as error:
             why = WHY.get(error.errno or 0, f"cannot be opened: {error.strerror}")
             raise FormatError(f"{name} {why}", where=str(self.root / name)) from error

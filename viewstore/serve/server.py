@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 import uvicorn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 HEADER_SECONDS = 30.0  # in which it must be there
 IDLE_SECONDS = 5  # between two requests of a connection
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 16  # connections, before one of them is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def listen(listening: Listening) -> socket.socket:
     """Return a socket that listens. Raises UnavailableError (VS603): the address is not free."""
     family, address = _resolved(listening)
     try:
-        found = socket.socket(family, socket.SOCK_STREAM)
+        found = Listener(family, socket.SOCK_STREAM)
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -100,14 +102,43 @@ def _cannot_listen(listening: Listening, error: Exception) -> UnavailableError:
     )
 
 
+def most_open() -> int:
+    """Return how many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 16
+
+
+def most_connections() -> int:
+    """Return how many connections there may be: half of what this process may have open."""
+    return most_open() // 2
+
+
+class Listener(socket.socket):
+    """A socket that listens, and leaves a quarter of the descriptors of this process for files.
+
+    Connections that have not said yet who they are by TLS are no connections of `Protocol`.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. Raises ConnectionAbortedError: it was closed, there are too many."""
+        connection, address = super().accept()
+        if connection.fileno() >= most_open() * 3 // 4:  # it is the lowest number that was free
+            connection.close()
+            raise ConnectionAbortedError
+        return connection, address
+
+
 class Protocol(H11Protocol):
-    """HTTP of uvicorn, for which a client has a bounded time to send a header block."""
+    """HTTP of uvicorn, with a bounded time to send a header block, and bounded connections."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _waits_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect()
+        if len(self.connections) > most_connections():
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
@@ -136,8 +167,17 @@ class Protocol(H11Protocol):
         self._expect()
         super().on_response_complete()
 
+    def _make_room(self) -> None:
+        """End the connection that waits for a request longest: descriptors are left for files."""
+        connections = cast("set[Protocol]", self.connections)
+        there = [each for each in connections if not each.transport.is_closing()]
+        if len(there) > most_connections():
+            waiting = (each for each in there if each.cycle is None or each.cycle.response_complete)
+            min(waiting, key=lambda each: each._waits_since).transport.abort()
+
     def _expect(self) -> None:
         self._expect_nothing()
+        self._waits_since = self.loop.time()
         self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
     def _expect_nothing(self) -> None:
@@ -164,6 +204,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(BACKLOG)  # so many may wait, whatever asyncio accepts at once
         self._told = asyncio.ensure_future(self._started())
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:
@@ -208,7 +250,7 @@ def _config(app: ASGIApp, listening: Listening) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         workers=1,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_keep_alive=IDLE_SECONDS,
         ssl_certfile=listening.tls_cert,

@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
+from viewstore.errors import (
+    ConfigError,
+    FormatError,
+    RemoteError,
+    UnavailableError,
+    ViewStoreError,
+)
 from viewstore.files.blob_cache import Checked
 from viewstore.files.fetch import Retry, Traffic
 from viewstore.files.local import checked_blob, matching
@@ -230,14 +236,18 @@ class ThroughStore:
         return found.store()
 
     def check_room(self) -> None:
-        """Raise ConfigError: the cache has too little room for the objects of the store.
+        """Look whether the cache can be used, and has room for the objects of the store.
 
         An origin that does not answer yet may do so later; then this is found then.
+
+        Raises:
+            ConfigError: It has too little room.
+            UnavailableError: It cannot be read or written.
         """
         try:
             self.newest()
         except ViewStoreError as error:
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError | UnavailableError):
                 raise
 
     def newest(self) -> ThroughGeneration | None:

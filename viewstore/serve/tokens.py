@@ -76,7 +76,8 @@ class TokenFile:
         try:
             self._tokens, self._seen = _read(self._path)
         except ConfigError as error:
-            log.warning("%s (%s): %s; the tokens from before stay", error, error.where, error.why)
+            why = error.why or error.fix
+            log.warning("%s (%s): %s; the tokens from before stay", error, error.where, why)
 
 
 def _read(path: Path) -> tuple[FixedTokens, Seen | None]:

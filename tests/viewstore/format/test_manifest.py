@@ -47,7 +47,7 @@ def test_a_commit_cannot_name_another_file(name: str) -> None:
 
 
 def test_a_manifest_whose_store_id_was_changed_is_refused() -> None:
-    derived = dict.fromkeys(("index.json", "index/members.npy", "stats.json"), (1, "x"))
+    derived = dict.fromkeys(("index.json", "index/members.npy", "stats.json"), (1, "4" * 64))
     entry = ViewSetEntry(plan_id="1" * 64, root="2" * 64, derived=derived)
     manifest = Manifest(
         generation=1, previous=None, complete=True, sources_id="3" * 64, view_sets={"t": entry}

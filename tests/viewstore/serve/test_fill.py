@@ -358,3 +358,26 @@ def test_an_object_of_another_size_with_the_same_hash_is_another_object(fills: F
             await whole(other.read(0, SIZE + 1))
 
     run(test())
+
+
+def test_fills_of_a_silent_origin_are_waited_for_together(
+    fills: Fills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill_module, "END_SECONDS", 0.2)
+    waits: list[float] = []
+    join = threading.Thread.join
+
+    def counted(thread: threading.Thread, timeout: float | None = None) -> None:
+        waits.append(timeout or 0.0)
+        join(thread, timeout)
+
+    origins = [Origin(os.urandom(SIZE), opened=0) for _ in range(4)]
+    for each in origins:
+        each.join(fills, each.downloads[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "join", counted)
+        fills.close()
+    assert len(waits) == 4
+    assert sum(waits) < 0.4
+    for each in origins:
+        each.gate.set()

@@ -209,6 +209,14 @@ def test_a_touched_file_keeps_its_etag(live: Path) -> None:
         assert [ask(server, f"/v1/stores/s/{name}") for name in names] == before
 
 
+def test_a_derived_file_that_is_cut_in_its_place_is_not_begun(live: Path) -> None:
+    with serving(live) as server:
+        assert server.ask(f"/v1/stores/s/{NAMES[0]}").status == 200
+        os.truncate(live / NAMES[0], 10)
+        cut = server.ask(f"/v1/stores/s/{NAMES[0]}")
+        assert (cut.status, b"has 10 bytes" in cut.body) == (500, True)
+
+
 def test_the_open_store_is_one_for_each_generation(
     live: Path, two_generations: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +196,13 @@ def test_a_request_without_a_host_is_refused(open_server: Server) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize("path", ["inspect%2f{0}%2f", "inspect/{0}%2fbrowse", "inspect%2f{0}/"])
+def test_a_page_whose_slashes_are_hidden_is_none(
+    open_server: Server, raw_store: Store, path: str
+) -> None:
+    assert open_server.ask("/" + path.format(raw_store.name)).status == 404
+
+
 def test_hosts_are_compared_without_port_and_brackets() -> None:
     assert [host_of(each) for each in ("[fe80::1]:80", "A.b.:1", " x ", "[")] == [
         "fe80::1", "a.b", "x", ""
@@ -308,6 +316,21 @@ def peak_bytes(server: Server) -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) << 10
+
+
+def test_connections_that_wait_leave_descriptors_for_others(large: Store) -> None:
+    path, _ = shard_of(large)
+    with serving(large.root) as server:
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+        stream = Stream(server, path)
+        idle = [socket.create_connection(("127.0.0.1", server.port), LONG) for _ in range(300)]
+        assert server.ask("/healthz").status == 200
+        assert server.ask(f"/v1/stores/{large.name}/manifest.json").status == 200
+        body, size = stream.rest()
+        assert len(body) == size  # one that is answered is not ended for others
+        for each in idle:
+            each.close()
+        assert "Too many open files" not in "".join(server.log)
 
 
 def test_hostile_clients_leave_room_for_others(large: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import resource
 import socket
 import ssl
 import subprocess
@@ -129,6 +130,10 @@ FAR = ("--host", "0.0.0.0", "--port", "0")
         (["STORE", "--root-path", "views"], 2, "--root-path must be a path like /views"),
         (["STORE", "--root-path", "/a b"], 2, "--root-path must be a path like /views"),
         (["STORE", "--root-path", "//x"], 2, "--root-path must be a path like /views"),
+        (["STORE", "--root-path", "/a/../b"], 2, "--root-path must be a path like /views"),
+        (["STORE", "--root-path", "/."], 2, "--root-path must be a path like /views"),
+        (["STORE", "--allowed-host", "http://x"], 2, "--allowed-host must be a host like"),
+        (["STORE", "--allowed-host", ":80"], 2, "--allowed-host must be a host like"),
         (["STORE", "--tls-cert", "x"], 2, "--tls-cert and --tls-key belong together"),
         (["STORE", "--tls-key", "x"], 2, "--tls-cert and --tls-key belong together"),
         (["STORE", "--tls-cert", "x", "--tls-key", "y", "--port", "0"], 2, "cannot be used"),
@@ -198,6 +203,23 @@ def test_tls_serves_what_http_does(raw_store: Store, tmp_path: Path) -> None:
             assert not plain.recv(100).startswith(b"HTTP/1.1 200")
         assert server.ask("/readyz").status == 200
         assert server.stop() == 0
+
+
+def test_clients_that_never_speak_tls_leave_descriptors_for_files(
+    raw_store: Store, tmp_path: Path
+) -> None:
+    cert, key = certificate(tmp_path)
+    context = ssl.create_default_context(cafile=cert)
+    with serving(raw_store.root, "--tls-cert", cert, "--tls-key", key, context=context) as server:
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+        known = server.connection()
+        known.connect()
+        silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(200)]
+        known.request("GET", f"/v1/stores/{raw_store.name}/sources/sources.json")
+        assert known.getresponse().status == 200
+        for each in (known, *silent):
+            each.close()
+        assert "Too many open files" not in "".join(server.log)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["inspect", "--help"]])

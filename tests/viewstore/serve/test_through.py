@@ -29,6 +29,7 @@ from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError, RemoteError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.locks import locked
+from viewstore.inspect.pages.site import Site
 from viewstore.serve import through
 from viewstore.serve.fill import Fills
 from viewstore.serve.local import LocalGeneration
@@ -316,6 +317,13 @@ def test_an_origin_that_never_answered_is_an_error_and_is_not_asked_at_each_requ
     run(test())
 
 
+def test_a_page_of_an_origin_that_does_not_answer_is_502(
+    served: ThroughStore, gates: Gates
+) -> None:
+    gates.down = True
+    assert Site({served.name: served.store}).get(served.name, "").status == 502
+
+
 def test_a_url_without_a_manifest_is_not_ready(
     tmp_path: Path, fills: Fills, told: Told, gates: Gates
 ) -> None:
@@ -418,17 +426,21 @@ def test_a_cache_without_room_for_all_fills_is_refused_with_the_number_it_needs(
             assert refused.value.code == "VS101"
 
 
-def test_the_command_ends_with_2_where_the_cache_has_no_room(
-    store: Store, tmp_path: Path, gates: Gates
+@pytest.mark.parametrize(
+    ("cache", "code", "said"),
+    [("cache", 2, b"VS101"), ("file/cache", 3, b"VS302")],
+)
+def test_the_command_ends_where_the_cache_has_no_room_or_cannot_be_used(
+    store: Store, tmp_path: Path, gates: Gates, cache: str, code: int, said: bytes
 ) -> None:
+    (tmp_path / "file").touch()
     with gated_server(store.root, gates) as url:
         environment = {
-            "VIEWSTORE_CACHE__DIRECTORY": str(tmp_path / "cache"),
-            "VIEWSTORE_CACHE__LIMIT": "1000",
+            "VIEWSTORE_CACHE__DIRECTORY": str(tmp_path / cache),
+            "VIEWSTORE_CACHE__LIMIT": "1000" if code == 2 else "64MiB",
         }
         command = [sys.executable, "-c", PROGRAM, "serve", url, "--port", "0"]
         found = subprocess.run(
             command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False
         )
-    assert found.returncode == 2
-    assert b"VS101" in found.stderr
+    assert (found.returncode, said in found.stderr) == (code, True), found.stderr

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.errors import ConfigError, RemoteError, ViewStoreError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import first_shown
@@ -63,8 +63,7 @@ class Site(Memory):
         except PageError as failure:
             status, error = failure.status, failure.error
         except ViewStoreError as failure:
-            unknown = 404 if failure.code == "VS202" else 400
-            status, error = unknown if isinstance(failure, ConfigError) else 500, failure
+            status, error = _status_of(failure), failure
         return self._error(status, error, root, as_json=fields.get("format") == "json")
 
     def _page(self, name: str, path: str, fields: Mapping[str, str], root: str) -> Page:
@@ -152,6 +151,13 @@ class Site(Memory):
             environment().get_template("error.html").render(status=status, error=facts, root=root)
         )
         return Page(status, "text/html", html.encode())
+
+
+def _status_of(error: ViewStoreError) -> int:
+    """Return what HTTP says of an error: whose it is, the asker's, an origin's or the store's."""
+    if isinstance(error, ConfigError):
+        return 404 if error.code == "VS202" else 400
+    return 502 if isinstance(error, RemoteError) else 500
 
 
 def _fields(query: str) -> dict[str, str]:
