@@ -1,4 +1,4 @@
-"""The shards of a view set, mapped as they are read; threads share the maps."""
+"""Shards of a remote view set, mapped as they are read; threads share the maps."""
 
 from __future__ import annotations
 

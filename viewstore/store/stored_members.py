@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,16 @@ from viewstore.format.plan import Plan
 from viewstore.store.mapped_shards import MappedShards
 from viewstore.store.shard import Shard
 
+Cut = Callable[[int, int], bytes]  # bytes of a shard: offset and size
+
 
 class StoredMembers:
-    """The members of rows: mapped, or fetched as ranges of a remote shard; threads share it."""
+    """The members of rows; threads share it.
+
+    A shard of this disk is opened for each row that is read: one that somebody cuts meanwhile is an
+    error, where reading a map of it would end the process. Remote shards are mapped, or ranges of
+    them are fetched.
+    """
 
     def __init__(
         self,
@@ -30,7 +38,7 @@ class StoredMembers:
     ) -> None:
         """Read members of `plan` where the table `members` [N, M] says that they lie.
 
-        `cache` brings remote shards; None: they lie here.
+        `cache` brings remote shards, which are `mapped`; None: they lie here.
         """
         self._plan, self._members = plan, members
         self._shards, self._mapped, self._cache = shards, mapped, cache
@@ -49,17 +57,26 @@ class StoredMembers:
             for extension, member in zip(self._plan.members, self._members[row], strict=True)
             if only is None or extension in only
         }
-        if only is not None and self._cache is not None:
-            shard = self._shards[number]
-            if not self._cache.holds(shard.blob.sha256):
-                return self._fetched(row, shard, members, self._cache)
-        data = self._mapped[number]
+        if self._cache is None:
+            return self._read_here(row, number, members)
+        shard = self._shards[number]
+        if only is not None and not self._cache.holds(shard.blob.sha256):
+            return self._fetched(row, shard, members, self._cache)
         try:
-            return self._cut(row, number, data, members)
+            return self._cut(row, number, _cut_of(self._mapped[number]), members)
         except FormatError:
             if not self._mapped.again(number):
                 raise
-        return self._cut(row, number, self._mapped[number], members)
+        return self._cut(row, number, _cut_of(self._mapped[number]), members)
+
+    def _read_here(self, row: int, number: int, members: Mapping[str, Any]) -> dict[str, bytes]:
+        descriptor = self._shards[number].open()
+        try:
+            return self._cut(
+                row, number, lambda begin, size: os.pread(descriptor, size, begin), members
+            )
+        finally:
+            os.close(descriptor)
 
     def _fetched(
         self, row: int, shard: Shard, members: Mapping[str, Any], cache: BlobCache
@@ -71,14 +88,12 @@ class StoredMembers:
             payloads[extension] = cache.part(shard.path, begin, begin + size, check)
         return payloads
 
-    def _cut(
-        self, row: int, number: int, data: NDArray[np.uint8], members: Mapping[str, Any]
-    ) -> dict[str, bytes]:
+    def _cut(self, row: int, number: int, cut: Cut, members: Mapping[str, Any]) -> dict[str, bytes]:
+        shard = self._shards[number]
         payloads = {}
         for extension, member in members.items():
-            begin, size = int(member["offset"]), int(member["size"])
-            payload = data[begin : begin + size].tobytes()
-            shard, crc32 = self._shards[number], int(member["crc32"])
+            payload = cut(int(member["offset"]), int(member["size"]))
+            crc32 = int(member["crc32"])
             payloads[extension] = self._checked(row, shard, extension, crc32, payload)
         return payloads
 
@@ -91,3 +106,7 @@ class StoredMembers:
                 fix=shard.repair,
             )
         return payload
+
+
+def _cut_of(data: NDArray[np.uint8]) -> Cut:
+    return lambda begin, size: data[begin : begin + size].tobytes()

@@ -357,7 +357,7 @@ class ViewSet:
         return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
 
     @cached_property
-    def _members_of_rows(self) -> StoredMembers:
+    def _stored(self) -> StoredMembers:
         mapped = MappedShards(self.shards, self.most_open)
         return StoredMembers(self.plan, self.members, self.shards, mapped, self.files.cache)
 
@@ -431,7 +431,7 @@ class ViewSet:
                 if self.kind == "recipe"
                 else None,
             )
-        return self._members_of_rows.read(row, self._check_built(row), only)
+        return self._stored.read(row, self._check_built(row), only)
 
     def _chunk(self, column: Column, number: int) -> memoryview:
         return read_chunk(self.files, self.paths.root, self.shards[number], column)

@@ -17,9 +17,12 @@ from PIL import Image
 
 import viewstore
 from tests.viewstore.small_stores import build_small
+from viewstore.errors import FormatError
 from viewstore.sources import reader
-from viewstore.store import view_set
 from viewstore.store.kept import Kept
+from viewstore.store.mapped_shards import MappedShards
+from viewstore.store.stored_members import StoredMembers
+from viewstore.store.view_set import ViewSet
 
 ROWS, THREADS, READS = 24, 6, 300
 
@@ -54,18 +57,34 @@ class Yielding(dict[int, Any]):
         super().__delitem__(key)
 
 
+def map_two(views: ViewSet) -> None:
+    """Have the shards of a local view set mapped as those of a remote one, two at a time."""
+    maps = MappedShards(views.shards, lambda: 2)
+    maps._maps = Yielding()
+
+    class Held:
+        """A cache that holds every shard."""
+
+        def holds(self, sha256: str) -> bool:
+            return True
+
+    held: Any = Held()
+    views.__dict__["_stored"] = StoredMembers(views.plan, views.members, views.shards, maps, held)
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["two maps", "opened for each row"])
 def test_threads_read_what_one_reads(
-    tmp_path: Path, photographs: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photographs: str, monkeypatch: pytest.MonkeyPatch, mapped: bool
 ) -> None:
     build_small(tmp_path / "s", photographs, shard_rows=1)
     expected = list(viewstore.open(tmp_path / "s").view_set("simclr"))
     flips = viewstore.open(tmp_path / "s").view_set("simclr").params["flip"].tolist()
-    monkeypatch.setattr(view_set, "MOST_MAPS", 2)
     monkeypatch.setattr(reader, "most_descriptors", lambda: 2)
     store = viewstore.open(tmp_path / "s")
     store.keep_columns(Kept(ROWS * 2, lambda column: column.nbytes))  # one column of two
     views = store.view_set("simclr")
-    views._mapped._maps = Yielding()
+    if mapped:
+        map_two(views)
     store.source._files = Yielding()
 
     def read(seed: int) -> int:
@@ -80,3 +99,17 @@ def test_threads_read_what_one_reads(
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert sum(pool.map(read, range(THREADS))) == THREADS * READS
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_an_error_and_not_the_end(
+    tmp_path: Path, photographs: str
+) -> None:
+    build_small(tmp_path / "s", photographs, shard_rows=ROWS)
+    views = viewstore.open(tmp_path / "s").view_set("simclr")
+    views[0]  # whatever is kept of the shard is kept now
+    path = Path(views.shards[0].where)
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(FormatError, match="shorter than its commit says"):
+        views[ROWS - 1]
