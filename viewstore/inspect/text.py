@@ -180,6 +180,8 @@ def rows_text(facts: Facts) -> str:
         for each in facts["rows"]
     ]
     lines = table(["key", "row", "label", *told], rows) if rows else []
+    if facts["ranked"]:
+        lines.insert(0, facts["ranked"])
     query = f": {facts['understood']}" if facts["understood"] else ""
     shown, count = len(rows), counted(facts["count"], "sample")
     return "\n".join([*lines, f"{shown} of {count}, the store has {facts['samples']}{query}"])
