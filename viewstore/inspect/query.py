@@ -21,7 +21,15 @@ from viewstore.format.plan import checked_seed
 from viewstore.inspect.ranking import OFF_BY, Ranking, json_numbers, ranking_of
 from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
-from viewstore.store.matching import SOURCE_COLUMNS, Filter, Found, Place, bind, find_column
+from viewstore.store.matching import (
+    SOURCE_COLUMNS,
+    Filter,
+    Found,
+    Place,
+    bind,
+    find_column,
+    is_single,
+)
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.store.where import Joined
@@ -340,8 +348,7 @@ def _extreme(
 
 def _single(view_set: ViewSet) -> list[str]:
     """Return the columns of a view set that hold single numbers."""
-    plan = view_set.plan
-    return [each.name for each in plan.columns if len(each.shape) <= plan.per_view(each.name)]
+    return [each.name for each in view_set.plan.columns if is_single(view_set, each.name)]
 
 
 def _names(view_set: ViewSet | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from viewstore.store.where import (
 # Rows looked at together: what a filter takes of memory does not grow with the store.
 BLOCK_ROWS = 1 << 16
 Rows = slice | NDArray[np.int64]  # of a store: [begin, end), or these [B]
+VECTORS = frozenset({"feature", "latent"})
 SOURCE_COLUMNS = ("label", "index", "height", "width")
 
 
@@ -60,7 +62,7 @@ class Found:
                 stored = params[self.name][rows]
             else:
                 stored = params.rows(self.name, _numbered(rows))
-            values = stored if stored.ndim > 1 else stored[:, None]
+            values = stored.reshape(len(stored), math.prod(stored.shape[1:]))
             return values, self.view_set.plan.column(self.name).missing(values)
         if self.name == "index":
             values = _numbered(rows)[:, None]
@@ -209,10 +211,36 @@ def _of_view_set(view_set: ViewSet, name: str, place: Place) -> Found:
         hint = nearest(name, list(view_set.params))
         message = f"must name a column of {view_set.name}, got {name!r}; {hint}"
         raise place.error(message, code="VS102")
-    column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
-    if len(column.shape) > per_view:
-        raise place.error(f"must name a column of single numbers; {name} has {column.shape} a row")
-    return Found(name, view_set, per_view)
+    if not is_single(view_set, name):
+        raise place.error(
+            f"must name a column of single numbers; {name} has {_numbers_of(view_set, name)}, "
+            f"which {_page_of(view_set, name)}"
+        )
+    return Found(name, view_set, view_set.plan.per_view(name))
+
+
+def is_single(view_set: ViewSet, name: str) -> bool:
+    """Return whether a column has one number for each view, or one for the sample."""
+    return math.prod(_entry(view_set, name)) == 1
+
+
+def _entry(view_set: ViewSet, name: str) -> tuple[int, ...]:
+    """Return the shape of what a column holds of each view, or of the sample."""
+    return view_set.plan.column(name).shape[view_set.plan.per_view(name) :]
+
+
+def _numbers_of(view_set: ViewSet, name: str) -> str:
+    sides = " x ".join(map(str, _entry(view_set, name)))
+    return f"{sides} numbers a {'view' if view_set.plan.per_view(name) else 'sample'}"
+
+
+def _page_of(view_set: ViewSet, name: str) -> str:
+    """Return which pages of viewstore inspect --web show a column, in words."""
+    if name in VECTORS:
+        return "the page Embeddings shows"
+    if view_set.plan.column(name).per == "choice" or name.startswith("pair_"):
+        return "the page Pairs shows"
+    return "the page of a sample and viewstore inspect STORE KEY show"
 
 
 def _compared(store: Store, test: Test, column: Found, place: Place) -> Bound:

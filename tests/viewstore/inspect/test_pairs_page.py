@@ -123,15 +123,47 @@ def test_only_the_selected_views_are_shown_as_pictures(site: Site) -> None:
     assert views == wanted
 
 
-def test_pages_go_from_most_to_least_spread(site: Site) -> None:
-    spreads = [
-        each["spread"]
+@pytest.mark.parametrize(("order", "number"), [("", "loss"), ("&order=spread", "spread")])
+def test_pages_go_from_the_greatest_to_the_least(site: Site, order: str, number: str) -> None:
+    found = [
+        each["numbers"][number]
         for page in range(1, 5)
-        for each in facts_of(site, f"set=hard&page={page}")["samples"]["rows"]
+        for each in facts_of(site, f"set=hard&page={page}{order}")["samples"]["rows"]
     ]
-    assert len(spreads) == ROWS
-    assert spreads == sorted(spreads, reverse=True)
-    for query in ("page=0", "page=5", "page=x", "page=%C2%B2", "order=else"):
+    assert len(found) == ROWS
+    assert found == sorted(found, reverse=True)
+
+
+def test_the_first_order_is_the_loss_of_the_selected_pair(site: Site) -> None:
+    samples = facts_of(site, "set=hard")["samples"]
+    assert list(samples["orders"]) == ["loss", "spread", "-spread", "row"]  # there is no margin
+    loss = tables(3)["pair_loss"].astype(np.float64)
+    for each in samples["rows"]:
+        losses = []
+        for group in each["groups"]:
+            if pair := group["chosen"].get("selected"):
+                first, second = pair[0] % 4, pair[1] % 4
+                both = loss[each["row"], pair[0], second], loss[each["row"], pair[1], first]
+                losses.append(sum(both) / 2)
+        assert each["numbers"]["loss"] == pytest.approx(max(losses), abs=1e-6)
+    text = html_of(site, "set=hard").text
+    for words in (*samples["orders"].values(), *samples["meanings"].values()):
+        assert words in text
+    assert "the loss of each the mean of both orders" in text
+
+
+def test_losses_are_told_with_digits_that_tell_them_apart(site: Site) -> None:
+    body = site.get("s", "pairs", "set=hard&order=row").body.decode()
+    for each in facts_of(site, "set=hard&order=row")["samples"]["rows"]:
+        for group in each["groups"]:
+            known = [value for line in group["losses"] for value in line if value is not None]
+            if known:
+                assert 10 <= np.ptp(known) * 10 ** group["decimals"] < 1000
+                assert f"{known[0]:.{group['decimals']}f}</td>" in body
+
+
+def test_pages_and_orders_that_are_none_are_refused(site: Site) -> None:
+    for query in ("page=0", "page=5", "page=x", "page=%C2%B2", "order=else", "order=margin"):
         assert site.get("s", "pairs", f"set=hard&{query}").status == 400
 
 
