@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from viewstore.format.stats import COMPONENTS
 from viewstore.inspect.distributions import Bar
+from viewstore.inspect.numbers import no_number
 from viewstore.store.described import newest_about
 from viewstore.store.matching import is_single
 from viewstore.store.store import Store
@@ -135,6 +136,8 @@ def column_values(
 ) -> NDArray[Any]:
     """Return a column or component, [N, 1 or V], with NaN where a value was never written.
 
+    So it is where a value says "off" or "none", which is no number.
+
     `rows`: Those that are wanted; None: all.
     """
     base, _, part = name.partition(".")
@@ -143,6 +146,8 @@ def column_values(
     if part:
         values = values[..., COMPONENTS[base].index(part)]
     missing = column.missing(values)
+    if (word := no_number(base)) is not None:
+        missing = missing | (values == word[0])
     if missing.any() and not np.isnan(column.fill):
         values = np.where(missing, np.nan, values)
     return values.reshape(len(values), math.prod(values.shape[1:]))

@@ -33,7 +33,6 @@ from viewstore.store.where import (
 # Rows looked at together: what a filter takes of memory does not grow with the store.
 BLOCK_ROWS = 1 << 16
 Rows = slice | NDArray[np.int64]  # of a store: [begin, end), or these [B]
-VECTORS = frozenset({"feature", "latent"})
 SOURCE_COLUMNS = ("label", "index", "height", "width")
 
 
@@ -213,8 +212,8 @@ def _of_view_set(view_set: ViewSet, name: str, place: Place) -> Found:
         raise place.error(message, code="VS102")
     if not is_single(view_set, name):
         raise place.error(
-            f"must name a column of single numbers; {name} has {_numbers_of(view_set, name)}, "
-            f"which {_page_of(view_set, name)}"
+            f"must name a column of single numbers; {name} has {numbers_of(view_set, name)}, "
+            f"which {_told_by(view_set, name)}"
         )
     return Found(name, view_set, view_set.plan.per_view(name))
 
@@ -229,18 +228,25 @@ def _entry(view_set: ViewSet, name: str) -> tuple[int, ...]:
     return view_set.plan.column(name).shape[view_set.plan.per_view(name) :]
 
 
-def _numbers_of(view_set: ViewSet, name: str) -> str:
+def numbers_of(view_set: ViewSet, name: str) -> str:
+    """Return how many numbers a column has of what, in words: "128 numbers a view"."""
     sides = " x ".join(map(str, _entry(view_set, name)))
     return f"{sides} numbers a {'view' if view_set.plan.per_view(name) else 'sample'}"
 
 
-def _page_of(view_set: ViewSet, name: str) -> str:
-    """Return which pages of viewstore inspect --web show a column, in words."""
-    if name in VECTORS:
-        return "the page Embeddings shows"
-    if view_set.plan.column(name).per == "choice" or name.startswith("pair_"):
-        return "the page Pairs shows"
-    return "the page of a sample and viewstore inspect STORE KEY show"
+def page_of(view_set: ViewSet, name: str) -> str:
+    """Return the title of the page that shows a column of several numbers; "": none does."""
+    column = view_set.plan.column(name)
+    if column.per == "choice" or name.startswith("pair_"):
+        return "Pairs"
+    if column.pack and name != "feature":
+        return "Stats"
+    return "Embeddings" if len(_entry(view_set, name)) == 1 else ""
+
+
+def _told_by(view_set: ViewSet, name: str) -> str:
+    page = page_of(view_set, name)
+    return f"the page {page} shows" if page else f"no page shows; view_set.params[{name!r}] does"
 
 
 def _compared(store: Store, test: Test, column: Found, place: Place) -> Bound:
