@@ -40,8 +40,10 @@ class Ranking:
         NaN where no view was measured.
         """
         params = self.view_set.params
-        whole = isinstance(rows, slice)
-        values = params[self.column][rows] if whole else params.take(self.column, rows)
+        if isinstance(rows, slice):
+            values = params[self.column][rows]
+        else:
+            values = params.take(self.column, rows)
         found = np.full(len(values), np.nan)
         for of_view in values.reshape(len(values), -1).T:
             far = of_view.astype(np.float64)
