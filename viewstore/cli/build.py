@@ -231,7 +231,8 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     """Answer with what a build came to; return its exit code."""
     from viewstore.format.paths import StorePaths
-    from viewstore.inspect.inversion import inversion_report, is_inversion
+    from viewstore.inspect.inversion import inversion_report
+    from viewstore.inspect.ranking import is_inversion
     from viewstore.sources.record import read_sources
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of

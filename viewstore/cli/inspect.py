@@ -160,8 +160,8 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
     """Show the columns of params, and what the view sets cost on this machine."""
     from viewstore.cli.costs import cost_lines, store_costs
     from viewstore.inspect.chosen_rows import choose_view_sets
-    from viewstore.inspect.summary import column_facts
-    from viewstore.inspect.text import histogram_lines, stats_table
+    from viewstore.inspect.summary import column_facts, unsummarised
+    from viewstore.inspect.text import histogram_lines, stats_table, unsummarised_lines
 
     opened = _opened(terminal, store)
     chosen = choose_view_sets(opened, view_set)
@@ -174,6 +174,7 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
     for each in chosen:
         found = facts[each.name] = column_facts(each, column or None)
         lines += [f"view set {each.name}", *stats_table(found)]
+        lines += unsummarised_lines(unsummarised(each)) if column is None else []
         for name, summary in found.items() if column else ():
             lines += ["", name, *histogram_lines(name, summary)]
         if each.name in costs:

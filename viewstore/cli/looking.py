@@ -173,6 +173,7 @@ def chosen_samples(
         "count": len(found),
         "understood": asked.text,
         "columns": asked.columns,
+        "ranked": asked.ranked(found),
         "rows": asked.listed(rows),
     }
     return Chosen(rows, {"where": asked.text, "sort": query.sort}, facts)
@@ -180,13 +181,15 @@ def chosen_samples(
 
 def _query(view_sets: Sequence[ViewSet], options: Mapping[str, Any]) -> Query:
     from viewstore.inspect.query import RANDOM, WORST, Query
+    from viewstore.inspect.ranking import ranking_of
 
     sort = options["sort"] or ""
     if options["worst"]:
         if len(view_sets) != 1:
-            names = ", ".join(each.name for each in view_sets)
+            names = ", ".join(each.name for each in view_sets if ranking_of(each) is not None)
             raise ConfigError(
-                "--worst is about one view set", fix=f"name it with --view-set: {names}"
+                "--worst is about one view set that has a goal",
+                fix=f"name it with --view-set: {names}" if names else "order by a column: --sort",
             )
         sort = WORST
     elif options["at_random"]:

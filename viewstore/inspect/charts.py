@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 300, 130
 LEFT, RIGHT, TOP, BOTTOM = 34, WIDTH - 10, 26, HEIGHT - 18  # of the area of data
 UPPER = TOP - 14  # top of that area where no labels lie above it
 WIDEST, LABEL_ROOM = 60, 25  # of a bar, and from a label of bars to the next, in pixels
+CHARACTER = 6.4  # pixels that a digit takes, at most
 BAR, BAND, MARK, AXIS = "#0072B2", "#009E73", "#A32800", "#9A9A9A"
 BAND_OPACITY, PAIRED_OPACITY = 0.18, 0.55
 DENSITY_WIDTH, DENSITY_HEIGHT = 480, 300  # a density needs more room than bars
@@ -53,8 +54,8 @@ def histogram(
 ) -> str:
     """Return bars over their values; `band` is shaded, `marks` are vertical lines."""
     edges = [edge for bar in bars for edge in (bar.low, bar.high)]
-    x_of = _scale_across(edges + _extra_values(marks, band))
     most = max((bar.count for bar in bars), default=0)
+    x_of = _scale_across(edges + _extra_values(marks, band), _left_of(f"{most:,}"))
     y_of = _Scale(0, most or 1, BOTTOM, TOP)
     parts = [_vertical_band(x_of, band)]
     for bar in bars:
@@ -69,6 +70,11 @@ def histogram(
     parts.append(_axes(x_of, f"{most:,}", "0", ends=not labelled))
     parts.append(_vertical_marks(x_of, marks))
     return svg.document(WIDTH, HEIGHT, title, parts)
+
+
+def _left_of(*labels: str) -> float:
+    """Return where the area of data begins, right of the labels of the vertical axis."""
+    return max(LEFT, CHARACTER * max(map(len, labels)) + 6)
 
 
 def _share(share: float) -> str:
@@ -94,24 +100,26 @@ def ranges(
     """Return a box per group: percentiles 5 to 95 as a line, 25 to 75 as a box, 50 as a tick."""
     values = [value for group in groups for value in group.percentiles]
     y_of = _padded_scale(values + _extra_values(marks, band), BOTTOM, UPPER)
+    high, low = axis_number(y_of.high), axis_number(y_of.low)
+    left = _left_of(high, low)
     parts = []
     if band is not None:
         top, bottom = y_of(min(band[1], y_of.high)), y_of(band[0])
-        parts.append(svg.rect(LEFT, top, RIGHT - LEFT, bottom - top, BAND, BAND_OPACITY))
-    step = (RIGHT - LEFT) / max(len(groups), 1)
+        parts.append(svg.rect(left, top, RIGHT - left, bottom - top, BAND, BAND_OPACITY))
+    step = (RIGHT - left) / max(len(groups), 1)
     width = min(step * 0.6, 18)
     for number, group in enumerate(groups):
-        middle = LEFT + step * (number + 0.5)
+        middle = left + step * (number + 0.5)
         p5, p25, p50, p75, p95 = (y_of(value) for value in group.percentiles)
         parts.append(svg.line(middle, p5, middle, p95, BAR))
         parts.append(svg.rect(middle - width / 2, p75, width, max(p25 - p75, 0.8), BAR, 0.45))
         parts.append(svg.line(middle - width / 2, p50, middle + width / 2, p50, svg.INK, 1.5))
         if len(groups) <= 24 or number % 10 == 0:
             parts.append(svg.text(middle, HEIGHT - 5, group.label, "middle"))
-    parts += [_horizontal_mark(y_of, mark) for mark in marks]
-    parts.append(svg.line(LEFT, UPPER, LEFT, BOTTOM, AXIS))
-    parts.append(svg.text(LEFT - 4, TOP - 6, axis_number(y_of.high), "end"))
-    parts.append(svg.text(LEFT - 4, BOTTOM, axis_number(y_of.low), "end"))
+    parts.append(_horizontal_marks(y_of, marks, left, RIGHT))
+    parts.append(svg.line(left, UPPER, left, BOTTOM, AXIS))
+    parts.append(svg.text(left - 4, TOP - 6, high, "end"))
+    parts.append(svg.text(left - 4, BOTTOM, low, "end"))
     return svg.document(WIDTH, HEIGHT, title, parts)
 
 
@@ -120,7 +128,7 @@ def paired(first: Sequence[Bar], second: Sequence[Bar], *, title: str) -> str:
 
     Each is drawn by the shares of its own values, so that both have the same area.
     """
-    x_of = _scale_across([edge for bar in first for edge in (bar.low, bar.high)])
+    x_of = _scale_across([edge for bar in first for edge in (bar.low, bar.high)], LEFT)
     wholes = [max(sum(bar.count for bar in bars), 1) for bars in (first, second)]
     shares = [
         [bar.count / whole for bar in bars]
@@ -150,7 +158,8 @@ def density(
 
     `band` is shaded on the horizontal axis, `marks` are lines at values of the vertical one.
     """
-    x_of = _Scale(*grid.across, LEFT, DENSITY_WIDTH - 10)
+    high, low = map(axis_number, reversed(grid.up))
+    x_of = _Scale(*grid.across, _left_of(high, low), DENSITY_WIDTH - 10)
     y_of = _Scale(*grid.up, DENSITY_HEIGHT - 18, UPPER)
     most = max(map(max, grid.counts))
     width = (x_of.last - x_of.first) / len(grid.counts[0])
@@ -161,16 +170,14 @@ def density(
         for column, count in enumerate(counts):
             if count:
                 opacity = round(0.1 + 0.9 * math.sqrt(count / most), 2)
-                parts.append(svg.rect(LEFT + column * width, y, width, height, BAR, opacity))
+                parts.append(svg.rect(x_of.first + column * width, y, width, height, BAR, opacity))
     if band is not None:
         ends = [x_of(min(max(end, x_of.low), x_of.high)) for end in band]
         top, tall = y_of.last, y_of.first - y_of.last
         parts.append(svg.rect(ends[0], top, ends[1] - ends[0], tall, BAND, BAND_OPACITY))
     inside = [mark for mark in marks if y_of.low <= mark.value <= y_of.high]
-    parts += [_horizontal_mark(y_of, mark, x_of.last) for mark in inside]
-    parts.append(
-        _axes(x_of, axis_number(y_of.high), axis_number(y_of.low), floor=y_of.first, top_y=UPPER)
-    )
+    parts.append(_horizontal_marks(y_of, inside, x_of.first, x_of.last))
+    parts.append(_axes(x_of, high, low, floor=y_of.first, top_y=UPPER))
     return svg.document(DENSITY_WIDTH, DENSITY_HEIGHT, title, parts)
 
 
@@ -180,9 +187,9 @@ def _extra_values(marks: Sequence[Mark], band: Band | None) -> list[float]:
     return [mark.value for mark in marks] + ends
 
 
-def _scale_across(values: Sequence[float]) -> _Scale:
+def _scale_across(values: Sequence[float], left: float) -> _Scale:
     low, high = min(values, default=0.0), max(values, default=1.0)
-    return _Scale(low, high if high > low else low + 1, LEFT, RIGHT)
+    return _Scale(low, high if high > low else low + 1, left, RIGHT)
 
 
 def _padded_scale(values: Sequence[float], first: float, last: float) -> _Scale:
@@ -202,12 +209,12 @@ def _axes(
 ) -> str:
     """Draw the floor and the ends of the vertical and, if `ends`, the horizontal axis."""
     parts = [
-        svg.line(LEFT, floor, x_of.last, floor, AXIS),
-        svg.text(LEFT - 4, top_y + 7, top, "end"),
-        svg.text(LEFT - 4, floor, bottom, "end"),
+        svg.line(x_of.first, floor, x_of.last, floor, AXIS),
+        svg.text(x_of.first - 4, top_y + 7, top, "end"),
+        svg.text(x_of.first - 4, floor, bottom, "end"),
     ]
     if ends:
-        parts.append(svg.text(LEFT, floor + 13, axis_number(x_of.low), "start"))
+        parts.append(svg.text(x_of.first, floor + 13, axis_number(x_of.low), "start"))
         parts.append(svg.text(x_of.last, floor + 13, axis_number(x_of.high), "end"))
     return "".join(parts)
 
@@ -231,7 +238,10 @@ def _vertical_marks(x_of: _Scale, marks: Sequence[Mark]) -> str:
     return "".join(parts)
 
 
-def _horizontal_mark(y_of: _Scale, mark: Mark, right: float = RIGHT) -> str:
-    y = y_of(mark.value)
-    label = svg.text(right, y - 3, mark.label, "end", MARK, outlined=True)
-    return svg.line(LEFT, y, right, y, MARK, dashed=True) + label
+def _horizontal_marks(y_of: _Scale, marks: Sequence[Mark], left: float, right: float) -> str:
+    """Draw marks as lines, and their labels above the data, which they would cover."""
+    lines = [
+        svg.line(left, y, right, y, MARK, dashed=True) for y in (y_of(each.value) for each in marks)
+    ]
+    labels = ", ".join(each.label for each in marks)
+    return "".join(lines) + (svg.text(right, UPPER - 3, labels, "end", MARK) if labels else "")

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
+from viewstore.inspect.ranking import ranking_of
 from viewstore.randomness import Stream
-from viewstore.store.constraints import constraints_of
 from viewstore.store.store import Store
+from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 
@@ -51,28 +52,11 @@ def _words(samples: int, seed: int) -> NDArray[np.uint64]:
 
 
 def worst_rows(view_set: ViewSet, count: int) -> list[int]:
-    """Return up to `count` rows with a view that failed or missed its goal, the worst first.
-
-    Those that failed come first, then those farthest from their goal, then the others with
-    status 2.
-    """
-    status = view_set.params["status"].reshape(len(view_set), -1).T
-    missed = np.zeros(len(view_set))
-    missed[np.logical_or.reduce(status == Status.GOAL_NOT_MET)] = 1
-    constraints = constraints_of(view_set)
-    if "distance" in view_set.params:
-        off = np.zeros(len(view_set))
-        for of_view in view_set.params["distance"].T:
-            distance = of_view.astype(np.float64)
-            if constraints is not None:
-                low, high = constraints.band
-                distance = np.maximum(low - distance, distance - high)
-            np.maximum(off, np.nan_to_num(distance, nan=0.0), out=off)
-        missed += off if constraints is not None else off * missed
-    missed[np.logical_or.reduce(status >= Status.FAILED)] = np.inf
-    wrong = np.flatnonzero(missed > 0)
-    rows: list[int] = wrong[np.argsort(-missed[wrong], kind="stable")[:count]].tolist()
-    return rows
+    """Return up to `count` rows with a view that failed or missed its goal, the worst first."""
+    status, ranking = worst_status(view_set), ranking_of(view_set)
+    wrong = np.flatnonzero(status >= Status.GOAL_NOT_MET)
+    found: list[int] = (wrong if ranking is None else ranking.order(wrong))[:count].tolist()
+    return found
 
 
 def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:

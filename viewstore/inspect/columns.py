@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from viewstore.format.stats import COMPONENTS
 from viewstore.inspect.distributions import Bar
+from viewstore.inspect.numbers import no_number
 from viewstore.store.described import newest_about
+from viewstore.store.matching import is_single
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -105,7 +107,7 @@ def column_filter(
     None: a filter cannot ask for it, since it has several numbers for each view.
     """
     column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
-    if len(column.shape) > per_view:
+    if not is_single(view_set, name):
         return None
     meant = view_set.name
     if view_set is not shown and newest_about(store, meant, [shown.plan.id]) is not view_set:
@@ -116,10 +118,10 @@ def column_filter(
 def single_columns(view_set: ViewSet) -> list[str]:
     """Return the columns of a view set that hold single numbers, and the components of others."""
     found = []
-    for name, column in view_set.params.columns.items():
+    for name in view_set.params.columns:
         if name in COMPONENTS:
             found += [f"{name}.{part}" for part in COMPONENTS[name]]
-        elif len(column.shape) <= view_set.plan.per_view(name):
+        elif is_single(view_set, name):
             found.append(name)
     return found
 
@@ -134,6 +136,8 @@ def column_values(
 ) -> NDArray[Any]:
     """Return a column or component, [N, 1 or V], with NaN where a value was never written.
 
+    So it is where a value says "off" or "none", which is no number.
+
     `rows`: Those that are wanted; None: all.
     """
     base, _, part = name.partition(".")
@@ -142,6 +146,8 @@ def column_values(
     if part:
         values = values[..., COMPONENTS[base].index(part)]
     missing = column.missing(values)
+    if (word := no_number(base)) is not None:
+        missing = missing | (values == word[0])
     if missing.any() and not np.isnan(column.fill):
         values = np.where(missing, np.nan, values)
     return values.reshape(len(values), math.prod(values.shape[1:]))

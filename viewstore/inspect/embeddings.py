@@ -16,6 +16,7 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import MADE, Column
 from viewstore.format.plan import SOURCE
 from viewstore.randomness import Stream
+from viewstore.store.matching import is_single
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -297,5 +298,5 @@ def _numbers(store: Store, embedding: Embedding) -> Sequence[tuple[ViewSet, str]
         (each, column.name)
         for each in sets
         for column in each.plan.columns
-        if column.pack and len(column.shape) == (column.per == "view") and column.name != "dhash"
+        if column.pack and is_single(each, column.name) and column.name != "dhash"
     ]

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from viewstore.format.columns import Status
 from viewstore.inspect.numbers import number, percent
+from viewstore.inspect.ranking import ERROR, SHIFT, ranking_of
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 WORST = 16
-ERROR, SHIFT = "x_invert_mse", "anchor_shift"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,6 @@ class InversionReport:
         return asdict(self)
 
 
-def is_inversion(view_set: ViewSet) -> bool:
-    """Return whether the views of a view set are reconstructions, made by an inversion."""
-    return ERROR in view_set.params and view_set.plan.parent is None
-
-
 def inversion_report(store: Store, view_set: ViewSet) -> InversionReport:
     """Return what the inversion `view_set` came to. Raises FormatError: params are damaged."""
     params = view_set.params
@@ -84,7 +79,7 @@ def inversion_report(store: Store, view_set: ViewSet) -> InversionReport:
     made = (status == Status.OK) | (status == Status.GOAL_NOT_MET)
     columns = {name: params[name] for name in (ERROR, SHIFT) if name in params}
     worst = []
-    for row in farthest_rows(view_set, WORST):
+    for row in _worst(view_set, status):
         figures = {name: _finite(values[row]) for name, values in columns.items()}
         worst.append(
             Reconstruction(
@@ -104,18 +99,13 @@ def inversion_report(store: Store, view_set: ViewSet) -> InversionReport:
     )
 
 
-def farthest_rows(view_set: ViewSet, count: int) -> list[int]:
-    """Return up to `count` rows of an inversion, the farthest from their image first.
-
-    Those that failed come first. What counts is the feature distance, else the pixel error.
-    """
-    params = view_set.params
-    status = params["status"][:, 0]
-    far = np.nan_to_num(params[SHIFT if SHIFT in params else ERROR].astype(np.float64), nan=0.0)
-    far[status == Status.FAILED] = np.inf
-    rows = np.flatnonzero((status != Status.NEVER_WRITTEN) & (status != Status.UNREADABLE))
-    order: list[int] = rows[np.argsort(-far[rows], kind="stable")[:count]].tolist()
-    return order
+def _worst(view_set: ViewSet, status: NDArray[np.uint8]) -> list[int]:
+    """Return the rows of the report's worst; a source that could not be read is none of them."""
+    ranking = ranking_of(view_set)
+    assert ranking is not None, "every inversion has one"
+    ordered = ranking.order()
+    rows: list[int] = ordered[status[ordered] != Status.UNREADABLE][:WORST].tolist()
+    return rows
 
 
 def _spread(values: NDArray[Any]) -> Spread | None:

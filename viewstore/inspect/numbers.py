@@ -51,6 +51,13 @@ def brief(value: Any) -> str:  # noqa: ANN401
     return str(value)
 
 
+def no_number(column: str) -> tuple[int, str] | None:
+    """Return the value of a column that says "off" or "none", and that word; None: it has none."""
+    if column in OFF:
+        return OFF[column], OFF_WORD
+    return (NONE[column], NONE_WORD) if column in NONE else None
+
+
 def is_off(column: str, value: object) -> bool:
     """Return whether a value of a params column says that nothing was done."""
     return column in OFF and value == OFF[column]

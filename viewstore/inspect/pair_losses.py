@@ -6,6 +6,7 @@ loss is not finite was never scored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ BLOCK_ROWS = 1 << 15
 BINS, CELLS = 32, 24  # of histograms; of each side of a density
 CHOICES = ("selected", "easiest", "random", "min_iou")
 NO_VIEW, NO_PAIR = 255, -1
+MOST_DECIMALS = 6  # of a loss in a table: float32 has no more
 
 Pairs = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -57,6 +59,11 @@ class PairTable:
     candidates: int
     directed: bool
     choices: tuple[str, ...]
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the set says by how much each selected pair leads the second."""
+        return "selected" in self.choices and "margin" in self.view_set.params
 
     @property
     def logged(self) -> bool:
@@ -175,6 +182,9 @@ class PairNumbers:
         scored: Groups with a finite loss.
         agree: Of them, those whose selected pair has the greatest loss.
         spread: Of each sample: greatest less least loss of a pair of one group, [N]; NaN.
+        loss: Of each sample: greatest loss of a selected pair, [N]; NaN where none is.
+        margin: Of each sample: greatest lead of a selected pair over the second, as it is stored,
+            [N]; NaN where there is no second.
         overlaps: LeastOverlap by name of the choice.
         density: Pairs by overlap (rows) and loss (columns), [CELLS, CELLS].
         moments: Number, sums of overlap, loss, their squares, and their product.
@@ -186,6 +196,8 @@ class PairNumbers:
     total: dict[str, float]
     number: dict[str, int]
     spread: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    margin: NDArray[np.float32]
     by_view: dict[str, NDArray[np.int64]]
     density: NDArray[np.int64]
     scored: int = 0
@@ -220,6 +232,8 @@ def pair_numbers(table: PairTable) -> PairNumbers:
         total=dict.fromkeys(names, 0.0),
         number=dict.fromkeys(names, 0),
         spread=np.full(rows, np.nan, np.float32),
+        loss=np.full(rows, np.nan, np.float32),
+        margin=np.full(rows, np.nan, np.float32),
         by_view={
             name: np.zeros(table.groups * table.candidates, np.int64) for name in table.choices
         },
@@ -230,9 +244,15 @@ def pair_numbers(table: PairTable) -> PairNumbers:
         block_rows = np.arange(begin, min(rows, begin + BLOCK_ROWS))
         block = table.block(block_rows)
         found.spread[block_rows] = spread_of(block.loss)
+        if table.has_margin:
+            margin = table.view_set.params.take("margin", block_rows)
+            found.margin[block_rows] = _greatest(np.where(np.isfinite(margin), margin, np.nan))
         _add_losses(found, "all", block.loss)
         for name, chosen in block.chosen.items():
-            _add_choice(found, table, name, block, chosen)
+            loss = _chosen_loss(block.loss, chosen)
+            if name == "selected":
+                found.loss[block_rows] = _greatest(loss)
+            _add_choice(found, table, name, block, chosen, loss)
         if block.iou is not None:
             _add_density(found, block.loss, block.iou)
     return found
@@ -255,14 +275,26 @@ def _add_losses(found: PairNumbers, name: str, loss: Values) -> None:
     found.number[name] += len(known)
 
 
+def _chosen_loss(loss: Values, chosen: Pairs) -> Values:
+    """Return the loss of the chosen pair of each group, [B, G]; NaN where none was chosen."""
+    made = chosen != NO_PAIR
+    found = np.take_along_axis(loss, np.where(made, chosen, 0)[..., None], -1)[..., 0]
+    return np.where(made, found, np.nan)
+
+
+def _greatest(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the greatest of each row of [B, G] that is a number; NaN where none is."""
+    found: NDArray[np.floating] = np.fmax.reduce(values, axis=1)
+    return found
+
+
 def _add_choice(
-    found: PairNumbers, table: PairTable, name: str, block: Block, chosen: Pairs
+    found: PairNumbers, table: PairTable, name: str, block: Block, chosen: Pairs, loss: Values
 ) -> None:
     """Add the losses, overlaps and views of the pairs of a choice."""
     made = chosen != NO_PAIR
     at = np.where(made, chosen, 0)[..., None]
-    loss = np.take_along_axis(block.loss, at, -1)[..., 0]
-    _add_losses(found, name, loss[made])
+    _add_losses(found, name, loss)
     views = table.pairs[np.where(made, chosen, 0)]
     views = views + np.arange(table.groups)[:, None] * table.candidates
     found.by_view[name] += np.bincount(views[made].reshape(-1), minlength=len(found.by_view[name]))
@@ -296,12 +328,24 @@ def _add_density(found: PairNumbers, loss: Values, iou: Values) -> None:
 
 
 def ordered_rows(numbers: PairNumbers, order: str) -> Pairs:
-    """Return the rows that have losses: "spread", most first; "-spread"; or "row"."""
+    """Return the rows that have losses, in an order.
+
+    "loss", "margin" and "spread" have the greatest first, and samples without one last; "-spread"
+    has the least first; "row" is that of the store.
+    """
     rows = np.flatnonzero(np.isfinite(numbers.spread))
     if order == "row":
         return rows
-    keys = numbers.spread[rows]
-    return rows[np.argsort(keys if order == "-spread" else -keys, kind="stable")]
+    by_name = {"loss": numbers.loss, "margin": numbers.margin, "spread": numbers.spread}
+    keys = by_name[order.removeprefix("-")][rows]
+    return rows[np.argsort(keys if order.startswith("-") else -keys, kind="stable")]
+
+
+def decimals_of(values: Values) -> int:
+    """Return how many decimals tell the values of a table apart: two digits of their spread."""
+    known = values[np.isfinite(values)]
+    spread = float(np.ptp(known)) if len(known) else 0.0
+    return min(max(1 - math.floor(math.log10(spread)), 0), MOST_DECIMALS) if spread > 0 else 2
 
 
 def shades(values: Values, edges: Values) -> list[list[int | None]]:

@@ -18,16 +18,24 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.plan import checked_seed
-from viewstore.inspect.chosen_rows import worst_rows
-from viewstore.inspect.inversion import farthest_rows, is_inversion
+from viewstore.inspect.ranking import OFF_BY, Ranking, json_numbers, ranking_of
 from viewstore.inspect.summary import label_text
 from viewstore.randomness import Stream
-from viewstore.store.matching import SOURCE_COLUMNS, Filter, Found, Place, bind, find_column
+from viewstore.store.matching import (
+    SOURCE_COLUMNS,
+    Filter,
+    Found,
+    Place,
+    bind,
+    find_column,
+    is_single,
+)
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 from viewstore.store.where import Joined
 
 RANDOM, WORST = "random", "worst"
+FAILED = "any(status >= 3)"  # the filter of samples with a view that failed
 SECONDS = 2.0  # that a page gives a query
 LONGEST_SORT = 128  # characters; names of a view set and of a column
 
@@ -40,8 +48,8 @@ class Query:
 
     Attributes:
         where: A filter (store/where.py); "" takes all samples.
-        sort: A column, "-" and a column for the greatest first, "random", "worst": those that
-            failed or missed their goal; or "" for the order of the store.
+        sort: A column, "-" and a column for the greatest first, "random", "worst": by how far
+            samples are from their goal; or "" for the order of the store.
         seed: Of the random order.
     """
 
@@ -65,6 +73,7 @@ class Understood:
         query: What was asked for.
         filter: Its filter; None takes all samples.
         order: The column that it is ordered by; None: by none.
+        ranking: How samples are ranked where the worst are asked for; None: they are not.
     """
 
     store: Store
@@ -72,6 +81,7 @@ class Understood:
     query: Query
     filter: Filter | None
     order: Found | None
+    ranking: Ranking | None = None
 
     @property
     def text(self) -> str:
@@ -94,10 +104,11 @@ class Understood:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that filter and order name, each once."""
+        """The columns that filter and order name, each once; OFF_BY where the worst come first."""
         named = [] if self.filter is None else self.filter.columns
         ordered = [] if self.order is None else [self.query.sort.removeprefix("-")]
-        return list(dict.fromkeys([*named, *ordered]))
+        ranked = [] if self.ranking is None else [OFF_BY]
+        return list(dict.fromkeys([*named, *ordered, *ranked]))
 
     @property
     def id(self) -> str:
@@ -124,8 +135,8 @@ class Understood:
             rows = rows[np.isin(rows, among)]
         between()
         sort = self.query.sort
-        if sort == WORST:
-            return Result.in_order(self._worst(rows))
+        if self.ranking is not None:
+            return Result.in_order(self.ranking.order(rows))
         if sort == RANDOM:
             words = Stream(self.query.seed).seed_word(rows.astype(np.uint64), 0)
             return Result(rows, words, pages_ascend=True)
@@ -141,6 +152,8 @@ class Understood:
         Raises:
             ConfigError: There is no such column.
         """
+        if name == OFF_BY and self.ranking is not None:
+            return json_numbers(self.ranking.off(np.array(rows, np.int64)))
         found = find_column(self.store, name, Place(name), _names(self.view_set))
         if found.name == "key" and found.view_set is None:
             return [self.store.keys[row] for row in rows]
@@ -166,6 +179,12 @@ class Understood:
             for place, row in enumerate(rows)
         ]
 
+    def ranked(self, found: Result) -> str:
+        """Return in words what the order says, where the worst of `found` come first; else ""."""
+        if self.ranking is None:
+            return ""
+        return self.ranking.words(next(iter(found.page(0, 1)), None))
+
     def _values(
         self, column: Found, rows: NDArray[np.int64], between: Between, *, descending: bool
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -181,12 +200,6 @@ class Understood:
         values, missing = zip(*parts, strict=True)
         return np.concatenate(values), np.concatenate(missing)
 
-    def _worst(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        assert self.view_set is not None, "understand has checked it"
-        choose = farthest_rows if is_inversion(self.view_set) else worst_rows
-        worst = np.array(choose(self.view_set, len(self.view_set)), np.int64)
-        return worst[np.isin(worst, rows, assume_unique=True)]
-
 
 BLOCK = 1 << 18  # rows whose values are read at once
 
@@ -195,11 +208,10 @@ def understand(store: Store, query: Query, view_set: ViewSet | None) -> Understo
     """Return a query, its columns found; names are those of `view_set` where it has them.
 
     Raises:
-        ConfigError: The filter is none, or a column is unknown or ambiguous.
+        ConfigError: The filter is none, a column is unknown or ambiguous, or the worst samples of
+            no view set, or of one without a goal, are asked for.
     """
     name = query.sort.removeprefix("-")
-    if query.sort == WORST and view_set is None:
-        raise ConfigError("the worst samples are those of a view set, and none is shown")
     place = Place(query.sort, len(query.sort) - len(name), "sort")
     by_column = query.sort not in ("", RANDOM, WORST)
     return Understood(
@@ -208,7 +220,22 @@ def understand(store: Store, query: Query, view_set: ViewSet | None) -> Understo
         query=query,
         filter=bind(store, query.where, _names(view_set)) if query.where.strip() else None,
         order=find_column(store, name, place, _names(view_set)) if by_column else None,
+        ranking=_ranking(view_set) if query.sort == WORST else None,
     )
+
+
+def _ranking(view_set: ViewSet | None) -> Ranking:
+    """Return how the samples of a view set are ranked. Raises ConfigError: they are not."""
+    if view_set is None:
+        raise ConfigError("the worst samples are those of a view set, and none is shown")
+    ranking = ranking_of(view_set)
+    if ranking is None:
+        raise ConfigError(
+            f"view set {view_set.name} has no goal that its samples could be far from",
+            fix="order by a column, sort=-COLUMN on a page or --sort -COLUMN; the filter "
+            f"'{FAILED}' finds samples that failed",
+        )
+    return ranking
 
 
 def sortable(store: Store, view_set: ViewSet | None) -> list[str]:
@@ -321,8 +348,7 @@ def _extreme(
 
 def _single(view_set: ViewSet) -> list[str]:
     """Return the columns of a view set that hold single numbers."""
-    plan = view_set.plan
-    return [each.name for each in plan.columns if len(each.shape) <= plan.per_view(each.name)]
+    return [each.name for each in view_set.plan.columns if is_single(view_set, each.name)]
 
 
 def _names(view_set: ViewSet | None) -> list[str]:

@@ -16,7 +16,7 @@ from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
 from viewstore.inspect.figures import figure
-from viewstore.inspect.numbers import OFF, OFF_WORD, is_off, number
+from viewstore.inspect.numbers import brief_param
 from viewstore.inspect.origin import origin_facts, origin_words, outdated_words
 from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Cell, Row, read_row
@@ -161,11 +161,7 @@ def _columns(facts: Mapping[str, Any]) -> dict[str, Any]:
             for name, each in facts.items()
             if name not in constant and name not in HASHES
         },
-        "off": {name: OFF[name] for name, each in facts.items() if is_off(name, each["max"])},
-        "constant": [
-            f"{name} {OFF_WORD if is_off(name, value) else number(value)}"
-            for name, value in constant.items()
-        ],
+        "constant": [f"{name} {brief_param(name, value)}" for name, value in constant.items()],
     }
 
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import Status
-from viewstore.format.stats import COMPONENTS, ColumnStats, component_stats
+from viewstore.format.stats import COMPONENTS, ColumnStats, column_stats, component_stats
+from viewstore.inspect.numbers import no_number
 from viewstore.inspect.origin import origin_facts
 from viewstore.store.constraints import constraints_of, tally
+from viewstore.store.matching import numbers_of, page_of
 from viewstore.store.store import Store
 from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
@@ -36,7 +38,9 @@ OUTCOMES: Mapping[str, Status] = {
 def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Facts]:
     """Return the statistics of params columns by name: the fields of ColumnStats.
 
-    Of `crop_box` and `jitter` each component has statistics of its own, "crop_box.top".
+    Of `crop_box` and `jitter` each component has statistics of its own, "crop_box.top". A value
+    that says "off" or "none" is no number: it is left out of all but `count`, unless there is no
+    other, and "left_out" says which word it stands for and how many there are (None: none are).
 
     Args:
         view_set: Whose columns.
@@ -58,7 +62,33 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
             f"{nearest(column, list(view_set.stats))}",
             code="VS102",
         )
-    return {name: asdict(stats) for name, stats in found.items()}
+    return {name: _of_numbers(view_set, name, stats) for name, stats in found.items()}
+
+
+def _of_numbers(view_set: ViewSet, name: str, stats: ColumnStats) -> Facts:
+    """Return the statistics of a column without the value that is no number."""
+    facts = {**asdict(stats), "left_out": None}
+    value, word = no_number(name) or (None, "")
+    if value is None or stats.min == stats.max or value not in (stats.min, stats.max):
+        return facts
+    values = view_set.params[name]
+    numbers = asdict(column_stats(view_set.plan.column(name), values[values != value]))
+    kept = {"count": stats.count, "fill": stats.fill}
+    left_out = {"word": word, "value": value, "count": int((values == value).sum())}
+    return {**numbers, **kept, "left_out": left_out}
+
+
+def unsummarised(view_set: ViewSet) -> list[Facts]:
+    """Return the columns that have no statistics: name, how many numbers, which page shows them."""
+    return [
+        {
+            "name": column.name,
+            "numbers": numbers_of(view_set, column.name),
+            "page": page_of(view_set, column.name),
+        }
+        for column in view_set.plan.columns
+        if not column.pack
+    ]
 
 
 def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, ColumnStats]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viewstore.errors import counted
-from viewstore.inspect.distributions import bars_of, merged
-from viewstore.inspect.numbers import OFF_WORD, brief, brief_param, is_off, number, percent
+from viewstore.inspect.distributions import Bar, bars_of, merged
+from viewstore.inspect.numbers import NONE_WORD, OFF_WORD, brief, brief_param, number, percent
 from viewstore.inspect.origin import origin_words
 
 BAR_WIDTH, BLOCKS = 40, " ▁▂▃▄▅▆▇█"
@@ -180,6 +180,8 @@ def rows_text(facts: Facts) -> str:
         for each in facts["rows"]
     ]
     lines = table(["key", "row", "label", *told], rows) if rows else []
+    if facts["ranked"]:
+        lines.insert(0, facts["ranked"])
     query = f": {facts['understood']}" if facts["understood"] else ""
     shown, count = len(rows), counted(facts["count"], "sample")
     return "\n".join([*lines, f"{shown} of {count}, the store has {facts['samples']}{query}"])
@@ -228,31 +230,49 @@ def stats_table(columns: Mapping[str, Facts]) -> list[str]:
         if stats["count"]:
             _, p5, _, p50, _, p95, _ = stats["percentiles"]
             numbers = [stats["min"], p5, p50, p95, stats["max"]]
-            words = [OFF_WORD if is_off(name, each) else number(each) for each in numbers]
-            # A mean over what stands for "off" says nothing.
-            moments = [None, None] if OFF_WORD in words else [stats["mean"], stats["std"]]
-            rows.append([name, *counts, *words, *map(number, moments), spark(stats["histogram"])])
+            words = [brief_param(name, each) for each in numbers]
+            told = words[0] not in (OFF_WORD, NONE_WORD)
+            moments = [number(stats[each]) if told else "-" for each in ("mean", "std")]
+            left = stats["left_out"]
+            remark = f" {left['count']} {left['word']} left out" if left else ""
+            rows.append([name, *counts, *words, *moments, spark(stats["histogram"]) + remark])
         else:
             rows.append([name, *counts, *["-"] * 7, ""])
     return table(head, rows)
 
 
+def unsummarised_lines(columns: Sequence[Facts]) -> list[str]:
+    """Return what there is of columns without statistics, `summary.unsummarised`, as lines."""
+    return [
+        f"{each['name']} has {each['numbers']}"
+        + (f": see {each['page']} of viewstore inspect STORE --web" if each["page"] else "")
+        for each in columns
+    ]
+
+
 def histogram_lines(name: str, stats: Facts) -> list[str]:
     """Return the histogram of column `name` as lines of bars: one per whole number, or 16.
 
-    No other value lies in the last bar where that is the one of "off".
+    What was left out of them has a bar of its own, the last.
     """
     bars = bars_of(stats["min"], stats["max"], stats["histogram"])
     if not all(bar.label for bar in bars):
         bars = bars_of(stats["min"], stats["max"], merged(stats["histogram"], BINS))
-    most = max((bar.count for bar in bars), default=1)
-    lines = []
-    for bar in bars:
-        off = bar is bars[-1] and is_off(name, stats["max"])
-        label = OFF_WORD if off else bar.label or number(bar.low)
-        blocks = "█" * round(BAR_WIDTH * bar.count / most)
-        lines.append(f"{label:>12}  {bar.count:>10}  {blocks}".rstrip())
-    return lines
+    labelled = [(_bar_label(name, bar), bar.count) for bar in bars]
+    if left := stats["left_out"]:
+        labelled.append((left["word"], left["count"]))
+    most = max((count for _, count in labelled), default=1)
+    return [
+        f"{label:>12}  {count:>10}  {'█' * round(BAR_WIDTH * count / most)}".rstrip()
+        for label, count in labelled
+    ]
+
+
+def _bar_label(name: str, bar: Bar) -> str:
+    if not bar.label:
+        return number(bar.low)
+    word = brief_param(name, (bar.low + bar.high) / 2)
+    return word if word in (OFF_WORD, NONE_WORD) else bar.label
 
 
 def spark(counts: Sequence[int]) -> str:

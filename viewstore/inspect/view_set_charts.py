@@ -26,15 +26,15 @@ from viewstore.inspect.figures import (
     histogram_panel,
     ranges_panel,
 )
-from viewstore.inspect.numbers import OFF_WORD, is_off, number
+from viewstore.inspect.numbers import brief_param
 from viewstore.store.constraints import NEAR_DUPLICATE, Constraints, constraints_of
 from viewstore.store.view_set import ViewSet
 
 CHARTS = 5  # of the Overview
 CHARTED_ROWS = 50_000  # about so many are enough for the shape of a histogram, and read at once
-# Columns whose numbers name something, or are places.
+# Columns whose numbers name something, are places, or say that nothing was done.
 NOT_SHOWN = frozenset({"dhash", "duplicate", "jitter_order", "latent", "mix_box", "mix_partner"})
-NOT_SHOWN |= {"parent", "pixel_crc", "seed", "status", "target", "twin"}
+NOT_SHOWN |= {"ops", "parent", "pixel_crc", "seed", "solarize", "status", "target", "twin"}
 HASHES = frozenset({"dhash", "pixel_crc", "seed"})
 Where = Callable[[str, Bar], str]  # the filter that finds the rows of a bar of a column
 
@@ -61,8 +61,7 @@ def said_instead(name: str, stats: Mapping[str, Any]) -> str:
     if stats["min"] is None:
         return "no value"
     if stats["min"] == stats["max"]:
-        word = OFF_WORD if is_off(name, stats["min"]) else number(stats["min"])
-        return f"the same everywhere: {word}"
+        return f"the same everywhere: {brief_param(name, stats['min'])}"
     return ""
 
 

@@ -53,6 +53,11 @@ class Constraints:
         """Whether no views can have the mean pair distance eps2."""
         return self.eps2 is not None and self.bound is not None and self.eps2 > self.bound
 
+    def off(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far distances are from eps1, of a hinge below it; NaN stays NaN."""
+        short = self.eps1 - distance
+        return np.maximum(short, 0) if self.hinge else np.abs(short)
+
     def verdict(self, distance: float) -> str:
         """Return "" for a distance within tolerance, else what it is."""
         low, high = self.band

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Found:
                 stored = params[self.name][rows]
             else:
                 stored = params.rows(self.name, _numbered(rows))
-            values = stored if stored.ndim > 1 else stored[:, None]
+            values = stored.reshape(len(stored), math.prod(stored.shape[1:]))
             return values, self.view_set.plan.column(self.name).missing(values)
         if self.name == "index":
             values = _numbered(rows)[:, None]
@@ -209,10 +210,43 @@ def _of_view_set(view_set: ViewSet, name: str, place: Place) -> Found:
         hint = nearest(name, list(view_set.params))
         message = f"must name a column of {view_set.name}, got {name!r}; {hint}"
         raise place.error(message, code="VS102")
-    column, per_view = view_set.plan.column(name), view_set.plan.per_view(name)
-    if len(column.shape) > per_view:
-        raise place.error(f"must name a column of single numbers; {name} has {column.shape} a row")
-    return Found(name, view_set, per_view)
+    if not is_single(view_set, name):
+        raise place.error(
+            f"must name a column of single numbers; {name} has {numbers_of(view_set, name)}, "
+            f"which {_told_by(view_set, name)}"
+        )
+    return Found(name, view_set, view_set.plan.per_view(name))
+
+
+def is_single(view_set: ViewSet, name: str) -> bool:
+    """Return whether a column has one number for each view, or one for the sample."""
+    return math.prod(_entry(view_set, name)) == 1
+
+
+def _entry(view_set: ViewSet, name: str) -> tuple[int, ...]:
+    """Return the shape of what a column holds of each view, or of the sample."""
+    return view_set.plan.column(name).shape[view_set.plan.per_view(name) :]
+
+
+def numbers_of(view_set: ViewSet, name: str) -> str:
+    """Return how many numbers a column has of what, in words: "128 numbers a view"."""
+    sides = " x ".join(map(str, _entry(view_set, name)))
+    return f"{sides} numbers a {'view' if view_set.plan.per_view(name) else 'sample'}"
+
+
+def page_of(view_set: ViewSet, name: str) -> str:
+    """Return the title of the page that shows a column of several numbers; "": none does."""
+    column = view_set.plan.column(name)
+    if column.per == "choice" or name.startswith("pair_"):
+        return "Pairs"
+    if column.pack and name != "feature":
+        return "Stats"
+    return "Embeddings" if len(_entry(view_set, name)) == 1 else ""
+
+
+def _told_by(view_set: ViewSet, name: str) -> str:
+    page = page_of(view_set, name)
+    return f"the page {page} shows" if page else f"no page shows; view_set.params[{name!r}] does"
 
 
 def _compared(store: Store, test: Test, column: Found, place: Place) -> Bound:

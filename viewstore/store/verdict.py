@@ -209,8 +209,12 @@ def _goal(args: Mapping[str, Any]) -> tuple[str, str]:
         sign = "or more, -" if args.get("delta") == "hinge" else "+- "
         tolerance = args.get("tol", DEFAULT_TOLERANCE)
         goal = f"every view {args['eps1']:.3f} {sign}{tolerance:g} from its anchor"
-        apart = args.get("lam") and args.get("eps2") and args.get("stop") != "loss"
-        return goal + (", and apart from each other" if apart else ""), SEARCH
+        if args.get("lam") and args.get("eps2") and args.get("stop") != "loss":
+            goal += (
+                f", and as far apart from each other as eps2 {args['eps2']:.3f} asks and geometry "
+                "allows (in the mean over the views of a sample, not each of them)"
+            )
+        return goal, SEARCH
     if args.get("shift_stop") is not None:
         return f"an anchor within {args['shift_stop']:.3f} of its source image's features", LEARN
     if args.get("mse_stop") is not None:

@@ -49,6 +49,36 @@ def test_a_histogram_is_drawn_as_these_bytes() -> None:
     )
 
 
+def labels_of(svg: str) -> list[tuple[float, str, str]]:
+    """Return x, anchor and words of each text of a chart."""
+    found = re.findall(r'<text x="([-\d.]+)" y="[-\d.]+" text-anchor="(\w+)"[^>]*>([^<]*)<', svg)
+    return [(float(x), anchor, words) for x, anchor, words in found]
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        density(Density((0, 1), (-0.0184, 0.0193), ((1, 0), (0, 1))), title="a loss below 0"),
+        ranges([Range("0", (-0.0123, -0.012, -0.011, -0.01, -0.009))], title="small ones"),
+        histogram([Bar(0, 1, 12_345_678)], title="many"),
+    ],
+)
+def test_the_labels_of_the_vertical_axis_lie_inside_the_chart(svg: str) -> None:
+    """A character of 10 px is at most 6.4 px wide: a fixed margin of 34 px cut the minus off."""
+    ends = [(x, words) for x, anchor, words in labels_of(svg) if anchor == "end" and x < 100]
+    assert len(ends) >= 2
+    assert [words for x, words in ends if x - 6.4 * len(words) < 0] == []
+
+
+def test_labels_of_goals_stand_above_what_is_drawn() -> None:
+    boxes = [Range(str(view), (0.28, 0.284, 0.29, 0.295, 0.3)) for view in range(8)]
+    drawn = ranges(boxes, title="r", marks=[Mark(0.284, "eps1 0.284")])
+    label = re.search(r'<text x="[\d.]+" y="([\d.]+)"[^>]*>eps1 0.284<', drawn)
+    tops = [float(y) for y in re.findall(r'<rect x="[\d.]+" y="([\d.]+)"', drawn)]
+    assert label is not None
+    assert float(label[1]) < min(tops)
+
+
 def test_charts_use_no_style_attribute_which_a_strict_policy_would_block() -> None:
     drawn = [
         histogram([], title="empty"),
@@ -74,8 +104,7 @@ def test_a_density_is_drawn_as_these_bytes() -> None:
         'fill-opacity="0.55"/>'
         '<line x1="34.0" y1="147.0" x2="470.0" y2="147.0" stroke="#A32800" stroke-width="1" '
         'stroke-dasharray="3 2"/>'
-        '<text x="470.0" y="144.0" text-anchor="end" fill="#A32800" stroke="#ffffff" '
-        'stroke-width="3" paint-order="stroke">eps2</text>'
+        '<text x="470.0" y="9.0" text-anchor="end" fill="#A32800">eps2</text>'
         '<line x1="34.0" y1="282.0" x2="470.0" y2="282.0" stroke="#9A9A9A" stroke-width="1"/>'
         '<text x="30.0" y="19.0" text-anchor="end" fill="#444444">4</text>'
         '<text x="30.0" y="282.0" text-anchor="end" fill="#444444">0</text>'

@@ -28,6 +28,7 @@ from viewstore.store.constraints import (
     tally,
 )
 from viewstore.store.store import Store, open_store
+from viewstore.store.verdict import goal_text
 
 WANTED = Constraints(eps1=0.3, eps2=0.4, tolerance=0.02, hinge=False, bound=pair_bound(0.3, 8))
 
@@ -226,3 +227,27 @@ def test_the_tab_is_there_for_searches_alone(store: Store, raw_store: Store) -> 
     assert b">Constraints<" in site.get("s", "", "view_set=w-search").body
     assert b">Constraints<" not in site.get("r", "").body
     assert site.get("r", "constraints").status == 404
+
+
+def test_eps2_is_said_to_be_a_goal_of_the_mean_and_not_of_single_views(
+    store: Store, html: bytes
+) -> None:
+    text = Page(html).text
+    assert "eps2 is a goal of the mean over a sample's views and not of single views" in text
+    goal = goal_text(store.view_set("w-search"))
+    assert "as eps2 0.400 asks" in goal
+    assert "in the mean over the views of a sample, not each of them" in goal
+
+
+def test_only_views_that_are_there_are_linked(store: Store, facts: dict[str, Any]) -> None:
+    steps = facts["steps"]
+    body = Site({"s": lambda: store}).get("s", "constraints", "view_set=w-search").body.decode()
+    assert steps["at_limit"] > 0
+    assert ">25 steps</a>" in body
+    reached = Site({"s": lambda: store})
+    views = store.view_set("w-search")
+    answers = {"at_limit": 0, "views": steps["views"], "limit": 25, "where": steps["where"]}
+    reached.facts.get(("constraints", views.index.root), lambda: {**facts, "steps": answers})
+    body = reached.get("s", "constraints", "view_set=w-search").body.decode()
+    assert "took all 25 steps." in Page(body.encode()).text
+    assert ">25 steps</a>" not in body

@@ -12,12 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.commands import invoke, run
-from viewstore.inspect.inversion import (
-    WORST,
-    farthest_rows,
-    inversion_report,
-    is_inversion,
-)
+from viewstore.inspect.inversion import WORST, inversion_report
+from viewstore.inspect.ranking import is_inversion
 from viewstore.store.store import Store, open_store
 from viewstore.store.view_set import ViewSet
 
@@ -44,11 +40,20 @@ def test_figures_are_those_of_the_columns(searched: Path) -> None:
     assert not is_inversion(store.view_set("w-search"))
 
 
+class Inverted(SimpleNamespace):
+    """What an inversion has that its report reads."""
+
+    def __len__(self) -> int:
+        return len(self.params["status"])
+
+
 def inverted(status: list[int], mse: list[float], shift: list[float] | None) -> ViewSet:
     params = {"status": np.array(status, np.uint8)[:, None], "x_invert_mse": np.float32(mse)}
     if shift is not None:
         params["anchor_shift"] = np.float32(shift)
-    return cast(ViewSet, SimpleNamespace(params=params, plan=SimpleNamespace(parent=None)))
+    stats = {"status": SimpleNamespace(fill=0, min=min(status), max=max(status))}
+    plan = SimpleNamespace(parent=None, generator={"args": {}})
+    return cast(ViewSet, Inverted(params=params, plan=plan, stats=stats))
 
 
 def keyed(count: int) -> Store:
@@ -60,8 +65,6 @@ def test_failed_ones_are_the_worst_and_unread_ones_are_none() -> None:
     view_set = inverted(
         [1, 2, 3, 4, 1, 0], [0.1, 0.5, nan, nan, 0.2, nan], [1, 3, nan, nan, 2, nan]
     )
-    assert farthest_rows(view_set, 9) == [2, 1, 4, 0]
-    assert farthest_rows(view_set, 2) == [2, 1]
     report = inversion_report(keyed(6), view_set)
     assert (report.samples, report.off_goal) == (3, pytest.approx(1 / 3))
     assert [(each.key, each.met) for each in report.worst] == [
@@ -82,7 +85,7 @@ def test_failed_ones_are_the_worst_and_unread_ones_are_none() -> None:
 
 
 def test_without_an_encoder_the_pixel_error_counts() -> None:
-    view_set = inverted([1, 1, 2], [0.1, 0.3, 0.2], None)
+    view_set = inverted([1, 2, 2], [0.1, 0.3, 0.2], None)
     report = inversion_report(keyed(3), view_set)
     assert report.shift is None
     assert [each.key for each in report.worst] == ["k1", "k2", "k0"]

@@ -14,8 +14,10 @@ from tests.viewstore.inspect.planted import HOSTILE, ROWS, pictures, plant
 from tests.viewstore.inspect.test_pair_losses import VIEWS, planted_hard, tables
 from tests.viewstore.pages import Page
 from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.errors import ConfigError
 from viewstore.inspect.pages.site import Site
-from viewstore.store.store import open_store
+from viewstore.inspect.query import Query, sortable, understand
+from viewstore.store.store import Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +125,47 @@ def test_only_the_selected_views_are_shown_as_pictures(site: Site) -> None:
     assert views == wanted
 
 
-def test_pages_go_from_most_to_least_spread(site: Site) -> None:
-    spreads = [
-        each["spread"]
+@pytest.mark.parametrize(("order", "number"), [("", "loss"), ("&order=spread", "spread")])
+def test_pages_go_from_the_greatest_to_the_least(site: Site, order: str, number: str) -> None:
+    found = [
+        each["numbers"][number]
         for page in range(1, 5)
-        for each in facts_of(site, f"set=hard&page={page}")["samples"]["rows"]
+        for each in facts_of(site, f"set=hard&page={page}{order}")["samples"]["rows"]
     ]
-    assert len(spreads) == ROWS
-    assert spreads == sorted(spreads, reverse=True)
-    for query in ("page=0", "page=5", "page=x", "page=%C2%B2", "order=else"):
+    assert len(found) == ROWS
+    assert found == sorted(found, reverse=True)
+
+
+def test_the_first_order_is_the_loss_of_the_selected_pair(site: Site) -> None:
+    samples = facts_of(site, "set=hard")["samples"]
+    assert list(samples["orders"]) == ["loss", "spread", "-spread", "row"]  # there is no margin
+    loss = tables(3)["pair_loss"].astype(np.float64)
+    for each in samples["rows"]:
+        losses = []
+        for group in each["groups"]:
+            if pair := group["chosen"].get("selected"):
+                first, second = pair[0] % 4, pair[1] % 4
+                both = loss[each["row"], pair[0], second], loss[each["row"], pair[1], first]
+                losses.append(sum(both) / 2)
+        assert each["numbers"]["loss"] == pytest.approx(max(losses), abs=1e-6)
+    text = html_of(site, "set=hard").text
+    for words in (*samples["orders"].values(), *samples["meanings"].values()):
+        assert words in text
+    assert "the loss of each the mean of both orders" in text
+
+
+def test_losses_are_told_with_digits_that_tell_them_apart(site: Site) -> None:
+    body = site.get("s", "pairs", "set=hard&order=row").body.decode()
+    for each in facts_of(site, "set=hard&order=row")["samples"]["rows"]:
+        for group in each["groups"]:
+            known = [value for line in group["losses"] for value in line if value is not None]
+            if known:
+                assert 10 <= np.ptp(known) * 10 ** group["decimals"] < 1000
+                assert f"{known[0]:.{group['decimals']}f}</td>" in body
+
+
+def test_pages_and_orders_that_are_none_are_refused(site: Site) -> None:
+    for query in ("page=0", "page=5", "page=x", "page=%C2%B2", "order=else", "order=margin"):
         assert site.get("s", "pairs", f"set=hard&{query}").status == 400
 
 
@@ -210,3 +244,56 @@ def test_the_code_runs(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     code = body.code
     exec(compile(code, "page", "exec"), {})
     assert capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def one_group(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Pairs of one group of three views, with a margin and without overlaps."""
+    folder, rng = tmp_path_factory.mktemp("one"), np.random.Generator(np.random.Philox(8))
+    flip = np.zeros((ROWS, 3), np.uint8)
+    plant(folder / "s", "p", {"flip": flip}, source=pictures(folder / "i"), views=3)
+    loss = rng.normal(size=(ROWS, 3, 3)).astype(np.float32)
+    loss += loss.transpose(0, 2, 1)
+    loss[:, np.arange(3), np.arange(3)] = np.nan
+    first, second = np.triu_indices(3, 1)
+    scored = np.sort(loss[:, first, second], axis=1)
+    best = loss[:, first, second].argmax(1)
+    values = {
+        "pair_loss": loss,
+        "selected": np.stack([first[best], second[best]], 1)[:, None].astype(np.uint8),
+        "margin": (scored[:, 2] - scored[:, 1])[:, None],
+        "status": np.ones((ROWS, 3), np.uint8),
+    }
+    values["margin"][4] = np.inf  # there was no second pair
+    per = {"selected": "choice", "margin": "sample"}
+    return plant(folder / "s", "hard", values, of="p", per=per, views=3)
+
+
+def test_the_greatest_margin_comes_first_and_those_without_a_second_pair_last(
+    one_group: Store,
+) -> None:
+    site = Site({"s": lambda: one_group})
+    pages = [facts_of(site, f"order=margin&page={page}")["samples"]["rows"] for page in range(1, 5)]
+    rows = [each["row"] for page in pages for each in page]
+    margin = one_group.view_sets["hard"].params["margin"][:, 0]
+    known = [row for row in range(ROWS) if row != 4]
+    assert rows == [*sorted(known, key=lambda row: -margin[row]), 4]
+    assert "by how much it leads the second" in html_of(site).text
+
+
+def test_a_column_of_one_group_can_be_ordered_by_and_asked_for(one_group: Store) -> None:
+    margin = one_group.view_sets["hard"].params["margin"][:, 0]
+    views = one_group.view_sets["p"]
+    found = understand(one_group, Query(where="hard.margin > 0.5", sort="-hard.margin"), views)
+    wanted = sorted(np.flatnonzero(margin > 0.5).tolist(), key=lambda row: -margin[row])
+    assert found.find().page(0, ROWS) == wanted
+    assert found.values("hard.margin", [3]) == [pytest.approx(float(margin[3]))]
+    assert "hard.margin" in sortable(one_group, views)
+    with pytest.raises(ConfigError, match="selected has 1 x 2 numbers a sample, which the page P"):
+        understand(one_group, Query(sort="hard.selected"), views)
+
+
+def test_without_overlaps_the_table_has_no_empty_columns_and_says_why(one_group: Store) -> None:
+    page = html_of(Site({"s": lambda: one_group}))
+    assert "hard holds no overlaps of the views of a pair" in page.text
+    assert "95 % interval" not in page.text

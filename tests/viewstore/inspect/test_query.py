@@ -138,20 +138,27 @@ def test_random_rows_are_those_that_a_seed_chooses_for_ever(digits: Path) -> Non
     assert sorted(row for page in pages for row in page) == list(range(80))
 
 
-def test_the_worst_are_those_that_the_report_shows(searched: Path) -> None:
+def test_the_worst_are_all_samples_and_the_report_shows_the_first(searched: Path) -> None:
     store = open_store(searched)
     views = store.view_sets["w-search"]
     found = understand(store, Query(sort="worst"), views).find()
-    assert len(found) > 0
-    assert found.page(0, 5) == worst_rows(views, 5)
+    ranked = found.page(0, len(found))
+    assert sorted(ranked) == list(range(len(views)))
+    assert ranked[: len(worst_rows(views, 9))] == worst_rows(views, 9)
     fewer = understand(store, Query(where="index < 3", sort="worst"), views).find()
-    assert fewer.page(0, 9) == [row for row in worst_rows(views, 9) if row < 3]
+    assert fewer.page(0, 9) == [row for row in ranked if row < 3]
     with pytest.raises(ConfigError, match="the worst samples are those of a view set"):
         understand(store, Query(sort="worst"), None)
 
 
+def test_no_sample_is_the_worst_where_there_is_no_goal(few: Store) -> None:
+    with pytest.raises(ConfigError, match="simclr has no goal") as raised:
+        asked(few, sort="worst")
+    assert "any(status >= 3)" in str(raised.value.fix)
+
+
 def test_an_empty_result_is_an_answer(few: Store) -> None:
-    for sort in ("", "blur", "-key", "random", "worst"):
+    for sort in ("", "blur", "-key", "random"):
         found = asked(few, "index > 99", sort).find()
         assert (len(found), found.page(0, 24), found.page(24, 48)) == (0, [], [])
 

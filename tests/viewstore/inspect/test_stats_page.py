@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 
+from tests.viewstore.commands import invoke
+from tests.viewstore.inspect.planted import ROWS, pictures, plant
 from tests.viewstore.pages import Page
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.format.stats import column_stats
@@ -176,3 +178,53 @@ def test_numbers_of_a_page_are_those_of_the_statistics(described: Store) -> None
     stats = column_stats(view_set.plan.column("flip"), view_set.params["flip"])
     assert columns_of(facts)["simclr.flip"]["mean"] == stats.mean
     assert f"mean {stats.mean:.5g}, std {stats.std:.5g}" in Page(html.encode()).text
+
+
+def test_what_means_off_is_left_out_of_chart_and_mean_and_counted(described: Store) -> None:
+    """255 is no place in an order: with it the mean of jitter_order would be beyond 3."""
+    facts, html = page(described, "view_set=simclr")
+    column = columns_of(facts)["simclr.jitter_order"]
+    order = described.view_sets["simclr"].params["jitter_order"]
+    numbers = order[order != 255].astype(np.float64)
+    assert 0 < len(numbers) < order.size
+    assert column["left_out"] == {"word": "off", "value": 255, "count": order.size - len(numbers)}
+    assert (column["count"], column["max"]) == (order.size, 3)
+    assert column["mean"] == pytest.approx(numbers.mean())
+    assert [bar["count"] for bar in column["panel"]["bars"]] == np.bincount(
+        numbers.astype(int)
+    ).tolist()
+    assert f"{order.size - len(numbers):,} off left out" in Page(html.encode()).text
+    assert np.nanmax(column_values(described.view_sets["simclr"], "jitter_order")) == 3
+
+
+def test_values_that_mean_none_are_links_and_extremes_do_not_find_them(tmp_path: Path) -> None:
+    twins = np.full((ROWS, 4), 254, np.uint8)
+    twins[3, 1], twins[5, 2] = 0, 2
+    store = plant(
+        tmp_path / "s",
+        "p",
+        {"twin": twins, "status": np.ones((ROWS, 4), np.uint8)},
+        source=pictures(tmp_path / "i"),
+        views=4,
+    )
+    column = columns_of(page(store, "")[0])["p.twin"]
+    assert (column["min"], column["max"], column["mean"]) == (0, 2, 1)
+    assert column["left_out"]["count"] == ROWS * 4 - 2
+    assert rows_of(store, "p", column["finds"]["max"]) == [5]
+    assert rows_of(store, "p", column["finds"]["min"]) == [3]
+    assert rows_of(store, "p", column["finds"]["left_out"]) == list(range(ROWS))
+
+
+def test_a_column_without_statistics_is_named_with_the_page_that_shows_it(tmp_path: Path) -> None:
+    rng = np.random.Generator(np.random.Philox(1))
+    features = rng.normal(size=(ROWS, 2, 128)).astype(np.float32)
+    source = pictures(tmp_path / "i")
+    store = plant(tmp_path / "s", "p", {"latent": features}, source=source, unpacked=("latent",))
+    assert not store.view_sets["p"].plan.column("latent").pack
+    facts, html = page(store, "")
+    assert facts["sets"][0]["unsummarised"] == [
+        {"name": "latent", "numbers": "128 numbers a view", "page": "Embeddings"}
+    ]
+    assert re.search(r'128 numbers a view: see <a href="\./embeddings', html)
+    told = invoke("stats", tmp_path / "s").output
+    assert "latent has 128 numbers a view: see Embeddings" in told

@@ -24,6 +24,7 @@ COLUMN = {
     "std": 0.125,
     "percentiles": (0.0, 0.0, 0.1, 0.25, 0.3, 0.5, 0.5),
     "histogram": (2, 0, 1, 1),
+    "left_out": None,
 }
 EMPTY = COLUMN | dict.fromkeys(("min", "max", "mean", "std")) | {"count": 0, "percentiles": ()}
 CONSTRAINTS = {
@@ -144,8 +145,12 @@ def test_what_was_not_applied_is_off_and_no_number() -> None:
     assert brief_param("jitter_order", [3, 255, 0, 255]) == "3,off,0,off"
     assert (brief_param("solarize", 256), brief_param("solarize", 128)) == ("off", "128")
     assert brief_param("height", 256) == "256"
-    column = COLUMN | {"min": 0.0, "max": 255.0, "percentiles": (0, 0, 1, 2, 255, 255, 255)}
-    row = stats_table({"jitter_order": column})[1].split()
-    assert row[:10] == ["jitter_order", "4", "1", "0", "0", "2", "off", "off", "-", "-"]
-    assert [line.split()[0] for line in histogram_lines("jitter_order", column)][-1] == "off"
-    assert [line.split()[0] for line in histogram_lines("x_angle", column)][-1] != "off"
+    column = COLUMN | {"left_out": {"word": "off", "value": 255, "count": 7}}
+    line = stats_table({"jitter_order": column})[1]
+    assert line.endswith(" 7 off left out")
+    assert histogram_lines("jitter_order", column)[-1].split()[:2] == ["off", "7"]
+    assert "off" not in "".join(histogram_lines("jitter_order", COLUMN))
+    alone = COLUMN | {"min": 255.0, "max": 255.0, "percentiles": (255.0,) * 7, "mean": 255.0}
+    row = stats_table({"jitter_order": alone})[1].split()
+    assert row[3:10] == ["off"] * 5 + ["-"] * 2
+    assert [line.split()[0] for line in histogram_lines("jitter_order", alone)] == ["off"]

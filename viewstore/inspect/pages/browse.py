@@ -20,14 +20,23 @@ from viewstore.inspect.pages.page import (
     opening,
 )
 from viewstore.inspect.pages.rows import linked_row
-from viewstore.inspect.query import RANDOM, WORST, Deadline, Query, Understood, sortable, understand
+from viewstore.inspect.query import (
+    FAILED,
+    RANDOM,
+    WORST,
+    Deadline,
+    Query,
+    Understood,
+    sortable,
+    understand,
+)
+from viewstore.inspect.ranking import ranking_of
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.told import looked_at
-from viewstore.store.constraints import constraints_of
 
 ROWS, MOST_ROWS = 24, 100  # of a page
 LONGEST_PAGE = 9  # digits of the number of a page
-FAILED, OFF_GOAL, NOT_BUILT = "any(status >= 3)", "any(status = 2)", "status is missing"
+OFF_GOAL, NOT_BUILT = "any(status = 2)", "status is missing"
 TOLD = ("key", "index", "label", "height", "width", "distance")  # by the row itself
 OF_ROW = ("key", "row", "label", "height", "width")
 
@@ -82,6 +91,7 @@ def _facts(request: PageRequest) -> Facts:
         "understood": "",
         "terms": [],
         "columns": [],
+        "ranked": "",
         "count": 0,
         "page": 1,
         "pages": 1,
@@ -115,6 +125,7 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
         "understood": query.text,
         "terms": [{"term": term, "others": others} for term, others in query.terms],
         "columns": query.columns,
+        "ranked": query.ranked(found),
         "count": len(found),
         "page": asked.page,
         "pages": max(1, math.ceil(len(found) / asked.rows)),
@@ -154,7 +165,9 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
 def _orders(request: PageRequest) -> Iterator[tuple[str, str]]:
     """Yield the orders that can be chosen: as the address has them, and in words."""
     yield "", "row"
-    yield from ((each, words) for each, words in ((WORST, "worst first"), (RANDOM, "random")))
+    if ranking_of(request.shown) is not None:
+        yield WORST, "worst first"
+    yield RANDOM, "random"
     for name in sortable(request.store, request.view_set):
         if name != "index":  # the order of the rows
             yield name, f"{name}, least first"
@@ -165,7 +178,6 @@ def _presets(request: PageRequest) -> dict[str, str]:
     """Return addresses of what people ask for, by its name, where there is any of it."""
     stats = request.shown.stats.get("status")
     worst = 0 if stats is None or stats.max is None else stats.max
-    searched = constraints_of(request.shown) is not None
     wheres = {
         "failed": FAILED if worst >= Status.FAILED else None,
         "off goal": OFF_GOAL if worst >= Status.GOAL_NOT_MET else None,
@@ -173,7 +185,7 @@ def _presets(request: PageRequest) -> dict[str, str]:
     }
     named = {"all": request.link("browse")}
     named |= {name: request.link("browse", where=where) for name, where in wheres.items() if where}
-    if worst >= Status.GOAL_NOT_MET or searched:
+    if ranking_of(request.shown) is not None:
         named["worst first"] = request.link("browse", sort=WORST)
     return named
 

@@ -20,6 +20,7 @@ from viewstore.inspect.pair_losses import (
     NO_PAIR,
     PairNumbers,
     PairTable,
+    decimals_of,
     ordered_rows,
     pair_numbers,
     pair_table,
@@ -30,7 +31,18 @@ from viewstore.inspect.summary import label_text
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
-ORDERS = {"spread": "most spread first", "-spread": "least spread first", "row": "by row"}
+ORDERS = {
+    "loss": "greatest loss of the selected pair first",
+    "margin": "greatest margin first",
+    "spread": "most spread first",
+    "-spread": "least spread first",
+    "row": "by row",
+}
+MEANINGS = {  # of what samples are ordered by
+    "loss": "the loss of the pair that was selected",
+    "margin": "by how much it leads the second",
+    "spread": "the greatest less the least loss of a pair of the sample",
+}
 PAGE, LONG, PAGE_LONG = 6, 16, 2  # samples of a page; views of a group from which fewer are shown
 WORDS = {
     "selected": "the greatest loss",
@@ -134,6 +146,7 @@ def _pair_facts(table: PairTable, numbers: PairNumbers) -> Facts:
         "directed": table.directed,
         "logged": table.logged,
         "samples": int(np.isfinite(numbers.spread).sum()),
+        "has_overlaps": any(each.groups for each in numbers.overlaps.values()),
         "scored": numbers.scored,
         "agree": numbers.agree,
         "beside": table.view_set.plan.generator["args"].get("locals") or None,
@@ -210,15 +223,18 @@ def _choice_facts(picked: ViewSet) -> Facts:
 
 def _sample_facts(request: PageRequest, table: PairTable, numbers: PairNumbers) -> Facts:
     """Return the tables of losses of the samples of a page."""
-    order = request.query.get("order", "spread")
-    if order not in ORDERS:
-        raise ConfigError(f"order must be one of {', '.join(ORDERS)}, got {order[:80]!r}")
+    orders = _orders(table)
+    order = request.query.get("order", next(iter(orders)))
+    if order not in orders:
+        raise ConfigError(f"order must be one of {', '.join(orders)}, got {order[:80]!r}")
     rows = _kept(request, table.view_set, f"order {order}", lambda _: ordered_rows(numbers, order))
     size = PAGE if table.candidates < LONG else PAGE_LONG
     pages = max(1, -(-len(rows) // size))
     page = _whole(request.query.get("page", "1"), pages)
     return {
         "order": order,
+        "orders": orders,
+        "meanings": {name: words for name, words in MEANINGS.items() if name in orders},
         "page": page,
         "pages": pages,
         "number": len(rows),
@@ -227,6 +243,12 @@ def _sample_facts(request: PageRequest, table: PairTable, numbers: PairNumbers) 
             for row in rows[(page - 1) * size : page * size]
         ],
     }
+
+
+def _orders(table: PairTable) -> dict[str, str]:
+    """Return the orders that samples can have, in words; the first is that of the page."""
+    absent = {"loss": "selected" not in table.choices, "margin": not table.has_margin}
+    return {name: words for name, words in ORDERS.items() if not absent.get(name)}
 
 
 def _whole(text: str, most: int) -> int:
@@ -247,6 +269,7 @@ def _one_sample(store: Store, table: PairTable, numbers: PairNumbers, row: int) 
                 "views": list(range(first, first + table.candidates)),
                 "losses": [[_finite(value) for value in line] for line in losses.tolist()],
                 "shades": shades(losses, numbers.edges),
+                "decimals": decimals_of(losses),
                 "chosen": {
                     name: (table.pairs[pair[0, group]] + first).tolist()
                     for name, pair in block.chosen.items()
@@ -258,7 +281,11 @@ def _one_sample(store: Store, table: PairTable, numbers: PairNumbers, row: int) 
         "key": store.keys[row],
         "row": row,
         "label": label_text(store.label_names, int(store.labels[row]), unlabelled=""),
-        "spread": float(numbers.spread[row]),
+        "numbers": {
+            name: _finite(float(getattr(numbers, name)[row]))
+            for name in MEANINGS
+            if name in _orders(table)
+        },
         "groups": groups,
     }
 
@@ -282,7 +309,6 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     rows = facts["samples"]["rows"] if facts["samples"] else []
     return {
         "figures": [figure(panel) for panel in panels],
-        "orders": ORDERS,
         "drawn_rows": {each["key"]: _pictures(request, facts, each) for each in rows},
     }
 

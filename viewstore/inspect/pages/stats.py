@@ -12,12 +12,12 @@ from viewstore.inspect.columns import (
 from viewstore.inspect.distributions import Bar, density_of
 from viewstore.inspect.figures import density_panel, figure, histogram_panel
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab
-from viewstore.inspect.summary import column_facts
+from viewstore.inspect.summary import column_facts, unsummarised
 from viewstore.inspect.told import described
 from viewstore.inspect.view_set_charts import column_bars, said_instead
 from viewstore.store.view_set import ViewSet
 
-SHOWN = ("count", "fill", "min", "max", "mean", "std", "percentiles")
+SHOWN = ("count", "fill", "min", "max", "mean", "std", "percentiles", "left_out")
 
 
 def _facts(request: PageRequest) -> Facts:
@@ -44,6 +44,7 @@ def _set_facts(request: PageRequest, view_set: ViewSet) -> Facts:
         "generator": view_set.plan.generator["name"],
         "of": view_set.of if view_set.kind == "columns" else None,
         "columns": [_column(request, view_set, name, stats) for name, stats in found.items()],
+        "unsummarised": unsummarised(view_set),
     }
 
 
@@ -59,6 +60,9 @@ def _column(request: PageRequest, view_set: ViewSet, name: str, stats: Facts) ->
     finds = {}
     if tests is not None and not said:
         finds = {"min": tests.at_most(stats["min"]), "max": tests.at_least(greatest)}
+    if tests is not None and (left := stats["left_out"]):
+        ends = {"min": stats["min"], "max": greatest, "left_out": left["value"]}
+        finds = {end: tests.within(value, value) for end, value in ends.items()}
     if tests is not None and stats["fill"]:
         finds["fill"] = tests.missing()
     caption = name if view_set is request.shown else f"{view_set.name}.{name}"
