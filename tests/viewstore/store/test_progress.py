@@ -193,8 +193,9 @@ def test_status_prints_it_and_keeps_its_exit_codes(
     assert code == 1
     facts = json.loads(out)["result"]["view_sets"]["simclr"]
     assert sorted(facts) == [
-        "committed", "failed", "hosts", "missing", "off_goal", "samples", "seconds_left", "shards",
-        "slow", "unreadable", "views", "views_done", "views_per_second", "worker_hours",
+        "committed", "failed", "hosts", "last_commit_seconds", "missing", "off_goal", "samples",
+        "seconds_left", "shards", "silent", "slow", "unreadable", "views", "views_done",
+        "views_per_second", "worker_hours",
     ]  # fmt: skip
     assert sorted(facts["hosts"][0]) == [
         "last_commit", "median_seconds", "name", "silent_seconds", "units",

@@ -77,6 +77,9 @@ class Site(Memory):
         except ConfigError as error:
             return self._unfinished(name, tab, fields, root, error)
         store.keep_columns(self.columns)
+        if tab.name == "overview" and fields.get("view_set") in store.unfinished:
+            # The page shows how far it is; it has no samples yet that could be shown.
+            fields = {name: value for name, value in fields.items() if name != "view_set"}
         request = PageRequest(
             site=self,
             name=name,
