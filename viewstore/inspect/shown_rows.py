@@ -259,7 +259,7 @@ def original_note(error: ViewStoreError) -> str:
     """Return why a source image is not shown, in few words."""
     if error.code == "VS207":
         return "source not reachable"
-    return f"unreadable: {error.why}" if error.why else "unreadable"
+    return f"cannot be read: {error.why}" if error.why else "cannot be read"
 
 
 def is_attack(view_set: ViewSet) -> bool:

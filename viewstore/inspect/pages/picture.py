@@ -18,7 +18,7 @@ from viewstore.inspect.thumbnails import (
 )
 from viewstore.store.view_set import ViewSet
 
-DAMAGED = "unreadable"
+DAMAGED = "cannot be read"
 
 
 def _page(request: PageRequest) -> Page:
