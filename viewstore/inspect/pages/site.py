@@ -171,7 +171,8 @@ def _without_unfinished(store: Store, tab: Tab, fields: Mapping[str, str]) -> Ma
     Raises:
         PageError: The page is another one, and has nothing of it to show.
     """
-    name, unfinished = fields.get("view_set", ""), store.unfinished
+    name = fields.get("view_set", "")
+    unfinished = store.unfinished if name else {}
     if name not in unfinished:
         return fields
     if tab.name != "overview":
