@@ -254,9 +254,22 @@ def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     names = read_sources(StorePaths(out))[0].keys if failed else ()
     keys = [names[row] for row in failed]
     facts |= {"failures": len(failed), "failed_samples": keys}
-    terminal.result(facts, _summary_text(facts, verdict, report))
-    unfit = verdict is not None and verdict.unfit
-    return int(len(failed) > options["max_failures"] or bool(unfit))
+    reasons = _reasons(len(failed), options["max_failures"], verdict)
+    terminal.result(facts, "\n".join([_summary_text(facts, verdict, report), *reasons]))
+    return int(bool(reasons))
+
+
+def _reasons(failed: int, allowed: int, verdict: Verdict | None) -> list[str]:
+    """Return why the exit code is 1, a line for each reason; nothing where it is 0."""
+    reasons = []
+    if verdict is not None and verdict.unfit:
+        names = ", ".join(each.view_set for each in verdict.unfit)
+        reasons.append(f"exit code 1: {names} not fit for use (--max-missed)")
+    if failed > allowed:
+        reasons.append(
+            f"exit code 1: {counted(failed, 'sample')} failed, --max-failures allows {allowed}"
+        )
+    return reasons
 
 
 @command("finalise", example="viewstore finalise views")

@@ -91,9 +91,9 @@ def inspect(
         facts, text = one_shard(store, options["at"], options["view_set"])
         terminal.result(facts, text, ok=not facts["faults"])
         return int(bool(facts["faults"]))
-    opened = _opened(terminal, store)
     if options["page"] is not None:
-        return _page(terminal, opened, options["page"])
+        return _page(terminal, store, options["page"])
+    opened = _opened(terminal, store)
 
     from viewstore.inspect.chosen_rows import choose_view_sets
 
@@ -130,17 +130,30 @@ def _answer(
     return without_histograms(facts), store_text(facts)
 
 
-def _page(terminal: Terminal, store: Store, address: str) -> int:
+def _page(terminal: Terminal, place: str, address: str) -> int:
     """Print a page on stdout; return 1 if it is one of an error.
 
     Raises:
-        ConfigError: It is a picture.
+        ConfigError: It is a picture, or there is no store at `place`.
     """
     from viewstore.build.draws import drawn_anew
+    from viewstore.files.local import is_url, local_path
+    from viewstore.format.paths import StorePaths
     from viewstore.inspect.pages.site import Site
+    from viewstore.store.committed import is_store
+    from viewstore.store.store import open_store
 
+    folder = None if is_url(place) else local_path(place).resolve()
+    if folder and is_store(StorePaths(folder)) and not StorePaths(folder).manifest.exists():
+        name, site = (
+            folder.name,
+            Site({folder.name: lambda: open_store(place)}, {folder.name: folder}),
+        )
+    else:
+        store = _opened(terminal, place)
+        name, site = store.name, Site({store.name: lambda: store}, replays=drawn_anew)
     path, _, query = address.removeprefix("/").partition("?")
-    page = Site({store.name: lambda: store}, replays=drawn_anew).get(store.name, path, query)
+    page = site.get(name, path, query)
     if page.media_type.startswith("image/"):
         raise ConfigError(f"--get prints pages, and {address[:80]} is a picture")
     body = page.body.decode()
@@ -185,6 +198,7 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
 
 
 def _opened(terminal: Terminal, path: str) -> Store:
+    from viewstore.store.committed import not_complete
     from viewstore.store.store import open_store
 
     store = open_store(path)
@@ -192,9 +206,7 @@ def _opened(terminal: Terminal, path: str) -> Store:
     for name in store.gone:
         terminal.warn(f"view set {name} is gone from disk; viewstore rm {path} {name} forgets it")
     for name, there in {**store.unfinished, **_partial(store)}.items():
-        terminal.warn(
-            f"view set {name} is not complete: {there}; run its build again, with the same command"
-        )
+        terminal.warn(not_complete(name, there))
     return store
 
 

@@ -24,6 +24,7 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
     Rates and times left are those of the last 20 commits, by the clocks of the hosts.
     """
     from viewstore.format.paths import StorePaths
+    from viewstore.store.advice import finalise_of
     from viewstore.store.progress import ranges, store_progress
 
     found = store_progress(StorePaths(store), view_set)
@@ -39,7 +40,10 @@ def status(terminal: Terminal, store: Path, view_set: str | None, missing: bool)
     lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
     unpublished = _unpublished(store, facts)
     if unpublished:
-        lines.append(f"all of {', '.join(unpublished)} is built: viewstore finalise {store}")
+        lines.append(
+            f"all of {', '.join(unpublished)} is built, and not published yet; if no build is "
+            f"running: {finalise_of(store)}"
+        )
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
     terminal.result(answer, "\n".join(lines))
     return int(bool(gone) or any(each.missing for each in found.values()))

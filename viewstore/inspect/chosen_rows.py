@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Status
 from viewstore.format.plan import checked_seed
 from viewstore.inspect.ranking import ranking_of
 from viewstore.randomness import Stream
+from viewstore.store.committed import read_commit
+from viewstore.store.progress import created
 from viewstore.store.store import Store
 from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
@@ -71,9 +75,11 @@ def choose_view_sets(store: Store, name: str | None) -> list[ViewSet]:
 
 
 def first_shown(store: Store) -> ViewSet | None:
-    """Return the view set to show where none is named: the first from which no other starts.
+    """Return the view set to show where none is named; None: the store has none.
 
-    None: the store has none.
+    Of those with views from which no other starts it is the one whose first shard was committed
+    first, so that another one that is added later does not take its place; where commits do not
+    say when, as in a store at a URL, it is the first by name.
     """
     if not store.view_sets:
         return None
@@ -83,4 +89,17 @@ def first_shown(store: Store) -> ViewSet | None:
         for each in store.view_sets.values()
         if each.kind != "columns" and each.name not in parents
     ]
-    return min(last or store.view_sets.values(), key=lambda each: each.name)
+    among = sorted(last or store.view_sets.values(), key=lambda each: each.name)
+    if len(among) == 1 or store.remote:
+        return among[0]
+    return min(among, key=_begun)
+
+
+def _begun(view_set: ViewSet) -> datetime:
+    """Return when the first shard of a view set was committed; the last moment if no one says."""
+    last = datetime.max.replace(tzinfo=UTC)
+    try:
+        commit = read_commit(view_set.paths, 0)
+    except FormatError:  # which is a fault of its own
+        return last
+    return last if commit is None else created(commit) or last

@@ -49,6 +49,20 @@ class DrawnBlock:
     views: tuple[DrawnView, ...]
 
     @property
+    def several_roles(self) -> bool:
+        """Whether its views differ in their roles: else a role says nothing of one of them."""
+        return len({each.cell.role for each in self.views}) > 1
+
+    def caption(self, cell: Cell) -> str:
+        """Return what is said first of a view: its role, area and distance, where they say much."""
+        words = [cell.role] if self.several_roles else []
+        if cell.area is not None:
+            words.append(f"area\N{NO-BREAK SPACE}{cell.area:.0%}")
+        if cell.distance is not None:
+            words.append(f"d\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{cell.distance:.3f}")
+        return ", ".join(words)
+
+    @property
     def boxed(self) -> list[Cell]:
         """The views with a crop box, the largest first, so that none hides a smaller one."""
         cells = [each.cell for each in self.views if each.cell.box is not None]

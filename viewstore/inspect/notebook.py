@@ -68,7 +68,7 @@ def _of_store(store: Store) -> tuple[dict[str, Any], list[Row], list[ViewSet]]:
         "title": store.name,
         "id": store.store_id,
         "labels": len(label_counts(store)),
-        "verdict": verdict_of(store, picked) if picked else None,
+        "verdict": verdict_of(store, store.view_sets.values()) if store.view_sets else None,
         "view_sets": _told(list(store.view_sets.values())),
     }
     return facts, rows, shown

@@ -121,14 +121,22 @@ def notes_of(
         notes.append((said + (f"; goal: {goal}" if goal else ""), FAINT))
         notes += _origin(store, view_set)
         for each in described(store, view_set):
-            names = ", ".join(column.name for column in told_columns(each)) or "nothing in words"
-            notes.append((f"{each.name}, columns of {view_set.name}: {names}", FAINT))
+            notes.append((f"{each.name}, columns of {view_set.name}: {_columns(each)}", FAINT))
             notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
     if any("mix_box" in each.params for each in view_sets):
         notes.append(("A box in a view is what was pasted into it.", FAINT))
     return notes + [(line, FAINT) for line in LEGEND]
+
+
+def _columns(columns_set: ViewSet) -> str:
+    """Return which columns stand below views, or else that they do not."""
+    told = [column.name for column in told_columns(columns_set)]
+    if told:
+        return ", ".join(told)
+    others = [each.name for each in columns_set.plan.columns if each.name != "status"]
+    return f"{', '.join(others)} (not written below the views)"
 
 
 def _origin(store: Store, view_set: ViewSet) -> list[tuple[str, str]]:
@@ -191,7 +199,7 @@ def _draw_original(
     at: tuple[int, int],
 ) -> None:
     left, top, width, height = _paste(
-        sheet, draw, row.original, at, "source not reachable", wide=ORIGINAL
+        sheet, draw, row.original, at, row.original_note, wide=ORIGINAL
     )
     if row.original is None:
         return
@@ -226,7 +234,7 @@ def _draw_view(
         words.append(f"! {cell.note}")
     elif cell.area is not None:
         words.append(f"area {cell.area:.0%}")
-    if with_role or not words:
+    if with_role:
         words.insert(0, cell.role)
     text = _elide(" ".join(words), CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())

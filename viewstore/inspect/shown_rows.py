@@ -136,6 +136,7 @@ class Row:
         width: Of the source image, in pixels.
         original: The source image, uint8 [H, W, C], maybe smaller; None if it cannot be read, or
             was not.
+        original_note: Words for why it cannot be read; empty if it can, or was not.
         cells: Its views, by name of the view set.
     """
 
@@ -146,6 +147,7 @@ class Row:
     width: int
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
+    original_note: str = ""
 
     @classmethod
     def of_json(cls, facts: Mapping[str, Any]) -> Row:
@@ -232,23 +234,32 @@ def read_row(store: Samples, row: int, view_sets: Sequence[ViewSet], *, pixels: 
     """
     table = store.table
     height, width = int(table.height[row]), int(table.width[row])
+    original, note = _original(store, row) if pixels else (None, "")
     return Row(
         key=table.keys[row],
         row=row,
         label=label_text(table.label_names, int(table.label[row]), unlabelled=""),
         height=height,
         width=width,
-        original=_original(store, row) if pixels else None,
+        original=original,
+        original_note=note,
         cells={each.name: _cells(each, row, height * width, pixels) for each in view_sets},
     )
 
 
-def _original(store: Samples, row: int) -> Pixels | None:
+def _original(store: Samples, row: int) -> tuple[Pixels | None, str]:
+    """Return the source image of a row; None and a note if it cannot be read."""
     try:
-        image: Pixels = store.source.image(row)
-        return image
-    except ViewStoreError:
-        return None
+        return store.source.image(row), ""
+    except ViewStoreError as error:
+        return None, original_note(error)
+
+
+def original_note(error: ViewStoreError) -> str:
+    """Return why a source image is not shown, in few words."""
+    if error.code == "VS207":
+        return "source not reachable"
+    return f"cannot be read: {error.why}" if error.why else "cannot be read"
 
 
 def is_attack(view_set: ViewSet) -> bool:

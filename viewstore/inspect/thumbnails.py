@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from html import escape
 
 import numpy as np
@@ -18,6 +19,7 @@ SIDES = (96, 224, 448)  # of the longer side, in pixels, of the pictures that ca
 MAX_BYTES = {96: 12_000, 224: 12_000, 448: 48_000}  # the last has four times the pixels
 QUALITIES = (85, 75, 60, 45, 30, 15)
 GREY, WORDS = "#dcdcda", "#4a4a4a"
+LETTER, LINE = 7, 16  # pixels that a letter is wide, and a line of words high
 
 
 def view_picture(view_set: ViewSet, row: int, view: int, side: int) -> bytes:
@@ -73,11 +75,17 @@ def placeholder(words: str, height: int, width: int) -> bytes:
     """Return a grey field as SVG, as high and wide as the picture that cannot be shown."""
     scale = 224 / max(height, width)
     wide, high = max(96, round(width * scale)), max(40, round(height * scale))
+    lines = textwrap.wrap(words, max(wide // LETTER, 8), max_lines=max(high // LINE, 1))
+    first = high / 2 + 4 - LINE * (len(lines) - 1) / 2
+    text = "".join(
+        f'<tspan x="{wide / 2}" y="{first + LINE * number:g}">{escape(line)} </tspan>'
+        for number, line in enumerate(lines)
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
         f'height="{high}"><rect width="{wide}" height="{high}" fill="{GREY}"/>'
-        f'<text x="{wide / 2}" y="{high / 2 + 4}" text-anchor="middle" font-size="13" '
-        f'font-family="sans-serif" fill="{WORDS}">{escape(words)}</text></svg>'
+        f'<text text-anchor="middle" font-size="13" '
+        f'font-family="sans-serif" fill="{WORDS}">{text}</text></svg>'
     ).encode()
 
 

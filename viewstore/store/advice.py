@@ -6,6 +6,8 @@ Each is tried by a test: who follows it comes to a store that is whole.
 from __future__ import annotations
 
 import contextlib
+import shlex
+from pathlib import Path
 
 from viewstore.errors import FormatError
 from viewstore.format.paths import StorePaths, ViewSetPaths
@@ -39,8 +41,8 @@ def unfinished(paths: StorePaths) -> tuple[str, str]:
             view_set = paths.view_set(name)
             if _is_built(view_set):
                 return (
-                    f"all shards of {name} are built, in slices",
-                    f"viewstore finalise {paths.root}",
+                    f"all shards of {name} are built, and not published yet",
+                    f"if no build is running: {finalise_of(paths.root)}",
                 )
             committed = len(committed_shards(view_set))
             there.append(f"{name}: {shards_there(committed, read_plan(view_set))}")
@@ -48,11 +50,16 @@ def unfinished(paths: StorePaths) -> tuple[str, str]:
     return why, build_again(paths.root)
 
 
+def finalise_of(root: Path) -> str:
+    """Return the command that publishes what is built of a store."""
+    return f"viewstore finalise {shlex.quote(str(root))}"
+
+
 def unpublished(paths: ViewSetPaths) -> str:
     """Return what to do about a view set that is begun and that no manifest names."""
     store = paths.root.parents[1]
     if _is_built(paths):
-        return f"viewstore finalise {store}"
+        return finalise_of(store)
     again = f"run the same {made_by(paths.root.name)} command again"
     return f"{again}, or {taking_out(paths)}"
 

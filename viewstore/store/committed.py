@@ -131,6 +131,17 @@ def shards_there(committed: int, plan: Plan) -> str:
     return f"{committed} of {counted(plan.shards, 'shard')} {are} there"
 
 
+def not_complete(name: str, there: str) -> str:
+    """Return what is to be said of a view set of which shards are missing; `there`: how many are.
+
+    From the outside a build that runs looks like one that was stopped.
+    """
+    return (
+        f"view set {name} is not complete: {there}. It is being built, or its build was stopped: "
+        f"where none is running, run the same {made_by(name)} command again"
+    )
+
+
 def made_by(name: str) -> str:
     """Return the command that makes a view set of this name."""
     return "refresh" if ROUND.fullmatch(name) else "build"

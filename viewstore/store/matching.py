@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,7 +166,7 @@ def matching_rows(store: Store, text: str, preferred: Sequence[str] = ()) -> NDA
         raise ConfigError(
             f"where keeps none of {store.num_samples} rows: {found.expr}",
             why="a value that was never written is neither true nor false; 'is missing' finds it",
-            fix="viewstore stats STORE shows the range of each column",
+            fix=f"viewstore stats {shlex.quote(store.location)} shows the range of each column",
         )
     return rows
 

@@ -6,6 +6,7 @@ that sees the folder. `viewstore status` and the page Overview show these number
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +22,18 @@ from viewstore.format.columns import Status
 from viewstore.format.manifest import Commit, check_shard
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
-from viewstore.store.committed import no_view_set, read_commits, read_plan, view_sets
+from viewstore.store.committed import (
+    committed_shards,
+    no_view_set,
+    read_commits,
+    read_plan,
+    view_sets,
+)
 
 LAST = 20  # commits over which the rate is taken
 SLOW = 3  # times the median: a slow shard, a silent host
 LEAST_SILENCE = timedelta(minutes=1)  # clocks of hosts agree to about that
+LEAST_WAIT = 20  # seconds without a commit in which no builder is missed
 FAILED: Mapping[int, str] = {Status.FAILED: "failed", Status.UNREADABLE: "source unreadable"}
 
 
@@ -61,7 +69,12 @@ class SetProgress:
         views: Views in all; of a columns set, those that it describes.
         views_done: Views of committed shards.
         views_per_second: Over the last 20 commits; None while that is not known.
-        seconds_left: At that rate; 0 where nothing is missing, None while it is not known.
+        seconds_left: At that rate; 0 where nothing is missing, None while it is not known, and
+            where no commit came for so long that nobody seems to build.
+        last_commit_seconds: Whole seconds since the last commit was written, by the times of the
+            files; None before the first.
+        silent: Whether shards are missing, and that is over 20 s and over SLOW x the median of all
+            commits.
         worker_hours: Work on all committed shards, summed over workers.
         samples: Samples of committed shards.
         off_goal: Samples of which a view missed its goal and none failed.
@@ -78,6 +91,8 @@ class SetProgress:
     views_done: int
     views_per_second: float | None
     seconds_left: float | None
+    last_commit_seconds: int | None
+    silent: bool
     worker_hours: float
     samples: int
     off_goal: int
@@ -105,6 +120,9 @@ class SetProgress:
             f"{self.view_set}: {self.committed} of {counted(self.shards, 'shard')}"
             f"{rate if self.missing else ''}{left}, {self.worker_hours:.2f} worker-hours"
         ]
+        if self.missing and self.last_commit_seconds is not None:
+            ago = duration(self.last_commit_seconds)
+            lines.append(f"  {no_commit_for(ago)}" if self.silent else f"  last commit {ago} ago")
         wrong = {**self.failed, "off goal": self.off_goal}
         said = [f"{count} {what}" for what, count in wrong.items() if count]
         if said:
@@ -144,6 +162,10 @@ def set_progress(root: StorePaths, name: str, *, now: datetime | None = None) ->
     rows_left = sum(len(plan.shard_range(shard)) for shard in missing)
     done = plan.rows - rows_left
     median = statistics.median([each.seconds for each in commits.values()] or [0])
+    now = now or datetime.now(UTC)
+    waited = _since_last_commit(paths, now)
+    silent = bool(missing) and waited is not None and waited > max(LEAST_WAIT, SLOW * median)
+    left = None if silent or rate is None else rows_left * plan.views / rate
     worst, unreadable = _worst(paths, plan, commits)
     return SetProgress(
         view_set=name,
@@ -153,13 +175,15 @@ def set_progress(root: StorePaths, name: str, *, now: datetime | None = None) ->
         views=plan.rows * plan.views,
         views_done=done * plan.views,
         views_per_second=rate,
-        seconds_left=0.0 if not missing else rate and rows_left * plan.views / rate,
+        seconds_left=left if missing else 0.0,
+        last_commit_seconds=waited,
+        silent=silent,
         worker_hours=sum(each.seconds for each in commits.values()) / 3600,
         samples=done,
         off_goal=worst[Status.GOAL_NOT_MET],
         failed={words: worst[status] for status, words in FAILED.items()},
         unreadable=unreadable,
-        hosts=_hosts(commits.values(), now or datetime.now(UTC), working=bool(missing)),
+        hosts=_hosts(commits.values(), now, working=bool(missing)),
     )
 
 
@@ -185,6 +209,11 @@ def minute(when: str | None) -> str:
     return "not known" if when is None else when.replace("T", " ").replace("+00:00", " UTC")
 
 
+def no_commit_for(time: str) -> str:
+    """Return what is said of a build that has shards left and shows no sign of life."""
+    return f"no commit for {time}: is a builder running?"
+
+
 def duration(seconds: float) -> str:
     """Return a time in words: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
@@ -197,9 +226,18 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def _since_last_commit(paths: ViewSetPaths, now: datetime) -> int | None:
+    """Return for how many whole seconds no commit record was written; None: there is none."""
+    times = []
+    for shard in committed_shards(paths):
+        with contextlib.suppress(FileNotFoundError):  # a repair has just withdrawn it
+            times.append(paths.commit(shard).stat().st_mtime)
+    return max(0, int(now.timestamp() - max(times))) if times else None
+
+
 def _rate(plan: Plan, commits: Sequence[Commit]) -> float | None:
     """Return the views per second between the first and the last of the newest commits."""
-    timed = [(_created(each), len(plan.shard_range(each.entry.shard))) for each in commits]
+    timed = [(created(each), len(plan.shard_range(each.entry.shard))) for each in commits]
     last = sorted((when, rows) for when, rows in timed if when is not None)[-LAST:]
     seconds = (last[-1][0] - last[0][0]).total_seconds() if last else 0
     if not seconds:  # the first one only says when the time began
@@ -213,7 +251,7 @@ def _hosts(commits: Iterable[Commit], now: datetime, *, working: bool) -> tuple[
     for name, group in groupby(ordered, lambda each: each.host):
         mine = list(group)
         median = statistics.median(each.seconds for each in mine)
-        last = max(filter(None, map(_created, mine)), default=None)
+        last = max(filter(None, map(created, mine)), default=None)
         since = timedelta() if last is None else now - last
         silent = working and since > max(timedelta(seconds=SLOW * median), LEAST_SILENCE)
         found.append(
@@ -228,7 +266,7 @@ def _hosts(commits: Iterable[Commit], now: datetime, *, working: bool) -> tuple[
     return tuple(found)
 
 
-def _created(commit: Commit) -> datetime | None:
+def created(commit: Commit) -> datetime | None:
     """Return when a shard was committed; None: the record does not say it in ISO 8601."""
     try:
         found = datetime.fromisoformat(commit.created)

@@ -187,9 +187,9 @@ class Store:
         for view_set in self.view_sets.values():
             view_set.keep_columns(memory)
 
-    @cached_property
+    @property
     def unfinished(self) -> Mapping[str, str]:
-        """How far the view sets are whose first build has not ended: "12 of 29 shards are there".
+        """How far the view sets are now whose first build has not ended: "2 of 9 shards are there".
 
         Those of a remote store are not known: they cannot be listed there.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,7 @@ LEARN = (
 )
 SEARCH = "build with a larger --set max_steps or --set tol, into another --view-set"
 DIVERGED = "build with a smaller --set lr, into another --view-set or --out"
-MEND = (
-    "mend the images that cannot be read, then run viewstore verify STORE --repair --failed; or do "
-    "without them"
-)
+MEND = "mend the images that cannot be read, then run {}; or do without them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +38,7 @@ class SetVerdict:
         rows: Their rows, [M].
         goal: What a view had to be, in words; empty if any view will do.
         remedy: What to do where samples missed it.
+        kind: What samples have of it: "views", or "columns".
     """
 
     view_set: str
@@ -47,6 +46,7 @@ class SetVerdict:
     rows: NDArray[np.int64]
     goal: str
     remedy: str
+    kind: str = "views"
 
     @property
     def samples(self) -> int:
@@ -78,7 +78,7 @@ class SetVerdict:
         """Return what became of the samples, as a sentence."""
         made = self.samples - len(self.failed_rows)
         if not self.goal:
-            said = f"{made} of {self.samples} samples have their views"
+            said = f"{made} of {self.samples} samples have their {self.kind}"
         else:
             said = f"{self.good} of {made} samples meet their goal ({self.goal})"
         failed = len(self.failed_rows)
@@ -91,10 +91,12 @@ class Verdict:
 
     Attributes:
         view_sets: Each of them once.
+        repair: What builds failed samples anew once their images are mended: a command.
         max_missed: Share of samples off their goal above which a view set is not fit for use.
     """
 
     view_sets: tuple[SetVerdict, ...]
+    repair: str
     max_missed: float = MAX_MISSED
 
     @property
@@ -128,7 +130,8 @@ class Verdict:
     def remedies(self) -> list[str]:
         """Return what to do, each thing once; nothing while too few samples missed to matter."""
         found = [each.remedy for each in self.unfit if each.missed]
-        for status, remedy in ((Status.FAILED, DIVERGED), (Status.UNREADABLE, MEND)):
+        mend = MEND.format(self.repair)
+        for status, remedy in ((Status.FAILED, DIVERGED), (Status.UNREADABLE, mend)):
             if any((each.status == status).any() for each in self.view_sets):
                 found.append(remedy)
         return list(dict.fromkeys(found))
@@ -167,7 +170,14 @@ def verdict_of(
         for each in _ancestry(store, view_set):
             chain.setdefault(each.name, each)
     judged = [_judge(each) for each in chain.values()]
-    return Verdict(tuple(judged), max_missed)
+    return Verdict(tuple(judged), _repair(store), max_missed)
+
+
+def _repair(store: Store) -> str:
+    """Return the command that builds failed samples anew; it takes a folder, not a URL."""
+    if store.remote:
+        return "viewstore verify STORE --repair --failed where the store was built"
+    return f"viewstore verify {shlex.quote(store.location)} --repair --failed"
 
 
 def goal_text(view_set: ViewSet) -> str:
@@ -190,7 +200,8 @@ def _judge(view_set: ViewSet) -> SetVerdict:
     worst = worst_status(view_set)
     rows = np.flatnonzero(worst != Status.NEVER_WRITTEN)
     goal, remedy = _goal(view_set.plan.generator["args"])
-    return SetVerdict(view_set.name, worst[rows], rows, goal, remedy)
+    kind = "columns" if view_set.kind == "columns" else "views"
+    return SetVerdict(view_set.name, worst[rows], rows, goal, remedy, kind)
 
 
 def worst_status(view_set: ViewSet) -> NDArray[np.uint8]:

@@ -60,6 +60,11 @@ def test_nobody_is_told_to_build_into_a_folder_of_something_else(tmp_path: Path,
     assert caught.value.fix == "give the folder that --out named when the store was built"
 
 
+def status_of(capsys: pytest.CaptureFixture[str], store: Path) -> str:
+    """Return what `viewstore status` prints of a store."""
+    return run(capsys, "status", store)[1]
+
+
 def test_the_last_slice_names_finalise(
     tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,8 +76,9 @@ def test_the_last_slice_names_finalise(
     assert "finalise" not in run(capsys, "status", store)[1]
     last = run(capsys, *arguments, "--shard", "1/2")[1]
     assert f"all slices are built: viewstore finalise {store}" in last
-    assert f"all of simclr is built: viewstore finalise {store}" in run(capsys, "status", store)[1]
-    assert f"fix:   viewstore finalise {store}" in run(capsys, "inspect", store)[2]
+    advice = f"if no build is running: viewstore finalise {store}"
+    assert f"all of simclr is built, and not published yet; {advice}" in status_of(capsys, store)
+    assert f"fix:   {advice}" in run(capsys, "inspect", store)[2]
     answer = json.loads(run(capsys, "status", store, "--json")[1])
     assert answer["result"]["unpublished"] == ["simclr"]
     assert invoke("finalise", store).exit_code == 0
@@ -88,7 +94,8 @@ def test_a_set_that_was_named_in_part_is_to_be_finalised_when_it_is_built(
     run(capsys, *arguments, "--shard", "0/2")
     assert invoke("finalise", store, "--allow-partial").exit_code == 0
     run(capsys, *arguments, "--shard", "1/2")
-    assert f"all of simclr is built: viewstore finalise {store}" in run(capsys, "status", store)[1]
+    advice = f"if no build is running: viewstore finalise {store}"
+    assert f"all of simclr is built, and not published yet; {advice}" in status_of(capsys, store)
     assert invoke("finalise", store).exit_code == 0
     assert "finalise" not in run(capsys, "status", store)[1]
 

@@ -123,9 +123,21 @@ def test_a_view_set_whose_build_has_not_ended_says_how_far_it_is(
     build_small(tmp_path / "s", None, view_set="second", seed=1)
     code, _, err = run(capsys, "inspect", tmp_path / "s")
     assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+    assert "It is being built, or its build was stopped" in err
     finalise(tmp_path / "s", allow_partial=True)
     code, _, err = run(capsys, "inspect", tmp_path / "s")
     assert (code, "view set simclr is not complete: 2 of 3 shards are there" in err) == (0, True)
+
+
+def test_get_prints_the_progress_of_a_first_build(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_small(tmp_path / "s", source, only=(0, 2))
+    code, page, _ = run(capsys, "inspect", tmp_path / "s", "--get", "/")
+    assert (code, "2 of 3 shards" in page) == (0, True)
+    code, page, _ = run(capsys, "inspect", tmp_path / "s", "--get", "/browse")
+    assert (code, "has no manifest.json" in page) == (1, True)
+    assert run(capsys, "inspect", tmp_path, "--get", "/")[0] == 2
 
 
 def test_a_moved_source_is_said_beside_gray_originals(

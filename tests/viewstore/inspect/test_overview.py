@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.viewstore.small_stores import SHARD_ROWS, build_small, write_npz, wri
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.format.paths import StorePaths
 from viewstore.inspect.chosen_rows import choose_rows
 from viewstore.inspect.view_set_charts import overview_panels
 from viewstore.progress import Fact, Silent
@@ -85,6 +88,56 @@ def test_the_verdict_stands_first_and_an_unfit_set_is_an_alarm(
         assert page.text.index(f"verdict: {word}") < page.text.index("6 samples,")
 
 
+def test_the_verdict_is_on_all_view_sets_and_that_of_the_picked_one_stands_with_it(
+    searched: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(searched, out)
+    build_small(out, None, view_set="abc", shard_rows=None)
+    store = open_store(out)
+    page, facts = read(out, "?view_set=abc")
+    assert facts["verdict"] == verdict_of(store, store.view_sets.values()).to_json()
+    assert list(facts["verdict"]["view_sets"]) == ["abc", "recon", "w-search"]
+    assert facts["verdict"]["word"] == "usable"
+    assert facts["shown_verdict"] == verdict_of(store, [store.view_sets["abc"]]).to_json()
+    assert facts["shown_verdict"]["word"] == "good"  # which is not said of the store
+    assert page.text.index("verdict: usable") < page.text.index("verdict: good")
+    notebook = Page((store._repr_html_() or "").encode()).text
+    assert "verdict: usable" in notebook
+    for each in verdict_of(store, store.view_sets.values()).view_sets:
+        assert f"{each.view_set}: {each.line()}" in notebook
+
+
+def test_a_view_set_that_is_being_built_is_shown_by_its_progress(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    build_small(out, write_npz(tmp_path / "images.npz"))
+    store = open_store(out)
+    site = site_of(store)
+    assert facts_of(site, "s", "")["building"] == {}
+    build_small(out, None, view_set="beside", seed=1, only=(0,))  # while the store is open
+    address = "?view_set=beside"
+    assert list(facts_of(site, "s", address)["building"]) == ["beside"]
+    page = Page(page_of(site, "s", address).body)
+    assert "beside 1 of 3 shards" in " ".join(page.text.split())
+    links = [str(attrs["href"]) for tag, attrs in page.tags if tag == "a"]
+    assert "./browse" in links  # its tabs are those of a view set that has samples
+    refused = page_of(site, "s", f"browse{address}")
+    assert (refused.status, b"1 of 3 shards are there" in refused.body) == (404, True)
+    assert page_of(site, "s", "?view_set=besides").status == 400
+
+
+def test_a_build_without_a_sign_of_life_has_no_time_left(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    build_small(out, write_npz(tmp_path / "images.npz"), only=(1,))
+    assert "last commit" in read(out)[0].text
+    commit = StorePaths(out).view_set("simclr").commit(1)
+    os.utime(commit, (1_700_000_000, 1_700_000_000))
+    page, facts = read(out)
+    assert facts["building"]["simclr"]["silent"]
+    assert "is a builder running?" in page.text
+    assert "being built, or stopped" in page.text
+
+
 def test_charts_say_their_numbers_in_tables(digits: Path) -> None:
     page, facts = read(digits)
     view_set = open_store(digits).view_sets[facts["shown"]]
@@ -127,7 +180,9 @@ def test_columns_sets_stand_under_what_they_describe(tmp_path: Path) -> None:
     page, facts = read(out)
     assert list(facts["view_sets"]) == ["hard", "images", "simclr", "wide"]
     text = " ".join(page.text.partition("View sets")[2].split())
-    order = [text.index(name) for name in ("simclr 2 x", "columns of simclr", "wide 2 x")]
+    order = [
+        text.index(name) for name in ("simclr 2 (expert)", "columns of simclr", "wide 2 (expert)")
+    ]
     assert order == sorted(order)
     assert "images columns of the images" in text
     shown, _ = read(out, "?view_set=hard")
@@ -164,6 +219,8 @@ class Watching(Silent):
     def advance(self, count: int = 1, **facts: Fact) -> None:
         status = status_of(self.out)
         shown = facts_of(site_of(self.out), self.out.name, "")["building"]
+        for each in (*status.values(), *shown.values()):
+            each.pop("last_commit_seconds")  # a second may pass between the two
         assert shown == {name: each for name, each in status.items() if name in shown}
         unfinished = {name for name, each in status.items() if each["missing"]}
         assert unfinished <= set(shown)
@@ -200,7 +257,10 @@ def test_a_store_without_a_manifest_has_only_the_progress_of_its_build(tmp_path:
     out = tmp_path / "s"
     build_small(out, write_npz(tmp_path / "images.npz"), only=(1,))
     page, facts = read(out)
-    assert facts == {"building": status_of(out)}
+    told = status_of(out)
+    for each in (told["simclr"], facts["building"]["simclr"]):
+        assert each.pop("last_commit_seconds") >= 0
+    assert facts == {"building": told}
     assert "1 of 3 shards" in page.text
     assert "Missing: 0,2." in " ".join(page.text.split())
     grid = next(attrs for tag, attrs in page.tags if tag == "svg")
@@ -218,7 +278,10 @@ def test_a_partial_generation_says_how_many_shards_it_has(tmp_path: Path) -> Non
     finalise(out, allow_partial=True)
     page, facts = read(out)
     assert "! simclr: 2 of 3 shards" in page.text
-    assert facts["building"] == status_of(out)
+    told = status_of(out)
+    for each in (told["simclr"], facts["building"]["simclr"]):
+        assert each.pop("last_commit_seconds") >= 0
+    assert facts["building"] == told
     assert facts["view_sets"]["simclr"]["samples"]["not_built"] == SHARD_ROWS
 
 

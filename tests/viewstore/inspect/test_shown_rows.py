@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 
 from tests.viewstore.commands import invoke
 from tests.viewstore.pages import Page
+from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.inspect.chosen_rows import choose_rows, choose_view_sets
+from viewstore.format.paths import StorePaths
+from viewstore.inspect.chosen_rows import choose_rows, choose_view_sets, first_shown
+from viewstore.inspect.drawn_rows import DrawnBlock, DrawnView
 from viewstore.inspect.report import write_report
 from viewstore.inspect.sheet import draw_sheet
 from viewstore.inspect.shown_rows import in_words, read_row
+from viewstore.store.committed import read_commit
 from viewstore.store.store import open_store
 
 
@@ -85,3 +90,55 @@ def test_views_that_are_not_built_or_damaged_say_so_and_the_rest_is_shown(tmp_pa
         "in the picture's place and below it, of two views; above"
     )
     assert draw_sheet(store, [0, 64, 129], sets)
+
+
+def test_what_is_shown_first_does_not_change_when_a_view_set_is_added(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    build_small(out, write_npz(tmp_path / "images.npz"), view_set="wide")
+    build_small(out, None, view_set="again", seed=1)
+    begun(out, "wide", "2026-01-02T03:04:05+00:00")
+    begun(out, "again", "2026-01-02T03:04:06+00:00")
+    shown = first_shown(open_store(out))
+    assert shown is not None
+    assert shown.name == "wide"  # by name it would be "again"
+
+
+@pytest.mark.parametrize("created", ["", "yesterday"])
+def test_where_commits_do_not_say_when_the_first_by_name_is_shown(
+    tmp_path: Path, created: str
+) -> None:
+    out = tmp_path / "s"
+    for name in ("wide", "again"):
+        build_small(out, write_npz(tmp_path / "images.npz"), view_set=name)
+        begun(out, name, created)
+    shown = first_shown(open_store(out))
+    assert shown is not None
+    assert shown.name == "again"
+    StorePaths(out).view_set("again").commit(0).unlink()
+    assert first_shown(open_store(out)) is not None
+
+
+def begun(out: Path, name: str, created: str) -> None:
+    """Write into the first commit of a view set when it was made."""
+    paths = StorePaths(out).view_set(name)
+    commit = read_commit(paths, 0)
+    assert commit is not None
+    paths.commit(0).chmod(0o644)
+    paths.commit(0).write_bytes(replace(commit, created=created).pack())
+
+
+def test_a_role_is_told_only_where_views_differ_in_theirs(digits: Path) -> None:
+    store = open_store(digits)
+    view_set = store.view_sets["simclr"]
+    row = read_row(store, 3, [view_set], pixels=False)
+
+    def captions(roles: str) -> list[str]:
+        cells = [
+            replace(cell, role=role) for cell, role in zip(row.cells["simclr"], roles, strict=True)
+        ]
+        views = tuple(DrawnView(cell=cell, image=None) for cell in cells)
+        block = DrawnBlock(name="simclr", goal="", height=1, width=1, views=views)
+        return [block.caption(cell) for cell in cells]
+
+    assert [each.partition("\N{NO-BREAK SPACE}")[0] for each in captions("aaaa")] == ["area"] * 4
+    assert [each.partition(",")[0] for each in captions("abab")] == list("abab")

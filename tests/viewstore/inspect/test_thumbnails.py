@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,11 +14,12 @@ from PIL import Image
 from tests.remote.servers import ranged_server
 from tests.viewstore.inspect.looked import page_of, pixels_of, site_of
 from tests.viewstore.pages import HOSTILE
-from tests.viewstore.small_stores import build_small, write_npz
+from tests.viewstore.small_stores import build_small, write_npz, write_photographs
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import FormatError
 from viewstore.files.cache_settings import CacheSettings
+from viewstore.inspect.shown_rows import read_row
 from viewstore.inspect.thumbnails import MAX_BYTES, SIDES, encoded, original_picture
 from viewstore.store.store import Store, open_store
 from viewstore.store.view_set import ViewSet
@@ -181,6 +183,19 @@ def test_an_original_that_cannot_be_reached_is_a_grey_field_that_says_so(tmp_pat
     assert row.status == 200
     view = page_of(site_of(store), "s", address(store.view_set("simclr"), 0, store.keys[0]))
     assert np.array_equal(pixels_of(view), store.view_set("simclr")[0][0])
+
+
+def test_an_original_that_is_damaged_says_so_and_why(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs", 3, cut=2)
+    build_small(tmp_path / "s", str(photographs), limit=2)
+    path = photographs / "1.jpg"
+    path.write_bytes(path.read_bytes()[:-9])
+    store = open_store(tmp_path / "s")
+    body = page_of(site_of(store), "s", original(store, "1.jpg")).body
+    said = " ".join(re.sub("<[^>]*>", "", body.decode()).split())
+    assert said == "cannot be read: its bytes changed since the store was begun"
+    row = read_row(store, store.keys.find("1.jpg"), [store.view_set("simclr")])
+    assert (row.original, row.original_note) == (None, said)
 
 
 def test_a_damaged_view_is_a_grey_field_and_is_not_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -113,6 +114,37 @@ def test_no_host_is_silent_where_nothing_is_missing(tmp_path: Path) -> None:
     assert found.seconds_left == 0
 
 
+def test_a_build_is_missed_after_three_medians_and_20_seconds_without_a_commit(
+    built: StorePaths,
+) -> None:
+    """By the times of files, not by the clocks of other hosts."""
+
+    def waited(seconds: float, median: float) -> SetProgress:
+        for shard in (0, 1, 2, 4):
+            say(built, shard, seconds=median)
+            when = START.timestamp() - 60 * (4 - shard)
+            os.utime(built.view_set("simclr").commit(shard), (when, when))
+        return progress(built, after=timedelta(seconds=seconds))
+
+    assert [waited(after, 1).silent for after in (4, 20, 21)] == [False, False, True]
+    assert [waited(after, 60).silent for after in (21, 180, 181)] == [False, False, True]
+    found = waited(120, 1)
+    assert (found.last_commit_seconds, found.seconds_left) == (120, None)
+    lines = "\n".join(found.lines())
+    assert "no commit for 2 min: is a builder running?" in lines
+    assert " left" not in lines
+    alive = waited(12, 60)
+    assert "last commit 12 s ago" in "\n".join(alive.lines())
+    assert alive.seconds_left is not None
+
+
+def test_a_built_view_set_is_never_missed(tmp_path: Path) -> None:
+    build_small(tmp_path / "s", write_npz(tmp_path / "images.npz"))
+    found = progress(StorePaths(tmp_path / "s"), after=timedelta(days=365 * 9))
+    assert (found.silent, found.seconds_left) == (False, 0)
+    assert "builder" not in "\n".join(found.lines())
+
+
 def test_failed_samples_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     source = write_photographs(tmp_path / "photographs", 9, cut=4)
     build_small(tmp_path / "s", str(source), on_error="skip", shard_rows=2)
@@ -193,8 +225,9 @@ def test_status_prints_it_and_keeps_its_exit_codes(
     assert code == 1
     facts = json.loads(out)["result"]["view_sets"]["simclr"]
     assert sorted(facts) == [
-        "committed", "failed", "hosts", "missing", "off_goal", "samples", "seconds_left", "shards",
-        "slow", "unreadable", "views", "views_done", "views_per_second", "worker_hours",
+        "committed", "failed", "hosts", "last_commit_seconds", "missing", "off_goal", "samples",
+        "seconds_left", "shards", "silent", "slow", "unreadable", "views", "views_done",
+        "views_per_second", "worker_hours",
     ]  # fmt: skip
     assert sorted(facts["hosts"][0]) == [
         "last_commit", "median_seconds", "name", "silent_seconds", "units",

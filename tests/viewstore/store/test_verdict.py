@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from tests.generators.latent_world import write_networks
 from tests.viewstore.commands import run
 from tests.viewstore.pages import Page
-from tests.viewstore.small_stores import write_photographs
+from tests.viewstore.small_stores import build_small, write_photographs
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.inspect.report import write_report
@@ -70,6 +72,7 @@ def test_a_build_ends_with_the_verdict_and_exit_1(
     code, out, _ = run(capsys, *_command(blobs))
     assert code == 1
     assert "verdict: not fit for use\n  recon: 0 of 4 samples meet their goal" in out
+    assert out.rstrip().endswith("exit code 1: recon not fit for use (--max-missed)")
     assert "w-search: 4 of 4 samples meet their goal (every view 0.200 +- 0.1" in out
     code, out, _ = run(capsys, *_command(blobs, "--json"))
     verdict = json.loads(out)["result"]["verdict"]
@@ -120,4 +123,25 @@ def test_samples_that_failed_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert code == 1
     assert "1 sample failed and is kept with its status: 3.jpg" in out
     assert "verdict: usable" in out
-    assert run(capsys, *command, "--max-failures", "1")[0] == 0
+    assert f"run viewstore verify {tmp_path / 's'} --repair --failed; or" in out
+    assert out.rstrip().endswith("exit code 1: 1 sample failed, --max-failures allows 0")
+    code, out, _ = run(capsys, *command, "--max-failures", "1")
+    assert (code, "exit code" in out) == (0, False)
+
+
+def test_the_remedy_names_the_store_as_a_shell_reads_it(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "images", 5, cut=3)
+    build_small(tmp_path / "my views", str(folder), on_error="skip")
+    store = open_store(tmp_path / "my views")
+    (remedy,) = verdict_of(store, store.view_sets.values()).remedies()
+    command = remedy.partition("then run ")[2].partition(";")[0]
+    assert shlex.split(command)[:3] == ["viewstore", "verify", str(tmp_path / "my views")]
+
+
+def test_columns_are_no_views(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "s")
+    request = {"generator": "quality", "view_set": "images", "out": tmp_path / "s"}
+    build(BuildRequest(**request, settings={"of": "source"}))  # type: ignore[arg-type]
+    store = open_store(tmp_path / "s")
+    (found,) = verdict_of(store, [store.view_sets["images"]]).view_sets
+    assert found.line() == f"{len(store)} of {len(store)} samples have their columns"

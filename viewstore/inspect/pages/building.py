@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from viewstore.format.paths import StorePaths
 from viewstore.inspect.shard_grid import shard_grid, shards_of_a_cell
-from viewstore.store.progress import duration, minute, ranges, store_progress
+from viewstore.store.progress import duration, minute, no_commit_for, ranges, store_progress
 
 Facts = dict[str, Any]
 
@@ -31,6 +31,7 @@ def progress_drawn(found: Facts) -> Facts:
         },
         "duration": duration,
         "minute": minute,
+        "no_commit_for": no_commit_for,
         "ranges": ranges,
         "shards_of_a_cell": shards_of_a_cell,
     }

@@ -180,6 +180,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
             name: shards_of_a_cell(len(each["states"])) for name, each in facts["shards"].items()
         },
         "looks": LOOKS,
+        "repair": f"viewstore verify {shlex.quote(request.store.location)} --repair",
         "state_meanings": STATE_MEANINGS,
         "rows_of": lambda each: _rows_link(request, each),
         "shard_rows_of": lambda name, each: request.link(

@@ -43,16 +43,25 @@ def _facts(request: PageRequest) -> Facts:
         "store_id": store.store_id,
         "generation": store.manifest.generation,
         "labels": kept.get(("labels", about), lambda: label_counts(store)),
-        "verdict": kept.get(
-            ("verdict", about, *names), lambda: verdict_of(store, picked).to_json()
-        ),
+        "verdict": _verdict(request, list(store.view_sets.values())),
         "shown": names[0] if names else None,
+        "shown_verdict": _verdict(request, picked) if picked else None,
         "view_sets": {name: _of_set(request, each) for name, each in store.view_sets.items()},
         "building": _building(store),
         "histograms": [panel for each in picked for panel in _panels(request, each)],
         "seed": seed,
         "rows": [row.to_json() for row in _rows(request, picked, seed)],
     }
+
+
+def _verdict(request: PageRequest, view_sets: Sequence[ViewSet]) -> Facts:
+    """Return what view sets, and those that they were made from, came to."""
+    names = [each.name for each in view_sets]
+    found: Facts = request.site.facts.get(
+        ("verdict", request.store.location, request.store.store_id, *names),
+        lambda: verdict_of(request.store, view_sets).to_json(),
+    )
+    return found
 
 
 def _of_set(request: PageRequest, view_set: ViewSet) -> Facts:

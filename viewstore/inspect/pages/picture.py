@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.inspect.pages.page import Facts, Page, PageError, PageRequest, Tab
+from viewstore.inspect.shown_rows import original_note
 from viewstore.inspect.thumbnails import (
     SIDES,
     media_type,
@@ -17,7 +18,7 @@ from viewstore.inspect.thumbnails import (
 )
 from viewstore.store.view_set import ViewSet
 
-UNREACHABLE, DAMAGED = "source not reachable", "cannot be read"
+DAMAGED = "cannot be read"
 
 
 def _page(request: PageRequest) -> Page:
@@ -43,10 +44,10 @@ def _page(request: PageRequest) -> Page:
     content = (now, name if view is not None else "", view, row, side)
     try:
         made = request.site.thumbnails.get(content, picture)
-    except ViewStoreError:
+    except ViewStoreError as error:
         height, width = int(store.table.height[row]), int(store.table.width[row])
         if view is None:
-            return Page(200, "image/svg+xml", placeholder(UNREACHABLE, height, width))
+            return Page(200, "image/svg+xml", placeholder(original_note(error), height, width))
         return Page(200, "image/svg+xml", placeholder(DAMAGED, view_set.height, view_set.width))
     return Page(200, media_type(made), made, immutable=True)
 

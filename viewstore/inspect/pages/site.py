@@ -22,7 +22,7 @@ from viewstore.inspect.pages.memory import Memory, OpenStore, ReplaysOf, no_repl
 from viewstore.inspect.pages.page import Page, PageError, PageRequest, Tab, error_facts
 from viewstore.inspect.pages.tabs import TABS
 from viewstore.inspect.template import environment
-from viewstore.store.committed import is_store
+from viewstore.store.committed import is_store, unfinished_view_set
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
@@ -76,6 +76,7 @@ class Site(Memory):
         except ConfigError as error:
             return self._unfinished(name, tab, fields, root, error)
         store.keep_columns(self.columns)
+        fields = _without_unfinished(store, tab, fields)
         request = PageRequest(
             site=self,
             name=name,
@@ -168,6 +169,21 @@ def _fields(query: str) -> dict[str, str]:
         return dict(parse_qsl(query, max_num_fields=64, errors="strict"))
     except ValueError as error:
         raise ConfigError(f"the fields of this address cannot be understood: {error}") from error
+
+
+def _without_unfinished(store: Store, tab: Tab, fields: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the fields of an address without a view set that is being built, which Overview shows.
+
+    Raises:
+        PageError: The page is another one, and has nothing of it to show.
+    """
+    name = fields.get("view_set", "")
+    unfinished = store.unfinished if name else {}
+    if name not in unfinished:
+        return fields
+    if tab.name != "overview":
+        raise PageError(404, unfinished_view_set(name, unfinished[name], store.location))
+    return {field: value for field, value in fields.items() if field != "view_set"}
 
 
 def _picked(store: Store, name: str | None) -> ViewSet | None:
