@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from viewstore.format.plan import checked_seed
 from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.inversion import farthest_rows, is_inversion
 from viewstore.inspect.summary import label_text
+from viewstore.inspect.view_set_charts import HASHES
 from viewstore.randomness import Stream
 from viewstore.store.matching import SOURCE_COLUMNS, Filter, Found, Place, bind, find_column
 from viewstore.store.store import Store
@@ -30,6 +32,7 @@ from viewstore.store.where import Joined
 RANDOM, WORST = "random", "worst"
 SECONDS = 2.0  # that a page gives a query
 LONGEST_SORT = 128  # characters; names of a view set and of a column
+UNORDERED = HASHES | {"status"}
 
 Between = Callable[[], None]
 
@@ -154,6 +157,7 @@ class Understood:
     def listed(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return key, row and label of `rows`, with the columns that the query names."""
         values = {name: self.values(name, rows) for name in self.columns}
+        order = [] if self.order is None else values[self.query.sort.removeprefix("-")]
         return [
             {
                 "key": self.store.keys[row],
@@ -162,9 +166,22 @@ class Understood:
                     self.store.label_names, int(self.store.labels[row]), unlabelled=""
                 ),
                 "values": {name: column[place] for name, column in values.items()},
+                "by_view": self.deciding(order[place]) if order else None,
             }
             for place, row in enumerate(rows)
         ]
+
+    def deciding(self, values: Any) -> int | None:  # noqa: ANN401
+        """Return which view gave a row its place in the order, of the row's `values` of it.
+
+        None: they are no values of views, or none is known.
+        """
+        if not isinstance(values, list):
+            return None
+        known = {view: each for view, each in enumerate(values) if each is not None}
+        known = {view: each for view, each in known.items() if not math.isnan(each)}
+        choose = max if self.query.sort.startswith("-") else min
+        return choose(known, key=known.__getitem__, default=None)
 
     def _values(
         self, column: Found, rows: NDArray[np.int64], between: Between, *, descending: bool
@@ -214,7 +231,8 @@ def understand(store: Store, query: Query, view_set: ViewSet | None) -> Understo
 def sortable(store: Store, view_set: ViewSet | None) -> list[str]:
     """Return the columns that samples can be ordered by, as a query names them.
 
-    They are those of the source, of `view_set`, and of the columns sets that describe it.
+    They are those of the source, of `view_set`, and of the columns sets that describe it. Seeds
+    and hashes have no order for a person, and the order of status is "worst".
     """
     found = ["key", *SOURCE_COLUMNS]
     if view_set is not None:
@@ -322,7 +340,8 @@ def _extreme(
 def _single(view_set: ViewSet) -> list[str]:
     """Return the columns of a view set that hold single numbers."""
     plan = view_set.plan
-    return [each.name for each in plan.columns if len(each.shape) <= plan.per_view(each.name)]
+    single = [each.name for each in plan.columns if len(each.shape) <= plan.per_view(each.name)]
+    return [name for name in single if name not in UNORDERED]
 
 
 def _names(view_set: ViewSet | None) -> list[str]:

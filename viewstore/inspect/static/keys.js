@@ -34,14 +34,23 @@ function isTyping(target) {
   return target instanceof Element && target.closest("input, select, textarea, [contenteditable]") !== null;
 }
 
+/** The row that the address names (#r17): the one that was just marked. */
+const named = () => rows().find((row) => row.id && `#${row.id}` === location.hash);
+
+/** @param {HTMLElement | undefined} row */
+function focusOn(row) {
+  /** @type {HTMLElement | null | undefined} */ (row?.querySelector("h3 a"))?.focus();
+}
+
 /** Move to the next row, or by `step`; the link of its key gets the focus.
  * @param {number} step */
 function walk(step) {
   const all = rows();
-  const here = all.findIndex((row) => row.contains(document.activeElement));
+  const focused = all.findIndex((row) => row.contains(document.activeElement));
+  const here = focused < 0 ? all.findIndex((row) => row === named()) : focused;
   const next = all[here < 0 ? (step > 0 ? 0 : all.length - 1) : here + step];
   if (next) {
-    /** @type {HTMLElement | null} */ (next.querySelector("h3 a"))?.focus();
+    focusOn(next);
     next.scrollIntoView({ block: "nearest" });
   }
 }
@@ -97,6 +106,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 turn(areOff());
+if (!areOff()) focusOn(named()); // a mark loads the page again: the cursor stays where it was
 switchButton?.addEventListener("click", () => turn(!areOff()));
 for (const opener of document.querySelectorAll("[data-shows=keys]")) {
   /** @type {HTMLElement} */ (opener).hidden = false;
