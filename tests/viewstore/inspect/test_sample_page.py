@@ -19,6 +19,7 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.inspect.pages.sample import MOST_WORDS
 from viewstore.inspect.shown_rows import read_row
 from viewstore.inspect.summary import sample_facts
 from viewstore.inspect.told import with_told
@@ -227,3 +228,25 @@ def test_without_javascript_zoom_is_a_link_and_isolation_is_css(mixed: Path) -> 
     css = page_of(site, "s", "static/row.css").body.decode()
     for view in range(10):
         assert f".block:has(.v{view}:hover, .v{view}:focus-within) .box:not(.b{view})" in css
+
+
+def test_seeds_and_hashes_stand_apart_and_few_words_below_each_view(mixed: Path) -> None:
+    page, facts = look(mixed, "sample/5?view_set=simclr")
+    assert "Seeds and hashes of simclr" in page.text
+    assert "row 5, of 0 to 19" in page.text
+    whole = [cell for cells in facts["shown"]["view_sets"].values() for cell in cells]
+    assert max(len(each["params"]) for each in whole) > MOST_WORDS  # all of it is in the facts
+    body = page_of(site_of(mixed), mixed.name, "sample/5?view_set=simclr").body.decode()
+    below = re.findall(r'<span class="params(?: told)?">(.*?)</span></span>', body)
+    assert below
+    assert max(each.count("<span>") for each in below) <= MOST_WORDS
+    main, _, rest = body.partition("Seeds and hashes of simclr")
+    assert '<th scope="row">seed</th>' not in main
+    assert '<th scope="row">seed</th>' in rest
+
+
+def test_an_original_of_the_size_of_the_views_is_shown_at_their_scale(mixed: Path) -> None:
+    store = open_store(mixed)
+    same = (store.table.height[5], store.table.width[5]) == (32, 32)
+    body = page_of(site_of(mixed), mixed.name, "sample/5?view_set=simclr").body.decode()
+    assert ('class="original same"' in body) == same

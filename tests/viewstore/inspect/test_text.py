@@ -144,6 +144,7 @@ def test_what_was_not_applied_is_off_and_no_number() -> None:
     assert brief_param("jitter_order", [3, 255, 0, 255]) == "3,off,0,off"
     assert (brief_param("solarize", 256), brief_param("solarize", 128)) == ("off", "128")
     assert brief_param("height", 256) == "256"
+    assert brief_param("latent", [0.5] * 192) == "0.5,0.5,0.5,... (192)"
     column = COLUMN | {"min": 0.0, "max": 255.0, "percentiles": (0, 0, 1, 2, 255, 255, 255)}
     row = stats_table({"jitter_order": column})[1].split()
     assert row[:10] == ["jitter_order", "4", "1", "0", "0", "2", "off", "off", "-", "-"]

@@ -277,7 +277,7 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
 
 
 def _code(request: PageRequest) -> str:
-    """Return Python that opens the store and makes the map, and finds the selection and the nearest if any."""
+    """Return Python that makes the map, and finds what is selected and what is nearest, if any."""
     embedding = request.query.get("of") or _first(request)
     view = view_number(request.query.get("view", ""))
     lines = [
