@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
@@ -44,8 +44,7 @@ def brief(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, float):
         return number(value) if math.isfinite(value) else "-"
     if isinstance(value, list | tuple):
-        more = f",... ({len(value)})" if len(value) >= LONG_LIST else ""
-        return ",".join(map(brief, value[: SHOWN if more else None])) + more
+        return _listed([brief(each) for each in value])
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} {brief(each)}" for name, each in value.items()) + "}"
     return str(value)
@@ -58,6 +57,12 @@ def no_number(column: str) -> tuple[int, str] | None:
     return (NONE[column], NONE_WORD) if column in NONE else None
 
 
+def _listed(words: Sequence[str]) -> str:
+    """Return words with commas between them; of many the first, and how many there are."""
+    more = f",... ({len(words)})" if len(words) >= LONG_LIST else ""
+    return ",".join(words[: SHOWN if more else None]) + more
+
+
 def is_off(column: str, value: object) -> bool:
     """Return whether a value of a params column says that nothing was done."""
     return column in OFF and value == OFF[column]
@@ -67,7 +72,7 @@ def brief_param(column: str, value: Any) -> str:  # noqa: ANN401
     """Return a param on one line, as `brief`, with the word "off" where nothing was done."""
     if isinstance(value, list):
         words = [brief_param(column, each) for each in value]
-        return OFF_WORD if words and set(words) == {OFF_WORD} else ",".join(words)
+        return OFF_WORD if words and set(words) == {OFF_WORD} else _listed(words)
     if column in NONE and value == NONE[column]:
         return NONE_WORD
     return OFF_WORD if is_off(column, value) else brief(value)

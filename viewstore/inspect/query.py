@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.plan import checked_seed
 from viewstore.inspect.ranking import OFF_BY, Ranking, json_numbers, ranking_of
 from viewstore.inspect.summary import label_text
+from viewstore.inspect.view_set_charts import HASHES
 from viewstore.randomness import Stream
 from viewstore.store.matching import (
     SOURCE_COLUMNS,
@@ -38,6 +40,7 @@ RANDOM, WORST = "random", "worst"
 FAILED = "any(status >= 3)"  # the filter of samples with a view that failed
 SECONDS = 2.0  # that a page gives a query
 LONGEST_SORT = 128  # characters; names of a view set and of a column
+UNORDERED = HASHES | {"status"}
 
 Between = Callable[[], None]
 
@@ -167,6 +170,7 @@ class Understood:
     def listed(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return key, row and label of `rows`, with the columns that the query names."""
         values = {name: self.values(name, rows) for name in self.columns}
+        order = [] if self.order is None else values[self.query.sort.removeprefix("-")]
         return [
             {
                 "key": self.store.keys[row],
@@ -175,6 +179,7 @@ class Understood:
                     self.store.label_names, int(self.store.labels[row]), unlabelled=""
                 ),
                 "values": {name: column[place] for name, column in values.items()},
+                "by_view": self.deciding(order[place]) if order else None,
             }
             for place, row in enumerate(rows)
         ]
@@ -184,6 +189,18 @@ class Understood:
         if self.ranking is None:
             return ""
         return self.ranking.words(next(iter(found.page(0, 1)), None))
+
+    def deciding(self, values: Any) -> int | None:  # noqa: ANN401
+        """Return which view gave a row its place in the order, of the row's `values` of it.
+
+        None: they are no values of views, or none is known.
+        """
+        if not isinstance(values, list):
+            return None
+        known = {view: each for view, each in enumerate(values) if each is not None}
+        known = {view: each for view, each in known.items() if not math.isnan(each)}
+        choose = max if self.query.sort.startswith("-") else min
+        return choose(known, key=known.__getitem__, default=None)
 
     def _values(
         self, column: Found, rows: NDArray[np.int64], between: Between, *, descending: bool
@@ -241,7 +258,8 @@ def _ranking(view_set: ViewSet | None) -> Ranking:
 def sortable(store: Store, view_set: ViewSet | None) -> list[str]:
     """Return the columns that samples can be ordered by, as a query names them.
 
-    They are those of the source, of `view_set`, and of the columns sets that describe it.
+    They are those of the source, of `view_set`, and of the columns sets that describe it. Seeds
+    and hashes have no order for a person, and the order of status is "worst".
     """
     found = ["key", *SOURCE_COLUMNS]
     if view_set is not None:
@@ -348,7 +366,8 @@ def _extreme(
 
 def _single(view_set: ViewSet) -> list[str]:
     """Return the columns of a view set that hold single numbers."""
-    return [each.name for each in view_set.plan.columns if is_single(view_set, each.name)]
+    single = [each.name for each in view_set.plan.columns if is_single(view_set, each.name)]
+    return [name for name in single if name not in UNORDERED]
 
 
 def _names(view_set: ViewSet | None) -> list[str]:

@@ -174,12 +174,16 @@ def sample_text(
 def rows_text(facts: Facts) -> str:
     """Return the rows of a query as text: key, row, label and the columns that it names."""
     told = [name for name in facts["columns"] if name not in ("key", "label", "index")]
+    by_views = [each["by_view"] for each in facts["rows"]]
+    decided = any(view is not None for view in by_views)
     rows = [
         [each["key"], str(each["row"]), each["label"] or "-"]
         + [_values(each["values"][name]) for name in told]
-        for each in facts["rows"]
+        + ["-" if view is None else str(view)] * decided
+        for each, view in zip(facts["rows"], by_views, strict=True)
     ]
-    lines = table(["key", "row", "label", *told], rows) if rows else []
+    head = ["key", "row", "label", *told, *["by view"] * decided]
+    lines = table(head, rows) if rows else []
     if facts["ranked"]:
         lines.insert(0, facts["ranked"])
     query = f": {facts['understood']}" if facts["understood"] else ""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -17,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from viewstore.errors import RemoteError, ViewStoreError
 from viewstore.inspect.pages.site import Site
-from viewstore.serve.limits import SEND_SECONDS, come_back
+from viewstore.serve.limits import ADDRESS, SEND_SECONDS, come_back
 from viewstore.serve.objects import (
     Answer,
     BusyError,
@@ -195,8 +196,9 @@ class _Pages:
         parts = raw.removeprefix(request.scope.get("root_path", "")).split("/", 3)
         if len(parts) < 4:  # a slash was written as %2f: links would be relative to another place
             return PlainTextResponse("there is no such page\n", 404)
+        get = partial(self._site.get, address=request.scope.get(ADDRESS))
         page = await anyio.to_thread.run_sync(
-            self._site.get, request.path_params["store"], parts[3], request.url.query
+            get, request.path_params["store"], parts[3], request.url.query
         )
         headers = {"cache-control": page.cache_control}
         if page.download is not None:

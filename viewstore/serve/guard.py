@@ -9,19 +9,21 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from viewstore.serve.limits import CLIENT, path_below
+from viewstore.serve.limits import ADDRESS, CLIENT, path_below
 from viewstore.serve.metrics import Meter
 from viewstore.serve.once import Once, unknown
 from viewstore.serve.tokens import Tokens
 
 OPEN = ("/healthz", "/readyz")  # need no token
 METHODS = ("GET", "HEAD")
+PLACE = re.compile(r"[^\s@/?#\\]+")  # a Host: nothing that would make another address of it
 MAX_HEADERS = 16384  # bytes of the header block of a request
 CLOSED = {"connection": "close"}
 SECURITY = {
@@ -99,6 +101,9 @@ class Guard:
             forwarded = _last(headers, "x-forwarded-proto")
             scope["scheme"] = forwarded if forwarded in ("http", "https") else scope["scheme"]
         scope[CLIENT] = address
+        if self._access.once is None:  # at a one-time address nobody else reads
+            host = self._named(headers)[-1:]
+            scope[ADDRESS] = f"{scope['scheme']}://{''.join(host).strip()}{root}/"
         return scope
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
@@ -130,11 +135,16 @@ class Guard:
 
     def _is_host(self, scope: Scope, headers: Headers) -> bool:
         """Whether a request names this server; a page elsewhere may let its name lead here."""
-        named = headers.getlist("host")
-        if self._access.behind_proxy:
-            named += headers.getlist("x-forwarded-host")
+        named = self._named(headers)
         here = (scope.get("server") or ("", 0))[0]
-        return bool(named) and all(self._is_name(host_of(each), here) for each in named)
+        return bool(named) and all(
+            PLACE.fullmatch(each.strip()) and self._is_name(host_of(each), here) for each in named
+        )
+
+    def _named(self, headers: Headers) -> list[str]:
+        """Return the hosts that a request names, the one that the client saw last."""
+        forwarded = headers.getlist("x-forwarded-host") if self._access.behind_proxy else []
+        return headers.getlist("host") + forwarded
 
     def _is_name(self, name: str, here: str) -> bool:
         if name in ("localhost", here) or name in self._access.hosts:

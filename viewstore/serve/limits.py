@@ -17,6 +17,7 @@ UNCOUNTED = ("/healthz", "/readyz", "/metrics")  # what must answer when nothing
 SEND_SECONDS = 60.0  # a client that takes nothing for so long is cut off
 BUSY_SECONDS, DRAINING_SECONDS = 2, 5
 CLIENT = "viewstore.client"  # key of a scope: who asks, its token or else its address
+ADDRESS = "viewstore.address"  # of a scope: this server's own, as the client has it, with a slash
 
 
 @dataclass

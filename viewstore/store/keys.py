@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError
 
 NEAR_KEYS = 3  # that an error names
+SEARCHED_KEYS = 50_000  # for a part of one
 
 
 class Keys(Sequence[str]):
@@ -80,16 +82,25 @@ class Keys(Sequence[str]):
         return position < len(self) and self._at(position) == key
 
     def _near(self, key: str, position: int) -> str:
-        """Return a question that names the three keys around `position` that are most like `key`.
+        """Return a question that names three keys: those with `key` in them, whatever the case.
 
-        Keys that are hardly like it are named where there are no others.
+        After them come those around `position` that are most like it, then those that are not.
         """
+        within = self._within(key)
         around = range(max(0, position - 50), min(len(self), position + 50))
         alike = difflib.get_close_matches(key, [self._at(each) for each in around], n=NEAR_KEYS)
+        alike = within + [each for each in alike if each not in within]
         others = (self._at(each) for each in sorted(around, key=lambda at: abs(at - position)))
         alike += [each for each in others if each not in alike]
         *first, last = map(repr, alike[:NEAR_KEYS])
         return f"did you mean {', '.join(first)} or {last}?" if first else f"there is only {last}"
+
+    def _within(self, text: str) -> list[str]:
+        """Return the first three keys with `text` in them, among the first 50,000 of the store."""
+        wanted = text.casefold()
+        some = (self._keys[row] for row in range(min(len(self), SEARCHED_KEYS)))
+        found = (each for each in some if wanted in each.casefold())
+        return list(itertools.islice(found, NEAR_KEYS)) if wanted else []
 
     def _at(self, position: int) -> str:
         return self._keys[int(self._order[position])]

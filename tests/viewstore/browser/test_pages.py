@@ -178,3 +178,34 @@ def test_all_of_it_works_below_a_root_path(digits: Path, visit: Open) -> None:
                 visiting.page.wait_for_load_state("networkidle")
             assert "/a/b/inspect/digits/" in visiting.page.url
             assert not visiting.problems
+
+
+def test_a_mark_by_key_keeps_the_cursor_where_it_was(sites: dict[str, str], visit: Open) -> None:
+    with visit(sites["digits"]) as visiting:
+        page = visiting.page
+        visiting.go("browse")
+        for marks in ("0", "0%2C1", "0%2C1%2C2"):
+            page.keyboard.press("j")
+            page.keyboard.press("x")
+            page.wait_for_url(f"**marks={marks}#*")
+        assert page.locator(".marked").count() == 3
+        page.wait_for_function("document.activeElement.closest('li')?.id === 'r2'")
+        page.keyboard.press("x")
+        page.wait_for_url("**marks=0%2C1#r2")
+        page.keyboard.press("k")
+        assert page.evaluate("document.activeElement.closest('li').id") == "r1"
+        assert not visiting.problems
+
+
+@pytest.mark.parametrize("width", SIDES)
+def test_pictures_of_a_row_have_one_scale_where_pixels_are_as_many(
+    sites: dict[str, str], visit: Open, width: int
+) -> None:
+    with visit(sites["searched"], viewport={"width": width, "height": 800}) as visiting:
+        for address in ("", "browse", "sample/?key=0"):
+            visiting.go(address)
+            widths = visiting.page.eval_on_selector_all(
+                ".block:has(.same) .stack img, .block:has(.same) .absent",
+                "all => [...new Set(all.map(one => one.getBoundingClientRect().width))]",
+            )
+            assert len(widths) == 1, (address, widths)

@@ -177,10 +177,13 @@ def test_filter_and_order_choose_samples_for_text_json_sheet_and_report_alike(
     assert (answer["count"], answer["samples"]) == (len(expected), 80)
     assert answer["columns"] == ["flip", "gray", "label", "solarize"]
     assert set(answer) == {"samples", "count", "understood", "columns", "rows"}
-    assert set(answer["rows"][0]) == {"key", "row", "label", "values"}
+    assert set(answer["rows"][0]) == {"key", "row", "label", "values", "by_view"}
+    decided = params["solarize"][rows].argmax(axis=1).tolist()
+    assert [each["by_view"] for each in answer["rows"]] == decided
     assert answer["rows"][0]["values"]["flip"] == params["flip"][rows[0]].tolist()
     head, *lines, last = invoke("inspect", *chosen).output.splitlines()
-    assert head.split() == ["key", "row", "label", "flip", "gray", "solarize"]
+    assert head.split() == ["key", "row", "label", "flip", "gray", "solarize", "by", "view"]
+    assert [int(line.split()[-1]) for line in lines] == decided
     assert [int(line.split()[1]) for line in lines] == rows
     assert last == f"5 of {len(expected)} samples, the store has 80: {answer['understood']}"
     invoke("inspect", *chosen, "--sheet", tmp_path / "s.png", "--html", tmp_path / "r.html")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+import numpy as np
 import pytest
 
 from tests.benchmarks.test_loaders import module
@@ -305,3 +306,15 @@ def test_the_page_of_a_small_store_is_as_it_was(raw_store: Store) -> None:
     assert main is not None
     found = re.sub(r"\b[0-9a-f]{16}\b", "ROOT", main[0]) + "\n"
     assert found == (Path(__file__).parent / "golden" / "browse.html").read_text()
+
+
+def test_a_row_says_which_view_decided_its_place(digits: Path) -> None:
+    site = Site({"s": lambda: open_store(digits)})
+    for sort, choose in (("-blur", np.argmax), ("blur", np.argmin)):
+        facts = json.loads(get(site, "s", sort=sort, format="json").body)
+        text = get(site, "s", sort=sort).body.decode()
+        for each in facts["rows"]:
+            assert each["by_view"] == choose(each["values"]["blur"])
+            assert f"by view {each['by_view']}" in text
+    for sort in ("", "key", "random"):
+        assert b"by view" not in get(site, "s", sort=sort).body

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.inspect.chosen_rows import choose_rows
+from viewstore.inspect.pages.overview import label_filter
 from viewstore.inspect.view_set_charts import overview_panels
 from viewstore.progress import Fact, Silent
 from viewstore.store.store import open_store
@@ -294,3 +296,18 @@ def test_set_wide_numbers_are_computed_once_for_a_generation(digits: Path) -> No
     facts_of(site, store, "")
     assert len(site.facts) == made
     assert all(site.facts._values[key] is value for key, value in kept.items())
+
+
+def test_each_label_is_a_link_to_its_samples(hostile: Path, digits: Path) -> None:
+    for path in (hostile, digits):
+        page, facts = read(path)
+        found = [str(attrs["href"]) for tag, attrs in page.tags if tag == "a" and attrs.get("href")]
+        wheres = [each for each in found if "where=label" in each]
+        counts = [facts_of(site_of(path), path.name, each[2:])["count"] for each in wheres]
+        assert counts == list(facts["labels"].values())
+
+
+def test_a_label_that_a_filter_cannot_quote_is_told_by_its_number() -> None:
+    store = SimpleNamespace(label_names=("a b", "it's", "x" * 4000))
+    found = [label_filter(store, each) for each in (*store.label_names, "none", "7")]  # type: ignore[arg-type]
+    assert found == ["label = 'a b'", "label = 1", "label = 2", "label is missing", "label = 7"]

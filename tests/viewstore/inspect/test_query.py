@@ -219,11 +219,19 @@ def test_what_cannot_be_understood_is_refused(
 
 def test_columns_that_order_are_those_of_source_view_set_and_columns_sets(few: Store) -> None:
     names = sortable(few, few.view_sets["simclr"])
-    assert {"key", "label", "index", "height", "width", "blur", "status"} <= set(names)
-    assert "crop_box" not in names
+    assert {"key", "label", "index", "height", "width", "blur", "flip"} <= set(names)
+    assert not {"crop_box", "dhash", "pixel_crc", "seed", "status"} & set(names)
     for name in names:
         assert len(asked(few, sort=f"-{name}").find()) == 20
     assert sortable(few, None) == ["key", "label", "index", "height", "width"]
+
+
+def test_the_view_that_decided_is_named_and_missing_values_decide_nothing(few: Store) -> None:
+    greatest, least = asked(few, sort="-blur"), asked(few, sort="blur")
+    values = [None, 0.5, float("nan"), 2.0, 2.0]
+    assert (greatest.deciding(values), least.deciding(values)) == (3, 1)
+    assert greatest.deciding([None, float("nan")]) is None
+    assert greatest.deciding("key") is greatest.deciding(3) is None
 
 
 def test_a_query_is_cut_off_between_blocks(few: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.inspect.pages.sample import MOST_WORDS
 from viewstore.inspect.shown_rows import read_row
 from viewstore.inspect.summary import sample_facts
 from viewstore.inspect.told import with_told
@@ -227,3 +228,34 @@ def test_without_javascript_zoom_is_a_link_and_isolation_is_css(mixed: Path) -> 
     css = page_of(site, "s", "static/row.css").body.decode()
     for view in range(10):
         assert f".block:has(.v{view}:hover, .v{view}:focus-within) .box:not(.b{view})" in css
+
+
+def test_hashes_stand_apart_and_few_words_below_each_view(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    build_small(out, write_npz(tmp_path / "images.npz"))
+    build_small(out, None, generator="quality", settings={"of": "simclr"})
+    site = site_of(out)
+    shown = [facts_of(site, "s", f"sample/{row}")["shown"]["view_sets"] for row in range(20)]
+    words = [max(len(each["params"]) for each in views["simclr"]) for views in shown]
+    row = int(np.argmax(words))
+    assert words[row] > MOST_WORDS  # all of it is in the facts
+    body = page_of(site, "s", f"sample/{row}?view_set=simclr").body.decode()
+    assert f"row {row}, of 0 to 19" in body
+    below = re.findall(r'<span class="params(?: told)?">(.*?)</span></span>', body)
+    assert below
+    assert max(each.count("<span>") for each in below) <= MOST_WORDS
+    main, _, rest = body.partition("Seeds and hashes of quality")
+    assert '<th scope="row">dhash</th>' not in main
+    assert '<th scope="row">dhash</th>' in rest
+
+
+def test_an_original_of_the_size_of_the_views_is_shown_at_their_scale(tmp_path: Path) -> None:
+    source, out = write_npz(tmp_path / "images.npz"), tmp_path / "s"
+    with np.load(source) as images:
+        height, width = images["images"].shape[1:3]
+    for name, more in (("same", 0), ("larger", 8)):
+        settings = {"views": 2, "height": height + more, "width": width + more}
+        build_small(out, source if more == 0 else None, view_set=name, settings=settings)
+    for name, same in (("same", True), ("larger", False)):
+        body = page_of(site_of(out), "s", f"browse?view_set={name}").body
+        assert (b'class="original same"' in body) == same

@@ -145,6 +145,7 @@ def test_what_was_not_applied_is_off_and_no_number() -> None:
     assert brief_param("jitter_order", [3, 255, 0, 255]) == "3,off,0,off"
     assert (brief_param("solarize", 256), brief_param("solarize", 128)) == ("off", "128")
     assert brief_param("height", 256) == "256"
+    assert brief_param("latent", [0.5] * 192) == "0.5,0.5,0.5,... (192)"
     column = COLUMN | {"left_out": {"word": "off", "value": 255, "count": 7}}
     line = stats_table({"jitter_order": column})[1]
     assert line.endswith(" 7 off left out")

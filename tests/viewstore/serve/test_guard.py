@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
+from tests.viewstore.pages import Page
 from tests.viewstore.serve.conftest import TOKEN
 from tests.viewstore.serve.servers import LONG, Server, serving
 from tests.viewstore.serve.streams import Stream, shard_of
@@ -223,6 +224,21 @@ def test_forwarded_headers_count_only_behind_a_proxy(raw_store: Store) -> None:
         server.stop()
         assert any(line.startswith("10.2.2.2 GET /v1/stores 200") for line in server.log)
         assert not any("script" in line or "10.1.1.1" in line for line in server.log)
+
+
+def test_code_of_pages_opens_the_host_that_the_client_named(raw_store: Store) -> None:
+    path, store = f"/inspect/{raw_store.name}/", f"v1/stores/{raw_store.name}"
+    options = ("--behind-proxy", "--allowed-host", "x.example", "--root-path", "/a")
+    named = {"X-Forwarded-Host": "x.example:8443", "X-Forwarded-Proto": "https"}
+    with serving(raw_store.root, *options) as server:
+        for headers, root in (
+            ({}, f"http://127.0.0.1:{server.port}"),
+            (named, "https://x.example:8443"),
+        ):
+            code = Page(server.ask(path, headers).body).code
+            assert f"viewstore.open('{root}/a/{store}')" in code
+        for host in ("localhost:1@x.example", "localhost:1/x", "localhost:a b", "localhost#:1"):
+            assert server.ask(path, {"Host": host}).status == 400, host
 
 
 def test_every_response_has_the_security_headers(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.viewstore.small_stores import build_small
 from viewstore.errors import ConfigError
-from viewstore.store.keys import Keys
+from viewstore.store.keys import SEARCHED_KEYS, Keys
 from viewstore.store.store import open_store
 
 
@@ -71,3 +71,20 @@ def test_a_store_that_was_pickled_is_the_same_store(tmp_path: Path, source: str)
     views = pickle.loads(pickle.dumps(store.view_sets["simclr"]))
     assert not views.remote
     assert np.array_equal(views[3], store.view_sets["simclr"][3])
+
+
+def test_keys_with_the_text_in_them_are_named_first_whatever_its_case() -> None:
+    keys = [*(f"cat/{number}" for number in range(9)), "zoo/Gila monster 1", "lizard/gila_2"]
+    lookup = Keys(keys, np.argsort(keys).astype(np.uint64))
+    near = "did you mean 'zoo/Gila monster 1', 'lizard/gila_2' or "
+    for text in ("Gila", "gILA"):
+        with pytest.raises(ConfigError, match=near):
+            lookup.find(text)
+
+
+def test_a_part_of_a_key_is_looked_for_in_a_bounded_number_of_keys() -> None:
+    keys = Counted(1_281_167)
+    lookup = Keys(keys, np.arange(len(keys), dtype=np.uint64)[::-1])
+    with pytest.raises(ConfigError):
+        lookup.row("x")
+    assert keys.read < SEARCHED_KEYS + 1000

@@ -18,7 +18,7 @@ from viewstore.inspect.augmentation import (
     headline,
 )
 from viewstore.inspect.figures import figure
-from viewstore.inspect.pages.page import Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Facts, PageRequest, Tab, opening
 from viewstore.inspect.told import described
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -44,7 +44,7 @@ def _facts(request: PageRequest) -> Facts:
     overlaps = _overlaps(request.store, shown)
     roots = [shown.index.root, *(request.store.view_sets[name].index.root for name in overlaps)]
     found: Facts = request.site.facts.get(
-        ("augment", *roots), lambda: _checked(request.store, shown, replays, overlaps)
+        ("augment", *roots), lambda: _checked(request.store, shown, replays)
     )
     return found
 
@@ -66,17 +66,19 @@ def _overlaps(store: Store, shown: ViewSet) -> dict[str, Overlaps]:
     return found
 
 
-def _checked(
-    store: Store, shown: ViewSet, replays: Replays, overlaps: dict[str, Overlaps]
-) -> Facts:
-    recorded = Recorded(
+def recorded_of(store: Store, shown: ViewSet) -> Recorded:
+    """Return what a view set recorded of its draws, with what is needed to check it."""
+    return Recorded(
         params=shown.params,
         made=np.isin(shown.params["status"], MADE),
         height=store.table.height,
         width=store.table.width,
-        overlaps=overlaps,
+        overlaps=_overlaps(store, shown),
     )
-    checks = checks_of(recorded, replays)
+
+
+def _checked(store: Store, shown: ViewSet, replays: Replays) -> Facts:
+    checks = checks_of(recorded_of(store, shown), replays)
     return {
         "view_set": shown.name,
         "generator": dict(shown.plan.generator),
@@ -108,6 +110,18 @@ def _check(check: Check) -> Facts:
     return {**asdict(check), "off": off, "agrees": check.agrees, "where": where}
 
 
+def _code(request: PageRequest) -> str:
+    """Return Python that opens the store, draws the params anew and checks the recorded ones."""
+    return (
+        f"{opening(request)}\n"
+        "from viewstore.build.draws import drawn_anew\n"
+        "from viewstore.inspect.augmentation import checks_of\n"
+        "from viewstore.inspect.pages.augment import recorded_of\n\n"
+        "checks = checks_of(recorded_of(store, views), drawn_anew(store, views))\n"
+        "disagree = [each.name for each in checks if not each.agrees]"
+    )
+
+
 TAB = Tab(
     name="augment",
     title="Augment",
@@ -116,4 +130,5 @@ TAB = Tab(
     drawn=lambda request, facts: {
         "figures": [figure(each["panel"]) for each in facts["checks"] if each["panel"]]
     },
+    code=_code,
 )

@@ -88,6 +88,7 @@ def _facts(request: PageRequest) -> Facts:
         "where": request.query.get("where", ""),
         "among": request.query.get("among", ""),
         "sort": request.query.get("sort", ""),
+        "ordered_by": None,
         "understood": "",
         "terms": [],
         "columns": [],
@@ -121,7 +122,9 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
     rows = found.page(asked.begin, asked.begin + asked.rows)
     shown = looked_at(request.store, [request.shown])
     values = {name: query.values(name, rows) for name in query.columns}
+    sort = asked.query.sort.removeprefix("-") if query.order else None
     return {
+        "ordered_by": sort,
         "understood": query.text,
         "terms": [{"term": term, "others": others} for term, others in query.terms],
         "columns": query.columns,
@@ -135,6 +138,7 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
             {
                 **read_row(request.store, row, shown, pixels=False).to_json(),
                 "values": {name: column[place] for name, column in values.items()},
+                "by_view": query.deciding(values[sort][place]) if sort else None,
             }
             for place, row in enumerate(rows)
         ],
@@ -211,11 +215,13 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
 
 
 def _code(request: PageRequest) -> str:
-    """Return Python that opens the store and selects the rows of the page."""
+    """Return Python that opens the store and selects the rows of the page, or the marked ones."""
     try:
         asked = Asked.of(request)
     except ViewStoreError:
         return opening(request)
+    if asked.marks:
+        return f"{opening(request)}\nrows = {asked.marks}  # those that are marked"
     query = asked.query
     given = {"where": query.where, "sort": query.sort}
     if query.sort == RANDOM:

@@ -300,11 +300,29 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
 
 
 def _code(request: PageRequest) -> str:
-    other = _pair(request).second
-    opened = (
-        "store" if other.store is request.store else f"viewstore.open({other.store.location!r})"
-    )
-    return f"{opening(request)}\nothers = {opened}.view_sets[{other.view_set.name!r}]"
+    """Return Python that opens both view sets, joins them by key, and orders them as the page."""
+    other, sort = _pair(request).second, request.query.get("sort", "")
+    name = "store" if other.store is request.store else "other"
+    lines = [opening(request)]
+    if name == "other":
+        lines.append(f"other = viewstore.open({other.request.place!r})")
+    lines += [
+        f"others = {name}.view_sets[{other.view_set.name!r}]",
+        "import numpy as np",
+        "from viewstore.inspect.columns import column_values",
+        "from viewstore.inspect.comparison import join_keys, row_differences",
+        "",
+        f"both = join_keys(store.keys, {name}.keys)  # rows of the samples that both have",
+        "order = np.arange(len(both.first))",
+    ]
+    if sort:
+        lines += [
+            f"ours = column_values(views, {sort!r}, both.first)",
+            f"theirs = column_values(others, {sort!r}, both.second)",
+            'order = np.argsort(-row_differences(ours, theirs), kind="stable")',
+        ]
+    begin = (_page(request.query.get("page", "1")) - 1) * ROWS
+    return "\n".join([*lines, f"rows = both.first[order[{begin}:{begin + ROWS}]]"])
 
 
 TAB = Tab(

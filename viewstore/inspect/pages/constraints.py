@@ -7,7 +7,7 @@ from dataclasses import asdict
 from viewstore.inspect.columns import ColumnFilter
 from viewstore.inspect.constraint_lines import constraint_lines, finding, quadrants
 from viewstore.inspect.figures import figure
-from viewstore.inspect.pages.page import Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Facts, PageRequest, Tab, opening
 from viewstore.inspect.view_set_charts import constraint_panels, step_limit
 from viewstore.store.constraints import Constraints, constraints_of, tally
 from viewstore.store.view_set import ViewSet
@@ -67,6 +67,18 @@ def _steps(shown: ViewSet) -> Facts | None:
     }
 
 
+def _code(request: PageRequest) -> str:
+    """Return Python that opens the store and holds its distances against what was asked for."""
+    return (
+        f"{opening(request)}\n"
+        "from viewstore.store.constraints import constraints_of, tally\n\n"
+        "wanted = constraints_of(views)  # eps1, eps2, tolerance\n"
+        "distance = views.params['distance']  # float32 [N, V], NaN where not measured\n"
+        "off = distance - wanted.eps1\n"
+        "counts = tally(views, wanted)"
+    )
+
+
 TAB = Tab(
     name="constraints",
     title="Constraints",
@@ -75,4 +87,5 @@ TAB = Tab(
         request.view_set is not None and constraints_of(request.view_set) is not None
     ),
     drawn=lambda request, facts: {"figures": [figure(panel) for panel in facts["panels"]]},
+    code=_code,
 )

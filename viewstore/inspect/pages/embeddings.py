@@ -38,6 +38,7 @@ from viewstore.inspect.numbers import number
 from viewstore.inspect.origin import origin_facts, origin_words
 from viewstore.inspect.pages.among import kept_map, view_number
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
+from viewstore.inspect.pictures import LOSSLESS_SIDE, PageImage
 from viewstore.inspect.summary import label_text
 from viewstore.inspect.thumbnails import SIDES
 from viewstore.store.store import Store
@@ -247,18 +248,22 @@ def _shown(facts: Facts) -> str | None:
     return None if facts["describes"] == SOURCE else facts["describes"]
 
 
-def _picture(request: PageRequest, facts: Facts, sample: Facts) -> str | None:
-    """Return the address of a picture of what is described; None: it cannot be had."""
+def _picture(request: PageRequest, facts: Facts, sample: Facts) -> PageImage | None:
+    """Return a picture of what is described; None: it cannot be had."""
     described = request.store.view_sets.get(_shown(facts) or "")
     if described is None:
         anything = request.view_set
         return None if anything is None else _original(request, sample)
     view = sample.get("view", facts["view"]) or 0
-    return request.picture(sample["key"], view, SIDES[0], described)
+    address = request.picture(sample["key"], view, SIDES[0], described)
+    return PageImage(address, small=max(described.height, described.width) <= LOSSLESS_SIDE)
 
 
-def _original(request: PageRequest, sample: Facts) -> str:
-    return request.picture(sample["key"], None, SIDES[0])
+def _original(request: PageRequest, sample: Facts) -> PageImage:
+    table, row = request.store.table, sample["row"]
+    longer = max(int(table.height[row]), int(table.width[row]))
+    address = request.picture(sample["key"], None, SIDES[0])
+    return PageImage(address, small=longer <= LOSSLESS_SIDE)
 
 
 def _csv(request: PageRequest, facts: Facts) -> Csv:
@@ -272,18 +277,23 @@ def _csv(request: PageRequest, facts: Facts) -> Csv:
 
 
 def _code(request: PageRequest) -> str:
-    """Return Python that opens the store and makes the map, and finds the selection if any."""
+    """Return Python that makes the map, and finds what is selected and what is nearest, if any."""
     embedding = request.query.get("of") or _first(request)
     view = view_number(request.query.get("view", ""))
     lines = [
         opening(request),
-        "from viewstore.inspect.embeddings import Area, embedding_named, map_of, rows_in",
+        "from viewstore.inspect.embeddings import Area, embedding_named, map_of",
+        "from viewstore.inspect.embeddings import neighbours, rows_in",
         "",
-        f"found = map_of(embedding_named(store, {embedding!r})).of_view({view})",
+        f"embedding = embedding_named(store, {embedding!r})",
+        f"found = map_of(embedding).of_view({view})",
     ]
     if all(request.query.get(axis) for axis in AXES):
         area = Area.parse(",".join(request.query[axis] for axis in AXES))
         lines.append(f"rows = rows_in(found, {area!r})")
+    if key := request.query.get("near"):
+        lines.append(f"row = store.keys.find({key!r})")
+        lines.append(f"near, searched = neighbours(embedding, row, {view or 0}, {NEAREST})")
     return "\n".join(lines)
 
 

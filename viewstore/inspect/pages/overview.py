@@ -25,6 +25,7 @@ from viewstore.store.verdict import verdict_of
 from viewstore.store.view_set import ViewSet
 
 RANDOM_ROWS = 6
+LONGEST_NAME = 100  # of a label in a filter, in characters
 FILTERS = {  # what samples may come to that is shown, and the filter that finds them
     "off_goal": "status = 2",
     "failed": "status = 3",
@@ -108,6 +109,17 @@ def _rows(request: PageRequest, picked: Sequence[ViewSet], seed: int) -> list[Ro
     return [with_told(store, row, shown) for row in read]
 
 
+def label_filter(store: Store, label: str) -> str:
+    """Return the filter of the samples of a label, as `label_counts` names it.
+
+    A name that a filter cannot hold, or that is long, is told by its number.
+    """
+    if label in store.label_names:
+        plain = "'" not in label and len(label) <= LONGEST_NAME
+        return f"label = '{label}'" if plain else f"label = {store.label_names.index(label)}"
+    return "label is missing" if label == "none" else f"label = {label}"
+
+
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
     store, picked = request.store, [] if request.view_set is None else [request.view_set]
     shown = looked_at(store, picked)
@@ -122,6 +134,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
         ],
         "building": progress_drawn(facts["building"]),
         "filters": FILTERS,
+        "label_filters": {each: label_filter(store, each) for each in facts["labels"]},
         "made": {
             name: {"by": made_words(name, each), "alarm": outdated_words(name, each)}
             for name, each in facts["view_sets"].items()

@@ -65,6 +65,8 @@ class PageRequest:
         rest: What follows the name of the tab in the address, decoded: a key.
         query: The fields of the address.
         root: Relative address of the store's Overview: "./" or "../".
+        address: At which others read the stores, a slash at its end: that of the server as the
+            reader's browser has it; None: code on the reader's machine opens folders.
     """
 
     site: Memory
@@ -74,6 +76,14 @@ class PageRequest:
     rest: str
     query: Mapping[str, str]
     root: str
+    address: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The absolute path or URL at which code of the reader opens the store."""
+        if self.address is not None:
+            return f"{self.address}v1/stores/{quote(self.name, safe='')}"
+        return self.store.location if self.store.remote else str(self.store.root.resolve())
 
     @property
     def shown(self) -> ViewSet:
@@ -128,7 +138,7 @@ def _nothing(request: PageRequest, facts: Facts) -> Facts:
 
 def opening(request: PageRequest) -> str:
     """Return Python that opens the store, and the view set that was picked."""
-    lines = ["import viewstore", "", f"store = viewstore.open({request.store.location!r})"]
+    lines = ["import viewstore", "", f"store = viewstore.open({request.place!r})"]
     if request.view_set is not None:
         lines.append(f"views = store.view_sets[{request.view_set.name!r}]")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from viewstore.errors import ConfigError
@@ -14,8 +15,11 @@ from viewstore.inspect.pages.rows import ALONE, BESIDE, MIDDLE, SMALL, linked_ro
 from viewstore.inspect.shown_rows import Row, read_row
 from viewstore.inspect.summary import sample_facts
 from viewstore.inspect.told import Chosen, choices_of, chosen_of, is_compared, with_told
+from viewstore.inspect.view_set_charts import HASHES
 from viewstore.store.described import DEFAULT_CHOICE
 from viewstore.store.view_set import ViewSet
+
+MOST_WORDS = 3  # below a picture, of what was drawn and of what is told; all of it is in the table
 
 
 def _row(request: PageRequest) -> int:
@@ -118,7 +122,7 @@ def _source(request: PageRequest, row: int) -> Facts:
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
     sets = _view_sets(request)
-    row = _shown(request, facts["row"])
+    row = _briefly(_shown(request, facts["row"]))
 
     def drawn(shown: Sequence[ViewSet], views: int, within: tuple[int, int]) -> DrawnRow | None:
         if not shown:
@@ -134,8 +138,21 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
             for each in request.store.view_sets.values()
         },
         "brief": brief_param,
+        "hashes": HASHES,
         "views_of": {each.name: each.num_views for each in request.store.view_sets.values()},
     }
+
+
+def _briefly(row: Row) -> Row:
+    """Return a sample with the first words only of what was drawn for each view and is told."""
+    cells = {
+        name: tuple(
+            replace(each, params=each.params[:MOST_WORDS], told=each.told[:MOST_WORDS])
+            for each in views
+        )
+        for name, views in row.cells.items()
+    }
+    return replace(row, cells=cells)
 
 
 def _code(request: PageRequest) -> str:

@@ -48,10 +48,11 @@ class Site(Memory):
         super().__init__(stores, replays)
         self.folders = {} if folders is None else folders
 
-    def get(self, name: str, path: str, query: str = "") -> Page:
+    def get(self, name: str, path: str, query: str = "", *, address: str | None = None) -> Page:
         """Return the page of a store at `path`, percent-encoded, below its Overview.
 
-        Errors are pages too: what went wrong, in four lines.
+        Errors are pages too: what went wrong, in four lines. `address` is that of the server, at
+        which code of the reader opens the stores (`PageRequest.address`).
         """
         root = "../" * path.count("/") or "./"
         fields: Mapping[str, str] = {}
@@ -59,14 +60,16 @@ class Site(Memory):
             fields = _fields(query)
             if path.startswith("static/"):
                 return _static(path.removeprefix("static/"))
-            return self._page(name, path, fields, root)
+            return self._page(name, path, fields, root, address)
         except PageError as failure:
             status, error = failure.status, failure.error
         except ViewStoreError as failure:
             status, error = _status_of(failure), failure
         return self._error(status, error, root, as_json=fields.get("format") == "json")
 
-    def _page(self, name: str, path: str, fields: Mapping[str, str], root: str) -> Page:
+    def _page(
+        self, name: str, path: str, fields: Mapping[str, str], root: str, address: str | None
+    ) -> Page:
         tab_name, _, rest = path.partition("/")
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
         if tab is None or name not in self.stores:
@@ -85,6 +88,7 @@ class Site(Memory):
             rest=unquote(rest),
             query=fields,
             root=root,
+            address=address,
         )
         return self._shown(tab, request)
 

@@ -11,7 +11,7 @@ from viewstore.inspect.columns import (
 )
 from viewstore.inspect.distributions import Bar, density_of
 from viewstore.inspect.figures import density_panel, figure, histogram_panel
-from viewstore.inspect.pages.page import Facts, PageRequest, Tab
+from viewstore.inspect.pages.page import Facts, PageRequest, Tab, opening
 from viewstore.inspect.summary import column_facts, unsummarised
 from viewstore.inspect.told import described
 from viewstore.inspect.view_set_charts import column_bars, said_instead
@@ -135,10 +135,30 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     }
 
 
+def _code(request: PageRequest) -> str:
+    """Return Python that opens the store and reads the statistics, or the two columns."""
+    names = request.query.get("x", ""), request.query.get("y", "")
+    known = _columns(request)
+    if not all(name in known for name in names):
+        sets = [each.name for each in _sets(request)]
+        return (
+            f"{opening(request)}\n"
+            "from viewstore.inspect.summary import column_facts\n\n"
+            f"columns = {{name: column_facts(store.view_sets[name]) for name in {sets!r}}}"
+        )
+    lines = [opening(request), "from viewstore.inspect.columns import column_values", ""]
+    for axis, name in zip("xy", names, strict=True):
+        view_set, column = known[name]
+        found = "views" if view_set is request.shown else f"store.view_sets[{view_set.name!r}]"
+        lines.append(f"{axis} = column_values({found}, {column!r})  # [N, V], NaN where missing")
+    return "\n".join(lines)
+
+
 TAB = Tab(
     name="stats",
     title="Stats",
     facts=_facts,
     has_data=lambda request: request.view_set is not None,
     drawn=_drawn,
+    code=_code,
 )

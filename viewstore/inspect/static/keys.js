@@ -34,14 +34,29 @@ function isTyping(target) {
   return target instanceof Element && target.closest("input, select, textarea, [contenteditable]") !== null;
 }
 
+/** The row that the address names (#r17): the one that was just marked. */
+const named = () => rows().find((row) => row.id && `#${row.id}` === location.hash);
+
+/** The row with the cursor: the focus is in it, or it was named and nothing has the focus. */
+function current() {
+  const focused = document.activeElement ?? document.body;
+  return rows().find((row) => row.contains(focused)) ?? (focused === document.body ? named() : undefined);
+}
+
+/** @param {HTMLElement | undefined} row */
+function focusOn(row) {
+  /** @type {HTMLElement | null | undefined} */ (row?.querySelector("h3 a"))?.focus();
+}
+
 /** Move to the next row, or by `step`; the link of its key gets the focus.
  * @param {number} step */
 function walk(step) {
   const all = rows();
-  const here = all.findIndex((row) => row.contains(document.activeElement));
+  const row = current();
+  const here = row ? all.indexOf(row) : -1;
   const next = all[here < 0 ? (step > 0 ? 0 : all.length - 1) : here + step];
   if (next) {
-    /** @type {HTMLElement | null} */ (next.querySelector("h3 a"))?.focus();
+    focusOn(next);
     next.scrollIntoView({ block: "nearest" });
   }
 }
@@ -49,7 +64,7 @@ function walk(step) {
 /** Do what the element with this key does; return whether there is one. In a row, the row's own comes first.
  * @param {string} key */
 function act(key) {
-  const row = document.activeElement?.closest(".rows > li");
+  const row = current();
   const selector = `[data-key="${CSS.escape(key)}"]:not([hidden])`;
   const target = /** @type {HTMLElement | null} */ (row?.querySelector(selector) ?? document.querySelector(`${selector}:not(.rows *)`));
   if (!target) return false;
@@ -97,6 +112,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 turn(areOff());
+// A mark loads the page again: the cursor stays. Browsers take the focus as they scroll to the row, until all is loaded.
+addEventListener("load", () => setTimeout(() => areOff() || document.activeElement !== document.body || focusOn(named())));
 switchButton?.addEventListener("click", () => turn(!areOff()));
 for (const opener of document.querySelectorAll("[data-shows=keys]")) {
   /** @type {HTMLElement} */ (opener).hidden = false;
