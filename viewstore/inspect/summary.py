@@ -22,6 +22,7 @@ from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
+MOST_VALUES = 500_000  # enough for the shape of a component that finalise wrote no statistics of
 
 
 OUTCOMES: Mapping[str, Status] = {
@@ -37,6 +38,8 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
     """Return the statistics of params columns by name: the fields of ColumnStats.
 
     Of `crop_box` and `jitter` each component has statistics of its own, "crop_box.top".
+    "summarised" says of how many values mean, std, percentiles and histogram are: of all finite
+    ones, but in older stores of MOST_VALUES of a component, spread evenly.
 
     Args:
         view_set: Whose columns.
@@ -58,19 +61,22 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
             f"{nearest(column, list(view_set.stats))}",
             code="VS102",
         )
-    return {name: asdict(stats) for name, stats in found.items()}
+    return {
+        name: {**asdict(stats), "summarised": sum(stats.histogram)} for name, stats in found.items()
+    }
 
 
 def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, ColumnStats]:
     """Return the statistics of the components of a column, of others its own.
 
-    Stores of before lack those of components: they are computed here.
+    Stores of before lack those of components: they are computed here, of large ones by a sample.
     """
     named = [f"{name}.{component}" for component in COMPONENTS.get(name, ())]
     stored = {each: view_set.stats[each] for each in named if each in view_set.stats}
     if stored or not named:
         return stored or {name: stats}
-    return component_stats(view_set.params.columns[name], view_set.params[name]) or {name: stats}
+    column, values = view_set.params.columns[name], view_set.params[name]
+    return component_stats(column, values, MOST_VALUES) or {name: stats}
 
 
 def made_facts(store: Store, view_set: ViewSet) -> Facts:

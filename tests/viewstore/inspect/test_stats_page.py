@@ -176,3 +176,18 @@ def test_numbers_of_a_page_are_those_of_the_statistics(described: Store) -> None
     stats = column_stats(view_set.plan.column("flip"), view_set.params["flip"])
     assert columns_of(facts)["simclr.flip"]["mean"] == stats.mean
     assert f"mean {stats.mean:.5g}, std {stats.std:.5g}" in Page(html.encode()).text
+
+
+def test_components_that_a_sample_tells_of_say_so(
+    described: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewstore.inspect.summary.MOST_VALUES", 10)
+    said = "bars, mean and percentiles are of 10 of its values"
+    assert said not in Page(page(described, "view_set=simclr")[1].encode()).text
+    old = open_store(described.root)
+    views = old.view_sets["simclr"]
+    views.stats = {name: each for name, each in views.stats.items() if "." not in name}
+    facts, html = page(old, "view_set=simclr")
+    assert columns_of(facts)["simclr.crop_box.top"]["summarised"] == 10
+    assert columns_of(facts)["simclr.flip"]["summarised"] == 80
+    assert said in Page(html.encode()).text
