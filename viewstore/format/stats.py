@@ -54,16 +54,22 @@ class ColumnStats:
     histogram: tuple[int, ...]
 
 
-def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
-    """Return the summary of a column. `values`: [N, *column.shape].
+def column_stats(column: Column, values: NDArray[Any], most: int | None = None) -> ColumnStats:
+    """Return the summary of a column.
 
     It never fails: a manifest must not depend on what a generator measured.
+
+    Args:
+        column: The column.
+        values: Its values, [N, *column.shape].
+        most: Of how many finite values, spread evenly, mean, std, percentiles and histogram are
+            taken; None: of all.
     """
     flat = values.reshape(-1)
     missing = column.missing(flat)
-    written = flat[~missing].astype(np.float64)
-    count, fill = len(written), int(missing.sum())
-    written = written[np.isfinite(written)]
+    written = _chosen(flat, ~missing)
+    count, fill = len(written), len(flat) - len(written)
+    written = _chosen(written, np.isfinite(written))
     if not len(written):
         return ColumnStats(
             count=count,
@@ -75,34 +81,53 @@ def column_stats(column: Column, values: NDArray[Any]) -> ColumnStats:
             percentiles=(),
             histogram=(),
         )
+    low, high = float(written.min()), float(written.max())
+    some = evenly_spread(written, most).astype(np.float64)
     return ColumnStats(
         count=count,
         fill=fill,
-        min=float(written.min()),
-        max=float(written.max()),
-        mean=float(written.mean()),
-        std=float(written.std()),
-        percentiles=tuple(np.percentile(written, PERCENTILES).tolist()),
-        histogram=_histogram(written),
+        min=low,
+        max=high,
+        mean=float(some.mean()),
+        std=float(some.std()),
+        percentiles=tuple(np.percentile(some, PERCENTILES).tolist()),
+        histogram=_histogram(some, low, high),
     )
 
 
-def component_stats(column: Column, values: NDArray[Any]) -> dict[str, ColumnStats]:
-    """Return the summaries of the components of a column, "crop_box.top"; of others nothing."""
+def evenly_spread(values: NDArray[Any], most: int | None) -> NDArray[Any]:
+    """Return values [N], or `most` of them from evenly spread places where they are more."""
+    if most is None or len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).astype(np.int64)]
+
+
+def _chosen(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values that a mask has; no copy of them where it has all."""
+    return values if mask.all() else values[mask]
+
+
+def component_stats(
+    column: Column, values: NDArray[Any], most: int | None = None
+) -> dict[str, ColumnStats]:
+    """Return the summaries of the components of a column, "crop_box.top"; of others nothing.
+
+    `most`: As of `column_stats`.
+    """
     components = COMPONENTS.get(column.name, ())
     if column.shape[-1:] != (len(components),):
         return {}
     return {
-        f"{column.name}.{component}": column_stats(column, values[..., index])
+        f"{column.name}.{component}": column_stats(column, values[..., index], most)
         for index, component in enumerate(components)
     }
 
 
-def _histogram(values: NDArray[np.float64]) -> tuple[int, ...]:
+def _histogram(values: NDArray[np.float64], low: float, high: float) -> tuple[int, ...]:
     try:
-        counts, _ = np.histogram(values, BINS)
+        counts, _ = np.histogram(values, BINS, (low, high))
     except ValueError:  # float64 has no 65 numbers from the least value to the greatest
-        counts, _ = np.histogram(values - values.min(), BINS)
+        counts, _ = np.histogram(values - low, BINS, (0, high - low))
     return tuple(counts.tolist())
 
 

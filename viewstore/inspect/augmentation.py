@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.format.stats import COMPONENTS
+from viewstore.format.stats import COMPONENTS, evenly_spread
 from viewstore.images.boxes import overlap
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
 from viewstore.inspect.distributions import ks_distance, paired_bars
 from viewstore.inspect.figures import Panel, paired_panel
+from viewstore.store.over_views import over_views
 
 LEVEL = 0.01  # of all tests of a page together
 REPLAYED = 256  # rows that are drawn again
@@ -125,18 +126,18 @@ class _Group:
 
 def checks_of(recorded: Recorded, replays: Replays) -> list[Check]:
     """Return all tests of recorded draws, the worst first."""
-    rows = np.flatnonzero(recorded.made.any(axis=1))
+    rows = np.flatnonzero(over_views(np.logical_or, recorded.made))
     if not len(rows):
         return []
     groups = _groups(replays.policies)
-    drawn = _fresh(replays, _spread(rows, FRESH), min(len(each.views) for each in groups))
+    drawn = _fresh(replays, evenly_spread(rows, FRESH), min(len(each.views) for each in groups))
     rates = [(group, *rate) for group in groups for rate in _rates(recorded, group)]
     samples = [
         (group, *sample)
         for group in groups
-        for sample in _distributions(recorded, drawn, group, _spread(rows, MOST_ROWS))
+        for sample in _distributions(recorded, drawn, group, evenly_spread(rows, MOST_ROWS))
     ]
-    exact = [_replay(recorded, replays, _spread(rows, REPLAYED))]
+    exact = [_replay(recorded, replays, evenly_spread(rows, REPLAYED))]
     exact += [_inside(recorded)] if "crop_box" in recorded.params else []
     exact += [_overlaps(recorded, name) for name in recorded.overlaps]
     level = LEVEL / (len(rates) + len(samples) + len(exact))
@@ -174,17 +175,10 @@ def _groups(policies: Sequence[Mapping[str, Any]]) -> list[_Group]:
     ]
 
 
-def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return `most` of the rows, or all if they are fewer, spread evenly."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-
-
 def _fresh(replays: Replays, rows: NDArray[np.int64], views: int) -> tuple[Columns, Any]:
     """Return FRESH draws or more for a group of so many views, and their rows."""
     wanted = math.ceil(FRESH / views)
-    some = _spread(rows, wanted)
+    some = evenly_spread(rows, wanted)
     turns = math.ceil(wanted / len(some))
     drawn = [replays.fresh(some, turn) for turn in range(turns)]
     columns = {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
@@ -223,7 +217,7 @@ def _inside(recorded: Recorded) -> Check:
         fits = (box[..., :2] >= -BOX_SLACK) & (box[..., 2:] > 0)
         fits &= box[..., :2] + box[..., 2:] <= sides + BOX_SLACK
         wrong[part] = (~fits.all(-1) & recorded.made[part]).any(axis=1)
-    count, whole = int(wrong.sum()), int(recorded.made.any(axis=1).sum())
+    count, whole = int(wrong.sum()), int(over_views(np.logical_or, recorded.made).sum())
     said = f"crop boxes of {count:,} of {whole:,} rows do not lie inside their image"
     if not count:
         said = f"all crop boxes of {whole:,} rows lie inside their image"

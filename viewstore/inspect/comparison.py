@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.format.stats import evenly_spread
 from viewstore.inspect.distributions import ks_distance
+from viewstore.store.over_views import over_views
 
 MOST_VALUES = 1 << 20  # of a column, between which a Kolmogorov-Smirnov distance is taken
 
@@ -70,20 +72,13 @@ def difference_of(first: NDArray[Any], second: NDArray[Any]) -> Difference | Non
     both = [each[np.isfinite(each)].astype(np.float64) for each in (first, second)]
     if not all(map(len, both)):
         return None
-    some = [_spread(each) for each in both]
+    some = [evenly_spread(each, MOST_VALUES) for each in both]
     return Difference(
         first_mean=float(both[0].mean()),
         second_mean=float(both[1].mean()),
         ks=ks_distance(*some),
         ks_values=(len(some[0]), len(some[1])),
     )
-
-
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values, or MOST_VALUES of them from evenly spread places."""
-    if len(values) <= MOST_VALUES:
-        return values
-    return values[np.linspace(0, len(values) - 1, MOST_VALUES).astype(np.int64)]
 
 
 def row_differences(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
@@ -95,9 +90,8 @@ def row_differences(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.flo
             the same number of the other; else that of the means over views.
     """
     ours, theirs = (each.astype(np.float64) for each in (first, second))
+    if ours.shape == theirs.shape:
+        return over_views(np.fmax, np.abs(ours - theirs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # rows without a value
-        if ours.shape == theirs.shape:
-            greatest: NDArray[np.float64] = np.nanmax(np.abs(ours - theirs), axis=1)
-            return greatest
         return np.asarray(np.abs(np.nanmean(ours, axis=1) - np.nanmean(theirs, axis=1)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from viewstore.inspect.columns import ColumnFilter
 from viewstore.store.constraints import NEAR_DUPLICATE, Constraints
+from viewstore.store.over_views import over_views
 
 LEAST_WITHIN = 0.95  # share of the measured views within tolerance below which a page warns
 Columns = Mapping[str, NDArray[Any]]
@@ -53,7 +54,7 @@ def constraint_lines(columns: Columns, wanted: Constraints, prefix: str) -> list
     within = asks.at_least(low) if wanted.hinge else asks.within(low, high)
 
     def line(what: str, of_views: NDArray[np.bool_], where: str, **more: Any) -> Line:  # noqa: ANN401
-        rows = int(of_views.any(axis=1).sum())
+        rows = int(over_views(np.logical_or, of_views).sum())
         return Line(
             what=what, rows=rows, where=where, **{"whole": whole} | more, count=int(of_views.sum())
         )
@@ -93,8 +94,8 @@ def constraint_lines(columns: Columns, wanted: Constraints, prefix: str) -> list
 
 def _not_converged(converged: NDArray[Any], known: NDArray[np.bool_], prefix: str) -> Line:
     """Return the line of samples that were built and whose search gave up."""
-    built = known.any(axis=1)
-    missed = int((converged[built] != 1).any(axis=1).sum())
+    built = over_views(np.logical_or, known)
+    missed = int(over_views(np.logical_or, converged[built] != 1).sum())
     name = f"{prefix}converged"
     return Line(
         what="samples not converged",

@@ -14,13 +14,16 @@ from viewstore.inspect import svg
 from viewstore.inspect.numbers import axis_number
 
 WIDTH, HEIGHT, EDGE = 640, 480, 22
-# Okabe and Ito, black last; classes differ in shape too. Steps go from light to dark.
+EDGE_COLOUR = "#333333"
+# Okabe and Ito, black last; classes differ in shape too. Steps go from dark to light as numbers go
+# from low to high, and grow; the map is white in either scheme, and so marks have a dark edge.
 CLASS_COLOURS = (
     "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000",
 )  # fmt: skip
-STEP_COLOURS = ("#A0DA39", "#4AC16D", "#1FA187", "#277F8E", "#365C8D", "#440154")
-OTHER = "#8A8A8A"
-_SHAPES = (
+STEP_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#FDE725")
+STEP_RADII = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+OTHER, SINGLE, PIN = "#8A8A8A", "#0072B2", "#A32800"
+_CLASS_SHAPES = (
     "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",  # circle
     "m-2.7-2.7h5.4v5.4h-5.4z",  # square
     "m0-3.6l3.3 5.8h-6.6z",  # triangle
@@ -28,6 +31,10 @@ _SHAPES = (
     "m-1-3.4h2v2.4h2.4v2h-2.4v2.4h-2v-2.4h-2.4v-2h2.4z",  # plus
     "m0 3.6l3.3-5.8h-6.6z",  # triangle, down
     "m-3.6-1.2h7.2v2.4h-7.2z",  # bar
+)
+_SHAPES = (
+    *_CLASS_SHAPES,
+    *(f"m-{r} 0a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0-{2 * r} 0z" for r in STEP_RADII),
 )
 
 
@@ -61,6 +68,14 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """A point that is pointed out: its place, and what stands beside it."""
+
+    at: tuple[float, float]
+    label: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """A part of the map that is a link: its edges, and how many points it has."""
 
@@ -74,12 +89,18 @@ class Cell:
 
 def class_look(number: int) -> tuple[str, int]:
     """Return colour and shape of class `number`; no two of 56 have both."""
-    return CLASS_COLOURS[number % len(CLASS_COLOURS)], number % len(_SHAPES)
+    return CLASS_COLOURS[number % len(CLASS_COLOURS)], number % len(_CLASS_SHAPES)
+
+
+def step_look(step: int, steps: int) -> tuple[str, int]:
+    """Return colour and shape of step `step` of `steps`: the last ones are light and large."""
+    place = step * (len(STEP_COLOURS) - 1) // max(steps - 1, 1)
+    return STEP_COLOURS[place], len(_CLASS_SHAPES) + place
 
 
 def sample_mark(colour: str, shape: int) -> str:
     """Return a mark for the legend, as a small picture."""
-    path = f'<path d="M6 6{_SHAPES[shape]}" fill="{colour}"/>'
+    path = f'<path d="M6 6{_SHAPES[shape]}" fill="{colour}" stroke="{EDGE_COLOUR}"/>'
     return f'<svg width="12" height="12" viewBox="0 0 12 12" aria-hidden="true">{path}</svg>'
 
 
@@ -88,18 +109,21 @@ def embedding_map(
     density: NDArray[np.int64],
     marks: Sequence[Marks],
     cells: Sequence[Cell],
+    pins: Sequence[Pin] = (),
     *,
     title: str,
 ) -> str:
     """Return the map.
 
-    `density`: counts of equal parts of it, [rows from the lowest, columns].
+    `density`: counts of equal parts of it, [rows from the lowest, columns]. Pins beyond its edge
+    stand at the edge.
     """
     parts = [
         svg.rect(0, 0, WIDTH, HEIGHT, "#ffffff"),
         *_density(density),
         *(_points(ends, each) for each in marks if len(each.xy)),
         *_axes(ends),
+        *(part for each in pins for part in _pin(ends, each)),
         *(_link(ends, each) for each in cells),
     ]
     # Not role="img": that would hide the links.
@@ -124,8 +148,20 @@ def _points(ends: Ends, marks: Marks) -> str:
     shape = _SHAPES[marks.shape]
     path = "".join(f"M{ends.x(x):.1f} {ends.y(y):.1f}{shape}" for x, y in marks.xy.tolist())
     return (
-        f'<path d="{path}" fill="{marks.colour}" fill-opacity="0.8" stroke="#ffffff" '
-        'stroke-width="0.4"/>'
+        f'<path d="{path}" fill="{marks.colour}" fill-opacity="0.8" '
+        f'stroke="{EDGE_COLOUR}" stroke-width="0.4"/>'
+    )
+
+
+def _pin(ends: Ends, pin: Pin) -> tuple[str, str]:
+    x = ends.x(min(max(pin.at[0], ends.left), ends.right))
+    y = ends.y(min(max(pin.at[1], ends.low), ends.high))
+    side, anchor = (9, "start") if x < WIDTH - 4 * EDGE else (-9, "end")
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="none" stroke="{PIN}" stroke-width="2"/>',
+        f'<text x="{x + side:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" font-size="12" '
+        f'font-weight="bold" fill="{PIN}" stroke="#ffffff" stroke-width="3" '
+        f'paint-order="stroke">{escape(pin.label)}</text>',
     )
 
 

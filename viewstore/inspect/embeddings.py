@@ -7,7 +7,7 @@ read gigabytes otherwise. Pure apart from reading columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,25 @@ class Embedding:
         return self.column.shape[1]
 
 
+@dataclass(frozen=True, eq=False)
+class Components:
+    """The first two principal components of some features.
+
+    Attributes:
+        centre: Their mean, [D].
+        axes: The directions, [D, 2].
+        shares: How much of the variance the two have, of 1.
+    """
+
+    centre: Values
+    axes: Values
+    shares: tuple[float, float]
+
+    def place(self, features: NDArray[np.floating]) -> Values:
+        """Return the places of features [M, D], [M, 2]."""
+        return np.asarray((features.astype(np.float64) - self.centre) @ self.axes)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Map:
     """Features of some rows in two dimensions.
@@ -61,28 +80,28 @@ class Map:
     Attributes:
         rows, views: Row and view of each point, [M]; rows in the order of their keyed words.
         xy: The point, [M, 2]; equal features lie together.
-        shares: How much of the variance the two axes have, of 1.
+        components: What places features on it.
         chosen: Rows that were read, of all.
     """
 
     rows: Rows
     views: Rows
     xy: Values
-    shares: tuple[float, float]
+    components: Components
     chosen: int
 
     def of_view(self, view: int | None) -> Map:
         """Return the points of one view; None: all."""
         if view is None:
             return self
-        mine = self.views == view
-        return Map(
-            rows=self.rows[mine],
-            views=self.views[mine],
-            xy=self.xy[mine],
-            shares=self.shares,
-            chosen=self.chosen,
-        )
+        return self._of(self.views == view)
+
+    def first(self, count: int) -> Map:
+        """Return the first `count` points."""
+        return self._of(slice(count))
+
+    def _of(self, mine: NDArray[np.bool_] | slice) -> Map:
+        return replace(self, rows=self.rows[mine], views=self.views[mine], xy=self.xy[mine])
 
 
 @dataclass(frozen=True)
@@ -155,8 +174,14 @@ def map_of(embedding: Embedding, most: int = MOST_POINTS) -> Map:
     chosen = keyed_rows(len(embedding.view_set), max(1, most // views))
     parts = list(_features(embedding, chosen))
     rows, numbers, features = (np.concatenate(each) for each in zip(*parts, strict=True))
-    xy, shares = principal(features)
-    return Map(rows=rows, views=numbers, xy=xy, shares=shares, chosen=len(chosen))
+    components = principal(features)
+    return Map(
+        rows=rows,
+        views=numbers,
+        xy=components.place(features),
+        components=components,
+        chosen=len(chosen),
+    )
 
 
 def _features(
@@ -172,16 +197,18 @@ def _features(
         yield some[place], view, features[made]
 
 
-def principal(features: NDArray[np.floating]) -> tuple[Values, tuple[float, float]]:
-    """Return the first two principal components of features [M, D] as [M, 2], and their shares.
+def principal(features: NDArray[np.floating]) -> Components:
+    """Return the first two principal components of features [M, D].
 
     The sign of an axis is that in which its direction's largest number, the first of equals, is
     above 0, so that the same features give the same map.
     """
     if len(features) < 2:
-        return np.zeros((len(features), 2)), (0.0, 0.0)
+        size = features.shape[1]
+        return Components(np.zeros(size), np.zeros((size, 2)), (0.0, 0.0))
     centred = features.astype(np.float64)
-    centred -= centred.mean(0)
+    centre = centred.mean(0)
+    centred -= centre
     variances, directions = np.linalg.eigh(centred.T @ centred)
     axes = directions[:, :-3:-1]
     largest = np.abs(axes).argmax(0)
@@ -189,7 +216,7 @@ def principal(features: NDArray[np.floating]) -> tuple[Values, tuple[float, floa
     whole = float(variances.sum())
     first, second = (max(0.0, float(each)) for each in variances[:-3:-1])
     shares = (first / whole, second / whole) if whole > 0 else (0.0, 0.0)
-    return centred @ axes, shares
+    return Components(centre, axes, shares)
 
 
 def rows_in(found: Map, area: Area) -> Rows:
@@ -218,43 +245,57 @@ def grid_counts(xy: Values, x_edges: Values, y_edges: Values) -> NDArray[np.int6
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A sample near another one: its most similar view, and the cosine of both features."""
+    """A sample near another one.
+
+    Attributes:
+        row: Its row.
+        view: Its most similar view.
+        to: The view of the other sample to which that is.
+        cosine: Of the features of both.
+    """
 
     row: int
     view: int
+    to: int
     cosine: float
 
 
 def neighbours(
-    embedding: Embedding, row: int, view: int, count: int
+    embedding: Embedding, row: int, view: int | None, count: int
 ) -> tuple[list[Neighbour], int]:
     """Return the `count` samples nearest to a view by cosine, and among how many was looked.
 
-    A sample comes once, by its nearest view. The sample itself is left out.
+    `view` None means any view of the sample: that which is nearest. A sample comes once, by its
+    nearest view. The sample itself is left out.
 
     Raises:
-        ConfigError: The view has no feature.
+        ConfigError: The view has no feature; or the sample has none.
         FormatError: The params are damaged.
     """
     ((_, numbers, own),) = _features(embedding, np.array([row]))
-    if view not in numbers:
-        raise ConfigError(f"view {view} of row {row} has no {embedding.name}", code="VS202")
-    wanted = _unit(own[numbers == view])[0]
+    mine = np.ones(len(numbers), np.bool_) if view is None else numbers == view
+    if not mine.any():
+        what = f"row {row}" if view is None else f"view {view} of row {row}"
+        raise ConfigError(f"{what} has no {embedding.name}", code="VS202")
+    numbers, wanted = numbers[mine], unit(own[mine]).T
     most = max(1, SEARCHED_BYTES // embedding.column.row_bytes)
     searched = np.sort(keyed_rows(len(embedding.view_set), most))
     best: list[Neighbour] = []
     for rows, views, features in _features(embedding, searched):
-        cosine = _unit(features) @ wanted
+        cosines = unit(features) @ wanted
+        cosine, to = cosines.max(1), numbers[cosines.argmax(1)]
         order = np.lexsort((views, rows, -cosine))
         order = order[rows[order] != row]
         _, first = np.unique(rows[order], return_index=True)
         for place in order[np.sort(first)[:count]]:
-            best.append(Neighbour(int(rows[place]), int(views[place]), float(cosine[place])))
+            near = int(rows[place]), int(views[place]), int(to[place])
+            best.append(Neighbour(*near, float(cosine[place])))
     best.sort(key=lambda each: (-each.cosine, each.row))
     return best[:count], len(searched)
 
 
-def _unit(features: NDArray[np.float32]) -> Values:
+def unit(features: NDArray[np.floating]) -> Values:
+    """Return features [M, D] of length 1; zeros stay zeros."""
     wide = features.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.asarray(wide / np.where(length == 0, 1, length))

@@ -18,6 +18,7 @@ from viewstore.format.columns import MADE, Column, Status
 from viewstore.images.policy import Policy
 from viewstore.images.policy_values import policies_of
 from viewstore.store.constraints import NEAR_DUPLICATE
+from viewstore.store.over_views import over_views
 from viewstore.store.rounds import numbered_rounds
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -156,12 +157,12 @@ def _boxes(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iterator
     sides = np.stack([store.table.height, store.table.width], axis=1).astype(np.float64)
 
     def outside(rows: Rows, boxes: NDArray[np.float32]) -> Mask:
-        low, high = _corners(boxes)
         slack = settings.outside
-        return np.asarray(
-            ((low < -slack) | (high > sides[rows, None] + slack)).any(-1)
-            | (boxes[..., 2:] <= 0).any(-1)
-        )
+        wrong = np.zeros(boxes.shape[:2], np.bool_)
+        for axis in (0, 1):  # a reduction over so short an axis takes much longer
+            low, size = boxes[..., axis].astype(np.float64), boxes[..., 2 + axis]
+            wrong |= (low < -slack) | (low + size > sides[rows, None, axis] + slack) | (size <= 0)
+        return wrong
 
     rows, views = _found(view_set, ("crop_box",), outside)
     meaning = "A crop box reaches over the edge of its image, or is empty."
@@ -171,20 +172,16 @@ def _boxes(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iterator
         return
 
     def small(rows: Rows, boxes: NDArray[np.float32]) -> Mask:
-        size = boxes[..., 2:].astype(np.float64)
-        grown = (size + 0.5).prod(-1)  # boxes are drawn in whole pixels
-        spans = (size >= sides[rows, None] - 0.5).any(-1)  # the centred crop, where none fits
-        return np.asarray((grown < least * sides[rows].prod(-1)[:, None]) & ~spans)
+        tall, wide = boxes[..., 2].astype(np.float64), boxes[..., 3].astype(np.float64)
+        height, width = sides[rows, None, 0], sides[rows, None, 1]
+        grown = (tall + 0.5) * (wide + 0.5)  # boxes are drawn in whole pixels
+        spans = (tall >= height - 0.5) | (wide >= width - 0.5)  # the centred crop, where none fits
+        return np.asarray((grown < least * (height * width)) & ~spans)
 
     rows, views = _found(view_set, ("crop_box",), small)
     bound = " or ".join(f"{each:g}" for each in sorted(set(least.tolist())))
     meaning = f"A crop box is smaller than its policy draws them: {bound} of the image's area."
     yield Issue(view_set=view_set.name, kind="box small", meaning=meaning, rows=rows, views=views)
-
-
-def _corners(boxes: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    low = boxes[..., :2].astype(np.float64)
-    return low, low + boxes[..., 2:]
 
 
 def _least_areas(view_set: ViewSet) -> NDArray[np.float64] | None:
@@ -375,5 +372,5 @@ def _found(
         with np.errstate(invalid="ignore"):
             mask = mask_of(rows, *(view_set.params.take(name, rows) for name in names))
         views += int(mask.sum())
-        found.append(rows[mask.reshape(len(rows), -1).any(1)])
+        found.append(rows[over_views(np.logical_or, mask.reshape(len(rows), -1))])
     return np.concatenate(found), views

@@ -11,6 +11,7 @@ from viewstore.format.columns import Status
 from viewstore.inspect.issues import Issue
 from viewstore.store.faults import Fault
 from viewstore.store.lineage import stale_shards
+from viewstore.store.over_views import over_views
 from viewstore.store.published import linked
 from viewstore.store.store import Store
 from viewstore.store.verify import verify
@@ -86,7 +87,8 @@ def shard_states(
     status = view_set.params["status"].reshape(plan.rows, -1)
     starts = np.arange(0, plan.rows, plan.shard_rows)
     views = np.stack(
-        [np.add.reduceat((status == each).sum(1, dtype=np.int64), starts) for each in Status], 1
+        [np.add.reduceat(over_views(np.add, status == each, np.int64), starts) for each in Status],
+        1,
     )
     flawed = np.zeros(plan.shards, np.int64)
     flawed_rows = [

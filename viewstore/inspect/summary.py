@@ -24,6 +24,7 @@ from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
+MOST_VALUES = 500_000  # enough for the shape of a component that finalise wrote no statistics of
 
 
 OUTCOMES: Mapping[str, Status] = {
@@ -41,6 +42,8 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
     Of `crop_box` and `jitter` each component has statistics of its own, "crop_box.top". A value
     that says "off" or "none" is no number: it is left out of all but `count`, unless there is no
     other, and "left_out" says which word it stands for and how many there are (None: none are).
+    "summarised" says of how many values mean, std, percentiles and histogram are: of all finite
+    ones, but in older stores of MOST_VALUES of a component, spread evenly.
 
     Args:
         view_set: Whose columns.
@@ -67,7 +70,8 @@ def column_facts(view_set: ViewSet, column: str | None = None) -> dict[str, Fact
 
 def _of_numbers(view_set: ViewSet, name: str, stats: ColumnStats) -> Facts:
     """Return the statistics of a column without the value that is no number."""
-    facts = {**asdict(stats), "left_out": None}
+    summarised = {"summarised": sum(stats.histogram)}
+    facts = {**asdict(stats), **summarised, "left_out": None}
     value, word = no_number(name) or (None, "")
     if value is None or stats.min == stats.max or value not in (stats.min, stats.max):
         return facts
@@ -75,7 +79,8 @@ def _of_numbers(view_set: ViewSet, name: str, stats: ColumnStats) -> Facts:
     numbers = asdict(column_stats(view_set.plan.column(name), values[values != value]))
     kept = {"count": stats.count, "fill": stats.fill}
     left_out = {"word": word, "value": value, "count": int((values == value).sum())}
-    return {**numbers, **kept, "left_out": left_out}
+    summarised = {"summarised": sum(numbers["histogram"])}
+    return {**numbers, **kept, **summarised, "left_out": left_out}
 
 
 def unsummarised(view_set: ViewSet) -> list[Facts]:
@@ -94,13 +99,14 @@ def unsummarised(view_set: ViewSet) -> list[Facts]:
 def _components(view_set: ViewSet, name: str, stats: ColumnStats) -> dict[str, ColumnStats]:
     """Return the statistics of the components of a column, of others its own.
 
-    Stores of before lack those of components: they are computed here.
+    Stores of before lack those of components: they are computed here, of large ones by a sample.
     """
     named = [f"{name}.{component}" for component in COMPONENTS.get(name, ())]
     stored = {each: view_set.stats[each] for each in named if each in view_set.stats}
     if stored or not named:
         return stored or {name: stats}
-    return component_stats(view_set.params.columns[name], view_set.params[name]) or {name: stats}
+    column, values = view_set.params.columns[name], view_set.params[name]
+    return component_stats(column, values, MOST_VALUES) or {name: stats}
 
 
 def made_facts(store: Store, view_set: ViewSet) -> Facts:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.store.over_views import over_views
 from viewstore.store.view_set import ViewSet
 
 DEFAULT_TOLERANCE = 0.02
@@ -129,7 +130,7 @@ def tally(view_set: ViewSet, wanted: Constraints) -> Tally:
     distance = view_set.params["distance"].astype(np.float64)
     low, high = wanted.band
     measured = distance[~np.isnan(distance)]
-    built = ~np.isnan(distance).all(axis=1)
+    built = ~over_views(np.logical_and, np.isnan(distance))
     error = np.abs(measured - wanted.eps1)
     p50, p95, worst = np.percentile(error, (50, 95, 100)).tolist() if len(error) else [None] * 3
     converged = _column(view_set, "converged")
@@ -141,15 +142,22 @@ def tally(view_set: ViewSet, wanted: Constraints) -> Tally:
         too_far=int((measured > high).sum()),
         not_measured=int(np.isnan(distance).sum()),
         samples=int(built.sum()),
-        not_converged=None if converged is None else int((converged[built] != 1).any(1).sum()),
+        not_converged=None
+        if converged is None
+        else int(over_views(np.logical_or, converged[built] != 1).sum()),
         below_eps2=None
         if mean_pair is None or wanted.eps2 is None
-        else int((mean_pair[built].mean(axis=1) < wanted.eps2).sum()),
+        else int((_mean(mean_pair[built]) < wanted.eps2).sum()),
         near_duplicates=None if least_pair is None else int((least_pair < NEAR_DUPLICATE).sum()),
         error_p50=p50,
         error_p95=p95,
         error_max=worst,
     )
+
+
+def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over views of values [N, V], [N]."""
+    return np.asarray(over_views(np.add, values, np.float64) / values.shape[1])
 
 
 def _column(view_set: ViewSet, name: str) -> NDArray[Any] | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from viewstore.format.columns import Status
 from viewstore.store.constraints import DEFAULT_TOLERANCE
+from viewstore.store.over_views import over_views
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
@@ -210,8 +211,7 @@ def worst_status(view_set: ViewSet) -> NDArray[np.uint8]:
     if found.fill == 0 and found.min == found.max == Status.OK:
         return np.full(len(view_set), Status.OK, np.uint8)
     status: NDArray[np.uint8] = view_set.params["status"].reshape(len(view_set), -1)
-    worst: NDArray[np.uint8] = np.maximum.reduce(np.ascontiguousarray(status.T))
-    return worst
+    return over_views(np.maximum, status)
 
 
 def _goal(args: Mapping[str, Any]) -> tuple[str, str]:

@@ -85,6 +85,30 @@ def test_components_have_statistics_of_their_own_in_old_stores_too(
     assert list(column_facts(views, "jitter.hue")) == ["jitter.hue"]
 
 
+def test_a_sample_keeps_counts_and_ends_and_says_of_how_many_values_the_rest_is() -> None:
+    column = Column(name="crop_box", dtype="f4", shape=(4,))
+    values = np.random.Generator(np.random.Philox(4)).normal(size=(5000, 4)).astype(np.float32)
+    values[7, 0], values[9, 0] = math.nan, math.inf
+    exact, some = (component_stats(column, values, most)["crop_box.top"] for most in (None, 1000))
+    assert (some.count, some.fill, some.min, some.max) == (4999, 1, exact.min, exact.max)
+    assert (sum(exact.histogram), sum(some.histogram)) == (4998, 1000)
+    assert some.percentiles != exact.percentiles
+    np.testing.assert_allclose(some.percentiles, exact.percentiles, atol=0.25)
+    assert component_stats(column, values, 5000)["crop_box.top"] == exact
+
+
+def test_facts_of_large_components_that_finalise_wrote_nothing_of_are_those_of_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_small(tmp_path / "s", write_npz(tmp_path / "images.npz"))
+    views = open_store(tmp_path / "s").view_sets["simclr"]
+    assert column_facts(views)["crop_box.top"]["summarised"] == 40
+    monkeypatch.setattr("viewstore.inspect.summary.MOST_VALUES", 10)
+    assert column_facts(views)["crop_box.top"]["summarised"] == 40
+    views.stats = {name: each for name, each in views.stats.items() if "." not in name}
+    assert column_facts(views)["crop_box.top"]["summarised"] == 10
+
+
 def test_a_column_that_only_has_the_name_of_one_with_components_has_none() -> None:
     column = Column(name="jitter", dtype="f4", shape=(2,))
     assert component_stats(column, np.zeros((3, 2), np.float32)) == {}

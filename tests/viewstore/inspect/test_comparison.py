@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +14,9 @@ import pytest
 
 from tests.viewstore.pages import HOSTILE, Page
 from tests.viewstore.small_stores import build_small, write_npz, write_photographs
+from viewstore.build.draws import drawn_anew
 from viewstore.errors import FormatError
+from viewstore.images.policies import policies
 from viewstore.inspect.columns import column_values
 from viewstore.inspect.comparison import (
     MOST_VALUES,
@@ -22,6 +25,7 @@ from viewstore.inspect.comparison import (
     row_differences,
     same_rows,
 )
+from viewstore.inspect.numbers import brief
 from viewstore.inspect.pages.site import Site
 from viewstore.store.store import Store, open_store
 
@@ -161,6 +165,34 @@ def test_other_numbers_of_views_are_compared_by_means(two: tuple[Store, Store]) 
     assert [row["difference"] for row in facts["rows"]] == sorted(
         (row["difference"] for row in facts["rows"]), reverse=True
     )
+
+
+def test_policies_that_both_draw_from_are_compared_by_their_values(
+    both: Store, tmp_path: Path
+) -> None:
+    build_small(tmp_path / "s", write_npz(tmp_path / "images.npz"))
+    for policy in ("moco", "byol"):
+        build_small(tmp_path / "s", None, view_set=policy, settings={"policy": policy})
+    store = open_store(tmp_path / "s")
+    site = Site({"s": lambda: store}, replays=drawn_anew)
+    found = facts_of(site, "s", "view_set=simclr&with=moco")["policies"]
+    ours, theirs = (asdict(policies(name)[0].for_size(24, 24)) for name in ("simclr", "moco"))
+    differ = [name for name in ours if ours[name] != theirs[name]]
+    assert found["differ"] == differ
+    assert {"brightness", "scale"} & set(differ)
+    assert [each["views"] for each in found["first"] + found["second"]] == [[0, 1], [0, 1]]
+    html = Page(site.get("s", "compare", "view_set=simclr&with=moco").body)
+    assert "Policies that views are drawn from" in html.text
+    for name in differ:
+        for values in (ours, theirs):
+            assert brief(values[name]) in html.text
+    views = facts_of(site, "s", "view_set=simclr&with=byol")["policies"]["second"]
+    assert [each["views"] for each in views] == [[0], [1]]
+    same = Site({"s": lambda: both}, replays=drawn_anew)
+    assert facts_of(same, "s", "")["policies"]["differ"] == []
+    assert "settings are the same" in Page(same.get("s", "compare", "").body).text
+    unknown = Site({"s": lambda: store})  # nothing draws anew
+    assert facts_of(unknown, "s", "view_set=simclr&with=moco")["policies"] is None
 
 
 def test_the_numbers_of_the_page_are_those_of_its_json_and_of_its_csv(both: Store) -> None:

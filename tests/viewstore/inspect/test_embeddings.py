@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from numpy.typing import NDArray
 
 from tests.viewstore.inspect.planted import ROWS, pictures, plant
 from viewstore.errors import ConfigError
-from viewstore.inspect.embedding_chart import Cell, Ends, Marks, class_look, embedding_map
+from viewstore.inspect.embedding_chart import (
+    STEP_RADII,
+    Cell,
+    Ends,
+    Marks,
+    class_look,
+    embedding_map,
+    step_look,
+)
+from viewstore.inspect.embedding_groups import groups_of, too_many
 from viewstore.inspect.embeddings import (
     Area,
     Embedding,
@@ -66,7 +76,8 @@ def teacher(store: Store) -> Embedding:
 
 def test_components_are_those_of_a_decomposition_in_float64() -> None:
     values = features().reshape(-1, SIZE)
-    xy, shares = principal(values)
+    found = principal(values)
+    xy, shares = found.place(values), found.shares
     wide = values.astype(np.float64)
     centred = wide - wide.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -78,18 +89,20 @@ def test_components_are_those_of_a_decomposition_in_float64() -> None:
 def test_signs_are_fixed_whatever_the_order_or_the_sign_of_a_solver() -> None:
     values = features().reshape(-1, SIZE)
     order = np.random.Generator(np.random.Philox(3)).permutation(len(values))
-    there, shuffled = principal(values)[0], principal(values[order])[0]
+    found = principal(values)
+    there, shuffled = found.place(values), principal(values[order]).place(values[order])
     np.testing.assert_allclose(there[order], shuffled, atol=1e-9)
-    mirrored = principal(-values)[0]
+    mirrored = principal(-values).place(-values)
     np.testing.assert_allclose(mirrored, -there, atol=1e-9)  # the axes are the same ones
-    np.testing.assert_array_equal(principal(values)[0], there)
+    np.testing.assert_array_equal(principal(values).place(values), there)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_equal_features_lie_together(count: int) -> None:
-    xy, shares = principal(np.ones((count, SIZE), np.float16))
-    assert np.abs(xy).max(initial=0) == 0
-    assert shares == (0, 0)
+    equal = np.ones((count, SIZE), np.float16)
+    found = principal(equal)
+    assert np.abs(found.place(equal)).max(initial=0) == 0
+    assert found.shares == (0, 0)
 
 
 def test_a_map_has_the_views_that_were_made_in_a_keyed_order(teacher: Embedding) -> None:
@@ -161,6 +174,22 @@ def test_neighbours_are_those_of_brute_force(teacher: Embedding) -> None:
         neighbours(teacher, 4, 1, 5)
 
 
+def test_neighbours_of_any_view_are_those_of_its_nearest_one(teacher: Embedding) -> None:
+    values = features().astype(np.float64)
+    units = values / np.linalg.norm(values, axis=-1, keepdims=True)
+    units[4, 1] = 0  # not made
+    found, _ = neighbours(teacher, 4, None, 5)
+    cosine = np.einsum("nvd,wd->nvw", units, units[4][[0, 2]])
+    best = [(-cosine[other].max(), other) for other in range(ROWS) if other != 4]
+    assert [each.row for each in found] == [other for _, other in sorted(best)[:5]]
+    for each in found:
+        view, to = np.unravel_index(cosine[each.row].argmax(), (VIEWS, 2))
+        assert (each.view, each.to) == (view, (0, 2)[to])
+    by_one, _ = neighbours(teacher, 4, 0, 5)
+    assert by_one[0].cosine <= found[0].cosine
+    assert [each.row for each in by_one] != [each.row for each in found]  # naive: view 0 alone
+
+
 def test_colours_are_label_and_numbers_of_what_is_described(
     store: Store, teacher: Embedding
 ) -> None:
@@ -194,6 +223,56 @@ def test_embeddings_are_columns_of_many_numbers(store: Store, tmp_path: Path) ->
 
 def test_classes_differ_in_colour_or_shape() -> None:
     assert len({class_look(number) for number in range(56)}) == 56
+
+
+def test_steps_go_from_dark_and_small_to_light_and_large() -> None:
+    """Of pictures by their luma, the dark ones must not be the bright marks."""
+    looks = [step_look(step, 6) for step in range(6)]
+    light = [
+        np.array([0.2126, 0.7152, 0.0722])
+        @ np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
+        for colour, _ in looks
+    ]
+    assert light == sorted(light)
+    assert [shape for _, shape in looks] == sorted({shape for _, shape in looks})
+    assert list(STEP_RADII) == sorted(STEP_RADII)
+    assert [step_look(step, 2) for step in range(2)] == [looks[0], looks[5]]
+    assert step_look(0, 1) == looks[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "one_colour"),
+    [
+        (np.arange(200), True),  # one photo of each
+        (np.arange(200) // 2, True),  # twenty of a hundred, and grey
+        (np.arange(24) // 1.5, True),
+        (np.arange(200) % 10, False),
+        (np.arange(200) % 60, False),
+        (np.full(200, 3), False),
+        (np.full(200, np.nan), False),
+    ],
+)
+def test_labels_that_colours_cannot_tell_have_one(
+    labels: NDArray[np.float64], one_colour: bool
+) -> None:
+    said = too_many(labels.astype(np.float64), len(labels))
+    assert bool(said) == one_colour
+    assert not one_colour or f"of {len(labels)} samples are too many" in said
+
+
+def test_one_colour_has_all_points_and_says_why(store: Store, teacher: Embedding) -> None:
+    found = map_of(teacher)
+    groups, said = groups_of(store, teacher, found, "label")
+    assert (len(groups), said) == (4, "")
+    assert [each.label for each in groups] == ["label0", "label1", "label2", "others"]
+    _, one_of_each = np.unique(store.labels, return_index=True)
+    mine = np.isin(found.rows, one_of_each)
+    few = replace(found, rows=found.rows[mine], views=found.views[mine], xy=found.xy[mine])
+    (group,), said = groups_of(store, teacher, few, "label")
+    assert group.mine.all()
+    assert said.startswith("3 labels of 3 samples are too many to tell by colour")
+    steps, said = groups_of(store, teacher, few, "p.x_score")
+    assert (len(steps), said) == (7, "")
 
 
 def test_the_chart_escapes_and_has_links_with_names() -> None:

@@ -11,14 +11,17 @@ from urllib.parse import parse_qsl, unquote_plus
 import numpy as np
 import pytest
 
+from tests.viewstore.inspect import looked
 from tests.viewstore.inspect.planted import HOSTILE, ROWS, pictures, plant
 from tests.viewstore.pages import Page
-from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.inspect.embedding_chart import STEP_COLOURS
+from viewstore.inspect.embeddings import embedding_named, map_of
 from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.site import Site
 from viewstore.store.store import open_store
 
 VIEWS = 3
+OUTLIERS = 12  # that a page shows
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +40,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(root: Path) -> Site:
-    store = open_store(root)
-    return Site({"s": lambda: store})
+    return looked.site_of(open_store(root))
 
 
 def facts_of(site: Site, query: str = "") -> dict[str, Any]:
-    page = site.get("s", "embeddings", f"{query}&format=json")
-    assert page.status == 200, page.body
-    facts: dict[str, Any] = json.loads(page.body)
-    return facts
+    return looked.facts_of(site, "s", f"embeddings?{query}")
 
 
 def html_of(site: Site, query: str = "") -> Page:
-    page = site.get("s", "embeddings", query)
-    assert page.status == 200, page.body
-    return Page(page.body)
+    return looked.html_of(site, "s", f"embeddings?{query}")
 
 
 def test_stores_without_features_have_no_tab(tmp_path: Path, site: Site) -> None:
-    build_small(tmp_path / "s", write_npz(tmp_path / "i.npz"))
-    store = open_store(tmp_path / "s")
-    without = Site({"s": lambda: store})
-    assert without.get("s", "embeddings").status == 404
-    assert ">Embeddings</a>" not in without.get("s", "").body.decode()
-    assert ">Embeddings</a>" in site.get("s", "").body.decode()
+    assert not looked.has_tab(looked.plain_site(tmp_path), "s", "embeddings")
+    assert looked.has_tab(site, "s", "embeddings")
 
 
 def test_cells_link_to_the_samples_that_they_count(site: Site, root: Path) -> None:
@@ -84,13 +77,13 @@ def test_a_selection_shows_its_first_samples_and_a_link_to_all(site: Site, root:
     query = "of=teacher.feature&view=1&x0=-1&x1=9&y0=-9&y1=9"
     selection, page = facts_of(site, query)["selection"], html_of(site, query)
     assert f"{selection['rows']} samples have a view there" in page.text
-    assert len(page.images()) == min(12, selection["rows"])
+    assert len(page.images()) == min(12, selection["rows"]) + OUTLIERS
     assert all("/teacher/" not in (image["src"] or "") for image in page.images())
     assert all("/p/1/" in (image["src"] or "") for image in page.images())
     (link,) = (
         attrs["href"]
         for tag, attrs in page.tags
-        if tag == "a" and "among=" in (attrs.get("href") or "")
+        if tag == "a" and "among=map" in (attrs.get("href") or "")
     )
     fields = dict(parse_qsl((link or "").partition("?")[2]))
     assert fields["view_set"] == "p"
@@ -127,7 +120,10 @@ def test_an_empty_selection_is_an_answer(site: Site) -> None:
 
 def test_neighbours_are_pictures_in_their_order(site: Site) -> None:
     key = open_store_key(site, 5)
-    near, page = facts_of(site, f"near={key}&view=2")["near"], html_of(site, f"near={key}&view=2")
+    query = f"near={key}&near_view=2"
+    near, page = facts_of(site, query)["near"], html_of(site, query)
+    assert (near["view"], near["by_view"], {each["to"] for each in near["samples"]}) == (2, 2, {2})
+    assert "View 2 against the views of" in page.text
     cosines = [each["cosine"] for each in near["samples"]]
     assert cosines == sorted(cosines, reverse=True)
     assert len(cosines) == 12
@@ -135,8 +131,71 @@ def test_neighbours_are_pictures_in_their_order(site: Site) -> None:
     pictures = [
         unquote_plus((image["src"] or "").split("?")[0].split("/")[-1]) for image in page.images()
     ]
-    assert pictures == [key, *(each["key"] for each in near["samples"])]
-    assert f"{cosines[0]:.3f}" in page.text
+    assert pictures[:-OUTLIERS] == [key, *(each["key"] for each in near["samples"])]
+    assert f"to view 2, {cosines[0]:.3f}" in page.text
+
+
+def test_nearest_samples_are_by_any_view_where_none_is_picked(site: Site) -> None:
+    key = open_store_key(site, 5)
+    query = f"of=teacher.feature&near={key}"
+    near, page = facts_of(site, query)["near"], html_of(site, query)
+    assert near["by_view"] is None
+    assert len({each["to"] for each in near["samples"]}) > 1
+    assert near["view"] == near["samples"][0]["to"]  # the view that is marked
+    assert "Any of its views, whichever is nearest," in page.text
+    best = [each["cosine"] for each in near["samples"]]
+    for view in range(VIEWS):
+        by_one = facts_of(site, f"{query}&near_view={view}")["near"]["samples"]
+        assert all(a["cosine"] <= b for a, b in zip(by_one, best, strict=True))
+    assert site.get("s", "embeddings", f"{query}&near_view=9").status == 404
+
+
+def test_the_asked_sample_and_its_nearest_are_marked_on_the_map(site: Site) -> None:
+    query = f"of=teacher.feature&near={open_store_key(site, 5)}"
+    near, body = facts_of(site, query)["near"], html_of(site, query)
+    found = map_of(embedding_named(site.stores["s"](), "teacher.feature"))
+    places = {
+        (row, view): point
+        for row, view, point in zip(
+            found.rows.tolist(), found.views.tolist(), found.xy.tolist(), strict=True
+        )
+    }
+    for each in (near, *near["samples"]):
+        assert each["at"] == pytest.approx(places[each["row"], each["view"]])
+    rings = [attrs for tag, attrs in body.tags if tag == "circle"]
+    assert len(rings) == 1 + len(near["samples"])
+    without = html_of(site, "of=teacher.feature")
+    assert not [tag for tag, _ in without.tags if tag == "circle"]
+
+
+def test_outliers_are_pictures_with_their_numbers_and_a_link_to_browse(site: Site) -> None:
+    query = "of=teacher.feature&view=1"
+    found, page = facts_of(site, query)["outliers"], html_of(site, query)
+    distances = [each["distance"] for each in found["samples"]]
+    assert len(distances) == OUTLIERS
+    assert distances == sorted(distances, reverse=True)
+    assert {each["view"] for each in found["samples"]} == {1}
+    assert (found["asked"], found["points"]) == (ROWS, ROWS)
+    sources = [image["src"] or "" for image in page.images()]
+    assert [unquote_plus(each.split("?")[0].split("/")[-1]) for each in sources] == [
+        each["key"] for each in found["samples"]
+    ]
+    assert all("/p/1/" in each for each in sources)
+    for distance in distances:
+        assert f"{distance:.3f}" in page.text
+    (link,) = (
+        attrs["href"] or ""
+        for tag, attrs in page.tags
+        if tag == "a" and "among=outliers" in (attrs.get("href") or "")
+    )
+    browse = json.loads(site.get("s", "browse", f"{link.partition('?')[2]}&format=json").body)
+    assert browse["count"] == found["rows"]
+    assert [each["row"] for each in browse["rows"]] == sorted(
+        each["row"] for each in found["samples"]
+    )
+    assert facts_of(site, "of=teacher.feature")["outliers"]["points"] == ROWS * VIEWS
+    for wrong in ("outliers/none", "outliers/teacher.feature/x", "outlier/teacher.feature"):
+        assert site.get("s", "browse", f"among={wrong}").status == 400, wrong
 
 
 def open_store_key(site: Site, row: int) -> str:
@@ -150,7 +209,8 @@ def test_colours_are_classes_or_six_steps(site: Site) -> None:
     steps = facts_of(site, "of=teacher.feature&colour=p.x_score")["groups"]
     assert len(steps) == 6
     assert [each["count"] for each in steps] == [10] * 6
-    assert len({each["colour"] for each in steps}) == 6
+    assert [each["colour"] for each in steps] == list(STEP_COLOURS)
+    assert len({each["shape"] for each in steps}) == 6
     same = facts_of(site, "of=teacher.feature&colour=p.status")["groups"]
     assert [(each["label"], each["count"]) for each in same] == [("1", ROWS * VIEWS)]
 
@@ -165,7 +225,7 @@ def test_points_of_the_csv_are_those_of_the_groups(site: Site) -> None:
 def test_images_are_shown_by_their_originals(site: Site) -> None:
     query = "of=images.feature&x0=-9&x1=9&y0=-9&y1=9"
     images = html_of(site, query).images()
-    assert len(images) == 12
+    assert len(images) == 12 + OUTLIERS
     assert all("/original/" in (image["src"] or "") for image in images)
 
 

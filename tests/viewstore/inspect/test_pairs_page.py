@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.viewstore.inspect import looked
 from tests.viewstore.inspect.planted import HOSTILE, ROWS, pictures, plant
 from tests.viewstore.inspect.test_pair_losses import VIEWS, planted_hard, tables
 from tests.viewstore.pages import Page
-from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError
 from viewstore.inspect.pages.site import Site
 from viewstore.inspect.query import Query, sortable, understand
@@ -48,30 +47,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(root: Path) -> Site:
-    store = open_store(root)
-    return Site({"s": lambda: store})
+    return looked.site_of(open_store(root))
 
 
 def facts_of(site: Site, query: str = "") -> dict[str, Any]:
-    page = site.get("s", "pairs", f"{query}&format=json")
-    assert page.status == 200, page.body
-    facts: dict[str, Any] = json.loads(page.body)
-    return facts
+    return looked.facts_of(site, "s", f"pairs?{query}")
 
 
 def html_of(site: Site, query: str = "") -> Page:
-    page = site.get("s", "pairs", query)
-    assert page.status == 200, page.body
-    return Page(page.body)
+    return looked.html_of(site, "s", f"pairs?{query}")
 
 
 def test_stores_without_pairs_have_no_tab(tmp_path: Path, site: Site) -> None:
-    build_small(tmp_path / "s", write_npz(tmp_path / "i.npz"))
-    store = open_store(tmp_path / "s")
-    without = Site({"s": lambda: store})
-    assert without.get("s", "pairs").status == 404
-    assert ">Pairs</a>" not in without.get("s", "").body.decode()
-    assert ">Pairs</a>" in site.get("s", "").body.decode()
+    assert not looked.has_tab(looked.plain_site(tmp_path), "s", "pairs")
+    assert looked.has_tab(site, "s", "pairs")
 
 
 def test_a_set_is_picked_by_name_or_by_the_view_set_that_is_shown(site: Site) -> None:

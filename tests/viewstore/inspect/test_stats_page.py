@@ -228,3 +228,18 @@ def test_a_column_without_statistics_is_named_with_the_page_that_shows_it(tmp_pa
     assert re.search(r'128 numbers a view: see <a href="\./embeddings', html)
     told = invoke("stats", tmp_path / "s").output
     assert "latent has 128 numbers a view: see Embeddings" in told
+
+
+def test_components_that_a_sample_tells_of_say_so(
+    described: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewstore.inspect.summary.MOST_VALUES", 10)
+    said = "bars, mean and percentiles are of 10 of its values"
+    assert said not in Page(page(described, "view_set=simclr")[1].encode()).text
+    old = open_store(described.root)
+    views = old.view_sets["simclr"]
+    views.stats = {name: each for name, each in views.stats.items() if "." not in name}
+    facts, html = page(old, "view_set=simclr")
+    assert columns_of(facts)["simclr.crop_box.top"]["summarised"] == 10
+    assert columns_of(facts)["simclr.flip"]["summarised"] == 80
+    assert said in Page(html.encode()).text

@@ -1,8 +1,9 @@
 """Rows that no filter has words for, by a name that stands in addresses.
 
 "issue/simclr/box small" are the rows of an issue, "map/teacher.feature/-1,1,0,2" those in a part of
-the map of an embedding, "map/teacher.feature/0/-1,1,0,2" those whose view 0 lies there. Pages keep
-what they are made from.
+the map of an embedding, "map/teacher.feature/0/-1,1,0,2" those whose view 0 lies there, and
+"outliers/teacher.feature" or "outliers/teacher.feature/0" those that are far from all others there.
+Pages keep what they are made from.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, FormatError
 from viewstore.inspect.embeddings import Area, Embedding, Map, embedding_named, map_of, rows_in
 from viewstore.inspect.issues import Issue, issue_named, issues_of
+from viewstore.inspect.outliers import Outliers, outliers_of
 from viewstore.store.kept import Kept
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -27,7 +29,8 @@ def rows_among(kept: Kept[Any], store: Store, name: str) -> NDArray[np.int64]:
     Args:
         kept: What pages keep of facts (`Site.facts`).
         store: Whose rows.
-        name: "issue/SET/KIND", or "map/SET.COLUMN[/VIEW]/X0,X1,Y0,Y1".
+        name: "issue/SET/KIND", "map/SET.COLUMN[/VIEW]/X0,X1,Y0,Y1" or
+            "outliers/SET.COLUMN[/VIEW]".
 
     Raises:
         ConfigError: It names nothing.
@@ -40,8 +43,11 @@ def rows_among(kept: Kept[Any], store: Store, name: str) -> NDArray[np.int64]:
         of, *view, area = rest.split("/")
         found = kept_map(kept, embedding_named(store, of)).of_view(view_number(*view))
         return rows_in(found, Area.parse(area))
+    if kind == "outliers":
+        of, *view = rest.split("/")
+        return kept_outliers(kept, embedding_named(store, of), view_number(*view)).farthest
     raise ConfigError(
-        f"among must name an issue or a part of a map, got {name[:200]!r}", code="VS102"
+        f"among must name an issue, a part of a map or outliers, got {name[:200]!r}", code="VS102"
     )
 
 
@@ -57,6 +63,16 @@ def kept_map(kept: Kept[Any], embedding: Embedding) -> Map:
     columns = embedding.view_set
     key = ("map", embedding.name, columns.plan.id, columns.index.root)
     found: Map = kept.get(key, lambda: map_of(embedding))
+    return found
+
+
+def kept_outliers(kept: Kept[Any], embedding: Embedding, view: int | None) -> Outliers:
+    """Return the outliers of a map, or of the points of one view, found once likewise."""
+    columns = embedding.view_set
+    key = ("outliers", embedding.name, columns.plan.id, columns.index.root, view)
+    found: Outliers = kept.get(
+        key, lambda: outliers_of(embedding, kept_map(kept, embedding).of_view(view))
+    )
     return found
 
 

@@ -19,6 +19,7 @@ from viewstore.inspect.augmentation import (
 )
 from viewstore.inspect.figures import figure
 from viewstore.inspect.pages.page import Facts, PageRequest, Tab, opening
+from viewstore.inspect.pages.policies import kept_replays, policy_facts
 from viewstore.inspect.told import described
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -30,12 +31,7 @@ TARGETS = "views"  # role of the view set whose views are the other ones of pair
 def _replays(request: PageRequest) -> Replays | None:
     """Return what draws the params of the picked view set anew; None: nothing does."""
     shown = request.view_set
-    if shown is None:
-        return None
-    found: Replays | None = request.site.facts.get(
-        ("replays", shown.index.root), lambda: request.site.replays(request.store, shown)
-    )
-    return found
+    return None if shown is None else kept_replays(request.site, request.store, shown)
 
 
 def _facts(request: PageRequest) -> Facts:
@@ -83,24 +79,12 @@ def _checked(store: Store, shown: ViewSet, replays: Replays) -> Facts:
         "view_set": shown.name,
         "generator": dict(shown.plan.generator),
         "seed": shown.plan.seed,
-        "policies": _policies(replays),
+        "policies": policy_facts(replays),
         "headline": headline(checks),
         "disagree": sum(not check.agrees for check in checks),
         "level": LEVEL / max(len(checks), 1),
         "checks": [_check(check) for check in checks],
     }
-
-
-def _policies(replays: Replays) -> list[Facts]:
-    """Return each policy once as values, with the numbers of its views."""
-    found: list[Facts] = []
-    for view, values in enumerate(replays.policies):
-        same = next((each for each in found if each["values"] == values), None)
-        if same is not None:
-            same["views"].append(view)
-        elif values:
-            found.append({"views": [view], "values": dict(values)})
-    return found
 
 
 def _check(check: Check) -> Facts:

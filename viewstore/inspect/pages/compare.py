@@ -27,6 +27,7 @@ from viewstore.inspect.drawn_rows import DrawnRow
 from viewstore.inspect.figures import figure, paired_panel
 from viewstore.inspect.numbers import brief
 from viewstore.inspect.pages.page import Csv, Facts, PageError, PageRequest, Tab, opening
+from viewstore.inspect.pages.policies import kept_replays, policy_facts
 from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.query import Result
 from viewstore.inspect.shown_rows import Row, read_row
@@ -192,6 +193,7 @@ def _facts(request: PageRequest) -> Facts:
         "second": pair.second.label,
         "choices": list(_others(request)),
         "plans": list(_plans(pair)),
+        "policies": _policies(pair),
         "both": len(pair.join.first),
         "only_first": pair.join.only_first,
         "only_second": pair.join.only_second,
@@ -227,6 +229,22 @@ def _plan(view_set: ViewSet) -> Facts:
     columns = {each.name: f"{each.dtype} {list(each.shape)}" for each in view_set.plan.columns}
     weights = {each.role: f"{each.name} {each.sha256[:12]}" for each in view_set.weights}
     return kept | {"columns": columns, "weights": weights}
+
+
+def _policies(pair: Pair) -> Facts | None:
+    """Return the policies that both draw from as values, and the settings in which they differ.
+
+    None: one of the two draws from no policy, or nothing here knows its generator.
+    """
+    sides = []
+    for each in (pair.first, pair.second):
+        replays = kept_replays(each.request.site, each.store, each.view_set)
+        sides.append([] if replays is None else policy_facts(replays))
+    if not all(sides):
+        return None
+    every = [policy["values"] for side in sides for policy in side]
+    differ = [name for name in every[0] if any(each[name] != every[0][name] for each in every)]
+    return {"first": sides[0], "second": sides[1], "differ": differ, "settings": len(every[0])}
 
 
 def _columns(pair: Pair) -> Iterator[Facts]:

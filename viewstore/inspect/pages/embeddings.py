@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError
 from viewstore.format.plan import SOURCE
 from viewstore.inspect.embedding_chart import (
-    OTHER,
-    STEP_COLOURS,
     Cell,
     Ends,
     Marks,
-    class_look,
+    Pin,
     embedding_map,
     sample_mark,
 )
+from viewstore.inspect.embedding_groups import Group, groups_of
 from viewstore.inspect.embeddings import (
     Area,
+    Components,
     Embedding,
     Map,
     colour_columns,
-    colour_values,
     edges_of,
     embedding_named,
     embeddings_of,
@@ -34,9 +32,8 @@ from viewstore.inspect.embeddings import (
     neighbours,
     rows_in,
 )
-from viewstore.inspect.numbers import number
 from viewstore.inspect.origin import origin_facts, origin_words
-from viewstore.inspect.pages.among import kept_map, view_number
+from viewstore.inspect.pages.among import kept_map, kept_outliers, view_number
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pictures import LOSSLESS_SIDE, PageImage
 from viewstore.inspect.summary import label_text
@@ -45,9 +42,9 @@ from viewstore.store.store import Store
 
 POINTS, CELLS = 2000, 12  # points that are drawn; cells of a side that are links
 FINEST = 60  # cells of a side of the density
-MOST_CLASSES = 20
-SHOWN, NEAREST = 12, 12  # samples as pictures
+SHOWN, NEAREST, FARTHEST = 12, 12, 12  # samples as pictures
 AXES = ("x0", "x1", "y0", "y1")
+NEAR_VIEW, ASKED = "near_view", "asked"
 
 
 def _facts(request: PageRequest) -> Facts:
@@ -59,7 +56,8 @@ def _facts(request: PageRequest) -> Facts:
         raise ConfigError(f"{embedding.name} has {embedding.view_set.num_views} views, not {view}")
     whole = kept_map(request.site.facts, embedding)
     found = whole.of_view(view)
-    colour = request.query.get("colour") or "label"
+    colour, points = request.query.get("colour") or "label", found.first(POINTS)
+    groups, said = groups_of(store, embedding, points, colour)
     x_edges, y_edges = (edges_of(whole.xy[:, axis], CELLS) for axis in (0, 1))
     origin = origin_facts(store, embedding.view_set)
     return {
@@ -74,15 +72,17 @@ def _facts(request: PageRequest) -> Facts:
         "points": len(found.xy),
         "rows_read": whole.chosen,
         "rows": len(embedding.view_set),
-        "shares": list(whole.shares),
+        "shares": list(whole.components.shares),
         "x_edges": x_edges.tolist(),
         "y_edges": y_edges.tolist(),
         "counts": grid_counts(found.xy, x_edges, y_edges).tolist(),
         "colour": colour,
         "colours": colour_columns(store, embedding),
-        "groups": _groups(store, embedding, found, colour),
+        "one_colour": said,
+        "groups": [_group(each, points) for each in groups if each.mine.any()],
         "selection": _selection(request, embedding, found),
-        "near": _near(request, embedding),
+        "near": _near(request, embedding, whole.components),
+        "outliers": _outliers(request, embedding, view),
     }
 
 
@@ -94,68 +94,21 @@ def _first(request: PageRequest) -> str:
     return (about or found)[0].name
 
 
-def _groups(store: Store, embedding: Embedding, found: Map, colour: str) -> list[Facts]:
-    """Return the points that are drawn by class, or by step of a number."""
-    some = Map(
-        rows=found.rows[:POINTS],
-        views=found.views[:POINTS],
-        xy=found.xy[:POINTS],
-        shares=found.shares,
-        chosen=found.chosen,
-    )
-    values = colour_values(store, embedding, colour, some)
-    parts = _classes(store, values) if colour == "label" else _steps(values)
-    return [
-        {
-            "label": label,
-            "colour": look[0],
-            "shape": look[1],
-            "count": int(mine.sum()),
-            "mean": some.xy[mine].mean(0).tolist(),
-            "points": [
-                [int(row), int(view), *point]
-                for row, view, point in zip(
-                    some.rows[mine], some.views[mine], some.xy[mine].tolist(), strict=True
-                )
-            ],
-        }
-        for label, look, mine in parts
-        if mine.any()
-    ]
-
-
-Part = tuple[str, tuple[str, int], NDArray[np.bool_]]
-
-
-def _classes(store: Store, values: NDArray[np.float64]) -> list[Part]:
-    """Return the most frequent labels, by number, then all others."""
-    labels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
-    most = np.sort(labels[np.argsort(-counts, kind="stable")[:MOST_CLASSES]])
-    parts: list[Part] = [
-        (
-            label_text(store.label_names, int(label), unlabelled="none"),
-            class_look(place),
-            values == label,
-        )
-        for place, label in enumerate(most)
-    ]
-    return [*parts, ("others", (OTHER, 0), ~np.isin(values, most))]
-
-
-def _steps(values: NDArray[np.float64]) -> list[Part]:
-    """Return six steps of equal counts, from low to high, then the points without a number."""
-    known = np.isfinite(values)
-    ends = np.quantile(values[known], np.linspace(0, 1, 7)) if known.any() else np.empty(0)
-    cuts = np.unique(ends)
-    parts: list[Part] = []
-    for step, (low, high) in enumerate(pairwise(cuts)):
-        last = step == len(cuts) - 2
-        mine = (values >= low) & ((values <= high) if last else (values < high))
-        label = f"{number(float(low))} to {number(float(high))}"
-        parts.append((label, (STEP_COLOURS[step], 0), mine))
-    if len(cuts) == 1:
-        parts.append((number(float(cuts[0])), (STEP_COLOURS[0], 0), known))
-    return [*parts, ("none", (OTHER, 3), ~known)]
+def _group(group: Group, points: Map) -> Facts:
+    mine = group.mine
+    return {
+        "label": group.label,
+        "colour": group.look[0],
+        "shape": group.look[1],
+        "count": int(mine.sum()),
+        "mean": points.xy[mine].mean(0).tolist(),
+        "points": [
+            [int(row), int(view), *point]
+            for row, view, point in zip(
+                points.rows[mine], points.views[mine], points.xy[mine].tolist(), strict=True
+            )
+        ],
+    }
 
 
 def _selection(request: PageRequest, embedding: Embedding, found: Map) -> Facts | None:
@@ -165,36 +118,71 @@ def _selection(request: PageRequest, embedding: Embedding, found: Map) -> Facts 
         return None
     area = Area.parse(",".join(text or "" for text in texts))
     rows = rows_in(found, area)
-    view = "" if (named := request.query.get("view", "")) == "" else f"{named}/"
+    view = _part(view_number(request.query.get("view", "")))
     return {
         "area": [area.x0, area.x1, area.y0, area.y1],
         "rows": len(rows),
-        "among": f"map/{embedding.name}/{view}{area}",
+        "among": f"map/{embedding.name}{view}/{area}",
         "first": [_sample(request.store, int(row)) for row in rows[:SHOWN]],
     }
 
 
-def _near(request: PageRequest, embedding: Embedding) -> Facts | None:
-    """Return the samples nearest to the one that the address names; None: it names none."""
+def _part(view: int | None) -> str:
+    """Return the part of the name of some rows that says which view's points are meant."""
+    return "" if view is None else f"/{view}"
+
+
+def _near(request: PageRequest, embedding: Embedding, components: Components) -> Facts | None:
+    """Return the samples nearest to the one that the address names; None: it names none.
+
+    "near_view" of the address says by which of its views; without it, by any of them.
+    """
     key = request.query.get("near")
     if not key:
         return None
     store = request.store
-    row, view = store.keys.find(key), view_number(request.query.get("view", "")) or 0
+    row, view = store.keys.find(key), view_number(request.query.get(NEAR_VIEW, ""))
     found, searched = neighbours(embedding, row, view, NEAREST)
+    shown = (found[0].to if found else 0) if view is None else view
+    rows, views = [row, *(each.row for each in found)], [shown, *(each.view for each in found)]
+    params = embedding.view_set.params
+    places = components.place(params.cells(embedding.column.name, np.array(rows), np.array(views)))
+    own, *others = (
+        {**_sample(store, *of), "at": at.tolist()}
+        for *of, at in zip(rows, views, places, strict=True)
+    )
     return {
-        **_sample(store, row),
-        "view": view,
+        **own,
+        "by_view": view,
         "searched": searched,
         "samples": [
-            {**_sample(store, each.row), "view": each.view, "cosine": each.cosine} for each in found
+            {**each, "to": near.to, "cosine": near.cosine}
+            for each, near in zip(others, found, strict=True)
         ],
     }
 
 
-def _sample(store: Store, row: int) -> Facts:
+def _outliers(request: PageRequest, embedding: Embedding, view: int | None) -> Facts:
+    """Return the samples that are farthest from their nearest ones."""
+    found = kept_outliers(request.site.facts, embedding, view)
+    first = zip(found.rows, found.views, found.distances, strict=True)
+    return {
+        "nearest": found.nearest,
+        "asked": found.asked,
+        "points": found.points,
+        "rows": len(found.farthest),
+        "among": f"outliers/{embedding.name}{_part(view)}",
+        "samples": [
+            {**_sample(request.store, int(row), int(view)), "distance": float(distance)}
+            for row, view, distance in itertools.islice(first, FARTHEST)
+        ],
+    }
+
+
+def _sample(store: Store, row: int, view: int | None = None) -> Facts:
     label = label_text(store.label_names, int(store.labels[row]), unlabelled="")
-    return {"key": store.keys[row], "row": row, "label": label}
+    of_view = {} if view is None else {"view": view}
+    return {"key": store.keys[row], "row": row, "label": label, **of_view}
 
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
@@ -220,15 +208,51 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
                 grid_counts(found.xy, *fine),
                 marks,
                 _cells(request, facts),
+                _pins(facts),
                 title=title,
             )
         ),
         "mark_of": lambda each: Markup(sample_mark(each["colour"], each["shape"])),
         "picture_of": lambda each: _picture(request, facts, each),
-        "browse": None
-        if facts["selection"] is None
-        else request.link("browse", among=facts["selection"]["among"], view_set=_shown(facts)),
+        "nearest": [] if facts["near"] is None else _nearest(facts),
+        "outliers": [
+            {**each, "said": f"{_view(facts, each)}{each['distance']:.3f}"}
+            for each in facts["outliers"]["samples"]
+        ],
+        "browse": lambda each: request.link("browse", among=each["among"], view_set=_shown(facts)),
     }
+
+
+def _view(facts: Facts, sample: Facts) -> str:
+    return f"view {sample['view']}, " if facts["views"] > 1 else ""
+
+
+def _nearest(facts: Facts) -> list[Facts]:
+    """Return the sample that was asked for and its nearest ones, with what is said of each."""
+    near, several = facts["near"], facts["views"] > 1
+    own = {**near, "mark": ASKED, "said": f"view {near['view']}" if several else ""}
+    return [
+        own,
+        *(
+            {
+                **each,
+                "mark": n,
+                "said": _view(facts, each)
+                + (f"to view {each['to']}, " if several else "")
+                + f"{each['cosine']:.3f}",
+            }
+            for n, each in enumerate(near["samples"], 1)
+        ),
+    ]
+
+
+def _pins(facts: Facts) -> list[Pin]:
+    """Return where the sample that was asked for lies, and by their numbers its nearest ones."""
+    near = facts["near"]
+    if near is None:
+        return []
+    nearest = [Pin(tuple(each["at"]), str(n)) for n, each in enumerate(near["samples"], 1)]
+    return [*nearest, Pin(tuple(near["at"]), ASKED)]
 
 
 def _cells(request: PageRequest, facts: Facts) -> list[Cell]:
@@ -239,7 +263,13 @@ def _cells(request: PageRequest, facts: Facts) -> list[Cell]:
             if count:
                 ends = (x[column], x[column + 1], y[row], y[row + 1])
                 fields = {axis: repr(end) for axis, end in zip(AXES, ends, strict=True)}
-                cells.append(Cell(*ends, count, request.again(near=None, **fields) + "#selection"))
+                cells.append(
+                    Cell(
+                        *ends,
+                        count,
+                        request.again(near=None, near_view=None, **fields) + "#selection",
+                    )
+                )
     return cells
 
 

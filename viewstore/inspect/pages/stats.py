@@ -17,7 +17,7 @@ from viewstore.inspect.told import described
 from viewstore.inspect.view_set_charts import column_bars, said_instead
 from viewstore.store.view_set import ViewSet
 
-SHOWN = ("count", "fill", "min", "max", "mean", "std", "percentiles", "left_out")
+SHOWN = ("count", "fill", "min", "max", "mean", "std", "percentiles", "left_out", "summarised")
 
 
 def _facts(request: PageRequest) -> Facts:
