@@ -114,11 +114,12 @@ def _arrays(entry: ViewSetEntry) -> tuple[str, ...]:
 
 
 def _serves_arrays(files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
-    """Whether the server has anything of the zarr arrays: `viewstore serve` leaves them out.
+    """Whether the server has the zarr arrays: `viewstore serve` leaves all of them out.
 
-    Readers of a URL take params from the packs.
+    Readers of a URL take params from the packs. The record at the root of the arrays, without
+    which nobody reads any, says whether they are there.
     """
-    return any(files.exists(paths.root / file) for file in _arrays(entry))
+    return any(files.offers(paths.root / file) for file in _arrays(entry)[:1])
 
 
 def _shard(
