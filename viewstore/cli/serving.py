@@ -114,7 +114,7 @@ def checked_place(place: str) -> str:
             f"there is no folder {folder}",
             code="VS202",
             where=str(folder),
-            fix="name the folder of a store; a new one can be served once "
+            fix="name the folder of a store; a new one is served once "
             f"viewstore build --out {folder} has begun",
         )
     return str(folder)

@@ -123,9 +123,9 @@ def _served_at(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or "/v1/stores/" in parts.path:
         return None
-    before, _, below = f"{parts.path}/".partition("/inspect/")
+    root, _, below = f"{parts.path.removesuffix('/v1/stores')}/".partition("/inspect/")
     name = below.partition("/")[0] or "NAME"
-    return f"{parts.scheme}://{parts.netloc}{before.rstrip('/')}/v1/stores/{name}"
+    return f"{parts.scheme}://{parts.netloc}{root.rstrip('/')}/v1/stores/{name}"
 
 
 def is_store(paths: StorePaths) -> bool:

@@ -31,6 +31,7 @@ from viewstore.store.view_set import ViewSet
 
 # A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
+ZARR_RECORD = "zarr.json"
 
 Value = TypeVar("Value")
 
@@ -119,7 +120,8 @@ def _serves_arrays(files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry)
     Readers of a URL take params from the packs. The record at the root of the arrays, without
     which nobody reads any, says whether they are there.
     """
-    return any(files.offers(paths.root / file) for file in _arrays(entry)[:1])
+    path = paths.params / ZARR_RECORD
+    return path.relative_to(paths.root).as_posix() in entry.derived and files.offers(path)
 
 
 def _shard(
