@@ -144,7 +144,7 @@ def test_the_zarr_arrays_may_all_be_missing_but_not_some_of_them(
 
 
 def test_what_serve_leaves_out_is_asked_for_once(digits: Store) -> None:
-    """A file for each view set, where each of its arrays twice would be over a hundred."""
+    """One file of each view set, and none of the others that its arrays have."""
     arrays = [
         file
         for entry in digits.manifest.view_sets.values()
@@ -158,7 +158,7 @@ def test_what_serve_leaves_out_is_asked_for_once(digits: Store) -> None:
     assert sorted(asked) == [
         f"/v1/stores/s/views/{name}/params.zarr/zarr.json" for name in sorted(digits.view_sets)
     ]
-    assert len(arrays) > 10 * len(asked)
+    assert len(arrays) > 5 * len(asked)
 
 
 def with_pack_of_another_shard(root: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +18,9 @@ from typing import Any
 import pytest
 
 from tests.remote.conftest import IMPATIENT
+from tests.viewstore.commands import run
 from viewstore.errors import RemoteError
+from viewstore.files import fetch
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Answer, Failed, Fetcher, Retry, failed_status
 from viewstore.files.remote import RemoteFiles
@@ -115,6 +119,18 @@ def test_a_wait_that_ends_before_is_quiet_and_so_is_one_that_the_server_asked_fo
     for server in (Timed(down=3.0), Timed(down=300.0, asked=20)):
         assert b"".join(server.fetcher().stream("shard")) == BODY  # warnings are errors
         assert server.now >= server.down
+
+
+def test_a_command_says_it_as_a_warning_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetch, "QUIET_SECONDS", 0.0)
+    with busy([(500, b"")]) as url, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, out, err = run(capsys, "inspect", url, "--json")
+    said = f"{url} does not answer, trying again for up to 180 s"
+    assert err.startswith(f"warning: {said}\nerror[VS")
+    assert (code, json.loads(out)["warnings"]) == (3, [said])
 
 
 def test_only_busy_servers_are_believed_to_come_back() -> None:

@@ -70,7 +70,7 @@ class _PathHere(click.Path):
         return ConfigError(
             f"{name} must be a path on this machine, and this is a URL",
             where=url,
-            fix="give a path; files are brought here, or from here, by other programs",
+            fix="give a path; other programs carry files to and from URLs",
         )
 
 

@@ -1,7 +1,8 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read. Zarr arrays are checked where the server has any of them.
+builders alone and are not read. Zarr arrays are checked where the server has the record at their
+root.
 """
 
 from __future__ import annotations
