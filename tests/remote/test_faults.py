@@ -196,7 +196,14 @@ def test_waits_are_drawn_evenly_below_a_limit_that_doubles() -> None:
         def get(self, name: str, start: int, stop: int | None, etag: str | None) -> object:
             raise Failed("no")
 
-    fetcher = Fetcher("s3://x", Dead(), Retry(), waits.append, lambda: next(draws))  # type: ignore[arg-type]
+    fetcher = Fetcher(
+        "s3://x",
+        Dead(),  # type: ignore[arg-type]
+        Retry(),
+        waits.append,
+        lambda: next(draws),
+        told=True,
+    )
     with pytest.raises(RemoteError, match="tried 10 times: no"):
         fetcher.read("y", 0, 1)
     assert waits == pytest.approx([0.05, 0.2, 0.0, 0.2, 1.6, 3.2, 6.4, 12.8, 25.6])

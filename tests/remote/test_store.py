@@ -13,6 +13,7 @@ import pytest
 import viewstore
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import IMPATIENT, Open
+from tests.remote.servers import ranged_server
 from viewstore.errors import ConfigError, RemoteError, UnavailableError
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.loaders import ViewLoader
@@ -128,6 +129,30 @@ def test_no_store_at_a_url_is_said_so(http_url: str, s3_url: str, open_remote: O
         with pytest.raises(ConfigError, match="has no manifest") as caught:
             open_remote(url)
         assert caught.value.where == f"{url}/manifest.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "store"),
+    [
+        ("", "/v1/stores/NAME"),
+        ("/", "/v1/stores/NAME"),
+        ("/inspect/digits/", "/v1/stores/digits"),
+        ("/inspect/my%20views", "/v1/stores/my%20views"),
+        ("/data/inspect/digits/browse", "/data/v1/stores/digits"),
+        ("/inspect", "/v1/stores/NAME"),
+        ("/v1/stores", "/v1/stores/NAME"),
+        ("/v1/stores/nope", None),
+    ],
+)
+def test_who_gives_the_address_of_pages_is_told_that_of_their_store(
+    tmp_path: Path, open_remote: Open, path: str, store: str | None
+) -> None:
+    with ranged_server(tmp_path) as url:
+        with pytest.raises(ConfigError, match="has no manifest") as caught:
+            open_remote(url + path)
+        why, fix = str(caught.value.why), str(caught.value.fix)
+        assert ("or it is the address of pages" in why) == (store is not None)
+        assert fix.endswith(f" {url}{store}") == (store is not None), fix
 
 
 def test_a_remote_store_has_no_folder(http_url: str, open_remote: Open) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import viewstore
 from tests.remote.servers import plain_server, ranged_server, upload
+from tests.viewstore.serve.servers import serving
 from viewstore.cli.main import root
 from viewstore.errors import ConfigError, RemoteError
 from viewstore.files.fetch import Retry
@@ -140,6 +141,24 @@ def test_the_zarr_arrays_may_all_be_missing_but_not_some_of_them(
         for each in (tmp_path / "store").glob("views/*/params.zarr"):
             shutil.rmtree(each)
         assert kinds(url, "quick") == kinds(url, "deep") == []
+
+
+def test_what_serve_leaves_out_is_asked_for_once(digits: Store) -> None:
+    """One file of each view set, and none of the others that its arrays have."""
+    arrays = [
+        file
+        for entry in digits.manifest.view_sets.values()
+        for file in entry.derived
+        if file.startswith("params.zarr/")
+    ]
+    with serving(f"s={digits.root}", "-v") as server:
+        assert kinds(f"{server.url}v1/stores/s", "deep") == []
+        server.stop()
+    asked = [line.split()[2] for line in server.log if " 404 " in line]
+    assert sorted(asked) == [
+        f"/v1/stores/s/views/{name}/params.zarr/zarr.json" for name in sorted(digits.view_sets)
+    ]
+    assert len(arrays) > 5 * len(asked)
 
 
 def with_pack_of_another_shard(root: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +18,11 @@ from typing import Any
 import pytest
 
 from tests.remote.conftest import IMPATIENT
+from tests.viewstore.commands import run
 from viewstore.errors import RemoteError
+from viewstore.files import fetch
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.files.fetch import Failed, Fetcher, Retry, failed_status
+from viewstore.files.fetch import Answer, Failed, Fetcher, Retry, failed_status
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.transport import connect
 
@@ -50,9 +54,11 @@ def busy(answers: list[tuple[int, bytes]]) -> Iterator[str]:
             thread.join()
 
 
-def fetcher(url: str, waits: list[float], retry: Retry, *, jitter: float = 0.0) -> Fetcher:
+def fetcher(
+    url: str, waits: list[float], retry: Retry, *, jitter: float = 0.0, told: bool = False
+) -> Fetcher:
     """Return what fetches without waiting, and notes the waits."""
-    return Fetcher(url, connect(url, retry), retry, waits.append, lambda: jitter)
+    return Fetcher(url, connect(url, retry), retry, waits.append, lambda: jitter, told=told)
 
 
 @pytest.mark.parametrize("status", [503, 429])
@@ -71,8 +77,60 @@ def test_a_refusal_that_names_no_seconds_is_a_failed_try(body: bytes) -> None:
     """As those above are to a reader that does not look into the body."""
     waits: list[float] = []
     with busy([(503, body)] * 100) as url, pytest.raises(RemoteError, match="tried 10 times"):
-        fetcher(url, waits, Retry(), jitter=1.0).read("shard", 0, 1)
+        fetcher(url, waits, Retry(), jitter=1.0, told=True).read("shard", 0, 1)
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6])
+
+
+class Timed:
+    """A server that is down for a while, and a clock that only waits move."""
+
+    def __init__(self, down: float, *, asked: int | None = None) -> None:
+        self.now, self.down, self.asked = 0.0, down, asked
+        self.waits: list[float] = []
+
+    def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
+        if self.now < self.down:
+            raise Failed("refused", asked=self.asked)
+        return Answer(len(BODY), None, iter([BODY]))
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+    def fetcher(self) -> Fetcher:
+        return Fetcher(
+            "http://x/s", self, Retry(), self.sleep, uniform=lambda: 1.0, clock=lambda: self.now
+        )
+
+
+def test_after_five_seconds_of_silence_it_is_said_once_that_it_goes_on() -> None:
+    """In the middle of a wait: the next try comes later, as one may that hangs."""
+    server = Timed(down=20.0)
+    reader, said = server.fetcher(), "http://x/s does not answer, trying again for up to 180 s"
+    with pytest.warns(UserWarning, match=said) as warned:
+        assert b"".join(reader.stream("shard")) == BODY
+    assert server.waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 1.9, 1.3, 6.4, 12.8])
+    server.down = server.now + 20
+    assert b"".join(reader.stream("shard")) == BODY  # a second warning would be an error
+    assert len(warned) == 1
+
+
+def test_a_wait_that_ends_before_is_quiet_and_so_is_one_that_the_server_asked_for() -> None:
+    for server in (Timed(down=3.0), Timed(down=300.0, asked=20)):
+        assert b"".join(server.fetcher().stream("shard")) == BODY  # warnings are errors
+        assert server.now >= server.down
+
+
+def test_a_command_says_it_as_a_warning_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetch, "QUIET_SECONDS", 0.0)
+    with busy([(500, b"")]) as url, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, out, err = run(capsys, "inspect", url, "--json")
+    said = f"{url} does not answer, trying again for up to 180 s"
+    assert err.startswith(f"warning: {said}\nerror[VS")
+    assert (code, json.loads(out)["warnings"]) == (3, [said])
 
 
 def test_only_busy_servers_are_believed_to_come_back() -> None:

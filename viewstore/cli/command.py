@@ -83,6 +83,8 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # What a value is refused with names the command, too.
+        ctx.ensure_object(Terminal).command = ctx.command_path.partition(" ")[2]
         values, _, order = self.make_parser(ctx).parse_args(list(args))
         for parameter in order:
             value = None if parameter.name == "key" else values.get(str(parameter.name))
@@ -167,7 +169,6 @@ def command(
             **options: Any,  # noqa: ANN401
         ) -> Any:  # noqa: ANN401
             terminal = context.ensure_object(Terminal)
-            terminal.command = context.command_path.partition(" ")[2]
             apply_common(
                 terminal,
                 verbose=verbose,

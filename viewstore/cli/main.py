@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -80,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     terminal = Terminal(arguments=given)
     code: int | None = None
     try:
-        with stop_signals_raise(then=signal.SIG_IGN if arguments is None else None):
+        ignored = signal.SIG_IGN if arguments is None else None
+        with stop_signals_raise(then=ignored), _warnings_shown(terminal):
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:
@@ -92,6 +95,17 @@ def _name_crashes() -> None:
     """Let a crash, as of a shard that was cut while it was mapped, end with a line and a stack."""
     with contextlib.suppress(RuntimeError, OSError, ValueError):  # stderr is closed or no file
         faulthandler.enable()
+
+
+@contextlib.contextmanager
+def _warnings_shown(terminal: Terminal) -> Iterator[None]:
+    """Let what the library warns of be said as a command says it, without lines of code."""
+    before = warnings.showwarning
+    warnings.showwarning = lambda message, *_, **__: terminal.warn(str(message))
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _stopped(stopped: Stopped) -> StoppedError:
@@ -106,6 +120,7 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
     try:
         code = root.main(arguments, standalone_mode=False, obj=terminal, prog_name="viewstore")
     except ViewStoreError as error:
+        terminal.json = terminal.json or "--json" in arguments  # it was not parsed yet
         return _failed(terminal, error)
     except SystemExit as error:  # Click's, where the reader of a pipe has gone, is 1
         return 141 if error.code == 1 else _code(error.code)

@@ -42,7 +42,55 @@ class _NumberInRange(_Finite, click.FloatRange):
     """A finite number within a range."""
 
 
-FILE = click.Path(path_type=Path)
+class _PathHere(click.Path):
+    """A path of this machine: of a URL, the system would make a path in the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
+        if "://" not in str(value):
+            return super().convert(value, param, ctx)
+        from viewstore.files.local import is_url, local_path
+
+        if is_url(value):
+            raise self.refusal(str(value), param, ctx)
+        return super().convert(local_path(value), param, ctx)
+
+    def refusal(
+        self, url: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ConfigError:
+        """Return the error of a URL."""
+        name = "this" if param is None else max(param.opts, key=len)
+        return ConfigError(
+            f"{name} must be a path on this machine, and this is a URL",
+            where=url,
+            fix="give a path; other programs carry files to and from URLs",
+        )
+
+
+class _Folder(_PathHere):
+    """The folder of a store, where a command takes no URL."""
+
+    def refusal(
+        self, url: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ConfigError:
+        command = "this command" if ctx is None else ctx.command_path
+        return ConfigError(
+            f"{command} takes the folder of a store, and this is a URL",
+            where=url,
+            fix="copy the store to this machine, manifest.json last, and name the folder; "
+            f"{', '.join(TAKE_URLS[:-1])} and {TAKE_URLS[-1]} take a URL",
+        )
+
+
+FILE = _PathHere()
+TAKE_URLS = ("inspect", "stats", "verify", "train", "serve")
 NUMBER = _Number()
 NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)
@@ -52,7 +100,7 @@ SOURCES = (
     "them), an .npz, a .beton, or the word digits (a folder of that name is ./digits)."
 )
 
-STORE = click.argument("store", type=FILE)
+STORE = click.argument("store", type=_Folder())
 ONE_VIEW_SET = click.option(
     "--view-set", metavar="NAME", help="Take this view set only.  [default: all]"
 )

@@ -114,7 +114,8 @@ def checked_place(place: str) -> str:
             f"there is no folder {folder}",
             code="VS202",
             where=str(folder),
-            fix="name the folder of a store, or build one there first",
+            fix="name the folder of a store; a new one is served once "
+            f"viewstore build --out {folder} has begun",
         )
     return str(folder)
 

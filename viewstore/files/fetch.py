@@ -6,6 +6,7 @@ import random
 import re
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Traffic:
             self._prefetched.discard(sha256)
 
 
+QUIET_SECONDS = 5.0  # without a byte, after which it is said that nothing comes
 PROGRESS_BYTES = 1 << 20  # a try that brought so much was no failure
 STATUS = re.compile(r"status code: (\d{3})")
 ASKED = re.compile(r"status code: (?:429|503)\b[^:]*: retry-after: (\d{1,9})\s*$")
@@ -174,18 +176,28 @@ class Patience:
         failures: Tries that failed.
         alike: The same by their `most`, over all of the fetch.
         asked: Seconds of the waits that the server asked for.
-        began: When it began, on the monotonic clock; those waits move it on.
+        clock: Gives the time in seconds; it never goes back.
+        began: When it began, on the clock; those waits move it on.
     """
 
     retry: Retry
     failures: int = 0
     alike: Counter[int | None] = field(default_factory=Counter)
     asked: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a byte, but those that the server asked to wait."""
+        return self.clock() - self.began
 
     def renew(self) -> None:
         """Note that bytes came."""
-        self.failures, self.asked, self.began = 0, 0.0, time.monotonic()
+        self.failures, self.asked, self.began = 0, 0.0, self.clock()
 
     def wait(self, failure: Failed, uniform: Callable[[], float]) -> float | None:
         """Return the seconds to wait after a failure; None: no other try is made.
@@ -204,8 +216,7 @@ class Patience:
         if self.failures >= self.retry.tries:
             return None
         wait = uniform() * self.retry.longest_wait(self.failures)
-        silent = time.monotonic() + wait - self.began
-        return wait if silent <= self.retry.total_seconds else None
+        return wait if self.silent + wait <= self.retry.total_seconds else None
 
 
 @dataclass
@@ -217,7 +228,9 @@ class Fetcher:
         transport: Makes the connections.
         retry: How often and how long it tries.
         traffic: Counts the bytes received.
-        sleep, uniform: Waits for seconds, and draws from [0, 1); tests replace them.
+        sleep, uniform, clock: Waits for seconds, draws from [0, 1), and gives the time in seconds;
+            tests replace them.
+        told: Whether it said that the server does not answer, which it says once.
     """
 
     url: str
@@ -225,7 +238,9 @@ class Fetcher:
     retry: Retry
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[], float] = field(default=random.random)
+    clock: Callable[[], float] = time.monotonic
     traffic: Traffic = field(default_factory=Traffic)
+    told: bool = False
 
     def where(self, name: str) -> str:
         """Return the URL of an object."""
@@ -239,6 +254,7 @@ class Fetcher:
         *,
         limit: int | None = None,
         whole: int | None = None,
+        optional: bool = False,
     ) -> Iterator[bytes]:
         """Yield bytes [start, stop) of an object, each once, over as many tries as it takes.
 
@@ -248,16 +264,17 @@ class Fetcher:
             stop: End; None is that of the object.
             limit: Refuse an object that is longer.
             whole: Refuse an object that has not so many bytes in all.
+            optional: Believe at once that there is none.
 
         Raises:
-            FileNotFoundError: There is none, after two tries.
+            FileNotFoundError: There is none, after two tries unless it is optional.
             RemoteError: The server did not give it within the limits.
             FormatError: It has another size, or it changed while it was read.
         """
         if start == stop:
             return
         offset, etag = start, None
-        patience = Patience(self.retry)
+        patience = Patience(self.retry, clock=self.clock)
         while True:
             try:
                 answer = self.transport.get(name, offset, stop, etag)
@@ -283,14 +300,36 @@ class Fetcher:
                     return
                 raise Failed(f"body ended {end - offset} bytes early")
             except Failed as failure:
+                if optional and failure.missing:
+                    raise FileNotFoundError(self.where(name)) from failure
                 wait = patience.wait(failure, self.uniform)
                 if wait is None:
                     raise self._gave_up(name, failure, patience) from failure
+                if failure.asked is None:
+                    wait -= self._wait_quietly(wait, patience)
                 self.sleep(wait)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object. Raises as `stream`."""
         return b"".join(self.stream(name, start, stop))
+
+    def _wait_quietly(self, seconds: float, patience: Patience) -> float:
+        """Say once that nothing comes, as soon as that is so for QUIET_SECONDS.
+
+        Returns:
+            The part of `seconds`, a wait that is due, that went by until then.
+        """
+        left = QUIET_SECONDS - patience.silent
+        if self.told or left > seconds:
+            return 0.0
+        if left > 0:
+            self.sleep(left)
+        self.told = True
+        total = self.retry.total_seconds
+        warnings.warn(
+            f"{self.url} does not answer, trying again for up to {total:g} s", stacklevel=2
+        )
+        return max(0.0, left)
 
     def _gave_up(self, name: str, failure: Failed, patience: Patience) -> Exception:
         if failure.missing and patience.alike[failure.most] == failure.most:

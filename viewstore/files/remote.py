@@ -41,6 +41,14 @@ class RemoteFiles:
             return False
         return True
 
+    def offers(self, path: Path) -> bool:
+        """Whether there is a file that stores may lack; the server is asked once."""
+        try:
+            next(self.cache.fetcher.stream(path.as_posix(), optional=True), b"")
+        except FileNotFoundError:
+            return False
+        return True
+
     def array(
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:

@@ -26,6 +26,8 @@ METHODS = ("GET", "HEAD")
 PLACE = re.compile(r"[^\s@/?#\\]+")  # a Host: nothing that would make another address of it
 MAX_HEADERS = 16384  # bytes of the header block of a request
 CLOSED = {"connection": "close"}
+# A line for each: Chromium takes no Basic from a line that names another scheme behind it.
+CHALLENGES = ('Basic realm="viewstore"', "Bearer")
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -100,6 +102,7 @@ class Guard:
             scope["client"] = (address, 0)
             forwarded = _last(headers, "x-forwarded-proto")
             scope["scheme"] = forwarded if forwarded in ("http", "https") else scope["scheme"]
+            _rename_host(scope, _last(headers, "x-forwarded-host"))
         scope[CLIENT] = address
         if self._access.once is None:  # at a one-time address nobody else reads
             host = self._named(headers)[-1:]
@@ -164,8 +167,10 @@ class Guard:
         if token is not None and self._access.tokens.accepts(token):
             scope[CLIENT] = token
             return None
-        asks = {"www-authenticate": 'Basic realm="viewstore", Bearer', "cache-control": "no-store"}
-        return PlainTextResponse("this needs a token\n", 401, asks)
+        asked = PlainTextResponse("this needs a token\n", 401, {"cache-control": "no-store"})
+        for challenge in CHALLENGES:
+            asked.headers.append("www-authenticate", challenge)
+        return asked
 
 
 def secure(headers: MutableHeaders) -> None:
@@ -211,6 +216,13 @@ def _size(scope: Scope) -> int:
     """Return how many bytes the header block of a request has."""
     line = len(scope["raw_path"]) + len(scope["query_string"])
     return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def _rename_host(scope: Scope, host: str) -> None:
+    """Let a request name the host that its client asked the proxy for, where the proxy says it."""
+    if host:
+        others = [header for header in scope["headers"] if header[0] != b"host"]
+        scope["headers"] = [(b"host", host.encode("latin-1")), *others]
 
 
 def _last(headers: Headers, name: str) -> str:

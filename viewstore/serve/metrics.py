@@ -5,9 +5,11 @@ Labels are templates of routes and names of stores: never a key, a path or a tok
 
 from __future__ import annotations
 
+import string
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
+from urllib.parse import quote
 
 import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,6 +26,7 @@ from viewstore.serve.objects import Served
 OBJECT = "/v1/stores/{store}/{name:path}"
 ELSEWHERE = "none"  # the route of a request that has none
 METHODS = ("GET", "HEAD")
+MOST_TOLD = 200  # letters of a path in a line
 Result = Literal["hit", "miss", "joined", "passed"]
 
 
@@ -147,6 +150,7 @@ class Exchange:
         self._meter, self._route, self._store = meter, route, store
         self._is_picture = is_picture
         self._method = scope["method"] if scope["method"] in METHODS else "other"
+        self._told = f"{scope['method'][:MOST_TOLD]} {_shown(scope['raw_path'])}"
         self._client = (scope.get("client") or ("unknown", 0))[0]
         self._began, self._code, self._bytes = time.perf_counter(), "none", 0
 
@@ -168,8 +172,13 @@ class Exchange:
         if self._route == OBJECT and self._store is not None and self._code in ("200", "206"):
             metrics.object_bytes.labels(self._store).inc(self._bytes)
         if self._meter.say is not None:
-            told = f"{self._client} {self._method} {self._route} {self._code}"
+            told = f"{self._client} {self._told} {self._code}"
             self._meter.say(f"{told} {self._bytes} bytes {1000 * seconds:.0f} ms")
+
+
+def _shown(path: bytes) -> str:
+    """Return the path of a request for a line of a log: printable, and not too long."""
+    return quote(path[:MOST_TOLD], safe=string.punctuation)[:MOST_TOLD]
 
 
 def metrics_route(metrics: Metrics, stores: Sequence[Served]) -> Route:

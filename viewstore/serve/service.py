@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 
 from viewstore.inspect.pages.site import Site
 from viewstore.serve.app import application
-from viewstore.serve.front import front_route
+from viewstore.serve.front import front_route, to_front
 from viewstore.serve.guard import Access, Guard
 from viewstore.serve.health import health_routes
 from viewstore.serve.limits import Limiter, Limits, Running
@@ -26,6 +26,7 @@ def unguarded(
         metrics_route(metrics, stores),
         front_route(stores),
     ]
+    app.router.default = to_front
     return app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
 
 from viewstore.errors import ConfigError, FormatError, counted, nearest
 from viewstore.files import disk
@@ -103,14 +104,28 @@ def remote_manifest(paths: StorePaths, files: Files) -> Manifest:
     """Return the newest manifest of a store at a URL. Raises ConfigError: there is none."""
     manifest = read_manifest(paths, files)
     if manifest is None:
+        url = files.where(paths.root)
+        served = _served_at(url)
+        why = "it is not a store, or no build of it has ended"
         raise ConfigError(
-            f"{files.where(paths.root)} has no manifest.json",
+            f"{url} has no manifest.json",
             code="VS202",
             where=files.where(paths.manifest),
-            why="it is not a store, or no build of it has ended",
-            fix="check the address; it is that of the folder that --out named",
+            why=why if served is None else f"{why}, or it is the address of pages",
+            fix="check the address; it is that of the folder that --out named"
+            + ("" if served is None else f", and that of a store of viewstore serve is {served}"),
         )
     return manifest
+
+
+def _served_at(url: str) -> str | None:
+    """Return where `viewstore serve` has a store whose pages may be at `url`; None: nowhere."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or "/v1/stores/" in parts.path:
+        return None
+    root, _, below = f"{parts.path.removesuffix('/v1/stores')}/".partition("/inspect/")
+    name = below.partition("/")[0] or "NAME"
+    return f"{parts.scheme}://{parts.netloc}{root.rstrip('/')}/v1/stores/{name}"
 
 
 def is_store(paths: StorePaths) -> bool:

@@ -1,7 +1,8 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read. Zarr arrays are checked where the server has any of them.
+builders alone and are not read. Zarr arrays are checked where the server has the record at their
+root.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from viewstore.store.view_set import ViewSet
 
 # A cached file proves nothing about the server: this cache holds nothing and keeps nothing.
 NO_CACHE = CacheSettings(directory=Path(os.devnull), limit_bytes=0)
+ZARR_RECORD = "zarr.json"
 
 Value = TypeVar("Value")
 
@@ -114,11 +116,13 @@ def _arrays(entry: ViewSetEntry) -> tuple[str, ...]:
 
 
 def _serves_arrays(files: RemoteFiles, paths: ViewSetPaths, entry: ViewSetEntry) -> bool:
-    """Whether the server has anything of the zarr arrays: `viewstore serve` leaves them out.
+    """Whether the server has the zarr arrays: `viewstore serve` leaves all of them out.
 
-    Readers of a URL take params from the packs.
+    Readers of a URL take params from the packs. The record at the root of the arrays, without
+    which nobody reads any, says whether they are there.
     """
-    return any(files.exists(paths.root / file) for file in _arrays(entry))
+    path = paths.params / ZARR_RECORD
+    return path.relative_to(paths.root).as_posix() in entry.derived and files.offers(path)
 
 
 def _shard(

@@ -37,9 +37,9 @@ ARGUMENTS = [
 SECONDS = 60
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A running Chromium."""
+    """A running Chromium. While playwright runs, no other event loop can in this thread."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -125,8 +125,8 @@ def visit(chromium: Any) -> Open:  # noqa: ANN401
 
 
 @contextmanager
-def serving(*stores: Path, root_path: str = "") -> Iterator[str]:
-    """Serve stores as `viewstore serve` does; give the address that it prints."""
+def serving(*stores: object, root_path: str = "") -> Iterator[str]:
+    """Serve stores, with options, as `viewstore serve` does; give the address that it prints."""
     command = [sys.executable, "-m", "viewstore", "serve", *map(str, stores), "--port", "0"]
     command += ["--root-path", root_path] if root_path else []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -40,6 +40,69 @@ def test_verify_ignores_no_option(
     assert said in err
 
 
+URL = "http://127.0.0.1:9/v1/stores/views"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("finalise",),
+        ("refresh",),
+        ("gc",),
+        ("bench",),
+        ("rm", "moco"),
+        ("mv", "moco", "other"),
+        ("export", "--format", "ffcv", "--out", "x"),
+    ],
+)
+def test_what_takes_a_folder_says_so_of_a_url(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    name, *rest = arguments
+    code, out, err = run(capsys, name, URL, *rest)
+    assert (code, out) == (2, "")
+    assert f"viewstore {name} takes the folder of a store, and this is a URL" in err
+    assert f"where: {URL}\n" in err
+    assert "inspect, stats, verify, train and serve take a URL" in err
+    code, out, _ = run(capsys, name, URL, *rest, "--json")
+    answer = json.loads(out)
+    assert (code, answer["command"], answer["error"]["where"]) == (2, name, URL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("build", "--generator", "moco", "--out", URL), "--out"),
+        (("gan", "invert", "-o", "s3://bucket/views"), "--out"),
+        (("export", "here", "--format", "ffcv", "-o", URL), "--out"),
+        (("train", URL, "--out", "gs://bucket/run"), "--out"),
+        (("replay", URL, "0", "0", "--out", "s3://bucket/v.png"), "--out"),
+        (("inspect", URL, "--html", URL), "--html"),
+        (("verify", "here", "--repair", "--gan", URL), "--gan"),
+        (("serve", URL, "--token-file", URL), "--token-file"),
+    ],
+)
+def test_a_path_is_no_url(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    option: str,
+) -> None:
+    """The system would take it for a folder named "http:", and make it."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert (code, f"{option} must be a path on this machine, and this is a URL" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_url_is_the_folder_that_it_names(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "status", store.as_uri())[0] == 0
+
+
 @pytest.mark.parametrize(
     "text", ["0-9999999999", "9" * 400, "5-3", "17-", "-3", "", "1,,2", "1_0", "٣"]
 )

@@ -85,7 +85,7 @@ class Server:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             got = connection.getresponse()
-            names = {name.lower(): value for name, value in got.getheaders()}
+            names = {name.lower(): ", ".join(got.headers.get_all(name, [])) for name in got.headers}
             return Answer(got.status, names, got.read())
         finally:
             connection.close()

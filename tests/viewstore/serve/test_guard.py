@@ -7,6 +7,7 @@ import base64
 import re
 import resource
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,25 @@ def test_every_route_needs_a_token_but_health(guarded: Server, raw_store: Store)
                 assert answer.status == (200 if method in ("GET", "HEAD") else 405)
 
 
+def test_each_way_to_give_a_token_is_a_line_of_its_own(guarded: Server) -> None:
+    """Chromium takes no Basic from a line that names Bearer behind it, and then never asks."""
+    connection = guarded.connection()
+    connection.request("GET", "/")
+    got = connection.getresponse().headers.get_all("www-authenticate")
+    connection.close()
+    assert got == ['Basic realm="viewstore"', "Bearer"]
+
+
+def test_curl_gives_the_token_as_password_once_it_is_asked(
+    guarded: Server, raw_store: Store, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login any password {TOKEN}\n")
+    url = f"{guarded.url}v1/stores/{raw_store.name}/manifest.json"
+    curl = ["curl", "--netrc-file", str(netrc), "--anyauth", "-fsS", url]
+    assert subprocess.run(curl, capture_output=True, check=True).stdout.startswith(b"{")
+
+
 def test_with_a_token_every_route_answers(guarded: Server, raw_store: Store) -> None:
     for path in paths_of(raw_store):
         assert guarded.ask(path, BEARER).status in (200, 307, 404), path
@@ -120,6 +140,21 @@ def test_no_token_is_logged_or_stands_on_a_command_line(raw_store: Store, token_
         assert re.search(r"127\.0\.0\.1 GET /v1/stores 200 \d+ bytes \d+ ms\n", told)
         assert "token 1 has another form" in told
         assert TOKEN[:-1] not in told
+
+
+def test_a_line_of_the_log_has_the_path_as_it_was_asked_for(raw_store: Store) -> None:
+    """Printable, at most 200 letters of it, and without what stands behind the question mark."""
+    with serving(raw_store.root, "-v", "--root-path", "/data") as server:
+        server.ask(f"/data/v1/stores/{raw_store.name}/manifest.json?secret")
+        server.ask("/inspect/%1b%9b31m/x", method="BREW")
+        server.ask("/" + "x" * 9000)
+        server.stop()
+    told = [re.sub(r"\d+ bytes \d+ ms", "n bytes n ms", line) for line in server.log[2:]]
+    assert told == [
+        f"127.0.0.1 GET /data/v1/stores/{raw_store.name}/manifest.json 200 n bytes n ms\n",
+        "127.0.0.1 BREW /data/inspect/%1b%9b31m/x 405 n bytes n ms\n",
+        f"127.0.0.1 GET /data/{'x' * 194} 404 n bytes n ms\n",
+    ]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 import ipaddress
 import json
 import resource
@@ -60,13 +61,40 @@ def test_the_first_line_is_the_address_and_the_next_ones_its_pages(raw_store: St
         for name in ("one", "two"):
             assert server.ask(f"/v1/stores/{name}/manifest.json").status == 200
             assert server.ask(f"/inspect/{name}/").status == 200
-        assert b'<a href="inspect/two/">two</a>' in server.ask("/").body
+        front = server.ask("/").body.decode()
+        assert '<a href="inspect/two/">two</a>' in front
+        assert f"<code>{server.url}v1/stores/two</code>" in front
         assert server.stop() == 0
         first, *pages = server.log
         assert first == f"serving views at {server.url}\n"
         assert pages == [
             f"  {name}: pages at {server.url}inspect/{name}/\n" for name in ("one", "two")
         ]
+
+
+def test_the_front_page_names_stores_as_they_are_reached_through_a_proxy(raw_store: Store) -> None:
+    options = ("--behind-proxy", "--root-path", "/data", "--allowed-host", "data.example")
+    asked = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "data.example:8443"}
+    with serving(f"s={raw_store.root}", *options) as server:
+        for path in ("/", "/data/"):
+            front = server.ask(path, asked).body.decode()
+            assert "<code>https://data.example:8443/data/v1/stores/s</code>" in front
+
+
+def test_the_root_path_without_its_slash_leads_to_the_front_page(raw_store: Store) -> None:
+    with serving(raw_store.root, "--root-path", "/a/data") as server:
+        answer = server.ask("/a/data")
+        assert (answer.status, answer.headers["location"]) == (307, "./data/")
+        assert server.ask("/a/data/").status == 200
+        assert server.ask("/a").status == server.ask("/a/datas").status == 404
+
+
+def test_pages_of_a_store_that_is_not_served_name_those_that_are(raw_store: Store) -> None:
+    with serving(f"one={raw_store.root}", f"two={raw_store.root}") as server:
+        answer = server.ask("/inspect/nope/browse")
+        assert answer.status == 404
+        text = html.unescape(answer.body.decode())
+        assert "there is no store 'nope' here; there are one, two" in text
 
 
 def test_json_is_one_object_at_the_end(raw_store: Store) -> None:
@@ -121,6 +149,7 @@ FAR = ("--host", "0.0.0.0", "--port", "0")
         (["STORE", "STORE"], 2, "two stores have the name"),
         (["a=STORE", "a=STORE"], 2, "two stores have the name 'a'"),
         (["nowhere"], 2, "error[VS202]: there is no folder nowhere"),
+        (["nowhere"], 2, "served once viewstore build --out nowhere has begun"),
         (["STORE", "--fills", "3"], 2, "--fills is for stores at URLs"),
         (["STORE", "--fills", "0"], 2, "--fills"),
         (["STORE", "--port", "65536"], 2, "--port"),

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from viewstore.errors import ConfigError, RemoteError, ViewStoreError
+from viewstore.errors import ConfigError, RemoteError, ViewStoreError, nearest
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import first_shown
@@ -72,7 +72,10 @@ class Site(Memory):
     ) -> Page:
         tab_name, _, rest = path.partition("/")
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
-        if tab is None or name not in self.stores:
+        if name not in self.stores:
+            there = nearest(name, list(self.stores))
+            raise PageError(404, ViewStoreError(f"there is no store {name[:80]!r} here; {there}"))
+        if tab is None:
             raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
         try:
             store = self.stores[name]()
