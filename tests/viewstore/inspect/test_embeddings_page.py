@@ -193,6 +193,12 @@ def test_outliers_are_pictures_with_their_numbers_and_a_link_to_browse(site: Sit
     assert [each["row"] for each in browse["rows"]] == sorted(
         each["row"] for each in found["samples"]
     )
+    code: dict[str, Any] = {}
+    exec(
+        compile(looked.html_of(site, "s", f"browse?{link.partition('?')[2]}").code, "p", "exec"),
+        code,
+    )
+    assert sorted(code["rows"]) == [each["row"] for each in browse["rows"]]
     assert facts_of(site, "of=teacher.feature")["outliers"]["points"] == ROWS * VIEWS
     for wrong in ("outliers/none", "outliers/teacher.feature/x", "outlier/teacher.feature"):
         assert site.get("s", "browse", f"among={wrong}").status == 400, wrong
