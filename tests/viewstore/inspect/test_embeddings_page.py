@@ -132,6 +132,7 @@ def test_neighbours_are_pictures_in_their_order(site: Site) -> None:
         unquote_plus((image["src"] or "").split("?")[0].split("/")[-1]) for image in page.images()
     ]
     assert pictures[:-OUTLIERS] == [key, *(each["key"] for each in near["samples"])]
+    assert {image.get("class") for image in page.images()} == {"small"}  # pixels, as on Browse
     assert f"to view 2, {cosines[0]:.3f}" in page.text
 
 
