@@ -17,6 +17,7 @@ from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import MADE, Column, Status
 from viewstore.images.policy import Policy
 from viewstore.images.policy_values import policies_of
+from viewstore.inspect.alike import GROUP, coarse_words, groups_words
 from viewstore.store.constraints import NEAR_DUPLICATE
 from viewstore.store.rounds import numbered_rounds
 from viewstore.store.store import Store
@@ -25,6 +26,7 @@ from viewstore.store.view_set import ViewSet
 BLOCK_ROWS = 1 << 16
 NO_TWIN = 254  # in the column "twin": there is none
 LATENT_BYTES = 2 << 30  # of latents that are read; more of them take too long for a page
+ALIKE = "near-duplicate samples"  # a kind whose rows are best looked at group by group
 KEYED = 4  # numbers of a latent that are compared first
 
 Rows = NDArray[np.int64]
@@ -319,8 +321,8 @@ _MEASURED = (
         "Another view of the sample is nearer than {:g}, by the encoder.",
     ),
     _Measured(
-        "duplicate",
-        "near-duplicate samples",
+        GROUP,
+        ALIKE,
         ">=",
         0,
         "Another image looks alike, by the hashes of both.",
@@ -351,11 +353,25 @@ def _measured(store: Store, view_set: ViewSet, settings: IssueSettings) -> Itera
         yield Issue(
             view_set=view_set.name,
             kind=each.kind,
-            meaning=each.meaning.format(limit),
+            meaning=" ".join(
+                [each.meaning.format(limit), *_hashed_words(store, view_set, each, rows)]
+            ),
             rows=rows,
             views=views,
             where=f"{name_in_filters(store, view_set)}.{each.column} {each.sign} {limit:g}",
         )
+
+
+def _hashed_words(
+    store: Store, view_set: ViewSet, measured: _Measured, rows: Rows
+) -> Iterator[str]:
+    """Yield sentences on what was told from hashes: how many groups, and how far to trust it."""
+    if not len(rows) or measured.column not in (GROUP, "twin"):
+        return
+    if measured.column == GROUP:
+        yield groups_words(view_set.params.take(GROUP, rows))
+    if coarse := coarse_words(store, view_set):
+        yield coarse
 
 
 Finder = Callable[[Store, ViewSet, IssueSettings], Iterator[Issue]]

@@ -22,7 +22,7 @@ from viewstore.inspect.pages.page import (
 from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.query import RANDOM, WORST, Deadline, Query, Understood, sortable, understand
 from viewstore.inspect.shown_rows import Row, read_row
-from viewstore.inspect.told import looked_at
+from viewstore.inspect.told import looked_at, with_told
 from viewstore.store.constraints import constraints_of
 
 ROWS, MOST_ROWS = 24, 100  # of a page
@@ -110,6 +110,9 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
     )
     rows = found.page(asked.begin, asked.begin + asked.rows)
     shown = looked_at(request.store, [request.shown])
+    read = [read_row(request.store, row, shown, pixels=False) for row in rows]
+    if not shown:  # only what is said of the originals is to be seen
+        read = [with_told(request.store, each, shown) for each in read]
     values = {name: query.values(name, rows) for name in query.columns}
     return {
         "understood": query.text,
@@ -122,10 +125,10 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
         "marks": asked.marks,
         "rows": [
             {
-                **read_row(request.store, row, shown, pixels=False).to_json(),
+                **each.to_json(),
                 "values": {name: column[place] for name, column in values.items()},
             }
-            for place, row in enumerate(rows)
+            for place, each in enumerate(read)
         ],
     }
 

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
+from viewstore.inspect.alike import GROUP
 from viewstore.inspect.issue_grid import LOOKS, state_grid
-from viewstore.inspect.issues import Issue, IssueSettings
+from viewstore.inspect.issues import ALIKE, Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.shard_grid import shards_of_a_cell
@@ -128,6 +129,7 @@ def _issue_facts(store: Store, issue: Issue) -> Facts:
         "share": len(issue.rows) / store.num_samples,
         "first_key": store.keys[int(issue.rows[0])],
         "where": issue.where,
+        "sort": f"{issue.view_set}.{GROUP}" if issue.kind == ALIKE else None,
         "among": None if issue.where else f"issue/{issue.name}",
     }
 
@@ -197,7 +199,8 @@ def _grid_title(name: str, shards: Facts) -> str:
 
 def _rows_link(request: PageRequest, kind: Facts) -> str:
     shown = _with_views(request, kind["view_set"])
-    return request.link("browse", where=kind["where"], among=kind["among"], view_set=shown)
+    found = {name: kind[name] for name in ("where", "among", "sort")}
+    return request.link("browse", **found, view_set=shown)
 
 
 def _with_views(request: PageRequest, name: str) -> str | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.errors import ConfigError, ViewStoreError, bug
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import first_shown
@@ -26,8 +28,10 @@ from viewstore.store.committed import is_store
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
+LOG = logging.getLogger("viewstore.inspect")
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
+REPORT = "report the traceback, which stands in the log of the server"
 
 
 class Site(Memory):
@@ -65,6 +69,9 @@ class Site(Memory):
         except ViewStoreError as failure:
             unknown = 404 if failure.code == "VS202" else 400
             status, error = unknown if isinstance(failure, ConfigError) else 500, failure
+        except Exception as failure:  # the one place where a bug of ours becomes a page
+            LOG.exception("the page %r of store %s cannot be made", path[:200], name[:200])
+            status, error = 500, bug(failure, REPORT)
         return self._error(status, error, root, as_json=fields.get("format") == "json")
 
     def _page(self, name: str, path: str, fields: Mapping[str, str], root: str) -> Page:
@@ -114,6 +121,7 @@ class Site(Memory):
                 request=request,
                 tab=tab,
                 tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+                menu=_menu(tab, request),
                 facts=facts,
                 code=tab.code(request),
                 **tab.drawn(request, facts),
@@ -169,6 +177,17 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     if name is not None:
         return chosen_view_set(store, name, purpose="show")
     return first_shown(store)
+
+
+def _menu(tab: Tab, request: PageRequest) -> list[str]:
+    """Return the view sets that can be picked on a page: those of which it has something to show.
+
+    Where no page is that of a tab, picking leads to the Overview, which has all.
+    """
+    view_sets = request.store.view_sets
+    if not tab.is_tab:
+        return list(view_sets)
+    return [n for n, each in view_sets.items() if tab.has_data(replace(request, view_set=each))]
 
 
 def _static(name: str) -> Page:
