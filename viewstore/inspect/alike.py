@@ -6,7 +6,6 @@ The column "duplicate" of a set about the images has for each sample the first r
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.errors import counted
 from viewstore.inspect.told import about_images
@@ -29,10 +28,14 @@ def alike_rows(store: Store, row: int) -> dict[str, list[int]]:
     return found
 
 
-def groups_words(groups: NDArray[np.int64]) -> str:
-    """Return how many groups there are, as a sentence, of the groups of those that are in one."""
-    count = len(np.unique(groups))
-    beyond = counted(len(groups) - count, "sample")
+def groups_words(view_set: ViewSet) -> str:
+    """Return how many groups of samples a columns set found, as a sentence; "" if it has none."""
+    if GROUP not in view_set.params:
+        return ""
+    groups = view_set.params[GROUP]
+    grouped = groups[groups >= 0]
+    count = len(np.unique(grouped))
+    beyond = counted(len(grouped) - count, "sample")
     return f"{counted(count, 'group')}, {beyond} beyond the first of each."
 
 

@@ -369,7 +369,7 @@ def _hashed_words(
     if not len(rows) or measured.column not in (GROUP, "twin"):
         return
     if measured.column == GROUP:
-        yield groups_words(view_set.params.take(GROUP, rows))
+        yield groups_words(view_set)
     if coarse := coarse_words(store, view_set):
         yield coarse
 

@@ -26,7 +26,7 @@ from viewstore.inspect.distributions import paired_bars
 from viewstore.inspect.drawn_rows import DrawnRow
 from viewstore.inspect.figures import figure, paired_panel
 from viewstore.inspect.numbers import brief
-from viewstore.inspect.pages.page import Csv, Facts, PageError, PageRequest, Tab, opening
+from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.query import Result
 from viewstore.inspect.shown_rows import Row, read_row
@@ -136,11 +136,8 @@ def _pair(request: PageRequest) -> Pair:
 
     Raises:
         ConfigError: There is no such view set.
-        PageError: There is none at all.
     """
     others = dict(_others(request))
-    if not others:
-        raise PageError(404, ViewStoreError("there is no view set here to compare with"))
     asked = request.query.get(WITH) or next(iter(others))
     if asked not in others:
         raise ConfigError(

@@ -129,7 +129,6 @@ def _issue_facts(store: Store, issue: Issue) -> Facts:
         "share": len(issue.rows) / store.num_samples,
         "first_key": store.keys[int(issue.rows[0])],
         "where": issue.where,
-        "sort": f"{issue.view_set}.{GROUP}" if issue.kind == ALIKE else None,
         "among": None if issue.where else f"issue/{issue.name}",
     }
 
@@ -199,8 +198,12 @@ def _grid_title(name: str, shards: Facts) -> str:
 
 def _rows_link(request: PageRequest, kind: Facts) -> str:
     shown = _with_views(request, kind["view_set"])
-    found = {name: kind[name] for name in ("where", "among", "sort")}
-    return request.link("browse", **found, view_set=shown)
+    name = kind["view_set"]
+    group = GROUP if shown == name else f"{name}.{GROUP}"
+    sort = group if kind["kind"] == ALIKE else None  # so that what looks alike stands together
+    return request.link(
+        "browse", where=kind["where"], among=kind["among"], sort=sort, view_set=shown
+    )
 
 
 def _with_views(request: PageRequest, name: str) -> str | None:
