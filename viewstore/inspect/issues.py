@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import MADE, Column, Status
+from viewstore.format.plan import SOURCE
 from viewstore.images.policy import Policy
 from viewstore.images.policy_values import policies_of
 from viewstore.inspect.alike import GROUP, coarse_words, groups_words
@@ -119,7 +120,7 @@ def _by_status(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iter
     if found.fill == 0 and found.min == found.max == Status.OK:
         return
     status = f"{name_in_filters(store, view_set)}.status"
-    columns = view_set.kind == "columns"
+    columns, images = view_set.kind == "columns", view_set.roles == (SOURCE,)
     kinds = (
         (Status.NEVER_WRITTEN, "not built", f"{status} is missing", "No build wrote them yet."),
         (
@@ -138,9 +139,11 @@ def _by_status(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iter
         ),
         (
             Status.UNREADABLE,
-            "without a view" if columns else "black",
+            "unreadable" if images else "without a view" if columns else "black",
             f"{status} = {Status.UNREADABLE:d}",
-            "The views that they describe were never made."
+            "Their source image cannot be read."
+            if images
+            else "The views that they describe were never made."
             if columns
             else "Their source image cannot be read; the views are black.",
         ),

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
+from viewstore.format.plan import SOURCE
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
@@ -79,6 +80,7 @@ def write_report(
         "name": store.name,
         "labels": label_counts(store),
         "verdict": verdict_of(store, subjects),
+        "pictured": bool(view_sets),
         "css": style("report.css", "row.css"),
         "chosen": chosen,
         "mixed": any("mix_box" in each.params for each in view_sets),
@@ -184,10 +186,11 @@ def _origin(name: str, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _described(columns_set: ViewSet) -> str:
     """Return in a sentence what a columns set describes."""
+    views = f"{counted(columns_set.num_views, 'view')} of {columns_set.of} for each sample"
+    described = "the images" if columns_set.roles == (SOURCE,) else views
     return (
-        f"What {columns_set.plan.generator['name']} says of "
-        f"{counted(columns_set.num_views, 'view')} of {columns_set.of} for each sample; stored "
-        f"are {columns_set.num_bytes / 2**20:.1f} MiB."
+        f"What {columns_set.plan.generator['name']} says of {described}; stored are "
+        f"{columns_set.num_bytes / 2**20:.1f} MiB."
     )
 
 

@@ -193,7 +193,8 @@ def test_hashes_of_small_pictures_are_said_to_be_coarse(tmp_path: Path) -> None:
         build_small(out, str(source))
         measured(out, "quality", "quality", of="source")
         measured(out, "quality", "views", of="simclr")
-        measured(out, "duplicates", "duplicates", of="quality")
+        built = invoke("build", "--generator", "duplicates", "--of", "quality", "--out", out)
+        assert "images that look alike: 1 group, 3 samples beyond the first" in built.output
         store = open_store(out)
         kinds = facts_of(site_of(store), store.name, "issues")["kinds"]
         said = {each["kind"]: each["meaning"] for each in kinds}

@@ -78,7 +78,7 @@ class Site(Memory):
         tab_name, _, rest = path.partition("/")
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
         if tab is None or name not in self.stores:
-            raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
+            raise _unknown(f"there is no page {path[:200]!r} here")
         try:
             store = self.stores[name]()
         except ConfigError as error:
@@ -102,7 +102,7 @@ class Site(Memory):
         if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
             raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
         if not tab.has_data(request):
-            raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
+            raise _unknown(f"{tab.title} has nothing to show here")
         facts = tab.facts(request)
         status = tab.status(facts)
         if form == "json":
@@ -162,6 +162,10 @@ class Site(Memory):
         return Page(status, "text/html", html.encode())
 
 
+def _unknown(message: str) -> PageError:
+    return PageError(404, ConfigError(message, code="VS102"))
+
+
 def _fields(query: str) -> dict[str, str]:
     """Return the fields of a query. Raises ConfigError: they are too many, or not UTF-8."""
     if len(query) > MAX_QUERY:
@@ -196,5 +200,5 @@ def _static(name: str) -> Page:
     found = {each.name: each for each in folder.iterdir()}.get(name)
     suffix = "." + name.rpartition(".")[2]
     if found is None or suffix not in STATIC_TYPES:
-        raise PageError(404, ViewStoreError(f"there is no file {name[:80]!r} here"))
+        raise _unknown(f"there is no file {name[:80]!r} here")
     return Page(200, STATIC_TYPES[suffix], found.read_bytes())
