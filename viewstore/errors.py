@@ -110,6 +110,15 @@ class RemoteError(ViewStoreError):
     code = "VS401"
 
 
+def bug(error: Exception, fix: str) -> ViewStoreError:
+    """Return an exception that no code of ours expects as an error in its four lines."""
+    return ViewStoreError(
+        f"viewstore failed: {type(error).__name__}: {error}",
+        why="this is a bug in viewstore, not in what you did",
+        fix=fix,
+    )
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 fault" or "2 faults", for a noun that takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -231,6 +231,7 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     """Answer with what a build came to; return its exit code."""
     from viewstore.format.paths import StorePaths
+    from viewstore.inspect.alike import groups_words
     from viewstore.inspect.inversion import inversion_report
     from viewstore.inspect.ranking import is_inversion
     from viewstore.sources.record import read_sources
@@ -241,11 +242,12 @@ def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     if built.manifest is not None:
         terminal.store_id = built.manifest.store_id
     facts = _facts(built, out)
-    verdict = report = None
+    verdict, report, alike = None, None, ""
     if built.manifest is not None:
         store = open_store(out)
         view_set = store.view_set(built.plan.view_set)
         verdict = verdict_of(store, [view_set], max_missed=options["max_missed"])
+        alike = groups_words(view_set)
         facts |= _goals(view_set) | {"verdict": verdict.to_json()}
         if is_inversion(view_set):
             report = inversion_report(store, view_set)
@@ -255,7 +257,7 @@ def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     keys = [names[row] for row in failed]
     facts |= {"failures": len(failed), "failed_samples": keys}
     reasons = _reasons(len(failed), options["max_failures"], verdict)
-    terminal.result(facts, "\n".join([_summary_text(facts, verdict, report), *reasons]))
+    terminal.result(facts, "\n".join([_summary_text(facts, verdict, report, alike), *reasons]))
     return int(bool(reasons))
 
 
@@ -397,7 +399,7 @@ def _share(text: str) -> float:
 
 
 def _summary_text(
-    facts: dict[str, Any], verdict: Verdict | None, report: InversionReport | None
+    facts: dict[str, Any], verdict: Verdict | None, report: InversionReport | None, alike: str
 ) -> str:
     from viewstore.costs.estimate import size
 
@@ -423,6 +425,8 @@ def _summary_text(
         )
     if verdict is not None:
         lines += verdict.lines()
+        if alike:
+            lines.append(f"images that look alike: {alike}")
         picture = "" if facts["kind"] == "columns" else " --sheet views.png"
         if report is not None:
             lines += ["inversion:", *report.lines()]

@@ -20,7 +20,7 @@ import click
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import StoppedError, ViewStoreError
+from viewstore.errors import StoppedError, ViewStoreError, bug
 from viewstore.shards.signals import Stopped, stop_signals_raise
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
@@ -140,12 +140,7 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
 
         return _failed(terminal, explain(error))
     except Exception as error:  # the one place where a bug of ours becomes exit 70
-        bug = ViewStoreError(
-            f"viewstore failed: {type(error).__name__}: {error}",
-            why="this is a bug in viewstore, not in what you did",
-            fix="run again with -vv and report the traceback",
-        )
-        return _failed(terminal, bug)
+        return _failed(terminal, bug(error, "run again with -vv and report the traceback"))
     return _code(code)
 
 

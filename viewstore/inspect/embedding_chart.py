@@ -10,6 +10,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.errors import counted
 from viewstore.inspect import svg
 from viewstore.inspect.numbers import axis_number
 
@@ -178,7 +179,7 @@ def _axes(ends: Ends) -> list[str]:
 
 def _link(ends: Ends, cell: Cell) -> str:
     x, y = ends.x(cell.x0), ends.y(cell.y1)
-    name = escape(f"{cell.count} views, x from {cell.x0:g}, y from {cell.y0:g}")
+    name = escape(f"{counted(cell.count, 'view')}, x from {cell.x0:g}, y from {cell.y0:g}")
     return (
         f'<a class="cell" href="{escape(cell.link)}" aria-label="{name}">'
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{ends.x(cell.x1) - x:.1f}" '

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import MADE, Column, Status
+from viewstore.format.plan import SOURCE
 from viewstore.images.policy import Policy
 from viewstore.images.policy_values import policies_of
+from viewstore.inspect.alike import GROUP, coarse_words, groups_words
 from viewstore.store.constraints import NEAR_DUPLICATE
 from viewstore.store.over_views import over_views
 from viewstore.store.rounds import numbered_rounds
@@ -26,6 +28,7 @@ from viewstore.store.view_set import ViewSet
 BLOCK_ROWS = 1 << 16
 NO_TWIN = 254  # in the column "twin": there is none
 LATENT_BYTES = 2 << 30  # of latents that are read; more of them take too long for a page
+ALIKE = "near-duplicate samples"  # a kind whose rows are best looked at group by group
 KEYED = 4  # numbers of a latent that are compared first
 
 Rows = NDArray[np.int64]
@@ -118,7 +121,7 @@ def _by_status(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iter
     if found.fill == 0 and found.min == found.max == Status.OK:
         return
     status = f"{name_in_filters(store, view_set)}.status"
-    columns = view_set.kind == "columns"
+    columns, images = view_set.kind == "columns", view_set.roles == (SOURCE,)
     kinds = (
         (Status.NEVER_WRITTEN, "not built", f"{status} is missing", "No build wrote them yet."),
         (
@@ -137,9 +140,11 @@ def _by_status(store: Store, view_set: ViewSet, settings: IssueSettings) -> Iter
         ),
         (
             Status.UNREADABLE,
-            "without a view" if columns else "black",
+            "unreadable" if images else "without a view" if columns else "black",
             f"{status} = {Status.UNREADABLE:d}",
-            "The views that they describe were never made."
+            "Their source image cannot be read."
+            if images
+            else "The views that they describe were never made."
             if columns
             else "Their source image cannot be read; the views are black.",
         ),
@@ -316,8 +321,8 @@ _MEASURED = (
         "Another view of the sample is nearer than {:g}, by the encoder.",
     ),
     _Measured(
-        "duplicate",
-        "near-duplicate samples",
+        GROUP,
+        ALIKE,
         ">=",
         0,
         "Another image looks alike, by the hashes of both.",
@@ -348,11 +353,25 @@ def _measured(store: Store, view_set: ViewSet, settings: IssueSettings) -> Itera
         yield Issue(
             view_set=view_set.name,
             kind=each.kind,
-            meaning=each.meaning.format(limit),
+            meaning=" ".join(
+                [each.meaning.format(limit), *_hashed_words(store, view_set, each, rows)]
+            ),
             rows=rows,
             views=views,
             where=f"{name_in_filters(store, view_set)}.{each.column} {each.sign} {limit:g}",
         )
+
+
+def _hashed_words(
+    store: Store, view_set: ViewSet, measured: _Measured, rows: Rows
+) -> Iterator[str]:
+    """Yield sentences on what was told from hashes: how many groups, and how far to trust it."""
+    if not len(rows) or measured.column not in (GROUP, "twin"):
+        return
+    if measured.column == GROUP:
+        yield groups_words(view_set)
+    if coarse := coarse_words(store, view_set):
+        yield coarse
 
 
 Finder = Callable[[Store, ViewSet, IssueSettings], Iterator[Issue]]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from viewstore.errors import ConfigError, counted
 from viewstore.format.columns import Status
+from viewstore.format.plan import SOURCE
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import worst_rows
 from viewstore.inspect.drawn_rows import DrawnRow, DrawnView, drawn_row
@@ -22,7 +23,7 @@ from viewstore.inspect.pictures import page_image, shrink
 from viewstore.inspect.shown_rows import Cell, Row, read_row
 from viewstore.inspect.summary import column_facts, label_counts, view_set_facts
 from viewstore.inspect.template import environment, style
-from viewstore.inspect.told import Chosen, described, with_told
+from viewstore.inspect.told import Chosen, about_images, described, with_told
 from viewstore.inspect.view_set_charts import (
     HASHES,
     column_chart,
@@ -65,33 +66,36 @@ def write_report(
 ) -> bytes:
     """Return the report as HTML: pictures of `rows`, statistics and charts of all rows.
 
-    Views that were `chosen` are framed. Pictures get smaller where many of them would make a large
+    Without view sets originals stand alone, with what columns sets say of them. Views that were
+    `chosen` are framed. Pictures get smaller where many of them would make a large
     file.
 
     Raises:
         ConfigError: Even the smallest pictures give more than 5 MB.
     """
     template = environment().get_template("report.html")
+    subjects = view_sets or about_images(store)
     facts = {
         "store": store,
         "name": store.name,
         "labels": label_counts(store),
-        "verdict": verdict_of(store, view_sets),
+        "verdict": verdict_of(store, subjects),
+        "pictured": bool(view_sets),
         "css": style("report.css", "row.css"),
         "chosen": chosen,
         "mixed": any("mix_box" in each.params for each in view_sets),
     }
-    sections = [_section(store, view_set) for view_set in view_sets]
+    sections = [_section(store, view_set) for view_set in subjects]
     # Read once at the largest size: a store's originals may not fit into memory together.
     read = [_shown(store, row, view_sets, chosen) for row in rows]
     worst = [
-        [_shown(store, row, [view_set], chosen) for row in worst_rows(view_set, WORST)]
-        for view_set in view_sets
+        [_shown(store, row, _with_views(each), chosen) for row in worst_rows(each, WORST)]
+        for each in subjects
     ]
     for detail in DETAILS:
         shown = [
-            section | {"worst": [_drawn(row, [view_set], detail) for row in bad]}
-            for section, view_set, bad in zip(sections, view_sets, worst, strict=True)
+            section | {"worst": [_drawn(row, _with_views(each), detail) for row in bad]}
+            for section, each, bad in zip(sections, subjects, worst, strict=True)
         ]
         samples = [_drawn(row, view_sets, detail) for row in read]
         page = template.render(**facts, sections=shown, samples=samples).encode()
@@ -102,6 +106,11 @@ def write_report(
         "would make a larger one",
         fix="show fewer samples with -n, or one --view-set",
     )
+
+
+def _with_views(view_set: ViewSet) -> list[ViewSet]:
+    """Return what is shown of a view set's rows: it, or nothing where it is columns of images."""
+    return [] if view_set.kind == "columns" else [view_set]
 
 
 def _shown(store: Store, row: int, view_sets: Sequence[ViewSet], chosen: Chosen | None) -> Row:
@@ -127,7 +136,7 @@ def _section(store: Store, view_set: ViewSet) -> dict[str, Any]:
     charts = {} if constraints is None else constraint_charts(view_set, constraints)
     return {
         "name": view_set.name,
-        "said": _said(view_set),
+        "said": _described(view_set) if view_set.kind == "columns" else _said(view_set),
         "facts": facts,
         "origin": _origin(view_set.name, facts),
         "args": {name: json.dumps(value) for name, value in facts["generator"]["args"].items()},
@@ -173,10 +182,11 @@ def _origin(name: str, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _described(columns_set: ViewSet) -> str:
     """Return in a sentence what a columns set describes."""
+    views = f"{counted(columns_set.num_views, 'view')} of {columns_set.of} for each sample"
+    described = "the images" if columns_set.roles == (SOURCE,) else views
     return (
-        f"What {columns_set.plan.generator['name']} says of "
-        f"{counted(columns_set.num_views, 'view')} of {columns_set.of} for each sample; stored "
-        f"are {columns_set.num_bytes / 2**20:.1f} MiB."
+        f"What {columns_set.plan.generator['name']} says of {described}; stored are "
+        f"{columns_set.num_bytes / 2**20:.1f} MiB."
     )
 
 

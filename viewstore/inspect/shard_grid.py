@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from viewstore.errors import counted
 from viewstore.inspect import svg
 
 CELL, ACROSS = 12, 64  # pixels of a cell with its gap, cells in a line
@@ -26,7 +27,7 @@ def shard_grid(shards: int, missing: Collection[int], slow: Collection[int]) -> 
         kinds["missing" if cell in absent else "done"].append(f"M{x} {y}h{SIDE}v{SIDE}h-{SIDE}z")
         if cell in late and cell not in absent:
             kinds["slow"].append(f"M{x} {y + SIDE - 2}l{SIDE}-{SIDE - 4}")
-    title = f"{shards} shards: {len(missing)} missing, {len(slow)} slow"
+    title = f"{counted(shards, 'shard')}: {len(missing)} missing, {len(slow)} slow"
     parts = [f'<path class="{kind}" d="{"".join(d)}"/>' for kind, d in kinds.items() if d]
     width, height = min(cells, ACROSS) * CELL, -(-cells // ACROSS) * CELL
     return svg.document(width, height, title, parts)

@@ -27,7 +27,7 @@ STATE_MEANINGS = {
     "damaged": "verify --quick finds a fault in it, or it is stale",
     "not built": "it is absent, or some of its views were never written",
 }
-BY_STATUS = {"off goal", "failed", "black", "without a view", "not built"}
+BY_STATUS = {"off goal", "failed", "black", "without a view", "unreadable", "not built"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,22 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from viewstore.errors import ConfigError, counted
+from viewstore.format.plan import SOURCE
 from viewstore.images.colours import Pixels
 from viewstore.inspect.origin import made_words, origin_facts, outdated_words
 from viewstore.inspect.pictures import fit
 from viewstore.inspect.sheet_layout import CELL, GAP, LINE, MARGIN, ORIGINAL, Layout, lay_out
 from viewstore.inspect.shown_rows import Box, Cell, Row, read_row
-from viewstore.inspect.told import Chosen, described, told_columns, told_of, with_told
+from viewstore.inspect.told import (
+    OF_IMAGE,
+    Chosen,
+    about_images,
+    described,
+    told_columns,
+    told_of,
+    told_of_image,
+    with_told,
+)
 from viewstore.store.store import Store
 from viewstore.store.verdict import goal_text, verdict_of
 from viewstore.store.view_set import ViewSet
@@ -45,15 +55,16 @@ def draw_sheet(
     Args:
         store: An open store.
         rows: The samples to draw, from top to bottom.
-        view_sets: Some of its view sets, from left to right.
+        view_sets: Some of its view sets, from left to right; none: originals stand alone, with what
+            columns sets say of them.
         seed: Only written down, in the text chunks that say what the sheet shows.
         query: Likewise: the filter and order that chose the samples.
         chosen: The views to frame.
 
     Raises:
-        ConfigError: There is no view set, or the sheet has more than 64 megapixels.
+        ConfigError: The store has no view set, or the sheet has more than 64 megapixels.
     """
-    if not view_sets:
+    if not store.view_sets:
         raise ConfigError("the store has no view set to show")
     notes = notes_of(store, view_sets, chosen)
     told = {
@@ -62,6 +73,7 @@ def draw_sheet(
         )
         for each in view_sets
     }
+    told[SOURCE] = max((len(told_of_image(store, row)) for row in rows), default=0)
     layout = lay_out(view_sets, len(rows), len(notes), told)
     sheet = Image.new("RGB", (layout.width, layout.height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -73,7 +85,7 @@ def draw_sheet(
         top += layout.row_height
     text = PngImagePlugin.PngInfo()
     text.add_text("viewstore:store_id", store.store_id)
-    text.add_text("viewstore:view_set", " ".join(each.name for each in view_sets))
+    text.add_text("viewstore:view_set", " ".join(each.name for each in view_sets) or SOURCE)
     text.add_text("viewstore:rows", " ".join(map(str, rows)))
     text.add_text("viewstore:seed", str(seed))
     if query:
@@ -111,7 +123,7 @@ def notes_of(
     They say what the view sets came to, what is shown of them, with what they were made, what is
     said of them, and how to read it.
     """
-    verdict = verdict_of(store, view_sets)
+    verdict = verdict_of(store, view_sets or about_images(store))
     notes = [(verdict.headline(), ALARM if verdict.unfit else INK)]
     for view_set in view_sets:
         views = counted(view_set.num_views, "view")
@@ -123,11 +135,15 @@ def notes_of(
         for each in described(store, view_set):
             notes.append((f"{each.name}, columns of {view_set.name}: {_columns(each)}", FAINT))
             notes += _origin(store, each)
+    for each in about_images(store) if not view_sets else ():
+        names = ", ".join(column.name for column in told_columns(each, OF_IMAGE))
+        notes.append((f"{each.name}, columns of the images: {names or 'nothing in words'}", FAINT))
+        notes += _origin(store, each)
     if chosen is not None:
         notes.append((f"A frame marks the views that {chosen.name} chose.", FAINT))
     if any("mix_box" in each.params for each in view_sets):
         notes.append(("A box in a view is what was pasted into it.", FAINT))
-    return notes + [(line, FAINT) for line in LEGEND]
+    return notes + [(line, FAINT) for line in LEGEND if view_sets]
 
 
 def _columns(columns_set: ViewSet) -> str:
@@ -164,8 +180,9 @@ def _draw_header(
         x, _ = block.offset(0)
         if block.original:
             draw.text((left, top), "original", INK, font=_font())
-        name = _elide(block.view_set.name, max(block.width - x, CELL), _font())
-        draw.text((left + x, top), name, INK, font=_font())
+        if block.view_set is not None:
+            name = _elide(block.view_set.name, max(block.width - x, CELL), _font())
+            draw.text((left + x, top), name, INK, font=_font())
 
 
 def _draw_row(
@@ -182,10 +199,12 @@ def _draw_row(
     draw.text((after, top), facts, FAINT, font=_font())
     top += LINE + 3
     for block, left in layout.lefts():
-        cells = row.cells[block.view_set.name]
+        cells = () if block.view_set is None else row.cells[block.view_set.name]
         if block.original:
             _draw_original(sheet, draw, row, cells, (left, top))
-        several = len(set(block.view_set.roles)) > 1
+        if block.view_set is None:
+            _draw_words(draw, row.told, (left, top + CELL + FRAME + 2), ORIGINAL)
+        several = len({cell.role for cell in cells}) > 1
         for cell in cells:
             x, y = block.offset(cell.view)
             _draw_view(sheet, draw, cell, (left + x, top + y), with_role=several)
@@ -238,9 +257,16 @@ def _draw_view(
         words.insert(0, cell.role)
     text = _elide(" ".join(words), CELL - 22, _font())
     draw.text((left + 20, top - 1), text, ALARM if cell.note else FAINT, font=_font())
-    for line in cell.told:
-        top += LINE
-        draw.text((left, top - 1), _elide(line, CELL, _font()), FAINT, font=_font())
+    _draw_words(draw, cell.told, (left, top + LINE), CELL)
+
+
+def _draw_words(
+    draw: ImageDraw.ImageDraw, words: Sequence[str], at: tuple[int, int], width: int
+) -> None:
+    """Write what columns sets say, a line each."""
+    for number, line in enumerate(words):
+        place = (at[0], at[1] + number * LINE - 1)
+        draw.text(place, _elide(line, width, _font()), FAINT, font=_font())
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int]) -> None:

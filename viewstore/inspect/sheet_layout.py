@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from viewstore.errors import ConfigError, counted
+from viewstore.format.plan import SOURCE
 from viewstore.store.view_set import ViewSet
 
 CELL = 112  # pixels of a view's longer side
@@ -22,20 +23,24 @@ class Block:
     """The cells of one view set: the original if it has boxes to show, and its views.
 
     Views beyond the tenth continue on the next line. Below each is its caption, and `told` lines
-    of what columns sets say of it.
+    of what columns sets say of it. Without a view set it is the original alone.
     """
 
-    view_set: ViewSet
+    view_set: ViewSet | None
     original: bool
     told: int = 0
 
     @property
+    def views(self) -> int:
+        return 0 if self.view_set is None else self.view_set.num_views
+
+    @property
     def lines(self) -> int:
-        return -(-self.view_set.num_views // VIEWS_ACROSS)
+        return max(1, -(-self.views // VIEWS_ACROSS))
 
     @property
     def width(self) -> int:
-        return min(self.view_set.num_views, VIEWS_ACROSS) * (CELL + GAP) - GAP + self._shift
+        return min(self.views, VIEWS_ACROSS) * (CELL + GAP) - GAP + self._shift
 
     @property
     def _shift(self) -> int:
@@ -87,10 +92,10 @@ def lay_out(
     """Return the layout of a sheet that shows `rows` samples with one or more view sets.
 
     Args:
-        view_sets: The view sets.
+        view_sets: The view sets; none: originals stand alone.
         rows: Samples.
         notes: Lines of words below the title.
-        told: Lines of words below each view, by view set; none where there is none.
+        told: Lines of words below each view, by view set; below originals alone by "source".
 
     Raises:
         ConfigError: It has more than 64 megapixels.
@@ -103,7 +108,7 @@ def lay_out(
             told=(told or {}).get(view_set.name, 0),
         )
         for number, view_set in enumerate(view_sets)
-    )
+    ) or (Block(None, original=True, told=(told or {}).get(SOURCE, 0)),)
     layout = Layout(blocks, rows, header=MARGIN + (notes + 3) * LINE + 2 * GAP)
     if layout.width * layout.height > MAX_PIXELS:
         fitting = (MAX_PIXELS // layout.width - layout.header - MARGIN) // layout.row_height

@@ -138,6 +138,7 @@ class Row:
             was not.
         original_note: Words for why it cannot be read; empty if it can, or was not.
         cells: Its views, by name of the view set.
+        told: What columns sets say of the image itself, in words (told.py).
     """
 
     key: str
@@ -148,6 +149,7 @@ class Row:
     original: Pixels | None
     cells: dict[str, tuple[Cell, ...]]
     original_note: str = ""
+    told: tuple[str, ...] = ()
 
     @classmethod
     def of_json(cls, facts: Mapping[str, Any]) -> Row:
@@ -157,7 +159,7 @@ class Row:
             for name, views in facts["view_sets"].items()
         }
         own = {name: facts[name] for name in ("key", "row", "label", "height", "width")}
-        return cls(**own, original=None, cells=cells)
+        return cls(**own, original=None, cells=cells, told=tuple(facts["told"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return what is shown of it as JSON values, without pixels."""
@@ -167,6 +169,7 @@ class Row:
             "label": self.label,
             "height": self.height,
             "width": self.width,
+            "told": list(self.told),
             "view_sets": {
                 name: [cell.to_json() for cell in cells] for name, cells in self.cells.items()
             },
@@ -189,6 +192,8 @@ def in_words(name: str, value: Any) -> list[str]:  # noqa: ANN401
         return [OPERATORS[number].name for number in value if number < len(OPERATORS)]
     if name == "jigsaw":
         return [name] * (value != sorted(value))
+    if name == "duplicate":
+        return [f"alike: group of row {value}"]
     values = value if isinstance(value, list) else [value]
     if value == NOT_TOLD.get(name) or is_off(name, value):
         return []

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.format.columns import Column
+from viewstore.format.plan import SOURCE
 from viewstore.inspect.numbers import NONE
 from viewstore.inspect.shown_rows import Row, in_words, is_attack
 from viewstore.store.described import chosen_column, described_by, newest_about
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
+OF_IMAGE = ("view", "sample")  # what columns about images may be per
 MOST_NUMBERS = 5  # of a column of one view: more of them say nothing at a look
-NOT_TOLD = frozenset({"dhash", "status"})  # numbers that say nothing to a reader
+NOT_TOLD = frozenset({"dhash", "status", "x_extra"})  # numbers that say nothing to a reader
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,16 @@ def described(store: Store, view_set: ViewSet) -> list[ViewSet]:
     return [store.view_sets[name] for name in store.columns_of(view_set.name)]
 
 
+def about_images(store: Store) -> list[ViewSet]:
+    """Return the columns sets that describe the images, by name."""
+    return [store.view_sets[name] for name in store.columns_of(SOURCE)]
+
+
 def looked_at(store: Store, view_sets: Sequence[ViewSet]) -> list[ViewSet]:
     """Return the view sets that have views; in the place of columns sets those they describe.
 
-    Attacks and mixes are to be compared with what they were made from: that stands before them.
+    Of columns about the images there are none: originals are looked at alone. Attacks
+    and mixes are to be compared with what they were made from: that stands before them.
     """
     by_id = {each.plan.id: each for each in store.view_sets.values() if each.kind != "columns"}
     found: dict[str, ViewSet] = {}
@@ -108,16 +118,20 @@ def made_from(store: Store, view_set: ViewSet) -> ViewSet | None:
     return found if found is not None and found.plan.id == parent["plan_id"] else None
 
 
-def told_columns(columns_set: ViewSet) -> list[Column]:
-    """Return the columns whose numbers are told of each view."""
+def told_columns(columns_set: ViewSet, per: Collection[str] = ("view",)) -> list[Column]:
+    """Return the columns whose numbers are told of each view; `per` has what they may be per."""
     return [
         column
         for column in columns_set.plan.columns
-        if column.per == "view"
+        if column.per in per
         and column.pack
         and column.name not in NOT_TOLD
-        and column.row_bytes <= MOST_NUMBERS * column.shape[0] * column.numpy_dtype.itemsize
+        and column.row_bytes <= MOST_NUMBERS * _entries(column) * column.numpy_dtype.itemsize
     ]
+
+
+def _entries(column: Column) -> int:
+    return column.shape[0] if column.per == "view" else 1
 
 
 def told_of(
@@ -141,10 +155,30 @@ def told_of(
             whose = f"{columns_set.name} " if counts[column.name] > 1 else ""
             values = columns_set.params.rows(column.name, np.array([row]))[0]
             for words, value in zip(found, values, strict=True):
-                number = value.tolist()
-                if not column.missing(value).all() and number != NONE.get(column.name):
-                    words += [whose + each for each in in_words(column.name, number)]
+                words += [whose + each for each in _told_words(column, value)]
     return [tuple(words) for words in found]
+
+
+def told_of_image(store: Store, row: int) -> tuple[str, ...]:
+    """Return what columns sets say of the image of a row, in words as `told_of`."""
+    sets = about_images(store)
+    counts = Counter(column.name for each in sets for column in told_columns(each, OF_IMAGE))
+    found: list[str] = []
+    for columns_set in sets:
+        for column in told_columns(columns_set, OF_IMAGE):
+            whose = f"{columns_set.name} " if counts[column.name] > 1 else ""
+            value = columns_set.params.rows(column.name, np.array([row]))[0]
+            only = value[0] if column.per == "view" else value
+            found += [whose + each for each in _told_words(column, only)]
+    return tuple(found)
+
+
+def _told_words(column: Column, value: NDArray[Any]) -> list[str]:
+    """Return what a column holds of one view or sample, in words; nothing where it is missing."""
+    number = value.tolist()
+    if column.missing(value).all() or number == NONE.get(column.name):
+        return []
+    return in_words(column.name, number)
 
 
 def _made_from(view_set: ViewSet, row: int) -> list[list[str]]:
@@ -171,7 +205,7 @@ def _made_from(view_set: ViewSet, row: int) -> list[list[str]]:
 def with_told(
     store: Store, row: Row, view_sets: Sequence[ViewSet], chosen: Chosen | None = None
 ) -> Row:
-    """Return a sample with what columns sets say of its views; those that were chosen are framed.
+    """Return a sample with what columns sets say of it and its views; chosen ones are framed.
 
     `view_sets` are those whose views `row` has.
     """
@@ -183,4 +217,4 @@ def with_told(
             replace(cell, told=words, chosen=cell.view in framed)
             for cell, words in zip(row.cells[each.name], told, strict=True)
         )
-    return replace(row, cells=cells)
+    return replace(row, cells=cells, told=told_of_image(store, row.row))

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from viewstore.errors import RemoteError, ViewStoreError
-from viewstore.inspect.pages.site import Site
+from viewstore.errors import RemoteError, ViewStoreError, bug
+from viewstore.inspect.pages.site import REPORT, Site
 from viewstore.serve.limits import ADDRESS, SEND_SECONDS, come_back
 from viewstore.serve.objects import (
     Answer,
@@ -46,10 +46,19 @@ def application(stores: Sequence[Served], site: Site) -> Starlette:
             Route("/v1/stores/{store}/{name:path}", _Objects(by_name)),
             Route("/inspect/{store}", pages.overview),
             Route("/inspect/{store}/{path:path}", pages.page),
-        ]
+        ],
+        exception_handlers={Exception: _bug},
     )
     app.router.redirect_slashes = False  # such redirects would name the Host of the request
     return app
+
+
+def _bug(request: Request, raised: Exception) -> Response:
+    """Answer where our code failed; the exception goes on to the log of the server."""
+    del request
+    error = bug(raised, REPORT)
+    lines = [f"error[{error.code}]: {error}", f"  why: {error.why}", f"  fix: {error.fix}", ""]
+    return PlainTextResponse("\n".join(lines), 500, {"cache-control": "no-store"})
 
 
 class _Stores:

@@ -259,7 +259,7 @@ def test_a_store_that_cannot_be_opened_is_left_out(raw_store: Store, both: Store
     site = Site({"s": lambda: raw_store, "t": broken})
     answer = site.get("s", "compare", "format=json")
     assert answer.status == 404
-    assert "no view set here to compare with" in json.loads(answer.body)["error"]["message"]
+    assert "Compare has nothing to show here" in json.loads(answer.body)["error"]["message"]
     site = Site({"s": lambda: raw_store, "t": broken, "u": lambda: both})
     assert facts_of(site, "s", "")["choices"] == ["u/other", "u/simclr"]
 

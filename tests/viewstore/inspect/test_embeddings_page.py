@@ -14,6 +14,7 @@ import pytest
 from tests.viewstore.inspect import looked
 from tests.viewstore.inspect.planted import HOSTILE, ROWS, pictures, plant
 from tests.viewstore.pages import Page
+from viewstore.errors import counted
 from viewstore.inspect.embedding_chart import STEP_COLOURS
 from viewstore.inspect.embeddings import embedding_named, map_of
 from viewstore.inspect.pages.among import rows_among
@@ -68,7 +69,7 @@ def test_cells_link_to_the_samples_that_they_count(site: Site, root: Path) -> No
         selection = facts_of(site, query)["selection"]
         rows = rows_among(site.facts, open_store(root), selection["among"])
         assert 1 <= len(rows) == selection["rows"] <= count
-        assert (link["aria-label"] or "").startswith(f"{count} views")
+        assert (link["aria-label"] or "").startswith(f"{counted(count, 'view')},")
         total += count
     assert total == ROWS * VIEWS
 

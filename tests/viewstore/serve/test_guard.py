@@ -351,6 +351,37 @@ def test_a_stream_runs_until_the_client_took_its_last_bytes(raw_store: Store) ->
     assert running.streams == 0
 
 
+def test_a_bug_is_told_in_words_with_the_security_headers(
+    raw_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("nothing there")
+
+    monkeypatch.setattr(Site, "get", broken)
+    guard, _ = guard_of(raw_store)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:  # noqa: ANN401
+        sent.append(message)
+
+    path = f"/inspect/{raw_store.name}/"
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+    scope |= {"query_string": b"", "headers": [(b"host", b"localhost")], "scheme": "http"}
+    with pytest.raises(IndexError):  # the server logs it, with its traceback
+        asyncio.run(guard({**scope, "client": ("127.0.0.1", 1)}, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    assert sent[0]["status"] == 500
+    assert SECURITY.items() <= headers.items()
+    body = b"".join(each.get("body", b"") for each in sent[1:]).decode()
+    assert "error[VS900]: viewstore failed: IndexError: nothing there" in body
+    assert "a bug in viewstore" in body
+    assert "fix:" in body
+
+
 def test_a_root_path_stands_before_every_address(raw_store: Store) -> None:
     with serving(raw_store.root, "--root-path", "/some/views/") as server:
         assert server.url.endswith("/some/views/")

@@ -32,7 +32,7 @@ from viewstore.inspect.query import (
 )
 from viewstore.inspect.ranking import ranking_of
 from viewstore.inspect.shown_rows import Row, read_row
-from viewstore.inspect.told import looked_at
+from viewstore.inspect.told import looked_at, with_told
 
 ROWS, MOST_ROWS = 24, 100  # of a page
 LONGEST_PAGE = 9  # digits of the number of a page
@@ -121,6 +121,9 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
     )
     rows = found.page(asked.begin, asked.begin + asked.rows)
     shown = looked_at(request.store, [request.shown])
+    read = [read_row(request.store, row, shown, pixels=False) for row in rows]
+    if not shown:  # only what is said of the originals is to be seen
+        read = [with_told(request.store, each, shown) for each in read]
     values = {name: query.values(name, rows) for name in query.columns}
     sort = asked.query.sort.removeprefix("-") if query.order else None
     return {
@@ -136,11 +139,11 @@ def _answer(request: PageRequest, asked: Asked, query: Understood) -> Facts:
         "marks": asked.marks,
         "rows": [
             {
-                **read_row(request.store, row, shown, pixels=False).to_json(),
+                **each.to_json(),
                 "values": {name: column[place] for name, column in values.items()},
                 "by_view": query.deciding(values[sort][place]) if sort else None,
             }
-            for place, row in enumerate(rows)
+            for place, each in enumerate(read)
         ],
     }
 

@@ -26,12 +26,12 @@ from viewstore.inspect.distributions import paired_bars
 from viewstore.inspect.drawn_rows import DrawnRow
 from viewstore.inspect.figures import figure, paired_panel
 from viewstore.inspect.numbers import brief
-from viewstore.inspect.pages.page import Csv, Facts, PageError, PageRequest, Tab, opening
+from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.policies import kept_replays, policy_facts
 from viewstore.inspect.pages.rows import linked_row
 from viewstore.inspect.query import Result
 from viewstore.inspect.shown_rows import Row, read_row
-from viewstore.inspect.told import looked_at
+from viewstore.inspect.told import looked_at, with_told
 from viewstore.inspect.view_set_charts import HASHES
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -61,7 +61,9 @@ class Side:
 
     def row(self, row: int) -> Row:
         """Return a sample as it is shown, without pixels."""
-        return read_row(self.store, row, looked_at(self.store, [self.view_set]), pixels=False)
+        shown = looked_at(self.store, [self.view_set])
+        found = read_row(self.store, row, shown, pixels=False)
+        return found if shown else with_told(self.store, found, shown)
 
     def drawn(self, facts: Facts) -> DrawnRow:
         """Return a sample with its links."""
@@ -106,20 +108,28 @@ class Pair:
         )
 
 
-def _others(request: PageRequest) -> dict[str, tuple[str, str]]:
-    """Return the view sets to compare with, by what names them in the address: store, view set.
+def _others(request: PageRequest) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the view sets to compare with: what names them in the address, store and view set.
 
     Those of the same store come first.
     """
-    found = {
-        name: (request.name, name) for name in request.store.view_sets if name != request.shown.name
-    }
+    for name, each in request.store.view_sets.items():
+        if each is not request.shown and _comparable(request.shown, each):
+            yield name, (request.name, name)
     for store in request.site.stores:
         if store != request.name:
             with contextlib.suppress(ViewStoreError):  # its own pages say what is wrong with it
-                names = request.site.stores[store]().view_sets
-                found |= {f"{store}/{name}": (store, name) for name in names}
-    return found
+                for name, each in request.site.stores[store]().view_sets.items():
+                    if _comparable(request.shown, each):
+                        yield f"{store}/{name}", (store, name)
+
+
+def _comparable(first: ViewSet, second: ViewSet) -> bool:
+    """Whether both have views, or both are columns that say the same of something."""
+    if "columns" not in (first.kind, second.kind):
+        return True
+    both = set(first.params) & set(second.params) - {"status"}
+    return first.kind == second.kind and bool(both)
 
 
 def _pair(request: PageRequest) -> Pair:
@@ -127,12 +137,9 @@ def _pair(request: PageRequest) -> Pair:
 
     Raises:
         ConfigError: There is no such view set.
-        PageError: There is none at all: the other stores cannot be opened.
     """
-    others = _others(request)
-    if not others:
-        raise PageError(404, ViewStoreError("there is no view set here to compare with"))
-    asked = request.query.get(WITH) or _likely(request, others)
+    others = dict(_others(request))
+    asked = request.query.get(WITH) or next(iter(others))
     if asked not in others:
         raise ConfigError(
             f"there is no view set {asked!r} to compare with; {nearest(asked, list(others))}",
@@ -154,17 +161,6 @@ def _pair(request: PageRequest) -> Pair:
         )
     other = replace(other, query={"view_set": view_set})
     return Pair(first, Side(asked, other), _join(first.store, other.store, request))
-
-
-def _likely(request: PageRequest, others: dict[str, tuple[str, str]]) -> str:
-    """Return the first view set of this store that has views as the picked one has, else any."""
-    kind = request.shown.kind == "columns"
-    alike = [
-        each
-        for each, (store, name) in others.items()
-        if store == request.name and (request.store.view_sets[name].kind == "columns") == kind
-    ]
-    return (alike or list(others))[0]
 
 
 def _join(first: Store, second: Store, request: PageRequest) -> Join:
@@ -191,7 +187,7 @@ def _facts(request: PageRequest) -> Facts:
     return {
         "first": pair.first.label,
         "second": pair.second.label,
-        "choices": list(_others(request)),
+        "choices": [name for name, _ in _others(request)],
         "plans": list(_plans(pair)),
         "policies": _policies(pair),
         "both": len(pair.join.first),
@@ -347,9 +343,7 @@ TAB = Tab(
     name="compare",
     title="Compare",
     facts=_facts,
-    has_data=lambda request: (
-        request.view_set is not None and len(request.store.view_sets) + len(request.site.stores) > 2
-    ),
+    has_data=lambda request: request.view_set is not None and any(_others(request)),
     drawn=_drawn,
     csv=_csv,
     code=_code,

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
+from viewstore.inspect.alike import GROUP
 from viewstore.inspect.issue_grid import LOOKS, state_grid
-from viewstore.inspect.issues import Issue, IssueSettings
+from viewstore.inspect.issues import ALIKE, Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.shard_grid import shards_of_a_cell
@@ -198,7 +199,12 @@ def _grid_title(name: str, shards: Facts) -> str:
 
 def _rows_link(request: PageRequest, kind: Facts) -> str:
     shown = _with_views(request, kind["view_set"])
-    return request.link("browse", where=kind["where"], among=kind["among"], view_set=shown)
+    name = kind["view_set"]
+    group = GROUP if shown == name else f"{name}.{GROUP}"
+    sort = group if kind["kind"] == ALIKE else None  # so that what looks alike stands together
+    return request.link(
+        "browse", where=kind["where"], among=kind["among"], sort=sort, view_set=shown
+    )
 
 
 def _with_views(request: PageRequest, name: str) -> str | None:

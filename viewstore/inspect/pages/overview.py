@@ -105,7 +105,7 @@ def _rows(request: PageRequest, picked: Sequence[ViewSet], seed: int) -> list[Ro
         lambda: choose_rows(store, count=RANDOM_ROWS, random=True, seed=seed),
     )
     shown = looked_at(store, picked)
-    read = (read_row(store, row, shown, pixels=False) for row in chosen if shown)
+    read = (read_row(store, row, shown, pixels=False) for row in chosen if picked)
     return [with_told(store, row, shown) for row in read]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from viewstore.errors import ViewStoreError
+from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.inspect.pages.memory import Memory
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
@@ -89,7 +89,7 @@ class PageRequest:
     def shown(self) -> ViewSet:
         """The view set that was picked. Raises PageError: the store has none."""
         if self.view_set is None:
-            raise PageError(404, ViewStoreError("this store has no view set to show"))
+            raise PageError(404, ConfigError("this store has no view set to show"))
         return self.view_set
 
     def link(self, path: str, **changed: object) -> str:

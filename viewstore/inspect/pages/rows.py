@@ -34,7 +34,7 @@ def linked_row(
     Args:
         request: The page on which it stands.
         row: What is shown of it, read without pixels.
-        view_sets: The view sets whose views it has.
+        view_sets: The view sets whose views it has; none: its original stands alone.
         views: Longer side of the pictures of its views: one of SIDES.
         within: BRIEF, BESIDE or ALONE.
         larger: Whether each picture is a link to a larger one.
@@ -60,7 +60,7 @@ def linked_row(
         row,
         view_sets,
         original=image(
-            view_sets[0],
+            (*view_sets, request.shown)[0],
             None,
             LARGE if within == ALONE else MIDDLE,
             max(row.height, row.width),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from viewstore.errors import ConfigError
+from viewstore.inspect.alike import alike_rows
 from viewstore.inspect.drawn_rows import DrawnRow
 from viewstore.inspect.numbers import brief_param
 from viewstore.inspect.pages.page import Facts, PageError, PageRequest, Tab, opening
@@ -17,9 +18,11 @@ from viewstore.inspect.summary import sample_facts
 from viewstore.inspect.told import Chosen, choices_of, chosen_of, is_compared, with_told
 from viewstore.inspect.view_set_charts import HASHES
 from viewstore.store.described import DEFAULT_CHOICE
+from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
 
 MOST_WORDS = 3  # below a picture, of what was drawn and of what is told; all of it is in the table
+MOST_ALIKE = 12  # of a group of near duplicates, that are shown
 
 
 def _row(request: PageRequest) -> int:
@@ -52,9 +55,22 @@ def _facts(request: PageRequest) -> Facts:
         "shown": _shown(request, row).to_json(),
         "stored": {each.name: _stored(each, row) for each in store.view_sets.values()},
         "source": _source(request, row),
+        "alike": _alike(store, row),
         "choices": _choices(request),
         "chosen": None if chosen is None else chosen.name,
     }
+
+
+def _alike(store: Store, row: int) -> list[Facts]:
+    """Return the groups of near duplicates that a sample is in, with the others of each."""
+    return [
+        {
+            "view_set": name,
+            "others": len(rows),
+            "samples": [{"row": each, "key": store.keys[each]} for each in rows[:MOST_ALIKE]],
+        }
+        for name, rows in alike_rows(store, row).items()
+    ]
 
 
 def _choices(request: PageRequest) -> list[str]:
@@ -124,14 +140,17 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
     sets = _view_sets(request)
     row = _briefly(_shown(request, facts["row"]))
 
-    def drawn(shown: Sequence[ViewSet], views: int, within: tuple[int, int]) -> DrawnRow | None:
-        if not shown:
-            return None
+    def drawn(shown: Sequence[ViewSet], views: int, within: tuple[int, int]) -> DrawnRow:
         return linked_row(request, row, shown, views=views, within=within, beside=True, link=False)
 
     return {
-        "first": drawn(sets[:1], MIDDLE, ALONE),
-        "others": drawn(sets[1:], SMALL, BESIDE),
+        "first": drawn(sets[:1], MIDDLE, ALONE) if request.view_set is not None else None,
+        "others": drawn(sets[1:], SMALL, BESIDE) if sets[1:] else None,
+        "alike": [
+            linked_row(request, read_row(request.store, each["row"], [], pixels=False), [])
+            for group in facts["alike"]
+            for each in group["samples"]
+        ],
         "compared": any(is_compared(each) for each in sets),
         "per_view": {
             each.name: [name for name in facts["view_sets"][each.name] if each.plan.per_view(name)]

@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from viewstore.errors import ConfigError, RemoteError, ViewStoreError, nearest
+from viewstore.errors import ConfigError, RemoteError, ViewStoreError, bug, nearest
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import jsonable
 from viewstore.inspect.chosen_rows import first_shown
@@ -26,8 +28,10 @@ from viewstore.store.committed import is_store, unfinished_view_set
 from viewstore.store.store import Store, chosen_view_set
 from viewstore.store.view_set import ViewSet
 
+LOG = logging.getLogger("viewstore.inspect")
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript"}
 MAX_QUERY = 8192  # bytes of the fields of an address
+REPORT = "report the traceback, which stands in the log of the server"
 
 
 class Site(Memory):
@@ -65,6 +69,9 @@ class Site(Memory):
             status, error = failure.status, failure.error
         except ViewStoreError as failure:
             status, error = _status_of(failure), failure
+        except Exception as failure:  # the one place where a bug of ours becomes a page
+            LOG.exception("the page %r of store %s cannot be made", path[:200], name[:200])
+            status, error = 500, bug(failure, REPORT)
         return self._error(status, error, root, as_json=fields.get("format") == "json")
 
     def _page(
@@ -74,9 +81,9 @@ class Site(Memory):
         tab = next((each for each in TABS if each.name == (tab_name or "overview")), None)
         if name not in self.stores:
             there = nearest(name, list(self.stores))
-            raise PageError(404, ViewStoreError(f"there is no store {name[:80]!r} here; {there}"))
+            raise _unknown(f"there is no store {name[:80]!r} here; {there}")
         if tab is None:
-            raise PageError(404, ViewStoreError(f"there is no page {path[:200]!r} here"))
+            raise _unknown(f"there is no page {path[:200]!r} here")
         try:
             store = self.stores[name]()
         except ConfigError as error:
@@ -102,7 +109,7 @@ class Site(Memory):
         if form not in ("html", "json", "csv") or (form == "csv" and tab.csv is None):
             raise PageError(400, ConfigError(f"this page has no form {form[:80]!r}"))
         if not tab.has_data(request):
-            raise PageError(404, ViewStoreError(f"{tab.title} has nothing to show here"))
+            raise _unknown(f"{tab.title} has nothing to show here")
         facts = tab.facts(request)
         status = tab.status(facts)
         if form == "json":
@@ -121,6 +128,7 @@ class Site(Memory):
                 request=request,
                 tab=tab,
                 tabs=[each for each in TABS if each.is_tab and each.has_data(request)],
+                menu=_menu(tab, request),
                 facts=facts,
                 code=tab.code(request),
                 **tab.drawn(request, facts),
@@ -168,6 +176,10 @@ def _status_of(error: ViewStoreError) -> int:
     return 502 if isinstance(error, RemoteError) else 500
 
 
+def _unknown(message: str) -> PageError:
+    return PageError(404, ConfigError(message, code="VS102"))
+
+
 def _fields(query: str) -> dict[str, str]:
     """Return the fields of a query. Raises ConfigError: they are too many, or not UTF-8."""
     if len(query) > MAX_QUERY:
@@ -200,11 +212,22 @@ def _picked(store: Store, name: str | None) -> ViewSet | None:
     return first_shown(store)
 
 
+def _menu(tab: Tab, request: PageRequest) -> list[str]:
+    """Return the view sets that can be picked on a page: those of which it has something to show.
+
+    Where no page is that of a tab, picking leads to the Overview, which has all.
+    """
+    view_sets = request.store.view_sets
+    if not tab.is_tab:
+        return list(view_sets)
+    return [n for n, each in view_sets.items() if tab.has_data(replace(request, view_set=each))]
+
+
 def _static(name: str) -> Page:
     """Return a style sheet or script of ours. Raises PageError: there is none of this name."""
     folder = files("viewstore.inspect").joinpath("static")
     found = {each.name: each for each in folder.iterdir()}.get(name)
     suffix = "." + name.rpartition(".")[2]
     if found is None or suffix not in STATIC_TYPES:
-        raise PageError(404, ViewStoreError(f"there is no file {name[:80]!r} here"))
+        raise _unknown(f"there is no file {name[:80]!r} here")
     return Page(200, STATIC_TYPES[suffix], found.read_bytes())
