@@ -59,9 +59,12 @@ class Ranking:
         if rows is None:
             rows = np.arange(len(status))
         rows = rows[status[rows] != Status.NEVER_WRITTEN]
-        badness = np.minimum(status[rows], Status.FAILED)
-        off = self.off(slice(None))[rows]
-        return rows[np.lexsort((-np.nan_to_num(off, nan=0.0), -badness.astype(np.int8)))]
+        badness = np.minimum(status, Status.FAILED)[rows]
+        near = -np.nan_to_num(self.off(slice(None)), nan=0.0)
+        levels = [
+            rows[badness == level] for level in (Status.FAILED, Status.GOAL_NOT_MET, Status.OK)
+        ]
+        return np.concatenate([each[np.argsort(near[each], kind="stable")] for each in levels])
 
     def words(self, first: int | None) -> str:
         """Return what the order says, in words, of rows of which `first` is the worst."""

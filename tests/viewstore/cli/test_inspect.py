@@ -176,7 +176,7 @@ def test_filter_and_order_choose_samples_for_text_json_sheet_and_report_alike(
     assert rows == expected[:5]
     assert (answer["count"], answer["samples"]) == (len(expected), 80)
     assert answer["columns"] == ["flip", "gray", "label", "solarize"]
-    assert set(answer) == {"samples", "count", "understood", "columns", "rows"}
+    assert set(answer) == {"samples", "count", "understood", "columns", "ranked", "rows"}
     assert set(answer["rows"][0]) == {"key", "row", "label", "values", "by_view"}
     decided = params["solarize"][rows].argmax(axis=1).tolist()
     assert [each["by_view"] for each in answer["rows"]] == decided
