@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from viewstore.cli import options as shared
-from viewstore.cli.build import HOW, how_of, tell
+from viewstore.cli.build import HOW, how_of
 from viewstore.cli.command import command, options_of
 from viewstore.cli.options import STORE
+from viewstore.cli.outcome import tell
 from viewstore.cli.terminal import Terminal
 
 

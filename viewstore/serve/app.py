@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -33,6 +34,21 @@ from viewstore.serve.objects import (
 LOG = logging.getLogger("viewstore.serve")
 
 
+class _Anything(Convertor[str]):
+    """The rest of a path, line breaks too: keys may have them."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
+
+
 def application(stores: Sequence[Served], site: Site) -> Starlette:
     """Return the application that serves `stores`, with the pages of `site`.
 
@@ -45,7 +61,7 @@ def application(stores: Sequence[Served], site: Site) -> Starlette:
             Route("/v1/stores", _Stores(by_name).listing),
             Route("/v1/stores/{store}/{name:path}", _Objects(by_name)),
             Route("/inspect/{store}", pages.overview),
-            Route("/inspect/{store}/{path:path}", pages.page),
+            Route("/inspect/{store}/{path:anything}", pages.page),
         ],
         exception_handlers={Exception: _bug},
     )

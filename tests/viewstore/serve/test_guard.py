@@ -56,7 +56,7 @@ def paths_of(store: Store) -> list[str]:
     routes = [each.path for each in app.routes if isinstance(each, Route)]
     assert len(routes) == len(app.routes)  # no mount, no websocket: nothing that is not walked
     filled = [re.sub(r"{store}", store.name, each) for each in routes]
-    return [re.sub(r"{\w+:path}", "manifest.json", each) for each in filled]
+    return [re.sub(r"{\w+:\w+}", "manifest.json", each) for each in filled]
 
 
 def test_every_route_needs_a_token_but_health(guarded: Server, raw_store: Store) -> None:

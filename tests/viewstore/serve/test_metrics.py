@@ -16,7 +16,7 @@ from viewstore.serve.limits import Running
 from viewstore.serve.metrics import OBJECT, Metrics
 from viewstore.store.store import Store
 
-PAGES = "/inspect/{store}/{path:path}"
+PAGES = "/inspect/{store}/{path:anything}"
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

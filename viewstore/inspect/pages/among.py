@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.inspect.embeddings import Area, Embedding, Map, embedding_named, map_of, rows_in
 from viewstore.inspect.issues import Issue, issue_named, issues_of
 from viewstore.inspect.outliers import Outliers, outliers_of
@@ -79,22 +79,23 @@ def kept_outliers(kept: Kept[Any], embedding: Embedding, view: int | None) -> Ou
 def kept_issues(kept: Kept[Any], store: Store) -> list[Issue]:
     """Return the issues of all view sets of a store, found once for its id.
 
-    View sets whose columns are damaged have none: `unreadable` names them.
+    View sets whose columns are damaged, or need a package that is missing, have none: `unreadable`
+    names them.
     """
     found: list[Issue] = []
     for each in store.view_sets.values():
-        with contextlib.suppress(FormatError):
+        with contextlib.suppress(FormatError, UnavailableError):
             found += _issues_of_one(kept, store, each)
     return found
 
 
 def unreadable(kept: Kept[Any], store: Store) -> dict[str, str]:
-    """Return the view sets whose columns are damaged, and what is wrong with them, in words."""
+    """Return the view sets whose columns cannot be read, and why, in words."""
     found = {}
     for each in store.view_sets.values():
         try:
             _issues_of_one(kept, store, each)
-        except FormatError as error:
+        except (FormatError, UnavailableError) as error:
             found[each.name] = str(error)
     return found
 
