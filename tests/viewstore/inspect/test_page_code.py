@@ -144,7 +144,7 @@ def test_augment_draws_anew_and_checks(told: Path, tmp_path: Path) -> None:
 
 def test_embeddings_finds_the_nearest(told: Path, tmp_path: Path) -> None:
     site = relative(told)
-    address = "embeddings?view_set=moco&near=5&view=2"
+    address = "embeddings?view_set=moco&near=5&near_view=2"
     near = facts_of(site, "s", address)["near"]["samples"]
     found = run_code(site, address, tmp_path)["near"]
     assert [(each.row, each.view) for each in found] == [(e["row"], e["view"]) for e in near]

@@ -152,6 +152,13 @@ def test_two_columns_together_are_a_density_of_all_their_values(searched_store: 
     assert "<option selected>distance</option>" in html
 
 
+def test_columns_that_no_view_has_both_of_are_an_answer(described: Store) -> None:
+    facts, html = page(described, "view_set=simclr&x=solarize&y=blur")
+    assert facts["together"] is None
+    assert facts["apart"] == "No view has a value of both solarize and blur."
+    assert facts["apart"] in html
+
+
 def test_columns_of_another_set_and_of_the_sample_go_together_too(described: Store) -> None:
     facts, _ = page(described, "view_set=simclr&x=crop_box.height&y=quality.luma_mean")
     assert np.array(facts["together"]["counts"]).sum() == 40 * 2

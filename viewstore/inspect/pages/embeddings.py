@@ -323,7 +323,8 @@ def _code(request: PageRequest) -> str:
         lines.append(f"rows = rows_in(found, {area!r})")
     if key := request.query.get("near"):
         lines.append(f"row = store.keys.find({key!r})")
-        lines.append(f"near, searched = neighbours(embedding, row, {view or 0}, {NEAREST})")
+        of_view = view_number(request.query.get(NEAR_VIEW, ""))
+        lines.append(f"near, searched = neighbours(embedding, row, {of_view}, {NEAREST})")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ def _facts(request: PageRequest) -> Facts:
         "choices": list(_columns(request)),
         "x": request.query.get("x", ""),
         "y": request.query.get("y", ""),
-        "together": _together(request),
+        **_together(request),
     }
 
 
@@ -88,15 +88,15 @@ def _columns(request: PageRequest) -> dict[str, tuple[ViewSet, str]]:
     }
 
 
-def _together(request: PageRequest) -> Facts | None:
-    """Return the panel of the two columns that were asked for; None: none were.
+def _together(request: PageRequest) -> Facts:
+    """Return the panel of the two columns that were asked for, or why there is none, in words.
 
     Raises:
-        ConfigError: There is no such column, or no value of both is known.
+        ConfigError: There is no such column.
     """
     names = request.query.get("x", ""), request.query.get("y", "")
     if not any(names):
-        return None
+        return {"together": None, "apart": ""}
     known = _columns(request)
     for axis, name in zip("xy", names, strict=True):
         if name not in known:
@@ -107,16 +107,17 @@ def _together(request: PageRequest) -> Facts | None:
             )
     of_sets = [known[name] for name in names]
     key = ("together", *((view_set.index.root, name) for view_set, name in of_sets))
-    found: Facts = request.site.facts.get(key, lambda: _density(names, of_sets))
-    return found
+    panel: Facts | None = request.site.facts.get(key, lambda: _density(names, of_sets))
+    apart = "" if panel else f"No view has a value of both {names[0]} and {names[1]}."
+    return {"together": panel, "apart": apart}
 
 
-def _density(names: tuple[str, str], of_sets: list[tuple[ViewSet, str]]) -> Facts:
+def _density(names: tuple[str, str], of_sets: list[tuple[ViewSet, str]]) -> Facts | None:
     across, up = (column_values(*each) for each in of_sets)
     x_whole, y_whole = (not holds_floats(*each) for each in of_sets)
     grid = density_of(across, up, whole=(x_whole, y_whole))
     if grid is None:
-        raise ConfigError(f"no view has a value of both {names[0]} and {names[1]}")
+        return None
     return density_panel(f"{names[1]} (up) over {names[0]} (across)", names, grid)
 
 
