@@ -354,7 +354,7 @@ def test_a_stream_runs_until_the_client_took_its_last_bytes(raw_store: Store) ->
 def test_a_bug_is_told_in_words_with_the_security_headers(
     raw_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **address: object) -> None:
         raise IndexError("nothing there")
 
     monkeypatch.setattr(Site, "get", broken)
