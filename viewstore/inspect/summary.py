@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.format.columns import Status
@@ -24,6 +25,7 @@ from viewstore.store.verdict import worst_status
 from viewstore.store.view_set import ViewSet
 
 Facts = dict[str, Any]
+MOST_COUNTED = 1 << 20  # labels from here on are sorted, not counted into a table
 MOST_VALUES = 500_000  # enough for the shape of a component that finalise wrote no statistics of
 
 
@@ -166,11 +168,20 @@ def label_text(names: Sequence[str], label: int, *, unlabelled: str) -> str:
 
 def label_counts(store: Store) -> dict[str, int]:
     """Return how many samples have each label, by name where labels have names."""
-    labels, counts = np.unique(store.labels, return_counts=True)
+    labels, counts = _counted(store.labels)
     return {
         label_text(store.label_names, label, unlabelled="none"): count
         for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
     }
+
+
+def _counted(labels: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the labels that there are, ascending, and how many samples have each."""
+    if labels.max(initial=-1) >= MOST_COUNTED:
+        return np.unique(labels, return_counts=True)
+    counts = np.bincount(labels.astype(np.int64) + 1)  # without sorting a million of them
+    found = np.flatnonzero(counts)
+    return found - 1, counts[found]
 
 
 def store_facts(store: Store, view_sets: Sequence[ViewSet]) -> Facts:

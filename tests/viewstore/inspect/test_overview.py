@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,9 +24,10 @@ from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.inspect.chosen_rows import choose_rows
 from viewstore.inspect.pages.overview import label_filter
+from viewstore.inspect.summary import label_counts
 from viewstore.inspect.view_set_charts import overview_panels
 from viewstore.progress import Fact, Silent
-from viewstore.store.store import open_store
+from viewstore.store.store import Store, open_store
 from viewstore.store.verdict import verdict_of
 
 
@@ -311,3 +312,15 @@ def test_a_label_that_a_filter_cannot_quote_is_told_by_its_number() -> None:
     store = SimpleNamespace(label_names=("a b", "it's", "x" * 4000))
     found = [label_filter(store, each) for each in (*store.label_names, "none", "7")]  # type: ignore[arg-type]
     assert found == ["label = 'a b'", "label = 1", "label = 2", "label is missing", "label = 7"]
+
+
+@pytest.mark.parametrize("most", [50, 2**31 - 1], ids=["few", "beyond a table"])
+def test_labels_are_counted_as_numpy_counts_them(most: int) -> None:
+    labels = np.random.default_rng(0).integers(-1, most, 1000).astype(np.int32)
+    found = label_counts(cast("Store", SimpleNamespace(labels=labels, label_names=())))
+    numbers, counts = np.unique(labels, return_counts=True)
+    wanted = {
+        str(number) if number >= 0 else "none": count
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }
+    assert found == wanted
