@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 
-from tests.generators.scored.encoders import write_encoder
-from tests.loaders.told import tell
-from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.request import BuildRequest
-from viewstore.build.run import build
+from tests.viewstore.told_store import build_told
 
 REPO = Path(__file__).parents[3]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -154,19 +149,5 @@ def shown_stores(
 ) -> dict[str, Path]:
     """Stores that between them have data for every page, by the name they are served under."""
     found = {"digits": digits, "searched": searched, "hostile": hostile}
-    found["told"] = build_told(tmp_path_factory.mktemp("told"))
+    found["told"] = build_told(tmp_path_factory.mktemp("told") / "s")
     return found
-
-
-def build_told(folder: Path) -> Path:
-    """Build views with crop boxes, and columns sets of quality, features and choices of them."""
-    out = folder / "s"
-    source = write_npz(folder / "images.npz", rows=40)
-    build_small(out, source, generator="moco", settings={"views": 4, "height": 32, "width": 32})
-    with np.load(source) as images:
-        write_encoder(folder / "encoder.safetensors", images["images"][:16])
-    for name, files in (("quality", {}), ("embed", {"encoder": folder / "encoder.safetensors"})):
-        settings = {"of": "moco"}
-        build(BuildRequest(generator=name, out=out, settings=settings, files=files, workers=1))
-    tell(out, "hard", "moco", groups=1, choose=2)
-    return out

@@ -164,3 +164,4 @@ def test_every_field_of_a_plan_that_differs_is_said(store: StorePaths) -> None:
     assert set(changed) < {field.name for field in fields(plan)}
     for name, value in changed.items():
         assert plan_differences(plan, replace(plan, **{name: value}))
+    assert plan_differences(plan, replace(plan, view_set="simclr-r2", round=2))

@@ -7,18 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.generators.scored.encoders import write_encoder
-from tests.loaders.told import tell
 from tests.viewstore.inspect.looked import facts_of, page_of
 from tests.viewstore.pages import Page
 from tests.viewstore.serve.servers import serving
-from tests.viewstore.small_stores import build_small, write_npz
+from tests.viewstore.small_stores import build_small
+from tests.viewstore.told_store import build_told
 from viewstore.build.draws import drawn_anew
-from viewstore.build.request import BuildRequest
-from viewstore.build.run import build
 from viewstore.inspect.pages.site import Site
 from viewstore.inspect.pages.tabs import TABS
 from viewstore.store.store import open_store
@@ -29,16 +25,8 @@ PAGES = [each.name for each in TABS if each.whole is None]
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with data for every page but Constraints."""
-    folder = tmp_path_factory.mktemp("code")
-    out, source = folder / "told", write_npz(folder / "images.npz", rows=40)
-    build_small(out, source, generator="moco", settings={"views": 4, "height": 32, "width": 32})
+    out = build_told(tmp_path_factory.mktemp("code") / "told")
     build_small(out, None, settings={"views": 2})
-    with np.load(source) as images:
-        write_encoder(folder / "encoder.safetensors", images["images"][:16])
-    for name, files in (("quality", {}), ("embed", {"encoder": folder / "encoder.safetensors"})):
-        settings = {"of": "moco"}
-        build(BuildRequest(generator=name, out=out, settings=settings, files=files, workers=1))
-    tell(out, "hard", "moco", groups=1, choose=2)
     return out
 
 
