@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.viewstore.browser.conftest import Open, Visit, serving
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
+from viewstore.store.store import open_store
 
 pytestmark = pytest.mark.browser
 
@@ -109,15 +111,28 @@ def test_addresses_by_position_would_show_pictures_of_others(tmp_path: Path, vis
         assert walk(visiting)
 
 
+def wait_for(visit: Visit, store: Path) -> None:
+    """Wait until the server has seen what was built: it looks for that once a second."""
+    wanted = open_store(store).store_id
+    for _ in range(300):
+        found = visit.page.request.get(f"{visit.address}?format=json").json()
+        if found.get("store_id") == wanted:
+            return
+        time.sleep(0.1)
+    pytest.fail("the server does not see what was built")
+
+
 def test_a_store_that_is_built_again_shows_its_own_pictures(tmp_path: Path, visit: Open) -> None:
     build_colours(tmp_path / "s", tmp_path / "source")
     with serving(tmp_path / "s") as address, visit(f"{address}/inspect/s/") as visiting:
         visiting.go("browse?n=10")
         assert strangers(visiting) == []
         build_colours(tmp_path / "s", tmp_path / "source", view_set="more")  # a new generation
+        wait_for(visiting, tmp_path / "s")
         visiting.go("browse?n=10&view_set=more")
         assert strangers(visiting) == []
         shutil.rmtree(tmp_path / "s")
         build_colours(tmp_path / "s", tmp_path / "other", flipped=True)
+        wait_for(visiting, tmp_path / "s")
         visiting.go("browse?n=10&view_set=crops")
         assert strangers(visiting, flipped=True) == []
