@@ -23,6 +23,7 @@ TOLERANCE = 6  # levels by which JPEG and resizing may change a flat colour
 # The mean colour of every picture of every row, with the number of the row that its key names.
 COLOURS = """() => [...document.querySelectorAll(".rows > li")].flatMap(row =>
   [...row.querySelectorAll("img")].map(img => {
+    if (!img.naturalWidth) return [row.querySelector("h3 a").textContent.trim(), -99, -99, -99];
     const canvas = new OffscreenCanvas(1, 1), context = canvas.getContext("2d");
     context.drawImage(img, img.naturalWidth / 2, img.naturalHeight / 2, 1, 1, 0, 0, 1, 1);
     return [row.querySelector("h3 a").textContent.trim(), ...context.getImageData(0, 0, 1, 1).data];
@@ -55,7 +56,8 @@ def strangers(visit: Visit, *, flipped: bool = False) -> list[str]:
     """Return the keys beside which a picture of another key stands on the page that is open."""
     visit.page.wait_for_load_state("networkidle")
     visit.page.evaluate(
-        "Promise.all([...document.images].map(img => (img.loading = 'eager', img.decode())))"
+        "Promise.all([...document.images].map(img => "
+        "(img.loading = 'eager', img.decode().catch(() => null))))"
     )
     found = visit.page.evaluate(COLOURS)
     assert len(found) >= 1 + VIEWS
