@@ -27,7 +27,8 @@ from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights, round_name
 from viewstore.images.codec import CODECS, Codec, codec_from_plan, codec_to_plan
 from viewstore.progress import Progress, Silent
-from viewstore.shards.builder import BuilderFactory, CheckStop, ShardBuilder
+from viewstore.shards.builder import BuilderFactory, ShardBuilder, Watch
+from viewstore.shards.place import Place
 from viewstore.shards.writer import json_bytes
 from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
@@ -226,7 +227,6 @@ def builder_factory(
     view_set: str,
     files: WeightFiles,
     *,
-    device: str,
     on_error: OnError,
     source: str | None = None,
 ) -> BuilderFactory:
@@ -234,20 +234,17 @@ def builder_factory(
 
     `source`: Where the images lie on this machine; None: where the store says.
     """
-    return partial(_make_builder, root, view_set, files, device, on_error, source)
+    return partial(_make_builder, root, view_set, files, on_error, source)
 
 
 def _make_builder(
     root: Path,
     view_set: str,
     files: WeightFiles,
-    device: str,
     on_error: OnError,
     source: str | None,
-    progress: Progress,
-    check_stop: CheckStop,
-    *,
-    threads: int,
+    watch: Watch,
+    place: Place,
 ) -> ShardBuilder:
     import cv2
 
@@ -258,15 +255,13 @@ def _make_builder(
     if source is not None:
         table = located(table, source)
     plan = read_plan(paths.view_set(view_set))
-    if plan.weights:  # sums of several threads differ in their last bits
-        threads = 1
-    cv2.setNumThreads(threads)
+    cv2.setNumThreads(place.threads)
     check_generator(plan)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
     if networks(settings.NEEDS):
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(place.threads)
     own = own_files(paths.view_set(view_set), plan)
     models, weights = load_models(settings.NEEDS, {**files, **own})
     check_weights(plan, weights)
@@ -283,7 +278,7 @@ def _make_builder(
         models=models,
         inputs=inputs,
         wants_pixels=wants_pixels,
-        device=device,
+        device=place.device,
     )
     return ShardBuilder(
         paths=paths.view_set(view_set),
@@ -293,6 +288,5 @@ def _make_builder(
         inputs=inputs,
         reads_source=settings.reads_source() and (wants_pixels or plan.kind == "columns"),
         on_error=on_error,
-        progress=progress,
-        check_stop=check_stop,
+        watch=watch,
     )

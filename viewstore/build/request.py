@@ -42,7 +42,7 @@ class BuildRequest:
         files: Files of networks by role; those of other roles are packaged.
         executor: Where the shards are built: a row of `shards.executors`.
         workers: That the executor uses; 0 lets it choose.
-        device: Torch device of the networks.
+        device: Torch devices of the networks: one, several with commas between them, or "auto".
         slice_of: (i, n): build the shards with number % n == i, and do not finalise.
         only: Build these shards only.
         on_error: "fail" stops at the first shard that fails and at an image that cannot be read;

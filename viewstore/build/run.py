@@ -35,7 +35,6 @@ from viewstore.build.roles import (
     packaged_roles,
 )
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
-from viewstore.build.threads import threads_restored
 from viewstore.costs.disk_space import check_free_bytes, check_size, shard_bytes
 from viewstore.errors import ConfigError, FormatError, UnavailableError, ViewStoreError
 from viewstore.files import disk
@@ -45,6 +44,7 @@ from viewstore.format.plan import Plan, check_no_round, check_view_set_name
 from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
+from viewstore.shards.place import planning_device
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
@@ -167,7 +167,6 @@ def build_shards(
             request.out,
             plan.view_set,
             request.files,
-            device=request.device,
             on_error=request.on_error,
             source=None if request.source is not None else moved_source(),
         ),
@@ -175,6 +174,8 @@ def build_shards(
         stop=StopRequest(request.grace_seconds),
         progress=progress,
         workers=request.workers,
+        device=request.device,
+        networks=bool(networks([each.role for each in plan.weights])),
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
     # Samples of a pool end together: until each worker's has turned over, no rate is one.
@@ -184,7 +185,6 @@ def build_shards(
         _taken_out_is_said(paths, plan),
         tracked(progress, plan.view_set, samples, "samples", settle=settle),
         stop_signals_to(job.stop.request),
-        threads_restored(torch=bool(networks([each.role for each in plan.weights]))),
     ):
         outcomes = _run(job, request)
         raise_failure(outcomes)
@@ -216,9 +216,14 @@ def _taken_out_is_said(paths: StorePaths, plan: Plan) -> Iterator[None]:
 def _run(job: Job, request: BuildRequest) -> list[Outcome]:
     """Run a job; an outcome after which the others would be in vain stops it."""
     outcomes = []
+    said: set[str] = set()
     with contextlib.closing(request.executor(job)) as finished:
         for outcome in finished:
             outcomes.append(outcome)
+            for warning in outcome.warnings:
+                if warning not in said:
+                    said.add(warning)
+                    job.progress.warn(warning)
             failed = outcome.status == "failed" and request.on_error == "fail"
             if failed or outcome.status == "stopped":
                 job.stop.request_now()
@@ -271,7 +276,7 @@ def _plan(
         models=models,
         inputs=inputs,
         wants_pixels=codec.name != ParamsAlone.name or wants_proof(request, before),
-        device=request.device,
+        device=planning_device(request.device),
         packaged=packaged,
         whole_source=whole_source(request, paths),
         progress=progress,

@@ -16,6 +16,7 @@ from viewstore.errors import ConfigError
 from viewstore.images.codec import CODECS
 from viewstore.images.policy_values import name_of
 from viewstore.shards.executors import EXECUTORS
+from viewstore.shards.place import CPU, local_devices
 
 if TYPE_CHECKING:
     from viewstore.build.request import BuildRequest
@@ -42,7 +43,13 @@ HOW = (
         hidden=len(EXECUTORS) == 1,
     ),
     shared.WORKERS,
-    shared.DEVICE,
+    click.option(
+        "--device",
+        default=CPU,
+        show_default=True,
+        metavar="D[,D..]|auto",
+        help="Run networks on these torch devices, a builder on each; auto takes every GPU.",
+    ),
     click.option(
         "--shard",
         metavar="I/N",
@@ -294,6 +301,8 @@ def _policy_of(options: dict[str, Any]) -> PolicySetting:
 
 def how_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a BuildRequest that the options HOW say."""
+    if options["executor"] == "local":  # others run where the devices are
+        local_devices(options["device"])
     return {
         "executor": EXECUTORS[options["executor"]],
         "workers": options["workers"] or 0,

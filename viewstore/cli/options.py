@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from viewstore.build.roles import NAMED
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError
+from viewstore.shards.place import checked_device
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
 # Numbers that TOML has not: without a digit before or behind the point.
@@ -206,24 +207,6 @@ def parse_shards(text: str | None) -> tuple[int, ...] | None:
             raise ConfigError(f"--only must list shards like 17,20-22, got {shortened(text)!r}")
         shards += range(numbers[0], numbers[-1] + 1)
     return tuple(shards)
-
-
-def checked_device(name: str) -> str:
-    """Return the name of a device. Raises UnavailableError: torch has no such device here."""
-    if name == "cpu":
-        return name
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UnavailableError(
-            f"device {name} cannot be used",
-            where=f"--device {name}",
-            why=str(error).splitlines()[0],
-            fix="leave out --device to use the CPU",
-        ) from error
-    return name
 
 
 def check_file(option: str, out: Path, suffixes: Iterable[str]) -> None:

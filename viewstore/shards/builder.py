@@ -8,7 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,8 @@ from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.tar import MEMBER_DTYPE, TarWriter
 from viewstore.images.codec import Codec, codec_from_plan
-from viewstore.progress import Progress, Silent
 from viewstore.shards.commit import Blob, publish
+from viewstore.shards.place import Place
 from viewstore.shards.unit import Outcome, OutcomeStatus, Rendered, Rows, Sample, Unit
 from viewstore.shards.writer import ShardWriter, blob_of, check_views
 from viewstore.store.committed import read_commit
@@ -37,7 +37,27 @@ from viewstore.store.view_set import ViewSet
 # Codes of errors that no image is left out for: of a source that is gone, of a damaged parent.
 NEVER_SKIPPED = ("VS207", "VS203")
 
-CheckStop = Callable[[], None]
+HUNG_SECONDS = 10.0  # from the deadline of a stop until a unit that does not answer is ended
+
+
+class Watch(Protocol):
+    """What a running builder tells its executor, and hears from it."""
+
+    def rendered(self) -> None:
+        """Count one sample."""
+
+    def check(self) -> None:
+        """Raise StoppedError if the unit at hand must not go on."""
+
+
+class Unwatched:
+    """A Watch for builders that nobody waits for."""
+
+    def rendered(self) -> None:
+        """Count nothing."""
+
+    def check(self) -> None:
+        """Let it go on."""
 
 
 class RendersViews(Protocol):
@@ -52,12 +72,12 @@ class ShardBuilder:
     """Builds shards of one plan; one per worker, its generator's networks stay loaded.
 
     Attributes:
-        progress: Advanced by one for each rendered sample.
-        check_stop: Called before each sample; raises StoppedError if the unit must not go on.
+        watch: Told of each rendered sample, and asked before each one whether to go on.
         on_error: "fail" ends a shard at an unreadable source image; "skip" keeps the row with
             status 4 and black views.
         inputs: The finished view sets that samples are made from, by role.
         reads_source: Whether the generator looks at source images; if not, none is opened.
+        warnings: What the user should know of this worker; every outcome carries it.
     """
 
     paths: ViewSetPaths
@@ -67,8 +87,8 @@ class ShardBuilder:
     on_error: Literal["fail", "skip"] = "fail"
     inputs: Mapping[str, ViewSet] = field(default_factory=dict)
     reads_source: bool = True
-    progress: Progress = field(default_factory=Silent)
-    check_stop: CheckStop = lambda: None
+    watch: Watch = field(default_factory=Unwatched)
+    warnings: tuple[str, ...] = ()
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +96,9 @@ class ShardBuilder:
 
     def run(self, unit: Unit) -> Outcome:
         """Build and commit a shard, unless it is committed; errors are in the outcome."""
+        return replace(self._run(unit), warnings=self.warnings)
+
+    def _run(self, unit: Unit) -> Outcome:
         attempt = uuid.uuid4().hex
         started = time.monotonic()
         try:
@@ -153,7 +176,7 @@ class ShardBuilder:
         samples = self._samples(unit, unreadable)
         for rendered in self.generator.render(samples):
             waiting[rendered.index] = rendered
-            self.progress.advance()
+            self.watch.rendered()
             while following in waiting or following in unreadable:
                 yield waiting.pop(following) if following in waiting else self._black(following)
                 following += 1
@@ -164,7 +187,7 @@ class ShardBuilder:
 
     def _samples(self, unit: Unit, unreadable: set[int]) -> Iterator[Sample]:
         for row in range(unit.first, unit.first + unit.num_samples):
-            self.check_stop()
+            self.watch.check()
             try:
                 yield self._sample(row)
             except FormatError as error:
@@ -261,8 +284,39 @@ def _outcome(
     )
 
 
-class BuilderFactory(Protocol):
-    """Makes the builder of one worker, in that worker; picklable."""
+# Makes the builder of one worker, in that worker; picklable; raises ViewStoreError.
+BuilderFactory = Callable[[Watch, Place], ShardBuilder]
 
-    def __call__(self, progress: Progress, check_stop: CheckStop, *, threads: int) -> ShardBuilder:
-        """Return a builder that uses at most `threads` threads. Raises ViewStoreError."""
+
+def made_builder(make: BuilderFactory, watch: Watch, place: Place) -> ShardBuilder | ViewStoreError:
+    """Return the builder of a worker, or why it has none: the host stands in its `where`.
+
+    A worker that cannot begin is not a lost one, and another host may be without its fault.
+    """
+    try:
+        return make(watch, place)
+    except ViewStoreError as error:
+        return _on_this_host(error)
+    except Exception as error:
+        return _on_this_host(bug_of(error))
+
+
+def _on_this_host(error: ViewStoreError) -> ViewStoreError:
+    host = socket.gethostname()
+    where = f"host {host}" if error.where is None else f"host {host}: {error.where}"
+    return type(error)(str(error), code=error.code, where=where, why=error.why, fix=error.fix)
+
+
+def no_builder(unit: Unit, error: ViewStoreError) -> Outcome:
+    """Return the outcome of a unit whose worker has no builder, and why."""
+    return Outcome(shard=unit.shard, attempt="", status="failed", seconds=0.0, error=error)
+
+
+def hung(unit: Unit) -> Outcome:
+    """Return the outcome of a unit that did not answer a stop, and was ended with its worker."""
+    error = StoppedError(
+        f"shard {unit.shard} was stopped: it did not answer within {HUNG_SECONDS:.0f} s",
+        why="its generator hangs, or one step of it takes longer; the worker was ended with it",
+        fix="run the same command again",
+    )
+    return Outcome(shard=unit.shard, attempt="", status="stopped", seconds=0.0, error=error)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from viewstore.errors import StoppedError
 from viewstore.progress import Progress
 from viewstore.shards.builder import BuilderFactory
+from viewstore.shards.place import CPU
 from viewstore.shards.signals import StopRequest
 from viewstore.shards.unit import Outcome, Unit
 
@@ -42,7 +43,7 @@ class Queue:
         """Return the next unit, or None if none is left."""
         return self.todo.pop(0) if self.todo else None
 
-    def finished(self, unit: Unit, outcome: Outcome) -> bool:
+    def settle(self, unit: Unit, outcome: Outcome) -> bool:
         """Count a try; return whether it was the last. If not, the unit is queued again."""
         self.tries[unit.shard] = self.tries.get(unit.shard, 0) + 1
         if outcome.retryable and self.tries[unit.shard] < self.policy.app_attempts:
@@ -71,6 +72,8 @@ class Job:
         stop: Once requested, no unit is taken any more; running ones may go on to its deadline.
         progress: Advanced by one for each sample that was rendered. It stays in this process.
         workers: Number of workers that the user wants; 0 lets the executor choose.
+        device: Torch devices that the user wants: "cuda:0,cuda:1", "auto" or one.
+        networks: Whether builders load networks: torch is theirs, and one thread each.
     """
 
     make: BuilderFactory
@@ -78,6 +81,8 @@ class Job:
     stop: StopRequest
     progress: Progress
     workers: int = 0
+    device: str = CPU
+    networks: bool = False
 
 
 # Runs units until the queue is empty or a stop was requested; yields the last outcome of each.

@@ -7,39 +7,64 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from viewstore.errors import ConfigError, ViewStoreError
-from viewstore.progress import Fact, Silent
-from viewstore.shards.builder import BuilderFactory, ShardBuilder, bug_of
+from viewstore.shards.builder import (
+    HUNG_SECONDS,
+    BuilderFactory,
+    ShardBuilder,
+    hung,
+    made_builder,
+    no_builder,
+)
 from viewstore.shards.engine import Job
+from viewstore.shards.place import AUTO, CPU, Place, local_devices, local_places
 from viewstore.shards.signals import STOP_SIGNALS, check_deadline, stop_signals_blocked
+from viewstore.shards.threads import threads_restored
 from viewstore.shards.unit import Outcome, Unit
 
 POLL_SECONDS = 0.25
 
 
 def run_local(job: Job) -> Generator[Outcome]:
-    """Run a job on the cores that this process may use; each worker gets its share of threads.
+    """Run a job on the devices and cores of this machine; one worker runs in this process.
 
-    One worker runs in this process. The number of workers is that of the cores unless the job
-    names one, and never more than its units.
+    Raises:
+        UnavailableError: A device is not here.
     """
-    cores = len(os.sched_getaffinity(0))
-    workers = min(job.workers or cores, len(job.queue.todo))
-    threads = max(1, cores // workers)
-    return _in_process(job, threads) if workers == 1 else LocalPool(job, workers, threads).run()
+    device = CPU if job.device == AUTO and not job.networks else job.device
+    places = local_places(
+        local_devices(device),
+        workers=job.workers,
+        units=len(job.queue.todo),
+        cores=len(os.sched_getaffinity(0)),
+        networks=job.networks,
+    )
+    return run_here(job, places[0]) if len(places) == 1 else LocalPool(job, places).run()
 
 
-def _in_process(job: Job, threads: int) -> Generator[Outcome]:
-    builder = job.make(job.progress, job.stop.check, threads=threads)
-    while not job.stop.requested and (unit := job.queue.take()) is not None:
-        outcome = builder.run(unit)
-        if job.queue.finished(unit, outcome):
-            yield outcome
+def run_here(job: Job, place: Place) -> Generator[Outcome]:
+    """Run a job in this process, whose numbers of threads are given back afterwards."""
+    with threads_restored(torch=job.networks):
+        builder = made_builder(job.make, _Here(job), place)
+        if isinstance(builder, ViewStoreError):
+            raise builder
+        while not job.stop.requested and (unit := job.queue.take()) is not None:
+            outcome = builder.run(unit)
+            if job.queue.settle(unit, outcome):
+                yield outcome
+
+
+class _Here:
+    """The Watch of a builder in the process of its executor."""
+
+    def __init__(self, job: Job) -> None:
+        self.rendered, self.check = job.progress.advance, job.stop.check
 
 
 class LocalPool:
@@ -49,9 +74,9 @@ class LocalPool:
     into the queue and a new worker takes over.
     """
 
-    def __init__(self, job: Job, workers: int, threads: int) -> None:
-        """Start nothing yet; `threads` are those of one worker."""
-        self.job, self.workers, self.threads = job, workers, threads
+    def __init__(self, job: Job, places: Sequence[Place]) -> None:
+        """Start nothing yet; there will be a worker at each place."""
+        self.job, self.places = job, places
         self.context = multiprocessing.get_context("spawn")
         self.pools: dict[int, ProcessPoolExecutor] = {}
         self.busy: dict[Future[Outcome], tuple[int, Unit]] = {}
@@ -68,8 +93,8 @@ class LocalPool:
         job = self.job
         with stop_signals_blocked():  # the resource tracker starts with the first shared value
             shared = _Shared(self.context)
-        self.idle = list(range(self.workers))
-        self.pools = {number: self._pool(shared) for number in self.idle}
+        self.idle = list(range(len(self.places)))
+        self.pools = {number: self._pool(number, shared) for number in self.idle}
         try:
             while self.busy or (job.queue.todo and not job.stop.requested):
                 self._submit(shared)
@@ -81,6 +106,7 @@ class LocalPool:
                     job.progress.advance(count)
                 for future in done:
                     yield from self._finished(future, shared)
+                yield from self._end_hung()
         except BaseException:
             for pool in self.pools.values():
                 _kill(pool)
@@ -109,27 +135,37 @@ class LocalPool:
         except BrokenProcessPool:
             self._lost(number, unit, shared)
         else:
-            if self.job.queue.finished(unit, outcome):
+            if self.job.queue.settle(unit, outcome):
                 yield outcome
+
+    def _end_hung(self) -> Generator[Outcome]:
+        """End the workers whose units do not answer a stop, and count those as stopped."""
+        stop = self.job.stop
+        if not stop.requested or time.monotonic() < stop.deadline + HUNG_SECONDS:
+            return
+        for number, unit in self.busy.values():
+            _kill(self.pools[number])
+            yield hung(unit)
+        self.busy.clear()
 
     def _lost(self, number: int, unit: Unit, shared: _Shared) -> None:
         self.pools[number].shutdown(wait=False)
-        self.pools[number] = self._pool(shared)
+        self.pools[number] = self._pool(number, shared)
         self.job.queue.lost(unit)
 
-    def _pool(self, shared: _Shared) -> ProcessPoolExecutor:
+    def _pool(self, number: int, shared: _Shared) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             1,
             mp_context=self.context,
             initializer=_start,
-            initargs=(self.job.make, shared, self.threads),
+            initargs=(self.job.make, shared, self.places[number]),
         )
 
 
-class _Shared(Silent):
+class _Shared:
     """Memory that workers and their parent share: samples rendered, and the stop's deadline.
 
-    In a worker it is the progress of the builder.
+    In a worker it is the Watch of the builder.
     """
 
     def __init__(self, context: Any) -> None:  # noqa: ANN401
@@ -137,11 +173,11 @@ class _Shared(Silent):
         self.deadline = context.Value("d", 0.0)
         self.counted = 0
 
-    def advance(self, count: int = 1, **facts: Fact) -> None:
+    def rendered(self) -> None:
         with self.samples.get_lock():
-            self.samples.value += count
+            self.samples.value += 1
 
-    def check_stop(self) -> None:
+    def check(self) -> None:
         check_deadline(self.deadline.value)
 
     def newly_rendered(self) -> int:
@@ -153,7 +189,7 @@ class _Shared(Silent):
 _builder: ShardBuilder | ViewStoreError | None = None  # of this worker, or why it has none
 
 
-def _start(make: BuilderFactory, shared: _Shared, threads: int) -> None:
+def _start(make: BuilderFactory, shared: _Shared, place: Place) -> None:
     """Make the worker's builder; end with the parent, and leave signals to it.
 
     A scheduler signals the whole group: the parent alone decides how long a unit may go on.
@@ -162,12 +198,7 @@ def _start(make: BuilderFactory, shared: _Shared, threads: int) -> None:
     for number in (signal.SIGINT, *STOP_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _builder = make(shared, shared.check_stop, threads=threads)
-    except ViewStoreError as error:  # a worker that cannot start is no lost worker
-        _builder = error
-    except Exception as error:
-        _builder = bug_of(error)
+    _builder = made_builder(make, shared, place)
 
 
 def _end_with_parent() -> None:
@@ -180,8 +211,7 @@ def _end_with_parent() -> None:
 def _run(unit: Unit) -> Outcome:
     if isinstance(_builder, ShardBuilder):
         return _builder.run(unit)
-    error = _builder or ViewStoreError("worker has no builder")
-    return Outcome(shard=unit.shard, attempt="", status="failed", seconds=0.0, error=error)
+    return no_builder(unit, _builder or ViewStoreError("worker has no builder"))
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

@@ -7,6 +7,7 @@ executor runs shards, the handler is `StopRequest.request`: a flag that workers 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -106,8 +107,8 @@ class StopRequest:
         self.deadline = self.deadline or time.monotonic() + self.grace_seconds
 
     def request_now(self) -> None:
-        """Request a stop without grace."""
-        self.deadline = time.monotonic()
+        """Request a stop without grace, or end the one that was given."""
+        self.deadline = min(self.deadline or math.inf, time.monotonic())
 
     def check(self) -> None:
         """Raise StoppedError if the deadline has passed."""

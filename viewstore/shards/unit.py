@@ -125,6 +125,7 @@ class Outcome:
         failed_rows: Rows that are stored with status 3 or 4.
         error: Why, if the status is "failed" or "stopped".
         retryable: Whether another attempt may help.
+        warnings: What the user should know of the worker.
     """
 
     shard: int
@@ -135,3 +136,4 @@ class Outcome:
     failed_rows: tuple[int, ...] = ()
     error: ViewStoreError | None = None
     retryable: bool = False
+    warnings: tuple[str, ...] = ()

@@ -15,7 +15,9 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.tar import TarWriter
+from viewstore.shards.builder import Unwatched
 from viewstore.shards.engine import Job
+from viewstore.shards.place import Place
 from viewstore.shards.unit import Outcome
 
 
@@ -103,11 +105,11 @@ def test_an_executor_is_any_callable_that_yields_outcomes(tmp_path: Path, source
     """One that runs the last unit first, with threads of its own choice, builds the same store."""
 
     def last_first(job: Job) -> Generator[Outcome]:
-        builder = job.make(job.progress, job.stop.check, threads=2)
+        builder = job.make(Unwatched(), Place(threads=2))
         while not job.stop.requested and job.queue.todo:
             unit = job.queue.todo.pop()
             outcome = builder.run(unit)
-            if job.queue.finished(unit, outcome):
+            if job.queue.settle(unit, outcome):
                 yield outcome
 
     built = build_small(tmp_path / "a", source, executor=last_first)

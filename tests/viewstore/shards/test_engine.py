@@ -17,10 +17,11 @@ import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.repair import collect_garbage
 from viewstore.errors import ConfigError, StoppedError
-from viewstore.progress import Progress, Silent
-from viewstore.shards.builder import CheckStop, ShardBuilder, bug_of
+from viewstore.progress import Silent
+from viewstore.shards.builder import ShardBuilder, Watch, bug_of
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
 from viewstore.shards.local import LocalPool
+from viewstore.shards.place import Place
 from viewstore.shards.signals import StopRequest
 from viewstore.shards.unit import Outcome, Unit
 from viewstore.store.verify import verify
@@ -41,9 +42,9 @@ def test_a_failure_that_may_pass_is_tried_again_within_its_budget() -> None:
     queue = Queue(Policy(app_attempts=3), [unit(0)])
     for _ in range(2):
         assert queue.take() == unit(0)
-        assert not queue.finished(unit(0), outcome(0, retryable=True))
-    assert queue.finished(unit(0), outcome(0, retryable=True))
-    assert queue.finished(unit(1), outcome(1, retryable=False))
+        assert not queue.settle(unit(0), outcome(0, retryable=True))
+    assert queue.settle(unit(0), outcome(0, retryable=True))
+    assert queue.settle(unit(1), outcome(1, retryable=False))
 
 
 def test_lost_workers_have_a_budget_of_their_own() -> None:
@@ -93,7 +94,7 @@ def kill_workers() -> None:
             thread.join(300)
 
 
-def fail_to_make(progress: Progress, check_stop: CheckStop, *, threads: int) -> ShardBuilder:
+def fail_to_make(watch: Watch, place: Place) -> ShardBuilder:
     raise ConfigError("no networks here")
 
 
@@ -102,7 +103,7 @@ def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
     queue = Queue(Policy(infra_attempts=2), [unit(0), unit(1)])
     job = Job(make=fail_to_make, queue=queue, stop=StopRequest(0.0), progress=Silent())
     outcomes: list[Outcome] = []
-    for each in LocalPool(job, workers=1, threads=1).run():
+    for each in LocalPool(job, [Place()]).run():
         outcomes.append(each)
         if len(outcomes) == 1:
             kill_workers()
