@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from tests.generators.latent_world import small_encoder
 from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
+from viewstore.build.refresh import refresh
+from viewstore.build.repair import withdraw
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.store.committed import committed_shards
+from viewstore.train.encoder_file import save_encoder
 
 SLICES, SHARDS = 2, 10
 DEADLINE = 120.0  # seconds until a process that does not come to the point is given up
@@ -229,56 +234,65 @@ def test_a_folder_without_a_store_is_planned_first(
     assert f"--source SRC --out {tmp_path} --view-set w --plan" in err
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """A store with two rounds of embeddings: of the packaged encoder, and of one of a user."""
+
+    store: Path
+    encoder: Path
+
+
 @pytest.fixture(scope="module")
-def weights(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The networks of a store of W-search views, at paths that a shell would read otherwise."""
-    folder = tmp_path_factory.mktemp("weights") / HOSTILE
-    folder.mkdir()
-    return {
-        role: Path(shutil.copy(searched.parent / f"{role}.safetensors", folder))
-        for role in ("gan", "encoder")
-    }
+def rounds(tmp_path_factory: pytest.TempPathFactory, source: str) -> Rounds:
+    """The encoder lies at a path that a shell would read otherwise."""
+    folder = tmp_path_factory.mktemp("rounds")
+    (folder / HOSTILE).mkdir()
+    made = Rounds(folder / "s", folder / HOSTILE / "encoder.safetensors")
+    encoder = small_encoder(np.zeros((4, 16, 16, 3), np.uint8))
+    save_encoder(made.encoder, encoder.settings, encoder.network)
+    build_small(made.store, source)
+    described = {"generator": "embed", "settings": {"of": "simclr"}, "shard_rows": None}
+    build_small(made.store, None, **described)
+    refresh(made.store, "embed", {"encoder": made.encoder}, workers=1)
+    return made
 
 
-def options(weights: Mapping[str, Path], *roles: str) -> list[object]:
-    return [word for role in roles for word in (f"--{role}", weights[role])]
+def test_packaged_weights_are_not_named(rounds: Rounds) -> None:
+    """Each node has them; their networks run on the GPU that is asked for, unless none is."""
+    asked = ("jobfile", "slurm", rounds.store, "--view-set", "embed", "--slices", 3)
+    text = invoke(*asked).stdout
+    assert "--view-set embed --device auto --shard" in text
+    assert text.splitlines()[2].endswith(" --gpus=1")
+    assert "--gpus" not in invoke(*asked, "--gpus", 0).stdout
 
 
 def test_weights_are_named_from_the_root_and_taken_by_the_command(
-    searched: Path,
-    weights: dict[str, Path],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    rounds: Rounds, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(weights["gan"].parent)
-    asked = (searched, "--view-set", "w-search", "--slices", 1)
-    relative = {role: Path(path.name) for role, path in weights.items()}
-    given = options(relative, "gan", "encoder")
-    result = json.loads(invoke("jobfile", "slurm", *asked, *given, "--json").stdout)["result"]
-    tail = [*map(str, options(weights, "gan", "encoder")), "--device", "auto"]
-    assert result["command"][-len(tail) :] == tail
-    assert result["gpus"] == 1
-    assert "--gpus=1\n" in result["file"]
-    assert "--gpus" not in invoke("jobfile", "slurm", *asked, *given, "--gpus", 0).stdout
-    code, out, _ = run(capsys, *result["command"][1:], "--shard", "0/1", "--grace", "100")
-    assert (code, "its shard was there already" in out) == (0, True)
+    """Of a second round too, which is gone on with by the command of a build."""
+    monkeypatch.chdir(rounds.encoder.parent)
+    asked = (rounds.store, "--view-set", "embed-r2", "--slices", 3)
+    answer = invoke("jobfile", "slurm", *asked, "--encoder", rounds.encoder.name, "--json")
+    command = json.loads(answer.stdout)["result"]["command"]
+    assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "auto"]
+    withdraw(StorePaths(rounds.store).view_set("embed-r2"), 1)
+    code, out, _ = run(capsys, *command[1:], "--shard", "1/3", "--grace", "100")
+    assert (code, "embed-r2: 16 views of 8 samples" in out) == (0, True)
 
 
-def test_a_role_that_the_package_has_no_file_for_is_asked_for(
-    searched: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
+def test_a_file_that_the_package_does_not_have_is_asked_for(
+    rounds: Rounds, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where it has one, which is not that of the plan."""
-    asked = ("jobfile", "slurm", searched, "--view-set", "w-search", "--slices", 1)
-    code, _, err = run(capsys, *asked, *options(weights, "encoder"))
-    assert (code, "--gan is missing: w-search was planned with gan.safetensors" in err) == (2, True)
-    code, _, err = run(capsys, *asked, *options(weights, "gan", "encoder"), "--inverter", "i")
-    assert (code, "--inverter cannot be given" in err) == (2, True)
+    """It has one of that role, which is not that of the plan."""
+    asked = ("jobfile", "slurm", rounds.store, "--view-set", "embed-r2", "--slices", 1)
+    code, _, err = run(capsys, *asked)
+    assert code == 2
+    assert "--encoder is missing: embed-r2 was planned with encoder.safetensors" in err
 
 
 def test_another_file_than_that_of_the_plan_is_refused(
-    searched: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    rounds: Rounds, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = options({"gan": weights["gan"], "encoder": weights["gan"]}, "gan", "encoder")
-    asked = ("jobfile", "slurm", searched, "--view-set", "w-search", "--slices", 1)
-    code, _, err = run(capsys, *asked, *given)
+    given = ("--view-set", "embed", "--slices", 1, "--encoder", rounds.encoder)
+    code, _, err = run(capsys, "jobfile", "slurm", rounds.store, *given)
     assert (code, "error[VS210]: the encoder is not the one" in err) == (3, True)
