@@ -22,7 +22,7 @@ from viewstore.format.paths import StorePaths
 
 PAGE = (Path(__file__).parents[3] / "docs" / "cluster.md").read_text()
 HERE = {  # what is smaller in the tests
-    r"\b64\b(?! )": "2",
+    r"(?<!--size )\b64\b": "2",
     "seq 0 63": "seq 0 1",
     "node1 node2 node3 node4": "node1 node2",
     r"\$slice/4": "$slice/2",
@@ -44,9 +44,8 @@ def blocks(heading: str = "") -> list[str]:
 def here(block: str, store: Path) -> str:
     for pattern, smaller in HERE.items():
         block = re.sub(pattern, smaller, block)
-    return block.replace("/data/views", str(store)).replace(
-        "/data/photos", str(store / "../photos")
-    )
+    photos = str(store.with_name("photos"))
+    return block.replace("/data/views", str(store)).replace("/data/photos", photos)
 
 
 def parsed(words: list[str]) -> click.Context:
