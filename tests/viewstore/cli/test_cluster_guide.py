@@ -20,9 +20,12 @@ from viewstore.build.repair import withdraw
 from viewstore.cli.main import root
 from viewstore.format.paths import StorePaths
 
-PAGE = (Path(__file__).parents[3] / "docs" / "cluster.md").read_text()
+REPO = Path(__file__).parents[3]
+PAGE = (REPO / "docs" / "cluster.md").read_text()
+README = (REPO / "README.md").read_text()
 HERE = {  # what is smaller in the tests
     r"(?<!--size )\b64\b": "2",
+    "--shard-rows 512": "--shard-rows 16",
     "seq 0 63": "seq 0 1",
     "node1 node2 node3 node4": "node1 node2",
     r"\$slice/4": "$slice/2",
@@ -34,11 +37,15 @@ COMMAND = re.compile(r"(?<![\w/'\"])viewstore (?:[^\n>&|)#])+")
 RECIPES = ("Slurm", "Kubernetes", "AWS Batch", "torchrun", "ssh, GNU parallel", "Several GPUs")
 
 
-def blocks(heading: str = "") -> list[str]:
-    """Return the sh blocks of a section, with each command on one line; of all without a name."""
-    (text,) = re.findall(rf"^#+ {re.escape(heading)}.*?(?=^##|\Z)", PAGE, re.M | re.S)[:1]
-    found = re.findall(r"```sh\n(.*?)```", text if heading else PAGE, re.DOTALL)
+def blocks(text: str) -> list[str]:
+    """Return the sh blocks of a text, with each command on one line."""
+    found = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     return [re.sub(r"\\\n\s*", "", block) for block in found]
+
+
+def section(heading: str, page: str = PAGE) -> str:
+    """Return what stands below a heading, which may be given by its beginning."""
+    return re.findall(rf"^#+ {re.escape(heading)}.*?(?=^##|\Z)", page, re.M | re.S)[0]
 
 
 def here(block: str, store: Path) -> str:
@@ -59,7 +66,11 @@ def parsed(words: list[str]) -> click.Context:
     return found.make_context(str(found.name), rest)
 
 
-COMMANDS = [match.strip() for block in blocks() for match in COMMAND.findall(block)]
+COMMANDS = [
+    match.strip()
+    for block in blocks(PAGE + section("On a cluster", README))
+    for match in COMMAND.findall(block)
+]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -78,7 +89,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the plan of the page, of forty photographs in three shards."""
     folder = tmp_path_factory.mktemp("cluster")
     write_photographs(folder, 40)
-    _, *words = shlex.split(here(blocks("1. Plan once")[0], folder / "s"))
+    _, *words = shlex.split(here(blocks(section("1. Plan once"))[0], folder / "s"))
     assert "--plan" in words
     invoke(*words)
     return folder / "s"
@@ -99,7 +110,7 @@ def test_each_recipe_builds_the_same_store(
     """One after the other where there are two; a shard that is lost between them is built again."""
     store = Path(shutil.copytree(planned, tmp_path / "s"))
     install(tmp_path)
-    for block in blocks(recipe):
+    for block in blocks(section(recipe)):
         done = subprocess.run(
             ["bash", "-c", here(block, store)],
             cwd=tmp_path,
@@ -119,12 +130,12 @@ def test_what_comes_after_the_slices_runs(
 ) -> None:
     """Status before the first shard and after the last, then the end of the page."""
     store = Path(shutil.copytree(planned, tmp_path / "s"))
-    (status,) = blocks("3. How far is it")
+    (status,) = blocks(section("3. How far is it"))
     words = shlex.split(here(status, store))[1:]
     assert run(capsys, *words)[0] == 1
     for index in range(2):
         slice_of = ("build", "--generator", "simclr", "--out", store, "--shard", f"{index}/2")
         assert run(capsys, *slice_of, "-j", 1)[0] == 0
-    (end,) = blocks("4. Publish")
+    (end,) = blocks(section("4. Publish"))
     for line in [*here(end, store).splitlines(), shlex.join(["viewstore", *words])]:
         assert run(capsys, *shlex.split(line)[1:])[0] == 0, line
