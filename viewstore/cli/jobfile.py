@@ -64,7 +64,7 @@ def jobfile(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
     apply_common(context.ensure_object(Terminal), **options)
 
 
-@command("slurm", example="viewstore jobfile slurm views --view-set w-search --slices 64 > job.sh")
+@command("slurm", example="viewstore jobfile slurm views --view-set w-search --slices 64")
 @options_of(_OPTIONS)
 def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
     """Print a batch script for sbatch: an array with a task for each slice.
@@ -81,7 +81,7 @@ def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
 @command(
     "kubernetes",
     example="viewstore jobfile kubernetes views --view-set w-search --slices 64 "
-    "--image registry.example/viewstore --claim views > job.yaml",
+    "--image registry.example/viewstore --claim views",
 )
 @options_of(_OPTIONS)
 @click.option(
@@ -106,7 +106,7 @@ def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> No
 
 
 def _job(options: dict[str, Any]) -> SliceJob:
-    from viewstore.build.slices import slice_job
+    from viewstore.build.slice_job import slice_job
 
     store: Path = options["store"]
     return slice_job(
