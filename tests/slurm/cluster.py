@@ -98,7 +98,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Those of this process, and where Slurm's programs, libraries and settings are."""
+        """What this process has, and where Slurm's programs, libraries and settings are."""
         return os.environ | {
             "SLURM_CONF": str(self.config),
             "LD_LIBRARY_PATH": f"{self.plugins}:{self.plugins.parent}",
@@ -107,8 +107,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start the controller and the nodes, and wait until they take jobs."""
-        controller = [self.prefix / "usr/sbin/slurmctld-wlm", "-D", "-c"]
-        self._start("slurmctld", *controller)
+        self._start("slurmctld", self.prefix / "usr/sbin/slurmctld-wlm", "-D", "-c")
+        until(self._answers, said="slurmctld does not answer")
         for name in NODES:
             self.start_node(name)
 
@@ -117,14 +117,16 @@ class Cluster:
 
         It has one core, so that a build in it has one worker.
         """
-        core = sorted(os.sched_getaffinity(0))[NODES.index(name) % len(os.sched_getaffinity(0))]
+        cores = sorted(os.sched_getaffinity(0))
+        core = cores[NODES.index(name) % len(cores)]
         sbin = self.prefix / "usr/sbin"
         self._start(
             name,
             *("taskset", "--cpu-list", core, "unshare", "-pf", "--mount-proc", "--kill-child"),
             *(sbin / "slurmd-wlm", "-D", "-N", name, "-d", sbin / "slurmstepd-wlm"),
         )
-        until(lambda: "idle" in self.run("sinfo", "-h", "-n", name, "-o", "%T"), said=f"no {name}")
+        state = ["sinfo", "--noheader", f"--nodes={name}", "--format=%T", "--partition=low"]
+        until(lambda: self.run(*state).strip() == "idle", said=f"node {name} takes no jobs")
 
     def kill_node(self, name: str) -> None:
         """End a node and all that runs on it at once. Its namespace takes no other signal."""
@@ -142,12 +144,9 @@ class Cluster:
 
     def run(self, program: str, *arguments: object, environment: Mapping[str, str] = {}) -> str:
         """Run one of Slurm's programs; return what it printed."""
-        done = subprocess.run(
-            [program, *map(str, arguments)],
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-        )
+        words = [program, *map(str, arguments)]
+        variables = self.environment | environment
+        done = subprocess.run(words, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -159,6 +158,14 @@ class Cluster:
     def states(self, job: int) -> Counter[str]:
         """Return how many records of a job are in which state; tasks that wait share one."""
         return Counter(task["JobState"] for task in self.tasks(job))
+
+    def nodes(self, job: int) -> set[str]:
+        """Return the nodes on which tasks of a job run."""
+        return {each["NodeList"] for each in self.tasks(job) if each["JobState"] == "RUNNING"}
+
+    def _answers(self) -> bool:
+        ping = ["scontrol", "ping"]
+        return not subprocess.run(ping, env=self.environment, capture_output=True).returncode
 
     def _start(self, name: str, *command: object) -> None:
         """Start a daemon that ends when this process does."""
