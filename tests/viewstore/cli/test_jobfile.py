@@ -92,9 +92,9 @@ def in_mid_shard(view_set: ViewSetPaths) -> Iterator[None]:
 
 
 def writes(view_set: ViewSetPaths) -> Iterator[bool]:
-    """Yield whether some builder has begun to write a shard."""
+    """Yield whether some builder has begun to write a shard; names of records begin with a dot."""
     while True:
-        yield any(view_set.tmp.iterdir())
+        yield any(not path.name.startswith(".") for path in view_set.tmp.iterdir())
 
 
 def test_the_slurm_script_builds_and_is_requeued_once_when_it_is_signalled(
