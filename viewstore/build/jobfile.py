@@ -16,7 +16,7 @@ from viewstore.errors import ConfigError
 
 STOP_SECONDS = 120  # from the signal that announces the end of a task to its end
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
-TRIES = 5  # of an index that fails for good reasons; preemptions do not count
+RETRIES = 5  # of an index that fails; stops and preemptions do not count
 NAME_LETTERS = 50  # a pod is called as its Job with "-99999" behind, in 63 letters
 DISRUPTED, UNUSABLE = 4, 2  # exit codes: resumable by the same command, and settings
 
@@ -108,7 +108,7 @@ spec:
   completionMode: Indexed
   completions: {job.slices}
   parallelism: {min(job.at_once, job.slices)}
-  backoffLimitPerIndex: {TRIES}
+  backoffLimitPerIndex: {RETRIES}
   podReplacementPolicy: Failed  # never two pods of one index
   podFailurePolicy:
     rules:

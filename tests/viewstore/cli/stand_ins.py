@@ -15,7 +15,20 @@ from pathlib import Path
 
 import yaml
 
+FOREIGN = re.compile(r"SLURM_|JOB_COMPLETION|AWS_BATCH|VIEWSTORE_SHARD|RANK$|WORLD_SIZE")
 PROGRAMS = ("sbatch", "kubectl", "aws", "ssh", "parallel")
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Return that of a task: this installation, and nothing of another cluster."""
+    own = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    path = f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**own, "PATH": path, **variables}
+
+
+def one_core() -> None:
+    """Leave one core to the process that begins: its build then works in itself."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def install(folder: Path) -> None:

@@ -12,8 +12,7 @@ import click
 import pytest
 
 from tests.test_docs import write_photographs
-from tests.viewstore.cli.stand_ins import install
-from tests.viewstore.cli.test_jobfile import environment, one_core
+from tests.viewstore.cli.stand_ins import environment, install, one_core
 from tests.viewstore.commands import invoke, run
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import withdraw

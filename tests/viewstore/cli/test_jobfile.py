@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ import pytest
 import yaml
 
 from tests.generators.latent_world import small_encoder
+from tests.viewstore.cli.stand_ins import environment, one_core
 from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
@@ -27,13 +25,13 @@ from viewstore.build.repair import withdraw
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.store.committed import committed_shards
+from viewstore.store.store import Store
 from viewstore.train.encoder_file import save_encoder
 
 SLICES, SHARDS = 2, 10
 DEADLINE = 120.0  # seconds until a process that does not come to the point is given up
 HOSTILE = 'a b\'s "$(touch hacked)"\n`touch hacked`'
 NO_SLICE = (99, 100)  # of a view set with fewer shards: its plan is all that is made
-FOREIGN = re.compile(r"SLURM_|JOB_COMPLETION|AWS_BATCH|VIEWSTORE_SHARD|RANK$|WORLD_SIZE")
 
 
 def planned(folder: Path, source: str) -> Path:
@@ -48,18 +46,6 @@ def whole_id(tmp_path_factory: pytest.TempPathFactory, source: str) -> str:
     built = build_small(tmp_path_factory.mktemp("whole") / "s", source, shard_rows=2)
     assert built.manifest is not None
     return built.manifest.store_id
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """Return that of a task: this installation, and nothing of another cluster."""
-    own = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
-    path = f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**own, "PATH": path, **variables}
-
-
-def one_core() -> None:
-    """Leave one core to the process that begins: its build then works in itself."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def start(command: list[str], folder: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -106,9 +92,9 @@ def in_mid_shard(view_set: ViewSetPaths) -> Iterator[None]:
 
 
 def writes(view_set: ViewSetPaths) -> Iterator[bool]:
-    """Yield whether some builder has begun to write a shard."""
+    """Yield whether some builder has begun to write a shard; names of records begin with a dot."""
     while True:
-        yield any(view_set.tmp.glob("*.views"))  # the plan passes through that folder, too
+        yield any(not path.name.startswith(".") for path in view_set.tmp.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -226,11 +212,19 @@ def test_a_store_is_named_from_the_root(
     ],
 )
 def test_what_no_job_can_be_made_of_is_2(
-    raw_store: object, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], said: str
+    raw_store: Store, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], said: str
 ) -> None:
-    root = raw_store.paths.root  # type: ignore[attr-defined]
-    code, out, err = run(capsys, "jobfile", "slurm", root, *asked)
+    code, out, err = run(capsys, "jobfile", "slurm", raw_store.paths.root, *asked)
     assert (code, out, said in err) == (2, "", True), err
+
+
+def test_a_kubernetes_job_needs_an_image_and_a_volume(
+    raw_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--view-set", "simclr", "--slices", "1", "--image", "i", "--claim", "c")
+    for last in (-2, -4):
+        code, _, err = run(capsys, "jobfile", "kubernetes", raw_store.paths.root, *asked[:last])
+        assert (code, "Missing option" in err) == (2, True)
 
 
 def test_a_folder_without_a_store_is_planned_first(
