@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 from viewstore.build.jobfile import SliceJob
-from viewstore.build.reproducible import check_weights
 from viewstore.build.roles import (
     NAMED,
     WeightFiles,
@@ -16,7 +15,7 @@ from viewstore.build.roles import (
     taken_files,
     weights_of,
 )
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import CheckpointError, ConfigError, counted
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.store.committed import is_store, no_store, no_view_set, read_plan, view_sets
@@ -99,15 +98,21 @@ def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
     planned = {each.role: each for each in plan.weights if each.role in NAMED}
     check_unneeded(plan.generator["name"], planned, files)
     files = taken_files(tuple(planned), files)
-    found = {each.role: each for each in weights_of(tuple(planned), files)}
+    found = {each.role: each.sha256 for each in weights_of(tuple(planned), files)}
     for role, weights in planned.items():
-        if role not in files and (role not in found or found[role].sha256 != weights.sha256):
-            raise ConfigError(
-                f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
-                where=f"sha256 {weights.sha256}",
-                why="weights are not in the store: each node reads them at the path given here",
-                fix=f"add --{role} with the path of that file",
+        if found.get(role) == weights.sha256:
+            continue
+        if role in files:
+            raise CheckpointError(
+                f"the {role} is not the one that {plan.view_set} was planned with",
+                where=f"--{role} {files[role]}",
+                why="its sha256 differs from the plan's",
+                fix=f"give that of the plan, which was called {weights.name}",
             )
-    own = [each for each in plan.weights if each.role not in NAMED]  # in the view set's folder
-    check_weights(plan, [*found.values(), *own])
+        raise ConfigError(
+            f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
+            where=f"sha256 {weights.sha256}",
+            why="weights are not in the store: each node reads them at the path given here",
+            fix=f"add --{role} with the path of that file",
+        )
     return files

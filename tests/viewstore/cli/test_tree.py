@@ -17,10 +17,10 @@ WEIGHTS = "--gan --encoder --inverter --scorer"
 OPTIONS = {
     build: (
         "--generator --source -o --out --view-set --views --size --limit --seed --codec --of --set "
-        "--shard-rows -j --workers --device --shard --only --executor --on-error --max-failures "
-        f"--max-missed --grace --dry-run --sample {WEIGHTS}"
+        "--shard-rows -j --workers --device --shard --only --executor --plan --on-error "
+        f"--max-failures --max-missed --grace --dry-run --sample {WEIGHTS}"
     ),
-    status: "--view-set --missing",
+    status: "--view-set --missing --format --slices",
     slurm: f"--view-set --slices --at-once --gpus {WEIGHTS}",
     kubernetes: f"--view-set --slices --at-once --gpus --image --claim {WEIGHTS}",
 }
