@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
 from viewstore.build.roles import WeightFiles, weights_of
-from viewstore.errors import CheckpointError, UnavailableError
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import codec_from_plan
@@ -21,7 +21,8 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     Raises:
         CheckpointError: The files of weights are others.
         ConfigError: A view set that it is made from is another one now, or is gone.
-        UnavailableError: The libraries that decide its bytes have other versions here.
+            Or the libraries that decide its bytes have other versions here.
+        UnavailableError: A package that it needs is not installed.
     """
     from viewstore.generators import settings_class
 
@@ -52,7 +53,10 @@ def _is_installed(library: str) -> bool:
 
 
 def check_versions(plan: Plan) -> None:
-    """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
+    """Raise ConfigError unless generator, encoder and libraries are those of the plan.
+
+    Another torch is none of it: builders warn of that (`build/here.py`).
+    """
     from viewstore.generators import settings_class
 
     changed: dict[str, tuple[object, object]] = {}
@@ -64,13 +68,16 @@ def check_versions(plan: Plan) -> None:
         if encoder != before:
             changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
+        if library == "torch":
+            continue
         found = importlib.metadata.version(library) if _is_installed(library) else "not installed"
         if found != version:
             changed[library] = (version, found)
     if changed:
         said = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
-        raise UnavailableError(
-            f"view set {plan.view_set} was made with other versions: {said}",
+        raise ConfigError(
+            f"view set {plan.view_set} was planned with other versions: {said}",
+            code="VS103",
             why="other versions may make other bytes of the same views",
             fix="install those versions, or build into another --view-set",
         )
