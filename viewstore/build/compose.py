@@ -21,7 +21,7 @@ from viewstore.build.inputs import planned_inputs
 from viewstore.build.known_latents import known_latents
 from viewstore.build.listing import own_files
 from viewstore.build.reproducible import check_generator, check_versions, check_weights
-from viewstore.build.roles import WeightFiles, load_models, networks, weights_of
+from viewstore.build.roles import WeightFiles, load_models, networks
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
@@ -266,7 +266,7 @@ def _make_builder(
     check_versions(plan)
     if reads_source:
         check_source(rows.reader, on_error)
-    check_weights(plan, weights_of(settings.NEEDS, files))
+    check_weights(plan, settings.NEEDS, files)
     if networks(settings.NEEDS):
         import torch
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.build.reproducible import check_weights
-from viewstore.build.roles import WeightFiles, load_models, weights_of
+from viewstore.build.roles import WeightFiles, load_models
 from viewstore.format.plan import Plan
 from viewstore.progress import Progress
 
@@ -33,7 +33,7 @@ def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> Decode
     from viewstore.generators.numerics import repeatable
 
     needed = tuple(each for each in plan.weights if each.role == "gan")
-    check_weights(replace(plan, weights=needed), weights_of(("gan",), files))
+    check_weights(replace(plan, weights=needed), ("gan",), files)
     models = load_models(("gan",), files, progress)
     args = plan.generator["args"]
     decoder = decoder_of(models["gan"], args["psi"], args.get("latents"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
-from viewstore.build.roles import WeightFiles, weights_of
+from viewstore.build.roles import WeightFiles, taken_files, weight_file, weights_of
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
@@ -29,7 +29,7 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     check_generator(plan)
     needs = settings_class(plan.generator["name"]).NEEDS
     own = own_files(paths.view_set(plan.view_set), plan)
-    check_weights(plan, weights_of(needs, {**files, **own}))
+    check_weights(plan, needs, {**files, **own})
     check_links(paths, plan)
     check_versions(plan)
 
@@ -87,14 +87,18 @@ def _option(planned: Mapping[str, Weights], role: str) -> str:
     return f"--{role} {planned[role].name if role in planned else 'FILE'}"
 
 
-def check_weights(plan: Plan, found: list[Weights]) -> None:
-    """Raise CheckpointError unless these weights are the ones the view set was planned with."""
+def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
+    """Raise CheckpointError unless a view set was planned with these files, and packaged ones.
+
+    `needs` are the roles that are looked at; the files themselves are read, and not loaded.
+    """
     planned = {weights.role: weights for weights in plan.weights}
+    found = weights_of(needs, files)
     for weights in found:
         if weights.role not in planned or planned[weights.role].sha256 != weights.sha256:
             raise CheckpointError(
                 f"the {weights.role} is not the one that {plan.view_set} was planned with",
-                where=weights.name,
+                where=str(weight_file(weights.role, taken_files(needs, files))),
                 why="its sha256 differs from the plan's",
                 fix=f"give that of the first build: {_option(planned, weights.role)}",
             )

@@ -49,12 +49,12 @@ def slice_by(environment: Values) -> tuple[Slice, str]:
             slice.
     """
     values = {name: text for name, text in environment.items() if text}
-    halves = []
+    halves: list[tuple[str, ...]] = []
     for names, slice_of in SCHEDULERS:
         given = [name for name in names if name in values]
         if len(given) == len(names):
-            for half in halves:
-                if not set(half) <= set(names):  # else its variables are of this set, too
+            for half in halves:  # one whose variables are all of this set, too, is none
+                if any(name in values and name not in names for name in half):
                     raise _half(half, values)
             index, count = slice_of(values)
             said = ", ".join(f"{name}={values[name]}" for name in names)
