@@ -34,8 +34,10 @@ def stored_plan(request: BuildRequest, paths: StorePaths) -> Plan | None:
     Raises:
         FormatError: It is damaged.
     """
+    from viewstore.generators import GENERATORS
+
     view_set = paths.view_set(request.name)
-    if not view_set.plan.is_file():
+    if not view_set.plan.is_file() or request.generator not in GENERATORS:
         return None
     plan = read_plan(view_set)
     stands = (
