@@ -50,9 +50,7 @@ CODECS = ("jpg", "raw")
 Part = Callable[[int, int], NDArray[Any]]
 
 
-def simulate(
-    root: Path, rows: int, *, views: int = VIEWS, codecs: Sequence[str] = CODECS
-) -> None:
+def simulate(root: Path, rows: int, *, views: int = VIEWS, codecs: Sequence[str] = CODECS) -> None:
     """Make a store of `rows` rows at `root`, with a view set of 32 px views for each codec."""
     plans = _small_plans(root.with_name(root.name + "-small"), views, codecs)
     paths = StorePaths(root)
