@@ -190,15 +190,23 @@ def streaming(stored: Stored, site: Site, hosts: int, costs: Costs) -> dict[str,
     fill = stored.pixel_bytes * 8 / site.host_bits
     fill_gib = hosts * stored.pixel_bytes / (1 << 30)
     share = stored.shown / stored.views / hosts
-    ways = {
-        f"ranges, {shuffle}": _range_loads(
-            ranges(stored, world, world * site.batch, shuffle), site, hosts, costs
-        )
-        for shuffle in ("global", "block:8")
-    }
-    ways["filling in the first epoch"] = {
-        "network of a host": fill / epoch,
-        "one file server": hosts * stored.pixel_bytes * 8 / site.server_bits / epoch,
+    ways: dict[str, dict[str, float]] = {}
+    for shuffle in ("global", "block:8"):
+        asked = ranges(stored, world, world * site.batch, shuffle)
+        requests, bits = asked["requests"] * images, asked["bytes"] * images * 8
+        in_flight = {"requests in flight": requests * site.latency / (site.gpus * REQUESTS)}
+        ways[f"ranges of a bucket, {shuffle}"] = {
+            **in_flight,
+            "network of a host": bits / site.host_bits,
+            "requests of the bucket": requests * hosts / site.bucket_requests,
+        }
+        ways[f"ranges of one server, {shuffle}"] = {
+            "network of the server": bits * hosts / site.server_bits,
+            "one core of serve": requests * hosts * costs.range,
+        }
+    ways["filling from a bucket in the first epoch"] = {"network of a host": fill / epoch}
+    ways["filling from one server in the first epoch"] = {
+        "network of the server": hosts * stored.pixel_bytes * 8 / site.server_bits / epoch,
         "one core of serve": fill_gib * costs.gib / epoch,
     }
     ways["filled"] = {
@@ -218,19 +226,6 @@ def streaming(stored: Stored, site: Site, hosts: int, costs: Costs) -> dict[str,
         "page_table_bytes_of_a_rank": stored.pixel_bytes / PAGE_BYTES * PAGE_ENTRY_BYTES,
         "loads": ways,
         "walls": {way: max(loads, key=lambda name: loads[name]) for way, loads in ways.items()},
-    }
-
-
-def _range_loads(asked: dict[str, float], site: Site, hosts: int, costs: Costs) -> dict[str, float]:
-    """Return the loads of reading by ranges, of so many requests and bytes for an image."""
-    images = site.gpus * site.images
-    requests, bits = asked["requests"] * images, asked["bytes"] * images * 8
-    return {
-        "requests in flight": requests / (site.gpus * REQUESTS / site.latency),
-        "requests of the bucket": requests * hosts / site.bucket_requests,
-        "network of a host": bits / site.host_bits,
-        "one file server": bits * hosts / site.server_bits,
-        "one core of serve": requests * hosts * costs.range,
     }
 
 
