@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.loaders.host import RANKS, Host, Told, host
+from tests.loaders.host import RANKS, REPO, Host, Told, host
 from tests.loaders.stores import NUM_DIGITS, SHARD_ROWS, digits_store
 from tests.remote.servers import Faults, proxy, ranged_server
-from viewstore.files.cache_settings import CacheSettings
 from viewstore.loaders.plan.cut import Cut, Tail
 from viewstore.loaders.plan.order import Order
-from viewstore.store.store import Store, open_store
+from viewstore.store.store import Store
 
+GUIDE = REPO / "docs/scale.md"
 BATCH = 16
 SHARDS = 5
 HOSTS = 8
@@ -76,9 +76,11 @@ def global_batches(told: list[Told], what: str) -> list[list[Any]]:
 
 def fill(url: str, cache: Path) -> None:
     """Fetch all shards of a view set into the cache of this host, as docs/scale.md says."""
-    settings = CacheSettings(directory=cache, limit_bytes=1 << 30)
-    for shard in open_store(url, cache=settings).view_sets["hard"].shards.values():
-        os.close(shard.open())
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    named = block.replace('"s3://bucket/views", "w-search"', f'"{url}", "hard"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIEWSTORE_CACHE__DIRECTORY", str(cache))
+        exec(compile(named, str(GUIDE), "exec"), {})
 
 
 def planned(shuffle: str, tail: Tail, epoch: int, batch_size: int = BATCH) -> list[list[int]]:
