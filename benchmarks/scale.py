@@ -88,7 +88,7 @@ def whole_picture_bytes(codec: Any, photos: Path) -> float:  # noqa: ANN401
 
     encode = codec_from_plan(codec).encode
     found = []
-    for path in sorted(photos.rglob("*.JPEG")):
+    for path in sorted(photos.rglob("*.[jJ]*")):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         found.append(len(encode(resize(pixels, SIDE, SIDE))))
     return statistics.mean(found)

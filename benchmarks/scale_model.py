@@ -20,6 +20,7 @@ STEPS = 20  # of which ranges are counted
 PAGE_KEYS = 1000  # names that one LIST request gives
 PART_BYTES = 64 << 20  # larger files are put in parts
 PUTS = 3  # a shard, its pack, its commit
+TABLES = 12  # columns of the source, members, index: fetched once for a host
 PAGE_BYTES, PAGE_ENTRY_BYTES = 4096, 8
 
 
@@ -237,7 +238,7 @@ def opening(stored: Stored, site: Site, hosts: int, small: int) -> dict[str, flo
     tables = stored.members_bytes + stored.rows * stored.source_bytes
     tables += stored.shards * stored.index_bytes
     return {
-        "requests": hosts * (site.gpus * small + 12),
+        "requests": hosts * (site.gpus * small + TABLES),
         "table_bytes_of_a_host": tables,
         "table_bytes_of_all": hosts * tables,
         "pack_requests_of_all": hosts * stored.shards,
