@@ -38,10 +38,9 @@ class Requests(Faults):
             (self.parts if wanted else self.whole)[path.strip("/")] += 1
         return None, 0.0
 
-    def of_shards(self, view_set: str = "hard") -> Counter[str]:
+    def of_shards(self) -> Counter[str]:
         """Return how often each shard was asked for whole."""
-        names = [name for name in self.whole if name.endswith(".tar") and f"/{view_set}/" in name]
-        return Counter({name: self.whole[name] for name in names})
+        return Counter({name: count for name, count in self.whole.items() if name.endswith(".tar")})
 
 
 @pytest.fixture(scope="module")
