@@ -53,10 +53,11 @@ class SliceJob:
 
 
 def slurm(job: SliceJob) -> str:
-    """Return a batch script for `sbatch`: an array whose tasks are requeued when they are stopped.
+    """Return a batch script for `sbatch`: an array whose tasks are requeued as their time ends.
 
-    Slurm signals the shell alone, which passes the signal on. A preempted task gets the signal
-    twice, which is one stop; `scontrol` then says that it is pending already.
+    USR1 says so, to the shell alone, which passes it on. TERM comes to all processes, of a task
+    that is cancelled or preempted: Slurm requeues the preempted one itself, and the cancelled one
+    must not come back. The two signals are one stop.
     """
     at_once = f"%{job.at_once}" if job.at_once < job.slices else ""
     gpus = f" --gpus={job.gpus}" if job.gpus else ""
@@ -65,11 +66,12 @@ def slurm(job: SliceJob) -> str:
 #SBATCH --job-name={job.name} --output={job.name}-%A_%a.out --open-mode=append
 #SBATCH --array=0-{job.slices - 1}{at_once} --requeue --signal=B:USR1@{STOP_SECONDS} --nodes=1{gpus}
 {shell_line(job.command)} \
---shard "$SLURM_ARRAY_TASK_ID/{job.slices}" --grace {GRACE_SECONDS} & pid=$!
-trap 'kill -USR1 $pid' USR1 TERM                               # B: signals this shell only
+--shard "$SLURM_ARRAY_TASK_ID/{job.slices}" --grace {GRACE_SECONDS} & pid=$! again=no
+trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
+trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-if [ $rc -eq {DISRUPTED} ]; then scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"; fi
+[ $again$rc = yes{DISRUPTED} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $rc
 # when all are done: {shell_line(job.finalise)}
 """

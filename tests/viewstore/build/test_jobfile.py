@@ -26,11 +26,12 @@ SLURM = """\
 #SBATCH --job-name=viewstore-w --output=viewstore-w-%A_%a.out --open-mode=append
 #SBATCH --array=0-63%16 --requeue --signal=B:USR1@120 --nodes=1 --gpus=1
 viewstore build --generator w-search --out /data/in1k --view-set w --device auto \
---shard "$SLURM_ARRAY_TASK_ID/64" --grace 100 & pid=$!
-trap 'kill -USR1 $pid' USR1 TERM                               # B: signals this shell only
+--shard "$SLURM_ARRAY_TASK_ID/64" --grace 100 & pid=$! again=no
+trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
+trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-if [ $rc -eq 4 ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
+[ $again$rc = yes4 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 exit $rc
 # when all are done: viewstore finalise /data/in1k
 """

@@ -97,8 +97,15 @@ def writes(view_set: ViewSetPaths) -> Iterator[bool]:
         yield any(not path.name.startswith(".") for path in view_set.tmp.iterdir())
 
 
-def test_the_slurm_script_builds_and_is_requeued_once_when_it_is_signalled(
-    tmp_path: Path, source: str, whole_id: str
+@pytest.mark.parametrize(
+    ("number", "requeued"),
+    [
+        pytest.param(signal.SIGUSR1, "requeue 7_0\n", id="time"),
+        pytest.param(signal.SIGTERM, "", id="cancelled"),
+    ],
+)
+def test_the_slurm_script_builds_and_is_requeued_once_when_its_time_ends(
+    tmp_path: Path, source: str, whole_id: str, number: int, requeued: str
 ) -> None:
     """By bash, with a stand-in for scontrol; the first task is signalled in its first shard."""
     store = planned(tmp_path, source)
@@ -109,6 +116,7 @@ def test_the_slurm_script_builds_and_is_requeued_once_when_it_is_signalled(
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\necho "$@" >> requeued\n')
     scontrol.chmod(0o755)
+    (tmp_path / "requeued").touch()
 
     def task(index: int) -> subprocess.Popen[str]:
         ids = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(index)}
@@ -122,13 +130,12 @@ def test_the_slurm_script_builds_and_is_requeued_once_when_it_is_signalled(
     with in_mid_shard(view_set):
         signalled = task(0)
         wait_until(writes(view_set))
-        signalled.send_signal(signal.SIGUSR1)
+        signalled.send_signal(number)
         wait_until(passed_on())
     assert ended(signalled) == 4
-    assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
     assert committed_shards(view_set) == [0]
     assert [ended(task(index)) for index in range(SLICES)] == [0, 0]
-    assert len((tmp_path / "requeued").read_text().splitlines()) == 1
+    assert (tmp_path / "requeued").read_text() == requeued
     assert finalise(store).store_id == whole_id
     assert not (tmp_path / "hacked").exists()
 
