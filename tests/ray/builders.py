@@ -19,6 +19,7 @@ from viewstore.shards.engine import Executor, Job
 from viewstore.shards.engine_ray import run_ray
 from viewstore.shards.place import Place
 from viewstore.shards.unit import Outcome, Rendered, Sample
+from viewstore.store.store import open_store
 from viewstore.store.verify import verify
 
 ROWS, SHARD_ROWS, UNITS = 32, 4, 8
@@ -85,12 +86,18 @@ def when(happened: Callable[[], object], act: Callable[[], object]) -> Iterator[
     assert acted.is_set()
 
 
-def build(store: Path, source: str, executor: Executor, **changes: object) -> str:
+def build(store: Path, source: str, executor: Executor) -> str:
     """Build all units; return the id of the store, which is whole and without orphans."""
-    built = build_small(
-        store, source, executor=executor, shard_rows=SHARD_ROWS, workers=0, **changes
-    )
+    build_all(store, source, executor)
+    return checked(store)
+
+
+def build_all(store: Path, source: str, executor: Executor) -> None:
+    build_small(store, source, executor=executor, shard_rows=SHARD_ROWS, workers=0)
+
+
+def checked(store: Path) -> str:
+    """Return the id of a store, after its garbage was taken out and it was verified."""
     collect_garbage(store, older_seconds=0, dry_run=False)
     assert list(verify(store)) == []
-    assert built.manifest is not None
-    return built.manifest.store_id
+    return open_store(store).store_id

@@ -110,15 +110,16 @@ class _Fleet:
     def __init__(self, job: Job) -> None:
         import ray
 
-        self.ray, self.job = ray, job
+        self.ray: Any = ray  # its types know no options of concurrency groups
+        self.job = job
         count, place, kept = shares(
             job.device,
             workers=job.workers,
             units=len(job.queue.todo),
             networks=job.networks,
-            cluster=ray.cluster_resources(),
+            cluster=self.ray.cluster_resources(),
         )
-        kind = ray.remote(
+        kind = self.ray.remote(
             max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **kept
         )(RayBuilder)
         self.actors = [kind.remote(job.make, place, Path.cwd()) for _ in range(count)]
