@@ -105,12 +105,15 @@ def two_networks(namespace: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @dataclass
 class Telling:
-    """A builder that leaves a file for what each attempt came to."""
+    """A builder that waits for the cut where it is `here`, and tells what each attempt came to."""
 
     inner: ShardBuilder
     trace: Path
+    here: bool
 
     def run(self, unit: Unit) -> Outcome:
+        while self.here and not (self.trace / "cut").exists():
+            time.sleep(0.1)
         outcome = self.inner.run(unit)
         (self.trace / outcome.status).touch()
         return outcome
@@ -118,8 +121,9 @@ class Telling:
 
 def make_late(make: BuilderFactory, trace: Path, watch: Watch, place: Place) -> Telling:
     """Return a builder that is quick here, and slow in the other network."""
-    late = "vsb0" in [name for _, name in socket.if_nameindex()]
-    return Telling(make_slow(make, trace, LATE_SECONDS if late else 0.2, watch, place), trace)
+    here = "vsb0" not in [name for _, name in socket.if_nameindex()]
+    seconds = 0.2 if here else LATE_SECONDS
+    return Telling(make_slow(make, trace, seconds, watch, place), trace, here)
 
 
 def test_a_node_that_was_cut_off_commits_nothing_twice(
@@ -131,7 +135,11 @@ def test_a_node_that_was_cut_off_commits_nothing_twice(
     def run(job: Job) -> Iterator[Outcome]:
         return run_ray(replace(job, make=partial(make_late, job.make, trace)))  # type: ignore[arg-type]
 
-    with when(lambda: len(set(executions(trace))) == 2, partial(link, "down")):
+    def cut() -> None:
+        link("down")
+        (trace / "cut").touch()
+
+    with when(lambda: executions(trace), cut):
         build_all(store, source, run)  # type: ignore[arg-type]
     assert not (trace / "lost_race").exists()
     link("up")
