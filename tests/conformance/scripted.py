@@ -33,14 +33,14 @@ class Script:
     """What happens to workers and units.
 
     Attributes:
-        load: What happens to a worker that makes its generator.
+        load: What happens to a worker that makes its generator; "wait" ends with a file `go`.
         loads: To how many workers; None: to all.
-        render: What happens when a unit is run; "wait" ends when there is a file `go`.
+        render: What happens when a unit is run.
         row: To the unit of this row; None: to all.
         times: How often; None: always.
     """
 
-    load: Literal["ok", "raise", "slow"] = "ok"
+    load: Literal["ok", "raise", "wait", "slow"] = "ok"
     loads: int | None = None
     render: Literal["ok", "raise", "die", "hang", "wait", "slow"] = "ok"
     row: int | None = None
@@ -87,6 +87,12 @@ def _claim(folder: Path, what: str, most: int | None) -> bool:
     return most is None
 
 
+def _wait_for_go(folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (folder / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scripted(OfSource):
     """One view of each sample: its image, a little changed. Nothing is automatic."""
@@ -118,7 +124,7 @@ class Scripted(OfSource):
         if script.load != "ok" and _claim(folder, "load", script.loads):
             if script.load == "raise":
                 raise UnavailableError("no networks here", where="the script", fix="rewrite it")
-            time.sleep(SLOW_LOAD)
+            _wait_for_go(folder) if script.load == "wait" else time.sleep(SLOW_LOAD)
         return ScriptedGenerator(context.seed, folder, script)
 
 
@@ -152,6 +158,4 @@ class ScriptedGenerator:
         if what == "slow":
             time.sleep(SLOW_RENDER)
         if what == "wait":
-            deadline = time.monotonic() + PATIENCE
-            while not (self.folder / "go").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            _wait_for_go(self.folder)

@@ -62,7 +62,7 @@ class Case:
         code: Exit code.
         here: Exit code where units run in the process of the command, if that is another.
         says: Pattern of what it says then.
-        send: Signal to each command, once all that run at once are in mid-unit.
+        send: Signal to each command, once all workers are in what the script says.
         options: Of each command.
     """
 
@@ -99,6 +99,10 @@ CASES = {
     "SIGTERM in mid-unit": Case(
         Script(render="wait"), 4, says=r"VS501\]: stopped on request", send=signal.SIGTERM
     ),
+    "SIGTERM while it loads": Case(
+        Script(load="wait"), 4, says=r"VS501\]: stopped on request", send=signal.SIGTERM
+    ),
+    "SIGKILL of the driver while it loads": Case(Script(load="wait"), KILLED, send=signal.SIGKILL),
     "SIGKILL of the driver": Case(Script(render="wait"), KILLED, send=signal.SIGKILL),
 }
 ROWS = [
@@ -179,7 +183,10 @@ def test_a_build_ends_in_the_same_store(
     running = [world.start(store, words) for words in commands]
     faults = 0
     if what.send is not None:
-        faults = disturb(running, what.send, folder, how.at_once)
+        met = "begun" if what.script.load == "ok" else "loading"
+        until(lambda: len(marks(folder, met)) == how.at_once, running)
+        faults = len(marks(folder, "begun")) if what.send == signal.SIGKILL else 0
+        disturb(running, what.send, folder)
     ends = [ended(process) for process in running]
     hit = {words: end for words, end in zip(commands, ends, strict=True) if end[0]}
     code = what.here if how.here and what.here is not None else what.code
@@ -197,21 +204,13 @@ def test_a_build_ends_in_the_same_store(
     assert UNITS <= len(marks(folder, "begun")) <= UNITS + faults
 
 
-def disturb(
-    running: Sequence[subprocess.Popen[str]], number: signal.Signals, folder: Path, at_once: int
-) -> int:
-    """Signal commands in mid-unit; return how many units that has cost.
-
-    Units that wait go on afterwards; those of a driver that was killed, no sooner than their
-    workers have ended.
-    """
-    until(lambda: len(marks(folder, "begun")) == at_once, running)
+def disturb(running: Sequence[subprocess.Popen[str]], number: signal.Signals, folder: Path) -> None:
+    """Signal commands whose workers wait, then let the workers go on, if they have not ended."""
     for process in running:
         process.send_signal(number)
     if number == signal.SIGKILL:
         until(lambda: no_worker_is_alive(folder))
     (folder / "go").touch()
-    return at_once if number == signal.SIGKILL else 0
 
 
 def until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]] = ()) -> None:
