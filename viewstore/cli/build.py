@@ -15,8 +15,8 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 from viewstore.images.codec import CODECS
 from viewstore.images.policy_values import name_of
-from viewstore.shards.executors import EXECUTORS
-from viewstore.shards.place import CPU, local_devices
+from viewstore.shards.executors import CHECKS, EXECUTORS
+from viewstore.shards.place import CPU
 
 if TYPE_CHECKING:
     from viewstore.build.request import BuildRequest
@@ -39,8 +39,7 @@ HOW = (
         type=click.Choice(list(EXECUTORS)),
         default="local",
         show_default=True,
-        help="Choose where shards are built.",
-        hidden=len(EXECUTORS) == 1,
+        help="Build shards on this machine, or on every node of a Ray cluster.",
     ),
     shared.WORKERS,
     click.option(
@@ -301,8 +300,7 @@ def _policy_of(options: dict[str, Any]) -> PolicySetting:
 
 def how_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a BuildRequest that the options HOW say."""
-    if options["executor"] == "local":  # others run where the devices are
-        local_devices(options["device"])
+    CHECKS[options["executor"]](options["device"])
     return {
         "executor": EXECUTORS[options["executor"]],
         "workers": options["workers"] or 0,

@@ -1,0 +1,150 @@
+"""The Ray cluster that a build runs on: joined, or started on this machine for the build alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from viewstore.errors import ConfigError, UnavailableError
+from viewstore.shards.place import AUTO, CPU
+from viewstore.shards.signals import StopRequest, stop_signals_blocked, stop_signals_to
+
+CUDA = "cuda"
+CONNECT_SECONDS = 10.0
+STORE_BYTES = 100 * 2**20  # of objects between processes: units and outcomes are small
+
+
+def check_ray(device: str) -> None:
+    """Check what a build with Ray needs of this machine, before anything is read.
+
+    Raises:
+        ConfigError: A GPU is named by its number, or RAY_ADDRESS is one of Ray Client.
+        UnavailableError: The package is missing, or the cluster of RAY_ADDRESS does not answer.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UnavailableError(
+            "--executor ray needs the package ray", fix="pip install 'viewstore[ray]'"
+        )
+    if device not in (CPU, AUTO, CUDA):
+        raise ConfigError(
+            f"--executor ray takes no --device {device}",
+            where=f"--device {device}",
+            why="Ray gives each builder a GPU of its own, wherever one is free",
+            fix=f"--device {CUDA} uses every GPU of the cluster, --workers N only N of them",
+        )
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:
+        raise ConfigError(
+            "--executor ray cannot build through Ray Client",
+            where=f"RAY_ADDRESS={address}",
+            why="the driver belongs to a node of the cluster, whose losses it must hear of",
+            fix="run the command on a node, with RAY_ADDRESS=HOST:6379",
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # none, or for Ray to judge
+    try:  # Ray itself goes on for minutes
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UnavailableError(
+            "the Ray cluster does not answer",
+            where=f"RAY_ADDRESS={address}",
+            why=str(error),
+            fix="start it, or unset RAY_ADDRESS to build on this machine",
+        ) from error
+
+
+@contextlib.contextmanager
+def joined_cluster(stop: StopRequest, warn: Callable[[str], None]) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS or one that runs here, else start one; leave it at the end.
+
+    A program that joined one itself goes on with it. Stop signals go to `stop` again as soon as
+    Ray has begun, the environment is as before.
+
+    Raises:
+        UnavailableError: The cluster cannot be reached, or lets nobody in without its token.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with _level_put_back(logging.getLogger("ray")):
+        try:
+            # Whatever starts here inherits the mask: a signal to the whole group is ours to obey.
+            with stop_signals_blocked(), stop_signals_to(stop.request):
+                asks_for_token = _begin()
+            if not asks_for_token:
+                warn(
+                    "the Ray cluster asks for no token: who reaches its port can run code on "
+                    "every node; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it is started, "
+                    "and here"
+                )
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _begin() -> bool:
+    """Join or start a cluster; return whether it asks for a token."""
+    from ray.exceptions import RayError
+
+    try:
+        try:
+            return _init(
+                {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()},
+                num_cpus=len(os.sched_getaffinity(0)),
+                object_store_memory=STORE_BYTES,
+                include_dashboard=False,
+            )
+        except ValueError:  # there is one, and it has these
+            return _init({})
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise UnavailableError(
+            "the Ray cluster cannot be joined",
+            where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
+            why=str(error).strip().splitlines()[0],
+            fix="see that `ray status` answers here; `ray stop` forgets a cluster that is gone",
+        ) from error
+
+
+def _init(environment: Mapping[str, str], **start: Any) -> bool:  # noqa: ANN401
+    """Call ray.init; return whether it took a token."""
+    import ray
+
+    with _environment_put_back():
+        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **environment})
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **start)
+        return os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+@functools.cache  # Ray reads it once in each process
+def _token() -> str:
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _environment_put_back() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _level_put_back(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
