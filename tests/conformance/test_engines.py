@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +107,14 @@ CASES = {
     "SIGKILL of the driver while it loads": Case(Script(load="wait"), KILLED, send=signal.SIGKILL),
     "SIGKILL of the driver": Case(Script(render="wait"), KILLED, send=signal.SIGKILL),
 }
+RAY = (
+    pytest.mark.ray,
+    # Ray leaves files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
 ROWS = [
-    pytest.param(engine, case, marks=[pytest.mark.ray] if engine == "ray" else [])
+    pytest.param(engine, case, marks=RAY if engine == "ray" else ())
     for engine in ENGINES
     for case in CASES
     if not (case == "hangs" and ENGINES[engine].here)  # nobody could end it
@@ -165,6 +173,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
+def ray_world(world: World) -> Iterator[World]:
+    """The same world on a Ray cluster of one node, which has two CPUs."""
+    pytest.importorskip("ray", reason="needs the package ray: pip install 'viewstore[ray]'")
+    from ray.cluster_utils import Cluster
+
+    handler = signal.getsignal(signal.SIGTERM)
+    short = tempfile.mkdtemp(prefix="vs-")  # paths of sockets end after 107 bytes
+    own = {"RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"}
+    node = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (world.environment | own).items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        signal.signal(signal.SIGTERM, handler)
+        yield replace(world, environment=dict(os.environ, RAY_ADDRESS=cluster.address))
+        cluster.shutdown()
+    shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(world: World) -> Path:
     """The store of a build in one process to which nothing happened."""
     store = world.begin("undisturbed", Script()) / "store"
@@ -174,9 +202,10 @@ def undisturbed(world: World) -> Path:
 
 @pytest.mark.parametrize(("engine", "case"), ROWS)
 def test_a_build_ends_in_the_same_store(
-    engine: str, case: str, world: World, undisturbed: Path
+    engine: str, case: str, undisturbed: Path, request: pytest.FixtureRequest
 ) -> None:
     how, what = ENGINES[engine], CASES[case]
+    world: World = request.getfixturevalue("ray_world" if engine == "ray" else "world")
     folder = world.begin(f"{engine}, {case}", what.script)
     store = folder / "store"
     commands = [f"{words} {what.options}" for words in how.commands]
