@@ -32,6 +32,9 @@ REPO = Path(__file__).parents[2]
 UNITS, ROW = 16, 5  # a unit is a row; the one to which things happen
 PATIENCE = 300.0
 KILLED = -signal.SIGKILL
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").is_file(), reason="needs the proc file system"
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,20 @@ class Engine:
     Attributes:
         at_once: Units that run at once, all commands together.
         here: Whether a unit runs in the process of its command, and ends it where it dies.
+        gone: Seconds that workers may live on after their driver was killed: ten times the goal.
     """
 
     commands: tuple[str, ...]
     at_once: int
     here: bool = False
+    gone: float = 20.0
 
 
 ENGINES = {
     "here": Engine(("-j 1",), 1, here=True),
     "pool": Engine(("-j 2",), 2),
     "slices": Engine(tuple(f"-j 1 --shard {i}/4" for i in range(4)), 4, here=True),
-    "ray": Engine(("-j 2 --executor ray",), 2),
+    "ray": Engine(("-j 2 --executor ray",), 2, gone=300.0),
 }
 
 
@@ -167,8 +172,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     path = os.pathsep.join([str(folder / "site"), str(REPO)])
     made = World(folder, {**os.environ, "PYTHONPATH": path, FOLDER: str(folder / "now")})
     yield made
-    for process in made.started:  # none runs, unless a test has failed
+    for process in made.started:  # none runs, nor has workers, unless a test has failed
         process.kill()
+    for mark in folder.glob("*/loading-*"):
+        if is_alive(pid_of(mark)):
+            os.kill(pid_of(mark), signal.SIGKILL)
+    for process in made.started:
         process.communicate()
 
 
@@ -215,7 +224,7 @@ def test_a_build_ends_in_the_same_store(
         met = "begun" if what.script.load == "ok" else "loading"
         until(lambda: len(marks(folder, met)) == how.at_once, running)
         faults = len(marks(folder, "begun")) if what.send == signal.SIGKILL else 0
-        disturb(running, what.send, folder)
+        disturb(running, what.send, folder, how.gone)
     ends = [ended(process) for process in running]
     hit = {words: end for words, end in zip(commands, ends, strict=True) if end[0]}
     code = what.here if how.here and what.here is not None else what.code
@@ -233,18 +242,25 @@ def test_a_build_ends_in_the_same_store(
     assert UNITS <= len(marks(folder, "begun")) <= UNITS + faults
 
 
-def disturb(running: Sequence[subprocess.Popen[str]], number: signal.Signals, folder: Path) -> None:
+def disturb(
+    running: Sequence[subprocess.Popen[str]], number: signal.Signals, folder: Path, gone: float
+) -> None:
     """Signal commands whose workers wait, then let the workers go on, if they have not ended."""
     for process in running:
         process.send_signal(number)
     if number == signal.SIGKILL:
-        until(lambda: no_worker_is_alive(folder))
+        until(lambda: no_worker_is_alive(folder), seconds=gone)
     (folder / "go").touch()
 
 
-def until(happened: Callable[[], bool], running: Sequence[subprocess.Popen[str]] = ()) -> None:
+def until(
+    happened: Callable[[], bool],
+    running: Sequence[subprocess.Popen[str]] = (),
+    *,
+    seconds: float = PATIENCE,
+) -> None:
     """Wait until something has happened; fail where a command ends before."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it does not happen"
         assert all(each.poll() is None for each in running), [ended(each) for each in running]
@@ -258,14 +274,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def no_worker_is_alive(folder: Path) -> bool:
-    """Whether all processes that made a generator have ended; zombies have."""
+    """Whether all processes that made a generator have ended."""
     return not any(is_alive(pid_of(mark)) for mark in marks(folder, "loading"))
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process of these tests has this number; a zombie's environment is empty."""
     try:
-        return "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        return FOLDER.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
         return False
 
 
