@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ CODECS = ("jpg", "raw")
 Part = Callable[[int, int], NDArray[Any]]
 
 
-def simulate(root: Path, rows: int) -> None:
-    """Make a store of `rows` rows at `root`, with a raw and a jpg view set of 2 views of 32 px."""
-    plans = _small_plans(root.with_name(root.name + "-small"))
+def simulate(root: Path, rows: int, *, views: int = VIEWS, codecs: Sequence[str] = CODECS) -> None:
+    """Make a store of `rows` rows at `root`, with a view set of 32 px views for each codec."""
+    plans = _small_plans(root.with_name(root.name + "-small"), views, codecs)
     paths = StorePaths(root)
     make_folders(paths.folders)
     sources_id = _write_sources(paths, rows)
@@ -70,8 +70,8 @@ def simulate(root: Path, rows: int) -> None:
     paths.manifest.write_bytes(manifest.pack())
 
 
-def _small_plans(out: Path) -> dict[str, Plan]:
-    for codec in CODECS:
+def _small_plans(out: Path, views: int, codecs: Sequence[str]) -> dict[str, Plan]:
+    for codec in codecs:
         build(
             BuildRequest(
                 generator="simclr",
@@ -80,7 +80,7 @@ def _small_plans(out: Path) -> dict[str, Plan]:
                 source="digits",
                 codec=codec,
                 limit=64,
-                settings={"height": SIDE, "width": SIDE, "views": VIEWS},
+                settings={"height": SIDE, "width": SIDE, "views": views},
                 workers=1,
             )
         )
@@ -211,7 +211,7 @@ def _shard_form(plan: Plan) -> tuple[NDArray[Any], bytes, int]:
     if plan.view_set == "raw":
         strided = Index.of(plan, {}).strided
         assert strided is not None
-        size = NPY_BYTES + VIEWS * SIDE * SIDE * 3
+        size = NPY_BYTES + plan.views * SIDE * SIDE * 3
         members["offset"][:, -1] = (
             strided.offset - NPY_BYTES + strided.stride * np.arange(SHARD_ROWS)
         )

@@ -95,7 +95,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     build(BuildRequest(generator="recon", out=folder, source="digits", limit=samples, workers=1))
     paths = StorePaths(folder)
     table, _, _ = read_sources(paths)
-    models, _ = load_models(ROLES, {})
+    models = load_models(ROLES, {})
     recon = published_view_sets(paths)["recon"]
     context = compose.make_context(
         table=table,

@@ -96,10 +96,13 @@ def test_of_a_raw_set_the_package_is_wanted_for_a_repair_alone(site: Path, tmp_p
         invoke("verify", str(out), "--repair", "-j", "1")
 
 
-def test_another_version_does_not_go_on_with_a_set(site: Path, store: Path, tmp_path: Path) -> None:
+def test_another_version_does_not_go_on_with_a_set(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "views"
+    with installed(site):
+        invoke(*BUILD[:3], "--limit", "12", "--out", str(out), "--plan")
     newer = changed(site, tmp_path, METADATA, "Version: 0.1.0", "Version: 0.2.0")
     with installed(newer), pytest.raises(ConfigError, match=r"was 0\.1\.0, is 0\.2\.0"):
-        invoke(*BUILD, "--out", str(store))
+        invoke(*BUILD[:3], "-j", "1", "--out", str(out))
 
 
 def test_a_name_of_ours_stays_ours(site: Path, tmp_path: Path) -> None:

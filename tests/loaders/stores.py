@@ -19,7 +19,9 @@ NUM_DIGITS = 70
 SHARD_ROWS = 16
 
 
-def digits_store(out: Path, *, limit: int = NUM_DIGITS, seed: int = 5) -> Store:
+def digits_store(
+    out: Path, *, limit: int = NUM_DIGITS, seed: int = 5, shard_rows: int = SHARD_ROWS
+) -> Store:
     """Return 70 digits in 5 shards, the last ragged; raw view sets of 3 and of 4 views."""
     small = {"height": 12, "width": 12}
     request = BuildRequest(
@@ -27,7 +29,7 @@ def digits_store(out: Path, *, limit: int = NUM_DIGITS, seed: int = 5) -> Store:
         out=out,
         source="digits",
         limit=limit,
-        shard_rows=SHARD_ROWS,
+        shard_rows=shard_rows,
         settings={**small, "views": 3},
         workers=1,
     )

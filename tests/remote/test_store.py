@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_a_remote_store_says_what_the_local_one_says(
     url: str, digits: Store, open_remote: Open
 ) -> None:
     assert_equal_stores(open_remote(url), digits)
+
+
+def test_large_tables_of_a_remote_store_are_pages_of_the_cache(
+    http_url: str, digits: Store, open_remote: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks of a machine hold one copy of them, which lasts when its file is evicted."""
+    monkeypatch.setattr("viewstore.files.local.CACHED_BYTES", 1)
+    store = open_remote(http_url)
+    members, labels = store.view_sets["hard"].members, store.labels
+    mapped = Path("/proc/self/maps").read_text()
+    for table in (digits.view_sets["hard"].paths.members, *digits.root.glob("sources/label-*")):
+        copy = tmp_path / "cache" / "obj" / hashlib.sha256(table.read_bytes()).hexdigest()
+        assert str(copy) in mapped
+        copy.unlink()
+    assert np.array_equal(members, digits.view_sets["hard"].members)
+    assert np.array_equal(labels, digits.labels)
 
 
 def test_any_file_system_of_fsspec_can_hold_a_store(digits: Store, open_remote: Open) -> None:

@@ -107,8 +107,9 @@ class Watch:
             backwards=sum(len(each.plan.students) for each in done),
             facts={"loss": loss, **_facts(done), **(run.adversary.facts if run.adversary else {})},
         )
+        known = {} if self.losses.last is None else {"loss": self.losses.last}
         self._progress.advance(
-            len(batch.index) * len(self._roles), epoch=at.epoch + 1, loss=self.losses.last, lr=rate
+            len(batch.index) * len(self._roles), epoch=at.epoch + 1, **known, lr=rate
         )
         if run.state.step % self._options.log_every == 0 or run.ended:
             self._line(at.epoch, rate)
@@ -196,7 +197,7 @@ class Losses:
         """Write losses into `state`, at most `every` steps late."""
         self.state = state
         self.every = every
-        self.last = math.nan
+        self.last: float | None = None  # before one was read
         self._pending: list[Tensor] = []
 
     def add(self, loss: Tensor, *, epoch_ended: bool) -> None:

@@ -129,8 +129,11 @@ def check_plan(paths: ViewSetPaths, plan: Plan) -> None:
 
 
 def check_same_settings(paths: ViewSetPaths, plan: Plan) -> None:
-    """Raise ConfigError unless `plan` is the one that is fixed."""
+    """Raise ConfigError unless `plan` is the one that is fixed; of another torch builders warn."""
     stored = _with_later_settings(read_plan(paths))
+    if "torch" in stored.libraries:
+        torch = {"torch": stored.libraries["torch"]}
+        plan = replace(plan, libraries={**plan.libraries, **torch})
     if canonical(stored.to_json()) != canonical(plan.to_json()):
         raise _other_settings(paths, plan.view_set, ", ".join(plan_differences(stored, plan)))
 
@@ -233,6 +236,12 @@ def planned_shard_rows(paths: StorePaths) -> int | None:
     """Return the rows of a shard, as the view sets of a store know it; None if it has none."""
     plans = (read_plan(paths.view_set(name)) for name in view_sets(paths))
     return next((plan.shard_rows for plan in plans), None)
+
+
+def adopt_stored(paths: StorePaths, plan: Plan) -> None:
+    """Make ready for more shards of a plan that is fixed: folders that a copy lost are made."""
+    make_folders((*paths.folders, *paths.view_set(plan.view_set).folders))
+    disk.fsync_directory(paths.sources)  # who named its files may have been killed before it did
 
 
 def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> None:

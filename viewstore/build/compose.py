@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.build.here import check_source, warnings_here
 from viewstore.build.inputs import planned_inputs
 from viewstore.build.known_latents import known_latents
 from viewstore.build.listing import own_files
@@ -258,17 +259,20 @@ def _make_builder(
     cv2.setNumThreads(place.threads)
     check_generator(plan)
     settings = make_settings(plan.generator["name"], plan.generator["args"])
+    rows = StoreRows(table)
+    wants_pixels = plan.kind == "pixels" or any(each.name == PIXEL_CRC for each in plan.columns)
+    reads_source = settings.reads_source() and (wants_pixels or plan.kind == "columns")
+    files = {**files, **own_files(paths.view_set(view_set), plan)}
+    check_versions(plan)
+    if reads_source:
+        check_source(rows.reader, on_error)
+    check_weights(plan, settings.NEEDS, files)
     if networks(settings.NEEDS):
         import torch
 
         torch.set_num_threads(place.threads)
-    own = own_files(paths.view_set(view_set), plan)
-    models, weights = load_models(settings.NEEDS, {**files, **own})
-    check_weights(plan, weights)
-    check_versions(plan)
-    rows = StoreRows(table)
+    models = load_models(settings.NEEDS, files)
     inputs = planned_inputs(paths, plan, rows.reader)
-    wants_pixels = plan.kind == "pixels" or any(each.name == PIXEL_CRC for each in plan.columns)
     context = make_context(
         table=table,
         seed=plan.seed,
@@ -286,7 +290,8 @@ def _make_builder(
         rows=rows,
         generator=settings.resolve(context).make(context),
         inputs=inputs,
-        reads_source=settings.reads_source() and (wants_pixels or plan.kind == "columns"),
+        reads_source=reads_source,
         on_error=on_error,
         watch=watch,
+        warnings=warnings_here(plan),
     )

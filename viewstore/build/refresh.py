@@ -17,10 +17,11 @@ from viewstore.build.roles import (
     check_unneeded,
     files_needed,
     named,
+    needed_roles,
     taken_files,
     weights_of,
 )
-from viewstore.build.run import build, needed_roles
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.adopt import adopt_sources, check_same_generator, fixed_sources
+from viewstore.build.planning import check_out
 from viewstore.build.request import BuildRequest, wanted_shards
-from viewstore.build.roles import files_needed
+from viewstore.build.roles import files_needed, needed_roles
 from viewstore.build.rows import build_rows, shard_rows_of
-from viewstore.build.run import build, check_out, needed_roles
+from viewstore.build.run import build
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at

@@ -32,9 +32,9 @@ def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> Decode
     from viewstore.generators.latent.decode import decoder_of, to_pixels
     from viewstore.generators.numerics import repeatable
 
-    models, weights = load_models(("gan",), files, progress)
     needed = tuple(each for each in plan.weights if each.role == "gan")
-    check_weights(replace(plan, weights=needed), weights)
+    check_weights(replace(plan, weights=needed), ("gan",), files)
+    models = load_models(("gan",), files, progress)
     args = plan.generator["args"]
     decoder = decoder_of(models["gan"], args["psi"], args.get("latents"))
 

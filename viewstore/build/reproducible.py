@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
-from viewstore.build.roles import WeightFiles, weights_of
-from viewstore.errors import CheckpointError, UnavailableError
+from viewstore.build.roles import WeightFiles, taken_files, weight_file, weights_of
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import codec_from_plan
@@ -21,14 +21,15 @@ def check_reproducible(paths: StorePaths, plan: Plan, files: WeightFiles) -> Non
     Raises:
         CheckpointError: The files of weights are others.
         ConfigError: A view set that it is made from is another one now, or is gone.
-        UnavailableError: The libraries that decide its bytes have other versions here.
+            Or the libraries that decide its bytes have other versions here.
+        UnavailableError: A package that it needs is not installed.
     """
     from viewstore.generators import settings_class
 
     check_generator(plan)
     needs = settings_class(plan.generator["name"]).NEEDS
     own = own_files(paths.view_set(plan.view_set), plan)
-    check_weights(plan, weights_of(needs, {**files, **own}))
+    check_weights(plan, needs, {**files, **own})
     check_links(paths, plan)
     check_versions(plan)
 
@@ -52,7 +53,10 @@ def _is_installed(library: str) -> bool:
 
 
 def check_versions(plan: Plan) -> None:
-    """Raise UnavailableError unless generator, encoder and libraries are those of the plan."""
+    """Raise ConfigError unless generator, encoder and libraries are those of the plan.
+
+    Another torch is none of it: builders warn of that (`build/here.py`).
+    """
     from viewstore.generators import settings_class
 
     changed: dict[str, tuple[object, object]] = {}
@@ -64,13 +68,16 @@ def check_versions(plan: Plan) -> None:
         if encoder != before:
             changed["encoder"] = (before, encoder)
     for library, version in plan.libraries.items():
+        if library == "torch":
+            continue
         found = importlib.metadata.version(library) if _is_installed(library) else "not installed"
         if found != version:
             changed[library] = (version, found)
     if changed:
         said = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
-        raise UnavailableError(
-            f"view set {plan.view_set} was made with other versions: {said}",
+        raise ConfigError(
+            f"view set {plan.view_set} was planned with other versions: {said}",
+            code="VS103",
             why="other versions may make other bytes of the same views",
             fix="install those versions, or build into another --view-set",
         )
@@ -80,14 +87,18 @@ def _option(planned: Mapping[str, Weights], role: str) -> str:
     return f"--{role} {planned[role].name if role in planned else 'FILE'}"
 
 
-def check_weights(plan: Plan, found: list[Weights]) -> None:
-    """Raise CheckpointError unless these weights are the ones the view set was planned with."""
+def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
+    """Raise CheckpointError unless a view set was planned with these files, and packaged ones.
+
+    `needs` are the roles that are looked at; the files themselves are read, and not loaded.
+    """
     planned = {weights.role: weights for weights in plan.weights}
+    found = weights_of(needs, files)
     for weights in found:
         if weights.role not in planned or planned[weights.role].sha256 != weights.sha256:
             raise CheckpointError(
                 f"the {weights.role} is not the one that {plan.view_set} was planned with",
-                where=weights.name,
+                where=str(weight_file(weights.role, taken_files(needs, files))),
                 why="its sha256 differs from the plan's",
                 fix=f"give that of the first build: {_option(planned, weights.role)}",
             )

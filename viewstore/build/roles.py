@@ -21,6 +21,7 @@ from viewstore.progress import Progress, Silent
 if TYPE_CHECKING:
     from viewstore.format.plan import Weights
     from viewstore.generators.checkpoints.function import Made
+    from viewstore.generators.contract import Settings
     from viewstore.generators.gan.file import StoredGenerator
 
 
@@ -212,6 +213,17 @@ def files_needed(needs: Collection[str], files: WeightFiles) -> WeightFiles:
     return {role: file for role, file in taken_files(needs, files).items() if role in needs}
 
 
+def needed_roles(settings: Settings) -> set[str]:
+    """Return the roles of networks of a generator, and of what is built first for it."""
+    from viewstore.generators import make_settings
+
+    needs = set(settings.NEEDS)
+    for wanted in settings.inputs().values():
+        if wanted.settings is not None:
+            needs |= needed_roles(make_settings(wanted.view_set, wanted.settings))
+    return needs
+
+
 def packaged_weights(role: str) -> Path:
     """Return the path of the digits weights that the package ships for the role of a network."""
     packaged = ROLES[role].packaged
@@ -294,8 +306,8 @@ def _made(role: str, function: str) -> Made:
 
 def load_models(
     needs: Sequence[str], files: WeightFiles, progress: Progress | None = None
-) -> tuple[dict[str, Any], list[Weights]]:
-    """Load the networks that a generator needs; return them by role, and what a plan records.
+) -> dict[str, Any]:
+    """Load the networks that a generator needs; return them by role.
 
     A role without a file, the user's or a packaged one, is left out.
 
@@ -304,10 +316,9 @@ def load_models(
     """
     files = taken_files(needs, files)
     paths = {role: weight_file(role, files) for role in needs}
-    models = {
+    return {
         role: load_model(role, path, progress) for role, path in paths.items() if path is not None
     }
-    return models, weights_of(needs, files)
 
 
 def weights_of(needs: Sequence[str], files: WeightFiles) -> list[Weights]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli import options as shared
-from viewstore.cli.command import command, options_of
+from viewstore.cli.command import command, given_options, options_of
 from viewstore.cli.options import FILE, POSITIVE, STORE
 from viewstore.cli.outcome import tell
 from viewstore.cli.terminal import Terminal
@@ -51,8 +51,9 @@ HOW = (
     ),
     click.option(
         "--shard",
-        metavar="I/N",
-        help="Build slice I of N, counted from 0; run finalise after all slices.",
+        metavar="I/N|auto",
+        help="Build slice I of N, counted from 0, or the one that a scheduler's variables name; "
+        "run finalise after all slices.",
     ),
     click.option(
         "--only", metavar="K,K-K", help="Build the shards of these numbers only, say 17,20-22."
@@ -177,6 +178,11 @@ class _GeneratorOption(click.Option):
 )
 @click.option("--codec", type=_CodecChoice(), help="Store the views in this form.")
 @click.option(
+    "--plan",
+    is_flag=True,
+    help="Read the source, fix rows and settings, say what is to be built, and build nothing.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Build some samples on the side, and say what the whole would cost.",
@@ -201,6 +207,8 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         name = options["generator"]
         terminal.result(*(generators_help() if name is None else settings_help(name)))
         return 0
+    if options.pop("plan"):
+        return _plan(terminal, options)
     sample = options.pop("sample")
     if not options.pop("dry_run"):
         if sample is not None:
@@ -208,7 +216,8 @@ def build(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
         return _build(terminal, options)
     from viewstore.cli.costs import dry_run
 
-    terminal.result(*dry_run(_request(options), sample or DRY_RUN_SAMPLES, terminal))
+    request = _request(terminal, options)
+    terminal.result(*dry_run(request, sample or DRY_RUN_SAMPLES, terminal))
     return 0
 
 
@@ -223,10 +232,21 @@ def invert(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
     return _build(terminal, options | fixed)
 
 
+def _plan(terminal: Terminal, options: dict[str, Any]) -> int:
+    from viewstore.build.planning import plan
+    from viewstore.cli.planned import check_alone, plan_facts, plan_text
+
+    check_alone(given_options(click.get_current_context()))
+    found = plan(_request(terminal, options), terminal)
+    facts = plan_facts(options["out"], found)
+    terminal.result(facts, plan_text(facts))
+    return 0
+
+
 def _build(terminal: Terminal, options: dict[str, Any]) -> int:
     from viewstore.build.run import build as run
 
-    request = _request(options)
+    request = _request(terminal, options)
     return tell(terminal, run(request, terminal), options)
 
 
@@ -259,7 +279,7 @@ def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: f
     return int(bool(verdict.unfit))
 
 
-def _request(options: dict[str, Any]) -> BuildRequest:
+def _request(terminal: Terminal, options: dict[str, Any]) -> BuildRequest:
     from viewstore.build.request import BuildRequest
 
     policy = None if options["policy"] is None else _policy_of(options)
@@ -281,7 +301,7 @@ def _request(options: dict[str, Any]) -> BuildRequest:
         codec=options["codec"],
         shard_rows=options["shard_rows"],
         files=shared.weight_files(options),
-        **how_of(options),
+        **how_of(terminal, options),
     )
 
 
@@ -298,14 +318,14 @@ def _policy_of(options: dict[str, Any]) -> PolicySetting:
     return read_policy(options["policy"])
 
 
-def how_of(options: dict[str, Any]) -> dict[str, Any]:
+def how_of(terminal: Terminal, options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a BuildRequest that the options HOW say."""
     CHECKS[options["executor"]](options["device"])
     return {
         "executor": EXECUTORS[options["executor"]],
         "workers": options["workers"] or 0,
         "device": options["device"],
-        "slice_of": shared.parse_slice(options["shard"]),
+        "slice_of": shared.slice_of(options["shard"], terminal),
         "only": shared.parse_shards(options["only"]),
         "on_error": options["on_error"],
         "grace_seconds": options["grace"],

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from viewstore.cli.terminal import Terminal, write_stdout
 
+ALWAYS = frozenset({"store", "verbose", "quiet", "as_json", "progress_form"})  # in every form
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -108,6 +110,15 @@ _COMMON = (
         "  [default: auto]",
     ),
 )
+
+
+def given_options(context: click.Context) -> set[str]:
+    """Return the names of the arguments and options that stand on the command line."""
+    names = (str(parameter.name) for parameter in context.command.params)
+    given = {
+        name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    return given - ALWAYS
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -164,7 +164,7 @@ def _tried(name: str) -> tuple[Settings, SmallWorld]:
     from viewstore.plugins import quick_settings
 
     settings = make_settings(name, quick_settings(settings_class(name)))
-    models, _ = load_models(networks(settings.NEEDS), {})
+    models = load_models(networks(settings.NEEDS), {})
     return settings, small_world(settings, models)
 
 

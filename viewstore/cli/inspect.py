@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewstore.cli.command import command
+from viewstore.cli.command import command, given_options
 from viewstore.cli.looking import (
     CHOICE,
     Chosen,
     check_together,
     chosen_samples,
-    given_options,
     one_shard,
 )
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from viewstore.cli.command import options_of
 from viewstore.errors import ConfigError
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 COUNT = 10  # samples that are shown unless -n says another number
 CHOOSING = ("where", "sort", "worst", "at_random", "count", "seed")
-ALWAYS = frozenset({"store", "verbose", "quiet", "as_json", "progress_form"})
 SHARD_ROW = re.compile(r"(\d{1,6})(?::(\d{1,6}))?", re.ASCII)
 FLAGS = {
     "web": "--web",
@@ -85,15 +83,6 @@ CHOICE = options_of(
         ),
     )
 )
-
-
-def given_options(context: click.Context) -> set[str]:
-    """Return the names of the arguments and options that stand on the command line."""
-    names = (str(parameter.name) for parameter in context.command.params)
-    given = {
-        name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-    return given - ALWAYS
 
 
 def check_together(given: set[str]) -> None:

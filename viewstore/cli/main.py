@@ -30,6 +30,7 @@ COMMANDS = {
     "refresh": Entry("viewstore.cli.refresh:refresh", "Make a new round of a view set.", MAKE),
     "status": Entry("viewstore.cli.status:status", "Say how far a build is.", MAKE),
     "finalise": Entry("viewstore.cli.build:finalise", "Write the manifest after slices.", MAKE),
+    "jobfile": Entry("viewstore.cli.jobfile:jobfile", "Print a job file for a cluster.", MAKE),
     "gan": Entry("viewstore.cli.gan:gan", "Train, invert, sample and convert GANs.", MAKE),
     "inspect": Entry("viewstore.cli.inspect:inspect", "Show what is in a store.", LOOK),
     "stats": Entry("viewstore.cli.inspect:stats", "Show the columns of params.", LOOK),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 import click
 
 from viewstore.build.roles import NAMED
+from viewstore.build.slices import AUTO, parse_slice, slice_by
 from viewstore.errors import ConfigError
+from viewstore.progress import Progress
 from viewstore.shards.place import checked_device
 
 _SHARDS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)  # a store has at most 10^6
@@ -177,14 +180,13 @@ def merge_settings(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dic
     return {**settings, **given}
 
 
-def parse_slice(text: str | None) -> tuple[int, int] | None:
-    """Return (i, n) of "i/n", 0 <= i < n."""
-    if text is None:
-        return None
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ConfigError(f"--shard must be I/N with 0 <= I < N, got {text!r}")
-    return int(index), int(count)
+def slice_of(text: str | None, progress: Progress) -> tuple[int, int] | None:
+    """Return (i, n) of "i/n", or what "auto" finds in the environment, which is said."""
+    if text != AUTO:
+        return None if text is None else parse_slice(text)
+    found, said = slice_by(os.environ)
+    progress.note(said)
+    return found
 
 
 def shortened(text: str) -> str:

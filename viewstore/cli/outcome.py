@@ -105,6 +105,8 @@ def _summary_text(
             f"{duration(facts['seconds'])}, {facts['views_per_second']:.0f} views/s, "
             f"{size(facts['bytes'])}"
         ]
+    elif facts["left_shards"]:
+        lines = [f"{name}: nothing is left to build of what was asked for"]
     else:
         all_of = f"all {facts['shards']} shards were" if facts["shards"] > 1 else "its shard was"
         lines = [f"{name}: {all_of} there already"]

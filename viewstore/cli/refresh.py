@@ -53,6 +53,6 @@ def refresh(terminal: Terminal, store: Path, **options: Any) -> int:  # noqa: AN
         terminal,
         of=options["of"],
         source=options["source"],
-        **how_of(options),
+        **how_of(terminal, options),
     )
     return tell(terminal, built, {**options, "out": store})

@@ -18,6 +18,7 @@ VIEWS_PER_SAMPLE = 2  # that an epoch takes, as most methods do
 MEMORY_SHARE = 0.8  # of the free memory may hold views that are read again
 MOST_SHARD_SECONDS = 600.0
 MOST_SHARD_BYTES = 1 << 30
+HEAD_BYTES = 1024  # at most, of an encoded view
 LEAST_ROWS, MOST_ROWS, LEAST_SHARDS = 64, 8192, 16
 MOST_ROWS_UNMEASURED = 1024
 
@@ -116,6 +117,19 @@ def set_bytes(plan: Plan, row_bytes: float, members: int | None = None) -> int:
     # The zarr chunk of a column in a file of its own is that file, by another name.
     derived = plan.shards * sum(packed) + NPY_BYTES + plan.rows * index_row_bytes
     return round(plan.rows * row_bytes) + indexes + plan.shards * each_shard + derived
+
+
+def most_bytes(plan: Plan) -> int:
+    """Return an upper bound of the bytes of a view set: no codec makes more of a view than raw.
+
+    But for the head of its file. It is exact where views are stored raw, and params alone.
+    """
+    if plan.kind != "pixels":
+        return set_bytes(plan, 0, 0)
+    if plan.form == "raw":
+        return set_bytes(plan, raw_row_bytes(plan))
+    view = plan.height * plan.width * plan.channels + HEAD_BYTES
+    return set_bytes(plan, encoded_row_bytes(plan, [view]))
 
 
 def raw_row_bytes(plan: Plan) -> int:

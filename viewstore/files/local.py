@@ -127,15 +127,22 @@ LOCAL = LocalFiles()
 
 
 def whole_file(files: Files, path: Path, size: int, sha256: str) -> bytes:
-    """Return the bytes of a file; a large one of a remote store comes through the cache.
+    """Return the bytes of a file. Raises as `shared_file`."""
+    return bytes(shared_file(files, path, size, sha256))
+
+
+def shared_file(files: Files, path: Path, size: int, sha256: str) -> bytes | memoryview:
+    """Return the bytes of a file; of a large one of a remote store, pages of its cached copy.
+
+    Pages cost memory once, however many processes of a machine hold them.
 
     Raises:
         FormatError: The file is missing, or has another size or sha256; it is named.
     """
     check = partial(matching, size=size, sha256=sha256)
     if files.cache is None or size < CACHED_BYTES:
-        return bytes(files.record(path, size, check))
-    return bytes(checked_blob(files, path, size, sha256, check))
+        return files.record(path, size, check)
+    return checked_blob(files, path, size, sha256, check)
 
 
 def checked_blob(

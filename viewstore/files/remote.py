@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from viewstore.files.blob_cache import BlobCache, Checked
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
-from viewstore.files.local import whole_file
+from viewstore.files.local import shared_file
 from viewstore.format.tar import unpack_npy
 
 
@@ -52,7 +52,7 @@ class RemoteFiles:
     def array(
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:
-        return unpack_npy(whole_file(self, path, size, sha256), dtype, shape)
+        return unpack_npy(shared_file(self, path, size, sha256), dtype, shape)
 
     def open(self, path: Path, size: int, sha256: str) -> int:
         return self.cache.open(path, size, sha256)

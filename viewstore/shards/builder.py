@@ -194,7 +194,7 @@ class ShardBuilder:
                 if error.code in NEVER_SKIPPED:
                     raise
                 if self.on_error == "fail":
-                    raise _unreadable(error) from error
+                    raise unreadable_image(error) from error
                 unreadable.add(row)
 
     def _sample(self, row: int) -> Sample:
@@ -247,7 +247,7 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
         )
 
 
-def _unreadable(error: FormatError) -> FormatError:
+def unreadable_image(error: FormatError) -> FormatError:
     """Return the error of an image that a build cannot read, with what a build can do about it."""
     fix = f"{error.fix}; or keep such samples as failed ones with --on-error skip"
     return FormatError(str(error), code=error.code, where=error.where, why=error.why, fix=fix)

@@ -18,7 +18,7 @@ from viewstore.build.repair import repair
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles, packaged_weights
 from viewstore.build.run import build
-from viewstore.errors import CheckpointError, ConfigError, UnavailableError
+from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.generators.latent.checks import SLOTS_CPU
 from viewstore.generators.latent.inversion import Inversion
@@ -249,7 +249,7 @@ def test_nothing_is_given_up_for_a_repair_with_other_weights_or_versions(
         patch.setattr(
             importlib.metadata, "version", lambda name: "0.1" if name == "numpy" else versions(name)
         )
-        with pytest.raises(UnavailableError, match=r"numpy was .*, is 0\.1"):
+        with pytest.raises(ConfigError, match=r"numpy was .*, is 0\.1"):
             repair(whole.out, faults, files=whole.files)
     assert [(f.kind, f.shard) for f in verify(whole.out)] == [("size", 1)]
     repair(whole.out, faults, files=whole.files)

@@ -451,6 +451,7 @@ def test_cudnn_is_deterministic_and_on_within_a_step(tmp_path: Path) -> None:
 def test_losses_are_looked_at_late_where_looking_waits() -> None:
     state = TrainState()
     losses = Losses(state, every=3)
+    assert losses.last is None  # which is shown as nothing, and not as a loss of nan
     for step, ended in enumerate([False, False, False, True, False]):
         state.step = step + 1
         losses.add(torch.tensor(float(step)), epoch_ended=ended)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.commands import run
-from viewstore.build import run as build_run
+from viewstore.build import planning
 from viewstore.build.listing import own_files
 from viewstore.build.repair import collect_garbage, repair
 from viewstore.build.request import BuildRequest, Built
@@ -330,7 +330,7 @@ def test_a_kill_before_the_plan_leaves_nothing_in_the_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(build_run, "adopt_plan", killed)
+        patched.setattr(planning, "adopt_plan", killed)
         with pytest.raises(KeyboardInterrupt):
             imported(folder)
     assert [path.suffix for path in (folder / "s/views/import").glob("listing-*")] == [".npy"]

@@ -18,7 +18,7 @@ from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage, repair, withdraw
 from viewstore.cli import main as cli
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import canonical, digest_of
 from viewstore.generators.pixels.expert import Expert
@@ -274,7 +274,7 @@ def test_views_of_an_older_generator_are_not_rebuilt_as_other_ones(
     flip(blob)
     faults = faults_of(store)
     monkeypatch.setattr(Expert, "VERSION", Expert.VERSION + 1)
-    with pytest.raises(UnavailableError, match=r"generator simclr was \d, is \d"):
+    with pytest.raises(ConfigError, match=r"generator simclr was \d, is \d"):
         repair(store.root, faults)
     assert faults_of(store) == faults
 

@@ -133,7 +133,7 @@ def test_a_mended_file_of_a_failed_sample_is_rebuilt(tmp_path: Path) -> None:
     assert built(tmp_path / "s", source, on_error="skip").failures == 1
     store = viewstore.open(tmp_path / "s")
     (remedy,) = verdict_of(store, store.view_sets.values()).remedies()
-    assert "mend the images that cannot be read, then run viewstore verify STORE" in remedy
+    assert f"cannot be read, then run viewstore verify {tmp_path / 's'} --repair" in remedy
     assert "--repair --failed" in remedy
     command = ("verify", tmp_path / "s", "--repair", "--failed", "-j", "1")
     assert invoke(*command).exit_code == 0

@@ -15,7 +15,7 @@ import pytest
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.cli import main as cli
-from viewstore.cli.options import parse_assignments, parse_shards, parse_slice
+from viewstore.cli.options import parse_assignments, parse_shards
 from viewstore.errors import ConfigError, ViewStoreError
 
 PYTHON = [sys.executable, "-c", "from viewstore.cli.main import main; main()"]
@@ -254,7 +254,6 @@ def test_every_row_of_the_table_is_a_command_of_that_name() -> None:
 
 
 def test_options_with_a_form_of_their_own() -> None:
-    assert parse_slice("1/4") == (1, 4)
     assert parse_shards("17,20-22") == (17, 20, 21, 22)
     assert parse_assignments(("eps1=.3", "preset=paper", "generator.views=4")) == {
         "eps1": 0.3, "preset": "paper", "views": 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,14 @@ from viewstore.errors import ConfigError
 from viewstore.format.manifest import Commit
 from viewstore.format.paths import StorePaths
 from viewstore.store.committed import read_commits
-from viewstore.store.progress import SetProgress, duration, ranges, set_progress, store_progress
+from viewstore.store.progress import (
+    SetProgress,
+    duration,
+    ranges,
+    set_progress,
+    slices_left,
+    store_progress,
+)
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -251,3 +259,83 @@ def test_commits_of_this_project_say_their_time(built: StorePaths, tmp_path: Pat
     )
     assert len(commits) == -(-20 // SHARD_ROWS)
     assert all(datetime.fromisoformat(each.created).tzinfo for each in commits)
+
+
+def test_the_slices_that_are_left_are_those_of_the_missing_shards() -> None:
+    assert slices_left([], 4) == []
+    assert slices_left([3, 7, 8], 4) == [0, 3]
+    assert slices_left(range(9), 4) == [0, 1, 2, 3]
+    assert slices_left([2, 5], 1) == [0]
+    assert slices_left([2, 5], 100) == [2, 5]
+
+
+ARRAY = ("--missing", "--format", "slurm", "--slices")
+
+
+def test_status_prints_what_sbatch_takes_as_an_array(
+    built: StorePaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shard in (0, 1):
+        built.view_set("simclr").commit(shard).unlink()
+    assert run(capsys, "status", built.root, *ARRAY, 9) == (1, "0-1,3\n", "")  # 0, 1 and 3 of 5
+    assert run(capsys, "status", built.root, *ARRAY, 3) == (1, "0-1\n", "")
+    code, out, _ = run(capsys, "status", built.root, *ARRAY, 3, "--json")
+    answer = json.loads(out)["result"]
+    assert (code, answer) == (1, {"view_set": "simclr", "slices": 3, "array": "0-1"})
+
+
+def test_an_array_of_nothing_is_no_line_and_the_note_names_finalise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, source = tmp_path / "s", write_npz(tmp_path / "images.npz")
+    build_small(store, source, slice_of=(0, 1))
+    assert run(capsys, "status", store, *ARRAY, 4) == (
+        0,
+        "",
+        "all of simclr is built, and not published yet; if no build is running: "
+        f"viewstore finalise {store}\n",
+    )
+    assert run(capsys, "finalise", store)[0] == 0
+    assert run(capsys, "status", store, *ARRAY, 4) == (0, "", "no shard of simclr is missing\n")
+
+
+def test_an_array_is_of_one_view_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, source = tmp_path / "s", write_npz(tmp_path / "images.npz")
+    for name in ("first", "second"):
+        build_small(store, source, view_set=name, only=(1,))
+    code, out, err = run(capsys, "status", store, *ARRAY, 4)
+    assert (code, out) == (2, "")
+    assert f"{store} has several: first, second" in err
+    assert f"viewstore status {store} --view-set first {' '.join(ARRAY)} 4\n" in err
+    second = run(capsys, "status", store, "--view-set", "second", *ARRAY, 4)
+    assert second == (1, "0,2\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--format", "slurm"), "--format slurm needs --missing and --slices N"),
+        (("--format", "slurm", "--missing"), "--format slurm needs --slices N"),
+        (("--format", "slurm", "--slices", 4), "--format slurm needs --missing"),
+        (("--slices", 4), "--slices has no effect without --format slurm"),
+        (("--missing", "--format", "lines", "--slices", 4), "--slices has no effect without"),
+        (("--missing", "--format", "slurm", "--slices", 0), "--slices"),
+        (("--missing", "--format", "pbs"), "'lines', 'slurm'"),
+    ],
+)
+def test_status_ignores_no_option_of_an_array(
+    built: StorePaths, capsys: pytest.CaptureFixture[str], options: tuple[object, ...], said: str
+) -> None:
+    code, out, err = run(capsys, "status", built.root, *options)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_what_an_array_lacks_is_in_the_command_that_is_named(
+    built: StorePaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, err = run(capsys, "status", built.root, "--view-set", "simclr", *ARRAY[1:], 4)
+    (fix,) = [line.partition("fix: ")[2] for line in err.splitlines() if "fix: " in line]
+    program, *words = shlex.split(fix)
+    assert program == "viewstore"
+    assert run(capsys, *words) == (1, "3\n", "")

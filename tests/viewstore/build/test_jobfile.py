@@ -1,0 +1,143 @@
+"""The texts of job files: word for word, field for field, and with any path in them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from viewstore.build.jobfile import SliceJob, kubernetes, shell_line, slurm
+from viewstore.errors import ConfigError
+
+WORDS = ("viewstore", "build", "--generator", "w-search", "--out", "/data/in1k", "--view-set", "w")
+JOB = SliceJob(
+    store="/data/in1k",
+    view_set="w",
+    command=(*WORDS, "--device", "auto"),
+    slices=64,
+    at_once=16,
+    gpus=1,
+)
+SLURM = """\
+#!/bin/bash
+#SBATCH --job-name=viewstore-w --output=viewstore-w-%A_%a.out --open-mode=append
+#SBATCH --array=0-63%16 --requeue --signal=B:USR1@120 --nodes=1 --gpus=1
+viewstore build --generator w-search --out /data/in1k --view-set w --device auto \
+--shard "$SLURM_ARRAY_TASK_ID/64" --grace 100 & pid=$! again=no
+trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
+trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
+wait $pid; rc=$?
+while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
+[ $again$rc = yes4 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+exit $rc
+# when all are done: viewstore finalise /data/in1k
+"""
+KUBERNETES = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": "viewstore-w"},
+    "spec": {
+        "completionMode": "Indexed",
+        "completions": 64,
+        "parallelism": 16,
+        "backoffLimitPerIndex": 5,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [4]}},
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
+            ]
+        },
+        "template": {
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 120,
+                "containers": [
+                    {
+                        "name": "build",
+                        "image": "registry.example/viewstore:1",
+                        "command": [
+                            *JOB.command,
+                            *("--shard", "auto", "--grace", "100"),
+                        ],
+                        "env": [{"name": "VIEWSTORE_SHARDS", "value": "64"}],
+                        "resources": {"limits": {"nvidia.com/gpu": 1}},
+                        "volumeMounts": [{"name": "store", "mountPath": "/data/in1k"}],
+                    }
+                ],
+                "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "in1k"}}],
+            }
+        },
+    },
+}
+HOSTILE = [
+    "a b", "it's", 'say "no"', "$(touch hacked)", "`touch hacked`", "$HOME", "a\nb # c", "\t",
+    "\\n", "\x7f\x1b", "\x85", "\u00a0\u2028\u200b", "ä", "\U0001f600", "a b: c", "- c", "%s", "!x",
+    "'\n'",
+]  # fmt: skip
+
+
+def kubernetes_of(job: SliceJob) -> str:
+    return kubernetes(job, image="registry.example/viewstore:1", claim="in1k")
+
+
+def test_the_slurm_file_is_this_one() -> None:
+    assert slurm(JOB) == SLURM
+    assert "%" not in slurm(replace(JOB, at_once=64)).splitlines()[2]
+    assert "gpus" not in slurm(replace(JOB, gpus=0))
+    subprocess.run(["bash", "-n"], input=SLURM, text=True, check=True)
+
+
+def test_the_kubernetes_file_has_these_fields() -> None:
+    text = kubernetes_of(JOB)
+    assert yaml.safe_load(text) == KUBERNETES
+    assert "# when all are done: viewstore finalise /data/in1k\n" in text
+    (container,) = yaml.safe_load(kubernetes_of(replace(JOB, gpus=0)))["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "resources" not in container
+    assert yaml.safe_load(kubernetes_of(replace(JOB, at_once=99)))["spec"]["parallelism"] == 64
+
+
+@pytest.mark.parametrize("view_set", ["a_b", "a" * 63, "x" * 39 + "___y"])
+def test_a_job_has_a_name_that_kubernetes_takes(view_set: str) -> None:
+    """Of its pods, too, which have a number behind it: letters, digits and - between them."""
+    name = yaml.safe_load(kubernetes_of(replace(JOB, view_set=view_set)))["metadata"]["name"]
+    assert name.replace("-", "").isalnum()
+    assert name[-1] != "-"
+    assert len(f"{name}-99999") <= 63
+
+
+@pytest.mark.parametrize("word", [*HOSTILE, os.fsdecode(b"\xff/\xc3")], ids=ascii)
+def test_a_shell_reads_each_word_as_it_was(word: str) -> None:
+    """Alone, and in a comment, where nothing of it is run."""
+    line = shell_line(["printf", "%s", word])
+    done = subprocess.run(["bash", "-c", f"# {line}\n{line}"], capture_output=True, check=True)
+    assert done.stdout == os.fsencode(word)
+    assert all(character.isprintable() for character in line)
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=ascii)
+def test_kubernetes_reads_each_word_as_it_was(word: str) -> None:
+    """After YAML, and after $$, which stands for $ in a command and nowhere else."""
+    store = f"/{word.replace(':', '')}"
+    text = kubernetes(replace(JOB, store=store, command=(word,)), image=word, claim=word)
+    pod = yaml.safe_load(text)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"][0].replace("$$", "$") == word
+    assert container["command"][0].replace("$$", "").count("$") == 0
+    assert container["image"] == word
+    assert container["volumeMounts"] == [{"name": "store", "mountPath": store}]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == word
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_kubernetes_is_given_nothing_that_it_cannot_take() -> None:
+    with pytest.raises(ConfigError, match="cannot be mounted at a path with a colon"):
+        kubernetes_of(replace(JOB, store="/data:1"))
+    with pytest.raises(ConfigError, match="UTF-8, and a path is not"):
+        kubernetes_of(replace(JOB, command=(os.fsdecode(b"\xff"),)))

@@ -1,0 +1,118 @@
+"""A view set that is built in slices: its plan as it is stored, and the files that it needs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from viewstore.build.jobfile import SliceJob
+from viewstore.build.roles import (
+    NAMED,
+    WeightFiles,
+    check_unneeded,
+    function_named,
+    networks,
+    taken_files,
+    weights_of,
+)
+from viewstore.errors import CheckpointError, ConfigError, counted
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import Plan, check_view_set_name
+from viewstore.store.committed import is_store, no_store, no_view_set, read_plan, view_sets
+
+
+def slice_job(
+    root: Path,
+    view_set: str,
+    files: WeightFiles,
+    *,
+    slices: int,
+    at_once: int | None = None,
+    gpus: int | None = None,
+) -> SliceJob:
+    """Return the job that builds a planned view set in slices.
+
+    Args:
+        root: Folder of the store.
+        view_set: Name of a view set that has a plan.
+        files: Files of networks by role, where the packaged ones do not do.
+        slices: Number of tasks, at most one for each shard.
+        at_once: How many of them may run at a time; None: all.
+        gpus: That each task asks for; None: one where networks make the views, else none.
+
+    Raises:
+        ConfigError: There is no plan, it needs a file that is not given, or has fewer shards.
+        CheckpointError: A file is another one than the view set was planned with.
+    """
+    paths = StorePaths(root.absolute())
+    plan = _plan_of(paths, view_set)
+    if slices > plan.shards:
+        raise ConfigError(
+            f"{view_set} has {counted(plan.shards, 'shard')}, too few for {slices} slices",
+            where=f"--slices {slices}",
+            why="a slice takes whole shards: the others would have nothing to do",
+            fix=f"give --slices {plan.shards}, or fewer",
+        )
+    has_networks = bool(networks([each.role for each in plan.weights]))
+    if gpus and not has_networks:
+        raise ConfigError(
+            f"{view_set} is made without networks, and uses no GPU",
+            where=f"--gpus {gpus}",
+            fix="leave --gpus out",
+        )
+    command = ["viewstore", "build", "--generator", plan.generator["name"]]
+    command += ["--out", str(paths.root), "--view-set", view_set]
+    for role, path in _planned_files(plan, files).items():
+        command += [f"--{role}", function_named(role, path) or str(path.absolute())]
+    if has_networks:
+        command += ["--device", "auto"]
+    return SliceJob(
+        store=str(paths.root),
+        view_set=view_set,
+        command=tuple(command),
+        slices=slices,
+        at_once=slices if at_once is None else at_once,
+        gpus=int(has_networks) if gpus is None else gpus,
+    )
+
+
+def _plan_of(paths: StorePaths, name: str) -> Plan:
+    check_view_set_name(name)
+    planning = f"--out {shlex.quote(str(paths.root))} --view-set {name} --plan"
+    if not is_store(paths):
+        fix = f"viewstore build --generator NAME --source SRC {planning}"
+        raise no_store(paths.root, why="slices are built of a plan", fix=fix)
+    if not paths.view_set(name).plan.is_file():
+        fix = f"viewstore build --generator NAME {planning}"
+        raise no_view_set(name, view_sets(paths), paths.root, fix=fix)
+    return read_plan(paths.view_set(name))
+
+
+def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
+    """Return the given files by the roles that the plan has; the others are packaged.
+
+    Raises:
+        ConfigError: One is missing, or not needed.
+        CheckpointError: One is another file than the plan's.
+    """
+    planned = {each.role: each for each in plan.weights if each.role in NAMED}
+    check_unneeded(plan.generator["name"], planned, files)
+    files = taken_files(tuple(planned), files)
+    found = {each.role: each.sha256 for each in weights_of(tuple(planned), files)}
+    for role, weights in planned.items():
+        if found.get(role) == weights.sha256:
+            continue
+        if role in files:
+            raise CheckpointError(
+                f"the {role} is not the one that {plan.view_set} was planned with",
+                where=f"--{role} {files[role]}",
+                why="its sha256 differs from the plan's",
+                fix=f"give that of the plan, which was called {weights.name}",
+            )
+        raise ConfigError(
+            f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
+            where=f"sha256 {weights.sha256}",
+            why="weights are not in the store: each node reads them at the path given here",
+            fix=f"add --{role} with the path of that file",
+        )
+    return files

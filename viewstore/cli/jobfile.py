@@ -1,0 +1,124 @@
+"""Commands that print job files for clusters: jobfile slurm, jobfile kubernetes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from viewstore.cli import options as shared
+from viewstore.cli.command import (
+    CONTEXT,
+    Entry,
+    LazyGroup,
+    apply_common,
+    command,
+    common_options,
+    options_of,
+)
+from viewstore.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from viewstore.build.jobfile import SliceJob
+
+COMMANDS = {
+    "slurm": Entry("viewstore.cli.jobfile:slurm", "Print a Slurm array."),
+    "kubernetes": Entry("viewstore.cli.jobfile:kubernetes", "Print a Kubernetes Indexed Job."),
+}
+MAX_SLICES = 100_000  # of a Kubernetes Job with tries for each index
+_OPTIONS = (
+    shared.STORE,
+    click.option(
+        "--view-set", required=True, metavar="NAME", help="Build this view set, which has a plan."
+    ),
+    click.option(
+        "--slices",
+        type=click.IntRange(1, MAX_SLICES),
+        required=True,
+        metavar="N",
+        help="Build it in N tasks, each with its share of the shards.",
+    ),
+    click.option(
+        "--at-once",
+        type=shared.POSITIVE,
+        metavar="M",
+        help="Let M tasks run at a time.  [default: all]",
+    ),
+    click.option(
+        "--gpus",
+        type=click.IntRange(min=0),
+        metavar="G",
+        help="Ask for G GPUs for each task.  [default: 1 if networks make the views, else 0]",
+    ),
+    *shared.WEIGHTS,
+)
+
+
+@click.group("jobfile", cls=LazyGroup, table=COMMANDS, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def jobfile(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
+    """Print a job file that builds a planned view set on a cluster; nothing is submitted."""
+    apply_common(context.ensure_object(Terminal), **options)
+
+
+@command("slurm", example="viewstore jobfile slurm views --view-set w-search --slices 64")
+@options_of(_OPTIONS)
+def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
+    """Print a batch script for sbatch: an array with a task for each slice.
+
+    The store and the weights lie at the same paths on every node. A task that is stopped by its
+    time limit is requeued, and goes on.
+    """
+    from viewstore.build import jobfile as texts
+
+    job = _job(options)
+    _answer(terminal, job, texts.slurm(job))
+
+
+@command(
+    "kubernetes",
+    example="viewstore jobfile kubernetes views --view-set w-search --slices 64 "
+    "--image registry.example/viewstore --claim views",
+)
+@options_of(_OPTIONS)
+@click.option(
+    "--image", required=True, metavar="IMAGE", help="Run this image, in which viewstore is."
+)
+@click.option(
+    "--claim",
+    required=True,
+    metavar="CLAIM",
+    help="Mount the ReadWriteMany volume of this claim at the path of the store.",
+)
+def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> None:  # noqa: ANN401
+    """Print an Indexed Job for kubectl apply, with an index for each slice.
+
+    The weights lie at the same paths in the image. A pod that is preempted comes back and goes on.
+    It needs Kubernetes 1.29 or newer.
+    """
+    from viewstore.build import jobfile as texts
+
+    job = _job(options)
+    _answer(terminal, job, texts.kubernetes(job, image=image, claim=claim))
+
+
+def _job(options: dict[str, Any]) -> SliceJob:
+    from viewstore.build.slice_job import slice_job
+
+    store: Path = options["store"]
+    return slice_job(
+        store,
+        options["view_set"],
+        shared.weight_files(options),
+        slices=options["slices"],
+        at_once=options["at_once"],
+        gpus=options["gpus"],
+    )
+
+
+def _answer(terminal: Terminal, job: SliceJob, text: str) -> None:
+    facts = asdict(job) | {"finalise": job.finalise, "file": text}
+    terminal.result(facts, text.removesuffix("\n"))

@@ -1,0 +1,86 @@
+"""What `build --plan` answers: units, bytes and, where shards are there, seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewstore.cli.text import duration
+from viewstore.errors import ConfigError, counted
+
+if TYPE_CHECKING:
+    from viewstore.format.plan import Plan
+
+AGAINST = ("dry_run", "shard", "only")  # a plan is one of all shards, and is no trial
+WITHOUT_EFFECT = ("workers", "executor", "grace", "max_failures", "max_missed", "sample")
+
+
+def check_alone(given: set[str]) -> None:
+    """Raise ConfigError if an option is `given` that says how shards are built: none is."""
+    wrong = [name for name in (*AGAINST, *WITHOUT_EFFECT) if name in given]
+    if wrong:
+        named = " and ".join("--" + name.replace("_", "-") for name in wrong)
+        raise ConfigError(
+            f"{named} cannot be given with --plan, which builds no shard",
+            fix=f"leave {named} out here, and give the builds that follow what they need",
+        )
+
+
+def plan_facts(out: Path, plan: Plan) -> dict[str, Any]:
+    """Return what is to be built of a plan, from its layout and from the commits that are there."""
+    from viewstore.costs.disk_space import free_bytes
+    from viewstore.costs.estimate import most_bytes
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import read_commits
+
+    commits = read_commits(StorePaths(out).view_set(plan.view_set))
+    left = [shard for shard in range(plan.shards) if shard not in commits]
+    seconds = [commit.seconds for commit in commits.values()]
+    unit = statistics.median(seconds) if seconds else None
+    return {
+        "store": str(out),
+        "view_set": plan.view_set,
+        "plan_id": plan.id,
+        "samples": plan.rows,
+        "views": plan.views,
+        "codec": plan.form,
+        "shards": plan.shards,
+        "shard_rows": plan.shard_rows,
+        "left_shards": len(left),
+        "left_samples": sum(len(plan.shard_range(shard)) for shard in left),
+        "most_bytes": most_bytes(plan),
+        "shard_bytes": most_bytes(plan) // plan.shards,
+        "free_bytes": free_bytes(out),
+        "shard_seconds": unit,
+        "seconds": None if unit is None else unit * len(left),
+    }
+
+
+def plan_text(facts: Mapping[str, Any]) -> str:
+    """Return the same for people."""
+    from viewstore.costs.estimate import size
+
+    there = facts["shards"] - facts["left_shards"]
+    if facts["shard_seconds"] is None:
+        time = "not known before a shard is built; --dry-run in place of --plan measures it"
+    else:
+        time = (
+            f"{duration(facts['shard_seconds'])} a shard, {duration(facts['seconds'])} in all by "
+            f"one worker, by the median of {counted(there, 'shard')}"
+        )
+    bound = "" if facts["codec"] == "raw" else "at most "
+    return "\n".join(
+        [
+            f"{facts['view_set']}: {counted(facts['samples'], 'sample')} of "
+            f"{counted(facts['views'], 'view')} planned; nothing was rendered",
+            f"  shards     {counted(facts['shards'], 'shard')} of up to "
+            f"{counted(facts['shard_rows'], 'sample')}; {facts['left_shards']} to build",
+            f"  disk       {bound}{size(facts['most_bytes'])} as {facts['codec']}, a shard "
+            f"{bound}{size(facts['shard_bytes'])}; {size(facts['free_bytes'])} free",
+            f"  time       {time}",
+            "build it with the same command without --plan, --source and --limit; in slices with "
+            "--shard I/N too",
+        ]
+    )
