@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,10 +31,12 @@ from tests.faults.crash_model import (
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.repair import collect_garbage
 from viewstore.errors import ConfigError
-from viewstore.format.manifest import Manifest
-from viewstore.format.paths import StorePaths
+from viewstore.files.upstream import Upstream
+from viewstore.format.manifest import Commit, Manifest
+from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.images.codec import codec_from_plan
 from viewstore.shards import builder
+from viewstore.shards.commit import Blob, PublishResult
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import committed_shards, read_commit, read_plan, view_sets
 from viewstore.store.verify import shard_faults, verify
@@ -165,8 +167,10 @@ def recorder_in(folder: Path, patch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(folder)
     publish = builder.publish
 
-    def told(paths: object, blobs: object, commit: builder.Commit) -> object:
-        status = publish(paths, blobs, commit)  # type: ignore[arg-type]
+    def told(
+        paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit, upstream: Upstream
+    ) -> PublishResult:
+        status = publish(paths, blobs, commit, upstream)
         recorder.mark(f"committed {commit.view_set} {commit.entry.shard}")
         return status
 

@@ -1,7 +1,9 @@
-"""The stores of the loading tests, served by an S3 server and by plain HTTP."""
+"""Stores served by an S3 server and by plain HTTP, and places in buckets to build into."""
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,21 @@ import pytest
 
 import viewstore
 from tests.loaders.stores import digits_store
-from tests.remote.servers import plain_server, s3_environment, s3_server, upload
+from tests.remote.bucket_builds import ROWS, Behind, Place, Undisturbed, build_into
+from tests.remote.buckets import Inside
+from tests.remote.servers import (
+    BUCKET,
+    Faults,
+    plain_server,
+    proxy,
+    s3_environment,
+    s3_server,
+    upload,
+)
+from tests.viewstore.small_stores import write_npz
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
+from viewstore.shards.builder import ShardBuilder
 from viewstore.store.store import Store
 
 IMPATIENT = Retry(first_seconds=0.001, longest_seconds=0.01, stall_seconds=1.0)
@@ -60,3 +74,52 @@ def open_remote(tmp_path: Path) -> Open:
         return viewstore.open(url, cache=cache, retry=retry)
 
     return open_url
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_npz(tmp_path_factory.mktemp("source") / "images.npz", rows=ROWS)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    source: str, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("local") / "store"
+    build_into(folder, source)
+    build_into(f"s3://{BUCKET}/undisturbed", source)
+    objects = Inside(s3_endpoint, "undisturbed/").objects()
+    return Undisturbed(viewstore.open(folder).store_id, objects)
+
+
+@pytest.fixture
+def behind(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Behind]:
+    """Return a place of this test behind a proxy with the given faults."""
+    folder = f"builds/{zlib.crc32(request.node.name.encode()):08x}"
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+
+        def placed(faults: Faults) -> Place:
+            patch.setenv("AWS_ENDPOINT_URL", stack.enter_context(proxy(s3_endpoint, faults)))
+            return Place(f"s3://{BUCKET}/{folder}", faults, Inside(s3_endpoint, f"{folder}/"))
+
+        yield placed
+
+
+@pytest.fixture
+def place(behind: Behind) -> Place:
+    return behind(Faults())
+
+
+@pytest.fixture
+def executions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards that were rendered in this process, in the order in which it was begun."""
+    begun: list[int] = []
+    build = ShardBuilder._build
+
+    def counted(builder: ShardBuilder, unit: Any, *rest: Any) -> Any:  # noqa: ANN401
+        begun.append(unit.shard)
+        return build(builder, unit, *rest)
+
+    monkeypatch.setattr(ShardBuilder, "_build", counted)
+    return begun

@@ -25,6 +25,7 @@ import obstore
 from obstore.store import S3Store
 
 BUCKET = "views"
+PATIENCE_SECONDS = 30  # until a test that would hang fails
 S3_PROGRAM = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -34,7 +35,13 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()  # ends with the process that started this one
 """
 
-Fault = Literal["503", "404", "cut", "cut, no length", "truncate", "reset", "flip", "stall", "403"]
+# What happens to a request before the server has it: "refuse" resets the connection, "half" does
+# so in the middle of the request's body, numbers are answered in the server's place. The others
+# happen to the answer: "drop" resets the connection instead of it, though the server did the work.
+Before = Literal["503", "404", "403", "409", "501", "refuse", "half"]
+After = Literal["cut", "cut, no length", "truncate", "reset", "flip", "stall", "drop"]
+Fault = Before | After
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>try again</Message></Error>"
 
 
 @contextlib.contextmanager
@@ -97,12 +104,16 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # many builders connect at once
+
+
 @contextlib.contextmanager
-def _serving(
+def serving(
     handler: Callable[..., http.server.BaseHTTPRequestHandler],
 ) -> Iterator[http.server.ThreadingHTTPServer]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
@@ -116,7 +127,7 @@ def _serving(
 @contextlib.contextmanager
 def plain_server(folder: Path) -> Iterator[str]:
     """Serve a folder as `python -m http.server` does: no ranges, no ETag, no listing of stores."""
-    with _serving(functools.partial(_Quiet, directory=str(folder))) as server:
+    with serving(functools.partial(_Quiet, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
@@ -150,7 +161,7 @@ class _Ranged(_Quiet):
 @contextlib.contextmanager
 def ranged_server(folder: Path) -> Iterator[str]:
     """Serve a folder with ranges and ETags."""
-    with _serving(functools.partial(_Ranged, directory=str(folder))) as server:
+    with serving(functools.partial(_Ranged, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
@@ -158,11 +169,17 @@ def ranged_server(folder: Path) -> Iterator[str]:
 class Faults:
     """What a proxy does to the requests that pass it.
 
+    Which requests meet a fault is drawn by seed, method, path, and how often that was asked for,
+    so it does not depend on the order in which threads and processes come.
+
     Attributes:
         script: Faults of the next requests, in turn; None lets one pass.
         rate: Share of the other requests that meet a fault of `kinds`.
         only: Part of the path of the requests it is about.
+        methods: Those of the requests it is about; none stands for all.
         stall_seconds: How long a stalled connection is silent.
+        ignores_conditions: The server does not know If-None-Match, and puts whatever comes.
+        page: Names that the server lists in one answer; 0 leaves it to the server.
     """
 
     script: list[Fault | None] = field(default_factory=list)
@@ -170,85 +187,150 @@ class Faults:
     kinds: tuple[Fault, ...] = ()
     seed: int = 0
     only: str = ""
+    methods: tuple[str, ...] = ()
     stall_seconds: float = 3.0
+    ignores_conditions: bool = False
+    page: int = 0
     done: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
     matches: list[str] = field(default_factory=list)
+    _asked: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
+    @property
+    def struck(self) -> int:
+        """Requests that met a fault."""
+        return self.done.total() - self.done["ok"]
 
-    def next(self, path: str, wanted: str | None) -> tuple[Fault | None, float]:
+    def next(self, method: str, path: str, wanted: str | None) -> tuple[Fault | None, float]:
         """Return the fault of the next request, and a number in [0, 1) for where it strikes."""
         with self._lock:
-            if self.only not in path:
+            if self.only not in path or (self.methods and method not in self.methods):
                 return None, 0.0
             self.ranges += [wanted] if wanted else []
-            place = self._random.random()
+            asked = f"{method} {path.partition('?')[0]}"
+            draw = random.Random(f"{self.seed} {asked} {self._asked[asked]}")
+            self._asked[asked] += 1
+            place = draw.random()
             fault: Fault | None = None
             if self.script:
                 fault = self.script.pop(0)
-            elif self._random.random() < self.rate:
-                fault = self._random.choice(self.kinds)
+            elif draw.random() < self.rate:
+                fault = draw.choice(self.kinds)
             self.done[fault or "ok"] += 1
             return fault, place
 
 
+@dataclass
+class Gate(Faults):
+    """Lets no request of `only` pass before it is opened, or so many are waiting."""
+
+    most: int = 10_000
+    asked: list[str] = field(default_factory=list)
+    _open: threading.Event = field(default_factory=threading.Event)
+    late: bool = False
+
+    def next(self, method: str, path: str, wanted: str | None) -> tuple[Fault | None, float]:
+        if self.only in path:
+            self.asked.append(path)
+            if len(self.asked) >= self.most:
+                self._open.set()
+            self.late |= not self._open.wait(PATIENCE_SECONDS)
+        return super().next(method, path, wanted)
+
+    def open(self) -> None:
+        """Let all pass."""
+        self._open.set()
+
+    def wait(self) -> None:
+        """Wait until it is open."""
+        assert self._open.wait(PATIENCE_SECONDS)
+
+
 @contextlib.contextmanager
 def proxy(upstream: str, faults: Faults) -> Iterator[str]:
-    """Pass requests on to a server, with faults; yield its URL."""
+    """Pass requests on to a server, with faults; yield its URL.
+
+    A request that ends early is not passed on, as no server of objects would store a part of one.
+    """
     address = upstream.removeprefix("http://")
+    turns = threading.Lock()  # moto looks, and then writes: two creations at once might both win
 
     class Handler(_Quiet):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
-        def do_GET(self) -> None:
+        def _handle_request(self) -> None:
             faults.matches += self.headers.get_all("If-Match", [])
-            fault, place = faults.next(self.path, self.headers.get("Range"))
-            if fault in ("503", "404", "403"):
-                self.send_response(int(fault))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            status, headers, body = self._pass_on()
-            headers.pop("Transfer-Encoding", None)
-            headers["Content-Length"] = str(len(body))
+            fault, place = faults.next(self.command, self.path, self.headers.get("Range"))
+            size = int(self.headers.get("Content-Length", 0))
+            if fault == "half":
+                self.rfile.read(size // 2)
+                return self._reset()
+            request = self.rfile.read(size)
+            if len(request) < size or fault == "refuse":
+                return self._reset()
+            if fault in ("503", "404", "403", "409", "501"):
+                return self._answer(int(fault), {}, CONFLICT if fault == "409" else b"")
+            status, headers, body = self._pass_on(request)
             self.close_connection = fault is not None
             sent = int(len(body) * place)
+            if fault == "drop" or (fault in ("cut", "reset") and not body):
+                return self._reset()  # what has no body is cut in its head
             if fault == "flip" and body:
                 body = body[:sent] + bytes([body[sent] ^ 1 << sent % 8]) + body[sent + 1 :]
-            elif fault == "truncate":
-                headers["Content-Length"] = str(sent)
-            elif fault == "cut, no length":
-                del headers["Content-Length"]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if fault in (None, "flip"):
-                self.wfile.write(body)
-                return
-            self.wfile.write(body[:sent])
-            self.wfile.flush()
+            if fault == "stall" and not body:  # it has no middle
+                time.sleep(faults.stall_seconds)
+            if fault in (None, "flip") or not body:
+                return self._answer(status, headers, body)
+            length = {"cut, no length": None, "truncate": sent}.get(fault, len(body))
+            self._answer(status, headers, body[:sent], length=length)
             if fault == "stall":
                 time.sleep(faults.stall_seconds)
                 self.wfile.write(body[sent:])
             elif fault == "reset":
-                linger = struct.pack("ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                self.connection.close()
+                self._reset()
+            return None
 
-        def _pass_on(self) -> tuple[int, dict[str, str], bytes]:
-            connection = http.client.HTTPConnection(address, timeout=30)
-            try:
-                connection.request("GET", self.path, headers=dict(self.headers.items()))
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle_request
+
+        def _answer(
+            self, status: int, headers: dict[str, str], body: bytes, *, length: int | None = -1
+        ) -> None:
+            """Send an answer; `length` is what it says of its body, None: nothing."""
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if length is not None and self.command != "HEAD" and status != 204:
+                self.send_header("Content-Length", str(len(body) if length < 0 else length))
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+
+        def _reset(self) -> None:
+            self.close_connection = True
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+
+        def _pass_on(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+            sent, path = dict(self.headers.items()), self.path
+            if faults.page and "list-type=" in path:
+                path += f"&max-keys={faults.page}"
+            if faults.ignores_conditions:
+                sent = {n: v for n, v in sent.items() if n.lower() != "if-none-match"}
+            with contextlib.ExitStack() as stack:
+                if self.headers.get("If-None-Match") is not None:
+                    stack.enter_context(turns)
+                connection = http.client.HTTPConnection(address, timeout=30)
+                stack.callback(connection.close)
+                connection.request(self.command, path, body=request, headers=sent)
                 answer = connection.getresponse()
-                dropped = ("server", "date", "connection", "content-length")
+                dropped = {"server", "date", "connection", "transfer-encoding"}
+                if self.command != "HEAD":
+                    dropped.add("content-length")
                 headers = {n: v for n, v in answer.getheaders() if n.lower() not in dropped}
                 return answer.status, headers, answer.read()
-            finally:
-                connection.close()
 
         def handle(self) -> None:
             with contextlib.suppress(ConnectionError, ValueError):  # the client may go, or we did
@@ -258,5 +340,5 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
             with contextlib.suppress(OSError, ValueError):
                 super().finish()
 
-    with _serving(Handler) as server:
+    with serving(Handler) as server:
         yield f"http://127.0.0.1:{server.server_port}"

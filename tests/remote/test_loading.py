@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.loaders.families import say_parents
 from tests.loaders.stores import SHARD_ROWS, digits_store
 from tests.loaders.test_loader import traces
 from tests.remote.conftest import Open
-from tests.remote.servers import Fault, Faults, proxy, ranged_server
+from tests.remote.servers import PATIENCE_SECONDS, Faults, Gate, proxy, ranged_server
 from viewstore.errors import FormatError, UnavailableError
 from viewstore.files import blob_cache
 from viewstore.files.fetch import Retry
@@ -35,34 +34,6 @@ from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.loaders.settings import LoaderSettings
 from viewstore.store.store import Store
 from viewstore.store.view_set import ViewSet
-
-PATIENCE_SECONDS = 30  # until a test that would hang fails
-
-
-@dataclass
-class Gate(Faults):
-    """Lets no request of `only` pass before it is opened, or so many are waiting."""
-
-    most: int = 10_000
-    asked: list[str] = field(default_factory=list)
-    _open: threading.Event = field(default_factory=threading.Event)
-    late: bool = False
-
-    def next(self, path: str, wanted: str | None) -> tuple[Fault | None, float]:
-        if self.only in path:
-            self.asked.append(path)
-            if len(self.asked) >= self.most:
-                self._open.set()
-            self.late |= not self._open.wait(PATIENCE_SECONDS)
-        return super().next(path, wanted)
-
-    def open(self) -> None:
-        """Let all pass."""
-        self._open.set()
-
-    def wait(self) -> None:
-        """Wait until it is open."""
-        assert self._open.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

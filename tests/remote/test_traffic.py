@@ -88,8 +88,8 @@ def test_what_came_in_vain_is_counted_too(digits: Store, open_remote: Open) -> N
 class Late(Faults):
     """Lets the first request that it is about pass after a while."""
 
-    def next(self, path: str, wanted: str | None) -> tuple[Fault | None, float]:
-        found = super().next(path, wanted)
+    def next(self, method: str, path: str, wanted: str | None) -> tuple[Fault | None, float]:
+        found = super().next(method, path, wanted)
         if self.done.total() == 1:
             time.sleep(LATE_SECONDS)
         return found

@@ -17,6 +17,7 @@ import numpy as np
 from viewstore.build.differences import plan_differences
 from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files import disk
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import Status
 from viewstore.format.paths import StorePaths, ViewSetPaths
@@ -71,7 +72,7 @@ def restore_folders(paths: StorePaths) -> None:
         make_folders(missing)
 
 
-def adopt_plan(paths: ViewSetPaths, plan: Plan) -> Plan:
+def adopt_plan(paths: ViewSetPaths, plan: Plan, upstream: Upstream = FOLDER) -> Plan:
     """Fix the plan of a view set, or check that it is the one already fixed; return it.
 
     One that an earlier version fixed has an id of its own, by which its shards are named.
@@ -84,7 +85,7 @@ def adopt_plan(paths: ViewSetPaths, plan: Plan) -> Plan:
     with _inputs_stay(StorePaths(paths.root.parents[1]), plan):
         make_folders(paths.folders)
         # Its name is synced with those of the first blobs: before them it promises nothing.
-        if not disk.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
+        if not upstream.put_if_absent(paths.plan, plan.pack(), scratch=paths.tmp, durable=False):
             check_same_settings(paths, plan)
     return read_plan(paths)
 
@@ -244,7 +245,9 @@ def adopt_stored(paths: StorePaths, plan: Plan) -> None:
     disk.fsync_directory(paths.sources)  # who named its files may have been killed before it did
 
 
-def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> None:
+def adopt_sources(
+    paths: StorePaths, table: SourceTable, shard_rows: int, upstream: Upstream = FOLDER
+) -> None:
     """Fix the rows of a new store, or record those again that it lost.
 
     Another build may have fixed them at the same moment.
@@ -259,9 +262,11 @@ def adopt_sources(paths: StorePaths, table: SourceTable, shard_rows: int) -> Non
     record, files = pack_sources(table, shard_rows)
     check_same_rows(paths, str(parse(record)["digest"]))
     _write_columns(paths, files)
+    for name in files:
+        upstream.push(paths.sources / name)
     if paths.sources_record.is_file() and not rows_are_fixed(paths):
         set_aside(paths, paths.sources_record)
-    ours = disk.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
+    ours = upstream.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
     if not ours and paths.sources_record.read_bytes() != record:
         raise other_source("another build began it at this moment with other images or shard rows")
 

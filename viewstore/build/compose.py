@@ -23,6 +23,7 @@ from viewstore.build.listing import own_files
 from viewstore.build.reproducible import check_generator, check_versions, check_weights
 from viewstore.build.roles import WeightFiles, load_models, networks
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.columns import Column
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import SOURCE, Kind, Plan, Weights, round_name
@@ -230,12 +231,14 @@ def builder_factory(
     *,
     on_error: OnError,
     source: str | None = None,
+    upstream: Upstream = FOLDER,
 ) -> BuilderFactory:
     """Return what a worker calls to get the builder of a view set whose plan is adopted.
 
-    `source`: Where the images lie on this machine; None: where the store says.
+    `source`: Where the images lie on this machine; None: where the store says. `upstream`: Where
+    the shards are published.
     """
-    return partial(_make_builder, root, view_set, files, on_error, source)
+    return partial(_make_builder, root, view_set, files, on_error, source, upstream)
 
 
 def _make_builder(
@@ -244,6 +247,7 @@ def _make_builder(
     files: WeightFiles,
     on_error: OnError,
     source: str | None,
+    upstream: Upstream,
     watch: Watch,
     place: Place,
 ) -> ShardBuilder:
@@ -251,6 +255,7 @@ def _make_builder(
 
     from viewstore.generators import make_settings
 
+    root, upstream = upstream.here(root)
     paths = StorePaths(root)
     table, _, _ = read_sources(paths)
     if source is not None:
@@ -272,7 +277,7 @@ def _make_builder(
 
         torch.set_num_threads(place.threads)
     models = load_models(settings.NEEDS, files)
-    inputs = planned_inputs(paths, plan, rows.reader)
+    inputs = planned_inputs(paths, plan, rows.reader, upstream)
     context = make_context(
         table=table,
         seed=plan.seed,
@@ -293,5 +298,6 @@ def _make_builder(
         reads_source=reads_source,
         on_error=on_error,
         watch=watch,
+        upstream=upstream,
         warnings=warnings_here(plan),
     )

@@ -16,6 +16,7 @@ from viewstore.build.adopt import restore_folders
 from viewstore.errors import FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.local import LOCAL
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry, check_shard
@@ -39,7 +40,7 @@ from viewstore.store.shard_content import chunk_facts
 Derived = dict[str, tuple[int, str]]
 
 
-def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
+def finalise(root: Path, *, allow_partial: bool = False, upstream: Upstream = FOLDER) -> Manifest:
     """Write the derived files of every view set whose shards are all committed, and the manifest.
 
     A view set that is not complete keeps the entry that it has, which names what it lacks; without
@@ -52,43 +53,57 @@ def finalise(root: Path, *, allow_partial: bool = False) -> Manifest:
     paths = StorePaths(root)
     with disk.explained(root):
         restore_folders(paths)
-    # One at a time here; the manifest is safe without it.
-    with disk.explained(root), disk.file_lock(paths.finalise_lock):
-        _, _, sources_id = read_sources(paths)
-        newest = read_manifest(paths)
-        published = {} if newest is None else newest.view_sets
-        entries = {}
-        complete = True
-        for name in view_sets(paths):
-            plan = read_plan(paths.view_set(name))
-            found = read_commits(paths.view_set(name))
-            commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
-            _check(paths.view_set(name), plan, commits)
-            before = published.get(name)
-            if len(commits) == plan.shards:
-                entries[name] = derive(paths.view_set(name), plan, commits, before)
-            elif allow_partial:
-                entries[name] = derive(paths.view_set(name), plan, commits, before)
-                complete = False
-            elif before is not None:  # a repair took shards back, or it was published so
-                entries[name] = _kept(paths.view_set(name), plan, commits, before)
-                complete = False
-        for name in set(published) - set(entries):  # gone from disk, which verify tells
-            entries[name] = published[name]
+    while True:
+        # One at a time here; the manifest is safe without it.
+        with disk.explained(root), disk.file_lock(paths.finalise_lock):
+            upstream.pull()
+            manifest = _finalise(paths, allow_partial, upstream)
+            upstream.pull()  # of two that name the newest one, the late one may be the older
+            if manifest is not None and manifest.generation == last_generation(paths):
+                return manifest
+
+
+def _finalise(paths: StorePaths, allow_partial: bool, upstream: Upstream) -> Manifest | None:
+    """Publish the next generation; None if another process published one meanwhile."""
+    _, _, sources_id = read_sources(paths)
+    newest = read_manifest(paths)
+    published = {} if newest is None else newest.view_sets
+    entries = {}
+    complete = True
+    for name in view_sets(paths):
+        view_set, before = paths.view_set(name), published.get(name)
+        plan = read_plan(view_set)
+        found = read_commits(view_set)
+        commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
+        _check(view_set, plan, commits)
+        if len(commits) == plan.shards:
+            entries[name] = derive(view_set, plan, commits, before, upstream)
+        elif allow_partial:
+            entries[name] = derive(view_set, plan, commits, before, upstream)
             complete = False
-        if not entries:
-            raise ViewStoreError(
-                "no view set is complete",
-                code="VS202",
-                where=str(root),
-                why=unfinished(paths)[0],
-                fix=unfinished(paths)[1],
-            )
-        return publish(paths, newest, sources_id, entries, complete)
+        elif before is not None:  # a repair took shards back, or it was published so
+            entries[name] = _kept(view_set, plan, commits, before, upstream)
+            complete = False
+    for name in set(published) - set(entries):  # gone from disk, which verify tells
+        entries[name] = published[name]
+        complete = False
+    if not entries:
+        raise ViewStoreError(
+            "no view set is complete",
+            code="VS202",
+            where=str(paths.root),
+            why=unfinished(paths)[0],
+            fix=unfinished(paths)[1],
+        )
+    return publish(paths, newest, sources_id, entries, complete, upstream)
 
 
 def _kept(
-    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], before: ViewSetEntry
+    paths: ViewSetPaths,
+    plan: Plan,
+    commits: Mapping[int, Commit],
+    before: ViewSetEntry,
+    upstream: Upstream,
 ) -> ViewSetEntry:
     """Return the entry of a view set published in part, its derived files whole again.
 
@@ -101,7 +116,7 @@ def _kept(
         part = dict(commits)
     if before.plan_id != plan.id or Index.of(plan, part).root != before.root:
         return before
-    return derive(paths, plan, part, before)
+    return derive(paths, plan, part, before, upstream)
 
 
 def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> None:
@@ -115,7 +130,11 @@ def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> No
 
 
 def derive(
-    paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit], published: ViewSetEntry | None
+    paths: ViewSetPaths,
+    plan: Plan,
+    commits: Mapping[int, Commit],
+    published: ViewSetEntry | None,
+    upstream: Upstream = FOLDER,
 ) -> ViewSetEntry:
     """Write index, members, params and stats of a view set; return its entry in the manifest.
 
@@ -129,12 +148,15 @@ def derive(
     for commit in commits.values():
         check_shard(commit.entry, plan)
         for blob in commit.entry.files:
-            _check_size(paths.root / blob.name, blob.bytes)
+            path = paths.root / blob.name
+            _check_size(path, blob.bytes, upstream.size(path))
     index = Index.of(plan, commits)
     is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
-    if published is not None and not is_new and _whole(paths, plan, published, index):
+    if published is not None and not is_new and _whole(paths, plan, published, index, upstream):
         return published
-    writer = _Writer(paths, is_new=is_new)
+    files = (blob for commit in commits.values() for blob in commit.entry.files)
+    upstream.fetch_blobs(paths.root, (blob for blob in files if blob.role != "views"))
+    writer = _Writer(paths, upstream, is_new=is_new)
     if writer.is_new:  # whoever committed them may have been killed before it synced their names
         for shard in commits:
             writer.names.add(paths.commit(shard))
@@ -148,19 +170,20 @@ def derive(
     return ViewSetEntry(plan_id=plan.id, root=index.root, derived=writer.derived)
 
 
-def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry, index: Index) -> bool:
+def _whole(
+    paths: ViewSetPaths, plan: Plan, published: ViewSetEntry, index: Index, upstream: Upstream
+) -> bool:
     """Whether the derived files of an entry are there: those it names by hash, chunks by size.
 
     A shard that was rebuilt to equal bytes may have another lineage, which the index says.
     """
     for name, (size, sha256) in published.derived.items():
-        path = paths.root / name
-        if not _has_size(path, size) or disk.sha256_of(path) != sha256:
+        if not upstream.holds(paths.root / name, size, sha256):
             return False
     if Index.unpack(disk.read_limited(paths.index, LARGE_BYTES)) != index:
         return False
     return all(
-        _has_size(
+        upstream.holds(
             paths.params / column.name / chunk_key(column, entry.shard),
             chunk_facts(entry, column.name)[0],
         )
@@ -169,16 +192,12 @@ def _whole(paths: ViewSetPaths, plan: Plan, published: ViewSetEntry, index: Inde
     )
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
 class _Writer:
     """Writes derived files where they differ; `derived` is what the manifest says of them."""
 
-    def __init__(self, paths: ViewSetPaths, *, is_new: bool) -> None:
+    def __init__(self, paths: ViewSetPaths, upstream: Upstream, *, is_new: bool) -> None:
         """Sync the names that are there already if they are those of a new entry."""
-        self.paths, self.is_new = paths, is_new
+        self.paths, self.upstream, self.is_new = paths, upstream, is_new
         self.names = disk.DirectorySyncs()
         self.derived: Derived = {}
 
@@ -186,6 +205,7 @@ class _Writer:
         path = self.begin(name)
         if not path.is_file() or path.read_bytes() != data:
             self.names.write(path, data, scratch=self.paths.tmp)
+        self.upstream.push(path)
         self.derived[name] = (len(data), hashlib.sha256(data).hexdigest())
 
     def begin(self, name: str) -> Path:
@@ -252,29 +272,35 @@ def publish(
     sources_id: str,
     entries: Mapping[str, ViewSetEntry],
     complete: bool,
-) -> Manifest:
-    """Put the next generation, unless the newest says the same already."""
+    upstream: Upstream = FOLDER,
+) -> Manifest | None:
+    """Put the next generation, unless the newest says the same already.
+
+    Returns:
+        None: another process put it first, and may know of view sets that this one does not.
+    """
     if newest is not None and not paths.generation(newest.generation).is_file():
-        disk.put_if_absent(paths.generation(newest.generation), newest.pack(), scratch=paths.tmp)
-    while True:
-        last = last_generation(paths)
-        manifest = Manifest(
-            generation=last + 1,
-            previous=disk.sha256_of(paths.generation(last)) if last else None,
-            complete=complete,
-            sources_id=sources_id,
-            view_sets=entries,
-        )
-        if last:
-            stored = LOCAL.record(paths.generation(last), LARGE_BYTES, Manifest.unpack)
-            if _same(stored, manifest):  # nothing is new, or a crash came before manifest.json
-                manifest = stored
-                disk.fsync_directory(paths.generations)  # who named it may have been killed then
-                break
-        if disk.put_if_absent(paths.generation(last + 1), manifest.pack(), scratch=paths.tmp):
-            break
+        kept = paths.generation(newest.generation)
+        upstream.put_if_absent(kept, newest.pack(), scratch=paths.tmp)
+    last = last_generation(paths)
+    manifest = Manifest(
+        generation=last + 1,
+        previous=disk.sha256_of(paths.generation(last)) if last else None,
+        complete=complete,
+        sources_id=sources_id,
+        view_sets=entries,
+    )
+    stored = None
+    if last:
+        stored = LOCAL.record(paths.generation(last), LARGE_BYTES, Manifest.unpack)
+    if stored is not None and _same(stored, manifest):
+        manifest = stored  # nothing is new, or a crash came before manifest.json
+        disk.fsync_directory(paths.generations)  # who named it may have been killed then
+    elif not upstream.put_if_absent(paths.generation(last + 1), manifest.pack(), scratch=paths.tmp):
+        return None
     if manifest != newest:
         disk.write_atomic(paths.manifest, manifest.pack(), scratch=paths.tmp)
+        upstream.push(paths.manifest)
     return manifest
 
 
@@ -286,11 +312,7 @@ def _same(first: Manifest, second: Manifest) -> bool:
     )
 
 
-def _check_size(path: Path, expected: int) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        size = -1
+def _check_size(path: Path, expected: int, size: int) -> None:
     if size != expected:
         found = "is missing" if size < 0 else f"has {size} bytes, expected {expected}"
         view_set = path.parent.name

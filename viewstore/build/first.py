@@ -55,7 +55,7 @@ def check_first(
 
     `planned` are the names of inputs that a plan has fixed, by role: those are not built.
     """
-    published = published_view_sets(paths)
+    published = published_view_sets(paths, upstream=request.upstream)
     for role, wanted in settings.inputs().items():
         name = wanted.view_set
         if wanted.settings is None or planned.get(role, name) != name:

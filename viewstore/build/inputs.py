@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
 from viewstore.sources.reader import SourceReader
@@ -36,6 +37,7 @@ def wanted_inputs(
     build_first: BuildFirst,
     *,
     planned: Mapping[str, str] = {},
+    upstream: Upstream = FOLDER,
 ) -> dict[str, ViewSet]:
     """Return the view sets that view set `name` is made from by these settings, by role.
 
@@ -70,10 +72,10 @@ def wanted_inputs(
                 why=f"view sets are made one from the other at most {MAX_DEPTH} deep",
                 fix="start from one that fewer were made before",
             )
-        published = published_view_sets(paths, reader)
+        published = published_view_sets(paths, reader, upstream)
         if other not in published and other == wanted.view_set and wanted.settings is not None:
             build_first(other, wanted.settings)
-            published = published_view_sets(paths, reader)
+            published = published_view_sets(paths, reader, upstream)
         if other not in published and not paths.view_set(other).plan.is_file():
             raise no_view_set(other, view_sets(paths), paths.root, fix=f"build {other!r} first")
         view_set = complete_view_set(paths, name, other, published)
@@ -126,7 +128,10 @@ def depth_of(paths: StorePaths, name: str) -> int:
 
 
 def planned_inputs(
-    paths: StorePaths, plan: Plan, source: SourceReader | None = None
+    paths: StorePaths,
+    plan: Plan,
+    source: SourceReader | None = None,
+    upstream: Upstream = FOLDER,
 ) -> dict[str, ViewSet]:
     """Return the view sets that a plan links to, by role, as they are now.
 
@@ -134,7 +139,7 @@ def planned_inputs(
         ConfigError: One is gone, is another one than was planned with, or is not complete.
     """
     check_links(paths, plan)
-    published = published_view_sets(paths, source)
+    published = published_view_sets(paths, source, upstream)
     found = {}
     for role, link in plan.links.items():
         found[role] = complete_view_set(paths, plan.view_set, link["view_set"], published)

@@ -12,6 +12,7 @@ from viewstore.build.params_table import read_params
 from viewstore.errors import FormatError, counted
 from viewstore.files import disk
 from viewstore.files.naming import ViewFiles
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.listing import NAME, ROLE, Listing
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan, Weights
@@ -104,7 +105,7 @@ def weights_of_listing(listing: Listing) -> Weights:
     return Weights(role=ROLE, name=listing.file_name, bytes=len(listing.file), sha256=sha256)
 
 
-def keep_listing(paths: ViewSetPaths, listing: Listing) -> None:
+def keep_listing(paths: ViewSetPaths, listing: Listing, upstream: Upstream = FOLDER) -> None:
     """Put a listing into the folder of its view set, if it is not there."""
     make_folders(paths.folders)
     path = paths.root / listing.file_name
@@ -112,6 +113,7 @@ def keep_listing(paths: ViewSetPaths, listing: Listing) -> None:
         load_listing(path)
         return
     disk.write_atomic(path, listing.file, mode=0o444, scratch=paths.tmp)
+    upstream.push(path)
 
 
 def list_again(paths: ViewSetPaths, plan: Plan, table: SourceTable, progress: Progress) -> None:

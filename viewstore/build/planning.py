@@ -25,6 +25,7 @@ from viewstore.build.first import check_first, first_request, not_built_first
 from viewstore.build.forms import codec_of, side_of, wants_proof
 from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
+from viewstore.build.placed import placed
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import (
     check_unneeded,
@@ -86,7 +87,7 @@ def plan(request: BuildRequest, progress: Progress | None = None) -> Plan:
         FormatError: A source image cannot be read.
         UnavailableError: The folder cannot be written, or a package is missing.
     """
-    with disk.explained(request.out):
+    with placed(request) as request, disk.explained(request.root):
         return planned(request, progress or Silent()).plan
 
 
@@ -108,8 +109,8 @@ def planned(
 
     Raises: As `plan`, and as `build_first`.
     """
-    paths = StorePaths(request.out)
-    check_out(request.out)
+    paths = StorePaths(request.root)
+    check_out(request.root)
     check_view_set_name(request.name)
     if request.after is None and not paths.view_set(request.name).plan.is_file():
         check_no_round(request.name, f"viewstore refresh {request.out}")
@@ -196,7 +197,13 @@ def _resolved(
         built.append(build_first(first_request(request, name, own), table))
 
     inputs = wanted_inputs(
-        request.name, paths, settings, table, first, planned=_inputs(request, before)
+        request.name,
+        paths,
+        settings,
+        table,
+        first,
+        planned=_inputs(request, before),
+        upstream=request.upstream,
     )
     needs = named(settings.NEEDS)
     models = load_models(needs, request.files, progress)
@@ -253,10 +260,10 @@ def _resolved(
         _check_not_renamed(paths, plan)
     wanted_shards(request, plan)  # refused before anything is written
     check_plan(view_set, plan)
-    adopt_sources(paths, table, shard_rows)  # the first that is written
+    adopt_sources(paths, table, shard_rows, request.upstream)  # the first that is written
     if listing is not None:
-        keep_listing(view_set, listing)
-    return adopt_plan(view_set, plan), tuple(built)
+        keep_listing(view_set, listing, request.upstream)
+    return adopt_plan(view_set, plan, request.upstream), tuple(built)
 
 
 PACKAGED_ADVICE = {  # where to have a network from, by the role that a user would name first

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.adopt import adopt_sources, check_same_generator, fixed_sources
+from viewstore.build.placed import placed
 from viewstore.build.planning import check_out
 from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.roles import files_needed, needed_roles
@@ -27,6 +28,7 @@ from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
 from viewstore.errors import StoppedError
+from viewstore.files.upstream import FOLDER
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Fact, Progress, Silent
@@ -95,16 +97,21 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         ConfigError: What the build itself would refuse.
         UnavailableError: The disk has no space for two shards.
     """
+    with placed(request) as request:
+        return _rehearse(request, samples, progress or Silent())
+
+
+def _rehearse(request: BuildRequest, samples: int, progress: Progress) -> Rehearsal:
     from viewstore.generators import make_settings
 
-    check_out(request.out)
-    paths = StorePaths(request.out)
-    table, _ = build_rows(request, paths, progress or Silent(), keep=False)
+    check_out(request.root)
+    paths = StorePaths(request.root)
+    table, _ = build_rows(request, paths, progress, keep=False)
     with tempfile.TemporaryDirectory(prefix="viewstore-") as folder:
         scratch = Path(folder) / "store"
         rows = np.linspace(0, len(table.keys) - 1, min(samples, len(table.keys))).astype(np.int64)
         adopt_sources(StorePaths(scratch), take_rows(table, rows), choose_shard_rows(len(rows)))
-        clock = _Clock(progress or Silent(), request.name)
+        clock = _Clock(progress, request.name)
         with _nothing_kept():
             wanted = _scratch_request(request, paths, scratch)
             for each in _made_from(wanted, paths):
@@ -128,12 +135,12 @@ def rehearse(request: BuildRequest, samples: int, progress: Progress | None = No
         left=sum(len(plan.shard_range(shard)) for shard in missing),
         committed=len(committed),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
-        machine=machine_at(request.out),
+        machine=machine_at(request.root),
         costs=costs,
     )
     if found.left:
         check_free_bytes(
-            request.out,
+            request.root,
             2 * found.unit_bytes,
             needed_by="two shards need",
             fix="free some space, or name an --out on another disk",
@@ -181,6 +188,7 @@ def _scratch_request(request: BuildRequest, paths: StorePaths, scratch: Path) ->
     return replace(
         request,
         out=scratch,
+        upstream=FOLDER,
         source=None,
         limit=None,
         shard_rows=None,

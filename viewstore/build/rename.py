@@ -242,13 +242,16 @@ def _publish_without(
     paths: StorePaths, name: str, instead: Mapping[str, ViewSetEntry]
 ) -> Manifest | None:
     """Put a generation without the view set `name`, and with those of `instead`."""
-    manifest = read_manifest(paths)
-    if manifest is None or name not in manifest.view_sets:
-        return manifest
-    left = {key: entry for key, entry in manifest.view_sets.items() if key != name}
-    entries = {**left, **instead}
-    complete = manifest.complete or all(_is_complete(paths.view_set(key)) for key in entries)
-    return publish(paths, manifest, manifest.sources_id, entries, complete)
+    while True:
+        manifest = read_manifest(paths)
+        if manifest is None or name not in manifest.view_sets:
+            return manifest
+        left = {key: entry for key, entry in manifest.view_sets.items() if key != name}
+        entries = {**left, **instead}
+        complete = manifest.complete or all(_is_complete(paths.view_set(key)) for key in entries)
+        published = publish(paths, manifest, manifest.sources_id, entries, complete)
+        if published is not None:
+            return published
 
 
 def _is_complete(paths: ViewSetPaths) -> bool:

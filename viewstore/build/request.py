@@ -11,6 +11,7 @@ from typing import Any
 from viewstore.build.compose import OnError
 from viewstore.build.roles import WeightFiles
 from viewstore.errors import ConfigError
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.manifest import Manifest
 from viewstore.format.plan import Plan, checked_seed
 from viewstore.shards.engine import Executor
@@ -24,7 +25,7 @@ class BuildRequest:
 
     Attributes:
         generator: Name in the table of generators.
-        out: Folder of the store.
+        out: Folder of the store, or the URL of a bucket.
         settings: Settings of the generator that the user gave; the others are automatic.
         source: Source images; None means those of the store, or the digits for a new one.
         view_set: Name of the view set; None means the generator's.
@@ -49,10 +50,12 @@ class BuildRequest:
             "skip" builds on: what cannot be read at first is no sample, what fails later is kept
             with status 4 and black pixels.
         grace_seconds: How long running shards may go on after a stop signal.
+        single_writer: Of a bucket that cannot keep writers apart: nothing else writes there.
+        upstream: Where the files of `out` are published; `placed` sets it for a bucket.
     """
 
     generator: str
-    out: Path
+    out: Path | str
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
     view_set: str | None = None
@@ -71,6 +74,8 @@ class BuildRequest:
     only: tuple[int, ...] | None = None
     on_error: OnError = "fail"
     grace_seconds: float = 25.0
+    single_writer: bool = False
+    upstream: Upstream = FOLDER
 
     def __post_init__(self) -> None:
         if self.seed is not None:
@@ -83,6 +88,11 @@ class BuildRequest:
             object.__setattr__(self, "settings", others)
         if self.workers < 0:  # a pool of none would wait for ever
             raise ConfigError(f"workers must be at least 0, got {self.workers}")
+
+    @property
+    def root(self) -> Path:
+        """The folder in which this machine builds, of a request that is `placed`."""
+        return Path(self.out)
 
     @property
     def name(self) -> str:

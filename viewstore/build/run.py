@@ -13,6 +13,7 @@ from functools import partial
 
 from viewstore.build.compose import builder_factory
 from viewstore.build.finalise import finalise
+from viewstore.build.placed import placed
 from viewstore.build.planning import planned
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import networks
@@ -52,20 +53,23 @@ def build(
         ViewStoreError: A shard failed; the others were built.
     """
     progress = progress or Silent()
-    paths = StorePaths(request.out)
     if request.slice_of is not None and (request.source is not None or request.limit is not None):
         progress.warn(READ_AGAIN)
-    with disk.explained(request.out):
+    with placed(request) as request, disk.explained(request.root):
+        paths = StorePaths(request.root)
         first = None if request.slice_of is not None else partial(_build_first, progress)
         found = planned(request, progress, first, table=table)
         plan = found.plan
         started = time.monotonic()
         outcomes = build_shards(request, paths, plan, progress)
+        request.upstream.pull()
         left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
         return Built(
             plan=plan,
             outcomes=tuple(outcomes),
-            manifest=None if left or request.slice_of is not None else finalise(request.out),
+            manifest=None
+            if left or request.slice_of is not None
+            else finalise(request.root, upstream=request.upstream),
             seconds=time.monotonic() - started,
             left=left,
             skipped=found.skipped,
@@ -95,7 +99,7 @@ def build_shards(
     if not missing:
         return []
     check_free_bytes(
-        request.out,
+        request.root,
         2 * shard_bytes(plan),
         needed_by="two shards need",
         why="every committed shard is kept",
@@ -103,11 +107,12 @@ def build_shards(
     )
     job = Job(
         make=builder_factory(
-            request.out,
+            request.root,
             plan.view_set,
             request.files,
             on_error=request.on_error,
             source=None if request.source is not None else moved_source(),
+            upstream=request.upstream,
         ),
         queue=Queue(Policy(), units(plan, missing)),
         stop=StopRequest(request.grace_seconds),

@@ -44,7 +44,7 @@ def stored_plan(request: BuildRequest, paths: StorePaths) -> Plan | None:
         says_all(plan, request)
         and _has_its_rows(paths, plan)
         and all(path.is_file() for path in own_files(view_set, plan).values())
-        and _has_its_inputs(paths, plan)
+        and _has_its_inputs(request, paths, plan)
         and _has_its_weights(paths, plan, request.files)
     )
     return plan if stands else None
@@ -79,10 +79,10 @@ def _has_its_rows(paths: StorePaths, plan: Plan) -> bool:
     return rows_are_fixed(paths) and read_sources_record(paths)["digest"] == plan.sources_id
 
 
-def _has_its_inputs(paths: StorePaths, plan: Plan) -> bool:
+def _has_its_inputs(request: BuildRequest, paths: StorePaths, plan: Plan) -> bool:
     """Whether the view sets that a plan links to are those it was made with, and finished."""
     try:
-        planned_inputs(paths, plan)
+        planned_inputs(paths, plan, upstream=request.upstream)
     except (ConfigError, FormatError):
         return False
     return True

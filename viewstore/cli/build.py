@@ -9,7 +9,7 @@ import click
 
 from viewstore.cli import options as shared
 from viewstore.cli.command import command, given_options, options_of
-from viewstore.cli.options import FILE, POSITIVE, STORE
+from viewstore.cli.options import FILE, POSITIVE, STORE_OR_BUCKET
 from viewstore.cli.outcome import tell
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
@@ -90,12 +90,13 @@ _OPTIONS = (
     click.option(
         "-o",
         "--out",
-        type=FILE,
+        type=shared.FOLDER_OR_BUCKET,
         default=Path("views"),
         show_default=True,
         metavar="STORE",
-        help="Build into the store in this folder.",
+        help="Build into the store in this folder, or in a bucket: s3://, gs:// or az://.",
     ),
+    shared.SINGLE_WRITER,
     click.option(
         "--view-set", metavar="NAME", help="Name the view set.  [default: as the generator]"
     ),
@@ -251,21 +252,30 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 
 
 @command("finalise", example="viewstore finalise views")
-@STORE
+@STORE_OR_BUCKET
+@shared.SINGLE_WRITER
 @click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
 @_MAX_MISSED
-def finalise(terminal: Terminal, store: Path, allow_partial: bool, max_missed: float) -> int:
+def finalise(
+    terminal: Terminal,
+    store: Path | str,
+    single_writer: bool,
+    allow_partial: bool,
+    max_missed: float,
+) -> int:
     """Write the manifest of what is built; run once after all slices."""
     from viewstore.build.finalise import finalise as run
+    from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
-    if not is_store(StorePaths(store)):
-        raise no_store(store, fix=STORE_FOLDER)
-    manifest = run(store, allow_partial=allow_partial)
+    with store_at(store, single_writer=single_writer) as (root, upstream):
+        if not is_store(StorePaths(root)):
+            raise no_store(root, fix=STORE_FOLDER)
+        manifest = run(root, allow_partial=allow_partial, upstream=upstream)
     terminal.store_id = manifest.store_id
     opened = open_store(store)
     verdict = verdict_of(opened, opened.view_sets.values(), max_missed=max_missed)
@@ -300,6 +310,7 @@ def _request(terminal: Terminal, options: dict[str, Any]) -> BuildRequest:
         seed=options["seed"],
         codec=options["codec"],
         shard_rows=options["shard_rows"],
+        single_writer=options["single_writer"],
         files=shared.weight_files(options),
         **how_of(terminal, options),
     )

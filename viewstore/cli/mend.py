@@ -15,7 +15,7 @@ from viewstore.cli.command import command, options_of
 from viewstore.cli.options import (
     ON_ERROR,
     ONE_VIEW_SET,
-    STORE,
+    STORE_OR_BUCKET,
     WEIGHTS,
     WORKERS,
     parse_shards,
@@ -192,7 +192,7 @@ def _repair(
 
 
 @command("gc", example="viewstore gc views --older-than 24h --dry-run")
-@STORE
+@STORE_OR_BUCKET
 @click.option(
     "--older-than",
     default="24h",
@@ -201,9 +201,11 @@ def _repair(
     help="Spare files that are younger, say 30m, 24h or 2d.",
 )
 @click.option("--dry-run", is_flag=True, help="Say which files would go, and remove none.")
-def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
+def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) -> None:
     """Drop files that no commit names: what killed builds left behind."""
+    from viewstore.build.bucket_garbage import collect_bucket_garbage
     from viewstore.build.repair import collect_garbage
+    from viewstore.files.working_copy import WorkingCopy, store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
@@ -211,12 +213,18 @@ def gc(terminal: Terminal, store: Path, older_than: str, dry_run: bool) -> None:
     match = re.fullmatch(r"(\d{1,9})([smhd])", older_than)
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
-    if not is_store(StorePaths(store)):
-        raise no_store(store, fix=STORE_FOLDER)
     seconds = int(match[1]) * AGES[match[2]]
-    removed = collect_garbage(store, older_seconds=seconds, dry_run=dry_run)
+    with store_at(store) as (root, upstream):
+        if not is_store(StorePaths(root)):
+            raise no_store(root, fix=STORE_FOLDER)
+        if isinstance(upstream, WorkingCopy):
+            found = collect_bucket_garbage(upstream, older_seconds=seconds, dry_run=dry_run)
+            removed = [f"{store}/{name}" for name in found]
+        else:
+            gone = collect_garbage(root, older_seconds=seconds, dry_run=dry_run)
+            removed = [str(path) for path in gone]
     verb = "would remove" if dry_run else "removed"
     terminal.result(
-        {"removed": [str(path) for path in removed], "dry_run": dry_run},
+        {"removed": removed, "dry_run": dry_run},
         f"{verb} {counted(len(removed), 'file')}",
     )

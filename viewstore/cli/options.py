@@ -89,12 +89,28 @@ class _Folder(_PathHere):
             f"{command} takes the folder of a store, and this is a URL",
             where=url,
             fix="copy the store to this machine, manifest.json last, and name the folder; "
-            f"{', '.join(TAKE_URLS[:-1])} and {TAKE_URLS[-1]} take a URL",
+            f"{', '.join(TAKE_URLS[:-1])} and {TAKE_URLS[-1]} take a URL, "
+            f"{', '.join(TAKE_BUCKETS[:-1])} and {TAKE_BUCKETS[-1]} that of a bucket",
         )
+
+
+class _FolderOrBucket(_PathHere):
+    """The folder of a store, or the URL of a bucket that one lies in."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
+        from viewstore.files.local import is_url
+
+        return str(value).rstrip("/") if is_url(value) else super().convert(value, param, ctx)
 
 
 FILE = _PathHere()
 TAKE_URLS = ("inspect", "stats", "verify", "train", "serve")
+TAKE_BUCKETS = ("build", "status", "finalise", "gc")
 NUMBER = _Number()
 NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)
@@ -105,6 +121,13 @@ SOURCES = (
 )
 
 STORE = click.argument("store", type=_Folder())
+FOLDER_OR_BUCKET = _FolderOrBucket()
+STORE_OR_BUCKET = click.argument("store", type=FOLDER_OR_BUCKET)
+SINGLE_WRITER = click.option(
+    "--single-writer",
+    is_flag=True,
+    help="Write to a bucket that cannot keep several writers apart: no other one does meanwhile.",
+)
 ONE_VIEW_SET = click.option(
     "--view-set", metavar="NAME", help="Take this view set only.  [default: all]"
 )

@@ -20,11 +20,9 @@ SHOWN = 5  # keys of failed samples that are named
 
 def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
     """Answer with what a build came to; return its exit code."""
-    from viewstore.format.paths import StorePaths
     from viewstore.inspect.alike import groups_words
     from viewstore.inspect.inversion import inversion_report
     from viewstore.inspect.ranking import is_inversion
-    from viewstore.sources.record import read_sources
     from viewstore.store.store import open_store
     from viewstore.store.verdict import verdict_of
 
@@ -43,12 +41,24 @@ def tell(terminal: Terminal, built: Built, options: dict[str, Any]) -> int:
             report = inversion_report(store, view_set)
             facts["inversion"] = report.to_json()
     failed = built.failed_rows if verdict is None else verdict.view_sets[-1].failed_rows
-    names = read_sources(StorePaths(out))[0].keys if failed else ()
-    keys = [names[row] for row in failed]
+    keys = _keys(out, failed)
     facts |= {"failures": len(failed), "failed_samples": keys}
     reasons = _reasons(len(failed), options["max_failures"], verdict)
     terminal.result(facts, "\n".join([_summary_text(facts, verdict, report, alike), *reasons]))
     return int(bool(reasons))
+
+
+def _keys(out: Path | str, rows: list[int]) -> list[str]:
+    """Return the keys of rows of a store, which may have no manifest yet."""
+    from viewstore.files.working_copy import store_at
+    from viewstore.format.paths import StorePaths
+    from viewstore.sources.record import read_sources
+
+    if not rows:
+        return []
+    with store_at(out) as (root, _):
+        names = read_sources(StorePaths(root))[0].keys
+        return [names[row] for row in rows]
 
 
 def _reasons(failed: int, allowed: int, verdict: Verdict | None) -> list[str]:
@@ -64,7 +74,7 @@ def _reasons(failed: int, allowed: int, verdict: Verdict | None) -> list[str]:
     return reasons
 
 
-def _facts(built: Built, out: Path) -> dict[str, Any]:
+def _facts(built: Built, out: Path | str) -> dict[str, Any]:
     plan = built.plan
     return {
         "store": str(out),

@@ -28,14 +28,16 @@ def check_alone(given: set[str]) -> None:
         )
 
 
-def plan_facts(out: Path, plan: Plan) -> dict[str, Any]:
+def plan_facts(out: Path | str, plan: Plan) -> dict[str, Any]:
     """Return what is to be built of a plan, from its layout and from the commits that are there."""
     from viewstore.costs.disk_space import free_bytes
     from viewstore.costs.estimate import most_bytes
+    from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import read_commits
 
-    commits = read_commits(StorePaths(out).view_set(plan.view_set))
+    with store_at(out) as (root, _):
+        commits = read_commits(StorePaths(root).view_set(plan.view_set))
     left = [shard for shard in range(plan.shards) if shard not in commits]
     seconds = [commit.seconds for commit in commits.values()]
     unit = statistics.median(seconds) if seconds else None
@@ -52,7 +54,7 @@ def plan_facts(out: Path, plan: Plan) -> dict[str, Any]:
         "left_samples": sum(len(plan.shard_range(shard)) for shard in left),
         "most_bytes": most_bytes(plan),
         "shard_bytes": most_bytes(plan) // plan.shards,
-        "free_bytes": free_bytes(out),
+        "free_bytes": None if isinstance(out, str) else free_bytes(out),  # a bucket has no end
         "shard_seconds": unit,
         "seconds": None if unit is None else unit * len(left),
     }
@@ -70,6 +72,7 @@ def plan_text(facts: Mapping[str, Any]) -> str:
             f"{duration(facts['shard_seconds'])} a shard, {duration(facts['seconds'])} in all by "
             f"one worker, by the median of {counted(there, 'shard')}"
         )
+    free = "" if facts["free_bytes"] is None else f"; {size(facts['free_bytes'])} free"
     bound = "" if facts["codec"] == "raw" else "at most "
     return "\n".join(
         [
@@ -78,7 +81,7 @@ def plan_text(facts: Mapping[str, Any]) -> str:
             f"  shards     {counted(facts['shards'], 'shard')} of up to "
             f"{counted(facts['shard_rows'], 'sample')}; {facts['left_shards']} to build",
             f"  disk       {bound}{size(facts['most_bytes'])} as {facts['codec']}, a shard "
-            f"{bound}{size(facts['shard_bytes'])}; {size(facts['free_bytes'])} free",
+            f"{bound}{size(facts['shard_bytes'])}{free}",
             f"  time       {time}",
             "build it with the same command without --plan, --source and --limit; in slices with "
             "--shard I/N too",

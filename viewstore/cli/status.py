@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewstore.cli.command import command
-from viewstore.cli.options import ONE_VIEW_SET, POSITIVE, STORE
+from viewstore.cli.options import ONE_VIEW_SET, POSITIVE, STORE_OR_BUCKET
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from viewstore.store.progress import SetProgress
 
 
 @command("status", example="viewstore status views --view-set w-search")
-@STORE
+@STORE_OR_BUCKET
 @ONE_VIEW_SET
 @click.option("--missing", is_flag=True, help="Also print the missing shards as --only has them.")
 @click.option(
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 )
 def status(
     terminal: Terminal,
-    store: Path,
+    store: Path | str,
     view_set: str | None,
     missing: bool,
     form: str,
@@ -48,7 +49,9 @@ def status(
     --missing --format slurm --slices N it prints what goes on with a job array on Slurm: sbatch
     --array="$(viewstore status ..)". That is nothing where nothing is missing.
     """
+    from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import packs, view_sets
     from viewstore.store.progress import ranges, store_progress
 
     if form == "slurm":
@@ -57,20 +60,27 @@ def status(
         raise ConfigError(
             "--slices has no effect without --format slurm", fix="add --missing --format slurm"
         )
-    found = store_progress(StorePaths(store), view_set)
-    if not found:
-        raise _no_view_sets(store)
+    with store_at(store) as (root, upstream):
+        paths = StorePaths(root)
+        with contextlib.suppress(FormatError):  # shards of which the status cannot be read
+            for name in view_sets(paths):
+                upstream.fetch_blobs(paths.view_set(name).root, packs(paths.view_set(name)))
+        found = store_progress(paths, view_set)
+        if not found:
+            raise _no_view_sets(root)
+        unpublished = _unpublished(root, found)
+        gone = [] if view_set else _gone(root, found)
+        if slices is not None:
+            _check_one(root, found, slices)
     if slices is not None:
-        return _tell_array(terminal, store, found, slices)
+        return _tell_array(terminal, store, found, unpublished, slices)
     lines = []
     for each in found.values():
         lines += each.lines()
         if missing and each.missing:
             lines.append(f"  missing: {ranges(each.missing)}")
     facts = {name: each.to_json() for name, each in found.items()}
-    gone = [] if view_set else _gone(store, facts)
     lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
-    unpublished = _unpublished(store, found)
     if unpublished:
         lines.append(_not_published(store, unpublished))
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
@@ -78,13 +88,15 @@ def status(
     return int(bool(gone) or any(each.missing for each in found.values()))
 
 
-def _array_command(store: Path, view_set: str | None, slices: int | None) -> str:
+def _array_command(store: Path | str, view_set: str | None, slices: int | None) -> str:
     of = "" if view_set is None else f" --view-set {view_set}"
     array = f"--missing --format slurm --slices {slices or 'N'}"
     return f"viewstore status {shlex.quote(str(store))}{of} {array}"
 
 
-def _check_array(store: Path, view_set: str | None, missing: bool, slices: int | None) -> None:
+def _check_array(
+    store: Path | str, view_set: str | None, missing: bool, slices: int | None
+) -> None:
     """Raise ConfigError if what --format slurm goes with is not given."""
     lacking = [] if missing else ["--missing"]
     if slices is None:
@@ -97,24 +109,31 @@ def _check_array(store: Path, view_set: str | None, missing: bool, slices: int |
         )
 
 
-def _tell_array(
-    terminal: Terminal, store: Path, found: Mapping[str, SetProgress], slices: int
-) -> int:
-    """Answer with the slices of a view set that have missing shards; return the exit code."""
-    from viewstore.store.progress import ranges, slices_left
-
+def _check_one(store: Path, found: Mapping[str, SetProgress], slices: int) -> None:
+    """Raise ConfigError if a job array would be of several view sets."""
     if len(found) > 1:
         raise ConfigError(
             f"a job array builds one view set, and {store} has several: {', '.join(found)}",
             where=str(store),
             fix=_array_command(store, next(iter(found)), slices),
         )
+
+
+def _tell_array(
+    terminal: Terminal,
+    store: Path | str,
+    found: Mapping[str, SetProgress],
+    unpublished: Sequence[str],
+    slices: int,
+) -> int:
+    """Answer with the slices of a view set that have missing shards; return the exit code."""
+    from viewstore.store.progress import ranges, slices_left
+
     ((name, progress),) = found.items()
     array = ranges(slices_left(progress.missing, slices))
     if not array:
-        published = not _unpublished(store, found)
         terminal.note(
-            f"no shard of {name} is missing" if published else _not_published(store, [name])
+            _not_published(store, [name]) if unpublished else f"no shard of {name} is missing"
         )
     terminal.result({"view_set": name, "slices": slices, "array": array}, array)
     return int(bool(array))
@@ -140,12 +159,12 @@ def _published(store: Path) -> Mapping[str, Any]:
     return {} if manifest is None else manifest.view_sets
 
 
-def _gone(store: Path, facts: dict[str, Any]) -> list[str]:
+def _gone(store: Path, found: Mapping[str, SetProgress]) -> list[str]:
     """Return the view sets that the manifest names and this disk has not."""
-    return sorted(set(_published(store)) - set(facts))
+    return sorted(set(_published(store)) - set(found))
 
 
-def _not_published(store: Path, names: Sequence[str]) -> str:
+def _not_published(store: Path | str, names: Sequence[str]) -> str:
     from viewstore.store.advice import finalise_of
 
     return (
@@ -156,7 +175,6 @@ def _not_published(store: Path, names: Sequence[str]) -> str:
 
 def _unpublished(store: Path, found: Mapping[str, SetProgress]) -> list[str]:
     """Return the view sets that are built and not yet in the manifest as they are."""
-    from viewstore.errors import FormatError
     from viewstore.format.paths import StorePaths
     from viewstore.store.published import published_view_sets
 

@@ -161,10 +161,13 @@ def _copy(source: Path, target: Path, scratch: Path) -> bool:
     return True
 
 
-def touch(path: Path) -> None:
-    """Set the mtime of `path` to now, if this user may, so that no garbage collection drops it."""
+def touch(path: Path, when: float | None = None) -> None:
+    """Set the mtime of `path`, if this user may: to `when` in seconds since 1970, by default now.
+
+    What is not old no garbage collection drops.
+    """
     with contextlib.suppress(PermissionError):
-        os.utime(path)
+        os.utime(path, None if when is None else (when, when))
 
 
 def unlink(path: Path) -> None:

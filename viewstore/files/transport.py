@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files.fetch import (
     STATUS,
     Answer,
@@ -22,18 +22,24 @@ from viewstore.files.fetch import (
 from viewstore.files.tokens import PORTS, Origin, refused, token_for
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
-    from obstore.store import ClientConfig, RetryConfig
+    import numpy as np
+    from numpy.typing import NDArray
+    from obstore import GetOptions, PutMode
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 
-OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
+BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+OBSTORE_SCHEMES = (*BUCKET_SCHEMES, "http", "https")
 CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = 8 << 20  # fsspec reads whole blocks, so this is what a broken one costs
 CONNECT_SECONDS = 10
 NO_LENGTH = "Content-Length"
+NO_PATH = "invalid path"
+NOT_IMPLEMENTED = "501"
 REFUSED = (401, 403)
 NO_LENGTH_TRIES = 3
 WHOLE_SECONDS = 86_400  # a large shard may take long; a stall is noticed by itself
+SENT_BYTES = 1 << 20  # of one PUT in a second, at the least: a server is silent while it listens
 
 
 def connect(url: str, retry: Retry) -> Transport:
@@ -43,9 +49,18 @@ def connect(url: str, retry: Retry) -> Transport:
         ConfigError: The URL has another form than a store's, or a file of tokens cannot be used.
         UnavailableError: The package that speaks its scheme is not installed.
     """
+    parts = _checked(url)
+    if parts.scheme in OBSTORE_SCHEMES:
+        return ObstoreTransport(url, retry)
+    return FsspecTransport(url)
+
+
+def _checked(url: str) -> SplitResult:
+    """Return the parts of the URL of a store. Raises ConfigError: it has another form."""
     try:
         parts = urlsplit(url)
-        origin = Origin.of(url) if parts.scheme in PORTS else None
+        if parts.scheme in PORTS:
+            Origin.of(url)
     except ValueError as error:
         raise ConfigError(f"store URL cannot be understood: {error}", where=url) from error
     chained = "::" in url or parts.scheme == "pipe"
@@ -55,9 +70,25 @@ def connect(url: str, retry: Retry) -> Transport:
             where=_without_secrets(parts),
             fix="give credentials in the environment (docs/remote.md)",
         )
-    if parts.scheme in OBSTORE_SCHEMES:
-        return ObstoreTransport(url, retry, origin)
-    return FsspecTransport(url)
+    return parts
+
+
+def connect_bucket(url: str, retry: Retry) -> ObstoreTransport:
+    """Return the connections to the bucket at `url`, through which objects are written too.
+
+    Raises:
+        ConfigError: It is no URL of a bucket.
+        UnavailableError: The package obstore is not installed.
+    """
+    if _checked(url).scheme not in BUCKET_SCHEMES:
+        raise ConfigError(
+            f"a store at {urlsplit(url).scheme}:// can be read, and not listed or written to",
+            where=url,
+            why="builders need all names, and to give one only if it is free",
+            fix="name a folder, or a bucket of S3 (s3://), Google Cloud Storage (gs://) or Azure "
+            "(az://)",
+        )
+    return ObstoreTransport(url, retry)
 
 
 def _without_secrets(parts: SplitResult) -> str:
@@ -84,30 +115,41 @@ class ObstoreTransport:
 
     _started_in: ClassVar[int | None] = None  # process of obstore's threads, which no fork takes
 
-    def __init__(self, url: str, retry: Retry, origin: Origin | None) -> None:
+    def __init__(self, url: str, retry: Retry) -> None:
         try:
             import obstore
-            from obstore.store import from_url
         except ImportError as error:
             raise _not_installed("obstore", url, error) from error
-        self._get = obstore.get
+        self._api = obstore
         self._errors = obstore.exceptions
-        self._url, self._origin = url, origin
-        self._token = None if origin is None else token_for(origin)
-        plain = _plain_endpoint() if origin is None else origin.scheme == "http"
+        self._url, self._stall_seconds = url, retry.stall_seconds
+        self._origin = Origin.of(url) if urlsplit(url).scheme in PORTS else None
+        self._token = None if self._origin is None else token_for(self._origin)
+        self._store = self._connected(retry.stall_seconds)
+
+    def _connected(self, stall_seconds: float) -> Any:  # noqa: ANN401
+        """Return a store of obstore; a request has failed when nothing comes for so long."""
+        from obstore.store import from_url
+
+        plain = _plain_endpoint() if self._origin is None else self._origin.scheme == "http"
         client: ClientConfig = {
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=retry.stall_seconds),
+            "read_timeout": timedelta(seconds=stall_seconds),
             "timeout": timedelta(seconds=WHOLE_SECONDS),
             "allow_http": plain,  # https is not redirected to http either
         }
         if self._token is not None:
             client["default_headers"] = {"Authorization": f"Bearer {self._token.text}"}
         never: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=WHOLE_SECONDS)}
+        # S3 compares the bytes that it is sent with this header.
+        config: S3Config = {}
+        if self._url.startswith("s3"):
+            config["checksum_algorithm"] = "SHA256"
         try:
-            self._store: Any = from_url(url, client_options=client, retry_config=never)
-        except (ValueError, obstore.exceptions.BaseError) as error:
-            raise ConfigError(f"store URL cannot be used: {_cause(error)}", where=url) from error
+            return from_url(self._url, client_options=client, retry_config=never, config=config)
+        except (ValueError, self._errors.BaseError) as error:
+            where = self._url
+            raise ConfigError(f"store URL cannot be used: {_cause(error)}", where=where) from error
 
     def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
         self._check_process()
@@ -121,9 +163,9 @@ class ObstoreTransport:
         whole = False
         try:
             try:
-                result = self._get(self._store, name, options=options)
+                result = self._api.get(self._store, name, options=options)
             except self._errors.NotSupportedError:  # no ranges: take all of it, and leave out some
-                result = self._get(self._store, name)
+                result = self._api.get(self._store, name)
                 whole = True
         except (self._errors.BaseError, OSError) as error:
             raise self._failure(name, error) from self._shown(error)
@@ -137,6 +179,71 @@ class ObstoreTransport:
         if whole:
             chunks = between(chunks, start, (size if stop is None else stop) - start)
         return Answer(size, found, chunks)
+
+    def put(self, name: str, data: bytes | NDArray[np.uint8], *, create: bool) -> bool:
+        """Send a whole object in one request, which leaves nothing behind when it fails.
+
+        Returns:
+            False: only asked to `create`, the server said that the name is taken, or that another
+            request for it is under way.
+
+        Raises:
+            Failed: No answer, or an error. What was sent may be there all the same.
+            NotImplementedError: The server cannot create, or is said not to.
+        """
+        self._check_process()
+        store, size = self._store, len(data)
+        if size > SENT_BYTES:
+            store = self._connected(self._stall_seconds + size / SENT_BYTES)
+        mode: PutMode = "create" if create else "overwrite"
+        try:
+            self._api.put(store, name, data, mode=mode, use_multipart=False)
+        except self._errors.AlreadyExistsError as error:
+            if create:
+                return False
+            raise Failed(_cause(error)) from error
+        except (self._errors.NotSupportedError, NotImplementedError) as error:
+            raise NotImplementedError(_cause(error)) from error
+        except (self._errors.BaseError, OSError) as error:
+            status = STATUS.search(_cause(error))
+            if create and status is not None and status[1] == NOT_IMPLEMENTED:
+                raise NotImplementedError(_cause(error)) from error
+            raise self._failure(name, error) from error
+        return True
+
+    def listed(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Return size and time of the last change, in seconds since 1970, of all objects below.
+
+        Raises:
+            Failed: No answer, or an error, of any page.
+            FormatError: There is a name that no file can have.
+        """
+        self._check_process()
+        try:
+            return {
+                each["path"]: (each["size"], each["last_modified"].timestamp())
+                for page in self._api.list(self._store, prefix, chunk_size=1000)
+                for each in page
+            }
+        except (self._errors.BaseError, OSError) as error:
+            if NO_PATH in str(error):
+                raise FormatError(
+                    "the bucket has an object with a name that no file of a store has",
+                    where=self._url,
+                    why=_cause(error),
+                    fix="remove it, or name another folder of the bucket",
+                ) from error
+            raise self._failure(prefix, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there. Raises Failed."""
+        self._check_process()
+        try:
+            self._api.delete(self._store, name)
+        except FileNotFoundError:
+            return
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(name, error) from error
 
     def _check_process(self) -> None:
         """Raise UnavailableError in a forked process, where a request would never end."""

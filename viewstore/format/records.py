@@ -85,6 +85,15 @@ def unseal(
     return {**value, "digest": digest}
 
 
+def has_its_digest(raw: bytes) -> bool:
+    """Whether a record is what was sealed; it may still be of another kind than is wanted."""
+    try:
+        value = parse(raw)
+    except FormatError:
+        return False
+    return bool(value.pop("digest", None) == digest_of(value))
+
+
 def check_form(value: Any, form: Any, what: str) -> None:  # noqa: ANN401
     """Raise FormatError unless a JSON value has a form.
 

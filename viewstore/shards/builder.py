@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError
 from viewstore.files import disk
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Commit, ShardEntry
 from viewstore.format.paths import ViewSetPaths
@@ -78,6 +79,7 @@ class ShardBuilder:
         inputs: The finished view sets that samples are made from, by role.
         reads_source: Whether the generator looks at source images; if not, none is opened.
         warnings: What the user should know of this worker; every outcome carries it.
+        upstream: Where its shards are published.
     """
 
     paths: ViewSetPaths
@@ -89,6 +91,7 @@ class ShardBuilder:
     reads_source: bool = True
     watch: Watch = field(default_factory=Unwatched)
     warnings: tuple[str, ...] = ()
+    upstream: Upstream = FOLDER
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class ShardBuilder:
         attempt = uuid.uuid4().hex
         started = time.monotonic()
         try:
+            self.upstream.fetch(self.paths.commit(unit.shard))
             existing = read_commit(self.paths, unit.shard)
             if existing is not None:
                 check_same_plan(existing, self.plan)
@@ -144,7 +148,7 @@ class ShardBuilder:
             host=socket.gethostname(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        status = publish(self.paths, blobs, commit)
+        status = publish(self.paths, blobs, commit, self.upstream)
         size = sum(blob.record.bytes for blob in blobs)
         failed = np.flatnonzero((shard.columns["status"] >= Status.FAILED).any(axis=1))
         rows = tuple((unit.first + failed).tolist())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from viewstore.files import disk
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.manifest import BlobRecord, Commit
 from viewstore.format.paths import ViewSetPaths
 from viewstore.store.committed import read_commit
@@ -27,7 +28,9 @@ class Blob:
     temporary: Path
 
 
-def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> PublishResult:
+def publish(
+    paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit, upstream: Upstream = FOLDER
+) -> PublishResult:
     """Name the blobs, make the names durable, then put the commit record if absent.
 
     Returns:
@@ -36,22 +39,10 @@ def publish(paths: ViewSetPaths, blobs: Sequence[Blob], commit: Commit) -> Publi
     """
     with disk.file_lock(paths.gc_lock, shared=True):
         for blob in blobs:
-            _name_blob(paths.root / blob.record.name, blob)
+            upstream.name_blob(blob.temporary, paths.root / blob.record.name, blob.record)
         disk.fsync_directory(paths.root)
-        if disk.put_if_absent(paths.commit(commit.entry.shard), commit.pack(), scratch=paths.tmp):
+        record = paths.commit(commit.entry.shard)
+        if upstream.put_if_absent(record, commit.pack(), scratch=paths.tmp):
             return "committed"
     winner = read_commit(paths, commit.entry.shard)
     return "committed" if winner and winner.attempt == commit.attempt else "lost_race"
-
-
-def _name_blob(target: Path, blob: Blob) -> None:
-    """Give a blob its content name; a file of that name stays if its bytes are right."""
-    if (
-        target.is_file()
-        and target.stat().st_size == blob.record.bytes
-        and disk.sha256_of(target) == blob.record.sha256
-    ):
-        disk.touch(target)  # an old file that nothing names yet, should the commit not succeed
-        disk.unlink(blob.temporary)
-    else:
-        disk.rename(blob.temporary, target)

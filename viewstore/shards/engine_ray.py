@@ -26,17 +26,17 @@ STALL_SECONDS = 600.0  # without a worker, until a build gives up
 AGAIN_SECONDS = 0.2  # until a lost actor is asked again
 
 
-def run_ray(job: Job, *, stall_seconds: float = STALL_SECONDS) -> Generator[Outcome]:
+def run_ray(job: Job) -> Generator[Outcome]:
     """Run a job on the GPUs or CPUs of a Ray cluster, which is started here if there is none.
 
     Raises:
         ConfigError: A GPU is named by its number.
-        StoppedError: Workers were lost too often, or none was left for `stall_seconds`.
+        StoppedError: Workers were lost too often, or none was left for STALL_SECONDS.
         UnavailableError: The package, the cluster or its GPUs are missing; no worker ever began.
     """
     check_ray(job.device)
     with joined_cluster(job.stop, job.progress.warn):
-        yield from _Fleet(job, stall_seconds).run()
+        yield from _Fleet(job).run()
 
 
 class RayBuilder:
@@ -107,18 +107,19 @@ def shares(
 class _Fleet:
     """The actors of one job, by what they do: parked behind a ping, idle, or busy with a unit."""
 
-    def __init__(self, job: Job, stall_seconds: float) -> None:
+    def __init__(self, job: Job) -> None:
         import ray
 
-        self.ray, self.job, self.stall_seconds = ray, job, stall_seconds
+        self.ray: Any = ray  # its types know no options of concurrency groups
+        self.job = job
         count, place, kept = shares(
             job.device,
             workers=job.workers,
             units=len(job.queue.todo),
             networks=job.networks,
-            cluster=ray.cluster_resources(),
+            cluster=self.ray.cluster_resources(),
         )
-        kind = ray.remote(
+        kind = self.ray.remote(
             max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **kept
         )(RayBuilder)
         self.actors = [kind.remote(job.make, place, Path.cwd()) for _ in range(count)]
@@ -168,17 +169,17 @@ class _Fleet:
         now = time.monotonic()
         if self.busy:
             self.last_busy = now
-        if self.busy or (self.parked and now - self.last_busy <= self.stall_seconds):
+        if self.busy or (self.parked and now - self.last_busy <= STALL_SECONDS):
             return
         if self.begun:
             raise StoppedError(
                 "no worker of the Ray cluster is left",
-                why=self.death or f"none came back within {self.stall_seconds:.0f} s",
+                why=self.death or f"none came back within {STALL_SECONDS:.0f} s",
                 fix="start nodes, then run the same command again",
             )
         raise UnavailableError(
             "no worker began on the Ray cluster",
-            why=self.death or f"none was placed within {self.stall_seconds:.0f} s: all are taken",
+            why=self.death or f"none was placed within {STALL_SECONDS:.0f} s: all are taken",
             fix="every node needs viewstore and the versions of this machine; see: ray status",
         )
 

@@ -50,7 +50,7 @@ def unfinished(paths: StorePaths) -> tuple[str, str]:
     return why, build_again(paths.root)
 
 
-def finalise_of(root: Path) -> str:
+def finalise_of(root: Path | str) -> str:
     """Return the command that publishes what is built of a store."""
     return f"viewstore finalise {shlex.quote(str(root))}"
 

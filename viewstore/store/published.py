@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 
 from viewstore.errors import FormatError
+from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.sources.reader import SourceReader
@@ -14,7 +15,7 @@ from viewstore.store.view_set import ViewSet
 
 
 def published_view_sets(
-    paths: StorePaths, source: SourceReader | None = None
+    paths: StorePaths, source: SourceReader | None = None, upstream: Upstream = FOLDER
 ) -> dict[str, ViewSet]:
     """Return the view sets that the newest manifest names and whose plan is still the one, by name.
 
@@ -23,11 +24,12 @@ def published_view_sets(
     Raises:
         FormatError: The manifest is damaged.
     """
-    manifest = read_manifest(paths)
+    paths, files = upstream.reading(paths)
+    manifest = read_manifest(paths, files)
     there: dict[str, ViewSet] = {}
     for name, entry in ({} if manifest is None else manifest.view_sets).items():
         with contextlib.suppress(FormatError, FileNotFoundError):
-            there[name] = ViewSet(paths.view_set(name), entry, source=source, others=there)
+            there[name] = ViewSet(paths.view_set(name), entry, files, source=source, others=there)
     return there
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -280,7 +280,21 @@ def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> I
 
 
 def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
-    """Return blobs that nothing names and left-over temporary files.
+    """Return blobs that nothing names and left-over temporary files."""
+    named = named_files(paths, commits)
+    blobs = [path for path in paths.root.iterdir() if is_orphan(path.name, named)]
+    scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
+    return sorted([*blobs, *scratch])
+
+
+def is_orphan(name: str, named: Collection[str]) -> bool:
+    """Whether a file in the folder of a view set is a blob or a listing that nothing names."""
+    is_content = BLOB_FILE.fullmatch(name) or LISTING.fullmatch(name)
+    return bool(is_content) and name not in named
+
+
+def named_files(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> set[str]:
+    """Return the names of the blobs and listings of a view set that something names.
 
     Commits name blobs, and so do withdrawn ones, and the index that readers of the manifest use
     while a repair has withdrawn some; the plan names the listing of an import.
@@ -295,14 +309,7 @@ def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
         named |= {blob.name for entry in index.shards for blob in entry.files}
     with contextlib.suppress(ViewStoreError):
         named |= {weights.name for weights in read_plan(paths).weights}
-    blobs = [
-        path
-        for path in paths.root.iterdir()
-        if (BLOB_FILE.fullmatch(path.name) or LISTING.fullmatch(path.name))
-        and path.name not in named
-    ]
-    scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
-    return sorted([*blobs, *scratch])
+    return named
 
 
 def _derived(paths: ViewSetPaths, name: str, entry: ViewSetEntry) -> Iterator[Fault]:

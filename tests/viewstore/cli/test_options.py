@@ -46,10 +46,7 @@ URL = "http://127.0.0.1:9/v1/stores/views"
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("status",),
-        ("finalise",),
         ("refresh",),
-        ("gc",),
         ("bench",),
         ("rm", "moco"),
         ("mv", "moco", "other"),
@@ -65,16 +62,39 @@ def test_what_takes_a_folder_says_so_of_a_url(
     assert f"viewstore {name} takes the folder of a store, and this is a URL" in err
     assert f"where: {URL}\n" in err
     assert "inspect, stats, verify, train and serve take a URL" in err
+    assert "build, status, finalise and gc that of a bucket" in err
     code, out, _ = run(capsys, name, URL, *rest, "--json")
     answer = json.loads(out)
     assert (code, answer["command"], answer["error"]["where"]) == (2, name, URL)
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", URL),
+        ("finalise", URL),
+        ("gc", URL),
+        ("build", "--generator", "moco", "--out", URL),
+        ("gan", "invert", "-o", URL),
+    ],
+)
+def test_what_takes_a_bucket_says_so_of_another_url(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "a store at http:// can be read, and not listed or written to" in err
+    assert f"where: {URL}\n" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("build", "--generator", "moco", "--out", URL), "--out"),
-        (("gan", "invert", "-o", "s3://bucket/views"), "--out"),
         (("export", "here", "--format", "ffcv", "-o", URL), "--out"),
         (("train", URL, "--out", "gs://bucket/run"), "--out"),
         (("replay", URL, "0", "0", "--out", "s3://bucket/v.png"), "--out"),

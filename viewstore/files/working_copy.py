@@ -1,0 +1,284 @@
+"""A folder with the small files of a store that lies in a bucket, while something works on it.
+
+All that reads records reads them there, as of any store; what is published goes to the bucket.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+from viewstore.errors import ConfigError, FormatError, ViewStoreError
+from viewstore.files import disk
+from viewstore.files.bucket import Bucket
+from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.local import Files, is_url, matching
+from viewstore.files.remote import RemoteFiles
+from viewstore.files.upstream import FOLDER, Upstream
+from viewstore.format.listing import NAME as LISTING
+from viewstore.format.manifest import BlobRecord
+from viewstore.format.paths import StorePaths
+from viewstore.format.plan import VIEW_SET_NAME
+from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES, has_its_digest
+
+AT_ONCE = 16  # requests for records; a bucket takes some 30 ms for each
+COLUMN_BYTES = 4 << 30  # of the source, or the listing of an import
+PREFIX = "viewstore-bucket-"
+LOCK = "lock"
+UNLOCKED_SECONDS = 60  # from the making of a copy until it is locked, at the most
+RECORDS = re.compile(
+    r"manifest\.json|manifests/\d{6}\.json|sources/(?!located)[\w-]{1,100}\.(json|npy)"
+    rf"|views/{VIEW_SET_NAME.pattern}/(plan\.json|index\.json|{LISTING.pattern}"
+    r"|commits/\d{6}\.json|quarantine/[\w.-]{1,100}\.json)"
+)
+LIMITS = (
+    (r".*/(commits|quarantine)/.*", COMMIT_BYTES),
+    (r".*/plan\.json", SMALL_BYTES),
+    (r".*\.npy", COLUMN_BYTES),
+    (r".*", LARGE_BYTES),
+)
+GENERATION = re.compile(r"manifests/\d{6}\.json")
+REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
+SEALED = re.compile(r"(?!.*/index).*\.json")
+PACK_SUFFIX = ".params"
+
+
+class WorkingCopy:
+    """The upstream of a folder whose store lies in a bucket."""
+
+    def __init__(self, root: Path, bucket: Bucket) -> None:
+        """Take the folder `root`, which may be of another machine."""
+        self.root, self.bucket = root, bucket
+        self._listed: dict[str, tuple[int, float]] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (WorkingCopy, (self.root, self.bucket))
+
+    def here(self, root: Path) -> tuple[Path, Upstream]:
+        if self.root.is_dir():
+            return self.root, self
+        opened = contextlib.ExitStack()  # a builder lives as long as its process
+        own = opened.enter_context(_new_copy(self.bucket))
+        atexit.register(opened.close)
+        own.pull()
+        return own.root, own
+
+    def reading(self, paths: StorePaths) -> tuple[StorePaths, Files]:
+        return StorePaths(Path()), self._files
+
+    @cached_property
+    def _files(self) -> RemoteFiles:
+        cache = CacheSettings.from_environment()
+        return RemoteFiles(self.bucket.url, cache=cache, retry=self.bucket.retry)
+
+    @property
+    def objects(self) -> Iterable[str]:
+        """The names of all objects of the bucket, as of the last `pull`."""
+        return self._listed
+
+    def check_writers(self) -> None:
+        self.bucket.check_conditional()
+
+    def pull(self) -> None:
+        self._listed = self.bucket.listed()
+        records = [name for name in self._listed if RECORDS.fullmatch(name)]
+        newest = max(filter(GENERATION.fullmatch, records), default=None)
+        wanted = [
+            name
+            for name in records
+            if (name == newest or not GENERATION.fullmatch(name))
+            and (REPLACED.fullmatch(name) or not (self.root / name).is_file())
+        ]
+        self._make_folders(records)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for _ in threads.map(self._bring, wanted):
+                pass
+
+    def _make_folders(self, records: Iterable[str]) -> None:
+        """Make the folders of a store, if there is one in the bucket, and those of its records."""
+        paths = StorePaths(self.root)
+        folders = {paths.tmp, *(paths.folders if records else ())}
+        for name in records:
+            folders.add((self.root / name).parent)
+            if name.startswith("views/"):
+                folders.update(paths.view_set(name.split("/")[1]).folders)
+        for folder in sorted(folders):
+            disk.make_directory(folder)
+
+    def _bring(self, name: str) -> None:
+        """Fetch a record that may have been removed or replaced since it was listed."""
+        limit = next(most for kind, most in LIMITS if re.fullmatch(kind, name))
+        is_whole = has_its_digest if SEALED.fullmatch(name) else len
+        try:
+            data = self.bucket.get(name, limit, lambda found: bool(is_whole(found)))
+        except FileNotFoundError:
+            return
+        except FormatError as error:
+            raise error.located(f"{self.bucket.url}/{name}") from error
+        self._keep(name, data)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        disk.write_atomic(path, data, mode=0o444, scratch=self.root / "tmp")
+        if name in self._listed:
+            disk.touch(path, self._listed[name][1])
+
+    def fetch(self, path: Path) -> None:
+        if not path.is_file():
+            self._bring(self._name(path))
+
+    def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
+        missing = [blob for blob in blobs if not (root / blob.name).is_file()]
+        with ThreadPoolExecutor(AT_ONCE) as threads:  # all that can be, before an error is raised
+            for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
+                each.result()
+
+    def _fetch_blob(self, root: Path, blob: BlobRecord) -> None:
+        name = self._name(root / blob.name)
+        try:
+            data = self.bucket.get(
+                name, blob.bytes, lambda found: hashlib.sha256(found).hexdigest() == blob.sha256
+            )
+            matching(data, size=blob.bytes, sha256=blob.sha256)
+        except FileNotFoundError as error:
+            raise FormatError(f"{blob.name} is missing", code="VS203", where=str(error)) from error
+        except FormatError as error:
+            raise error.located(f"{self.bucket.url}/{name}") from error
+        self._keep(name, data)
+
+    def size(self, path: Path) -> int:
+        return self._listed.get(self._name(path), (-1, 0.0))[0]
+
+    def holds(self, path: Path, size: int, sha256: str | None = None) -> bool:
+        return not _published(path) or self.size(path) == size
+
+    def name_blob(self, temporary: Path, target: Path, blob: BlobRecord) -> None:
+        self.bucket.put(self._name(target), temporary)
+        if target.suffix == PACK_SUFFIX:  # small, and read again to finish the view set
+            disk.rename(temporary, target)
+        else:
+            disk.unlink(temporary)
+
+    def put_if_absent(
+        self, path: Path, data: bytes, *, scratch: Path, durable: bool = True
+    ) -> bool:
+        name = self._name(path)
+        is_ours = self.bucket.put_if_absent(name, data)
+        if is_ours:
+            self._keep(name, data)
+        else:
+            self._bring(name)
+        return is_ours
+
+    def push(self, path: Path) -> None:
+        if _published(path):
+            self.bucket.put(self._name(path), path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _published(path: Path) -> bool:
+    """Whether a file of a working copy is one of the bucket's too.
+
+    The zarr arrays repeat what the packs say, an object for each shard and column: readers of a
+    URL use the packs.
+    """
+    return "params.zarr" not in path.parts
+
+
+@contextlib.contextmanager
+def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tuple[Path, Upstream]]:
+    """Give the folder of a store to work on, and its upstream: of a bucket, a working copy.
+
+    `single_writer` is that of `Bucket`. Raises as `working_copy`.
+    """
+    if not is_url(place):
+        yield Path(place), FOLDER
+        return
+    with working_copy(str(place), single_writer=single_writer) as copy:
+        yield copy.root, copy
+
+
+@contextlib.contextmanager
+def working_copy(url: str, *, single_writer: bool = False) -> Iterator[WorkingCopy]:
+    """Make a working copy of the store in a bucket, which goes away with the block.
+
+    Errors of the block name the bucket and not the copy, but for those of this machine's disk.
+
+    Raises:
+        ConfigError: The URL is that of no bucket; or what is there is not a store.
+        RemoteError: The bucket did not answer.
+    """
+    url = url.rstrip("/")
+    with _new_copy(Bucket(url, single_writer=single_writer)) as copy:
+        try:
+            with disk.explained(copy.root):
+                copy.pull()
+            _check_store(url, copy.objects)
+            yield copy
+        except ViewStoreError as error:
+            raise _named(error, str(copy.root), url) from error
+
+
+def _check_store(url: str, objects: Iterable[str]) -> None:
+    paths = StorePaths(Path())
+    known = {path.name for path in (*paths.folders[1:], paths.manifest)}
+    others = sorted({name.partition("/")[0] for name in objects} - known)
+    if others:
+        raise ConfigError(
+            f"{url} is not empty and not a store: it has {others[0]}",
+            where=url,
+            why="a store never shares its folder",
+            fix="name another folder of the bucket",
+        )
+
+
+def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
+    """Return an error that names a bucket where it named the working copy."""
+    if error.code == "VS302":  # the disk of the copy
+        return error
+
+    def told(text: str | None) -> str | None:
+        return None if text is None else text.replace(root, url)
+
+    return type(error)(
+        str(told(str(error))),
+        code=error.code,
+        where=told(error.where),
+        why=told(error.why),
+        fix=told(error.fix),
+    )
+
+
+@contextlib.contextmanager
+def _new_copy(bucket: Bucket) -> Iterator[WorkingCopy]:
+    """Make an empty working copy, which is removed after the block, or by the next one."""
+    _drop_abandoned()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        disk.file_lock(Path(folder) / LOCK),
+    ):
+        root = Path(folder) / "store"
+        disk.make_directory(root)
+        yield WorkingCopy(root, bucket)
+
+
+def _drop_abandoned() -> None:
+    """Remove the working copies of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # of another user, or one that ends at this moment
+            if time.time() - folder.stat().st_mtime < UNLOCKED_SECONDS:
+                continue
+            with (folder / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                disk.remove_tree(folder)
