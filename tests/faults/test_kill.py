@@ -12,7 +12,6 @@ from viewstore.build.repair import collect_garbage
 from viewstore.store.verify import verify
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
-KILLS = 120
 ROWS = 160
 
 
@@ -71,12 +70,13 @@ def killed_stores(
     return stores, killed
 
 
+@pytest.mark.parametrize("kills", [120, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("builders", [1, 3])
 def test_killed_builds_end_as_if_undisturbed(
-    builders: int, source: str, undisturbed: Path, tmp_path: Path
+    builders: int, kills: int, source: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    stores, killed = killed_stores(tmp_path, source, builders=builders, writer="ours", wanted=KILLS)
-    assert killed >= KILLS
+    stores, killed = killed_stores(tmp_path, source, builders=builders, writer="ours", wanted=kills)
+    assert killed >= kills
     expected = contents(undisturbed)
     identity = viewstore.open(undisturbed).store_id
     for store in stores:
@@ -86,13 +86,14 @@ def test_killed_builds_end_as_if_undisturbed(
         assert contents(store) == expected
 
 
-def test_a_naive_writer_is_caught(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("builders", [1, 3])
+def test_a_naive_writer_is_caught(builders: int, source: str, tmp_path: Path) -> None:
     """The negative control: without temporary names the same kills do corrupt shards."""
     corrupt = 0
     for round_number in range(6):
         folder = tmp_path / str(round_number)
         folder.mkdir()
-        stores, _ = killed_stores(folder, source, builders=1, writer="naive", wanted=30)
+        stores, _ = killed_stores(folder, source, builders=builders, writer="naive", wanted=30)
         corrupt += sum(
             fault.kind in ("size", "hash") for store in stores for fault in verify(store)
         )

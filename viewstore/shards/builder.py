@@ -301,6 +301,8 @@ def made_builder(make: BuilderFactory, watch: Watch, place: Place) -> ShardBuild
         return make(watch, place)
     except ViewStoreError as error:
         return _on_this_host(error)
+    except OSError as error:
+        return _on_this_host(disk.explain(error))
     except Exception as error:
         return _on_this_host(bug_of(error))
 

@@ -1,0 +1,299 @@
+"""One suite over all engines: through any accident, a plan ends in the same store.
+
+Builds are the product's own, by its command line; only the generator is made up (`scripted`). A new
+engine is a row of `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import viewstore
+from tests.conformance.scripted import FOLDER, Script, install, marks, pid_of
+from viewstore.build.finalise import finalise
+from viewstore.build.repair import collect_garbage
+from viewstore.store.verify import verify
+
+REPO = Path(__file__).parents[2]
+UNITS, ROW = 16, 5  # a unit is a row; the one to which things happen
+PATIENCE = 300.0
+KILLED = -signal.SIGKILL
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").is_file(), reason="needs the proc file system"
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to build all units: the options of its commands, which are started at once.
+
+    Attributes:
+        at_once: Units that run at once, all commands together.
+        here: Whether a unit runs in the process of its command, and ends it where it dies.
+        gone: Seconds that workers may live on after their driver was killed: ten times the goal.
+    """
+
+    commands: tuple[str, ...]
+    at_once: int
+    here: bool = False
+    gone: float = 20.0
+
+
+ENGINES = {
+    "here": Engine(("-j 1",), 1, here=True),
+    "pool": Engine(("-j 2",), 2),
+    "slices": Engine(tuple(f"-j 1 --shard {i}/4" for i in range(4)), 4, here=True),
+    "ray": Engine(("-j 2 --executor ray",), 2, gone=300.0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens to a build, and how each command ends that it happens to.
+
+    Attributes:
+        code: Exit code.
+        here: Exit code where units run in the process of the command, if that is another.
+        says: Pattern of what it says then.
+        send: Signal to each command, once all workers are in what the script says.
+        options: Of each command.
+    """
+
+    script: Script
+    code: int = 0
+    here: int | None = None
+    says: str = ""
+    send: signal.Signals | None = None
+    options: str = ""
+
+
+NO_NETWORKS = rf"no networks here\n(.*\n)*.*host {re.escape(socket.gethostname())}: the script"
+CASES = {
+    "ok": Case(Script()),
+    "raises once": Case(Script(render="raise", row=ROW, times=1)),
+    "raises always": Case(
+        Script(render="raise", row=ROW),
+        70,
+        says=f"RuntimeError: the script forbids row {ROW}",
+    ),
+    "hangs": Case(
+        Script(render="hang"),
+        4,
+        says=r"VS501\]: shard \d+ was stopped: it did not answer within 10 s",
+        send=signal.SIGTERM,
+        options="--grace 0",
+    ),
+    "ends its process": Case(Script(render="die", row=ROW, times=1), here=KILLED),
+    "is slow to load": Case(Script(load="slow", loads=1)),
+    "cannot be made": Case(Script(load="raise"), 3, says=NO_NETWORKS),
+    "cannot be made by one worker": Case(
+        Script(load="raise", loads=1, render="slow"), 3, says=NO_NETWORKS
+    ),
+    "SIGTERM in mid-unit": Case(
+        Script(render="wait"), 4, says=r"VS501\]: stopped on request", send=signal.SIGTERM
+    ),
+    "SIGTERM while it loads": Case(
+        Script(load="wait"), 4, says=r"VS501\]: stopped on request", send=signal.SIGTERM
+    ),
+    "SIGKILL of the driver while it loads": Case(Script(load="wait"), KILLED, send=signal.SIGKILL),
+    "SIGKILL of the driver": Case(Script(render="wait"), KILLED, send=signal.SIGKILL),
+}
+RAY = (
+    pytest.mark.ray,
+    # Ray leaves files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+ROWS = [
+    pytest.param(engine, case, marks=RAY if engine == "ray" else ())
+    for engine in ENGINES
+    for case in CASES
+    if not (case == "hangs" and ENGINES[engine].here)  # nobody could end it
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where builds run: a folder with a source, and the environment of commands."""
+
+    folder: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def begin(self, name: str, script: Script) -> Path:
+        """Return the folder of a case, to which workers look from now on."""
+        folder = self.folder / name
+        folder.mkdir()
+        script.write(folder)
+        link = self.folder / f"{name}.link"
+        link.symlink_to(folder)
+        link.replace(self.folder / "now")
+        return folder
+
+    def start(self, store: Path, options: str) -> subprocess.Popen[str]:
+        """Start a command that builds."""
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "viewstore", "build", "-q", "--generator", "scripted"),
+                *("--source", str(self.folder / "images.npz"), "--out", str(store)),
+                *("--shard-rows", "1", *options.split()),
+            ],
+            cwd=REPO,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("engines")
+    rng = np.random.Generator(np.random.Philox(7))
+    images = rng.integers(0, 256, (UNITS, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(UNITS) % 3)
+    install(folder / "site")
+    path = os.pathsep.join([str(folder / "site"), str(REPO)])
+    made = World(folder, {**os.environ, "PYTHONPATH": path, FOLDER: str(folder / "now")})
+    yield made
+    for process in made.started:  # none runs, nor has workers, unless a test has failed
+        process.kill()
+    for mark in folder.glob("*/loading-*"):
+        if is_alive(pid_of(mark)):
+            os.kill(pid_of(mark), signal.SIGKILL)
+    for process in made.started:
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def ray_world(world: World) -> Iterator[World]:
+    """The same world on a Ray cluster of one node, which has two CPUs."""
+    pytest.importorskip("ray", reason="needs the package ray: pip install 'viewstore[ray]'")
+    from ray.cluster_utils import Cluster
+
+    handler = signal.getsignal(signal.SIGTERM)
+    short = tempfile.mkdtemp(prefix="vs-")  # paths of sockets end after 107 bytes
+    own = {"RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"}
+    node = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (world.environment | own).items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        signal.signal(signal.SIGTERM, handler)
+        yield replace(world, environment=dict(os.environ, RAY_ADDRESS=cluster.address))
+        cluster.shutdown()
+    shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World) -> Path:
+    """The store of a build in one process to which nothing happened."""
+    store = world.begin("undisturbed", Script()) / "store"
+    assert ended(world.start(store, "-j 1")) == (0, "")
+    return store
+
+
+@pytest.mark.parametrize(("engine", "case"), ROWS)
+def test_a_build_ends_in_the_same_store(
+    engine: str, case: str, undisturbed: Path, request: pytest.FixtureRequest
+) -> None:
+    how, what = ENGINES[engine], CASES[case]
+    world: World = request.getfixturevalue("ray_world" if engine == "ray" else "world")
+    folder = world.begin(f"{engine}, {case}", what.script)
+    store = folder / "store"
+    commands = [f"{words} {what.options}" for words in how.commands]
+    running = [world.start(store, words) for words in commands]
+    faults = 0
+    if what.send is not None:
+        met = "begun" if what.script.load == "ok" else "loading"
+        until(lambda: len(marks(folder, met)) == how.at_once, running)
+        faults = len(marks(folder, "begun")) if what.send == signal.SIGKILL else 0
+        disturb(running, what.send, folder, how.gone)
+    ends = [ended(process) for process in running]
+    hit = {words: end for words, end in zip(commands, ends, strict=True) if end[0]}
+    code = what.here if how.here and what.here is not None else what.code
+    assert {found for found, _ in hit.values()} == {code} - {0}, ends
+    assert all(re.search(what.says, said) for _, said in hit.values()), ends
+    until(lambda: no_worker_is_alive(folder))
+
+    Script().write(folder)
+    for words in hit:
+        assert ended(world.start(store, words)) == (0, "")
+    if len(commands) > 1:
+        finalise(store)
+    check_same(store, undisturbed)
+    faults += len(marks(folder, "fault"))
+    assert UNITS <= len(marks(folder, "begun")) <= UNITS + faults
+
+
+def disturb(
+    running: Sequence[subprocess.Popen[str]], number: signal.Signals, folder: Path, gone: float
+) -> None:
+    """Signal commands whose workers wait, then let the workers go on, if they have not ended."""
+    for process in running:
+        process.send_signal(number)
+    if number == signal.SIGKILL:
+        until(lambda: no_worker_is_alive(folder), seconds=gone)
+    (folder / "go").touch()
+
+
+def until(
+    happened: Callable[[], bool],
+    running: Sequence[subprocess.Popen[str]] = (),
+    *,
+    seconds: float = PATIENCE,
+) -> None:
+    """Wait until something has happened; fail where a command ends before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it does not happen"
+        assert all(each.poll() is None for each in running), [ended(each) for each in running]
+        time.sleep(0.01)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return exit code and errors of a command."""
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said
+
+
+def no_worker_is_alive(folder: Path) -> bool:
+    """Whether all processes that made a generator have ended."""
+    return not any(is_alive(pid_of(mark)) for mark in marks(folder, "loading"))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of these tests has this number; a zombie's environment is empty."""
+    try:
+        return FOLDER.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def check_same(store: Path, undisturbed: Path) -> None:
+    """Check that a store is whole, without a file too many, and that of an undisturbed build."""
+    collect_garbage(store, older_seconds=0, dry_run=False)
+    assert list(verify(store, level="content")) == []
+    assert viewstore.open(store).store_id == viewstore.open(undisturbed).store_id
+    assert names(store) == names(undisturbed)
+
+
+def names(store: Path) -> set[str]:
+    """Return the names of all files of a store."""
+    return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
