@@ -213,8 +213,8 @@ def _resolved(
         upstream=request.upstream,
     )
     needs = named(settings.NEEDS)
-    models = load_models(needs, request.files, progress)
     weights = weights_of(needs, request.files)
+    models = load_models(needs, request.files, weights, progress)
     listing = None
     if ROLE in settings.NEEDS:
         imports = cast(Imports, settings)

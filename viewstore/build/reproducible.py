@@ -87,10 +87,13 @@ def _option(planned: Mapping[str, Weights], role: str) -> str:
     return f"--{role} {planned[role].name if role in planned else 'FILE'}"
 
 
-def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
-    """Raise CheckpointError unless a view set was planned with these files, and packaged ones.
+def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> list[Weights]:
+    """Return what these files and packaged ones hold, which is what a view set was planned with.
 
     `needs` are the roles that are looked at; the files themselves are read, and not loaded.
+
+    Raises:
+        CheckpointError: It was planned with other files, or with more.
     """
     planned = {weights.role: weights for weights in plan.weights}
     found = weights_of(needs, files)
@@ -108,3 +111,4 @@ def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
             f"{plan.view_set} was planned with weights for {', '.join(sorted(missing))}",
             fix="give their files as in the first build",
         )
+    return found

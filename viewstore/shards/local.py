@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from viewstore.cores import usable_cores
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.shards.builder import (
     HUNG_SECONDS,
@@ -42,7 +43,7 @@ def run_local(job: Job) -> Generator[Outcome]:
         local_devices(device),
         workers=job.workers,
         units=len(job.queue.todo),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         networks=job.networks,
     )
     return run_here(job, places[0]) if len(places) == 1 else LocalPool(job, places).run()
