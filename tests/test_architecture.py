@@ -51,6 +51,7 @@ GENERATORS = {
     "stylegan2": "",
     "gan": "checkpoints stylegan2",
     "numerics": "",
+    "value_types": "",
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
     "learned": "contract numerics scored",
