@@ -1,4 +1,4 @@
-"""Commands that make views: build, status, finalise."""
+"""Commands that make views: build, gan invert, finalise."""
 
 from __future__ import annotations
 
@@ -275,6 +275,7 @@ def finalise(
     with store_at(store, single_writer=single_writer) as (root, upstream):
         if not is_store(StorePaths(root)):
             raise no_store(root, fix=STORE_FOLDER)
+        upstream.check_writers()
         manifest = run(root, allow_partial=allow_partial, upstream=upstream)
     terminal.store_id = manifest.store_id
     opened = open_store(store)

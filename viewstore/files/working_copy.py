@@ -50,6 +50,7 @@ GENERATION = re.compile(r"manifests/\d{6}\.json")
 REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
 SEALED = re.compile(r"(?!.*/index).*\.json")
 PACK_SUFFIX = ".params"
+MENDS_FOLDERS = re.compile(r"viewstore (verify .*--repair|rm|mv|refresh) ")
 
 
 class WorkingCopy:
@@ -150,7 +151,8 @@ class WorkingCopy:
             )
             matching(data, size=blob.bytes, sha256=blob.sha256)
         except FileNotFoundError as error:
-            raise FormatError(f"{blob.name} is missing", code="VS203", where=str(error)) from error
+            where = f"{self.bucket.url}/{name}"
+            raise FormatError(f"{blob.name} is missing", code="VS203", where=where) from error
         except FormatError as error:
             raise error.located(f"{self.bucket.url}/{name}") from error
         self._keep(name, data)
@@ -198,28 +200,36 @@ def _published(path: Path) -> bool:
 
 @contextlib.contextmanager
 def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tuple[Path, Upstream]]:
-    """Give the folder of a store to work on, and its upstream: of a bucket, a working copy.
+    """Give the folder of a store to work on, and its upstream.
 
-    `single_writer` is that of `Bucket`. Raises as `working_copy`.
+    Of a bucket that is a working copy, which goes away with the block. Errors of the block then
+    name the bucket in its place, but for those of this machine's disk.
+
+    Args:
+        place: A folder, or the URL of a bucket.
+        single_writer: As in `Bucket`.
+
+    Raises:
+        ConfigError: The URL is not that of a bucket, or what is there is not a store; or a single
+            writer is promised for a folder, which needs no such promise.
+        RemoteError: The bucket did not answer.
     """
-    if not is_url(place):
-        yield Path(place), FOLDER
+    if is_url(place):
+        with _working_copy(str(place).rstrip("/"), single_writer=single_writer) as copy:
+            yield copy.root, copy
         return
-    with working_copy(str(place), single_writer=single_writer) as copy:
-        yield copy.root, copy
+    if single_writer:
+        raise ConfigError(
+            "--single-writer is for a bucket, and this is a folder",
+            where=str(place),
+            why="a disk keeps several writers apart",
+            fix="leave --single-writer out",
+        )
+    yield Path(place), FOLDER
 
 
 @contextlib.contextmanager
-def working_copy(url: str, *, single_writer: bool = False) -> Iterator[WorkingCopy]:
-    """Make a working copy of the store in a bucket, which goes away with the block.
-
-    Errors of the block name the bucket and not the copy, but for those of this machine's disk.
-
-    Raises:
-        ConfigError: The URL is that of no bucket; or what is there is not a store.
-        RemoteError: The bucket did not answer.
-    """
-    url = url.rstrip("/")
+def _working_copy(url: str, *, single_writer: bool) -> Iterator[WorkingCopy]:
     with _new_copy(Bucket(url, single_writer=single_writer)) as copy:
         try:
             with disk.explained(copy.root):
@@ -248,15 +258,20 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
     if error.code == "VS302":  # the disk of the copy
         return error
 
-    def told(text: str | None) -> str | None:
-        return None if text is None else text.replace(root, url)
+    def named(text: str | None, place: str = url) -> str | None:
+        return None if text is None else text.replace(root, place)
 
+    fix = named(error.fix)
+    if error.fix is not None and MENDS_FOLDERS.search(f"{error.fix} "):
+        fix = (
+            f"copy the store to a FOLDER, run this, and copy it back: {named(error.fix, 'FOLDER')}"
+        )
     return type(error)(
-        str(told(str(error))),
+        str(named(str(error))),
         code=error.code,
-        where=told(error.where),
-        why=told(error.why),
-        fix=told(error.fix),
+        where=named(error.where),
+        why=named(error.why),
+        fix=fix,
     )
 
 
