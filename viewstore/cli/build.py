@@ -15,7 +15,7 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 from viewstore.images.codec import CODECS
 from viewstore.images.policy_values import name_of
-from viewstore.shards.executors import CHECKS, EXECUTORS
+from viewstore.shards.executors import EXECUTORS
 from viewstore.shards.place import CPU
 
 if TYPE_CHECKING:
@@ -332,9 +332,10 @@ def _policy_of(options: dict[str, Any]) -> PolicySetting:
 
 def how_of(terminal: Terminal, options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a BuildRequest that the options HOW say."""
-    CHECKS[options["executor"]](options["device"])
+    executor = EXECUTORS[options["executor"]]
+    executor.check(options["device"])
     return {
-        "executor": EXECUTORS[options["executor"]],
+        "executor": executor.run,
         "workers": options["workers"] or 0,
         "device": options["device"],
         "slice_of": shared.slice_of(options["shard"], terminal),

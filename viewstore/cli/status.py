@@ -127,10 +127,11 @@ def _tell_array(
     slices: int,
 ) -> int:
     """Answer with the slices of a view set that have missing shards; return the exit code."""
-    from viewstore.store.progress import ranges, slices_left
+    from viewstore.build.slices import slices_of
+    from viewstore.store.progress import ranges
 
     ((name, progress),) = found.items()
-    array = ranges(slices_left(progress.missing, slices))
+    array = ranges(slices_of(progress.missing, slices))
     if not array:
         terminal.note(
             _not_published(store, [name]) if unpublished else f"no shard of {name} is missing"
