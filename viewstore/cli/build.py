@@ -47,13 +47,13 @@ HOW = (
         default=CPU,
         show_default=True,
         metavar="D[,D..]|auto",
-        help="Run networks on these torch devices, a builder on each; auto takes every GPU.",
+        help="Run networks on these torch devices, with a worker on each; auto takes every GPU.",
     ),
     click.option(
         "--shard",
         metavar="I/N|auto",
-        help="Build slice I of N, counted from 0, or the one that a scheduler's variables name; "
-        "run finalise after all slices.",
+        help="Build slice I of N, counted from 0; auto asks the variables of Slurm, Kubernetes, "
+        "AWS Batch or torchrun. Run finalise after all slices.",
     ),
     click.option(
         "--only", metavar="K,K-K", help="Build the shards of these numbers only, say 17,20-22."
@@ -80,7 +80,7 @@ HOW = (
         default=25.0,
         show_default=True,
         metavar="S",
-        help="After SIGTERM, let running shards go on for S seconds.",
+        help="After SIGTERM or SIGUSR1, let running shards go on for S seconds.",
     ),
 )
 _OPTIONS = (
@@ -94,7 +94,7 @@ _OPTIONS = (
         default=Path("views"),
         show_default=True,
         metavar="STORE",
-        help="Build into the store in this folder, or in a bucket: s3://, gs:// or az://.",
+        help="Build into the store in this folder, or in a bucket: s3://, gs://, az://.",
     ),
     shared.SINGLE_WRITER,
     click.option(
@@ -181,7 +181,8 @@ class _GeneratorOption(click.Option):
 @click.option(
     "--plan",
     is_flag=True,
-    help="Read the source, fix rows and settings, say what is to be built, and build nothing.",
+    help="Read the source, fix rows and settings in the store, and build nothing: slices and "
+    "later builds need no --source then.",
 )
 @click.option(
     "--dry-run",
@@ -254,7 +255,7 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 @command("finalise", example="viewstore finalise views")
 @STORE_OR_BUCKET
 @shared.SINGLE_WRITER
-@click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
+@click.option("--allow-partial", is_flag=True, help="Also publish view sets with missing shards.")
 @_MAX_MISSED
 def finalise(
     terminal: Terminal,
@@ -263,7 +264,10 @@ def finalise(
     allow_partial: bool,
     max_missed: float,
 ) -> int:
-    """Write the manifest of what is built; run once after all slices."""
+    """Write the manifest of what is built; run once after all slices.
+
+    STORE is a folder, or the URL of a bucket. Until then readers see the store as it was.
+    """
     from viewstore.build.finalise import finalise as run
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
