@@ -150,8 +150,8 @@ class Bucket:
         if self.single_writer:
             return
         name = f"{PROBES}/probe-{uuid.uuid4().hex}"
+        self.put_if_absent(name, b"first")
         try:
-            self.put_if_absent(name, b"first")
             if self.put_if_absent(name, b"second"):
                 raise ignores_conditions(self.url, "it gave one name to two objects")
         finally:

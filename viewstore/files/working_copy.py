@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from viewstore.errors import ConfigError, FormatError, ViewStoreError
+from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
@@ -139,9 +139,13 @@ class WorkingCopy:
 
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         missing = [blob for blob in blobs if not (root / blob.name).is_file()]
-        with ThreadPoolExecutor(AT_ONCE) as threads:  # all that can be, before an error is raised
-            for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
-                each.result()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            try:
+                for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
+                    each.result()
+            except RemoteError:  # each of the others would wait as long; of a damaged one they come
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _fetch_blob(self, root: Path, blob: BlobRecord) -> None:
         name = self._name(root / blob.name)
@@ -294,6 +298,6 @@ def _drop_abandoned() -> None:
         with contextlib.suppress(OSError):  # of another user, or one that ends at this moment
             if time.time() - folder.stat().st_mtime < UNLOCKED_SECONDS:
                 continue
-            with (folder / LOCK).open("rb") as lock:
+            with (folder / LOCK).open("ab") as lock:  # made here, if it was killed before
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 disk.remove_tree(folder)
