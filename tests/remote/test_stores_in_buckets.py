@@ -264,16 +264,6 @@ def test_a_worker_of_another_host_makes_a_copy_of_its_own(
     assert len(Bucket(url).sizes("views/simclr/commits")) == 2
 
 
-def test_what_a_folder_alone_can_mend_is_copied_to_one(url: str, source: str, run: Run) -> None:
-    build_small(url, source)
-    bucket = Bucket(url)
-    bucket.remove(next(name for name in bucket.sizes() if name.endswith(".params")))
-    code, _, said = run("finalise", url)
-    assert (code, "VS203" in said) == (3, True)
-    assert "copy it back: viewstore verify FOLDER --repair --view-set simclr" in said
-    assert url in said
-
-
 def test_garbage_is_what_nothing_names(url: str, source: str, s3_endpoint: str, run: Run) -> None:
     build_small(url, source)
     there = content(url)

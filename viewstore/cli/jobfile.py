@@ -69,8 +69,8 @@ def jobfile(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
     """Print a batch script for sbatch: an array with a task for each slice.
 
-    Every node must see the store, and the files of weights that you name, at the same paths. A
-    task that reaches its time limit is requeued, and goes on where it was.
+    The store and the weights lie at the same paths on every node. A task that is stopped by its
+    time limit is requeued, and goes on.
     """
     from viewstore.build import jobfile as texts
 

@@ -50,7 +50,6 @@ GENERATION = re.compile(r"manifests/\d{6}\.json")
 REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
 SEALED = re.compile(r"(?!.*/index).*\.json")
 PACK_SUFFIX = ".params"
-MENDS_FOLDERS = re.compile(r"viewstore (verify .*--repair|rm|mv|refresh) ")
 
 
 class WorkingCopy:
@@ -262,20 +261,15 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
     if error.code == "VS302":  # the disk of the copy
         return error
 
-    def named(text: str | None, place: str = url) -> str | None:
-        return None if text is None else text.replace(root, place)
+    def told(text: str | None) -> str | None:
+        return None if text is None else text.replace(root, url)
 
-    fix = named(error.fix)
-    if error.fix is not None and MENDS_FOLDERS.search(f"{error.fix} "):
-        fix = (
-            f"copy the store to a FOLDER, run this, and copy it back: {named(error.fix, 'FOLDER')}"
-        )
     return type(error)(
-        str(named(str(error))),
+        str(told(str(error))),
         code=error.code,
-        where=named(error.where),
-        why=named(error.why),
-        fix=fix,
+        where=told(error.where),
+        why=told(error.why),
+        fix=told(error.fix),
     )
 
 
