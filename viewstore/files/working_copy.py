@@ -142,7 +142,9 @@ class WorkingCopy:
             try:
                 for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
                     each.result()
-            except RemoteError:  # each of the others would wait as long; of a damaged one they come
+            except (
+                RemoteError
+            ):  # the others would fail as slowly; after a FormatError they still come
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
