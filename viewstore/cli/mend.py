@@ -76,7 +76,10 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"{names} has no effect without --repair", fix="add --repair")
     if is_url(store):
-        mend = f"viewstore verify STORE --repair where {store} was built; then copy it again"
+        mend = (
+            "viewstore verify STORE --repair on the folder that it was copied from, or on a copy "
+            f"in a folder if it was built there; then copy it to {store} again"
+        )
         if options["repair"]:
             raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
         from viewstore.store.verify_remote import verify_remote
