@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +380,12 @@ def test_a_slice_says_what_it_took_and_what_is_left(
     _, text, _ = run(capsys, *command, "--shard", "auto")
     assert "nothing is left to build of what was asked for" in text
     assert "all 3 shards" not in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), date(2020, 1, 1)])
+def test_a_setting_that_no_record_can_hold_is_refused_as_one(
+    tmp_path: Path, folder: Path, value: object
+) -> None:
+    plan(request_of(tmp_path / "store", folder))
+    with pytest.raises(ConfigError):
+        plan(request_of(tmp_path / "store", settings={"views": value}))
