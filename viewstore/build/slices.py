@@ -1,12 +1,12 @@
 """Which slice of a build this process is: as `--shard I/N` says, or the scheduler that started it.
 
-A slice (i, n) takes the shards with number % n == i. Pure: the environment is handed over.
+Slice (i, n) has the shards whose number modulo n is i. Pure: the environment is handed over.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from viewstore.errors import ConfigError
@@ -29,12 +29,25 @@ class Scheduler(NamedTuple):
     slice_of: Callable[[Values], Slice]
 
 
+def shards_of(part: Slice, shards: int) -> range:
+    """Return which of the shards 0 to `shards` - 1 a slice has."""
+    index, count = part
+    return range(index, shards, count)
+
+
+def slices_of(shards: Iterable[int], count: int) -> list[int]:
+    """Return which of `count` slices have any of these shards, ascending."""
+    return sorted({shard % count for shard in shards})
+
+
 def parse_slice(text: str, name: str = "--shard") -> Slice:
     """Return (i, n) of "i/n", 0 <= i < n; `name` is what the text was given by."""
     match = _SLICE.fullmatch(text)
     if match is None or not int(match[1]) < int(match[2]):
         raise ConfigError(
-            f"{name} must be I/N with 0 <= I < N, got {text[:60]!r}", where=f"{name} {text[:60]}"
+            f"{name} must be I/N with 0 <= I < N, got {text[:60]!r}",
+            where=f"{name} {text[:60]}",
+            fix="give 0/4 for the first of four slices, and 3/4 for the last",
         )
     return int(match[1]), int(match[2])
 
@@ -66,7 +79,7 @@ def slice_by(environment: Values) -> tuple[Slice, str]:
     raise ConfigError(
         f"--shard {AUTO} finds no variable that says which slice this is",
         where=f"--shard {AUTO}",
-        why="it looks for " + "; ".join(" with ".join(names) for names, _ in SCHEDULERS),
+        why="it looks for " + "; ".join(" and ".join(names) for names, _ in SCHEDULERS),
         fix="give --shard I/N, or set VIEWSTORE_SHARD=I/N",
     )
 
@@ -111,7 +124,9 @@ def _indexed(index: str, count: str) -> Scheduler:
 def _checked(index: int, count: int, where: str) -> Slice:
     if not 0 <= index < count:
         raise ConfigError(
-            f"slice {index} of {count} is none: slices are counted from 0", where=where
+            f"slice {index} of {count} is none: slices are counted from 0",
+            where=where,
+            fix=f"start {count} tasks, numbered 0 to {count - 1}, or give --shard I/N",
         )
     return index, count
 

@@ -105,7 +105,10 @@ class _FolderOrBucket(_PathHere):
     ) -> Any:  # noqa: ANN401
         from viewstore.files.local import is_url
 
-        return str(value).rstrip("/") if is_url(value) else super().convert(value, param, ctx)
+        if not is_url(value):
+            return super().convert(value, param, ctx)
+        url = str(value).rstrip("/")
+        return url if is_url(url) else str(value)  # "s3://" is no folder "s3:", but a bad bucket
 
 
 FILE = _PathHere()
@@ -126,7 +129,8 @@ STORE_OR_BUCKET = click.argument("store", type=FOLDER_OR_BUCKET)
 SINGLE_WRITER = click.option(
     "--single-writer",
     is_flag=True,
-    help="Write to a bucket that cannot keep several writers apart: no other one does meanwhile.",
+    help="Write to a bucket that does not keep writers apart; you see to it that no other "
+    "command writes there.",
 )
 ONE_VIEW_SET = click.option(
     "--view-set", metavar="NAME", help="Take this view set only.  [default: all]"

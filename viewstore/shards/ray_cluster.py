@@ -52,7 +52,7 @@ def check_ray(device: str) -> None:
         return  # none, or for Ray to judge
     try:  # Ray itself goes on for minutes
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # no such port, or no name of a host
         raise UnavailableError(
             "the Ray cluster does not answer",
             where=f"RAY_ADDRESS={address}",
@@ -111,7 +111,8 @@ def _begin() -> bool:
             "the Ray cluster cannot be joined",
             where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
             why=str(error).strip().splitlines()[0],
-            fix="see that `ray status` answers here; `ray stop` forgets a cluster that is gone",
+            fix="see that `ray status` answers here, with the RAY_AUTH_TOKEN of the cluster if it "
+            "asks for one; `ray stop` forgets a cluster that is gone",
         ) from error
 
 

@@ -25,7 +25,6 @@ from viewstore.store.progress import (
     duration,
     ranges,
     set_progress,
-    slices_left,
     store_progress,
 )
 
@@ -261,14 +260,6 @@ def test_commits_of_this_project_say_their_time(built: StorePaths, tmp_path: Pat
     assert all(datetime.fromisoformat(each.created).tzinfo for each in commits)
 
 
-def test_the_slices_that_are_left_are_those_of_the_missing_shards() -> None:
-    assert slices_left([], 4) == []
-    assert slices_left([3, 7, 8], 4) == [0, 3]
-    assert slices_left(range(9), 4) == [0, 1, 2, 3]
-    assert slices_left([2, 5], 1) == [0]
-    assert slices_left([2, 5], 100) == [2, 5]
-
-
 ARRAY = ("--missing", "--format", "slurm", "--slices")
 
 
@@ -339,3 +330,9 @@ def test_what_an_array_lacks_is_in_the_command_that_is_named(
     program, *words = shlex.split(fix)
     assert program == "viewstore"
     assert run(capsys, *words) == (1, "3\n", "")
+
+
+@pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_commit_outside_of_all_years_has_no_time(built: StorePaths, when: str) -> None:
+    say(built, 1, created=when)
+    assert {host.name: host.last_commit for host in progress(built).hosts}["b"] is not None
