@@ -30,7 +30,7 @@ from viewstore.build.bucket_garbage import collect_bucket_garbage
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage
 from viewstore.files.bucket import Bucket
-from viewstore.files.working_copy import PREFIX, store_at, working_copy
+from viewstore.files.working_copy import PREFIX, WorkingCopy, store_at
 from viewstore.store.verify import verify
 from viewstore.store.verify_remote import verify_remote
 
@@ -391,7 +391,8 @@ def check_same(store: Path, undisturbed: Path) -> None:
 
 def check_same_in_bucket(url: str, undisturbed: Path) -> None:
     """The same of a store in a bucket, which has no arrays and no folder for temporary files."""
-    with working_copy(url) as copy:
+    with store_at(url) as (_, copy):
+        assert isinstance(copy, WorkingCopy)
         collect_bucket_garbage(copy, older_seconds=0, dry_run=False)
     assert list(verify_remote(url, level="content")) == []
     assert viewstore.open(url).store_id == viewstore.open(undisturbed).store_id

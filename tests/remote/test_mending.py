@@ -11,7 +11,7 @@ from tests.remote.bucket_builds import COMMITS, Place, Undisturbed, build_into, 
 from tests.remote.buckets import Inside
 from viewstore.errors import FormatError
 from viewstore.files.remedy import on_a_disk, remedy_at
-from viewstore.files.working_copy import PREFIX, working_copy
+from viewstore.files.working_copy import PREFIX, store_at
 from viewstore.store.verify_remote import verify_remote
 
 SHARD = 3
@@ -106,9 +106,9 @@ def test_what_verify_finds_is_mended_on_a_disk(place: Place, source: str) -> Non
 
 def test_errors_of_workers_on_other_hosts_name_the_bucket_too(place: Place) -> None:
     elsewhere = f"/scratch/{PREFIX}ab_12cd3/store"
-    with pytest.raises(FormatError) as caught, working_copy(place.url) as copy:
+    with pytest.raises(FormatError) as caught, store_at(place.url) as (root, _):
         raise FormatError(
-            f"{copy.root}/a and {elsewhere}/b",
+            f"{root}/a and {elsewhere}/b",
             where=f"{elsewhere}/views",
             fix=f"viewstore rm {elsewhere} simclr",
         )

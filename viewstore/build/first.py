@@ -18,7 +18,7 @@ from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.shards.place import CPU
 from viewstore.store.advice import finalise_of
-from viewstore.store.committed import committed_shards, read_plan, shards_there
+from viewstore.store.committed import committed_shards, no_store, read_plan, shards_there
 from viewstore.store.published import published_view_sets
 
 if TYPE_CHECKING:
@@ -84,6 +84,15 @@ def not_built_first(
         where=str(view_set.root),
         why=f"{request.generator} starts from its views; plan it, build it, then go on",
         fix=fix,
+    )
+
+
+def nothing_to_slice(request: BuildRequest) -> ConfigError:
+    """Return the error of a slice where there is no store, and no source to begin one from."""
+    return no_store(
+        request.out,
+        why="slices are built of a plan; a wrong --out, or a disk that is not mounted, has none",
+        fix=f"{build_command(replace(request, source='SRC'))} --plan",
     )
 
 

@@ -21,7 +21,12 @@ from viewstore.build.adopt import (
     check_same_generator,
     fixed_sources,
 )
-from viewstore.build.first import check_first, first_request, not_built_first
+from viewstore.build.first import (
+    check_first,
+    first_request,
+    not_built_first,
+    nothing_to_slice,
+)
 from viewstore.build.forms import codec_of, side_of, wants_proof
 from viewstore.build.inputs import wanted_inputs
 from viewstore.build.listing import Imports, find_listing, keep_listing, weights_of_listing
@@ -47,7 +52,7 @@ from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent
 from viewstore.shards.place import planning_device
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import read_plan, view_sets
+from viewstore.store.committed import is_store, read_plan, view_sets
 
 if TYPE_CHECKING:
     from viewstore.generators.contract import Settings
@@ -119,6 +124,8 @@ def planned(
         adopt_stored(paths, found)
         return Planned(plan=found)
     _check_settings(request)  # refused before anything is read
+    if request.slice_of is not None and request.source is None and not is_store(paths):
+        raise nothing_to_slice(request)
     if build_first is None:
         stored = _stored(request, paths)
         inputs = _inputs(request, stored or request.after)

@@ -34,7 +34,9 @@ def parse_slice(text: str, name: str = "--shard") -> Slice:
     match = _SLICE.fullmatch(text)
     if match is None or not int(match[1]) < int(match[2]):
         raise ConfigError(
-            f"{name} must be I/N with 0 <= I < N, got {text[:60]!r}", where=f"{name} {text[:60]}"
+            f"{name} must be I/N with 0 <= I < N, got {text[:60]!r}",
+            where=f"{name} {text[:60]}",
+            fix="give 0/4 for the first of four slices, and 3/4 for the last",
         )
     return int(match[1]), int(match[2])
 
@@ -66,7 +68,7 @@ def slice_by(environment: Values) -> tuple[Slice, str]:
     raise ConfigError(
         f"--shard {AUTO} finds no variable that says which slice this is",
         where=f"--shard {AUTO}",
-        why="it looks for " + "; ".join(" with ".join(names) for names, _ in SCHEDULERS),
+        why="it looks for " + "; ".join(" and ".join(names) for names, _ in SCHEDULERS),
         fix="give --shard I/N, or set VIEWSTORE_SHARD=I/N",
     )
 
@@ -111,7 +113,9 @@ def _indexed(index: str, count: str) -> Scheduler:
 def _checked(index: int, count: int, where: str) -> Slice:
     if not 0 <= index < count:
         raise ConfigError(
-            f"slice {index} of {count} is none: slices are counted from 0", where=where
+            f"slice {index} of {count} is none: slices are counted from 0",
+            where=where,
+            fix=f"start {count} tasks, numbered 0 to {count - 1}, or give --shard I/N",
         )
     return index, count
 

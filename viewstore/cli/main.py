@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
+        _open_streams()
         _name_crashes()
     terminal = Terminal(arguments=given)
     code: int | None = None
@@ -90,6 +91,19 @@ def main(arguments: list[str] | None = None) -> None:
         if code is None:
             code = _failed(terminal, _stopped(stopped))
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Open what of stdin, stdout and stderr was closed by whoever started the process.
+
+    The next file would get its number, and a worker process that is given it never begins.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)  # no stdout is an answer: 141
 
 
 def _name_crashes() -> None:

@@ -105,7 +105,10 @@ class _FolderOrBucket(_PathHere):
     ) -> Any:  # noqa: ANN401
         from viewstore.files.local import is_url
 
-        return str(value).rstrip("/") if is_url(value) else super().convert(value, param, ctx)
+        if not is_url(value):
+            return super().convert(value, param, ctx)
+        url = str(value).rstrip("/")
+        return url if is_url(url) else str(value)  # "s3://" is no folder "s3:", but a bad bucket
 
 
 FILE = _PathHere()

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import fcntl
 import hashlib
+import os
 import re
 import tempfile
 import time
@@ -279,9 +280,10 @@ def _new_copy(bucket: Bucket) -> Iterator[WorkingCopy]:
 def _drop_abandoned() -> None:
     """Remove the working copies of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # of another user, or one that ends at this moment
-            if time.time() - folder.stat().st_mtime < UNLOCKED_SECONDS:
-                continue
+        with contextlib.suppress(OSError):  # one that ends at this moment
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < UNLOCKED_SECONDS:
+                continue  # of another user, who may have put anything into it
             with (folder / LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 disk.remove_tree(folder)

@@ -23,6 +23,7 @@ INDEX_KIND = "viewstore-index"
 SHARD_SUFFIX = ".tar"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ATTEMPT = re.compile(r"[0-9A-Za-z-]{1,64}")
+MOST_SECONDS = 1e9  # of one shard: 30 years
 ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
 DERIVED_NAME = re.compile(
     rf"index\.json|index/members\.npy|stats\.json|params\.zarr/({COLUMN_NAME.pattern}/)?zarr\.json"
@@ -186,6 +187,10 @@ class Commit:
         own = {key: record[key] for key in COMMIT_OWN_FORM}
         if not ATTEMPT.fullmatch(own["attempt"]):  # a withdrawn record is named after it
             raise FormatError(f"commit must not have the attempt {own['attempt'][:80]!r}")
+        if not 0 <= own["seconds"] <= MOST_SECONDS:
+            raise FormatError(f"commit must not have taken {own['seconds']} seconds")
+        if len(own["host"].splitlines()) > 1:  # it is shown, a line for each
+            raise FormatError(f"commit must not have the host {own['host'][:80]!r}")
         return cls(entry=ShardEntry.from_json(record), **own)
 
 

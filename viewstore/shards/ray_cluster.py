@@ -111,7 +111,8 @@ def _begin() -> bool:
             "the Ray cluster cannot be joined",
             where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
             why=str(error).strip().splitlines()[0],
-            fix="see that `ray status` answers here; `ray stop` forgets a cluster that is gone",
+            fix="see that `ray status` answers here, with the RAY_AUTH_TOKEN of the cluster if it "
+            "asks for one; `ray stop` forgets a cluster that is gone",
         ) from error
 
 

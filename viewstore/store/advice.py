@@ -33,7 +33,7 @@ def unfinished(paths: StorePaths) -> tuple[str, str]:
     names = view_sets(paths)
     if not names:
         if not is_store(paths):
-            return "it is no store", STORE_FOLDER
+            return "no build has begun there", STORE_FOLDER
         return "no view set of it is begun", f"viewstore build --generator NAME --out {paths.root}"
     there = []
     for name in names:

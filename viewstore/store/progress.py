@@ -275,9 +275,9 @@ def created(commit: Commit) -> datetime | None:
     """Return when a shard was committed; None: the record does not say it in ISO 8601."""
     try:
         found = datetime.fromisoformat(commit.created)
-    except ValueError:
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter in the first and the last hours of all years
         return None
-    return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
 
 
 def _worst(

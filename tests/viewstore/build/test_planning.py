@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,18 @@ def test_slices_that_read_the_source_are_told_of_the_plan(
     assert len(named) == bool(given)
 
 
+@pytest.mark.parametrize("generator", ["simclr", "w-search"])
+def test_a_slice_without_store_and_source_begins_none(tmp_path: Path, generator: str) -> None:
+    missing = tmp_path / "not mounted"
+    with pytest.raises(ConfigError, match=r"there is no store at .*not mounted") as failed:
+        build(BuildRequest(generator=generator, out=missing, slice_of=(0, 2)))
+    assert failed.value.code == "VS202"
+    words = shlex.split(str(failed.value.fix))
+    assert words[:2] == ["viewstore", "build"]
+    assert words[-3:] == ["--source", "SRC", "--plan"]
+    assert not missing.exists()
+
+
 def test_a_slice_says_what_it_took_and_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,3 +380,12 @@ def test_a_slice_says_what_it_took_and_what_is_left(
     _, text, _ = run(capsys, *command, "--shard", "auto")
     assert "nothing is left to build of what was asked for" in text
     assert "all 3 shards" not in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), date(2020, 1, 1)])
+def test_a_setting_that_no_record_can_hold_is_refused_as_one(
+    tmp_path: Path, folder: Path, value: object
+) -> None:
+    plan(request_of(tmp_path / "store", folder))
+    with pytest.raises(ConfigError):
+        plan(request_of(tmp_path / "store", settings={"views": value}))

@@ -275,3 +275,23 @@ def test_a_crash_ends_with_a_line_and_a_stack() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGBUS
     assert done.stderr.startswith("Fatal Python error: Bus error")
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 0), ("<&- >&- 2>&-", 141)])
+def test_a_build_with_workers_ends_though_streams_are_closed(
+    tmp_path: Path, closed: str, code: int
+) -> None:
+    """As of a service or a cron job: a worker's pipe must not get the number of stdout."""
+    build = f"{sys.executable} -m viewstore build --generator simclr --limit 4 --shard-rows 2"
+    shell = f"{build} --workers 2 --out store {closed}"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, timeout=300)
+    assert done.returncode == code
+    assert (tmp_path / "store" / "manifest.json").is_file()
+
+
+def test_the_url_of_no_bucket_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "build", "--generator", "simclr", "--limit", "2", "--out", "s3://")[0] == 2
+    assert not list(tmp_path.iterdir())

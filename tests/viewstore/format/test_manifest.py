@@ -1,5 +1,8 @@
 """Commits, index and manifest: exact hashes, and names that never come from data."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from viewstore.errors import FormatError
@@ -58,3 +61,11 @@ def test_a_manifest_whose_store_id_was_changed_is_refused() -> None:
     value["store_id"] = "0" * 64
     with pytest.raises(FormatError, match="does not match its store id"):
         Manifest.unpack(canonical(value | {"digest": digest_of(value)}))
+
+
+@pytest.mark.parametrize(
+    "facts", [{"seconds": -1.0}, {"seconds": 1e300}, {"host": "h\nshard 0 is missing"}]
+)
+def test_a_commit_says_nothing_that_cannot_be(facts: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="commit must not have"):
+        Commit.unpack(replace(commit_of(), **facts).pack())

@@ -339,3 +339,9 @@ def test_what_an_array_lacks_is_in_the_command_that_is_named(
     program, *words = shlex.split(fix)
     assert program == "viewstore"
     assert run(capsys, *words) == (1, "3\n", "")
+
+
+@pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_commit_outside_of_all_years_has_no_time(built: StorePaths, when: str) -> None:
+    say(built, 1, created=when)
+    assert {host.name: host.last_commit for host in progress(built).hosts}["b"] is not None
