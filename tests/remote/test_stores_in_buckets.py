@@ -283,22 +283,27 @@ def test_garbage_is_what_nothing_names(url: str, source: str, s3_endpoint: str, 
 
 
 def test_a_bucket_without_conditions_is_for_a_single_writer(
-    url: str, source: str, local: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, source: str, local: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
     with pytest.raises(ConfigError, match="does not keep a second writer") as refused:
         build_small(url, source)
     assert "--single-writer" in str(refused.value.fix)
     assert content(url) == {}
-    with pytest.raises(ConfigError, match="for one build into a bucket"):
+    with pytest.raises(ConfigError, match="cannot be given with --shard"):
         build_small(url, source, single_writer=True, slice_of=(0, 2))
     build_small(url, source, single_writer=True)
+    code, _, said = run("finalise", url)
+    assert (code, "does not keep a second writer" in said) == (2, True)
+    assert run("finalise", url, "--single-writer")[0] == 0
     assert viewstore.open(url).manifest.view_sets["simclr"] == simclr_of(local)
 
 
-def test_a_single_writer_of_a_folder_is_refused(tmp_path: Path, source: str) -> None:
-    with pytest.raises(ConfigError, match="for one build into a bucket"):
-        build_small(tmp_path / "store", source, single_writer=True)
+def test_a_single_writer_of_a_folder_is_refused(local: Path, source: str, run: Run) -> None:
+    with pytest.raises(ConfigError, match="is for a bucket, and this is a folder"):
+        build_small(local, source, single_writer=True)
+    code, _, said = run("finalise", local, "--single-writer")
+    assert (code, "is for a bucket, and this is a folder" in said) == (2, True)
 
 
 def test_errors_name_the_bucket(url: str, source: str, copies: Path, run: Run) -> None:

@@ -12,15 +12,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, StoppedError
 from viewstore.files.local import is_url
 
 STOP_SECONDS = 120  # from the signal that announces the end of a task to its end
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
 RETRIES = 5  # of an index that fails; stops and preemptions do not count
+RESUMABLE, UNUSABLE = StoppedError.exit_code, ConfigError.exit_code
 NAME_LETTERS = 50  # a pod is called as its Job with "-99999" behind, in 63 letters
 CREDENTIALS = "the environment, with the address and credentials of the bucket,"
-DISRUPTED, UNUSABLE = 4, 2  # exit codes: resumable by the same command, and settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; 
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-[ $again$rc = yes{DISRUPTED} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+[ $again$rc = yes{RESUMABLE} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $rc
 # when all are done: {shell_line(job.finalise)}
 """
@@ -123,7 +123,7 @@ spec:
       - action: Ignore  # stopped, and resumable by the same command
         onExitCodes:
           operator: In
-          values: [{DISRUPTED}]
+          values: [{RESUMABLE}]
       - action: FailJob  # settings that no other try makes right
         onExitCodes:
           operator: In

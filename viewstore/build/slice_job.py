@@ -12,10 +12,11 @@ from viewstore.build.roles import (
     check_unneeded,
     function_named,
     networks,
+    other_weights,
     taken_files,
     weights_of,
 )
-from viewstore.errors import CheckpointError, ConfigError, counted
+from viewstore.errors import ConfigError, counted
 from viewstore.files.local import is_url
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
@@ -107,12 +108,7 @@ def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
         if found.get(role) == weights.sha256:
             continue
         if role in files:
-            raise CheckpointError(
-                f"the {role} is not the one that {plan.view_set} was planned with",
-                where=f"--{role} {files[role]}",
-                why="its sha256 differs from the plan's",
-                fix=f"give that of the plan, which was called {weights.name}",
-            )
+            raise other_weights(plan, role, f"--{role} {files[role]}")
         raise ConfigError(
             f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
             where=f"sha256 {weights.sha256}",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from viewstore.build.jobfile import SliceJob
 
 COMMANDS = {
-    "slurm": Entry("viewstore.cli.jobfile:slurm", "Print a Slurm array."),
+    "slurm": Entry("viewstore.cli.jobfile:slurm", "Print a batch script of a Slurm array."),
     "kubernetes": Entry("viewstore.cli.jobfile:kubernetes", "Print a Kubernetes Indexed Job."),
 }
 MAX_SLICES = 100_000  # of a Kubernetes Job with tries for each index
@@ -38,13 +38,13 @@ _OPTIONS = (
         type=click.IntRange(1, MAX_SLICES),
         required=True,
         metavar="N",
-        help="Build it in N tasks, each with its share of the shards.",
+        help="Build it in N tasks, each with a slice of the shards.",
     ),
     click.option(
         "--at-once",
         type=shared.POSITIVE,
         metavar="M",
-        help="Let M tasks run at a time.  [default: all]",
+        help="Let at most M tasks run at a time.  [default: all]",
     ),
     click.option(
         "--gpus",
@@ -85,7 +85,7 @@ def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
 )
 @options_of(_OPTIONS)
 @click.option(
-    "--image", required=True, metavar="IMAGE", help="Run this image, in which viewstore is."
+    "--image", required=True, metavar="IMAGE", help="Run this image; viewstore is installed in it."
 )
 @click.option(
     "--claim",
@@ -101,8 +101,8 @@ def kubernetes(
 ) -> None:
     """Print an Indexed Job for kubectl apply, with an index for each slice.
 
-    The weights lie at the same paths in the image. A pod that is preempted comes back and goes on.
-    It needs Kubernetes 1.29 or newer.
+    The image must have the files of weights that you name, at the same paths. A pod that is
+    preempted comes back, and goes on where it was. It needs Kubernetes 1.29 or newer.
     """
     from viewstore.build import jobfile as texts
 

@@ -203,7 +203,11 @@ def _repair(
 )
 @click.option("--dry-run", is_flag=True, help="Say which files would go, and remove none.")
 def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) -> None:
-    """Drop files that no commit names: what killed builds left behind."""
+    """Drop files that no commit names: what killed builds left behind.
+
+    STORE is a folder, or the URL of a bucket, whose clock tells the ages then. It may run beside
+    builds: give --older-than no less than the longest shard takes.
+    """
     from viewstore.build.bucket_garbage import collect_bucket_garbage
     from viewstore.build.repair import collect_garbage
     from viewstore.files.working_copy import WorkingCopy, store_at
