@@ -38,7 +38,7 @@ def run_local(job: Job) -> Generator[Outcome]:
     """Run a job on the devices and cores of this machine; one worker runs in this process.
 
     Raises:
-        UnavailableError: A device is not here.
+        UnavailableError: A device is not here, or the disk has no room.
     """
     device = CPU if job.device == AUTO and not job.networks else job.device
     places = local_places(
@@ -48,6 +48,7 @@ def run_local(job: Job) -> Generator[Outcome]:
         cores=len(os.sched_getaffinity(0)),
         networks=job.networks,
     )
+    job.check_room(len(places), False)
     return run_here(job, places[0]) if len(places) == 1 else LocalPool(job, places).run()
 
 
