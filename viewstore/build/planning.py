@@ -126,8 +126,13 @@ def planned(
         adopt_stored(paths, found)
         return Planned(plan=found)
     _check_settings(request)  # refused before anything is read
-    if request.slice_of is not None and request.source is None and not is_store(paths):
-        raise nothing_to_slice(request)
+    if request.slice_of is not None and not paths.view_set(request.name).plan.is_file():
+        if request.source is None and not is_store(paths):
+            raise nothing_to_slice(request)
+        progress.warn(
+            f"there is no plan of {request.name} in {request.out}: this slice makes it, with the "
+            "settings given here; if it should be there, check --view-set and --out"
+        )
     if build_first is None:
         stored = _stored(request, paths)
         inputs = _inputs(request, stored or request.after)

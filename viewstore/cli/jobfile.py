@@ -29,7 +29,7 @@ COMMANDS = {
 }
 MAX_SLICES = 100_000  # of a Kubernetes Job with tries for each index
 _OPTIONS = (
-    shared.STORE,
+    shared.STORE_OR_BUCKET,
     click.option(
         "--view-set", required=True, metavar="NAME", help="Build this view set, which has a plan."
     ),
@@ -69,8 +69,8 @@ def jobfile(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
     """Print a batch script for sbatch: an array with a task for each slice.
 
-    The store and the weights lie at the same paths on every node. A task that is stopped by its
-    time limit is requeued, and goes on.
+    The store, unless STORE is the URL of a bucket, and the weights lie at the same paths on every
+    node. A task that is stopped by its time limit is requeued, and goes on.
     """
     from viewstore.build import jobfile as texts
 
@@ -89,11 +89,16 @@ def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
 )
 @click.option(
     "--claim",
-    required=True,
     metavar="CLAIM",
-    help="Mount the ReadWriteMany volume of this claim at the path of the store.",
+    help="Mount the ReadWriteMany volume of this claim at the path of the store. A store in a "
+    "bucket needs none.",
 )
-def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> None:  # noqa: ANN401
+def kubernetes(
+    terminal: Terminal,
+    image: str,
+    claim: str | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Print an Indexed Job for kubectl apply, with an index for each slice.
 
     The image must have the files of weights that you name, at the same paths. A pod that is
@@ -108,7 +113,7 @@ def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> No
 def _job(options: dict[str, Any]) -> SliceJob:
     from viewstore.build.slice_job import slice_job
 
-    store: Path = options["store"]
+    store: Path | str = options["store"]
     return slice_job(
         store,
         options["view_set"],

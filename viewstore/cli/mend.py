@@ -68,6 +68,7 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     Exits 1 and names what is not whole. Nothing is written without --repair.
     """
     from viewstore.files.local import is_url, local_path
+    from viewstore.files.remedy import on_a_disk
 
     level, view_set = options["level"], options["view_set"]
     if not options["repair"]:
@@ -76,10 +77,7 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"{names} has no effect without --repair", fix="add --repair")
     if is_url(store):
-        mend = (
-            "viewstore verify STORE --repair on the folder that it was copied from, or on a copy "
-            f"in a folder if it was built there; then copy it to {store} again"
-        )
+        mend = on_a_disk("viewstore verify STORE --repair")
         if options["repair"]:
             raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
         from viewstore.store.verify_remote import verify_remote

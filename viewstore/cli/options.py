@@ -113,7 +113,7 @@ class _FolderOrBucket(_PathHere):
 
 FILE = _PathHere()
 TAKE_URLS = ("inspect", "stats", "verify", "train", "serve")
-TAKE_BUCKETS = ("build", "status", "finalise", "gc")
+TAKE_BUCKETS = ("build", "status", "finalise", "gc", "jobfile")
 NUMBER = _Number()
 NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)

@@ -89,7 +89,7 @@ def status(
         if missing and each.missing:
             lines.append(f"  missing: {ranges(each.missing)}")
     facts = {name: each.to_json() for name, each in found.items()}
-    lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
+    lines += [f"{name}: gone from disk; {_forgetting(store, name)}" for name in gone]
     if unpublished:
         lines.append(_not_published(store, unpublished))
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
@@ -167,6 +167,12 @@ def _published(store: Path) -> Mapping[str, Any]:
 
     manifest = read_manifest(StorePaths(store))
     return {} if manifest is None else manifest.view_sets
+
+
+def _forgetting(store: Path | str, name: str) -> str:
+    from viewstore.files.remedy import remedy_at
+
+    return remedy_at(str(store), f"viewstore rm {store} {name} forgets it")
 
 
 def _gone(store: Path, found: Mapping[str, SetProgress]) -> list[str]:

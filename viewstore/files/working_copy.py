@@ -23,6 +23,7 @@ from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.local import Files, is_url, matching
+from viewstore.files.remedy import remedy_at
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.listing import NAME as LISTING
@@ -260,19 +261,21 @@ def _check_store(url: str, objects: Iterable[str]) -> None:
 
 
 def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
-    """Return an error that names a bucket where it named the working copy."""
+    """Return an error that names a bucket where it named the working copy, of any host."""
     if error.code == "VS302":  # the disk of the copy
         return error
 
     def told(text: str | None) -> str | None:
-        return None if text is None else text.replace(root, url)
+        return None if text is None else re.sub(copies, lambda _: url, text)
 
+    copies = rf"{re.escape(root)}|/\S*/{PREFIX}\w+/store"
+    fix = told(error.fix)
     return type(error)(
         str(told(str(error))),
         code=error.code,
         where=told(error.where),
         why=told(error.why),
-        fix=told(error.fix),
+        fix=None if fix is None else remedy_at(url, fix),
     )
 
 

@@ -32,7 +32,8 @@ def run_ray(job: Job) -> Generator[Outcome]:
     Raises:
         ConfigError: A GPU is named by its number.
         StoppedError: Workers were lost too often, or none was left for STALL_SECONDS.
-        UnavailableError: The package, the cluster or its GPUs are missing; no worker ever began.
+        UnavailableError: The package, the cluster or its GPUs are missing; the disk has no room;
+            no worker ever began.
     """
     check_ray(job.device)
     with joined_cluster(job.stop, job.progress.warn):
@@ -119,6 +120,7 @@ class RayPool:
             networks=job.networks,
             cluster=self.ray.cluster_resources(),
         )
+        job.check_room(count, True)
         kind = self.ray.remote(
             max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **resources
         )(RayBuilder)
