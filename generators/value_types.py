@@ -41,7 +41,7 @@ def check_types(generator: str, kind: type, values: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{item.name} must be {_words(hint)}, got {value!r}",
                 where=f"a setting of generator {generator}",
-                fix=f"viewstore build --generator {generator} --help-settings says what it means",
+                fix=f"viewstore build --generator {generator} --help-settings",
             )
 
 
