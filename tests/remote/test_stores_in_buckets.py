@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -308,6 +309,60 @@ def test_errors_name_the_bucket(url: str, source: str, copies: Path, run: Run) -
         assert found == code
         assert str(copies) not in out + err
         assert command == "status" or url in err
+
+
+def test_no_store_begins_in_another(whole: str, source: str) -> None:
+    """The outer one could not be built into any more."""
+    for inner in (f"{whole}/inner", f"{whole}/views/simclr/inner"):
+        with pytest.raises(ConfigError, match=f"lies in the store {whole}") as refused:
+            build_small(inner, source)
+        assert refused.value.where == inner
+        assert Bucket(inner).sizes() == {}
+    assert build_small(whole, source).left == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("odd/../x", "x"),
+        ("../x", "x"),
+        ("odd/./x", "odd/x"),
+        ("odd//x", "odd/x"),
+        ("odd%20x", "odd x"),
+        ("%2e%2e/x", "x"),
+        ("odd\tx", "oddx"),
+        ("odd ", "odd"),
+    ],
+)
+def test_a_url_of_another_place_than_it_says_is_not_written_to(
+    s3_endpoint: str, source: str, path: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"s3://{BUCKET}/{path}", source)
+    assert refused.value.fix == f"give s3://{BUCKET}/{meant}"
+    assert Bucket(f"s3://{BUCKET}/{meant}").sizes() == {}
+
+
+def test_a_name_with_a_percent_sign_for_good_is_another_folder(source: str) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"s3://{BUCKET}/a%2520b", source)
+    assert refused.value.fix == "name another folder of the bucket"
+
+
+def test_the_scheme_is_in_small_letters(source: str) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"S3://{BUCKET}/x", source)
+    assert refused.value.fix == f"give s3://{BUCKET}/x"
+
+
+def test_where_this_disk_is_too_small_another_can_be_named(
+    url: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(ViewStoreError, match=r"the disk has 9\.8 KiB free") as refused:
+        build_small(url, source)
+    assert "TMPDIR" in str(refused.value.fix)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from viewstore.errors import ConfigError, FormatError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.files.local import Files, is_url, matching
+from viewstore.files.local import Files, is_url, local_path, matching
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.listing import NAME as LISTING
@@ -204,7 +204,7 @@ def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tupl
     `single_writer` is that of `Bucket`. Raises as `working_copy`.
     """
     if not is_url(place):
-        yield Path(place), FOLDER
+        yield local_path(place), FOLDER
         return
     with working_copy(str(place), single_writer=single_writer) as copy:
         yield copy.root, copy
@@ -247,7 +247,7 @@ def _check_store(url: str, objects: Iterable[str]) -> None:
 def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
     """Return an error that names a bucket where it named the working copy."""
     if error.code == "VS302":  # the disk of the copy
-        return error
+        return _of_this_disk(error)
 
     def told(text: str | None) -> str | None:
         return None if text is None else text.replace(root, url)
@@ -259,6 +259,15 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
         why=told(error.why),
         fix=told(error.fix),
     )
+
+
+def _of_this_disk(error: ViewStoreError) -> ViewStoreError:
+    """Return an error about the disk of a working copy, which can lie on another one."""
+    if error.fix is None or "TMPDIR" in error.fix:
+        return error
+    other = f"{disk.FREE_SPACE} or let TMPDIR name a folder on another disk"
+    fix = error.fix.replace(disk.FREE_SPACE, other)
+    return type(error)(str(error), code=error.code, where=error.where, why=error.why, fix=fix)
 
 
 @contextlib.contextmanager

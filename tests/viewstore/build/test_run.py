@@ -30,7 +30,20 @@ def test_a_disk_too_full_to_begin_is_no_stop(
         with pytest.raises(UnavailableError, match="two shards need") as caught:
             build_small(tmp_path / "s", source)
     assert (caught.value.code, caught.value.exit_code) == ("VS302", 3)
+    assert str(caught.value).startswith("the disk has 9.8 KiB free, ")
     assert build_small(tmp_path / "s", source).manifest is not None
+
+
+@pytest.mark.parametrize("inner", ["inner", "views/simclr/inner", "new/inner"])
+def test_no_store_begins_in_another(tmp_path: Path, source: str, inner: str) -> None:
+    """The outer one could not be built into any more."""
+    outer = tmp_path / "outer"
+    build_small(outer, source)
+    with pytest.raises(ConfigError, match=f"lies in the store {outer}") as caught:
+        build_small(outer / inner, source)
+    assert (caught.value.exit_code, caught.value.where) == (2, str(outer / inner))
+    assert not (outer / inner).exists()
+    assert build_small(outer, source, view_set="second").manifest is not None
 
 
 def test_raw_views_that_no_member_can_hold_are_refused_before_they_are_planned(

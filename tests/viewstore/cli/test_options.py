@@ -117,6 +117,57 @@ def test_a_path_is_no_url(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("place", "meant"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("s3:bucket", "s3://bucket"),
+        ("GS:/bucket/x", "gs://bucket/x"),
+        ("http:/host/x", "http://host/x"),
+        ("file:/data/x", "file:///data/x"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "--generator", "simclr", "-j", "1", "--out"),
+        ("status",),
+        ("verify",),
+        ("inspect",),
+        ("stats",),
+        ("serve",),
+        ("bench",),
+        ("train", "--views", "simclr", "--epochs", "1", "--out", "run"),
+        ("eval", "checkpoint", "--holdout", "4", "--source"),
+        ("train", "s", "--views", "simclr", "--epochs", "1", "--out"),
+    ],
+)
+def test_what_is_almost_a_url_is_no_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    place: str,
+    meant: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments, place)
+    assert (code, f"did you mean {meant}?" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_the_name_of_a_scheme(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(store, tmp_path / "s3:" / "x")
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "inspect", "verify"):
+        assert run(capsys, command, "./s3:/x")[0] == 0
+
+
 def test_a_file_url_is_the_folder_that_it_names(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
