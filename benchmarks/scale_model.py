@@ -18,8 +18,7 @@ from viewstore.loaders.read.ranged import LEAST_USED_SHARE, REQUESTS, Span, join
 
 STEPS = 20  # of which ranges are counted
 PAGE_KEYS = 1000  # names that one LIST request gives
-PART_BYTES = 64 << 20  # larger files are put in parts
-PUTS = 3  # a shard, its pack, its commit
+PUTS = 3  # a shard, its pack, its commit: each in one request, whatever its size
 TABLES = 12  # columns of the source, members, index: fetched once for a host
 PAGE_BYTES, PAGE_ENTRY_BYTES = 4096, 8
 
@@ -121,17 +120,14 @@ def building(stored: Stored, seconds: dict[str, float], scan_seconds: float) -> 
 
     `seconds`: Of one worker for a sample, by kind of view.
     """
-    parts = math.ceil(stored.shard_bytes / PART_BYTES)
-    multipart = parts + 1 if parts > 1 else 0  # begin, parts, complete stand for one PUT
     return {
         "units": stored.shards,
         "scan_hours": stored.rows * scan_seconds / 3600,
         "worker_hours": {kind: stored.rows * each / 3600 for kind, each in seconds.items()},
         "unit_minutes": {kind: stored.shard_rows * each / 60 for kind, each in seconds.items()},
-        "put_requests": stored.shards * (PUTS + multipart),
+        "put_requests": PUTS * stored.shards,
         "finalise_get_requests": 2 * stored.shards,  # commits, packs
-        "list_requests_of_commits": math.ceil(stored.shards / PAGE_KEYS),
-        "list_requests_of_all": math.ceil(PUTS * stored.shards / PAGE_KEYS),
+        "list_requests": math.ceil(PUTS * stored.shards / PAGE_KEYS),
     }
 
 

@@ -80,7 +80,7 @@ class FormatError(ViewStoreError):
 
 
 class CheckpointError(FormatError):
-    """A file cannot be read as a network; nothing in it was executed."""
+    """A file is not the planned one, or cannot be read as a network; nothing in it was executed."""
 
     code = "VS210"
 

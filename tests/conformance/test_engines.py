@@ -1,7 +1,7 @@
 """One suite over all engines: through any accident, a plan ends in the same store.
 
 Builds are the product's own, by its command line; only the generator is made up (`scripted`). A new
-engine is a row of `ENGINES`.
+engine is a row of `ENGINES`. Stores lie in a folder, and for some cases in a bucket.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,9 +25,14 @@ import pytest
 
 import viewstore
 from tests.conformance.scripted import FOLDER, Script, install, marks, pid_of
+from tests.remote.servers import BUCKET, Faults, proxy, s3_environment, s3_server
+from viewstore.build.bucket_garbage import collect_bucket_garbage
 from viewstore.build.finalise import finalise
 from viewstore.build.repair import collect_garbage
+from viewstore.files.bucket import Bucket
+from viewstore.files.working_copy import PREFIX, WorkingCopy, store_at
 from viewstore.store.verify import verify
+from viewstore.store.verify_remote import verify_remote
 
 REPO = Path(__file__).parents[2]
 UNITS, ROW = 16, 5  # a unit is a row; the one to which things happen
@@ -124,6 +130,23 @@ ROWS = [
     for case in CASES
     if not (case == "hangs" and ENGINES[engine].here)  # nobody could end it
 ]
+QUICK_IN_BUCKETS = (
+    ("here", "raises once"),
+    ("pool", "ends its process"),
+    ("pool", "SIGTERM in mid-unit"),
+    ("slices", "SIGKILL of the driver"),
+)
+ROWS_IN_BUCKETS = [
+    pytest.param(engine, case, marks=() if (engine, case) in QUICK_IN_BUCKETS else pytest.mark.slow)
+    for engine in ("here", "pool", "slices")
+    for case in (
+        "ok",
+        "raises once",
+        "ends its process",
+        "SIGTERM in mid-unit",
+        "SIGKILL of the driver",
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -144,8 +167,17 @@ class World:
         link.replace(self.folder / "now")
         return folder
 
-    def start(self, store: Path, options: str) -> subprocess.Popen[str]:
-        """Start a command that builds."""
+    def start(
+        self, store: Path | str, options: str, *, copies: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a command that builds.
+
+        Args:
+            store: Folder, or URL in a bucket.
+            options: Of the command.
+            copies: The open folder of working copies, which no other process has a path to.
+        """
+        own = {} if copies is None else {"TMPDIR": f"/proc/self/fd/{copies}"}
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "viewstore", "build", "-q", "--generator", "scripted"),
@@ -153,7 +185,8 @@ class World:
                 *("--shard-rows", "1", *options.split()),
             ],
             cwd=REPO,
-            env=self.environment,
+            env=self.environment | own,
+            pass_fds=() if copies is None else (copies,),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -182,8 +215,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def ray_world(world: World) -> Iterator[World]:
+def in_bucket(world: World) -> Iterator[World]:
+    """The same world, whose commands find a bucket; so does this process."""
+    with ExitStack() as stack:
+        # The server alone may let two creations of one name win; the proxy lets one at a time in.
+        endpoint = stack.enter_context(proxy(stack.enter_context(s3_server()), Faults()))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in s3_environment(endpoint).items():
+            patch.setenv(name, value)
+        copies = world.folder / "copies"
+        copies.mkdir()
+        own = s3_environment(endpoint) | {"TMPDIR": str(copies)}
+        yield replace(world, environment=world.environment | own)
+
+
+@pytest.fixture(scope="module")
+def ray_world(in_bucket: World) -> Iterator[World]:
     """The same world on a Ray cluster of one node, which has two CPUs."""
+    world = in_bucket
     pytest.importorskip("ray", reason="needs the package ray: pip install 'viewstore[ray]'")
     from ray.cluster_utils import Cluster
 
@@ -213,10 +262,56 @@ def undisturbed(world: World) -> Path:
 def test_a_build_ends_in_the_same_store(
     engine: str, case: str, undisturbed: Path, request: pytest.FixtureRequest
 ) -> None:
-    how, what = ENGINES[engine], CASES[case]
     world: World = request.getfixturevalue("ray_world" if engine == "ray" else "world")
-    folder = world.begin(f"{engine}, {case}", what.script)
+    folder = world.begin(f"{engine}, {case}", CASES[case].script)
     store = folder / "store"
+    build_through(world, ENGINES[engine], CASES[case], folder, store)
+    check_same(store, undisturbed)
+
+
+@pytest.mark.parametrize(("engine", "case"), ROWS_IN_BUCKETS)
+def test_a_build_into_a_bucket_ends_in_the_same_store(
+    engine: str, case: str, undisturbed: Path, in_bucket: World
+) -> None:
+    folder = in_bucket.begin(f"{engine}, {case}, in a bucket", CASES[case].script)
+    url = url_of(folder)
+    build_through(in_bucket, ENGINES[engine], CASES[case], folder, url)
+    check_same_in_bucket(url, undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_actors_that_cannot_see_the_working_copy_of_their_driver_make_their_own(
+    undisturbed: Path, ray_world: World
+) -> None:
+    """As on other hosts: the copy of the driver lies where only its own open folder leads."""
+    folder = ray_world.begin("ray, in a bucket", Script())
+    (folder / "driver").mkdir()
+    before = copies_of(ray_world)
+    opened = os.open(folder / "driver", os.O_RDONLY)
+    try:
+        process = ray_world.start(url_of(folder), *ENGINES["ray"].commands, copies=opened)
+        assert ended(process) == (0, "")
+    finally:
+        os.close(opened)
+    # Ray ends actors by SIGKILL: their copies wait for the next command.
+    assert len(copies_of(ray_world) - before) == 2
+    check_same_in_bucket(url_of(folder), undisturbed)
+
+
+def copies_of(world: World) -> set[Path]:
+    """Return the working copies that processes which were killed have left."""
+    return set((world.folder / "copies").glob(f"{PREFIX}*"))
+
+
+def url_of(folder: Path) -> str:
+    """Return where in the bucket the store of a case lies."""
+    return f"s3://{BUCKET}/engines/{re.sub(r'[^a-zA-Z]+', '-', folder.name)}"
+
+
+def build_through(world: World, how: Engine, what: Case, folder: Path, store: Path | str) -> None:
+    """Build a store while things happen, then what is left of it by the same commands."""
     commands = [f"{words} {what.options}" for words in how.commands]
     running = [world.start(store, words) for words in commands]
     faults = 0
@@ -236,8 +331,8 @@ def test_a_build_ends_in_the_same_store(
     for words in hit:
         assert ended(world.start(store, words)) == (0, "")
     if len(commands) > 1:
-        finalise(store)
-    check_same(store, undisturbed)
+        with store_at(store) as (root, upstream):
+            finalise(root, upstream=upstream)
     faults += len(marks(folder, "fault"))
     assert UNITS <= len(marks(folder, "begun")) <= UNITS + faults
 
@@ -292,6 +387,17 @@ def check_same(store: Path, undisturbed: Path) -> None:
     assert list(verify(store, level="content")) == []
     assert viewstore.open(store).store_id == viewstore.open(undisturbed).store_id
     assert names(store) == names(undisturbed)
+
+
+def check_same_in_bucket(url: str, undisturbed: Path) -> None:
+    """The same of a store in a bucket, which has no arrays and no folder for temporary files."""
+    with store_at(url) as (_, copy):
+        assert isinstance(copy, WorkingCopy)
+        collect_bucket_garbage(copy, older_seconds=0, dry_run=False)
+    assert list(verify_remote(url, level="content")) == []
+    assert viewstore.open(url).store_id == viewstore.open(undisturbed).store_id
+    expected = {name for name in names(undisturbed) if not re.search(r"params\.zarr/|tmp/", name)}
+    assert set(Bucket(url).sizes()) == expected
 
 
 def names(store: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,16 +27,18 @@ from tests.viewstore.small_stores import ROWS, build_small, write_npz
 from viewstore.build.compose import builder_factory
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
-from viewstore.errors import ConfigError, StoppedError, ViewStoreError
-from viewstore.files import working_copy
+from viewstore.errors import ConfigError, StoppedError, UnavailableError, ViewStoreError
+from viewstore.files import disk, working_copy
 from viewstore.files.bucket import Bucket
 from viewstore.files.working_copy import WorkingCopy, store_at
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
 from viewstore.loaders import ViewLoader
 from viewstore.shards.builder import ShardBuilder, Unwatched, made_builder
+from viewstore.shards.engine import Job
+from viewstore.shards.local import run_here
 from viewstore.shards.place import Place
-from viewstore.shards.unit import units
+from viewstore.shards.unit import Outcome, units
 from viewstore.sources.open import open_source
 from viewstore.store.committed import read_plan
 from viewstore.store.verify import verify
@@ -281,22 +284,27 @@ def test_garbage_is_what_nothing_names(url: str, source: str, s3_endpoint: str, 
 
 
 def test_a_bucket_without_conditions_is_for_a_single_writer(
-    url: str, source: str, local: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, source: str, local: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
     with pytest.raises(ConfigError, match="does not keep a second writer") as refused:
         build_small(url, source)
     assert "--single-writer" in str(refused.value.fix)
     assert content(url) == {}
-    with pytest.raises(ConfigError, match="for one build into a bucket"):
+    with pytest.raises(ConfigError, match="cannot be given with --shard"):
         build_small(url, source, single_writer=True, slice_of=(0, 2))
     build_small(url, source, single_writer=True)
+    code, _, said = run("finalise", url)
+    assert (code, "does not keep a second writer" in said) == (2, True)
+    assert run("finalise", url, "--single-writer")[0] == 0
     assert viewstore.open(url).manifest.view_sets["simclr"] == simclr_of(local)
 
 
-def test_a_single_writer_of_a_folder_is_refused(tmp_path: Path, source: str) -> None:
-    with pytest.raises(ConfigError, match="for one build into a bucket"):
-        build_small(tmp_path / "store", source, single_writer=True)
+def test_a_single_writer_of_a_folder_is_refused(local: Path, source: str, run: Run) -> None:
+    with pytest.raises(ConfigError, match="is for a bucket, and this is a folder"):
+        build_small(local, source, single_writer=True)
+    code, _, said = run("finalise", local, "--single-writer")
+    assert (code, "is for a bucket, and this is a folder" in said) == (2, True)
 
 
 def test_errors_name_the_bucket(url: str, source: str, copies: Path, run: Run) -> None:
@@ -355,14 +363,12 @@ def test_the_scheme_is_in_small_letters(source: str) -> None:
     assert refused.value.fix == f"give s3://{BUCKET}/x"
 
 
-def test_where_this_disk_is_too_small_another_can_be_named(
-    url: str, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = SimpleNamespace(free=10_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(ViewStoreError, match=r"the disk has 9\.8 KiB free") as refused:
-        build_small(url, source)
-    assert "TMPDIR" in str(refused.value.fix)
+def test_where_the_disk_of_the_copy_is_full_another_can_be_named(whole: str) -> None:
+    with pytest.raises(StoppedError) as refused, store_at(whole) as (root, _):
+        raise disk.explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
+    assert refused.value.fix == (
+        "free some space or let TMPDIR name a folder on another disk and run the same command again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -442,3 +448,22 @@ def test_an_import_keeps_its_listing_in_the_bucket(url: str, source: str, tmp_pa
     assert any("/listing-" in name for name in Bucket(url).sizes())
     shutil.rmtree(tmp_path / "views")  # the listing alone says now what the files were
     assert build(BuildRequest(out=url, **request)).left == 0
+
+
+def test_the_disk_of_the_working_copy_has_room_for_a_shard_of_each_worker(
+    url: str, source: str, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so where workers run on other hosts, whose disks nobody here knows."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(UnavailableError, match="a build by 2 workers needs") as refused:
+        build_small(url, source, workers=2)
+    assert str(refused.value.where).startswith(str(copies))
+    assert "or let TMPDIR name a folder on another disk" in str(refused.value.fix)
+
+    def on_other_hosts(job: Job) -> Generator[Outcome]:
+        job.check_room(100, True)
+        yield from run_here(job, Place())
+
+    assert build_small(url, source, executor=on_other_hosts).manifest is not None
+    with pytest.raises(UnavailableError, match="a build by 100 workers needs"):
+        build_small(copies / "folder", source, executor=on_other_hosts)

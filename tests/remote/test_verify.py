@@ -203,7 +203,7 @@ def test_the_command_names_the_fault_by_its_url_and_exits_with_1(
     assert done.return_value == 1
     assert "hard shard 1: hash: file does not match its sha256" in done.output
     assert f"({url}/{path})" in done.output
-    assert "1 fault; mend it with: viewstore verify STORE --repair where" in done.output
+    assert "1 fault; mend it with: in the folder STORE that it was built in" in done.output
     assert run(url, "--view-set", "digits").return_value == 0
     assert "did you mean" in str(run(url, "--view-set", "digit").exception)
 

@@ -12,13 +12,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, StoppedError
+from viewstore.files.local import is_url
 
 STOP_SECONDS = 120  # from the signal that announces the end of a task to its end
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
 RETRIES = 5  # of an index that fails; stops and preemptions do not count
+RESUMABLE, UNUSABLE = StoppedError.exit_code, ConfigError.exit_code
 NAME_LETTERS = 50  # a pod is called as its Job with "-99999" behind, in 63 letters
-DISRUPTED, UNUSABLE = 4, 2  # exit codes: resumable by the same command, and settings
+CREDENTIALS = "the environment, with the address and credentials of the bucket,"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class SliceJob:
     """A view set that is built in slices, each in a task of its own.
 
     Attributes:
-        store: Absolute path of the store, the same on every node.
+        store: Absolute path of the store, the same on every node, or its URL in a bucket.
         view_set: Name of the view set.
         command: The words that go on with its plan, but for the slice and the grace.
         slices: Number of tasks.
@@ -51,6 +53,11 @@ class SliceJob:
         """The command that publishes the view set when all slices are built."""
         return ("viewstore", "finalise", self.store)
 
+    @property
+    def is_in_bucket(self) -> bool:
+        """Whether tasks need credentials, and no file system that they share."""
+        return is_url(self.store)
+
 
 def slurm(job: SliceJob) -> str:
     """Return a batch script for `sbatch`: an array whose tasks are requeued as their time ends.
@@ -61,41 +68,39 @@ def slurm(job: SliceJob) -> str:
     """
     at_once = f"%{job.at_once}" if job.at_once < job.slices else ""
     gpus = f" --gpus={job.gpus}" if job.gpus else ""
+    bucket = f"# {CREDENTIALS} is that of sbatch\n" if job.is_in_bucket else ""
     return f"""\
 #!/bin/bash
 #SBATCH --job-name={job.name} --output={job.name}-%A_%a.out --open-mode=append
 #SBATCH --array=0-{job.slices - 1}{at_once} --requeue --signal=B:USR1@{STOP_SECONDS} --nodes=1{gpus}
-{shell_line(job.command)} \
+{bucket}{shell_line(job.command)} \
 --shard "$SLURM_ARRAY_TASK_ID/{job.slices}" --grace {GRACE_SECONDS} & pid=$! again=no
 trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-[ $again$rc = yes{DISRUPTED} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+[ $again$rc = yes{RESUMABLE} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $rc
 # when all are done: {shell_line(job.finalise)}
 """
 
 
-def kubernetes(job: SliceJob, *, image: str, claim: str) -> str:
+def kubernetes(job: SliceJob, *, image: str, claim: str | None = None) -> str:
     """Return an Indexed Job for `kubectl apply`, which needs Kubernetes 1.29.
 
     Args:
         job: What is built.
         image: The container image, in which viewstore is installed.
-        claim: Name of the claim to a ReadWriteMany volume, which is mounted at the store.
+        claim: Name of the claim to a ReadWriteMany volume, which is mounted at the store; None
+            for a store in a bucket, and for no other.
 
     Raises:
-        ConfigError: The store cannot be mounted at its path, or a path is no UTF-8.
+        ConfigError: The store needs a claim, or takes none, or cannot be mounted at its path; or a
+            path is no UTF-8.
     """
     words = (*job.command, "--shard", "auto", "--grace", str(GRACE_SECONDS))
-    _check_texts((*words, image, claim))
-    if ":" in job.store:
-        raise ConfigError(
-            "a Kubernetes volume cannot be mounted at a path with a colon",
-            where=job.store,
-            fix="move the store to a path without one",
-        )
+    place = _in_bucket(claim) if job.is_in_bucket else _on_volume(job.store, claim)
+    _check_texts((*words, image, *place))
     command = "".join(f"\n            - {_yaml(_unexpanded(word))}" for word in words)
     gpus = f"\n          resources:\n            limits:\n              nvidia.com/gpu: {job.gpus}"
     return f"""\
@@ -118,7 +123,7 @@ spec:
       - action: Ignore  # stopped, and resumable by the same command
         onExitCodes:
           operator: In
-          values: [{DISRUPTED}]
+          values: [{RESUMABLE}]
       - action: FailJob  # settings that no other try makes right
         onExitCodes:
           operator: In
@@ -134,9 +139,43 @@ spec:
           env:
             - name: VIEWSTORE_SHARDS
               value: "{job.slices}"{gpus if job.gpus else ""}
+{place}"""
+
+
+def _in_bucket(claim: str | None) -> str:
+    """Return how a container comes to its bucket."""
+    if claim is not None:
+        raise ConfigError(
+            "a store in a bucket is on no volume",
+            where=f"--claim {claim}",
+            why="each pod writes to the bucket, and needs credentials alone",
+            fix="leave --claim out",
+        )
+    return f"""\
+          # {CREDENTIALS} comes
+          # from a Secret of yours, unless pods have a role that the bucket knows:
+          # envFrom: [{{secretRef: {{name: NAME}}}}]
+"""
+
+
+def _on_volume(store: str, claim: str | None) -> str:
+    """Return how a container comes to its store on a volume."""
+    if claim is None:
+        raise ConfigError(
+            "a store in a folder needs a volume that all pods share",
+            where=store,
+            fix="give --claim CLAIM, of a ReadWriteMany volume; a store in a bucket needs none",
+        )
+    if ":" in store:
+        raise ConfigError(
+            "a Kubernetes volume cannot be mounted at a path with a colon",
+            where=store,
+            fix="move the store to a path without one",
+        )
+    return f"""\
           volumeMounts:
             - name: store
-              mountPath: {_yaml(job.store)}
+              mountPath: {_yaml(store)}
       volumes:
         - name: store
           persistentVolumeClaim:

@@ -10,7 +10,7 @@ from pathlib import Path
 from viewstore.build.request import BuildRequest
 from viewstore.errors import ConfigError
 from viewstore.files.enclosing import enclosing_store
-from viewstore.files.local import is_url, local_path
+from viewstore.files.upstream import FOLDER
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
 from viewstore.store.committed import is_store
@@ -18,28 +18,24 @@ from viewstore.store.committed import is_store
 
 @contextlib.contextmanager
 def placed(request: BuildRequest) -> Iterator[BuildRequest]:
-    """Give the request to carry out in the block, of which `out` is a folder of this machine.
+    """Give the request to carry out in the block, whose `out` is a folder of this machine.
 
     Raises:
         ConfigError: The store cannot be built into, or not by several writers; or it would lie
             in another store.
         RemoteError: The bucket did not answer.
     """
-    if request.single_writer and (request.slice_of is not None or not is_url(request.out)):
+    if request.single_writer and request.slice_of is not None:
         raise ConfigError(
-            "--single-writer is for one build into a bucket",
-            why="slices are several writers"
-            if request.slice_of is not None
-            else "a disk keeps several writers apart",
-            fix="leave --single-writer out",
+            "--single-writer cannot be given with --shard",
+            why="slices are several writers",
+            fix="leave --shard out, or build into a bucket that keeps writers apart",
         )
-    if not is_url(request.out):
-        root = local_path(request.out)
-        _check_outside(root, root)
-        yield replace(request, out=root)
+    if request.upstream is not FOLDER:  # of a view set that is built first, in the same copy
+        yield request
         return
     with store_at(request.out, single_writer=request.single_writer) as (root, upstream):
-        _check_outside(str(request.out), root)
+        _check_outside(request.out, root)
         upstream.check_writers()
         yield replace(request, out=root, upstream=upstream, single_writer=False)
 

@@ -45,9 +45,10 @@ from viewstore.build.stored_plan import stored_plan
 from viewstore.costs.disk_space import check_size
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files import disk
-from viewstore.format.listing import ROLE
+from viewstore.format.listing import ROLE, Listing
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, check_no_round, check_view_set_name
+from viewstore.format.plan import Plan, Weights, check_no_round, check_view_set_name
+from viewstore.images.codec import Codec
 from viewstore.images.params import ParamsAlone
 from viewstore.progress import Progress, Silent
 from viewstore.shards.place import planning_device
@@ -112,7 +113,8 @@ def planned(
             refused.
         table: The rows, if they were read already; None reads or compares them.
 
-    Raises: As `plan`, and as `build_first`.
+    Raises:
+        ViewStoreError: As `plan`, or whatever `build_first` raises.
     """
     paths = StorePaths(request.root)
     check_out(request.root)
@@ -124,8 +126,13 @@ def planned(
         adopt_stored(paths, found)
         return Planned(plan=found)
     _check_settings(request)  # refused before anything is read
-    if request.slice_of is not None and request.source is None and not is_store(paths):
-        raise nothing_to_slice(request)
+    if request.slice_of is not None and not paths.view_set(request.name).plan.is_file():
+        if request.source is None and not is_store(paths):
+            raise nothing_to_slice(request)
+        progress.warn(
+            f"there is no plan of {request.name} in {request.out}: this slice makes it, with the "
+            "settings given here; if it should be there, check --view-set and --out"
+        )
     if build_first is None:
         stored = _stored(request, paths)
         inputs = _inputs(request, stored or request.after)
@@ -212,26 +219,15 @@ def _resolved(
         planned=_inputs(request, before),
         upstream=request.upstream,
     )
-    needs = named(settings.NEEDS)
-    models = load_models(needs, request.files, progress)
-    weights = weights_of(needs, request.files)
     listing = None
     if ROLE in settings.NEEDS:
-        imports = cast(Imports, settings)
-        listing = models[ROLE] = find_listing(imports, view_set, stored, table, progress)
-        weights.append(weights_of_listing(listing))
+        listing = find_listing(cast(Imports, settings), view_set, stored, table, progress)
+    models, weights = _files(settings, request, listing, progress)
     packaged = packaged_roles(settings.NEEDS, request.files)
     if not built and {part.uri for part in table.parts} != {"digits"}:
         _warn_of_packaged(packaged, progress)
     codec = codec_of(request, before, settings, side_of(table, inputs.get("parent"), listing))
-    if request.proof is not None and (codec.name, settings.KIND) != (ParamsAlone.name, "pixels"):
-        raise ConfigError(
-            f"proof goes with --codec params, the views are stored as {codec.name}"
-            if settings.KIND == "pixels"
-            else f"proof goes with --codec params, {request.generator} makes columns",
-            code="VS101",
-            fix="leave proof out, or give --codec params",
-        )
+    _check_proof(request, settings, codec)
     context = compose.make_context(
         table=table,
         seed=_seed(request, before),
@@ -271,6 +267,32 @@ def _resolved(
     if listing is not None:
         keep_listing(view_set, listing, request.upstream)
     return adopt_plan(view_set, plan, request.upstream), tuple(built)
+
+
+def _files(
+    settings: Settings, request: BuildRequest, listing: Listing | None, progress: Progress
+) -> tuple[dict[str, Any], list[Weights]]:
+    """Return what is in the files that a generator needs, by role, and what a plan says of them."""
+    needs = named(settings.NEEDS)
+    models = load_models(needs, request.files, progress)
+    weights = weights_of(needs, request.files)
+    if listing is not None:
+        models[ROLE] = listing
+        weights.append(weights_of_listing(listing))
+    return models, weights
+
+
+def _check_proof(request: BuildRequest, settings: Settings, codec: Codec) -> None:
+    """Raise ConfigError if `proof` is given, and the views are not stored as params."""
+    if request.proof is None or (codec.name, settings.KIND) == (ParamsAlone.name, "pixels"):
+        return
+    stored_as = f"the views are stored as {codec.name}"
+    columns = f"{request.generator} makes columns"
+    raise ConfigError(
+        f"proof goes with --codec params, {stored_as if settings.KIND == 'pixels' else columns}",
+        code="VS101",
+        fix="leave proof out, or give --codec params",
+    )
 
 
 PACKAGED_ADVICE = {  # where to have a network from, by the role that a user would name first

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from viewstore.build.inputs import check_links
 from viewstore.build.listing import own_files
-from viewstore.build.roles import WeightFiles, taken_files, weight_file, weights_of
+from viewstore.build.roles import (
+    WeightFiles,
+    other_weights,
+    taken_files,
+    weight_file,
+    weights_of,
+)
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan, Weights
+from viewstore.format.plan import Plan
 from viewstore.images.codec import codec_from_plan
 from viewstore.plugins import missing
 
@@ -83,10 +89,6 @@ def check_versions(plan: Plan) -> None:
         )
 
 
-def _option(planned: Mapping[str, Weights], role: str) -> str:
-    return f"--{role} {planned[role].name if role in planned else 'FILE'}"
-
-
 def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
     """Raise CheckpointError unless a view set was planned with these files, and packaged ones.
 
@@ -96,12 +98,8 @@ def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
     found = weights_of(needs, files)
     for weights in found:
         if weights.role not in planned or planned[weights.role].sha256 != weights.sha256:
-            raise CheckpointError(
-                f"the {weights.role} is not the one that {plan.view_set} was planned with",
-                where=str(weight_file(weights.role, taken_files(needs, files))),
-                why="its sha256 differs from the plan's",
-                fix=f"give that of the first build: {_option(planned, weights.role)}",
-            )
+            path = weight_file(weights.role, taken_files(needs, files))
+            raise other_weights(plan, weights.role, str(path))
     missing = set(planned) - {weights.role for weights in found}
     if missing:
         raise CheckpointError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from viewstore.build.compose import OnError
 from viewstore.build.roles import WeightFiles
+from viewstore.build.slices import Slice, shards_of
 from viewstore.errors import ConfigError
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.manifest import Manifest
@@ -41,10 +42,10 @@ class BuildRequest:
             the settings name: rounds of those.
         shard_rows: Rows per shard of a new store; None chooses.
         files: Files of networks by role; those of other roles are packaged.
-        executor: Where the shards are built: a row of `shards.executors`.
+        executor: Where the shards are built: the `run` of a row of `shards.executors`.
         workers: That the executor uses; 0 lets it choose.
         device: Torch devices of the networks: one, several with commas between them, or "auto".
-        slice_of: (i, n): build the shards with number % n == i, and do not finalise.
+        slice_of: (i, n): build slice i of n (`build.slices`), and do not finalise.
         only: Build these shards only.
         on_error: "fail" stops at the first shard that fails and at an image that cannot be read;
             "skip" builds on: what cannot be read at first is no sample, what fails later is kept
@@ -70,7 +71,7 @@ class BuildRequest:
     executor: Executor = run_local
     workers: int = 0
     device: str = "cpu"
-    slice_of: tuple[int, int] | None = None
+    slice_of: Slice | None = None
     only: tuple[int, ...] | None = None
     on_error: OnError = "fail"
     grace_seconds: float = 25.0
@@ -152,13 +153,9 @@ def check_shards(only: Sequence[int], shards: int) -> None:
 
 def wanted_shards(request: BuildRequest, plan: Plan) -> list[int]:
     """Return the shards that a request asks for."""
-    shards = range(plan.shards)
     if request.only is not None:
         if request.slice_of is not None:
             raise ConfigError("give --shard or --only, not both: each says which shards are built")
         check_shards(request.only, plan.shards)
         return sorted(set(request.only))
-    if request.slice_of is None:
-        return list(shards)
-    index, count = request.slice_of
-    return [shard for shard in shards if shard % count == index]
+    return list(shards_of(request.slice_of or (0, 1), plan.shards))

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import CheckpointError, ConfigError, UnavailableError
 from viewstore.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from viewstore.format.plan import Weights
+    from viewstore.format.plan import Plan, Weights
     from viewstore.generators.checkpoints.function import Made
     from viewstore.generators.contract import Settings
     from viewstore.generators.gan.file import StoredGenerator
@@ -270,6 +270,17 @@ def no_file(role: str, path: Path) -> ConfigError:
     if path.is_dir():
         fix = f"name a file in it, such as {path / 'checkpoint.safetensors'}"
     return ConfigError(f"there is no {role} file at {path}", where=f"--{role} {path}", fix=fix)
+
+
+def other_weights(plan: Plan, role: str, where: str) -> CheckpointError:
+    """Return the error for weights of a role, at `where`, that are not those of a plan."""
+    name = next((each.name for each in plan.weights if each.role == role), "FILE")
+    return CheckpointError(
+        f"the {role} is not the one that {plan.view_set} was planned with",
+        where=where,
+        why="its sha256 differs from the plan's",
+        fix=f"give that of the first build: --{role} {name}",
+    )
 
 
 def function_named(role: str, path: Path) -> str | None:

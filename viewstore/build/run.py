@@ -18,8 +18,10 @@ from viewstore.build.planning import planned
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import networks
 from viewstore.costs.disk_space import check_free_bytes, shard_bytes
-from viewstore.errors import ConfigError, ViewStoreError
+from viewstore.costs.estimate import size
+from viewstore.errors import ConfigError, ViewStoreError, counted
 from viewstore.files import disk
+from viewstore.files.upstream import FOLDER
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Progress, Silent, tracked
@@ -98,13 +100,6 @@ def build_shards(
     missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
     if not missing:
         return []
-    check_free_bytes(
-        request.root,
-        2 * shard_bytes(plan),
-        needed_by="two shards need",
-        why="every committed shard is kept",
-        fix="free some space and run the same command again",
-    )
     job = Job(
         make=builder_factory(
             request.root,
@@ -120,6 +115,7 @@ def build_shards(
         workers=request.workers,
         device=request.device,
         networks=bool(networks([each.role for each in plan.weights])),
+        check_room=partial(_check_room, request, plan),
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
     # Samples of a pool end together: until each worker's has turned over, no rate is one.
@@ -132,9 +128,33 @@ def build_shards(
     ):
         outcomes = _run(job, request)
         raise_failure(outcomes)
-    if job.stop.requested:
+    # A slice that is done all the same need not come back; what follows another build would.
+    if job.stop.requested and (job.queue.todo or request.slice_of is None):
         raise stopped_on_request()
     return outcomes
+
+
+def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool) -> None:
+    """Raise UnavailableError unless a shard of each worker fits on its disk, and one more.
+
+    Those of a folder all lie on its disk. Of a store in a bucket a worker keeps the shard that it
+    writes in its working copy: on this disk, unless it runs on another host.
+    """
+    in_bucket = request.upstream is not FOLDER
+    if in_bucket and elsewhere:
+        return
+    most = shard_bytes(plan)
+    kept = "is sent to the bucket" if in_bucket else "is kept"
+    ways = [disk.FREE_SPACE]
+    if workers > 1:
+        ways.append("give fewer --workers")
+    check_free_bytes(
+        request.root,
+        (workers + 1) * most,
+        needed_by=f"a build by {counted(workers, 'worker')} needs",
+        why=f"each worker writes a shard of up to {size(most)} before it {kept}",
+        fix=f"{' or '.join(ways)}, and run the same command again",
+    )
 
 
 @contextlib.contextmanager

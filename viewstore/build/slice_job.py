@@ -12,17 +12,20 @@ from viewstore.build.roles import (
     check_unneeded,
     function_named,
     networks,
+    other_weights,
     taken_files,
     weights_of,
 )
-from viewstore.errors import CheckpointError, ConfigError, counted
+from viewstore.errors import ConfigError, counted
+from viewstore.files.local import is_url
+from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
 from viewstore.store.committed import is_store, no_store, no_view_set, read_plan, view_sets
 
 
 def slice_job(
-    root: Path,
+    store: Path | str,
     view_set: str,
     files: WeightFiles,
     *,
@@ -33,7 +36,7 @@ def slice_job(
     """Return the job that builds a planned view set in slices.
 
     Args:
-        root: Folder of the store.
+        store: Folder of the store, or its URL in a bucket.
         view_set: Name of a view set that has a plan.
         files: Files of networks by role, where the packaged ones do not do.
         slices: Number of tasks, at most one for each shard.
@@ -43,9 +46,11 @@ def slice_job(
     Raises:
         ConfigError: There is no plan, it needs a file that is not given, or has fewer shards.
         CheckpointError: A file is another one than the view set was planned with.
+        RemoteError: The bucket did not answer.
     """
-    paths = StorePaths(root.absolute())
-    plan = _plan_of(paths, view_set)
+    place = str(store) if is_url(store) else str(Path(store).absolute())
+    with store_at(store if is_url(store) else Path(place)) as (root, _):
+        plan = _plan_of(StorePaths(root), view_set)
     if slices > plan.shards:
         raise ConfigError(
             f"{view_set} has {counted(plan.shards, 'shard')}, too few for {slices} slices",
@@ -61,13 +66,13 @@ def slice_job(
             fix="leave --gpus out",
         )
     command = ["viewstore", "build", "--generator", plan.generator["name"]]
-    command += ["--out", str(paths.root), "--view-set", view_set]
+    command += ["--out", place, "--view-set", view_set]
     for role, path in _planned_files(plan, files).items():
         command += [f"--{role}", function_named(role, path) or str(path.absolute())]
     if has_networks:
         command += ["--device", "auto"]
     return SliceJob(
-        store=str(paths.root),
+        store=place,
         view_set=view_set,
         command=tuple(command),
         slices=slices,
@@ -103,12 +108,7 @@ def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
         if found.get(role) == weights.sha256:
             continue
         if role in files:
-            raise CheckpointError(
-                f"the {role} is not the one that {plan.view_set} was planned with",
-                where=f"--{role} {files[role]}",
-                why="its sha256 differs from the plan's",
-                fix=f"give that of the plan, which was called {weights.name}",
-            )
+            raise other_weights(plan, role, f"--{role} {files[role]}")
         raise ConfigError(
             f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
             where=f"sha256 {weights.sha256}",

@@ -1,12 +1,12 @@
 """Which slice of a build this process is: as `--shard I/N` says, or the scheduler that started it.
 
-A slice (i, n) takes the shards with number % n == i. Pure: the environment is handed over.
+Slice (i, n) has the shards whose number modulo n is i. Pure: the environment is handed over.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from viewstore.errors import ConfigError
@@ -27,6 +27,17 @@ class Scheduler(NamedTuple):
 
     names: tuple[str, ...]
     slice_of: Callable[[Values], Slice]
+
+
+def shards_of(part: Slice, shards: int) -> range:
+    """Return which of the shards 0 to `shards` - 1 a slice has."""
+    index, count = part
+    return range(index, shards, count)
+
+
+def slices_of(shards: Iterable[int], count: int) -> list[int]:
+    """Return which of `count` slices have any of these shards, ascending."""
+    return sorted({shard % count for shard in shards})
 
 
 def parse_slice(text: str, name: str = "--shard") -> Slice:

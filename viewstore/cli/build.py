@@ -1,4 +1,4 @@
-"""Commands that make views: build, status, finalise."""
+"""Commands that make views: build, gan invert, finalise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 from viewstore.images.codec import CODECS
 from viewstore.images.policy_values import name_of
-from viewstore.shards.executors import CHECKS, EXECUTORS
+from viewstore.shards.executors import EXECUTORS
 from viewstore.shards.place import CPU
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ HOW = (
         default=CPU,
         show_default=True,
         metavar="D[,D..]|auto",
-        help="Run networks on these torch devices, a builder on each; auto takes every GPU.",
+        help="Run networks on these torch devices, with a worker on each; auto takes every GPU.",
     ),
     click.option(
         "--shard",
         metavar="I/N|auto",
-        help="Build slice I of N, counted from 0, or the one that a scheduler's variables name; "
-        "run finalise after all slices.",
+        help="Build slice I of N, counted from 0; auto asks the variables of Slurm, Kubernetes, "
+        "AWS Batch or torchrun. Run finalise after all slices.",
     ),
     click.option(
         "--only", metavar="K,K-K", help="Build the shards of these numbers only, say 17,20-22."
@@ -80,7 +80,7 @@ HOW = (
         default=25.0,
         show_default=True,
         metavar="S",
-        help="After SIGTERM, let running shards go on for S seconds.",
+        help="After SIGTERM or SIGUSR1, let running shards go on for S seconds.",
     ),
 )
 _OPTIONS = (
@@ -94,7 +94,7 @@ _OPTIONS = (
         default=Path("views"),
         show_default=True,
         metavar="STORE",
-        help="Build into the store in this folder, or in a bucket: s3://, gs:// or az://.",
+        help="Build into the store in this folder, or in a bucket: s3://, gs://, az://.",
     ),
     shared.SINGLE_WRITER,
     click.option(
@@ -181,7 +181,8 @@ class _GeneratorOption(click.Option):
 @click.option(
     "--plan",
     is_flag=True,
-    help="Read the source, fix rows and settings, say what is to be built, and build nothing.",
+    help="Read the source, fix rows and settings in the store, and build nothing: slices and "
+    "later builds need no --source then.",
 )
 @click.option(
     "--dry-run",
@@ -254,7 +255,7 @@ def _build(terminal: Terminal, options: dict[str, Any]) -> int:
 @command("finalise", example="viewstore finalise views")
 @STORE_OR_BUCKET
 @shared.SINGLE_WRITER
-@click.option("--allow-partial", is_flag=True, help="Also name view sets with missing shards.")
+@click.option("--allow-partial", is_flag=True, help="Also publish view sets with missing shards.")
 @_MAX_MISSED
 def finalise(
     terminal: Terminal,
@@ -263,7 +264,10 @@ def finalise(
     allow_partial: bool,
     max_missed: float,
 ) -> int:
-    """Write the manifest of what is built; run once after all slices."""
+    """Write the manifest of what is built; run once after all slices.
+
+    STORE is a folder, or the URL of a bucket. Until then readers see the store as it was.
+    """
     from viewstore.build.finalise import finalise as run
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
@@ -275,6 +279,7 @@ def finalise(
     with store_at(store, single_writer=single_writer) as (root, upstream):
         if not is_store(StorePaths(root)):
             raise no_store(root, fix=STORE_FOLDER)
+        upstream.check_writers()
         manifest = run(root, allow_partial=allow_partial, upstream=upstream)
     terminal.store_id = manifest.store_id
     opened = open_store(store)
@@ -331,9 +336,10 @@ def _policy_of(options: dict[str, Any]) -> PolicySetting:
 
 def how_of(terminal: Terminal, options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a BuildRequest that the options HOW say."""
-    CHECKS[options["executor"]](options["device"])
+    executor = EXECUTORS[options["executor"]]
+    executor.check(options["device"])
     return {
-        "executor": EXECUTORS[options["executor"]],
+        "executor": executor.run,
         "workers": options["workers"] or 0,
         "device": options["device"],
         "slice_of": shared.slice_of(options["shard"], terminal),

@@ -197,13 +197,15 @@ def stats(terminal: Terminal, store: str, column: str | None, view_set: str | No
 
 
 def _opened(terminal: Terminal, path: str) -> Store:
+    from viewstore.files.remedy import remedy_at
     from viewstore.store.committed import not_complete
     from viewstore.store.store import open_store
 
     store = open_store(path)
     terminal.store_id = store.store_id
     for name in store.gone:
-        terminal.warn(f"view set {name} is gone from disk; viewstore rm {path} {name} forgets it")
+        forget = remedy_at(path, f"viewstore rm {path} {name} forgets it")
+        terminal.warn(f"view set {name} is gone from disk; {forget}")
     for name, there in {**store.unfinished, **_partial(store)}.items():
         terminal.warn(not_complete(name, there))
     return store

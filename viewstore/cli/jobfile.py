@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from viewstore.build.jobfile import SliceJob
 
 COMMANDS = {
-    "slurm": Entry("viewstore.cli.jobfile:slurm", "Print a Slurm array."),
+    "slurm": Entry("viewstore.cli.jobfile:slurm", "Print a batch script of a Slurm array."),
     "kubernetes": Entry("viewstore.cli.jobfile:kubernetes", "Print a Kubernetes Indexed Job."),
 }
 MAX_SLICES = 100_000  # of a Kubernetes Job with tries for each index
 _OPTIONS = (
-    shared.STORE,
+    shared.STORE_OR_BUCKET,
     click.option(
         "--view-set", required=True, metavar="NAME", help="Build this view set, which has a plan."
     ),
@@ -38,13 +38,13 @@ _OPTIONS = (
         type=click.IntRange(1, MAX_SLICES),
         required=True,
         metavar="N",
-        help="Build it in N tasks, each with its share of the shards.",
+        help="Build it in N tasks, each with a slice of the shards.",
     ),
     click.option(
         "--at-once",
         type=shared.POSITIVE,
         metavar="M",
-        help="Let M tasks run at a time.  [default: all]",
+        help="Let at most M tasks run at a time.  [default: all]",
     ),
     click.option(
         "--gpus",
@@ -69,8 +69,8 @@ def jobfile(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
     """Print a batch script for sbatch: an array with a task for each slice.
 
-    The store and the weights lie at the same paths on every node. A task that is stopped by its
-    time limit is requeued, and goes on.
+    The store, unless STORE is the URL of a bucket, and the weights lie at the same paths on every
+    node. A task that is stopped by its time limit is requeued, and goes on.
     """
     from viewstore.build import jobfile as texts
 
@@ -85,19 +85,24 @@ def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
 )
 @options_of(_OPTIONS)
 @click.option(
-    "--image", required=True, metavar="IMAGE", help="Run this image, in which viewstore is."
+    "--image", required=True, metavar="IMAGE", help="Run this image; viewstore is installed in it."
 )
 @click.option(
     "--claim",
-    required=True,
     metavar="CLAIM",
-    help="Mount the ReadWriteMany volume of this claim at the path of the store.",
+    help="Mount the ReadWriteMany volume of this claim at the path of the store. A store in a "
+    "bucket needs none.",
 )
-def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> None:  # noqa: ANN401
+def kubernetes(
+    terminal: Terminal,
+    image: str,
+    claim: str | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Print an Indexed Job for kubectl apply, with an index for each slice.
 
-    The weights lie at the same paths in the image. A pod that is preempted comes back and goes on.
-    It needs Kubernetes 1.29 or newer.
+    The image must have the files of weights that you name, at the same paths. A pod that is
+    preempted comes back, and goes on where it was. It needs Kubernetes 1.29 or newer.
     """
     from viewstore.build import jobfile as texts
 
@@ -108,7 +113,7 @@ def kubernetes(terminal: Terminal, image: str, claim: str, **options: Any) -> No
 def _job(options: dict[str, Any]) -> SliceJob:
     from viewstore.build.slice_job import slice_job
 
-    store: Path = options["store"]
+    store: Path | str = options["store"]
     return slice_job(
         store,
         options["view_set"],

@@ -68,6 +68,7 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     Exits 1 and names what is not whole. Nothing is written without --repair.
     """
     from viewstore.files.local import is_url, local_path
+    from viewstore.files.remedy import on_a_disk
 
     level, view_set = options["level"], options["view_set"]
     if not options["repair"]:
@@ -76,10 +77,7 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"{names} has no effect without --repair", fix="add --repair")
     if is_url(store):
-        mend = (
-            "viewstore verify STORE --repair on the folder that it was copied from, or on a copy "
-            f"in a folder if it was built there; then copy it to {store} again"
-        )
+        mend = on_a_disk("viewstore verify STORE --repair")
         if options["repair"]:
             raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
         from viewstore.store.verify_remote import verify_remote
@@ -205,7 +203,11 @@ def _repair(
 )
 @click.option("--dry-run", is_flag=True, help="Say which files would go, and remove none.")
 def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) -> None:
-    """Drop files that no commit names: what killed builds left behind."""
+    """Drop files that no commit names: what killed builds left behind.
+
+    STORE is a folder, or the URL of a bucket, whose clock tells the ages then. It may run beside
+    builds: give --older-than no less than the longest shard takes.
+    """
     from viewstore.build.bucket_garbage import collect_bucket_garbage
     from viewstore.build.repair import collect_garbage
     from viewstore.files.working_copy import WorkingCopy, store_at

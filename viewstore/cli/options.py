@@ -113,7 +113,7 @@ class _FolderOrBucket(_PathHere):
 
 FILE = _PathHere()
 TAKE_URLS = ("inspect", "stats", "verify", "train", "serve")
-TAKE_BUCKETS = ("build", "status", "finalise", "gc")
+TAKE_BUCKETS = ("build", "status", "finalise", "gc", "jobfile")
 NUMBER = _Number()
 NOT_NEGATIVE = _NumberInRange(min=0)
 POSITIVE = click.IntRange(min=1)
@@ -129,7 +129,8 @@ STORE_OR_BUCKET = click.argument("store", type=FOLDER_OR_BUCKET)
 SINGLE_WRITER = click.option(
     "--single-writer",
     is_flag=True,
-    help="Write to a bucket that cannot keep several writers apart: no other one does meanwhile.",
+    help="Write to a bucket that does not keep writers apart; you see to it that no other "
+    "command writes there.",
 )
 ONE_VIEW_SET = click.option(
     "--view-set", metavar="NAME", help="Take this view set only.  [default: all]"

@@ -13,13 +13,13 @@ from viewstore.errors import ConfigError, counted
 if TYPE_CHECKING:
     from viewstore.format.plan import Plan
 
-AGAINST = ("dry_run", "shard", "only")  # a plan is one of all shards, and is no trial
-WITHOUT_EFFECT = ("workers", "executor", "grace", "max_failures", "max_missed", "sample")
+HOW_SHARDS_ARE_BUILT = ("dry_run", "sample", "shard", "only", "workers", "executor", "grace")
+WHAT_CAME_OF_THEM = ("max_failures", "max_missed")
 
 
 def check_alone(given: set[str]) -> None:
-    """Raise ConfigError if an option is `given` that says how shards are built: none is."""
-    wrong = [name for name in (*AGAINST, *WITHOUT_EFFECT) if name in given]
+    """Raise ConfigError if an option is `given` that is about shards being built: none is."""
+    wrong = [name for name in (*HOW_SHARDS_ARE_BUILT, *WHAT_CAME_OF_THEM) if name in given]
     if wrong:
         named = " and ".join("--" + name.replace("_", "-") for name in wrong)
         raise ConfigError(
@@ -83,7 +83,7 @@ def plan_text(facts: Mapping[str, Any]) -> str:
             f"  disk       {bound}{size(facts['most_bytes'])} as {facts['codec']}, a shard "
             f"{bound}{size(facts['shard_bytes'])}{free}",
             f"  time       {time}",
-            "build it with the same command without --plan, --source and --limit; in slices with "
-            "--shard I/N too",
+            "to build it, run the same command without --plan, --source and --limit; with "
+            "--shard I/N it builds one slice of N",
         ]
     )

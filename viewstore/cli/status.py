@@ -22,18 +22,24 @@ if TYPE_CHECKING:
 @command("status", example="viewstore status views --view-set w-search")
 @STORE_OR_BUCKET
 @ONE_VIEW_SET
-@click.option("--missing", is_flag=True, help="Also print the missing shards as --only has them.")
+@click.option(
+    "--missing",
+    is_flag=True,
+    help="Also print the numbers of the missing shards, as build --only takes them.",
+)
 @click.option(
     "--format",
     "form",
     type=click.Choice(["lines", "slurm"]),
     default="lines",
     show_default=True,
-    help="Print lines for people; or for sbatch --array the slices with missing shards, and "
-    "nothing else.",
+    help="Print lines for people, or only the slices with missing shards, for sbatch --array.",
 )
 @click.option(
-    "--slices", type=POSITIVE, metavar="N", help="For --format slurm: the N of build --shard I/N."
+    "--slices",
+    type=POSITIVE,
+    metavar="N",
+    help="With --format slurm: how many slices the array has.",
 )
 def status(
     terminal: Terminal,
@@ -45,9 +51,12 @@ def status(
 ) -> int:
     """Say how much of each view set is built; exit 1 if something is missing.
 
-    Rates and times left are those of the last 20 commits, by the clocks of the hosts. With
-    --missing --format slurm --slices N it prints what goes on with a job array on Slurm: sbatch
-    --array="$(viewstore status ..)". That is nothing where nothing is missing.
+    STORE is a folder, or the URL of a bucket. Rates and times left are those of the last 20
+    commits, by the clocks of the hosts.
+
+    To submit again what a Slurm array left, --missing --format slurm --slices N prints the tasks
+    that still have shards to build, such as 3,17-19 for sbatch --array. It prints nothing, and
+    exits 0, if no shard is missing.
     """
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
@@ -80,7 +89,7 @@ def status(
         if missing and each.missing:
             lines.append(f"  missing: {ranges(each.missing)}")
     facts = {name: each.to_json() for name, each in found.items()}
-    lines += [f"{name}: gone from disk; viewstore rm {store} {name} forgets it" for name in gone]
+    lines += [f"{name}: gone from disk; {_forgetting(store, name)}" for name in gone]
     if unpublished:
         lines.append(_not_published(store, unpublished))
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
@@ -127,10 +136,11 @@ def _tell_array(
     slices: int,
 ) -> int:
     """Answer with the slices of a view set that have missing shards; return the exit code."""
-    from viewstore.store.progress import ranges, slices_left
+    from viewstore.build.slices import slices_of
+    from viewstore.store.progress import ranges
 
     ((name, progress),) = found.items()
-    array = ranges(slices_left(progress.missing, slices))
+    array = ranges(slices_of(progress.missing, slices))
     if not array:
         terminal.note(
             _not_published(store, [name]) if unpublished else f"no shard of {name} is missing"
@@ -159,6 +169,12 @@ def _published(store: Path) -> Mapping[str, Any]:
     return {} if manifest is None else manifest.view_sets
 
 
+def _forgetting(store: Path | str, name: str) -> str:
+    from viewstore.files.remedy import remedy_at
+
+    return remedy_at(str(store), f"viewstore rm {store} {name} forgets it")
+
+
 def _gone(store: Path, found: Mapping[str, SetProgress]) -> list[str]:
     """Return the view sets that the manifest names and this disk has not."""
     return sorted(set(_published(store)) - set(found))
@@ -180,10 +196,10 @@ def _unpublished(store: Path, found: Mapping[str, SetProgress]) -> list[str]:
 
     published = published_view_sets(StorePaths(store))
 
-    def is_told(name: str) -> bool:
+    def is_published(name: str) -> bool:
         try:
             return name in published and published[name].complete
         except FormatError:  # finalise writes its index again
             return False
 
-    return [name for name, each in found.items() if not each.missing and not is_told(name)]
+    return [name for name, each in found.items() if not each.missing and not is_published(name)]

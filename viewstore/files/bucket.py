@@ -120,17 +120,18 @@ class Bucket:
         """Return the bytes of all objects below a folder, by name. Raises RemoteError."""
         return {name: size for name, (size, _) in self.listed(prefix).items()}
 
-    def ages(self, prefix: str = "") -> dict[str, float]:
-        """Return the seconds since the objects below a folder were written, on the bucket's clock.
+    def ages(self) -> dict[str, float]:
+        """Return the seconds since each object was written, on the bucket's clock.
 
         Raises:
             RemoteError: The bucket did not answer.
         """
         clock = f"{PROBES}/clock-{uuid.uuid4().hex}"
         self.put(clock, b"")
-        now = self.listed(PROBES)[clock][1]
+        listed = self.listed()
         self.remove(clock)
-        return {name: now - written for name, (_, written) in self.listed(prefix).items()}
+        _, now = listed.pop(clock)
+        return {name: now - written for name, (_, written) in listed.items()}
 
     def listed(self, prefix: str = "") -> dict[str, tuple[int, float]]:
         """Return bytes, and seconds since 1970 when it was written, of all objects below a folder.
@@ -149,8 +150,8 @@ class Bucket:
         if self.single_writer:
             return
         name = f"{PROBES}/probe-{uuid.uuid4().hex}"
+        self.put_if_absent(name, b"first")
         try:
-            self.put_if_absent(name, b"first")
             if self.put_if_absent(name, b"second"):
                 raise ignores_conditions(self.url, "it gave one name to two objects")
         finally:

@@ -24,10 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
 FREE_SPACE = "free some space"
-MORE_FILES = (
-    "ulimit -n 4096 (ulimit -n shows how many files a process may have open), and run the same "
-    "command again in that shell"
-)
+MORE_FILES = "allow more open files: ulimit -n 4096, and run it again in that shell"
 NAMES_LOCK = ".names.lock"  # held by who names a file where there are no links
 
 

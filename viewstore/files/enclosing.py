@@ -9,7 +9,7 @@ from pathlib import Path
 from viewstore.errors import FormatError, RemoteError
 from viewstore.files.bucket import Bucket
 from viewstore.files.disk import read_limited
-from viewstore.files.local import is_url
+from viewstore.files.local import is_url, local_path
 from viewstore.format.paths import StorePaths
 from viewstore.format.records import LARGE_BYTES, has_its_digest
 
@@ -21,7 +21,10 @@ def enclosing_store(place: Path | str) -> str | None:
 
     What may not be read there counts as no store: rights often end at a folder.
     """
-    above = _above_url(str(place)) if is_url(place) else map(str, Path(place).resolve().parents)
+    if is_url(place):
+        above = _above_url(str(place).rstrip("/"))
+    else:
+        above = map(str, local_path(place).resolve().parents)
     for outer in above:
         with contextlib.suppress(OSError, FormatError, RemoteError):
             if has_its_digest(_rows(outer)):

@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from viewstore.errors import ConfigError, FormatError, ViewStoreError
+from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreError
 from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.local import Files, is_url, local_path, matching
+from viewstore.files.remedy import remedy_at
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.listing import NAME as LISTING
@@ -139,9 +140,15 @@ class WorkingCopy:
 
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         missing = [blob for blob in blobs if not (root / blob.name).is_file()]
-        with ThreadPoolExecutor(AT_ONCE) as threads:  # all that can be, before an error is raised
-            for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
-                each.result()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            try:
+                for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
+                    each.result()
+            except (
+                RemoteError
+            ):  # the others would fail as slowly; after a FormatError they still come
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _fetch_blob(self, root: Path, blob: BlobRecord) -> None:
         name = self._name(root / blob.name)
@@ -151,7 +158,8 @@ class WorkingCopy:
             )
             matching(data, size=blob.bytes, sha256=blob.sha256)
         except FileNotFoundError as error:
-            raise FormatError(f"{blob.name} is missing", code="VS203", where=str(error)) from error
+            where = f"{self.bucket.url}/{name}"
+            raise FormatError(f"{blob.name} is missing", code="VS203", where=where) from error
         except FormatError as error:
             raise error.located(f"{self.bucket.url}/{name}") from error
         self._keep(name, data)
@@ -199,28 +207,36 @@ def _published(path: Path) -> bool:
 
 @contextlib.contextmanager
 def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tuple[Path, Upstream]]:
-    """Give the folder of a store to work on, and its upstream: of a bucket, a working copy.
+    """Give the folder of a store to work on, and its upstream.
 
-    `single_writer` is that of `Bucket`. Raises as `working_copy`.
+    Of a bucket that is a working copy, which goes away with the block. Errors of the block then
+    name the bucket in its place, but for those of this machine's disk.
+
+    Args:
+        place: A folder, or the URL of a bucket.
+        single_writer: As in `Bucket`.
+
+    Raises:
+        ConfigError: The URL is not that of a bucket, or what is there is not a store; or a single
+            writer is promised for a folder, which needs no such promise.
+        RemoteError: The bucket did not answer.
     """
-    if not is_url(place):
-        yield local_path(place), FOLDER
+    if is_url(place):
+        with _working_copy(str(place).rstrip("/"), single_writer=single_writer) as copy:
+            yield copy.root, copy
         return
-    with working_copy(str(place), single_writer=single_writer) as copy:
-        yield copy.root, copy
+    if single_writer:
+        raise ConfigError(
+            "--single-writer is for a bucket, and this is a folder",
+            where=str(place),
+            why="a disk keeps several writers apart",
+            fix="leave --single-writer out",
+        )
+    yield local_path(place), FOLDER
 
 
 @contextlib.contextmanager
-def working_copy(url: str, *, single_writer: bool = False) -> Iterator[WorkingCopy]:
-    """Make a working copy of the store in a bucket, which goes away with the block.
-
-    Errors of the block name the bucket and not the copy, but for those of this machine's disk.
-
-    Raises:
-        ConfigError: The URL is that of no bucket; or what is there is not a store.
-        RemoteError: The bucket did not answer.
-    """
-    url = url.rstrip("/")
+def _working_copy(url: str, *, single_writer: bool) -> Iterator[WorkingCopy]:
     with _new_copy(Bucket(url, single_writer=single_writer)) as copy:
         try:
             with disk.explained(copy.root):
@@ -245,28 +261,28 @@ def _check_store(url: str, objects: Iterable[str]) -> None:
 
 
 def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
-    """Return an error that names a bucket where it named the working copy."""
+    """Return an error that names a bucket where it named the working copy, of any host."""
     if error.code == "VS302":  # the disk of the copy
         return _of_this_disk(error)
 
     def told(text: str | None) -> str | None:
-        return None if text is None else text.replace(root, url)
+        return None if text is None else re.sub(copies, lambda _: url, text)
 
+    copies = rf"{re.escape(root)}|/\S*/{PREFIX}\w+/store"
+    fix = told(error.fix)
     return type(error)(
         str(told(str(error))),
         code=error.code,
         where=told(error.where),
         why=told(error.why),
-        fix=told(error.fix),
+        fix=None if fix is None else remedy_at(url, fix),
     )
 
 
 def _of_this_disk(error: ViewStoreError) -> ViewStoreError:
     """Return an error about the disk of a working copy, which can lie on another one."""
-    if error.fix is None or "TMPDIR" in error.fix:
-        return error
     other = f"{disk.FREE_SPACE} or let TMPDIR name a folder on another disk"
-    fix = error.fix.replace(disk.FREE_SPACE, other)
+    fix = None if error.fix is None else error.fix.replace(disk.FREE_SPACE, other)
     return type(error)(str(error), code=error.code, where=error.where, why=error.why, fix=fix)
 
 
@@ -290,6 +306,6 @@ def _drop_abandoned() -> None:
             found = folder.lstat()
             if found.st_uid != os.getuid() or time.time() - found.st_mtime < UNLOCKED_SECONDS:
                 continue  # of another user, who may have put anything into it
-            with (folder / LOCK).open("rb") as lock:
+            with (folder / LOCK).open("ab") as lock:  # made here, if it was killed before
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 disk.remove_tree(folder)

@@ -74,6 +74,8 @@ class Job:
         workers: Number of workers that the user wants; 0 lets the executor choose.
         device: Torch devices that the user wants: "cuda:0,cuda:1", "auto" or one.
         networks: Whether builders load networks: torch is theirs, and one thread each.
+        check_room: Called before the first unit, with the number of workers and whether they may
+            run on other hosts; raises UnavailableError where a shard of each has no room.
     """
 
     make: BuilderFactory
@@ -83,6 +85,7 @@ class Job:
     workers: int = 0
     device: str = CPU
     networks: bool = False
+    check_room: Callable[[int, bool], None] = lambda workers, elsewhere: None
 
 
 # Runs units until the queue is empty or a stop was requested; yields the last outcome of each.

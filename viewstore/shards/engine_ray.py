@@ -32,11 +32,12 @@ def run_ray(job: Job) -> Generator[Outcome]:
     Raises:
         ConfigError: A GPU is named by its number.
         StoppedError: Workers were lost too often, or none was left for STALL_SECONDS.
-        UnavailableError: The package, the cluster or its GPUs are missing; no worker ever began.
+        UnavailableError: The package, the cluster or its GPUs are missing; the disk has no room;
+            no worker ever began.
     """
     check_ray(job.device)
     with joined_cluster(job.stop, job.progress.warn):
-        yield from _Fleet(job).run()
+        yield from RayPool(job).run()
 
 
 class RayBuilder:
@@ -76,9 +77,9 @@ class RayBuilder:
 def shares(
     device: str, *, workers: int, units: int, networks: bool, cluster: Mapping[str, float]
 ) -> tuple[int, Place, dict[str, int]]:
-    """Return the number of actors, the place of each and what Ray keeps for it.
+    """Return the number of actors, the place of each, and the resources that Ray reserves for it.
 
-    Where a cluster has nothing yet, one actor waits to be placed.
+    While a cluster has none of them there is one actor, which waits to be placed.
 
     Args:
         device: "cpu", "cuda", or "auto": the GPUs where there are any and networks to run.
@@ -98,35 +99,36 @@ def shares(
             fix="leave out --device to use its CPUs",
         )
     if device == CUDA or (device == AUTO and networks and gpus):
-        number, place, kept = gpus, Place(device="cuda:0"), {"num_gpus": 1}
+        number, place, resources = gpus, Place(device="cuda:0"), {"num_gpus": 1}
     else:
-        number, place, kept = int(cluster.get("CPU", 0)), Place(device=CPU), {"num_cpus": 1}
-    return max(1, min(number, workers or number, units)), place, kept
+        number, place, resources = int(cluster.get("CPU", 0)), Place(device=CPU), {"num_cpus": 1}
+    return max(1, min(number, workers or number, units)), place, resources
 
 
-class _Fleet:
-    """The actors of one job, by what they do: parked behind a ping, idle, or busy with a unit."""
+class RayPool:
+    """Runs units in actors, which are parked behind a ping, idle, or busy with a unit."""
 
     def __init__(self, job: Job) -> None:
         import ray
 
         self.ray: Any = ray  # its types know no options of concurrency groups
         self.job = job
-        count, place, kept = shares(
+        count, place, resources = shares(
             job.device,
             workers=job.workers,
             units=len(job.queue.todo),
             networks=job.networks,
             cluster=self.ray.cluster_resources(),
         )
+        job.check_room(count, True)
         kind = self.ray.remote(
-            max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **kept
+            max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **resources
         )(RayBuilder)
         self.actors = [kind.remote(job.make, place, Path.cwd()) for _ in range(count)]
         self.parked: dict[Any, Any] = {actor.ping.remote(): actor for actor in self.actors}
         self.busy: dict[Any, tuple[Any, Unit]] = {}
         self.idle: list[Any] = []
-        self.told = 0.0  # the deadline that the busy ones know
+        self.deadline = 0.0  # that the busy ones were sent
         self.begun = False  # whether any actor ever answered
         self.death: str | None = None  # of the first that died for good
         self.last_busy = time.monotonic()
@@ -157,9 +159,9 @@ class _Fleet:
     def _pass_on_stop(self) -> None:
         """Tell the busy actors how long they may go on: once, and again when it is less."""
         deadline = self.job.stop.deadline
-        if deadline == self.told:
+        if deadline == self.deadline:
             return
-        self.told = deadline
+        self.deadline = deadline
         seconds = max(0.0, deadline - time.monotonic())
         for actor, _ in self.busy.values():
             actor.stop.options(concurrency_group="control").remote(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from viewstore.shards.engine import Executor
 from viewstore.shards.engine_ray import run_ray
@@ -10,7 +11,15 @@ from viewstore.shards.local import run_local
 from viewstore.shards.place import local_devices
 from viewstore.shards.ray_cluster import check_ray
 
-EXECUTORS: Mapping[str, Executor] = {"local": run_local, "ray": run_ray}
 
-# What each refuses before anything is read, given the devices of --device.
-CHECKS: Mapping[str, Callable[[str], object]] = {"local": local_devices, "ray": check_ray}
+class ExecutorRow(NamedTuple):
+    """An executor, and what refuses before anything is read what it cannot run on."""
+
+    run: Executor
+    check: Callable[[str], object]  # given the devices of --device
+
+
+EXECUTORS: Mapping[str, ExecutorRow] = {
+    "local": ExecutorRow(run_local, local_devices),
+    "ray": ExecutorRow(run_ray, check_ray),
+}

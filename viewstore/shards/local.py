@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from viewstore.errors import ConfigError, ViewStoreError
@@ -29,13 +30,15 @@ from viewstore.shards.threads import threads_restored
 from viewstore.shards.unit import Outcome, Unit
 
 POLL_SECONDS = 0.25
+JOIN_SECONDS = 10.0  # until a process that broke its pool has ended
+UNGUARDED = 79  # exit code of a worker whose script builds when it is imported
 
 
 def run_local(job: Job) -> Generator[Outcome]:
     """Run a job on the devices and cores of this machine; one worker runs in this process.
 
     Raises:
-        UnavailableError: A device is not here.
+        UnavailableError: A device is not here, or the disk has no room.
     """
     device = CPU if job.device == AUTO and not job.networks else job.device
     places = local_places(
@@ -45,6 +48,7 @@ def run_local(job: Job) -> Generator[Outcome]:
         cores=len(os.sched_getaffinity(0)),
         networks=job.networks,
     )
+    job.check_room(len(places), False)
     return run_here(job, places[0]) if len(places) == 1 else LocalPool(job, places).run()
 
 
@@ -84,12 +88,10 @@ class LocalPool:
 
     def run(self) -> Generator[Outcome]:
         """Run the job. Raises ConfigError within a worker, StoppedError if workers keep dying."""
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise SystemExit(UNGUARDED)  # a worker, while it runs the calling script again
         if multiprocessing.parent_process() is not None:
-            raise ConfigError(
-                "a build with several workers cannot start inside a worker process",
-                why="each worker runs the calling script again, which would build again",
-                fix="put the build under `if __name__ == '__main__':`, or use workers=1",
-            )
+            raise _within_a_worker()
         job = self.job
         with stop_signals_blocked():  # the resource tracker starts with the first shared value
             shared = _Shared(self.context)
@@ -149,6 +151,10 @@ class LocalPool:
         self.busy.clear()
 
     def _lost(self, number: int, unit: Unit, shared: _Shared) -> None:
+        for process in _processes(self.pools[number]):
+            process.join(JOIN_SECONDS)
+            if process.exitcode == UNGUARDED:
+                raise _within_a_worker() from None
         self.pools[number].shutdown(wait=False)
         self.pools[number] = self._pool(number, shared)
         self.job.queue.lost(unit)
@@ -214,6 +220,18 @@ def _run(unit: Unit) -> Outcome:
     return no_builder(unit, _builder or ViewStoreError("worker has no builder"))
 
 
+def _processes(pool: ProcessPoolExecutor) -> list[BaseProcess]:
+    return list((getattr(pool, "_processes", None) or {}).values())
+
+
 def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
+    for process in _processes(pool):
         process.kill()
+
+
+def _within_a_worker() -> ConfigError:
+    return ConfigError(
+        "a build with several workers cannot start inside a worker process",
+        why="each worker runs the calling script again, which would build again",
+        fix="put the build under `if __name__ == '__main__':`, or use workers=1",
+    )

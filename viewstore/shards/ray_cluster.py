@@ -52,7 +52,7 @@ def check_ray(device: str) -> None:
         return  # none, or for Ray to judge
     try:  # Ray itself goes on for minutes
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # no such port, or no name of a host
         raise UnavailableError(
             "the Ray cluster does not answer",
             where=f"RAY_ADDRESS={address}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files.remedy import on_a_disk
 from viewstore.format.manifest import ShardEntry, leaf_hash, lineage_of
 from viewstore.format.plan import Plan
 from viewstore.store.published import linked
@@ -58,7 +59,7 @@ def check_fresh(view_set: ViewSet, view_sets: Mapping[str, ViewSet]) -> None:
             code="VS206",
             where=store,
             why=f"{made_from} was repaired, or changed, after it was read for {view_set.name}",
-            fix=f"mend the store where it was built: viewstore verify STORE {repair}"
+            fix=on_a_disk(f"viewstore verify STORE {repair}")
             if view_set.remote
             else f"viewstore verify {store} {repair}",
         )

@@ -204,11 +204,6 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(parts)
 
 
-def slices_left(missing: Iterable[int], slices: int) -> list[int]:
-    """Return which of `slices` have missing shards, ascending: shard k is of slice k % slices."""
-    return sorted({shard % slices for shard in missing})
-
-
 def minute(when: str | None) -> str:
     """Return a time of a host's clock for people: "2026-11-29 17:38 UTC"."""
     return "not known" if when is None else when.replace("T", " ").replace("+00:00", " UTC")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from viewstore.errors import FormatError
 from viewstore.files.local import LOCAL, Files
+from viewstore.files.remedy import on_a_disk
 from viewstore.format.manifest import BlobRecord, ShardEntry
 
 
@@ -88,4 +89,4 @@ class Shard:
         options = f"--view-set {self.folder.name} --only {self.entry.shard}"
         if self.files.cache is None:
             return f"viewstore verify {self.folder.parents[1]} --repair {options}"
-        return f"mend the store where it was built: viewstore verify STORE --repair {options}"
+        return on_a_disk(f"viewstore verify STORE --repair {options}")

@@ -15,6 +15,7 @@ from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
+from viewstore.files.remedy import remedy_at
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.manifest import Manifest
 from viewstore.format.paths import StorePaths
@@ -255,7 +256,10 @@ class Store:
                 code="VS203",
                 where=str(self.paths.view_set(name).root),
                 why="the manifest names it",
-                fix=f"build it again, or take it out: viewstore rm {self.location} {name}",
+                fix=remedy_at(
+                    self.location,
+                    f"build it again, or take it out: viewstore rm {self.location} {name}",
+                ),
             )
         return self.view_sets[name]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.files.remedy import on_a_disk
 from viewstore.format.columns import Status
 from viewstore.store.constraints import DEFAULT_TOLERANCE
 from viewstore.store.over_views import over_views
@@ -177,7 +178,7 @@ def verdict_of(
 def _repair(store: Store) -> str:
     """Return the command that builds failed samples anew; it takes a folder, not a URL."""
     if store.remote:
-        return "viewstore verify STORE --repair --failed where the store was built"
+        return on_a_disk("viewstore verify STORE --repair --failed")
     return f"viewstore verify {shlex.quote(store.location)} --repair --failed"
 
 

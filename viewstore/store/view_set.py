@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files.local import LOCAL, Files, whole_file
+from viewstore.files.remedy import on_a_disk
 from viewstore.format.columns import Column
 from viewstore.format.manifest import Index, ViewSetEntry
 from viewstore.format.paths import ViewSetPaths
@@ -354,7 +355,7 @@ class ViewSet:
         """The command that writes its index, params and statistics again."""
         if self.files.cache is None:
             return f"viewstore finalise {self.paths.root.parents[1]}"
-        return "derive it anew where it was built: viewstore finalise STORE; then copy it again"
+        return on_a_disk("viewstore finalise STORE")
 
     @cached_property
     def _stored(self) -> StoredMembers:

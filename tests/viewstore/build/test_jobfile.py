@@ -136,6 +136,28 @@ def test_kubernetes_reads_each_word_as_it_was(word: str) -> None:
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
+def test_a_store_in_a_bucket_needs_credentials_and_no_volume() -> None:
+    in_bucket = replace(JOB, store="s3://bucket/in1k")
+    text = kubernetes(in_bucket, image="registry.example/viewstore:1")
+    pod = yaml.safe_load(text)["spec"]["template"]["spec"]
+    (expected,) = KUBERNETES["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
+    expected = {name: value for name, value in expected.items() if name != "volumeMounts"}
+    assert pod["containers"] == [expected]
+    assert "volumes" not in pod
+    uncommented = yaml.safe_load(text.replace("# envFrom", "envFrom"))
+    (container,) = uncommented["spec"]["template"]["spec"]["containers"]
+    assert container == expected | {"envFrom": [{"secretRef": {"name": "NAME"}}]}
+    with pytest.raises(ConfigError, match="is on no volume"):
+        kubernetes_of(in_bucket)
+    with pytest.raises(ConfigError, match="needs a volume that all pods share"):
+        kubernetes(JOB, image="i")
+    script = slurm(in_bucket).splitlines()
+    assert [line for line in script if line not in SLURM.splitlines()] == [
+        "# the environment, with the address and credentials of the bucket, is that of sbatch",
+        "# when all are done: viewstore finalise s3://bucket/in1k",
+    ]
+
+
 def test_kubernetes_is_given_nothing_that_it_cannot_take() -> None:
     with pytest.raises(ConfigError, match="cannot be mounted at a path with a colon"):
         kubernetes_of(replace(JOB, store="/data:1"))

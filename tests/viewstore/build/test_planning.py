@@ -367,6 +367,14 @@ def test_a_slice_without_store_and_source_begins_none(tmp_path: Path, generator:
     assert not missing.exists()
 
 
+def test_a_slice_that_makes_a_plan_says_so(tmp_path: Path) -> None:
+    """Whoever mistyped --view-set would else build another set without a word."""
+    plan(request_of(tmp_path / "s", limit=16))
+    said = Said()
+    build(replace(request_of(tmp_path / "s"), view_set="simcrl", slice_of=(0, 2)), said)
+    assert any(each.startswith("there is no plan of simcrl in") for each in said.warnings)
+
+
 def test_a_slice_says_what_it_took_and_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

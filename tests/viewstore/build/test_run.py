@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.costs.disk_space import shard_bytes
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.tar import TarWriter
+from viewstore.shards import local
 from viewstore.shards.builder import Unwatched
 from viewstore.shards.engine import Job
 from viewstore.shards.place import Place
@@ -27,11 +29,27 @@ def test_a_disk_too_full_to_begin_is_no_stop(
     """Exit 3, not 4: a scheduler that runs it again at once would do so for ever."""
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
-        with pytest.raises(UnavailableError, match="two shards need") as caught:
+        with pytest.raises(UnavailableError, match="a build by 1 worker needs") as caught:
             build_small(tmp_path / "s", source)
     assert (caught.value.code, caught.value.exit_code) == ("VS302", 3)
     assert str(caught.value).startswith("the disk has 9.8 KiB free, ")
+    assert "--workers" not in str(caught.value.fix)
     assert build_small(tmp_path / "s", source).manifest is not None
+
+
+def test_a_disk_has_room_for_a_shard_of_each_worker_and_one_more(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enough for one worker is not enough for three, of whom none begins."""
+    plan = build_small(tmp_path / "plan", source, slice_of=(99, 100)).plan
+    enough = SimpleNamespace(free=2 * shard_bytes(plan))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: enough)
+    monkeypatch.setattr(local, "LocalPool", None)
+    with pytest.raises(UnavailableError, match="a build by 3 workers needs") as caught:
+        build_small(tmp_path / "s", source, workers=3)
+    assert caught.value.where == str(tmp_path / "s")
+    assert "or give fewer --workers, and run" in str(caught.value.fix)
+    assert build_small(tmp_path / "s", source, workers=1).manifest is not None
 
 
 @pytest.mark.parametrize("inner", ["inner", "views/simclr/inner", "new/inner"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viewstore.build.slices import SCHEDULERS, parse_slice, slice_by
+from viewstore.build.slices import SCHEDULERS, parse_slice, shards_of, slice_by, slices_of
 from viewstore.errors import ConfigError
 
 SLURM = {
@@ -102,6 +102,22 @@ def test_values_that_say_no_slice_are_refused(environment: dict[str, str]) -> No
         slice_by(environment)
     assert any(name in f"{caught.value} {caught.value.where}" for name in environment)
     assert len(str(caught.value)) < 200
+
+
+def test_slices_are_found_by_the_shards_that_they_have() -> None:
+    assert slices_of([], 4) == []
+    assert slices_of([3, 7, 8], 4) == [0, 3]
+    assert slices_of(range(9), 4) == [0, 1, 2, 3]
+    assert slices_of([2, 5], 1) == [0]
+    assert slices_of([2, 5], 100) == [2, 5]
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 20])
+def test_slices_have_each_shard_once(count: int) -> None:
+    parts = [list(shards_of((index, count), 9)) for index in range(count)]
+    assert sorted(shard for part in parts for shard in part) == list(range(9))
+    for index, part in enumerate(parts):
+        assert slices_of(part, count) == ([index] if part else [])
 
 
 def test_a_slice_is_given_as_i_of_n() -> None:

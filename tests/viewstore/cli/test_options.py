@@ -62,7 +62,7 @@ def test_what_takes_a_folder_says_so_of_a_url(
     assert f"viewstore {name} takes the folder of a store, and this is a URL" in err
     assert f"where: {URL}\n" in err
     assert "inspect, stats, verify, train and serve take a URL" in err
-    assert "build, status, finalise and gc that of a bucket" in err
+    assert "build, status, finalise, gc and jobfile that of a bucket" in err
     code, out, _ = run(capsys, name, URL, *rest, "--json")
     answer = json.loads(out)
     assert (code, answer["command"], answer["error"]["where"]) == (2, name, URL)
@@ -138,7 +138,6 @@ def test_a_path_is_no_url(
         ("serve",),
         ("bench",),
         ("train", "--views", "simclr", "--epochs", "1", "--out", "run"),
-        ("eval", "checkpoint", "--holdout", "4", "--source"),
         ("train", "s", "--views", "simclr", "--epochs", "1", "--out"),
     ],
 )

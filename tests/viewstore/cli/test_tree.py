@@ -28,7 +28,7 @@ COMMON = "-h --help -v --verbose -q --quiet --json --progress"
 # Ends a program with a line of what it has loaded that its start must not load.
 HEAVY = (
     "import atexit, sys; from viewstore.cli.main import main\n"
-    "heavy = 'torch ray starlette uvicorn'.split()\n"
+    "heavy = 'torch ray obstore fsspec starlette uvicorn'.split()\n"
     "atexit.register(lambda: print(*[m for m in heavy if m in sys.modules], file=sys.stderr))\n"
     "main(sys.argv[1:])"
 )
@@ -42,7 +42,16 @@ def test_options_keep_their_names(command: click.Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["jobfile --help", "jobfile slurm --help", "jobfile kubernetes -h", "status --help"]
+    "words",
+    [
+        "build --help",
+        "finalise --help",
+        "gc --help",
+        "jobfile --help",
+        "jobfile slurm --help",
+        "jobfile kubernetes -h",
+        "status --help",
+    ],
 )
 def test_a_help_loads_nothing_heavy(words: str) -> None:
     done = subprocess.run(

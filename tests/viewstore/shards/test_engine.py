@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,13 @@ import pytest
 import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.repair import collect_garbage
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError, StoppedError
 from viewstore.progress import Silent
 from viewstore.shards.builder import ShardBuilder, Watch, bug_of
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
-from viewstore.shards.local import LocalPool
+from viewstore.shards.local import LocalPool, run_local
 from viewstore.shards.place import Place
 from viewstore.shards.signals import StopRequest
 from viewstore.shards.unit import Outcome, Unit
@@ -217,3 +221,45 @@ def test_sigterm_is_4_and_resumable(tmp_path: Path, source: str, workers: int) -
     process.send_signal(signal.SIGTERM)
     check_stopped(process, tmp_path / "s")
     finish(tmp_path / "s", source)
+
+
+def test_a_script_that_builds_when_it_is_imported_is_told_once(tmp_path: Path) -> None:
+    """Spawned workers import the script of their parent, and must not build in turn."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from viewstore.build.request import BuildRequest\n"
+        "from viewstore.build.run import build\n"
+        "build(BuildRequest(generator='simclr', out=Path(sys.argv[1]), limit=64, shard_rows=16,\n"
+        "                   workers=2, settings={'views': 2}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "s")], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert "ConfigError: a build with several workers cannot start inside a worker" in done.stderr
+
+
+@pytest.mark.parametrize("shard", [None, "0/1"])
+def test_a_slice_that_is_done_within_the_grace_is_done(
+    tmp_path: Path, source: str, shard: str | None
+) -> None:
+    """A job array would be put back into the queue for nothing; a whole build has more to do."""
+
+    def asked_to_stop(job: Job) -> Generator[Outcome]:
+        yield from run_local(job)
+        job.stop.request()
+
+    request = BuildRequest(
+        generator="simclr", source=source, limit=16, out=tmp_path / "s", shard_rows=8,
+        settings={"views": 2, "height": 8, "width": 8}, workers=1, executor=asked_to_stop,
+        slice_of=None if shard is None else (0, 1),
+    )  # fmt: skip
+    if shard is not None:
+        assert build(request).left == 0
+        return
+    with pytest.raises(StoppedError, match="stopped on request"):
+        build(request)
+    assert build(replace(request, executor=run_local)).manifest is not None

@@ -77,3 +77,12 @@ def test_ray_client_is_refused_and_so_is_an_address_where_nobody_listens(
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
         with pytest.raises(UnavailableError, match="does not answer"):
             check_ray("cpu")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:²", "a..b:6379"])
+def test_an_address_that_cannot_be_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        check_ray("cpu")

@@ -25,7 +25,6 @@ from viewstore.store.progress import (
     duration,
     ranges,
     set_progress,
-    slices_left,
     store_progress,
 )
 
@@ -259,14 +258,6 @@ def test_commits_of_this_project_say_their_time(built: StorePaths, tmp_path: Pat
     )
     assert len(commits) == -(-20 // SHARD_ROWS)
     assert all(datetime.fromisoformat(each.created).tzinfo for each in commits)
-
-
-def test_the_slices_that_are_left_are_those_of_the_missing_shards() -> None:
-    assert slices_left([], 4) == []
-    assert slices_left([3, 7, 8], 4) == [0, 3]
-    assert slices_left(range(9), 4) == [0, 1, 2, 3]
-    assert slices_left([2, 5], 1) == [0]
-    assert slices_left([2, 5], 100) == [2, 5]
 
 
 ARRAY = ("--missing", "--format", "slurm", "--slices")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
+from viewstore.files.remedy import remedy_at
 from viewstore.inspect.alike import GROUP
 from viewstore.inspect.issue_grid import LOOKS, state_grid
 from viewstore.inspect.issues import ALIKE, Issue, IssueSettings
@@ -171,6 +172,7 @@ def _shard_facts(states: Sequence[ShardState]) -> Facts:
 
 
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
+    place = request.store.location
     grids = {
         name: Markup(state_grid(each["states"], title=_grid_title(name, each)))
         for name, each in facts["shards"].items()
@@ -181,7 +183,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
             name: shards_of_a_cell(len(each["states"])) for name, each in facts["shards"].items()
         },
         "looks": LOOKS,
-        "repair": f"viewstore verify {shlex.quote(request.store.location)} --repair",
+        "repair": remedy_at(place, f"viewstore verify {shlex.quote(place)} --repair"),
         "state_meanings": STATE_MEANINGS,
         "rows_of": lambda each: _rows_link(request, each),
         "shard_rows_of": lambda name, each: request.link(

@@ -1,0 +1,25 @@
+"""What to do where a command that takes a folder alone would mend a store that is at a URL."""
+
+from __future__ import annotations
+
+import re
+
+from viewstore.files.local import is_url
+
+_OF_FOLDERS = ("verify", "rm", "mv", "refresh")
+
+
+def on_a_disk(command: str) -> str:
+    """Return what to do where `command`, of a folder STORE, mends a store that is at a URL."""
+    return (
+        f"in the folder STORE that it was built in, or in a copy of it on a disk: {command}; "
+        "then copy it back (docs/remote.md: Mend a store)"
+    )
+
+
+def remedy_at(place: str, fix: str) -> str:
+    """Return `fix` as it is, unless it names a command that would write to a URL, and does not."""
+    of_folder = rf"viewstore (?:{'|'.join(_OF_FOLDERS)}) {re.escape(place)}"
+    if is_url(place) and re.search(of_folder, fix):
+        return on_a_disk(fix.replace(place, "STORE"))
+    return fix
