@@ -23,6 +23,9 @@ demo: $(STAMP)
 	$(BIN)/viewstore inspect $(DEMO)/views --html $(DEMO)/report.html
 	@echo "look at $(DEMO)/sheet.png and $(DEMO)/report.html"
 
+# Without files of bytecode each of the many processes would compile all that it imports.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 

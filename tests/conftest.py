@@ -1,4 +1,4 @@
-"""What all tests share: the data beside the project, and which of them must not be skipped."""
+"""What all tests share: the data beside the project, which must not be skipped, their order."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 REQUIRE = "VIEWSTORE_REQUIRE"
+WAITING = ("slurm", "ray")  # markers of tests that mostly wait for other programs
 
 
 def required_markers() -> list[str]:
@@ -20,6 +21,17 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = sorted(set(required_markers()) - known)
     if unknown:
         raise pytest.UsageError(f"{REQUIRE} names {', '.join(unknown)}, which is no marker")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores for `-n auto`: the one whose tests wait needs none."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that wait first: at the end of a run nothing would be done meanwhile."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in WAITING))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

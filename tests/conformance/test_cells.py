@@ -22,7 +22,7 @@ from viewstore.train.methods.table import METHODS, method_of
 from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
 
-SAMPLES, BATCH = 48, 16
+SAMPLES, BATCH = 24, 8
 PAIR, CROPS = "cifar,cifar", "dino,dino,dino-local,dino-local"
 # What each strategy is fed with: views of one size, or crops where the method takes those.
 WORDS: dict[str, tuple[str, str]] = {
@@ -53,7 +53,7 @@ CELLS = [cell for cell in itertools.product(METHODS, STRATEGIES) if cell not in 
 
 @pytest.fixture(scope="module")
 def store(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """48 images of CIFAR-10, and the images themselves as generated views."""
+    """24 images of CIFAR-10, and the images themselves as generated views."""
     out = tmp_path_factory.mktemp("cells") / "store"
     tar = str(shared / "data" / "cifar10" / "test.tar")
     build(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,8 +124,25 @@ RAY = (
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 )
+# A slice is a command of "here", which is enough in these; four of them take long to start.
+SLOW_IN_SLICES = (
+    "raises once",
+    "is slow to load",
+    "cannot be made by one worker",
+    "SIGTERM while it loads",
+    "SIGKILL of the driver while it loads",
+)
+
+
+def marks_of(engine: str, case: str) -> Collection[pytest.MarkDecorator]:
+    """Return the markers of a row."""
+    if engine == "slices" and case in SLOW_IN_SLICES:
+        return (pytest.mark.slow,)
+    return RAY if engine == "ray" else ()
+
+
 ROWS = [
-    pytest.param(engine, case, marks=RAY if engine == "ray" else ())
+    pytest.param(engine, case, marks=marks_of(engine, case))
     for engine in ENGINES
     for case in CASES
     if not (case == "hangs" and ENGINES[engine].here)  # nobody could end it

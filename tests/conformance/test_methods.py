@@ -220,7 +220,18 @@ CELLS = [
     and not ("," in method and "," in strategy)  # switches of both are tried apart
 ]
 methods = pytest.mark.parametrize("method_row", list(METHOD_ROWS))
-cells = pytest.mark.parametrize(("method_row", "strategy_row"), CELLS)
+
+
+def is_slow(method: str, strategy: str) -> bool:
+    """Whether a cell takes seconds, a transformer's, and tries a switch that others try too."""
+    ours = METHOD_ROWS[method].name == "ibot"
+    return ours and ("," in strategy or ("," in method and strategy != "standard"))
+
+
+cells = pytest.mark.parametrize(
+    ("method_row", "strategy_row"),
+    [pytest.param(*cell, marks=pytest.mark.slow if is_slow(*cell) else ()) for cell in CELLS],
+)
 
 
 def trial_of(method_row: str, strategy_row: str = "standard") -> Trial:

@@ -21,7 +21,7 @@ def torchrun(store: str, processes: int) -> str:
         env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

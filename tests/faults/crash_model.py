@@ -6,6 +6,7 @@ keeps, loses or tears, in any combination: stricter than ext4, which is what POS
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
@@ -273,10 +274,7 @@ class Replay:
         return {
             name: file
             for name, file in names.items()
-            if all(
-                parent.as_posix() in names or parent == PurePosixPath(".")
-                for parent in PurePosixPath(name).parents
-            )
+            if all(folder in names for folder in folders_of(name))
         }
 
     def content(self, file: int, kept: float) -> bytes | None:
@@ -284,6 +282,12 @@ class Replay:
             return None
         safe, data = self.safe[file], self.data[file]
         return data[: safe + int(kept * (len(data) - safe))]
+
+
+@functools.cache
+def folders_of(name: str) -> tuple[str, ...]:
+    """Return the folders that a file is in, without the one that names begin in."""
+    return tuple(parent.as_posix() for parent in PurePosixPath(name).parents)[:-1]
 
 
 def tree_of(root: Path) -> dict[str, bytes | None]:

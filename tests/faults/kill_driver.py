@@ -17,23 +17,23 @@ from pathlib import Path
 from viewstore.build import run as building
 from viewstore.errors import FormatError
 from viewstore.files import disk
-from viewstore.shards import commit
-from viewstore.shards.commit import Blob
+from viewstore.files.upstream import Folder
+from viewstore.format.manifest import BlobRecord
 
 GENERATOR = "simclr"
 SPAN = 0.4  # of an undisturbed build: several kills before a store is complete
 
 
-def naive_name_blob(target: Path, blob: Blob) -> None:
+def naive_name_blob(folder: Folder, temporary: Path, target: Path, blob: BlobRecord) -> None:
     """Write under the final name, piece by piece as they come, unless something has it."""
     if not target.exists():
-        data = blob.temporary.read_bytes()
+        data = temporary.read_bytes()
         with target.open("wb") as file:
             for begin in range(0, len(data), 4096):
                 file.write(data[begin : begin + 4096])
                 file.flush()
                 os.fsync(file.fileno())
-    disk.unlink(blob.temporary)
+    disk.unlink(temporary)
 
 
 def build(store: Path, source: str) -> None:
@@ -87,7 +87,7 @@ def fork(run: Callable[[], None]) -> int:
 def main() -> None:
     store, source, kills, builders, writer, seed = sys.argv[1:]
     if writer == "naive":
-        commit._name_blob = naive_name_blob
+        Folder.name_blob = naive_name_blob  # type: ignore[method-assign]
     rng = random.Random(int(seed))
     span = SPAN * seconds_of(lambda: build(Path(f"{store}-undisturbed"), source))
     done = kill_loop(lambda: build(Path(store), source), int(kills), int(builders), rng, span)

@@ -109,6 +109,7 @@ def digest(data: bytes | None) -> str:
     return "folder" if data is None else hashlib.sha256(data).hexdigest()
 
 
+@functools.cache
 def kept(name: str) -> bool:
     return "tmp" not in Path(name).parts[:-1]
 

@@ -70,7 +70,7 @@ def killed_stores(
     return stores, killed
 
 
-@pytest.mark.parametrize("kills", [120, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("builders", [1, 3])
 def test_killed_builds_end_as_if_undisturbed(
     builders: int, kills: int, source: str, undisturbed: Path, tmp_path: Path

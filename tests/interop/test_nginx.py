@@ -75,7 +75,7 @@ def running(program: str, server: str, folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def ask(
     url: str, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
     """Send a request for a path as it is; return status, headers and body."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=300)
     try:
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
         for name, value in (headers or {}).items():

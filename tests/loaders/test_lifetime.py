@@ -20,7 +20,7 @@ from viewstore.errors import ConfigError
 from viewstore.loaders import Mix, ViewLoader
 from viewstore.store.store import Store
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 300.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ import obstore
 from obstore.store import S3Store
 
 BUCKET = "views"
-PATIENCE_SECONDS = 30  # until a test that would hang fails
+PATIENCE_SECONDS = 300  # until a test that would hang fails
 S3_PROGRAM = """
 import sys
 from moto.server import ThreadedMotoServer

@@ -28,7 +28,7 @@ VIEWS = [
     Cached("cands", n=2, pick="teacher", params=(FEATURE, SCORE)),
     Cached("cands", params=(FEATURE,)),
 ]
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")

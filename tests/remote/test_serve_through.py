@@ -221,12 +221,14 @@ def test_a_restart_loses_nothing_that_was_whole(
     assert {gates.asked[each.name] for each in shards(large)} == {1}
 
 
+@pytest.mark.filterwarnings("ignore:.* does not answer, trying again")  # it starts in seconds
 def test_a_killed_server_that_comes_back_is_not_noticed_by_a_job(
     large: Store, origin: str, gates: Gates, tmp_path: Path
 ) -> None:
+    patient = Retry(tries=10_000, total_seconds=PATIENCE_SECONDS, longest_seconds=0.5)
     with contextlib.ExitStack() as running, ThreadPoolExecutor(1) as job:
         server = running.enter_context(through(origin, tmp_path / "server"))
-        store = opened(server, tmp_path / "job", retry=Retry())
+        store = opened(server, tmp_path / "job", retry=patient)
         assert store.files.cache is not None
         traffic = store.files.cache.traffic
         before = traffic.fetched_bytes

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,18 @@ _NPZ_FIX = "save it with numpy.savez(file, images=uint8 [N, H, W, 3], labels=int
 
 @functools.cache
 def _digits() -> Arrays:
-    """Real handwritten digits (UCI, Alpaydin and Kaynak), 8 px, enlarged to 16 px."""
-    from sklearn.datasets import load_digits
+    """Real handwritten digits (UCI, Alpaydin and Kaynak), 8 px, enlarged to 16 px.
 
-    digits = load_digits()
-    small = digits.images / 8 - 1
+    They lie in scikit-learn, which takes seconds to import and is not needed to read them.
+    """
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(path), np.int32, delimiter=",")  # 64 pixels from 0 to 16, and the digit
+    small = table[:, :-1].reshape(-1, 8, 8) / 8 - 1
     large = _twice(_twice(small, axis=1), axis=2)
     pixels = np.clip(np.rint((large + 1) * 127.5), 0, 255).astype(np.uint8)
     names = tuple(str(digit) for digit in range(10))
     sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Arrays(pixels[..., None], digits.target.astype(np.int32), names, pixels.nbytes, sha256)
+    return Arrays(pixels[..., None], table[:, -1].copy(), names, pixels.nbytes, sha256)
 
 
 def _twice(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

@@ -61,7 +61,7 @@ def test_a_loader_that_nobody_holds_leaves_no_threads(digits: Store) -> None:
     waiting = [t for t in threading.enumerate() if t.name.startswith("viewstore-loader")]
     del loader
     for thread in waiting:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert loader_threads() == []
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_a_training_loop(digits: Store) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
 

@@ -27,7 +27,7 @@ from viewstore.loaders.read.set_reader import ViewSetReader
 from viewstore.store.store import Store
 
 REPO = Path(__file__).parents[3]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0
 WORLD = 2
 
 

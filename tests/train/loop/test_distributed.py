@@ -55,7 +55,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in job]
+        errors = [process.communicate(timeout=300)[1] for process in job]
     finally:
         for process in job:
             process.kill()

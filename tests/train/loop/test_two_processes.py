@@ -44,7 +44,7 @@ def train_by_two(store: Path, out: Path, method: str) -> None:
         for rank in ("0", "1")
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in job]
+        errors = [process.communicate(timeout=300)[1] for process in job]
     finally:
         for process in job:
             process.kill()

@@ -48,7 +48,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for number in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in job]
+        errors = [process.communicate(timeout=300)[1] for process in job]
     finally:
         for process in job:
             process.kill()

@@ -21,7 +21,7 @@ from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.host_file import MARK, HostFile
 
 REPO = Path(__file__).parents[3]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0
 SIZE = 10_000
 KEY = "5" * 64
 CONTENT = bytes(range(250)) * (SIZE // 250)

@@ -20,7 +20,7 @@ from viewstore.files.fetch import Retry
 from viewstore.store.store import Store
 
 IMPATIENT = Retry(first_seconds=0.001, longest_seconds=0.01)
-PATIENCE_SECONDS = 30  # until a test that would hang fails
+PATIENCE_SECONDS = 300  # until a test that would hang fails
 
 
 def large_store(out: Path, *, limit: int = 24) -> Store:

@@ -58,4 +58,4 @@ def test_it_is_no_further_ahead_than_it_may_be_and_ends_with_who_takes() -> None
             assert len(begun) <= 5 + CHUNKS
 
     asyncio.run(test())
-    assert closed.wait(30)
+    assert closed.wait(300)

@@ -23,7 +23,7 @@ from viewstore.serve.objects import BusyError, Listed
 PIECE = 64 << 10
 SIZE = 3 * HELD_BYTES
 DATA = os.urandom(SIZE)
-PATIENCE_SECONDS = 30  # until a test that would hang fails
+PATIENCE_SECONDS = 300  # until a test that would hang fails
 
 
 def listed(data: bytes) -> Listed:

@@ -441,6 +441,10 @@ def test_the_command_ends_where_the_cache_has_no_room_or_cannot_be_used(
         }
         command = [sys.executable, "-c", PROGRAM, "serve", url, "--port", "0"]
         found = subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False
+            command,
+            env={**os.environ, **environment},
+            capture_output=True,
+            timeout=300,
+            check=False,
         )
     assert (found.returncode, said in found.stderr) == (code, True), found.stderr
