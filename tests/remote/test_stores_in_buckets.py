@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -27,7 +28,7 @@ from viewstore.build.compose import builder_factory
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, StoppedError, UnavailableError, ViewStoreError
-from viewstore.files import working_copy
+from viewstore.files import disk, working_copy
 from viewstore.files.bucket import Bucket
 from viewstore.files.working_copy import WorkingCopy, store_at
 from viewstore.format.manifest import Manifest
@@ -316,6 +317,58 @@ def test_errors_name_the_bucket(url: str, source: str, copies: Path, run: Run) -
         assert found == code
         assert str(copies) not in out + err
         assert command == "status" or url in err
+
+
+def test_no_store_begins_in_another(whole: str, source: str) -> None:
+    """The outer one could not be built into any more."""
+    for inner in (f"{whole}/inner", f"{whole}/views/simclr/inner"):
+        with pytest.raises(ConfigError, match=f"lies in the store {whole}") as refused:
+            build_small(inner, source)
+        assert refused.value.where == inner
+        assert Bucket(inner).sizes() == {}
+    assert build_small(whole, source).left == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("odd/../x", "x"),
+        ("../x", "x"),
+        ("odd/./x", "odd/x"),
+        ("odd//x", "odd/x"),
+        ("odd%20x", "odd x"),
+        ("%2e%2e/x", "x"),
+        ("odd\tx", "oddx"),
+        ("odd ", "odd"),
+    ],
+)
+def test_a_url_of_another_place_than_it_says_is_not_written_to(
+    s3_endpoint: str, source: str, path: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"s3://{BUCKET}/{path}", source)
+    assert refused.value.fix == f"give s3://{BUCKET}/{meant}"
+    assert Bucket(f"s3://{BUCKET}/{meant}").sizes() == {}
+
+
+def test_a_name_with_a_percent_sign_for_good_is_another_folder(source: str) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"s3://{BUCKET}/a%2520b", source)
+    assert refused.value.fix == "name another folder of the bucket"
+
+
+def test_the_scheme_is_in_small_letters(source: str) -> None:
+    with pytest.raises(ConfigError, match="another place than it says") as refused:
+        build_small(f"S3://{BUCKET}/x", source)
+    assert refused.value.fix == f"give s3://{BUCKET}/x"
+
+
+def test_where_the_disk_of_the_copy_is_full_another_can_be_named(whole: str) -> None:
+    with pytest.raises(StoppedError) as refused, store_at(whole) as (root, _):
+        raise disk.explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
+    assert refused.value.fix == (
+        "free some space or let TMPDIR name a folder on another disk and run the same command again"
+    )
 
 
 @pytest.mark.parametrize(

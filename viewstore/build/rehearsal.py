@@ -28,6 +28,7 @@ from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
 from viewstore.errors import StoppedError
+from viewstore.files.disk import FREE_SPACE
 from viewstore.files.upstream import FOLDER
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
@@ -143,7 +144,9 @@ def _rehearse(request: BuildRequest, samples: int, progress: Progress) -> Rehear
             request.root,
             2 * found.unit_bytes,
             needed_by="two shards need",
-            fix="free some space, or name an --out on another disk",
+            fix=f"{FREE_SPACE}, or name an --out on another disk"
+            if request.upstream is FOLDER
+            else FREE_SPACE,
         )
     return found
 

@@ -18,6 +18,7 @@ from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import networks
 from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import check_free_bytes, shard_bytes
+from viewstore.costs.estimate import size
 from viewstore.errors import ConfigError, ViewStoreError, counted
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER
@@ -142,18 +143,16 @@ def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool
     in_bucket = request.upstream is not FOLDER
     if in_bucket and elsewhere:
         return
-    size = shard_bytes(plan)
+    most = shard_bytes(plan)
     kept = "is sent to the bucket" if in_bucket else "is kept"
-    ways = ["free some space"]
-    if in_bucket:
-        ways.append("let TMPDIR name a folder on another disk")
+    ways = [disk.FREE_SPACE]
     if workers > 1:
         ways.append("give fewer --workers")
     check_free_bytes(
         request.root,
-        (workers + 1) * size,
+        (workers + 1) * most,
         needed_by=f"a build by {counted(workers, 'worker')} needs",
-        why=f"each worker writes a shard of up to {-(-size >> 20)} MiB before it {kept}",
+        why=f"each worker writes a shard of up to {size(most)} before it {kept}",
         fix=f"{' or '.join(ways)}, and run the same command again",
     )
 

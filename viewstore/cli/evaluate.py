@@ -301,10 +301,10 @@ def _encoder(options: dict[str, Any]) -> Encoder:
 def labelled(terminal: Terminal, spec: str, on_error: Any) -> SourceTable:  # noqa: ANN401
     """Return the images of a source, or those that a store was built from."""
     import viewstore
-    from viewstore.files.local import is_url
+    from viewstore.files.local import is_url, local_path
     from viewstore.format.paths import StorePaths
 
-    if not is_url(spec) and not StorePaths(Path(spec)).manifest.is_file():
+    if not is_url(spec) and not StorePaths(local_path(spec)).manifest.is_file():
         return read_source(terminal, spec, on_error)
     if on_error is not None:
         raise ConfigError(

@@ -58,7 +58,7 @@ class _PathHere(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Any:  # noqa: ANN401
-        if "://" not in str(value):
+        if ":" not in str(value):
             return super().convert(value, param, ctx)
         from viewstore.files.local import is_url, local_path
 

@@ -9,6 +9,7 @@ import math
 import shutil
 from pathlib import Path
 
+from viewstore.costs.estimate import size
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.format.plan import Plan
 from viewstore.format.tar import BLOCK, MEMBER_BYTES, NPY_BYTES, SHARD_BYTES, strided_layout
@@ -48,7 +49,7 @@ def check_free_bytes(
     free = free_bytes(folder)
     if free < needed:
         raise UnavailableError(
-            f"the disk has {free >> 20} MiB free, {needed_by} {needed >> 20} MiB",
+            f"the disk has {size(free)} free, {needed_by} {size(needed)}",
             code="VS302",
             where=str(folder),
             why=why,

@@ -21,7 +21,10 @@ from typing import BinaryIO
 from viewstore.errors import FormatError, StoppedError, UnavailableError, ViewStoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
+FREE_SPACE = "free some space"
+MORE_FILES = "allow more open files: ulimit -n 4096, and run it again in that shell"
 NAMES_LOCK = ".names.lock"  # held by who names a file where there are no links
 
 
@@ -34,13 +37,14 @@ def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
             code="VS302",
             where=None if path is None else str(path),
             why="every committed shard is kept; what was unfinished was dropped",
-            fix="free some space and run the same command again",
+            fix=f"{FREE_SPACE} and run the same command again",
         )
     path = error.filename or where
     return UnavailableError(
         f"the system refused: {error.strerror or error}",
         code="VS302",
         where=None if path is None else str(path),
+        fix=MORE_FILES if error.errno in TOO_MANY_OPEN else None,
     )
 
 

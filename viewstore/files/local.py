@@ -21,9 +21,11 @@ from viewstore.errors import ConfigError, FormatError
 from viewstore.files.blob_cache import BlobCache, Checked
 from viewstore.files.disk import read_limited
 from viewstore.files.maps import map_file, map_npy
+from viewstore.files.transport import OBSTORE_SCHEMES
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
 SCHEME = re.compile(r"[a-z][a-z0-9+.:-]+://", re.IGNORECASE)
+ALMOST_URL = re.compile(rf"({'|'.join(OBSTORE_SCHEMES)}|file):(?!//)/?(.*)", re.I | re.S)
 
 
 class Files(Protocol):
@@ -194,11 +196,22 @@ def local_path(path: str | Path) -> Path:
     """Return the folder that a path or a file:// URL names.
 
     Raises:
-        ConfigError: It is no URL, or an empty text, which would be the current folder.
+        ConfigError: It is no URL, or almost one, which would be a folder named "s3:"; or an empty
+            text, which would be the current folder.
     """
     text = str(path)
     if not text:
         raise ConfigError("a store must be named, got an empty text")
+    almost = ALMOST_URL.fullmatch(text) if isinstance(path, str) else None
+    if almost is not None:
+        scheme, rest = almost[1].lower(), almost[2]
+        url = f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
+        raise ConfigError(
+            f"{text} is neither a URL nor a usual path: did you mean {url}?",
+            where=text,
+            why=f"a URL has two slashes behind {scheme}:",
+            fix=f"give {url}, or ./{text} for a folder of that name",
+        )
     if not text.startswith("file://"):
         return Path(path)
     try:

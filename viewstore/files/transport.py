@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files.fetch import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 OBSTORE_SCHEMES = (*BUCKET_SCHEMES, "http", "https")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = 8 << 20  # fsspec reads whole blocks, so this is what a broken one costs
 CONNECT_SECONDS = 10
@@ -88,7 +91,34 @@ def connect_bucket(url: str, retry: Retry) -> ObstoreTransport:
             fix="name a folder, or a bucket of S3 (s3://), Google Cloud Storage (gs://) or Azure "
             "(az://)",
         )
+    _check_plain(url)
     return ObstoreTransport(url, retry)
+
+
+def _check_plain(url: str) -> None:
+    """Raise ConfigError if the URL of a bucket names another place than the one it spells."""
+    plain = _plain(url)
+    if url.rstrip("/") == plain:
+        return
+    raise ConfigError(
+        f"{_printable(url)} would be written to another place than it says",
+        where=_printable(url),
+        why="segments . and .., empty ones, %xx, control characters, spaces at the end and capital "
+        "letters of the scheme have a meaning of their own in a URL",
+        fix=f"give {plain}" if _plain(plain) == plain else "name another folder of the bucket",
+    )
+
+
+def _plain(url: str) -> str:
+    """Return the URL of a bucket with its path as object stores understand it."""
+    scheme, _, place = url.partition("://")
+    bucket, _, path = CONTROL.sub("", place).rstrip().partition("/")
+    path = posixpath.normpath(f"/{CONTROL.sub('', unquote(path)).strip('/')}").rstrip("/")
+    return f"{scheme.lower()}://{bucket}{path}"
+
+
+def _printable(url: str) -> str:
+    return url if url.isprintable() else ascii(url)
 
 
 def _without_secrets(parts: SplitResult) -> str:

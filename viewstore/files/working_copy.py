@@ -22,7 +22,7 @@ from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreErr
 from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.files.local import Files, is_url, matching
+from viewstore.files.local import Files, is_url, local_path, matching
 from viewstore.files.remedy import remedy_at
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.upstream import FOLDER, Upstream
@@ -232,7 +232,7 @@ def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tupl
             why="a disk keeps several writers apart",
             fix="leave --single-writer out",
         )
-    yield Path(place), FOLDER
+    yield local_path(place), FOLDER
 
 
 @contextlib.contextmanager
@@ -263,7 +263,7 @@ def _check_store(url: str, objects: Iterable[str]) -> None:
 def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
     """Return an error that names a bucket where it named the working copy, of any host."""
     if error.code == "VS302":  # the disk of the copy
-        return error
+        return _of_this_disk(error)
 
     def told(text: str | None) -> str | None:
         return None if text is None else re.sub(copies, lambda _: url, text)
@@ -277,6 +277,13 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
         why=told(error.why),
         fix=None if fix is None else remedy_at(url, fix),
     )
+
+
+def _of_this_disk(error: ViewStoreError) -> ViewStoreError:
+    """Return an error about the disk of a working copy, which can lie on another one."""
+    other = f"{disk.FREE_SPACE} or let TMPDIR name a folder on another disk"
+    fix = None if error.fix is None else error.fix.replace(disk.FREE_SPACE, other)
+    return type(error)(str(error), code=error.code, where=error.where, why=error.why, fix=fix)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ def test_a_disk_too_full_to_begin_is_no_stop(
         with pytest.raises(UnavailableError, match="a build by 1 worker needs") as caught:
             build_small(tmp_path / "s", source)
     assert (caught.value.code, caught.value.exit_code) == ("VS302", 3)
+    assert str(caught.value).startswith("the disk has 9.8 KiB free, ")
     assert "--workers" not in str(caught.value.fix)
     assert build_small(tmp_path / "s", source).manifest is not None
 
@@ -49,6 +50,18 @@ def test_a_disk_has_room_for_a_shard_of_each_worker_and_one_more(
     assert caught.value.where == str(tmp_path / "s")
     assert "or give fewer --workers, and run" in str(caught.value.fix)
     assert build_small(tmp_path / "s", source, workers=1).manifest is not None
+
+
+@pytest.mark.parametrize("inner", ["inner", "views/simclr/inner", "new/inner"])
+def test_no_store_begins_in_another(tmp_path: Path, source: str, inner: str) -> None:
+    """The outer one could not be built into any more."""
+    outer = tmp_path / "outer"
+    build_small(outer, source)
+    with pytest.raises(ConfigError, match=f"lies in the store {outer}") as caught:
+        build_small(outer / inner, source)
+    assert (caught.value.exit_code, caught.value.where) == (2, str(outer / inner))
+    assert not (outer / inner).exists()
+    assert build_small(outer, source, view_set="second").manifest is not None
 
 
 def test_raw_views_that_no_member_can_hold_are_refused_before_they_are_planned(

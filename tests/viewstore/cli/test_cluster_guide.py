@@ -21,6 +21,7 @@ from viewstore.format.paths import StorePaths
 
 REPO = Path(__file__).parents[3]
 PAGE = (REPO / "docs" / "cluster.md").read_text()
+SCALE = (REPO / "docs" / "scale.md").read_text()
 README = (REPO / "README.md").read_text()
 HERE = {  # what is smaller in the tests
     r"(?<!--size )\b64\b": "2",
@@ -67,7 +68,9 @@ def parsed(words: list[str]) -> click.Context:
 
 COMMANDS = [
     match.strip()
-    for block in blocks(PAGE + section("On a cluster", README))
+    for block in blocks(
+        PAGE + section("On a cluster", README) + section("Build it on 8 hosts", SCALE)
+    )
     for match in COMMAND.findall(block)
 ]
 

@@ -62,7 +62,7 @@ def test_what_takes_a_folder_says_so_of_a_url(
     assert f"viewstore {name} takes the folder of a store, and this is a URL" in err
     assert f"where: {URL}\n" in err
     assert "inspect, stats, verify, train and serve take a URL" in err
-    assert "build, status, finalise and gc that of a bucket" in err
+    assert "build, status, finalise, gc and jobfile that of a bucket" in err
     code, out, _ = run(capsys, name, URL, *rest, "--json")
     answer = json.loads(out)
     assert (code, answer["command"], answer["error"]["where"]) == (2, name, URL)
@@ -115,6 +115,56 @@ def test_a_path_is_no_url(
     code, _, err = run(capsys, *arguments)
     assert (code, f"{option} must be a path on this machine, and this is a URL" in err) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "meant"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("s3:bucket", "s3://bucket"),
+        ("GS:/bucket/x", "gs://bucket/x"),
+        ("http:/host/x", "http://host/x"),
+        ("file:/data/x", "file:///data/x"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "--generator", "simclr", "-j", "1", "--out"),
+        ("status",),
+        ("verify",),
+        ("inspect",),
+        ("stats",),
+        ("serve",),
+        ("bench",),
+        ("train", "--views", "simclr", "--epochs", "1", "--out", "run"),
+        ("train", "s", "--views", "simclr", "--epochs", "1", "--out"),
+    ],
+)
+def test_what_is_almost_a_url_is_no_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    place: str,
+    meant: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments, place)
+    assert (code, f"did you mean {meant}?" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_the_name_of_a_scheme(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(store, tmp_path / "s3:" / "x")
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "inspect", "verify"):
+        assert run(capsys, command, "./s3:/x")[0] == 0
 
 
 def test_a_file_url_is_the_folder_that_it_names(

@@ -48,6 +48,12 @@ def test_a_refusal_names_the_file_it_is_about() -> None:
     assert disk.explain(OSError(errno.EIO, os.strerror(errno.EIO))).where is None
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_no_fault_of_the_store(number: int) -> None:
+    error = disk.explain(OSError(number, os.strerror(number), "x"), Path("store"))
+    assert "ulimit -n" in str(error.fix)
+
+
 def test_a_terminal_that_went_away_is_no_failure_of_the_disk() -> None:
     with pytest.raises(BrokenPipeError), disk.explained(Path("store")):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
