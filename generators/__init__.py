@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from viewstore.errors import ConfigError, nearest
+from viewstore.generators.value_types import check_types
 from viewstore.plugins import Plugin, Table
 
 if TYPE_CHECKING:
@@ -211,8 +212,10 @@ def make_settings(name: str, values: Mapping[str, Any]) -> Settings:
                 f"generator {name} has no setting {key!r}; {nearest(key, known)}", code="VS102"
             )
     merged = {**GENERATORS[name].defaults, **values}
+    made = {key: _tuples(value) for key, value in merged.items()}
+    check_types(name, kind, made)
     try:
-        return kind(**{key: _tuples(value) for key, value in merged.items()})
+        return kind(**made)
     except TypeError as error:
         raise ConfigError(f"settings of generator {name}: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from viewstore.cores import usable_cores
 from viewstore.errors import ConfigError
 from viewstore.loaders.batches.maker import BatchMaker
 from viewstore.loaders.batches.several import SeveralMaker
@@ -235,7 +235,7 @@ def assemble(
         stores=tuple(store_views),
         rates=rates,
         cut=cut,
-        threads=len(os.sched_getaffinity(0)) if threads is None else threads,
+        threads=usable_cores() if threads is None else threads,
         announce=False,
         device=_find_device(settings.device, pin=settings.pin),
         clock=clock,

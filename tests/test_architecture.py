@@ -7,9 +7,10 @@ import tomllib
 
 from tests.graph import FOLDERS, REPO, arrows, circles, modules, room_of
 
-GROUND = {"errors", "progress", "plugins"}
+GROUND = {"cores", "errors", "progress", "plugins"}
 # What each room may import, besides the ground. A lazy import is an import.
 VIEWSTORE = {
+    "cores": "",
     "errors": "",
     "progress": "",
     "plugins": "",
@@ -50,6 +51,7 @@ GENERATORS = {
     "stylegan2": "",
     "gan": "checkpoints stylegan2",
     "numerics": "",
+    "value_types": "",
     "latent": "checkpoints contract gan numerics pixels stylegan2",
     "scored": "contract numerics",
     "learned": "contract numerics scored",

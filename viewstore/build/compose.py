@@ -271,12 +271,12 @@ def _make_builder(
     check_versions(plan)
     if reads_source:
         check_source(rows.reader, on_error)
-    check_weights(plan, settings.NEEDS, files)
+    weights = check_weights(plan, settings.NEEDS, files)
     if networks(settings.NEEDS):
         import torch
 
         torch.set_num_threads(place.threads)
-    models = load_models(settings.NEEDS, files)
+    models = load_models(settings.NEEDS, files, weights)
     inputs = planned_inputs(paths, plan, rows.reader, upstream)
     context = make_context(
         table=table,

@@ -274,8 +274,8 @@ def _files(
 ) -> tuple[dict[str, Any], list[Weights]]:
     """Return what is in the files that a generator needs, by role, and what a plan says of them."""
     needs = named(settings.NEEDS)
-    models = load_models(needs, request.files, progress)
     weights = weights_of(needs, request.files)
+    models = load_models(needs, request.files, weights, progress)
     if listing is not None:
         models[ROLE] = listing
         weights.append(weights_of_listing(listing))

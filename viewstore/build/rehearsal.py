@@ -7,7 +7,6 @@ that is removed again; the store itself is only read.
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import tempfile
 import time
@@ -24,6 +23,7 @@ from viewstore.build.request import BuildRequest, wanted_shards
 from viewstore.build.roles import files_needed, needed_roles
 from viewstore.build.rows import build_rows, shard_rows_of
 from viewstore.build.run import build
+from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import check_free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, choose_shard_rows
 from viewstore.costs.measure import codec_costs, machine_at
@@ -132,7 +132,7 @@ def _rehearse(request: BuildRequest, samples: int, progress: Progress) -> Rehear
         sampled=len(rows),
         views_per_second=clock.samples_per_second() * plan.views,
         percentiles=tuple(each * plan.views for each in clock.percentiles()),
-        workers=max(1, min(request.workers or len(os.sched_getaffinity(0)), len(missing))),
+        workers=max(1, min(request.workers or usable_cores(), len(missing))),
         left=sum(len(plan.shard_range(shard)) for shard in missing),
         committed=len(committed),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,

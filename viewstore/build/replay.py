@@ -33,8 +33,8 @@ def latent_decoder(plan: Plan, files: WeightFiles, progress: Progress) -> Decode
     from viewstore.generators.numerics import repeatable
 
     needed = tuple(each for each in plan.weights if each.role == "gan")
-    check_weights(replace(plan, weights=needed), ("gan",), files)
-    models = load_models(("gan",), files, progress)
+    weights = check_weights(replace(plan, weights=needed), ("gan",), files)
+    models = load_models(("gan",), files, weights, progress)
     args = plan.generator["args"]
     decoder = decoder_of(models["gan"], args["psi"], args.get("latents"))
 

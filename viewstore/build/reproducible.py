@@ -16,7 +16,7 @@ from viewstore.build.roles import (
 )
 from viewstore.errors import CheckpointError, ConfigError
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import Plan
+from viewstore.format.plan import Plan, Weights
 from viewstore.images.codec import codec_from_plan
 from viewstore.plugins import missing
 
@@ -89,10 +89,13 @@ def check_versions(plan: Plan) -> None:
         )
 
 
-def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
-    """Raise CheckpointError unless a view set was planned with these files, and packaged ones.
+def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> list[Weights]:
+    """Return what these files and packaged ones hold, which is what a view set was planned with.
 
     `needs` are the roles that are looked at; the files themselves are read, and not loaded.
+
+    Raises:
+        CheckpointError: It was planned with other files, or with more.
     """
     planned = {weights.role: weights for weights in plan.weights}
     found = weights_of(needs, files)
@@ -106,3 +109,4 @@ def check_weights(plan: Plan, needs: Sequence[str], files: WeightFiles) -> None:
             f"{plan.view_set} was planned with weights for {', '.join(sorted(missing))}",
             fix="give their files as in the first build",
         )
+    return found

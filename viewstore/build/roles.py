@@ -316,20 +316,35 @@ def _made(role: str, function: str) -> Made:
 
 
 def load_models(
-    needs: Sequence[str], files: WeightFiles, progress: Progress | None = None
+    needs: Sequence[str],
+    files: WeightFiles,
+    found: Sequence[Weights],
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Load the networks that a generator needs; return them by role.
 
-    A role without a file, the user's or a packaged one, is left out.
+    A role without a file, the user's or a packaged one, is left out. `found` is what `weights_of`
+    said of the files before: only what they still hold afterwards was loaded.
 
     Raises:
-        ConfigError, CheckpointError, UnavailableError: As `load_model`.
+        ConfigError, UnavailableError: As `load_model`.
+        CheckpointError: As `load_model`; or a file was changed meanwhile.
     """
-    files = taken_files(needs, files)
-    paths = {role: weight_file(role, files) for role in needs}
-    return {
+    taken = taken_files(needs, files)
+    paths = {role: weight_file(role, taken) for role in needs}
+    models = {
         role: load_model(role, path, progress) for role, path in paths.items() if path is not None
     }
+    before = {each.role: each.sha256 for each in found}
+    for weights in weights_of(needs, files):
+        if weights.sha256 != before.get(weights.role):
+            raise CheckpointError(
+                f"the {weights.role} was changed while it was loaded",
+                where=str(paths[weights.role]),
+                why="its sha256 is not that of a moment ago, so which one was loaded is unknown",
+                fix="run the same command again when the file stays as it is",
+            )
+    return models
 
 
 def weights_of(needs: Sequence[str], files: WeightFiles) -> list[Weights]:

@@ -6,7 +6,6 @@ The command line and tests call `build` with a BuildRequest; `repair` calls `bui
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from viewstore.build.placed import placed
 from viewstore.build.planning import planned
 from viewstore.build.request import BuildRequest, Built, wanted_shards
 from viewstore.build.roles import networks
+from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import check_free_bytes, shard_bytes
 from viewstore.costs.estimate import size
 from viewstore.errors import ConfigError, ViewStoreError, counted
@@ -120,7 +120,7 @@ def build_shards(
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
     # Samples of a pool end together: until each worker's has turned over, no rate is one.
     pool = plan.generator["args"].get("slots", 0)
-    settle = pool * min(request.workers or len(os.sched_getaffinity(0)), len(missing))
+    settle = pool * min(request.workers or usable_cores(), len(missing))
     with (
         _taken_out_is_said(paths, plan),
         tracked(progress, plan.view_set, samples, "samples", settle=settle),

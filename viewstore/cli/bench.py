@@ -14,6 +14,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import NUMBER, POSITIVE, STORE
 from viewstore.cli.terminal import Terminal
+from viewstore.cores import usable_cores
 from viewstore.errors import ConfigError, counted
 from viewstore.progress import tracked
 
@@ -75,7 +76,7 @@ def bench(terminal: Terminal, store: Path, **options: Any) -> None:  # noqa: ANN
     if not 0 < options["seconds"] < math.inf:
         raise ConfigError(f"--seconds must be above 0 and finite, got {options['seconds']}")
     groups = _groups(opened, options["views"])
-    threads = options["threads"] or len(os.sched_getaffinity(0))
+    threads = options["threads"] or usable_cores()
     files = [shard.path for each in opened.view_sets.values() for shard in each.shards.values()]
     machine = machine_at(opened.root, files)
     found = {}

@@ -158,13 +158,14 @@ def _generator_checks(name: str) -> list[Check]:
 
 def _tried(name: str) -> tuple[Settings, SmallWorld]:
     """Return the settings that a generator is tried with, and the world that it works on."""
-    from viewstore.build.roles import load_models, networks
+    from viewstore.build.roles import load_models, networks, weights_of
     from viewstore.generators import make_settings, settings_class
     from viewstore.generators.conformance.world import small_world
     from viewstore.plugins import quick_settings
 
     settings = make_settings(name, quick_settings(settings_class(name)))
-    models = load_models(networks(settings.NEEDS), {})
+    needs = networks(settings.NEEDS)
+    models = load_models(needs, {}, weights_of(needs, {}))
     return settings, small_world(settings, models)
 
 

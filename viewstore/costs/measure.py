@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import existing_folder, free_bytes
 from viewstore.costs.estimate import CodecCost, Machine, encoded_row_bytes, raw_row_bytes, set_bytes
 from viewstore.format.plan import Plan
@@ -44,7 +45,7 @@ def machine_at(folder: Path, files: Sequence[Path] = ()) -> Machine:
     if rate is None:
         rate = _scratch_rate(existing_folder(folder.absolute().parent))
     return Machine(
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory_bytes=free_memory(),
         free_bytes=free_bytes(folder),
         disk_bytes_per_second=rate,

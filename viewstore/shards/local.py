@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from viewstore.cores import usable_cores
 from viewstore.errors import ConfigError, ViewStoreError
 from viewstore.shards.builder import (
     HUNG_SECONDS,
@@ -45,7 +46,7 @@ def run_local(job: Job) -> Generator[Outcome]:
         local_devices(device),
         workers=job.workers,
         units=len(job.queue.todo),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         networks=job.networks,
     )
     job.check_room(len(places), False)

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from viewstore.cores import usable_cores
 from viewstore.errors import ConfigError, UnavailableError
 from viewstore.shards.place import AUTO, CPU
 from viewstore.shards.signals import StopRequest, stop_signals_blocked, stop_signals_to
@@ -100,7 +101,7 @@ def _begin() -> bool:
         try:
             return _init(
                 {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()},
-                num_cpus=len(os.sched_getaffinity(0)),
+                num_cpus=usable_cores(),
                 object_store_memory=STORE_BYTES,
                 include_dashboard=False,
             )

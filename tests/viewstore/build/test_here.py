@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build import compose
+from viewstore.build import compose, roles
 from viewstore.build.here import MOST_PARTS, check_source
 from viewstore.build.planning import plan
 from viewstore.build.request import BuildRequest
@@ -26,7 +26,7 @@ from viewstore.errors import (
 )
 from viewstore.format.paths import StorePaths
 from viewstore.generators.pixels.expert import Expert
-from viewstore.progress import Silent
+from viewstore.progress import Progress, Silent
 from viewstore.shards.builder import ShardBuilder, Unwatched, made_builder
 from viewstore.shards.place import Place
 from viewstore.sources.table import OnError
@@ -103,6 +103,43 @@ def test_another_byte_of_weights_is_refused(planned: Path, tmp_path: Path) -> No
     assert isinstance(error, CheckpointError)
     assert error.code == "VS210"
     assert str(other) in (error.where or "")
+
+
+@pytest.fixture
+def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An encoder's file that is replaced by another encoder just before it is loaded."""
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(packaged_weights("encoder").read_bytes())
+    load_model = roles.load_model
+
+    def late(role: str, found: Path, progress: Progress | None = None) -> object:
+        data = bytearray(found.read_bytes())
+        data[-1] ^= 1
+        found.write_bytes(data)
+        return load_model(role, found, progress)
+
+    monkeypatch.setattr(roles, "load_model", late)
+    return path
+
+
+def test_weights_that_are_replaced_between_check_and_load_are_refused(
+    planned: Path, replaced: Path
+) -> None:
+    error = refused(made(planned, "embed", {"encoder": replaced}))
+    assert isinstance(error, CheckpointError)
+    assert error.code == "VS210"
+    assert "the encoder was changed while it was loaded" in str(error)
+
+
+def test_a_plan_is_not_made_with_weights_that_are_replaced_meanwhile(
+    planned: Path, replaced: Path
+) -> None:
+    request = BuildRequest(
+        out=planned, generator="embed", view_set="other", files={"encoder": replaced}
+    )
+    with pytest.raises(CheckpointError, match="the encoder was changed while it was loaded"):
+        plan(request)
+    assert not StorePaths(planned).view_set("other").plan.exists()
 
 
 @pytest.mark.usefixtures("no_network")

@@ -46,14 +46,14 @@ def test_a_users_gan_has_no_packaged_inverter() -> None:
     files = {"gan": Path("own.safetensors")}
     assert weight_file("inverter", files) is None
     assert weight_file("encoder", files) == packaged_weights("encoder")
-    assert load_models(["inverter"], files) == {}
+    assert load_models(["inverter"], files, []) == {}
 
 
 def test_the_log_of_a_training_has_an_option_and_is_no_network() -> None:
     assert set(NAMED) - set(NETWORKS) == {"selection"}
     assert named(["selection", "listing", "gan"]) == ("selection", "gan")
     assert networks(["selection", "listing", "gan"]) == ("gan",)
-    assert load_models(["selection"], {}) == {}
+    assert load_models(["selection"], {}, []) == {}
 
 
 def test_options_that_are_not_given_name_no_file() -> None:

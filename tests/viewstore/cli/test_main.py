@@ -71,6 +71,34 @@ def test_mistakes_end_in_an_error_without_a_traceback(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("setting", "got"),
+    [
+        ("views=2.0", "2.0"),
+        ("views=true", "True"),
+        ("views=NaN", "'NaN'"),
+        ("height=8.0", "8.0"),
+    ],
+)
+@pytest.mark.parametrize("source", ["digits", "nowhere"])
+def test_a_setting_of_another_type_is_refused_before_the_source_is_looked_at(
+    setting: str,
+    got: str,
+    source: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build = ["build", "--generator", "simclr", "--out", "s", "--source"]
+    if source == "digits":  # and of a view set that is planned
+        assert run(capsys, *build, "digits", "--size", "8", "--plan")[0] == 0
+    code, _, err = run(capsys, *build, source, "--set", setting)
+    name = setting.partition("=")[0]
+    assert code == 2
+    assert f"{name} must be a whole number, got {got}" in err
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
