@@ -31,7 +31,7 @@ import torch
 
 from viewstore.build import compose
 from viewstore.build.request import BuildRequest
-from viewstore.build.roles import load_models
+from viewstore.build.roles import load_models, weights_of
 from viewstore.build.run import build
 from viewstore.files.disk import write_atomic
 from viewstore.format.columns import Status
@@ -95,7 +95,7 @@ def prepare(folder: Path, samples: int) -> tuple[Context, list[Sample]]:
     build(BuildRequest(generator="recon", out=folder, source="digits", limit=samples, workers=1))
     paths = StorePaths(folder)
     table, _, _ = read_sources(paths)
-    models = load_models(ROLES, {})
+    models = load_models(ROLES, {}, weights_of(ROLES, {}))
     recon = published_view_sets(paths)["recon"]
     context = compose.make_context(
         table=table,

@@ -146,12 +146,20 @@ def rank_main(rank: int, ranks: int, asked: Connection) -> None:
         asked.send(answer(**line))
 
 
+def answered(rank: Connection) -> Told:
+    """Return the answer of a rank. Raises TimeoutError: it has died, or hangs."""
+    if not rank.poll(PATIENCE_SECONDS):
+        raise TimeoutError("a rank does not answer")
+    told: Told = rank.recv()
+    return told
+
+
 def main(ranks: int) -> None:
     """Start the ranks, and pass questions and answers on."""
     context = multiprocessing.get_context("fork")  # nothing was opened yet, and no thread runs
     ends = [context.Pipe() for _ in range(ranks)]
     processes = [
-        context.Process(target=rank_main, args=(rank, ranks, theirs))
+        context.Process(target=rank_main, args=(rank, ranks, theirs), daemon=True)
         for rank, (_, theirs) in enumerate(ends)
     ]
     for process in processes:
@@ -161,7 +169,7 @@ def main(ranks: int) -> None:
         here = [ours for ours, _ in ends][: line["world"]]
         for ours in here:
             ours.send(line)
-        print(json.dumps([ours.recv() for ours in here]), flush=True)
+        print(json.dumps([answered(ours) for ours in here]), flush=True)
     for ours, _ in ends:
         ours.send(None)
     for process in processes:

@@ -33,7 +33,7 @@ class Requests(Faults):
         self.whole: Counter[str] = Counter()
         self.parts: Counter[str] = Counter()
 
-    def next(self, path: str, wanted: str | None) -> tuple[None, float]:
+    def next(self, method: str, path: str, wanted: str | None) -> tuple[None, float]:
         with self._lock:
             (self.parts if wanted else self.whole)[path.strip("/")] += 1
         return None, 0.0

@@ -93,7 +93,7 @@ def test_positions_learn_from_images_of_another_size_even_behind_inference() -> 
     backbone = make()
     with torch.inference_mode():
         backbone(images(24))
-    backbone(images(24)).sum().backward()
+    backbone(images(24))[:, 0].sum().backward()  # the norm behind it fixes the sum of all
     assert backbone.pos_embed.grad is not None
     assert (backbone.pos_embed.grad.abs().sum(2) > 0).all()
 
