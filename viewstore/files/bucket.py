@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, RemoteError
-from viewstore.files.fetch import Changed, Failed, Fetcher, Patience, Retry
+from viewstore.files.fetch import CannotCreate, Changed, Failed, Fetcher, Patience, Retry
 from viewstore.files.maps import map_file
 from viewstore.files.transport import ObstoreTransport, connect_bucket
 
@@ -113,7 +113,7 @@ class Bucket:
 
         try:
             return self._tried(name, create)
-        except NotImplementedError as error:
+        except CannotCreate as error:
             raise ignores_conditions(self.url, str(error)) from error
 
     def sizes(self, prefix: str = "") -> dict[str, int]:

@@ -130,6 +130,10 @@ class Failed(Exception):
         self.asked = asked
 
 
+class CannotCreate(Exception):
+    """The server has no request that gives a name only if it is free."""
+
+
 class Changed(FormatError):
     """The object became another one while it was read."""
 

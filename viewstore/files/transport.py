@@ -14,6 +14,7 @@ from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files.fetch import (
     STATUS,
     Answer,
+    CannotCreate,
     Changed,
     Failed,
     Retry,
@@ -219,7 +220,7 @@ class ObstoreTransport:
 
         Raises:
             Failed: No answer, or an error. What was sent may be there all the same.
-            NotImplementedError: The server cannot create, or is said not to.
+            CannotCreate: The server has no such request, or obstore says so of it.
         """
         self._check_process()
         store, size = self._store, len(data)
@@ -232,12 +233,12 @@ class ObstoreTransport:
             if create:
                 return False
             raise Failed(_cause(error)) from error
-        except (self._errors.NotSupportedError, NotImplementedError) as error:
-            raise NotImplementedError(_cause(error)) from error
+        except (self._errors.NotSupportedError, NotImplementedError) as error:  # obstore's own word
+            raise CannotCreate(_cause(error)) from error
         except (self._errors.BaseError, OSError) as error:
             status = STATUS.search(_cause(error))
             if create and status is not None and status[1] == NOT_IMPLEMENTED:
-                raise NotImplementedError(_cause(error)) from error
+                raise CannotCreate(_cause(error)) from error
             raise self._failure(name, error) from error
         return True
 
