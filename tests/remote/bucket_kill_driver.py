@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from tests.faults.kill_driver import SPAN, kill_loop, seconds_of
 from tests.remote.bucket_builds import build_into
 from viewstore.files.bucket import Bucket
 
+NAIVE_SECONDS = 0.05  # a slow network: from its look at what is there to its put
+
 
 def put_anyway(bucket: Bucket, name: str, data: bytes | Path) -> bool:
+    time.sleep(NAIVE_SECONDS)
     bucket.put(name, data)
     return True
 
@@ -40,8 +44,9 @@ def main() -> None:
             raise
 
     rng = random.Random(int(seed))
-    span = SPAN * seconds_of(lambda: run(f"{url}-undisturbed"))
-    print(kill_loop(lambda: run(url), int(kills), int(builders), rng, span))
+    together = int(builders)
+    span = SPAN * seconds_of(lambda: run(f"{url}-undisturbed"), together)
+    print(kill_loop(lambda: run(url), int(kills), together, rng, span))
 
 
 if __name__ == "__main__":
