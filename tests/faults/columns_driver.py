@@ -47,7 +47,7 @@ def main() -> None:
     undisturbed = store.with_name(f"{store.name}-undisturbed")
     with contextlib.suppress(FileExistsError):
         shutil.copytree(store, undisturbed)
-    span = SPAN * seconds_of(lambda: work(undisturbed, encoder))
+    span = SPAN * seconds_of(lambda: work(undisturbed, encoder), builders)
     done = kill_loop(lambda: work(store, encoder), kills, builders, random.Random(seed), span)
     work(store, encoder)
     print(done)

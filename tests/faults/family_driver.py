@@ -36,11 +36,13 @@ def build_family(store: Path, source: str) -> None:
 
 def main() -> None:
     store, source, kills, builders, seed = sys.argv[1:]
-    span = SPAN * seconds_of(lambda: build_family(Path(f"{store}-undisturbed"), source))
+    together = int(builders)
+    undisturbed = Path(f"{store}-undisturbed")
+    span = SPAN * seconds_of(lambda: build_family(undisturbed, source), together)
     rng = random.Random(int(seed))
-    run = kill_loop(lambda: build_family(Path(store), source), int(kills), int(builders), rng, span)
+    done = kill_loop(lambda: build_family(Path(store), source), int(kills), together, rng, span)
     build_family(Path(store), source)
-    print(run)
+    print(done)
 
 
 if __name__ == "__main__":
