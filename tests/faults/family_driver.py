@@ -1,15 +1,16 @@
 """Builds a recipe set, heavy views of it and columns of those, in children that are killed.
 
-Usage: family_driver.py STORE SOURCE KILLS BUILDERS SEED. Prints how many children were killed.
-Each build is begun when the one before it is complete; a kill may land in any of them.
+Usage: family_driver.py FOLDER SOURCE KILLS BUILDERS SEED. Prints of how many stores. Each build is
+begun when the one before it is complete; a kill may land in any of them.
 """
 
-import random
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kill_driver import kill_loop, seconds_of
+from tests.faults.kills import kill_builds
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 
@@ -34,15 +35,14 @@ def build_family(store: Path, source: str) -> None:
         build(BuildRequest(out=store, source=source, shard_rows=8, workers=1, **each))
 
 
+def begin(source: str, store: str) -> Callable[[], None]:
+    return partial(build_family, Path(store), source)
+
+
 def main() -> None:
-    store, source, kills, builders, seed = sys.argv[1:]
-    together = int(builders)
-    undisturbed = Path(f"{store}-undisturbed")
-    span = SPAN * seconds_of(lambda: build_family(undisturbed, source), together)
-    rng = random.Random(int(seed))
-    done = kill_loop(lambda: build_family(Path(store), source), int(kills), together, rng, span)
-    build_family(Path(store), source)
-    print(done)
+    folder, source, kills, builders, seed = sys.argv[1:]
+    numbers = {"kills": int(kills), "builders": int(builders), "seed": int(seed)}
+    print(kill_builds(partial(begin, source), folder, **numbers, span=SPAN))
 
 
 if __name__ == "__main__":
