@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.faults.kills import kill_builds
+from tests.faults.kills import Build, kill_builds
 from viewstore.build.refresh import refresh
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError
-from viewstore.generators.checkpoints import exported  # noqa: F401  # before the first fork
-from viewstore.generators.scored import embed  # noqa: F401
+from viewstore.generators.checkpoints.exported import read_exported
+from viewstore.generators.scored import embed  # noqa: F401  # before the first fork
 
 
 def embed_again(store: Path, encoder: Path) -> None:
@@ -44,13 +43,14 @@ def embed_first(store: Path, encoder: Path) -> None:
 WORK = {"embed": embed_first, "refresh": embed_again}
 
 
-def begin(what: str, begun: str, encoder: str, store: str) -> Callable[[], None]:
+def begin(what: str, begun: str, encoder: str, store: str) -> Build:
     shutil.copytree(begun, store)
     return partial(WORK[what], Path(store), Path(encoder))
 
 
 def main() -> None:
     folder, what, begun, encoder, kills, builders, seed = sys.argv[1:]
+    read_exported(Path(encoder))  # which imports a thousand modules, once for all children
     numbers = {"kills": int(kills), "builders": int(builders), "seed": int(seed)}
     print(kill_builds(partial(begin, what, begun, encoder), folder, **numbers))
 

@@ -5,12 +5,11 @@ begun when the one before it is complete; a kill may land in any of them.
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills import kill_builds
+from tests.faults.kills import Build, kill_builds
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 
@@ -35,7 +34,7 @@ def build_family(store: Path, source: str) -> None:
         build(BuildRequest(out=store, source=source, shard_rows=8, workers=1, **each))
 
 
-def begin(source: str, store: str) -> Callable[[], None]:
+def begin(source: str, store: str) -> Build:
     return partial(build_family, Path(store), source)
 
 

@@ -10,11 +10,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.faults.kills import check_ended, fork, kill_builds
+from tests.faults.kills import Build, check_ended, fork, kill_builds
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import FormatError
@@ -23,7 +22,7 @@ from viewstore.files.upstream import Folder
 from viewstore.format.manifest import BlobRecord
 
 
-def begin(source: str, store: str) -> Callable[[], None]:
+def begin(source: str, store: str) -> Build:
     """Return a build of twenty shards."""
     request = BuildRequest(
         generator="simclr",
@@ -33,11 +32,7 @@ def begin(source: str, store: str) -> Callable[[], None]:
         shard_rows=8,
         workers=1,
     )
-
-    def run() -> None:
-        build(request)
-
-    return run
+    return partial(build, request)
 
 
 def torn(folder: Folder, temporary: Path, target: Path, blob: BlobRecord) -> None:
@@ -55,7 +50,7 @@ def skipped(folder: Folder, temporary: Path, target: Path, blob: BlobRecord) -> 
         temporary.rename(target)
 
 
-def build_naively(run: Callable[[], None]) -> None:
+def build_naively(run: Build) -> None:
     """Leave a store of which nobody looked at what a killed builder had written."""
     Folder.name_blob = torn  # type: ignore[method-assign]
     assert not check_ended(fork(run))

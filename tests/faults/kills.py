@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 SPAN = 0.4  # of an undisturbed build: several kills before a store is complete
-Build = Callable[[], None]
+Build = Callable[[], object]
 
 
 def kill_builds(
