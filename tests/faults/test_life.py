@@ -19,7 +19,7 @@ def live(folder: Path, *, kills: int, writer: str = "ours", seed: int) -> dict[s
 
 @pytest.mark.parametrize(
     ("kills", "seed"),
-    [(60, 0), *(pytest.param(250, seed, marks=pytest.mark.slow) for seed in range(1, 5))],
+    [(30, 0), *(pytest.param(250, seed, marks=pytest.mark.slow) for seed in range(1, 5))],
 )
 def test_a_store_outlives_kills_of_every_command(tmp_path: Path, kills: int, seed: int) -> None:
     found = live(tmp_path, kills=kills, seed=seed)
