@@ -50,7 +50,7 @@ from viewstore.train.selection_file import Selections
 PIXELS = ("Expert", "Heavy")  # settings of those that need no network
 # What makes a generator quick on this world; everything else is its default.
 QUICK: Mapping[str, Mapping[str, Any]] = {
-    "recon": {"max_steps": 20, "slots": 4},
+    "recon": {"max_steps": 8, "slots": 4},
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
