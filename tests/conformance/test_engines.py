@@ -62,7 +62,7 @@ class Engine:
 ENGINES = {
     "here": Engine(("-j 1",), 1, here=True),
     "pool": Engine(("-j 2",), 2),
-    "slices": Engine(tuple(f"-j 1 --shard {i}/2" for i in range(2)), 2, here=True),
+    "slices": Engine(tuple(f"-j 1 --shard {i}/4" for i in range(4)), 4, here=True),
     "ray": Engine(("-j 2 --executor ray",), 2, gone=300.0),
 }
 
@@ -124,7 +124,7 @@ RAY = (
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 )
-# A slice is a command of "here", which is enough in these.
+# A slice is a command of "here", which is enough in these; four of them take long to start.
 SLOW_IN_SLICES = (
     "raises once",
     "is slow to load",

@@ -40,7 +40,7 @@ def contents(store: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kills", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("builders", [1, 3])
 def test_killed_builds_end_as_if_undisturbed(
     builders: int, kills: int, source: str, undisturbed: Path, tmp_path: Path
