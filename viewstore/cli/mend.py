@@ -219,7 +219,7 @@ def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) ->
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
     seconds = int(match[1]) * AGES[match[2]]
-    with store_at(store) as (root, upstream):
+    with store_at(store, rows=False) as (root, upstream):
         if not is_store(StorePaths(root)):
             raise no_store(root, fix=STORE_FOLDER)
         if isinstance(upstream, WorkingCopy):
