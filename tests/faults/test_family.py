@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import viewstore
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.store.verify import verify
 
 DRIVER = Path(__file__).with_name("family_driver.py")

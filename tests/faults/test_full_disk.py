@@ -10,7 +10,7 @@ import pytest
 
 import viewstore
 from tests.viewstore.small_stores import write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.store.verify import verify
 
 ROWS = 400

@@ -13,7 +13,7 @@ import viewstore
 from tests.faults import columns_driver
 from tests.generators.scored.encoders import classifier, export
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.store.verify import verify
 
 REPO = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.store.verify import verify
 
 DRIVER = Path(__file__).with_name("stop_driver.py")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.viewstore.small_stores import build_small
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.shards.builder import BuilderFactory, RendersViews, ShardBuilder, Watch
 from viewstore.shards.engine import Executor, Job
 from viewstore.shards.engine_ray import run_ray

@@ -17,7 +17,7 @@ import viewstore
 from tests.slurm.cluster import NODES, Cluster, until
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths

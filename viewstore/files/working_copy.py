@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +193,16 @@ class WorkingCopy:
     def push(self, path: Path) -> None:
         if _published(path):
             self.bucket.put(self._name(path), path)
+
+    def ages(self, paths: StorePaths, folders: Collection[Path]) -> dict[Path, float]:
+        return {
+            path: age
+            for name, age in self.bucket.ages().items()
+            if (path := self.root / name).parent in folders and self._name(path) == name
+        }
+
+    def remove(self, path: Path) -> None:
+        self.bucket.remove(self._name(path))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

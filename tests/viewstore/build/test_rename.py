@@ -18,8 +18,9 @@ from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small
 from viewstore.build.adopt import adopt_plan
 from viewstore.build.finalise import finalise
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair, withdraw
+from viewstore.build.repair import repair, withdraw
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError

@@ -17,7 +17,7 @@ import pytest
 
 import viewstore
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, StoppedError
