@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from viewstore.generators.gan.frechet import Features, Frechet
@@ -57,6 +57,8 @@ class Pictures:
 
     def spread(self, count: int) -> Pictures:
         """Return at most `count` of them, evenly spread over the rows."""
+        import numpy as np
+
         num = min(len(self.levels), count)
         return self.rows(np.linspace(0, len(self.levels) - 1, num).astype(np.int64))
 
@@ -88,6 +90,7 @@ def read_pictures(
 
 def synthesise(network: StyleGAN2, codes: Tensor, *, noise: Any) -> NDArray[np.float32]:  # noqa: ANN401
     """Return the images of codes [N, L, D], clamped to [-1, 1]."""
+    import numpy as np
     import torch
 
     size = (network.channels, network.res, network.res)
