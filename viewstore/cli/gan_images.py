@@ -73,6 +73,8 @@ def read_pictures(
     terminal: Terminal, spec: str, *, size: int | None, channels: int | None, limit: int | None
 ) -> Pictures:
     """Return the images of a source as `read_images` reads them, with their labels."""
+    import numpy as np
+
     from viewstore.build.rows import say_left_out
     from viewstore.sources.image_array import read_images
     from viewstore.sources.table import Source
