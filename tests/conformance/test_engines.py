@@ -28,10 +28,10 @@ from tests.ray.conftest import PATIENT, STORE_BYTES, UNWATCHED
 from tests.remote.servers import BUCKET, Faults, proxy, s3_environment, s3_server
 from tests.scripted import FOLDER, Script, begin, install, marks
 from tests.viewstore.small_stores import whole_id
-from viewstore.build.bucket_garbage import collect_bucket_garbage
 from viewstore.build.finalise import finalise
+from viewstore.build.garbage import collect_garbage
 from viewstore.files.bucket import Bucket
-from viewstore.files.working_copy import PREFIX, WorkingCopy, store_at
+from viewstore.files.working_copy import PREFIX, store_at
 from viewstore.store.verify_remote import verify_remote
 
 REPO = Path(__file__).parents[2]
@@ -400,9 +400,8 @@ def check_same(store: Path, undisturbed: Path) -> None:
 
 def check_same_in_bucket(url: str, undisturbed: Path) -> None:
     """The same of a store in a bucket, which has no arrays and no folder for temporary files."""
-    with store_at(url) as (_, copy):
-        assert isinstance(copy, WorkingCopy)
-        collect_bucket_garbage(copy, older_seconds=0, dry_run=False)
+    with store_at(url) as (root, upstream):
+        collect_garbage(root, upstream, older_seconds=0, dry_run=False)
     assert list(verify_remote(url, level="content")) == []
     assert viewstore.open(url).store_id == viewstore.open(undisturbed).store_id
     expected = {name for name in names(undisturbed) if not re.search(r"params\.zarr/|tmp/", name)}

@@ -22,8 +22,9 @@ from typing import Any
 
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.repair import repair
 from viewstore.errors import ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
