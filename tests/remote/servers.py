@@ -131,7 +131,7 @@ def plain_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-class _Ranged(_Quiet):
+class Ranged(_Quiet):
     """Answers as nginx does: one range, a strong ETag, If-Match."""
 
     def do_GET(self) -> None:
@@ -161,7 +161,7 @@ class _Ranged(_Quiet):
 @contextlib.contextmanager
 def ranged_server(folder: Path) -> Iterator[str]:
     """Serve a folder with ranges and ETags."""
-    with serving(functools.partial(_Ranged, directory=str(folder))) as server:
+    with serving(functools.partial(Ranged, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
