@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import logging
 import os
@@ -138,17 +139,19 @@ def _knock() -> None:
     `ray.init` itself asks for twenty seconds, and prints each answer.
     """
     try:
-        from ray._private.authentication import authentication_token_setup as tokens
-        from ray._private.services import canonicalize_bootstrap_address
-        from ray._raylet import GcsClient
+        services: Any = importlib.import_module("ray._private.services")
+        tokens: Any = importlib.import_module(
+            "ray._private.authentication.authentication_token_setup"
+        )
+        raylet: Any = importlib.import_module("ray._raylet")
     except ImportError:  # none is promised: without them it takes those seconds
         return
-    address = canonicalize_bootstrap_address(None)
+    address = services.canonicalize_bootstrap_address(None)
     if address is not None:
         connect(address)
         tokens.ensure_token_if_auth_enabled(None, create_token_if_missing=False)
         with _stderr_dropped():
-            GcsClient(address=address)
+            raylet.GcsClient(address=address)
 
 
 def _init(environment: Mapping[str, str], **start: Any) -> bool:  # noqa: ANN401
