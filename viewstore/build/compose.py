@@ -36,7 +36,7 @@ from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.column_content import PIXEL_CRC
+from viewstore.store.column_content import PIXEL_CRC, has_proof
 from viewstore.store.committed import read_plan
 from viewstore.store.view_set import ViewSet
 
@@ -288,7 +288,7 @@ def _rows_here(paths: StorePaths, source: str | None) -> SourceTable:
 
 def _makes_pixels(plan: Plan) -> bool:
     """Whether views are rendered, if only for the CRC of their pixels."""
-    return plan.kind == "pixels" or any(each.name == PIXEL_CRC for each in plan.columns)
+    return plan.kind == "pixels" or has_proof(plan)
 
 
 def _take_threads(place: Place, settings: Settings) -> None:

@@ -235,8 +235,7 @@ class RayPool:
 
     def _end_hung(self) -> Generator[Outcome]:
         """End the actors whose units do not answer a stop, and count those as stopped."""
-        stop = self.job.stop
-        if not stop.requested or time.monotonic() < stop.deadline + HUNG_SECONDS:
+        if not self.job.stop.is_over_by(HUNG_SECONDS):
             return
         for actor, unit in self.busy.values():
             self.ray.kill(actor)
