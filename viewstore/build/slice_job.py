@@ -18,6 +18,7 @@ from viewstore.build.roles import (
 )
 from viewstore.errors import ConfigError, counted
 from viewstore.files.local import is_url
+from viewstore.files.spelling import absolute_path
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
@@ -48,7 +49,7 @@ def slice_job(
         CheckpointError: A file is another one than the view set was planned with.
         RemoteError: The bucket did not answer.
     """
-    place = str(store) if is_url(store) else str(Path(store).absolute())
+    place = str(store) if is_url(store) else str(absolute_path(store))
     with store_at(store if is_url(store) else Path(place), rows=False) as (root, _):
         plan = _plan_of(StorePaths(root), view_set)
     if slices > plan.shards:
@@ -68,7 +69,7 @@ def slice_job(
     command = ["viewstore", "build", "--generator", plan.generator["name"]]
     command += ["--out", place, "--view-set", view_set]
     for role, path in _planned_files(plan, files).items():
-        command += [f"--{role}", function_named(role, path) or str(path.absolute())]
+        command += [f"--{role}", function_named(role, path) or str(absolute_path(path))]
     if has_networks:
         command += ["--device", "auto"]
     return SliceJob(
