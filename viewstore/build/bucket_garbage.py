@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from viewstore.files.enclosing import RECORDS
 from viewstore.files.working_copy import WorkingCopy
 from viewstore.format.paths import StorePaths
 from viewstore.store.committed import read_commits, view_sets
@@ -22,11 +23,13 @@ def collect_bucket_garbage(copy: WorkingCopy, *, older_seconds: float, dry_run: 
         f"views/{name}": named_files(paths.view_set(name), read_commits(paths.view_set(name)))
         for name in view_sets(paths)
     }
+    scratch = {f"{folder}/tmp" for folder in named}
+    if not any(f"tmp/{record}" in ages for record in RECORDS):  # else a store of its own is there
+        scratch.add("tmp")
     removed = []
     for name, age in sorted(ages.items()):
         folder, _, file = name.rpartition("/")
-        scratch = name.startswith("tmp/") or folder.endswith("/tmp")
-        garbage = scratch or (folder in named and is_orphan(file, named[folder]))
+        garbage = folder in scratch or (folder in named and is_orphan(file, named[folder]))
         if garbage and age >= older_seconds:
             removed.append(name)
     for name in [] if dry_run else removed:

@@ -19,6 +19,7 @@ from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
 from viewstore.build.inputs import depth_of, parents_of
 from viewstore.build.listing import list_again
+from viewstore.build.rename import REMOVED
 from viewstore.build.reproducible import check_reproducible
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
@@ -34,6 +35,7 @@ from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
+    is_store,
     last_generation,
     read_commit,
     read_commits,
@@ -312,17 +314,24 @@ def _collect(paths: StorePaths, older_seconds: float, dry_run: bool) -> list[Pat
     now = probe.stat().st_mtime
     disk.unlink(probe)
     locks = (paths.finalise_lock, paths.gc_lock)
-    garbage = [path for path in paths.tmp.iterdir() if path not in locks]
+    garbage = [path for path in paths.tmp.iterdir() if path not in locks and _is_scratch(path)]
     for name in view_sets(paths):
         view_set = paths.view_set(name)
         garbage += orphans(view_set, read_commits(view_set))
     old = [path for path in garbage if _age(path, now) >= older_seconds]
     for path in [] if dry_run else old:
-        if path.is_dir():  # a view set that was being taken out
+        if path.is_dir():
             disk.remove_tree(path)
         else:
             disk.unlink(path)
     return old
+
+
+def _is_scratch(path: Path) -> bool:
+    """Whether what is in the `tmp/` of a store is its own, and not of a store that lies there."""
+    if path.is_dir():
+        return path.name.endswith(REMOVED)
+    return not is_store(StorePaths(path.parent))
 
 
 def _age(path: Path, now: float) -> float:
