@@ -107,7 +107,7 @@ def _is_whole(place: Path | str, record: str) -> bool:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, FormatError):
         if is_url(place):
             return has_its_digest(Bucket(str(place)).get(record, LARGE_BYTES, has_its_digest))
-        return has_its_digest(read_limited(Path(place) / record, LARGE_BYTES))
+        return has_its_digest(read_limited(local_path(place) / record, LARGE_BYTES))
     return False
 
 
@@ -115,7 +115,7 @@ def _foreign(place: Path | str) -> str | None:
     """Return the first name of a file below `place` that none of a store there could have."""
     if is_url(place):
         return Bucket(str(place)).first(lambda name: not is_of_a_store(name))
-    return next((name for name in _files(Path(place)) if not is_of_a_store(name)), None)
+    return next((name for name in _files(local_path(place)) if not is_of_a_store(name)), None)
 
 
 def _files(folder: Path) -> Iterator[str]:
