@@ -1,8 +1,9 @@
 """Stops builds at many moments, as a scheduler does, and prints how each ended as one JSON list.
 
-Usage: stop_driver.py FOLDER SOURCE MOMENTS WORKERS WARM. Every build has a fresh store in FOLDER
-and runs in a fork of this process, with whose start the waiting is done; WARM "1" spares it the
-imports too, so that the moments lie in the work.
+Usage: stop_driver.py FOLDER SOURCE MOMENTS WORKERS WARM SIGNAL. Every build has a fresh store in
+FOLDER and runs in a fork of this process, with whose start the waiting is done; WARM "1" spares it
+the imports too, so that the moments lie in the work. SIGINT goes to the workers too, as that of a
+terminal does.
 """
 
 import importlib
@@ -24,6 +25,7 @@ def start(store: Path, source: str, workers: str) -> int:
     """Run the command in a fork of this process up to the very end of the interpreter."""
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         said = os.open(f"{store}.stderr", os.O_WRONLY | os.O_CREAT)
         os.dup2(said, 1)
         os.dup2(said, 2)
@@ -42,11 +44,12 @@ def listens(child: int) -> bool:
     return not mask or bool(int(mask[0], 16) >> (signal.SIGTERM - 1) & 1) or "Z (zombie)" in status
 
 
-def stop_after(child: int, seconds: float) -> None:
+def stop_after(child: int, seconds: float, number: signal.Signals) -> None:
     while not listens(child):
         time.sleep(0.0005)
     time.sleep(seconds)
-    os.kill(child, signal.SIGTERM)
+    send = os.killpg if number == signal.SIGINT else os.kill
+    send(child, number)
 
 
 def ended(child: int, store: Path) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def ended(child: int, store: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder, source, moments, workers, warm = sys.argv[1:]
+    folder, source, moments, workers, warm, number = sys.argv[1:]
     if warm == "1":
         for name in LAZY:
             importlib.import_module(name)
@@ -65,7 +68,7 @@ def main() -> None:
     for moment in range(int(moments)):
         store = Path(folder, str(moment))
         child = start(store, source, workers)
-        stop_after(child, LATE * seconds * moment / int(moments))
+        stop_after(child, LATE * seconds * moment / int(moments), signal.Signals[number])
         ends.append(ended(child, store))
     print(json.dumps(ends))
 

@@ -9,14 +9,15 @@ import pytest
 
 from tests.remote.bucket_builds import COMMITS, Place, Undisturbed, build_into, run
 from tests.remote.buckets import Inside
-from viewstore.errors import FormatError
+from tests.remote.servers import BUCKET
+from viewstore.errors import ConfigError, FormatError
+from viewstore.files import remedy
 from viewstore.files.remedy import on_a_disk, remedy_at
 from viewstore.files.working_copy import PREFIX, store_at
 from viewstore.store.verify_remote import verify_remote
 
 SHARD = 3
 RECORD = f"{COMMITS}/{SHARD:06d}.json"
-MENDING = "docs/remote.md: Mend a store"
 
 
 def flip(inside: Inside, name: str) -> None:
@@ -85,23 +86,75 @@ def test_a_copy_that_was_repaired_takes_the_place_of_the_store(
     assert build_into(place.url, source).outcomes == ()
 
 
+def built_again(url: str) -> tuple[str, str]:
+    """The commands that an error advises to have the shard built again."""
+    build = f"viewstore build --generator simclr --out {url} --view-set simclr"
+    return f"aws s3 rm {url}/{RECORD}", build
+
+
+def follow(place: Place, advice: str) -> None:
+    """Do what is advised; the program that removes the record is not at hand here."""
+    remove, build = advice.split(" && ")
+    assert (remove, build) == built_again(place.url)
+    place.inside.remove(RECORD)
+    done = run(*build.split()[1:])
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.parametrize("damage", ["pixels gone", "record flipped"])
-def test_errors_advise_nothing_that_a_bucket_cannot(place: Place, source: str, damage: str) -> None:
+@pytest.mark.parametrize("command", ["build", "finalise"])
+def test_a_build_and_finalise_name_the_damage_and_what_mends_it(
+    place: Place, source: str, undisturbed: Undisturbed, damage: str, command: str
+) -> None:
     build_into(place.url, source, slice_of=(0, 1))
     DAMAGES[damage](place.inside)
-    error = run("finalise", place.url).exception
+    words = ["build", "--generator", "simclr", "--out", place.url, "--view-set", "simclr"]
+    done = run(*words) if command == "build" else run("finalise", place.url)
+    error = done.exception
     assert isinstance(error, FormatError)
-    assert place.url in str(error.where)
-    assert "viewstore verify STORE --repair" in str(error.fix)
-    assert MENDING in str(error.fix)
-    assert place.url not in str(error.fix)
+    assert str(error.where).startswith(f"{place.url}/views/simclr/")
+    assert f"{SHARD:06d}" in str(error.where)
+    follow(place, str(error.fix))
+    place.check(undisturbed)
 
 
-def test_what_verify_finds_is_mended_on_a_disk(place: Place, source: str) -> None:
+@pytest.mark.parametrize("damage", ["pixels flipped", "params flipped"])
+@pytest.mark.parametrize("level", ["--deep", "--content"])
+def test_what_verify_finds_in_a_bucket_is_built_again(
+    place: Place, source: str, undisturbed: Undisturbed, damage: str, level: str
+) -> None:
     build_into(place.url, source)
-    DAMAGES["pixels flipped"](place.inside)
+    DAMAGES[damage](place.inside)
+    *_, count, advice = run("verify", place.url, level).output.splitlines()
+    assert count == "1 fault"
+    follow(place, advice.removeprefix("simclr: "))
+    place.check(undisturbed)
+
+
+def test_a_repair_in_a_bucket_names_the_command_that_says_more(s3_endpoint: str) -> None:
+    error = run("verify", f"s3://{BUCKET}/x", "--repair").exception
+    assert isinstance(error, ConfigError)
+    said = f"viewstore verify s3://{BUCKET}/x names the commands that build damaged shards again"
+    assert error.fix == said
+
+
+def test_what_is_no_shard_is_mended_on_a_disk(place: Place, source: str) -> None:
+    build_into(place.url, source)
+    flip(place.inside, "views/simclr/stats.json")
     mend = on_a_disk("viewstore verify STORE --repair")
     assert f"mend it with: {mend}" in run("verify", place.url).output
+
+
+@pytest.mark.parametrize(
+    ("url", "first"),
+    [
+        ("s3://b/x y", "aws s3 rm 's3://b/x y/views/a/commits/000007.json' && "),
+        ("gs://b/x", "gcloud storage rm gs://b/x/views/a/commits/000007.json && "),
+        ("az://b/x", "remove az://b/x/views/a/commits/000007.json, then "),
+    ],
+)
+def test_the_record_is_removed_by_the_program_of_its_cloud(url: str, first: str) -> None:
+    assert remedy.built_again(url, "a", 7, "simclr").startswith(f"{first}viewstore build")
 
 
 def test_errors_of_workers_on_other_hosts_name_the_bucket_too(place: Place) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from viewstore.build.differences import plan_differences
 from viewstore.errors import ConfigError, FormatError, counted
 from viewstore.files import disk
+from viewstore.files.enclosing import check_alone
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.chunks import unpack_chunk, unpack_params
 from viewstore.format.columns import Status
@@ -270,6 +271,8 @@ def adopt_sources(
     ours = upstream.put_if_absent(paths.sources_record, record, scratch=paths.tmp)
     if not ours and paths.sources_record.read_bytes() != record:
         raise other_source("another build began it at this moment with other images or shard rows")
+    if not view_sets(paths):  # another store may have begun above or below at this moment
+        check_alone(upstream.place(paths.root))
 
 
 def set_aside(paths: StorePaths, path: Path) -> None:

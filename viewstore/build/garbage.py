@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from viewstore.build.adopt import restore_folders
+from viewstore.build.rename import REMOVED
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.paths import StorePaths
@@ -37,12 +39,19 @@ def collect_garbage(
         named = {each.root: named_files(each, read_commits(each)) for each in found}
         scratch = {paths.tmp, *(each.tmp for each in found)}
         ages = upstream.ages(paths, scratch | named.keys())
+        if paths.tmp / paths.manifest.name in ages:  # a store of its own lies there
+            scratch.remove(paths.tmp)
         old = {path for path, age in ages.items() if age >= older_seconds}
         removed = sorted(
             path
             for path in old - {paths.finalise_lock, paths.gc_lock}
-            if path.parent in scratch or is_orphan(path.name, named[path.parent])
+            if _is_scratch(path, scratch) or is_orphan(path.name, named.get(path.parent, ()))
         )
         for path in [] if dry_run else removed:
             upstream.remove(path)
         return removed
+
+
+def _is_scratch(path: Path, scratch: Collection[Path]) -> bool:
+    """Whether a file lies in a folder of scratch, or is a view set that was being taken out."""
+    return path.parent in scratch and (path.name.endswith(REMOVED) or not path.is_dir())

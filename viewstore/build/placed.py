@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from viewstore.build.request import BuildRequest
 from viewstore.errors import ConfigError
-from viewstore.files.enclosing import enclosing_store
+from viewstore.files.enclosing import check_alone
 from viewstore.files.upstream import FOLDER
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
-from viewstore.store.committed import is_store
+from viewstore.store.committed import view_sets
 
 
 @contextlib.contextmanager
@@ -35,18 +34,7 @@ def placed(request: BuildRequest) -> Iterator[BuildRequest]:
         yield request
         return
     with store_at(request.out, single_writer=request.single_writer) as (root, upstream):
-        _check_outside(request.out, root)
+        if not view_sets(StorePaths(root)):
+            check_alone(request.out)
         upstream.check_writers()
         yield replace(request, out=root, upstream=upstream, single_writer=False)
-
-
-def _check_outside(out: Path | str, root: Path) -> None:
-    """Raise ConfigError if a new store would lie in another, which nothing could be built into."""
-    outer = None if is_store(StorePaths(root)) else enclosing_store(out)
-    if outer is not None:
-        raise ConfigError(
-            f"{out} lies in the store {outer}",
-            where=str(out),
-            why="a store never shares its folder",
-            fix=f"name an --out that is not below {outer}",
-        )

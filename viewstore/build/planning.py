@@ -45,6 +45,7 @@ from viewstore.build.stored_plan import stored_plan
 from viewstore.costs.disk_space import check_size
 from viewstore.errors import ConfigError, FormatError, UnavailableError
 from viewstore.files import disk
+from viewstore.files.enclosing import check_place
 from viewstore.format.listing import ROLE, Listing
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, Weights, check_no_round, check_view_set_name
@@ -183,14 +184,7 @@ def check_out(out: Path) -> None:
         raise ConfigError(
             f"--out must be a folder, {out} is a file", where=str(out), fix="name another --out"
         )
-    known = {path.name for path in (*StorePaths(out).folders[1:], StorePaths(out).manifest)}
-    if {path.name for path in out.iterdir()} - known:  # a killed build may have begun with any
-        raise ConfigError(
-            f"{out} is not empty and not a store",
-            where=str(out),
-            why="a store never shares its folder",
-            fix="name a new folder with --out",
-        )
+    check_place(out)
     if not os.access(out, os.W_OK):
         raise UnavailableError(f"{out} cannot be written", code="VS302", where=str(out))
 

@@ -33,6 +33,8 @@ from viewstore.store.committed import (
 )
 from viewstore.store.rounds import numbered_rounds
 
+REMOVED = ".removed"  # the end of the name of a view set's folder while it is being taken out
+
 
 def remove_view_set(root: Path, name: str) -> Manifest | None:
     """Take a view set out of a store: a generation without it, then its files go.
@@ -263,7 +265,7 @@ def _discard(paths: StorePaths, name: str) -> None:
     folder = paths.view_set(name).root
     if not folder.is_dir():
         return
-    aside = paths.tmp / f"{name}.{uuid.uuid4().hex}.removed"
+    aside = paths.tmp / f"{name}.{uuid.uuid4().hex}{REMOVED}"
     disk.rename(folder, aside)
     disk.fsync_directory(paths.views)
     disk.remove_tree(aside)

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
+from viewstore.cli.stopping import INTERRUPTED
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import StoppedError, ViewStoreError, bug
 from viewstore.shards.signals import Stopped, stop_signals_raise
@@ -89,7 +90,10 @@ def main(arguments: list[str] | None = None) -> None:
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:
-            code = _failed(terminal, _stopped(stopped))
+            name = signal.Signals(stopped.number).name
+            code = _failed(terminal, _stopped(f"stopped by {name}"))
+    except KeyboardInterrupt:  # a second one
+        code = INTERRUPTED if code is None else code
     sys.exit(code)
 
 
@@ -123,10 +127,10 @@ def _warnings_shown(terminal: Terminal) -> Iterator[None]:
         warnings.showwarning = before
 
 
-def _stopped(stopped: Stopped) -> StoppedError:
+def _stopped(by: str) -> StoppedError:
     return StoppedError(
-        f"stopped by {signal.Signals(stopped.number).name}",
-        why="everything committed is kept",
+        by,
+        why="every committed shard is kept, and whatever else was finished",
         fix="run the same command again",
     )
 
@@ -148,8 +152,9 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
         terminal.error(usage)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        terminal.note("interrupted")
-        return 130
+        terminal.json = terminal.json or "--json" in arguments  # it was not parsed yet
+        _failed(terminal, _stopped("interrupted"))
+        return INTERRUPTED
     except OSError as error:
         from viewstore.files.disk import explain
 

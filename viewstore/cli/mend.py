@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 
 ONLY_WITH_REPAIR = ("only", "failed", "on_error", "workers", *NAMED)
+LOOKED_AT = (
+    "the records are whole, and every shard file is there in its size; what is in those was not "
+    "read, as --deep does"
+)
 AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -68,7 +72,7 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     Exits 1 and names what is not whole. Nothing is written without --repair.
     """
     from viewstore.files.local import is_url, local_path
-    from viewstore.files.remedy import on_a_disk
+    from viewstore.files.remedy import is_bucket, on_a_disk
 
     level, view_set = options["level"], options["view_set"]
     if not options["repair"]:
@@ -79,6 +83,10 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     if is_url(store):
         mend = on_a_disk("viewstore verify STORE --repair")
         if options["repair"]:
+            if is_bucket(store):
+                mend = (
+                    f"viewstore verify {store} names the commands that build damaged shards again"
+                )
             raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
         from viewstore.store.verify_remote import verify_remote
 
@@ -86,7 +94,9 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
     else:
         mend = f"viewstore verify {store} --repair"
         faults = _verify_here(terminal, local_path(store), options)
-    lines = [*map(str, faults)] or [f"{store} is whole"]
+    lines = [*map(str, faults)] or [
+        f"{store}: {LOOKED_AT}" if level == "quick" else f"{store} is whole"
+    ]
     if faults:
         lines.append(_to_do(faults, None if options["repair"] else mend))
     origins, told = _origins(store, view_set)

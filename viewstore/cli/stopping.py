@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -13,7 +11,7 @@ import click
 
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import StoppedError
-from viewstore.shards.signals import StopRequest, stop_signals_to
+from viewstore.shards.signals import StopRequest, interrupts_to, stop_signals_to
 
 INTERRUPTED = 130
 
@@ -35,7 +33,7 @@ def stoppable(terminal: Terminal) -> Iterator[StopRequest]:
         interrupted = True
         stop.request(number, frame)
 
-    with stop_signals_to(stop.request), _interrupts_to(interrupt):
+    with stop_signals_to(stop.request), interrupts_to(interrupt):
         try:
             yield stop
         except StoppedError as error:
@@ -47,15 +45,3 @@ def stoppable(terminal: Terminal) -> Iterator[StopRequest]:
                 raise told from error
             terminal.error(told)
             raise click.exceptions.Exit(INTERRUPTED) from error
-
-
-@contextlib.contextmanager
-def _interrupts_to(handler: signal._HANDLER) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

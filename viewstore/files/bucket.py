@@ -7,8 +7,6 @@ one of several writers got is decided by `put_if_absent` alone.
 from __future__ import annotations
 
 import os
-import random
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, RemoteError
+from viewstore.files.credentials import no_credentials
 from viewstore.files.fetch import CannotCreate, Changed, Failed, Fetcher, Patience, Retry
 from viewstore.files.maps import map_file
 from viewstore.files.transport import ObstoreTransport, connect_bucket
@@ -27,6 +26,7 @@ from viewstore.files.transport import ObstoreTransport, connect_bucket
 Answered = TypeVar("Answered")
 Body = bytes | NDArray[np.uint8]
 
+KEPT = "every committed shard is kept"
 NO_BUCKET = "make the bucket first, or check its name, its region and AWS_ENDPOINT_URL"
 PROBES = "tmp"  # the folder of what is written only to see what comes of it
 
@@ -135,7 +135,25 @@ class Bucket:
         Raises:
             RemoteError: The bucket did not answer.
         """
-        return self._tried(prefix, lambda: self._transport.listed(prefix))
+
+        def all_pages() -> dict[str, tuple[int, float]]:
+            found = self._transport.listed(prefix)
+            return {name: (size, written) for name, size, written in found}
+
+        return self._tried(prefix, all_pages)
+
+    def first(self, is_wanted: Callable[[str], bool]) -> str | None:
+        """Return the first name that is wanted, in their order, or None; no more pages are listed.
+
+        Raises:
+            RemoteError: The bucket did not answer.
+        """
+
+        def found() -> str | None:
+            names = (name for name, _, _ in self._transport.listed(""))
+            return next(filter(is_wanted, names), None)
+
+        return self._tried("", found)
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises RemoteError."""
@@ -164,10 +182,8 @@ class Bucket:
             try:
                 return request()
             except Failed as failure:
-                wait = patience.wait(failure, random.random)
-                if wait is None:
+                if not self._fetcher.waited(failure, patience):
                     raise self._gave_up(name, failure, patience) from failure
-                time.sleep(wait)
 
     def _gave_up(self, name: str, failure: Failed, patience: Patience) -> RemoteError:
         where = self._fetcher.where(name) if name else self.url
@@ -175,11 +191,14 @@ class Bucket:
             return RemoteError(
                 f"there is no bucket at {self.url}", where=where, why=str(failure), fix=NO_BUCKET
             )
+        unknown = no_credentials(self.url, str(failure))
+        if unknown is not None:
+            return unknown
         tried = "tried once" if patience.failures == 1 else f"tried {patience.failures} times"
         return RemoteError(
             f"the bucket did not answer, {tried}: {failure}",
             where=where,
-            why="every committed shard is kept",
+            why=KEPT if name.startswith("views/") else None,
             fix="check the address, the credentials and the network, and run it again",
         )
 

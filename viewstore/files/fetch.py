@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from viewstore.errors import ConfigError, FormatError, RemoteError
+from viewstore.files.credentials import no_credentials
 
 
 @dataclass(eq=False)
@@ -168,7 +169,19 @@ def failed_status(status: int, cause: str) -> Failed:
     asked = ASKED.search(cause)
     if asked is not None:
         return Failed(cause, asked=int(asked[1]))
-    return Failed(cause, most=None if status >= 500 or status in (408, 429) else 1)
+    return Failed(cause, most=None if _may_pass(status) else 1)
+
+
+def failed_role(status: int | None, cause: str) -> Failed:
+    """Return the failure of a machine that was asked for the credentials of its role.
+
+    Most machines have none, and nothing answers there: it is tried twice.
+    """
+    return Failed(cause, most=None if status is not None and _may_pass(status) else 2)
+
+
+def _may_pass(status: int) -> bool:
+    return status >= 500 or status in (408, 429)
 
 
 @dataclass
@@ -306,16 +319,25 @@ class Fetcher:
             except Failed as failure:
                 if optional and failure.missing:
                     raise FileNotFoundError(self.where(name)) from failure
-                wait = patience.wait(failure, self.uniform)
-                if wait is None:
+                if not self.waited(failure, patience):
                     raise self._gave_up(name, failure, patience) from failure
-                if failure.asked is None:
-                    wait -= self._wait_quietly(wait, patience)
-                self.sleep(wait)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object. Raises as `stream`."""
         return b"".join(self.stream(name, start, stop))
+
+    def waited(self, failure: Failed, patience: Patience) -> bool:
+        """Wait after a failure until the next try; false: no other is made.
+
+        It is said once, as a warning, that nothing comes.
+        """
+        wait = patience.wait(failure, self.uniform)
+        if wait is None:
+            return False
+        if failure.asked is None:
+            wait -= self._wait_quietly(wait, patience)
+        self.sleep(wait)
+        return True
 
     def _wait_quietly(self, seconds: float, patience: Patience) -> float:
         """Say once that nothing comes, as soon as that is so for QUIET_SECONDS.
@@ -338,6 +360,9 @@ class Fetcher:
     def _gave_up(self, name: str, failure: Failed, patience: Patience) -> Exception:
         if failure.missing and patience.alike[failure.most] == failure.most:
             return FileNotFoundError(self.where(name))
+        unknown = no_credentials(self.url, str(failure))
+        if unknown is not None:
+            return unknown
         tried = "tried once" if patience.failures == 1 else f"tried {patience.failures} times"
         if failure.asked is not None:
             tried = f"asked to wait {patience.asked:.0f} s in all"

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from viewstore.files.local import is_url
+from viewstore.files.transport import BUCKET_SCHEMES
+from viewstore.format.paths import StorePaths
 
+_REMOVERS = {"s3": "aws s3 rm", "gs": "gcloud storage rm"}  # of the programs of those clouds
 _OF_FOLDERS = ("verify", "rm", "mv", "refresh")
 
 
@@ -15,6 +21,23 @@ def on_a_disk(command: str) -> str:
         f"in the folder STORE that it was built in, or in a copy of it on a disk: {command}; "
         "then copy it back (docs/remote.md: Mend a store)"
     )
+
+
+def is_bucket(place: str) -> bool:
+    """Whether a place is the URL of a bucket, in which a build mends damaged shards."""
+    return is_url(place) and urlsplit(place).scheme in BUCKET_SCHEMES
+
+
+def built_again(url: str, view_set: str, shard: int, generator: str) -> str:
+    """Return the commands after which a shard of a store in a bucket is built again.
+
+    Without its record it counts as one that was never built.
+    """
+    record = shlex.quote(f"{url}/{StorePaths(Path()).view_set(view_set).commit(shard)}")
+    remove = _REMOVERS.get(urlsplit(url).scheme)
+    first = f"remove {record}, then " if remove is None else f"{remove} {record} && "
+    out = shlex.quote(url)
+    return f"{first}viewstore build --generator {generator} --out {out} --view-set {view_set}"
 
 
 def remedy_at(place: str, fix: str) -> str:

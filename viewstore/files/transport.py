@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from viewstore.errors import ConfigError, FormatError, UnavailableError
+from viewstore.files.credentials import asks_for_role, no_credentials
 from viewstore.files.fetch import (
     STATUS,
     Answer,
@@ -19,6 +20,7 @@ from viewstore.files.fetch import (
     Failed,
     Retry,
     Transport,
+    failed_role,
     failed_status,
     missing,
 )
@@ -175,7 +177,9 @@ class ObstoreTransport:
             return from_url(self._url, client_options=client, retry_config=never, config=config)
         except (ValueError, self._errors.BaseError) as error:
             where = self._url
-            raise ConfigError(f"store URL cannot be used: {_cause(error)}", where=where) from error
+            raise no_credentials(where, _cause(error)) or ConfigError(
+                f"store URL cannot be used: {_cause(error)}", where=where
+            ) from error
 
     def get(self, name: str, start: int, stop: int | None, etag: str | None) -> Answer:
         self._check_process()
@@ -237,8 +241,10 @@ class ObstoreTransport:
             raise self._failure(name, error) from self._shown(error)
         return True
 
-    def listed(self, prefix: str) -> dict[str, tuple[int, float]]:
-        """Return size and time of the last change, in seconds since 1970, of all objects below.
+    def listed(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        """Yield name, size and time of the last change of all objects below, in order of names.
+
+        The time is in seconds since 1970. A page of 1000 is asked for when the one before is used.
 
         Raises:
             Failed: No answer, or an error, of any page.
@@ -246,11 +252,9 @@ class ObstoreTransport:
         """
         self._check_process()
         try:
-            return {
-                each["path"]: (each["size"], each["last_modified"].timestamp())
-                for page in self._api.list(self._store, prefix, chunk_size=1000)
-                for each in page
-            }
+            for page in self._api.list(self._store, prefix, chunk_size=1000):
+                for each in page:
+                    yield each["path"], each["size"], each["last_modified"].timestamp()
         except (self._errors.BaseError, OSError) as error:
             if NO_PATH in str(error):
                 raise FormatError(
@@ -305,6 +309,8 @@ class ObstoreTransport:
             return refused(f"{self._url}/{name}", self._origin, self._token, int(status[1]))
         if self._token is not None:
             cause = cause.replace(self._token.text, "TOKEN")
+        if asks_for_role(cause):  # whose 404 says that the machine has none
+            return failed_role(None if status is None else int(status[1]), cause)
         if isinstance(error, FileNotFoundError):
             return missing(cause)
         if isinstance(error, self._errors.PreconditionError):

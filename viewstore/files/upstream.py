@@ -27,6 +27,9 @@ class Upstream(Protocol):
     def here(self, root: Path) -> tuple[Path, Upstream]:
         """Return the folder on this machine, and its upstream: `root` may be another machine's."""
 
+    def place(self, root: Path) -> Path | str:
+        """Return the folder or URL at which is published what is written below `root`."""
+
     def reading(self, paths: StorePaths) -> tuple[StorePaths, Files]:
         """Return how finished view sets are read, pixels and all."""
 
@@ -78,6 +81,9 @@ class Folder:
 
     def here(self, root: Path) -> tuple[Path, Upstream]:
         return root, self
+
+    def place(self, root: Path) -> Path:
+        return root
 
     def reading(self, paths: StorePaths) -> tuple[StorePaths, Files]:
         return paths, LOCAL

@@ -22,14 +22,15 @@ from viewstore.errors import ConfigError, FormatError, RemoteError, ViewStoreErr
 from viewstore.files import disk
 from viewstore.files.bucket import Bucket
 from viewstore.files.cache_settings import CacheSettings
+from viewstore.files.enclosing import check_place
 from viewstore.files.local import Files, is_url, local_path, matching
-from viewstore.files.remedy import remedy_at
+from viewstore.files.remedy import built_again, remedy_at
 from viewstore.files.remote import RemoteFiles
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.listing import NAME as LISTING
 from viewstore.format.manifest import BlobRecord
 from viewstore.format.paths import StorePaths
-from viewstore.format.plan import VIEW_SET_NAME
+from viewstore.format.plan import VIEW_SET_NAME, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES, has_its_digest
 
 AT_ONCE = 16  # requests for records; a bucket takes some 30 ms for each
@@ -52,6 +53,7 @@ LIMITS = (
 GENERATION = re.compile(r"manifests/\d{6}\.json")
 REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
 SEALED = re.compile(r"(?!.*/index).*\.json")
+OF_A_SHARD = re.compile(rf"/views/({VIEW_SET_NAME.pattern})/(?:commits/)?(\d{{6}})[.-][^/]+$")
 PACK_SUFFIX = ".params"
 
 
@@ -83,10 +85,8 @@ class WorkingCopy:
         cache = CacheSettings.from_environment()
         return RemoteFiles(self.bucket.url, cache=cache, retry=self.bucket.retry)
 
-    @property
-    def objects(self) -> Iterable[str]:
-        """The names of all objects of the bucket, as of the last `pull`."""
-        return self._listed
+    def place(self, root: Path) -> str:
+        return self.bucket.url
 
     def check_writers(self) -> None:
         self.bucket.check_conditional()
@@ -255,25 +255,12 @@ def store_at(
 def _working_copy(url: str, single_writer: bool, rows: bool) -> Iterator[WorkingCopy]:
     with _new_copy(Bucket(url, single_writer=single_writer), rows) as copy:
         try:
+            check_place(url)
             with disk.explained(copy.root):
                 copy.pull()
-            _check_store(url, copy.objects)
             yield copy
         except ViewStoreError as error:
             raise _named(error, str(copy.root), url) from error
-
-
-def _check_store(url: str, objects: Iterable[str]) -> None:
-    paths = StorePaths(Path())
-    known = {path.name for path in (*paths.folders[1:], paths.manifest)}
-    others = sorted({name.partition("/")[0] for name in objects} - known)
-    if others:
-        raise ConfigError(
-            f"{url} is not empty and not a store: it has {others[0]}",
-            where=url,
-            why="a store never shares its folder",
-            fix="name another folder of the bucket",
-        )
 
 
 def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
@@ -291,8 +278,20 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
         code=error.code,
         where=told(error.where),
         why=told(error.why),
-        fix=None if fix is None else remedy_at(url, fix),
+        fix=None if fix is None else _short_way(error, root, url) or remedy_at(url, fix),
     )
+
+
+def _short_way(error: ViewStoreError, root: str, url: str) -> str | None:
+    """Return what builds the shard again that an error is about; None: it is about none."""
+    shard = OF_A_SHARD.search(error.where or "")
+    if shard is None or "--repair" not in (error.fix or ""):
+        return None
+    with contextlib.suppress(OSError, FormatError):  # no plan, or a damaged one
+        record = StorePaths(Path(root)).view_set(shard[1]).plan
+        plan = Plan.unpack(disk.read_limited(record, SMALL_BYTES))
+        return built_again(url, shard[1], int(shard[2]), plan.generator["name"])
+    return None
 
 
 def _of_this_disk(error: ViewStoreError) -> ViewStoreError:

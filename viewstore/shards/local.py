@@ -93,7 +93,8 @@ class LocalPool:
         if multiprocessing.parent_process() is not None:
             raise _within_a_worker()
         job = self.job
-        with stop_signals_blocked():  # the resource tracker starts with the first shared value
+        # The resource tracker starts with the first shared value.
+        with stop_signals_blocked(signal.SIGINT):
             shared = _Shared(self.context)
         self.idle = list(range(len(self.places)))
         self.pools = {number: self._pool(number, shared) for number in self.idle}
@@ -123,7 +124,7 @@ class LocalPool:
         while self.idle and not job.stop.requested and (unit := job.queue.take()) is not None:
             number = self.idle.pop()
             try:
-                with stop_signals_blocked():
+                with stop_signals_blocked(signal.SIGINT):
                     self.busy[self.pools[number].submit(_run, unit)] = (number, unit)
             except BrokenProcessPool:  # killed while it had nothing to do
                 self.idle.append(number)

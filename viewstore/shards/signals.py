@@ -74,6 +74,14 @@ class RaiseOnce:
             self.other(lost)
 
 
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but not within an import; a signal handler."""
+    if _importing(frame):
+        _send_again(number)
+        return
+    raise KeyboardInterrupt
+
+
 def _send_again(number: int) -> None:
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
@@ -159,25 +167,46 @@ def stop_signals_to(handler: Handler, *, then: signal.Handlers | None = None) ->
 def stop_signals_raise(*, then: signal.Handlers | None = None) -> Iterator[None]:
     """Raise Stopped at the first stop signal while the block runs, if this is the main thread.
 
-    Afterwards all is as before; or stop signals go to `then`, and none is sent again.
+    Ctrl-C raises KeyboardInterrupt, as always, but never within an import. Afterwards all is as
+    before; or stop signals go to `then`, and none is sent again.
     """
     handler = RaiseOnce()
     sys.unraisablehook = handler.unraisable
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as background jobs do
+    interrupts = signal.SIG_IGN if ignored else _interrupted
     try:
-        with stop_signals_to(handler, then=then):
+        with interrupts_to(interrupts, then=then), stop_signals_to(handler, then=then):
             yield
     finally:
         sys.unraisablehook = handler.other
 
 
 @contextlib.contextmanager
-def stop_signals_blocked() -> Iterator[None]:
-    """Block stop signals while the block runs; a process that starts in it inherits that.
+def interrupts_to(
+    handler: Handler | signal.Handlers, *, then: signal.Handlers | None = None
+) -> Iterator[None]:
+    """Send Ctrl-C to `handler` while the block runs, if this is the main thread.
+
+    Afterwards it goes to the handler from before, or to `then`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if then is None else then)
+
+
+@contextlib.contextmanager
+def stop_signals_blocked(*others: signal.Signals) -> Iterator[None]:
+    """Block stop signals, and others, in the block; a process that starts in it inherits that.
 
     A signal to the whole group then spares a worker that is still starting, and the resource
     tracker of multiprocessing, without which the parent ends in a heap of tracebacks.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, *others))
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import ROUND, Plan
+from viewstore.format.plan import ROUND, VIEW_SET_NAME, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
 
 NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the manifest
@@ -72,7 +72,11 @@ def view_sets(paths: StorePaths) -> list[str]:
     """Return the names of the view sets that have a plan."""
     if not paths.views.is_dir():
         return []
-    return sorted(path.name for path in paths.views.iterdir() if (path / "plan.json").is_file())
+    return sorted(
+        path.name
+        for path in paths.views.iterdir()
+        if VIEW_SET_NAME.fullmatch(path.name) and (path / "plan.json").is_file()
+    )
 
 
 def known_view_sets(paths: StorePaths) -> list[str]:

@@ -12,7 +12,7 @@ class Fault:
 
     Attributes:
         shard: The shard to rebuild; None for a file that finalise makes again.
-        fix: What to do; None where `verify --repair` mends it.
+        fix: What to do; None where `verify --repair` mends it, in a copy of a store at a URL.
         kind: "missing", "size", "hash", "tar", "member", "params", "commit", "plan", "derived",
             "listing" (that of an import, which a repair reads), "record", "located" (the record of
             where a moved source lies), "source" (the plan names other rows than the store has),

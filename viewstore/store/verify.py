@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from viewstore.format.manifest import BlobRecord, Commit, Index, ViewSetEntry, c
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
+from viewstore.format.store_files import BLOB_FILE
 from viewstore.images.codec import Codec, codec_from_plan
 from viewstore.images.colours import Pixels
 from viewstore.sources.again import located, moved_source
@@ -40,7 +40,6 @@ from viewstore.store.shard_content import chunk_facts, content_faults
 from viewstore.store.view_set import ViewSet
 
 Level = Literal["quick", "deep", "content"]
-BLOB_FILE = re.compile(r"\d{6}-[0-9a-f]{16}\.(tar|params|[a-z][a-z0-9_]{0,30}\.chunk)")
 
 
 def verify(root: Path, *, level: Level = "deep", only: str | None = None) -> Iterator[Fault]:
@@ -278,7 +277,7 @@ def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> I
     """Blobs that nothing names, and left-over temporary files."""
     named = named_files(paths, commits)
     blobs = [path for path in paths.root.iterdir() if is_orphan(path.name, named)]
-    scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
+    scratch = [path for path in paths.tmp.glob("*") if not path.is_dir()]
     for path in sorted([*blobs, *scratch]):
         yield fault_of(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
 

@@ -20,6 +20,7 @@ from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import whole_file
 from viewstore.files.maps import map_file
+from viewstore.files.remedy import built_again, is_bucket
 from viewstore.files.remote import RemoteFiles
 from viewstore.format.chunks import chunk_key
 from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
@@ -130,6 +131,7 @@ def _shard(
     files: RemoteFiles, view_set: ViewSet, shard: ShardEntry, level: Level
 ) -> Iterator[Fault]:
     fetched: dict[str, memoryview] = {}
+    fix = _fix(files, view_set, shard.shard)
     for blob in shard.files:
         path = view_set.paths.root / blob.name
         if level == "quick":
@@ -137,7 +139,7 @@ def _shard(
         else:
             wrong = _attempt(partial(_fetch, files, path, blob, fetched))
         if isinstance(wrong, FileFault):
-            yield _fault(files, view_set.name, shard.shard, path, wrong)
+            yield _fault(files, view_set.name, shard.shard, path, wrong, fix=fix)
     if len(fetched) < len(shard.files):
         return
     role = "views" if view_set.kind == "pixels" else "params"
@@ -149,7 +151,14 @@ def _shard(
         lambda blob: fetched[blob.role],
         decode=level == "content",
     ):
-        yield _fault(files, view_set.name, shard.shard, first, FileFault(kind, what))
+        yield _fault(files, view_set.name, shard.shard, first, FileFault(kind, what), fix=fix)
+
+
+def _fix(files: RemoteFiles, view_set: ViewSet, shard: int) -> str | None:
+    """Return the commands that mend a shard where it lies; None where a copy must be mended."""
+    if not is_bucket(files.url):
+        return None
+    return built_again(files.url, view_set.name, shard, view_set.plan.generator["name"])
 
 
 def _fetch(
@@ -191,8 +200,13 @@ def _fault(
     fault: FileFault,
     *,
     kind: str | None = None,
+    fix: str | None = None,
 ) -> Fault:
-    where = files.where(path)
     return Fault(
-        view_set=view_set, shard=shard, kind=kind or fault.kind, path=where, what=fault.what
+        view_set=view_set,
+        shard=shard,
+        kind=kind or fault.kind,
+        path=files.where(path),
+        what=fault.what,
+        fix=fix,
     )

@@ -111,7 +111,7 @@ def test_a_store_is_not_begun_with_shards_of_a_size_that_none_may_have(
 
 def test_a_folder_of_something_else_is_not_built_into(tmp_path: Path, source: str) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="not empty and not a store"):
+    with pytest.raises(ConfigError, match=r"not empty and not a store: it has thesis\.tex$"):
         build_small(tmp_path, source)
 
 

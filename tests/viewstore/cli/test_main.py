@@ -242,7 +242,15 @@ def test_ctrl_c_is_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("viewstore.store.verify.verify", interrupted)
-    assert run(capsys, "verify", str(store))[0] == 130
+    code, _, err = run(capsys, "verify", str(store))
+    assert code == 130
+    assert err.lstrip() == (
+        "error[VS501]: interrupted\n"
+        "  why:   every committed shard is kept, and whatever else was finished\n"
+        "  fix:   run the same command again\n"
+    )
+    code, out, _ = run(capsys, "verify", str(store), "--json")
+    assert (code, json.loads(out)["error"]["message"]) == (130, "interrupted")
 
 
 @pytest.mark.parametrize("what", ["stats", "--help"])

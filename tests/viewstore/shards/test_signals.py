@@ -5,6 +5,7 @@ import importlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,29 +41,42 @@ def test_a_second_signal_does_not_break_what_cleans_up() -> None:
     assert cleaned == [True]
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C is heard, which background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize(
+    ("number", "raised"), [("SIGTERM", Stopped), ("SIGINT", KeyboardInterrupt)]
+)
 def test_a_signal_in_an_import_is_heard_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: str, raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised here it would be a RuntimeError, and in the lock of the import it would be lost."""
-    (tmp_path / "sends_a_signal.py").write_text(
+    (tmp_path / f"sends_{number}.py").write_text(
         "import signal\n"
         "class Sends:\n"
         "    def __set_name__(self, owner, name):\n"
-        "        signal.raise_signal(signal.SIGTERM)\n"
+        f"        signal.raise_signal(signal.{number})\n"
         "class Holder:\n"
         "    sends = Sends()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
     def imported() -> None:
-        importlib.import_module("sends_a_signal")
+        importlib.import_module(f"sends_{number}")
         time.sleep(60)
 
-    with pytest.raises(Stopped), stop_signals_raise():
+    with pytest.raises(raised), stop_signals_raise():
         imported()
-    assert hasattr(sys.modules["sends_a_signal"], "Holder")
+    assert hasattr(sys.modules[f"sends_{number}"], "Holder")
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     ("number", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
 )
@@ -70,7 +84,6 @@ def test_a_signal_that_arrives_while_an_object_is_deleted_is_not_lost(
     number: signal.Signals, raised: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python cannot raise there: it would print "Exception ignored in" and go on."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 
     class Deleted:
         def __del__(self) -> None:
@@ -81,11 +94,8 @@ def test_a_signal_that_arrives_while_an_object_is_deleted_is_not_lost(
         del held
         time.sleep(60)
 
-    try:
-        with pytest.raises(raised), stop_signals_raise():
-            dropped()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(raised), stop_signals_raise():
+        dropped()
     assert capsys.readouterr().err == ""
 
 
@@ -130,6 +140,16 @@ def test_the_handlers_from_before_come_back() -> None:
     with stop_signals_to(handler):
         assert all(signal.getsignal(number) is handler for number in STOP_SIGNALS)
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_an_interrupt_that_was_ignored_stays_so() -> None:
+    """As of a background job, whose terminal interrupts another one."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals_raise():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_that_was_blocked_is_heard_afterwards() -> None:
