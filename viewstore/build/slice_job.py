@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from viewstore.build.going_on import command_words
 from viewstore.build.jobfile import SliceJob
 from viewstore.build.roles import (
     NAMED,
@@ -65,10 +66,11 @@ def slice_job(
             where=f"--gpus {gpus}",
             fix="leave --gpus out",
         )
-    command = ["viewstore", "build", "--generator", plan.generator["name"]]
-    command += ["--out", place, "--view-set", view_set]
-    for role, path in _planned_files(plan, files).items():
-        command += [f"--{role}", function_named(role, path) or str(path.absolute())]
+    named = {
+        role: function_named(role, path) or str(path.absolute())
+        for role, path in _planned_files(plan, files).items()
+    }
+    command = command_words(plan, place, named)
     if has_networks:
         command += ["--device", "auto"]
     return SliceJob(
@@ -88,8 +90,8 @@ def _plan_of(paths: StorePaths, name: str) -> Plan:
         fix = f"viewstore build --generator NAME --source SRC {planning}"
         raise no_store(paths.root, why="slices are built of a plan", fix=fix)
     if not paths.view_set(name).plan.is_file():
-        fix = f"viewstore build --generator NAME {planning}"
-        raise no_view_set(name, view_sets(paths), paths.root, fix=fix)
+        making = f"viewstore build --generator NAME {planning}"
+        raise no_view_set(name, view_sets(paths), paths.root, making=making)
     return read_plan(paths.view_set(name))
 
 

@@ -28,7 +28,7 @@ from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Silent
-from viewstore.store.committed import committed_shards
+from viewstore.store.committed import committed_shards, view_sets
 from viewstore.store.store import open_store
 
 IMAGES = 64
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
-def request_of(out: Path, source: Path | None = None, **changes: Any) -> BuildRequest:  # noqa: ANN401
+def request_of(out: Path, source: Path | str | None = None, **changes: Any) -> BuildRequest:  # noqa: ANN401
     given: dict[str, Any] = {"generator": "simclr", "settings": SMALL, "workers": 1}
     return BuildRequest(
         out=out, source=None if source is None else str(source), **(given | changes)
@@ -367,11 +367,57 @@ def test_a_slice_without_store_and_source_begins_none(tmp_path: Path, generator:
     assert not missing.exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--generator", "moco"), "no view set 'moco' in this store; there are simclr\n"),
+        (
+            ("--generator", "simclr", "--view-set", "simcrl"),
+            "no view set 'simcrl' in this store; did you mean 'simclr'?\n",
+        ),
+    ],
+)
+def test_a_slice_of_a_set_without_a_plan_builds_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], said: str
+) -> None:
+    """A name that was mistyped in a job file, or a set that nobody planned; the fix plans it."""
+    store = tmp_path / "s"
+    plan(request_of(store, limit=16))
+    code, out, err = run(capsys, "build", *asked, "--out", store, "--shard", "0/2")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "  why:   slices are built of a plan, which build --plan makes\n" in err
+    assert view_sets(StorePaths(store)) == ["simclr"]
+    if "did you mean" in said:  # its fix is no plan of the wrong name
+        assert "fix:" not in err
+        return
+    assert fix_of(err) == ["build", *asked, "--out", str(store), "--plan"]
+    assert run(capsys, *fix_of(err))[0] == 0
+    assert view_sets(StorePaths(store)) == ["moco", "simclr"]
+
+
+@pytest.mark.parametrize("name", ["mygen.py", "mymod:Gen", "moko"])
+def test_a_generator_that_is_none_is_the_fault_and_not_a_view_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for more in ([], ["--plan"], ["--dry-run"], ["--shard", "0/2"], ["--view-set", "w"]):
+        code, _, err = run(capsys, "build", "--generator", name, "--out", tmp_path / "s", *more)
+        assert code == 2
+        assert f"error[VS102]: there is no generator {name!r}; " in err
+        assert ("did you mean 'moco'?" in err) == (name == "moko")
+        assert err.endswith(
+            "  fix:   give one of those that viewstore build --help-settings lists; a generator "
+            "of yours is a package with an entry point: docs/plugins.md\n"
+        )
+        assert not (tmp_path / "s").exists()
+
+
 def test_a_slice_that_makes_a_plan_says_so(tmp_path: Path) -> None:
     """Whoever mistyped --view-set would else build another set without a word."""
     plan(request_of(tmp_path / "s", limit=16))
     said = Said()
-    build(replace(request_of(tmp_path / "s"), view_set="simcrl", slice_of=(0, 2)), said)
+    given = request_of(tmp_path / "s", limit=16, source="digits")
+    build(replace(given, view_set="simcrl", slice_of=(0, 2)), said)
     assert any(each.startswith("there is no plan of simcrl in") for each in said.warnings)
 
 

@@ -203,7 +203,7 @@ def test_a_store_is_named_from_the_root(
     [
         (("--view-set", "simclr", "--slices", "4"), "simclr has 3 shards, too few for 4 slices"),
         (("--view-set", "simcl", "--slices", "1"), "did you mean 'simclr'"),
-        (("--view-set", "simcl", "--slices", "1"), "--view-set simcl --plan"),
+        (("--view-set", "other", "--slices", "1"), "--view-set other --plan"),
         (("--view-set", "../simclr", "--slices", "1"), "view set name must match"),
         (("--view-set", "simclr", "--slices", "1", "--gpus", "1"), "uses no GPU"),
         (("--view-set", "simclr", "--slices", "1", "--gan", "g"), "--gan cannot be given"),
@@ -216,6 +216,18 @@ def test_what_no_job_can_be_made_of_is_2(
 ) -> None:
     code, out, err = run(capsys, "jobfile", "slurm", raw_store.paths.root, *asked)
     assert (code, out, said in err) == (2, "", True), err
+
+
+def test_a_mistyped_view_set_is_not_to_be_planned(
+    raw_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--view-set", "simcl", "--slices", "1")
+    code, _, err = run(capsys, "jobfile", "slurm", raw_store.paths.root, *asked)
+    assert (code, err) == (
+        2,
+        "error[VS102]: there is no view set 'simcl' in this store; did you mean 'simclr'?\n"
+        f"  where: {raw_store.paths.root}\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,6 +292,9 @@ def test_weights_are_named_from_the_root_and_taken_by_the_command(
     command = json.loads(answer.stdout)["result"]["command"]
     assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "auto"]
     withdraw(StorePaths(rounds.store).view_set("embed-r2"), 1)
+    code, out, _ = run(capsys, "finalise", rounds.store)
+    assert code == 1
+    assert "--view-set embed-r2 --encoder encoder.safetensors\n" in out  # packaged ones are not
     code, out, _ = run(capsys, *command[1:], "--shard", "1/3", "--grace", "100")
     assert (code, "embed-r2: 16 views of 8 samples" in out) == (0, True)
 
