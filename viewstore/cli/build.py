@@ -240,7 +240,8 @@ def _plan(terminal: Terminal, options: dict[str, Any]) -> int:
 
     check_alone(given_options(click.get_current_context()))
     found = plan(_request(terminal, options), terminal)
-    facts = plan_facts(options["out"], found)
+    files = shared.weight_files(options)
+    facts = plan_facts(options["out"], found, files, options["device"])
     terminal.result(facts, plan_text(facts))
     return 0
 
