@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-COMMENTED = re.compile(
+COMMENTED = re.compile(  # by the key of a line that is to be uncommented
     r"^( *)# ( *(?:resources|limits|cpu|memory|ephemeral-storage|envFrom):)", re.M
 )
 

@@ -23,6 +23,7 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.roles import packaged_weights
 from viewstore.build.run import build
 from viewstore.build.stored_plan import says_all, stored_plan
+from viewstore.cli.planned import plan_facts
 from viewstore.costs.estimate import most_bytes
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
@@ -240,7 +241,7 @@ def test_what_a_set_is_made_from_must_stand(tmp_path: Path) -> None:
 KEYS = [
     "store", "view_set", "plan_id", "samples", "views", "codec", "shards", "shard_rows",
     "left_shards", "left_samples", "most_bytes", "shard_bytes", "free_bytes", "shard_seconds",
-    "seconds",
+    "seconds", "command",
 ]  # fmt: skip
 
 
@@ -253,7 +254,12 @@ def test_the_command_prints_units_bytes_and_later_seconds(
     assert code == 0
     assert "3 shards of up to 8 samples; 3 to build" in text
     assert "not known before a shard is built; --dry-run in place of --plan measures it" in text
-    run(capsys, *command, "--only", 1, "-j", 1)
+    building = f"viewstore build --generator simclr --out {tmp_path / 's'} --view-set simclr"
+    assert text.splitlines()[-2:] == [
+        f"to build it: {building}",
+        "with --shard I/N that builds one slice of N; the plan has source, limit and settings",
+    ]
+    assert run(capsys, *shlex.split(building)[1:], "--only", 1, "-j", 1)[0] == 0
     code, text, _ = run(capsys, *plans)
     assert code == 0
     assert "2 to build" in text
@@ -262,6 +268,14 @@ def test_the_command_prints_units_bytes_and_later_seconds(
     assert list(answer) == KEYS
     assert (answer["left_shards"], answer["left_samples"]) == (2, 12)
     assert answer["seconds"] == 2 * answer["shard_seconds"]
+
+
+def test_the_command_that_builds_a_plan_has_the_weights_and_the_device(tmp_path: Path) -> None:
+    """What a plan does not keep: where the files lie, and where networks are to run."""
+    found = plan(request_of(tmp_path / "s", limit=16))
+    files = {"encoder": Path("my encoder.pt2")}
+    facts = plan_facts(tmp_path / "s", found, files, "cuda")
+    assert facts["command"][-4:] == ["--encoder", "my encoder.pt2", "--device", "cuda"]
 
 
 @pytest.mark.parametrize("codec", ["raw", "png", "jpg", "params"])
