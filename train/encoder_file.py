@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
+from viewstore.files.tensors import check_weights, read_with_config, write_with_config
 from viewstore.train.nets.foreign import is_foreign, runs_code
 from viewstore.train.nets.network import Network, NetworkSettings, seeded_network
 
@@ -235,21 +235,8 @@ def _network(settings: EncoderSettings, tensors: Mapping[str, Tensor]) -> Networ
     # At first without memory: a file may name widths that no machine holds.
     with torch.device("meta") if ours else nullcontext():
         network = seeded_network(settings.network(), 0, size=settings.size)
-    _check_weights(network.clean_weights(), tensors)
+    check_weights(network.clean_weights(), tensors)
     return seeded_network(settings.network(), 0, size=settings.size) if ours else network
-
-
-def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    if differing := sorted(set(expected) ^ set(found)):
-        raise ConfigError(f"weights must be those of the network, they differ in {differing[0]}")
-    for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
-            want, got = list(expected[name].shape), list(tensor.shape)
-            raise ConfigError(f"weight {name} must have shape {want}, got {got}")
-        if tensor.dtype not in FLOATS:
-            raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
-        if not tensor.isfinite().all():
-            raise ConfigError(f"weight {name} must be finite")
 
 
 def _config(settings: EncoderSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from viewstore.errors import CheckpointError, ConfigError
-from viewstore.files.tensors import FLOATS, read_with_config, write_with_config
+from viewstore.files.tensors import check_weights, read_with_config, write_with_config
 from viewstore.train.nets.spatial_transformer import SpatialTransformer, TransformerShape
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.values import typed_settings
@@ -57,7 +57,7 @@ def load_maker(path: Path, kind: str) -> nn.Module:
         # At first without memory: a file may name sizes that no machine holds.
         with torch.device("meta"):
             expected = _weights(make(settings))
-        _check_weights(expected, file.tensors)
+        check_weights(expected, file.tensors)
     except ConfigError as error:
         raise CheckpointError(
             f"{kind} file is damaged: {error}",
@@ -86,16 +86,3 @@ def _settings(shape: type[Any], config: Mapping[str, Any]) -> Any:  # noqa: ANN4
         raise ConfigError(f"setting {PROVENANCE} must be an object, got {config[PROVENANCE]!r}")
     given = {name: config[name] for name in names}
     return shape(**typed_settings("settings.", shape, given))
-
-
-def _check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
-    if differing := sorted(set(expected) ^ set(found)):
-        raise ConfigError(f"weights must be those of the network, they differ in {differing[0]}")
-    for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
-            want, got = list(expected[name].shape), list(tensor.shape)
-            raise ConfigError(f"weight {name} must have shape {want}, got {got}")
-        if tensor.dtype not in FLOATS:
-            raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
-        if not tensor.isfinite().all():
-            raise ConfigError(f"weight {name} must be finite")

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from trials.record import Line, Record, verdict
 from trials.world import THREADS, config_of, train, with_views
 from viewstore.inspect import svg
+from viewstore.inspect.intervals import wilson
 from viewstore.randomness import Stream
 from viewstore.store.store import Store
-from viewstore.train.eval.measures import wilson
 from viewstore.train.loop.checkpoint import NAME, kept_path
 from viewstore.train.loop.feed import open_feed
 from viewstore.train.methods.base import Method

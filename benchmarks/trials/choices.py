@@ -17,7 +17,7 @@ from torch import Tensor
 from trials.record import Line, Record, verdict
 from trials.world import THREADS
 from viewstore.errors import ConfigError
-from viewstore.train.eval.measures import wilson
+from viewstore.inspect.intervals import wilson
 from viewstore.train.loop.selection_log import selection_files
 from viewstore.train.overlap import is_least
 from viewstore.train.selection_file import Selections, load_selections

@@ -19,7 +19,8 @@ from torch import Tensor
 from trials.record import Line, Record
 from trials.world import THREADS, config_of, store_of
 from viewstore.loaders.loader import ViewLoader
-from viewstore.train.methods.base import Emb, Frame, Method
+from viewstore.train.methods.base import Frame, Method
+from viewstore.train.methods.embeddings import Emb
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Pair, Plan, Row, total
 from viewstore.train.strategies.combinations import Candidates, crop_combinations, listed

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from trials.record import Line, Record, verdict
 from trials.world import THREADS, config_of, store_of, train
+from viewstore.inspect.intervals import wilson
 from viewstore.loaders.loader import ViewLoader
 from viewstore.randomness import Op, Stream
 from viewstore.store.store import Store
 from viewstore.train.encoder_file import load_encoder
-from viewstore.train.eval.measures import wilson
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.pretrain import ENCODER
 from viewstore.train.methods.base import Frame, Method

@@ -24,13 +24,14 @@ from viewstore.images.colours import Pixels
 from viewstore.images.operators.recorded import operated
 from viewstore.images.operators.spaces import Space, ra16
 from viewstore.images.policies import policies
+from viewstore.inspect.intervals import wilson
 from viewstore.randomness import Stream
 from viewstore.sources.open import open_source
 from viewstore.sources.reader import SourceReader
 from viewstore.train.encoder_file import Encoder, load_encoder
-from viewstore.train.eval.measures import Z_95, wilson
 
 BATCH = 256
+Z_95 = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
 POLICY = "cifar"
 MAGNITUDE = 5
 BOTH, ANY = "two of them, ra16(2, 5)", "any one of the 16"

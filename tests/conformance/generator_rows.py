@@ -1,6 +1,6 @@
-"""Every generator on a small world. As a program it prints what it makes in its own process.
+"""Every generator on a small world. As a program it prints what all make in its own process.
 
-python -m tests.conformance.generator_rows CASE
+python -m tests.conformance.generator_rows
 
 A case is the name of a generator. One that describes views does so of a set of three views, and
 once more, as "NAME of source", of the images; one that makes views of views does so as "NAME of
@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -51,7 +50,7 @@ from viewstore.train.selection_file import Selections
 PIXELS = ("Expert", "Heavy")  # settings of those that need no network
 # What makes a generator quick on this world; everything else is its default.
 QUICK: Mapping[str, Mapping[str, Any]] = {
-    "recon": {"max_steps": 20, "slots": 4},
+    "recon": {"max_steps": 8, "slots": 4},
     "w-search": {"views": 3, "slots": 4, "eps1": 0.3},
     "w-perturb": {"views": 3},
     "embed": {"slots": 3},
@@ -235,4 +234,4 @@ def render(case: str, rows: Iterable[int], *, seed: int = 3) -> dict[int, Render
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(digests(planned_settings(sys.argv[1]), world_of(sys.argv[1]))))
+    print(json.dumps({case: digests(planned_settings(case), world_of(case)) for case in CASES}))

@@ -22,8 +22,8 @@ from viewstore.train.conformance.checks import (
     planning_changes,
 )
 from viewstore.train.conformance.world import slots_of
-from viewstore.train.methods.base import Mode
 from viewstore.train.methods.table import METHODS, method_of
+from viewstore.train.methods.traits import Mode
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import STRATEGIES, strategy_of
 

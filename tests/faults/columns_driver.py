@@ -1,24 +1,24 @@
-"""Builds one set of columns over and over in children that are killed at random moments.
+"""Builds a set of columns in children that are killed, and prints of how many stores.
 
-Usage: columns_driver.py WHAT STORE ENCODER KILLS BUILDERS SEED. The store has the view set that the
-columns describe; where WHAT is "refresh" and not "embed" it has the columns too, by another
-encoder, and their next round is built. Prints how many children were killed.
+Usage: columns_driver.py FOLDER WHAT BEGUN ENCODER KILLS BUILDERS SEED. BEGUN is a store with the
+view set that the columns describe; where WHAT is "refresh" and not "embed" it has the columns too,
+by another encoder, and their next round is built. Each store begins as a copy of it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
-from tests.faults.kill_driver import SPAN, kill_loop, seconds_of
-from viewstore.build import run as building
+from tests.faults.kills import Build, kill_builds
 from viewstore.build.refresh import refresh
+from viewstore.build.request import BuildRequest
+from viewstore.build.run import build
 from viewstore.errors import ConfigError
-from viewstore.generators.checkpoints import exported  # noqa: F401  # before the first fork
-from viewstore.generators.scored import embed  # noqa: F401
+from viewstore.generators.checkpoints.exported import read_exported
+from viewstore.generators.scored import embed  # noqa: F401  # before the first fork
 
 
 def embed_again(store: Path, encoder: Path) -> None:
@@ -29,28 +29,30 @@ def embed_again(store: Path, encoder: Path) -> None:
             raise
 
 
-def build(store: Path, encoder: Path) -> None:
-    request = building.BuildRequest(
+def embed_first(store: Path, encoder: Path) -> None:
+    request = BuildRequest(
         generator="embed",
         out=store,
         settings={"of": "simclr", "slots": 8},
         files={"encoder": encoder},
         workers=1,
     )
-    building.build(request)
+    build(request)
+
+
+WORK = {"embed": embed_first, "refresh": embed_again}
+
+
+def begin(what: str, begun: str, encoder: str, store: str) -> Build:
+    shutil.copytree(begun, store)
+    return partial(WORK[what], Path(store), Path(encoder))
 
 
 def main() -> None:
-    work = {"embed": build, "refresh": embed_again}[sys.argv[1]]
-    store, encoder = map(Path, sys.argv[2:4])
-    kills, builders, seed = map(int, sys.argv[4:])
-    undisturbed = store.with_name(f"{store.name}-undisturbed")
-    with contextlib.suppress(FileExistsError):
-        shutil.copytree(store, undisturbed)
-    span = SPAN * seconds_of(lambda: work(undisturbed, encoder))
-    done = kill_loop(lambda: work(store, encoder), kills, builders, random.Random(seed), span)
-    work(store, encoder)
-    print(done)
+    folder, what, begun, encoder, kills, builders, seed = sys.argv[1:]
+    read_exported(Path(encoder))  # which imports a thousand modules, once for all children
+    numbers = {"kills": int(kills), "builders": int(builders), "seed": int(seed)}
+    print(kill_builds(partial(begin, what, begun, encoder), folder, **numbers))
 
 
 if __name__ == "__main__":

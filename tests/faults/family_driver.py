@@ -1,15 +1,15 @@
 """Builds a recipe set, heavy views of it and columns of those, in children that are killed.
 
-Usage: family_driver.py STORE SOURCE KILLS BUILDERS SEED. Prints how many children were killed.
-Each build is begun when the one before it is complete; a kill may land in any of them.
+Usage: family_driver.py FOLDER SOURCE KILLS BUILDERS SEED. Prints of how many stores. Each build is
+begun when the one before it is complete; a kill may land in any of them.
 """
 
-import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kill_driver import kill_loop, seconds_of
+from tests.faults.kills import Build, kill_builds
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 
@@ -34,13 +34,14 @@ def build_family(store: Path, source: str) -> None:
         build(BuildRequest(out=store, source=source, shard_rows=8, workers=1, **each))
 
 
+def begin(source: str, store: str) -> Build:
+    return partial(build_family, Path(store), source)
+
+
 def main() -> None:
-    store, source, kills, builders, seed = sys.argv[1:]
-    span = SPAN * seconds_of(lambda: build_family(Path(f"{store}-undisturbed"), source))
-    rng = random.Random(int(seed))
-    run = kill_loop(lambda: build_family(Path(store), source), int(kills), int(builders), rng, span)
-    build_family(Path(store), source)
-    print(run)
+    folder, source, kills, builders, seed = sys.argv[1:]
+    numbers = {"kills": int(kills), "builders": int(builders), "seed": int(seed)}
+    print(kill_builds(partial(begin, source), folder, **numbers, span=SPAN))
 
 
 if __name__ == "__main__":

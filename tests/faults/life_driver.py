@@ -3,7 +3,7 @@
 Usage: life_driver.py FOLDER KILLS WRITER SEED. Prints one JSON object: how often each command was
 killed, and what was found wrong. Every kill is a SIGKILL: half of them come after a random time,
 half directly before a random write. WRITER "naive" is the negative control: its files get their
-names first and their bytes afterwards.
+names first and their bytes afterwards, and the first that a command writes is its last.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any
 
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.repair import repair
 from viewstore.errors import ViewStoreError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
@@ -218,7 +219,7 @@ def attempt(world: World, command: str, *, kill_before: int = 0, after: float = 
 
 
 def naive_put(path: Path, data: bytes, **_: Any) -> bool:  # noqa: ANN401
-    """Give a file its name first, and its bytes piece by piece."""
+    """Give a file its name first."""
     if path.exists():
         return False
     naive_write(path, data)
@@ -226,11 +227,9 @@ def naive_put(path: Path, data: bytes, **_: Any) -> bool:  # noqa: ANN401
 
 
 def naive_write(path: Path, data: bytes, **_: Any) -> None:  # noqa: ANN401
-    with path.open("wb") as file:
-        for begin in range(0, len(data), 512):
-            file.write(data[begin : begin + 512])
-            file.flush()
-            os.fsync(file.fileno())
+    """Write half of a file, and be killed."""
+    path.write_bytes(data[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:

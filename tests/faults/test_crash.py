@@ -29,7 +29,7 @@ from tests.faults.crash_model import (
     tree_of,
 )
 from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.errors import ConfigError
 from viewstore.files.upstream import Upstream
 from viewstore.format.manifest import Commit, Manifest

@@ -1,17 +1,15 @@
 """Builds of parents and children that are killed anywhere end as if they had not been."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import viewstore
-from viewstore.build.repair import collect_garbage
-from viewstore.store.verify import verify
+from tests.faults import family_driver
+from tests.faults.drive import killed_stores
+from tests.viewstore.small_stores import whole_id
 
-DRIVER = Path(__file__).with_name("family_driver.py")
 ROWS = 48
 
 
@@ -23,35 +21,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def drive(store: Path, source: str, *, kills: int, builders: int, seed: int) -> int:
-    arguments = [str(store), source, str(kills), str(builders), str(seed)]
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONPATH": "."},
-    )
-    return int(done.stdout)
-
-
 @pytest.mark.parametrize(
     ("kills", "builders"), [(12, 1), pytest.param(200, 1, marks=pytest.mark.slow), (12, 3)]
 )
 def test_a_family_that_was_killed_is_the_one_that_was_not(
     tmp_path: Path, source: str, kills: int, builders: int
 ) -> None:
-    killed = 0
-    stores: list[Path] = []
-    while killed < kills:
-        stores.append(tmp_path / f"store{len(stores)}")
-        wanted = kills - killed
-        killed += drive(stores[-1], source, kills=wanted, builders=builders, seed=len(stores))
-    expected = viewstore.open(f"{stores[0]}-undisturbed").store_id
-    for store in stores:
-        collect_garbage(store, older_seconds=0, dry_run=False)
-        assert list(verify(store, level="content")) == []
-        opened = viewstore.open(store)
-        assert opened.store_id == expected
-        assert opened.view_sets["seen"].complete
+    stores = killed_stores(family_driver.__name__, tmp_path, source, kills, builders, 1)
+    expected = viewstore.open(tmp_path / "undisturbed").store_id
+    assert {whole_id(store) for store in stores} == {expected}
+    assert all(viewstore.open(store).view_sets["seen"].complete for store in stores)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import viewstore
-from tests.viewstore.small_stores import write_npz
-from viewstore.build.repair import collect_garbage
+from tests.viewstore.small_stores import whole_id, write_npz
 from viewstore.store.verify import verify
 
 ROWS = 400
@@ -76,8 +75,5 @@ def test_a_full_disk_stops_a_build_that_resumes_when_there_is_room(
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert build(store, source, workers).returncode == 0
     assert kept.items() <= commits(store).items()
-    collect_garbage(store, older_seconds=0, dry_run=False)
-    assert list(verify(store)) == []
     assert build(tmp_path / "undisturbed", source, workers).returncode == 0
-    whole = viewstore.open(tmp_path / "undisturbed")
-    assert viewstore.open(store).store_id == whole.store_id
+    assert whole_id(store) == viewstore.open(tmp_path / "undisturbed").store_id

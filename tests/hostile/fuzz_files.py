@@ -125,7 +125,8 @@ def image_readers() -> dict[str, Reader]:
     }
 
     def read(data: bytes, folder: Path) -> object:
-        for name, codec in CODECS.items():
+        for name, row in CODECS.items():
+            codec = row.load()
             if codec.encoded:
                 try:
                     codec().view_decoder((24, 32, 3)).decode(data, np.empty((24, 32, 3), np.uint8))

@@ -1,14 +1,22 @@
 """Runs under a Python that has stock ffcv, without viewstore: reads and writes `.beton` files.
 
-Usage:
-  ffcv_peer.py read FILE OUT.npz          every field of every sample, default pipelines
-  ffcv_peer.py train FILE OUT.npz         crop, flip and label pipelines of training
-  ffcv_peer.py write IN.npz FILE MODE     IN: images [N, H, W, 3] and labels [N]
-  ffcv_peer.py write-all IN.npz FILE      a field of every kind, two workers
+One process imports ffcv for all tests, which costs as much as using it does. It takes commands
+from stdin, a JSON list a line, and a fork of it answers each: {"printed": text, "error": traceback}
+  ["read", FILE, OUT.npz]          every field of every sample, default pipelines
+  ["train", FILE, OUT.npz]         crop, flip and label pipelines of training
+  ["write", IN.npz, FILE, MODE]    IN: images [N, H, W, 3] and labels [N]
+  ["write-all", IN.npz, FILE]      a field of every kind, two workers
+  ["script", SCRIPT, ARGUMENT ..]  a script, as if it were started with these arguments
 `read` and `train` do so with the page cache and without: arrays 1/FIELD and 0/FIELD.
 """
 
+import contextlib
+import io
+import json
+import multiprocessing
+import runpy
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -25,6 +33,7 @@ from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImag
 from ffcv.writer import DatasetWriter  # noqa: E402
 
 BATCH = 64
+SECONDS = 240  # ffcv waits for ever once its own thread has failed
 
 
 def load(path: str, out: str, pipelines_of: Callable[[Reader], dict]) -> None:
@@ -93,6 +102,39 @@ def write_all(source: str, path: str) -> None:
     DatasetWriter(path, columns, num_workers=2).from_indexed_dataset(samples)
 
 
+def script(path: str, *arguments: str) -> None:
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
+
+
+COMMANDS = {"read": read, "train": train, "write": write, "write-all": write_all, "script": script}
+
+
+def answer(command: str, *arguments: str) -> None:
+    printed, error = io.StringIO(), None
+    try:
+        with contextlib.redirect_stdout(printed):
+            COMMANDS[command](*arguments)
+    except Exception:
+        error = traceback.format_exc()
+    say(printed.getvalue(), error)
+
+
+def say(printed: str, error: str | None) -> None:
+    print(json.dumps({"printed": printed, "error": error}), flush=True)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        fork = multiprocessing.get_context("fork").Process(target=answer, args=json.loads(line))
+        fork.start()
+        fork.join(SECONDS)
+        if fork.exitcode is None:
+            fork.kill()
+            fork.join()
+        if fork.exitcode:
+            say("", f"ffcv ended with {fork.exitcode}, or was ended after {SECONDS} s")
+
+
 if __name__ == "__main__":
-    commands = {"read": read, "train": train, "write": write, "write-all": write_all}
-    commands[sys.argv[1]](*sys.argv[2:])
+    main()

@@ -6,7 +6,7 @@ Needs VIEWSTORE_FFCV_PYTHON, a Python that has ffcv; .ci/run makes one.
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,26 +31,25 @@ from viewstore.store.store import Store
 
 PEER = Path(__file__).parent / "ffcv_peer.py"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "read_with_ffcv.py"
-SECONDS = 240  # ffcv waits for ever once its own thread has failed
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Runs ffcv_peer.py."""
+    """Asks the process of ffcv_peer.py."""
 
-    python: str
+    process: subprocess.Popen[str]
     folder: Path
 
-    def run(self, command: str, *arguments: Path | str) -> None:
-        self.script(PEER, command, *arguments)
-
-    def script(self, script: Path, *arguments: Path | str) -> str:
-        """Return what a script prints."""
-        line = [self.python, str(script), *map(str, arguments)]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(self, command: str, *arguments: Path | str) -> str:
+        """Return what a command prints."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([command, *map(str, arguments)]) + "\n")
+        self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline())
+        assert found["error"] is None, found["error"]
+        return str(found["printed"])
 
     def load(self, command: str, path: Path) -> tuple[Arrays, Arrays]:
         """Return what ffcv delivers by field, through the page cache and without it."""
@@ -65,11 +64,19 @@ class Peer:
 
 
 @pytest.fixture(scope="module")
-def ffcv(tmp_path_factory: pytest.TempPathFactory) -> Peer:
+def ffcv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     python = os.environ.get("VIEWSTORE_FFCV_PYTHON")
     if not python:
         pytest.skip("needs VIEWSTORE_FFCV_PYTHON, a Python that has ffcv; .ci/run makes one")
-    return Peer(python, tmp_path_factory.mktemp("ffcv"))
+    process = subprocess.Popen(
+        [python, str(PEER)],
+        env=os.environ | {"NUMBA_OPT": "0"},  # code that runs once need not be optimised
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield Peer(process, tmp_path_factory.mktemp("ffcv"))
 
 
 def build_views(folder: Path, codec: str, side: int, rows: int) -> Store:
@@ -138,7 +145,7 @@ def test_stock_ffcv_crops_flips_and_labels(ffcv: Peer, tmp_path: Path) -> None:
         assert np.array_equal(found["v0"], crops.transpose(0, 3, 1, 2))
         assert np.array_equal(found["v1"], views[:, 1].transpose(0, 3, 1, 2))
         assert np.array_equal(found["label"], store.labels)
-    said = ffcv.script(EXAMPLE, tmp_path / "e.beton")
+    said = ffcv.run("script", EXAMPLE, tmp_path / "e.beton")
     assert said == "150 samples, 2 views of (3, 16, 16), 10 labels\n"
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,18 +35,26 @@ def photos(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Stor
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """4 digits: view sets `recon` (1 view) and `w-search` (3 views made from it)."""
+    """4 digits: view sets `recon` (1 view) and `w-search` (3 views made from it).
+
+    Its distances are given: measuring them takes views of all 1,797 digits, twice.
+    """
     out = tmp_path_factory.mktemp("loaders") / "searched"
-    build(
-        BuildRequest(
-            generator="w-search",
-            out=out,
-            source="digits",
-            limit=4,
-            settings={"views": 3, "max_steps": 2},
-            workers=1,
+    distances: dict[str, dict[str, Any]] = {
+        "recon": {"shift_stop": 0.06},
+        "w-search": {"views": 3, "eps1": 0.3},
+    }
+    for name, settings in distances.items():
+        build(
+            BuildRequest(
+                generator=name,
+                out=out,
+                source="digits",
+                limit=4,
+                settings=settings | {"max_steps": 2},
+                workers=1,
+            )
         )
-    )
     return viewstore.open(out)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.ray.builders import UNITS, build, executions, slow, when
+from tests.ray.builders import UNITS, build, executions, when
 from tests.ray.conftest import Nodes
+from tests.scripted import Script, begin, mark
 from viewstore.errors import ConfigError, StoppedError, UnavailableError
 from viewstore.progress import Silent
 from viewstore.shards import engine_ray
@@ -55,50 +56,46 @@ def job_of(make: object, units: int = 2, grace: float = 0.0) -> Job:
 
 
 def test_a_cluster_builds_the_same_store_and_leaves_the_process_as_it_was(
-    cluster: Nodes, tmp_path: Path, source: str, whole_id: str
+    cluster: Nodes, tmp_path: Path, source: str, whole_id: str, trace: Path
 ) -> None:
+    Script().write(trace)
     before = dict(os.environ), signal.getsignal(signal.SIGTERM), cv2.getNumThreads()
-    trace = tmp_path / "trace"
-    assert build(tmp_path / "store", source, slow(trace, seconds=0.0)) == whole_id
+    assert build(tmp_path / "store", source, run_ray) == whole_id
     assert (dict(os.environ), signal.getsignal(signal.SIGTERM), cv2.getNumThreads()) == before
     assert len(executions(trace)) == UNITS
     assert os.getpid() not in executions(trace)
 
 
 def test_an_actor_that_is_killed_loses_one_unit_to_another(
-    cluster: Nodes, tmp_path: Path, source: str, whole_id: str
+    cluster: Nodes, tmp_path: Path, source: str, whole_id: str, trace: Path
 ) -> None:
-    trace = tmp_path / "trace"
-    victim: list[int] = []
 
     def kill() -> None:
-        victim.append(executions(trace)[0])
-        os.kill(victim[0], signal.SIGKILL)
+        os.kill(executions(trace)[0], signal.SIGKILL)
 
     with when(lambda: executions(trace), kill):
-        assert build(tmp_path / "store", source, slow(trace)) == whole_id
+        assert build(tmp_path / "store", source, run_ray) == whole_id
     assert len(executions(trace)) <= UNITS + 1
 
 
 def test_a_node_that_is_lost_is_done_without(
-    cluster: Nodes, tmp_path: Path, source: str, whole_id: str
+    cluster: Nodes, tmp_path: Path, source: str, whole_id: str, trace: Path
 ) -> None:
     node = cluster.add()
-    trace = tmp_path / "trace"
     with when(lambda: len(set(executions(trace))) == 3, partial(cluster.lose, node)):
-        assert build(tmp_path / "store", source, slow(trace)) == whole_id
+        assert build(tmp_path / "store", source, run_ray) == whole_id
     assert len(executions(trace)) <= UNITS + 1
 
 
 def test_all_nodes_are_lost_and_new_ones_go_on(
     cluster: Nodes,
+    home: Path,
     tmp_path: Path,
     source: str,
     whole_id: str,
+    trace: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trace = tmp_path / "trace"
-
     def lose_all() -> None:
         monkeypatch.setattr(engine_ray, "STALL_SECONDS", 1.0)
         cluster.lose_all()
@@ -107,11 +104,11 @@ def test_all_nodes_are_lost_and_new_ones_go_on(
         when(lambda: len(executions(trace)) > 2, lose_all),
         pytest.raises(StoppedError, match="no worker of the Ray cluster is left"),
     ):
-        build(tmp_path / "store", source, slow(trace))
+        build(tmp_path / "store", source, run_ray)
     monkeypatch.setattr(engine_ray, "STALL_SECONDS", 600.0)
     cluster.mend()
-    again = tmp_path / "again"
-    assert build(tmp_path / "store", source, slow(again, seconds=0.0)) == whole_id
+    again = begin(home, "again", Script())
+    assert build(tmp_path / "store", source, run_ray) == whole_id
     assert len(executions(trace)) + len(executions(again)) <= UNITS + 2
 
 
@@ -136,10 +133,10 @@ def joined(cluster: Nodes) -> Iterator[None]:
 
 
 def test_an_actor_that_is_never_placed_gets_no_unit(
-    joined: None, tmp_path: Path, source: str, whole_id: str
+    joined: None, tmp_path: Path, source: str, whole_id: str, trace: Path
 ) -> None:
-    trace = tmp_path / "trace"
-    assert build(tmp_path / "store", source, slow(trace, seconds=0.0)) == whole_id
+    Script().write(trace)
+    assert build(tmp_path / "store", source, run_ray) == whole_id
     assert len(executions(trace)) == UNITS
     assert len(set(executions(trace))) == 1
 
@@ -180,7 +177,7 @@ class Hanging:
         self.trace = trace
 
     def run(self, unit: Unit) -> Outcome:
-        (self.trace / f"{os.getpid()}.{unit.shard}").touch()
+        mark(self.trace, "begun", unit.shard)
         time.sleep(3600)
         raise AssertionError("nobody ended it")
 

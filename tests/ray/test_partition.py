@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray.builders import UNITS, build_all, checked, executions, make_slow, when
+from tests.ray.builders import UNITS, build_all, executions, when
 from tests.ray.conftest import SETTINGS
+from tests.scripted import Script
+from tests.viewstore import small_stores
 from viewstore.shards.builder import BuilderFactory, ShardBuilder, Watch
 from viewstore.shards.engine import Job
 from viewstore.shards.engine_ray import run_ray
@@ -26,7 +28,6 @@ from viewstore.shards.unit import Outcome, Unit
 
 NAMESPACE, OUTER, INNER = "vsB", "10.77.0.1", "10.77.0.2"
 RAY = str(Path(sys.executable).with_name("ray"))
-LATE_SECONDS = 20.0  # of a unit in the other network, while all else is built here
 
 pytestmark = [
     pytest.mark.ray,
@@ -72,7 +73,7 @@ def node(*arguments: str, inside: bool = False) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def two_networks(namespace: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_networks(namespace: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A head with one CPU here, and a node with one CPU in the other network."""
     pytest.importorskip("ray", reason="needs the package ray: pip install 'viewstore[ray]'")
     folder = tempfile.mkdtemp(prefix="vs-ray-")
@@ -119,30 +120,31 @@ class Telling:
         return outcome
 
 
-def make_late(make: BuilderFactory, trace: Path, watch: Watch, place: Place) -> Telling:
-    """Return a builder that is quick here, and slow in the other network."""
+def make_telling(make: BuilderFactory, trace: Path, watch: Watch, place: Place) -> Telling:
     here = "vsb0" not in [name for _, name in socket.if_nameindex()]
-    seconds = 0.2 if here else LATE_SECONDS
-    return Telling(make_slow(make, trace, seconds, watch, place), trace, here)
+    return Telling(make(watch, place), trace, here)
 
 
 def test_a_node_that_was_cut_off_commits_nothing_twice(
-    two_networks: None, tmp_path: Path, source: str, whole_id: str
+    two_networks: None, tmp_path: Path, source: str, whole_id: str, trace: Path
 ) -> None:
-    trace, store = tmp_path / "trace", tmp_path / "store"
-    trace.mkdir()
+    """What it has begun before the cut, it ends after all else was built here."""
+    store = tmp_path / "store"
+    Script(render="wait").write(trace)
 
     def run(job: Job) -> Iterator[Outcome]:
-        return run_ray(replace(job, make=partial(make_late, job.make, trace)))  # type: ignore[arg-type]
+        return run_ray(replace(job, make=partial(make_telling, job.make, trace)))  # type: ignore[arg-type]
 
     def cut() -> None:
         link("down")
+        Script().write(trace)
         (trace / "cut").touch()
 
     with when(lambda: executions(trace), cut):
         build_all(store, source, run)  # type: ignore[arg-type]
     assert not (trace / "lost_race").exists()
+    (trace / "go").touch()
     with when((trace / "lost_race").exists, partial(link, "up")):
         pass
-    assert checked(store) == whole_id
+    assert small_stores.whole_id(store) == whole_id
     assert len(executions(trace)) <= UNITS + 1

@@ -131,7 +131,7 @@ def plain_server(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-class _Ranged(_Quiet):
+class Ranged(_Quiet):
     """Answers as nginx does: one range, a strong ETag, If-Match."""
 
     def do_GET(self) -> None:
@@ -161,7 +161,7 @@ class _Ranged(_Quiet):
 @contextlib.contextmanager
 def ranged_server(folder: Path) -> Iterator[str]:
     """Serve a folder with ranges and ETags."""
-    with serving(functools.partial(_Ranged, directory=str(folder))) as server:
+    with serving(functools.partial(Ranged, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
@@ -180,6 +180,7 @@ class Faults:
         stall_seconds: How long a stalled connection is silent.
         ignores_conditions: The server does not know If-None-Match, and puts whatever comes.
         page: Names that the server lists in one answer; 0 leaves it to the server.
+        gets, bytes_read: Answers of the server to requests that read, and their bytes, by path.
     """
 
     script: list[Fault | None] = field(default_factory=list)
@@ -194,8 +195,16 @@ class Faults:
     done: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
     matches: list[str] = field(default_factory=list)
+    gets: Counter[str] = field(default_factory=Counter)
+    bytes_read: Counter[str] = field(default_factory=Counter)
     _asked: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answered(self, path: str, size: int) -> None:
+        """Count what the server gave of an object, or of a listing."""
+        with self._lock:
+            self.gets[path.partition("?")[0]] += 1
+            self.bytes_read[path.partition("?")[0]] += size
 
     @property
     def struck(self) -> int:
@@ -273,6 +282,8 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
             if fault in ("503", "404", "403", "409", "501"):
                 return self._answer(int(fault), {}, CONFLICT if fault == "409" else b"")
             status, headers, body = self._pass_on(request)
+            if self.command == "GET":
+                faults.answered(self.path, len(body))
             self.close_connection = fault is not None
             sent = int(len(body) * place)
             if fault == "drop" or (fault in ("cut", "reset") and not body):

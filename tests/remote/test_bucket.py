@@ -173,10 +173,10 @@ def test_an_object_that_is_not_there_is_told_from_a_bucket_that_does_not_answer(
         lambda bucket: bucket.put("a", b"1"),
         lambda bucket: bucket.put_if_absent("a", b"1"),
         lambda bucket: bucket.get("a", 10),
-        lambda bucket: bucket.sizes("folder"),
+        lambda bucket: bucket.listed("folder"),
         lambda bucket: bucket.remove("a"),
     ],
-    ids=["put", "put_if_absent", "get", "sizes", "remove"],
+    ids=["put", "put_if_absent", "get", "listed", "remove"],
 )
 @pytest.mark.parametrize(("fault", "tries"), [("403", 1), ("503", 4), ("refuse", 4), ("drop", 4)])
 def test_what_stays_broken_is_an_error_with_its_address(
@@ -200,9 +200,10 @@ def test_all_pages_of_a_listing_are_read_over_a_network_that_breaks(broken: Brok
         *(None, "reset", None, None, "cut", "drop", None, "503"),
         *(None, "truncate", None, "cut, no length"),
     ]
-    assert broken.bucket().sizes("commits") == expected
+    listed = broken.bucket().listed("commits")
+    assert {name: size for name, (size, _) in listed.items()} == expected
     assert broken.faults.script == []
-    assert broken.bucket().sizes("nothing") == {}
+    assert broken.bucket().listed("nothing") == {}
 
 
 def test_what_is_removed_is_gone_though_the_answer_was_lost(broken: Broken) -> None:
@@ -257,7 +258,7 @@ def test_a_listing_with_a_name_that_leads_elsewhere_is_refused(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         bucket = Bucket(f"s3://{BUCKET}/hostile", retry=replace(RETRY, tries=2))
         with pytest.raises((FormatError, RemoteError)) as caught:
-            print(bucket.sizes("views"))
+            print(bucket.listed("views"))
     print(caught.value)
     assert str(caught.value.where).startswith(bucket.url)
 

@@ -2,79 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import count
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.faults.drive import drive
+from tests.remote import bucket_kill_driver
 from tests.remote.bucket_builds import CUT, Place, Undisturbed, build_into
 from tests.remote.buckets import Inside
-from tests.remote.servers import Faults, proxy, s3_environment
+from tests.remote.servers import PATIENCE_SECONDS, Faults, proxy
+from viewstore.files.bucket import Bucket
 
-REPO = Path(__file__).parents[2]
-DRIVER = "tests.remote.bucket_kill_driver"
 VERSIONED = "versions"  # the bucket that tells what was ever written over
 NEVER_REPLACED = ("commits/", "plan.json", "sources.json", "manifests/")
-
-
-@dataclass
-class Killed:
-    """What a loop of kills left behind."""
-
-    places: list[Place]
-    kills: int
-
-
-Kill = Callable[..., Killed]
+At = Callable[[str], Place]
 
 
 @pytest.fixture
-def kill(
-    s3_endpoint: str, source: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Kill]:
-    """Kill builders, so many at once, until so many were killed; stores of a bucket of versions.
-
-    Their connections are cut at a rate too.
-    """
+def at(
+    s3_endpoint: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[At]:
+    """Places of this test by name, in a bucket of versions behind a proxy."""
     folder = f"killed/{zlib.crc32(request.node.name.encode()):08x}"
-    faults = Faults()
-    stores = count(1)
+    faults = Faults(kinds=CUT)
+    Inside(s3_endpoint, "", VERSIONED).make_bucket_of_versions()
+
+    def named(name: str) -> Place:
+        inside = Inside(s3_endpoint, f"{folder}/{name}/", VERSIONED)
+        return Place(f"s3://{VERSIONED}/{folder}/{name}", faults, inside)
+
     with proxy(s3_endpoint, faults) as url:
-
-        def loop(kills: int, builders: int, writer: str, rate: float = 0.0) -> Killed:
-            faults.rate, faults.kinds = rate, CUT
-            killed = Killed([], 0)
-            while killed.kills < kills:
-                assert len(killed.places) < kills, f"{killed.kills} kills only"
-                seed = next(stores)
-                prefix = f"{folder}/{seed}"
-                out = f"s3://{VERSIONED}/{prefix}"
-                inside = Inside(s3_endpoint, f"{prefix}/", VERSIONED)
-                if not killed.places:
-                    inside.make_bucket_of_versions()
-                killed.places.append(Place(out, faults, inside))
-                arguments = (out, source, kills - killed.kills, builders, writer, seed)
-                done = subprocess.run(
-                    [sys.executable, "-m", DRIVER, *map(str, arguments)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    cwd=REPO,
-                    env={**os.environ, **s3_environment(url), "TMPDIR": str(tmp_path)},
-                )
-                assert done.stderr == ""
-                killed.kills += int(done.stdout)
-            return killed
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", url)
-            yield loop
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        yield named
 
 
 def replaced(inside: Inside) -> list[str]:
@@ -94,22 +61,34 @@ def replaced(inside: Inside) -> list[str]:
     ],
 )
 def test_builders_that_are_killed_lose_nothing(
-    kill: Kill,
-    source: str,
-    undisturbed: Undisturbed,
-    builders: int,
-    kills: int,
-    rate: float,
+    at: At, source: str, undisturbed: Undisturbed, builders: int, kills: int, rate: float
 ) -> None:
-    killed = kill(kills, builders, "ours", rate)
-    assert killed.kills >= kills
-    for place in killed.places:
-        build_into(place.url, source)
+    """At the higher rates their connections are cut too."""
+    every = at("every")
+    every.faults.rate = rate
+    arguments = (every.url, source, kills, builders, 1)
+    stores = int(drive(bucket_kill_driver.__name__, *arguments))
+    for number in range(stores):
+        place = at(f"every/{number}")
         assert replaced(place.inside) == []
         place.check(undisturbed)
 
 
-def test_writers_without_the_condition_are_caught(kill: Kill) -> None:
-    """The negative control: the same kills find that records were written over."""
-    rounds = (kill(9, 3, "naive") for _ in range(6))
-    assert any(replaced(place.inside) for killed in rounds for place in killed.places)
+def test_writers_without_the_condition_are_caught(
+    at: At, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: two look whether a name is free, and then both write there."""
+    looked = threading.Barrier(2, timeout=PATIENCE_SECONDS)
+
+    def put_anyway(bucket: Bucket, name: str, data: bytes) -> bool:
+        if name.endswith("plan.json"):
+            looked.wait()
+        bucket.put(name, data)
+        return True
+
+    monkeypatch.setattr(Bucket, "put_if_absent", put_anyway)
+    monkeypatch.setattr(Bucket, "check_conditional", lambda bucket: None)
+    place = at("naive")
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(build_into, [place.url] * 2, [source] * 2))
+    assert replaced(place.inside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import ssl
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -242,11 +243,14 @@ def test_nothing_follows_a_redirect_from_https_to_http(
     """Nor does it where an S3 server of the environment is spoken to without TLS."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     plain = serve()
-    server = serve(tls, wanted=TOKEN, moved_to=plain.url)
+    server = serve(tls, wanted=TOKEN, moved_to=f"{plain.url}/x?signature={OTHER}&")
     tokens.write_text(f"{server.url} {TOKEN}\n")
-    with pytest.raises(RemoteError, match="did not give manifest"):
+    with pytest.raises(RemoteError, match="which has no TLS") as caught:
         open_remote(server.url)
-    assert set(server.got) == {f"Bearer {TOKEN}"}
+    assert caught.value.code == "VS403"
+    assert f"redirects to {plain.url}/x, which" in str(caught.value)
+    assert OTHER not in "".join(traceback.format_exception(caught.value))
+    assert server.got == [f"Bearer {TOKEN}"]  # asked once: this does not pass
     assert plain.got == []
 
 

@@ -1,4 +1,4 @@
-"""A Slurm cluster for the tests of job arrays, and a package whose generator they build with.
+"""A Slurm cluster for the tests of job arrays, and the scripted generator for all that it runs.
 
 `.ci/slurm` unpacks Slurm; elsewhere these tests skip and say what is missing.
 """
@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.scripted import install
 from tests.slurm.cluster import Cluster
 
 
@@ -35,16 +35,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which the package of `counted.py` is installed, here and in Slurm's jobs."""
-    site = tmp_path_factory.mktemp("site")
-    shutil.copy(Path(__file__).with_name("counted.py"), site)
-    (site / "pause").write_text("0")
-    info = site / "counted-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counted\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[viewstore.generators]\ncounted = counted:Counted\n")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where scripts lie; this process and Slurm's jobs find the scripted generator."""
+    folder = tmp_path_factory.mktemp("scripts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(site))
-        patch.setenv("PYTHONPATH", str(site))
-        yield site
+        patch.syspath_prepend(str(folder / "site"))
+        for name, value in install(folder).items():
+            patch.setenv(name, value)
+        yield folder

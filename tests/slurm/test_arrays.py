@@ -13,21 +13,19 @@ from pathlib import Path
 
 import pytest
 
-import viewstore
+from tests.scripted import Script, begin, marks
 from tests.slurm.cluster import NODES, Cluster, until
 from tests.viewstore.commands import run
-from tests.viewstore.small_stores import write_npz
-from viewstore.build.repair import collect_garbage
+from tests.viewstore.small_stores import whole_id, write_npz
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.store.committed import committed_shards
-from viewstore.store.verify import verify
 
 pytestmark = pytest.mark.slurm
 
-VIEW_SET = "counted"
-SHARDS, SHARD_ROWS = 40, 4
+VIEW_SET = "scripted"
+SHARDS = 40  # of a sample each
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 PROGRAMS = Path(sys.executable).parent  # where viewstore is installed
 
@@ -39,18 +37,18 @@ class Array:
     Attributes:
         cluster: Where they run.
         store: Its folder; the tasks write what they say beside it.
-        package: Folder of the generator's package.
+        trace: Folder of the script, and of the marks of what was done.
         store_id: That of the same plan, built by one process.
     """
 
     cluster: Cluster
     store: Path
-    package: Path
+    trace: Path
     store_id: str
 
     def pause(self, seconds: float) -> None:
-        """Let each shard take that long from now on."""
-        (self.package / "pause").write_text(str(seconds / SHARD_ROWS))
+        """Let each shard that begins take that long from now on."""
+        Script(render="slow", seconds=seconds).write(self.trace)
 
     def submit(self, slices: int, capsys: pytest.CaptureFixture[str], *options: object) -> int:
         """Submit the job file of this store; return the number of the job."""
@@ -66,9 +64,7 @@ class Array:
 
     def begun(self, job: int) -> list[int]:
         """Return the shards that a job began, each as often as it did."""
-        path = self.package / "begun"
-        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return [int(row) // SHARD_ROWS for of, row in lines if of == str(job)]
+        return [mark.row for mark in marks(self.trace, "begun") if mark.job == str(job)]
 
     def restarts(self, job: int) -> list[int]:
         """Return how often each task of a job was put back into the queue."""
@@ -87,23 +83,17 @@ class Array:
     def finish(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Publish the store: it must be whole, without garbage, and that of one process."""
         assert run(capsys, "finalise", self.store)[0] == 0
-        collect_garbage(self.store, older_seconds=0, dry_run=False)
-        assert collect_garbage(self.store, older_seconds=0, dry_run=True) == []
-        assert list(verify(self.store)) == []
-        assert viewstore.open(self.store).store_id == self.store_id
+        assert whole_id(self.store) == self.store_id
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[Path, str]:
+def planned(tmp_path_factory: pytest.TempPathFactory, home: Path) -> tuple[Path, str]:
     """A store with a plan and no shard, and the store id of the same plan built by one process."""
+    begin(home, "planned", Script())
     folder = tmp_path_factory.mktemp("planned")
-    source = write_npz(folder / "images.npz", rows=SHARDS * SHARD_ROWS)
+    source = write_npz(folder / "images.npz", rows=SHARDS, side=8)
     request = BuildRequest(
-        generator="counted",
-        out=folder / "local",
-        source=source,
-        shard_rows=SHARD_ROWS,
-        workers=1,
+        generator="scripted", out=folder / "local", source=source, shard_rows=1, workers=1
     )
     manifest = build(request).manifest
     assert manifest is not None
@@ -112,12 +102,11 @@ def planned(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[Pa
 
 
 @pytest.fixture
-def array(cluster: Cluster, planned: tuple[Path, str], package: Path, tmp_path: Path) -> Array:
+def array(cluster: Cluster, planned: tuple[Path, str], home: Path, tmp_path: Path) -> Array:
     store, store_id = planned
     shutil.copytree(store, tmp_path / "s")
-    array = Array(cluster, tmp_path / "s", package, store_id)
-    array.pause(0)
-    return array
+    trace = begin(home, tmp_path.name, Script())
+    return Array(cluster, tmp_path / "s", trace, store_id)
 
 
 def test_an_array_builds_the_store_of_one_process(

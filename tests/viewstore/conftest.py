@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,10 @@ def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two view sets of crops."""
     out = tmp_path_factory.mktemp("look") / "digits"
-    build(BuildRequest(generator="simclr", out=out, settings={"views": 4}, limit=80))
-    build(BuildRequest(generator="simclr", view_set="wide", out=out, settings={"views": 12}))
+    for name, views in (("simclr", 4), ("wide", 12)):
+        settings = {"views": views}
+        request = BuildRequest(generator="simclr", out=out, settings=settings, limit=80, workers=1)
+        build(replace(request, view_set=name))
     return out
 
 

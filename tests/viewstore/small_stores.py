@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import ROUND, Plan, round_name
 from viewstore.store.committed import read_plan
+from viewstore.store.store import open_store
+from viewstore.store.verify import verify
 
 ROWS = 20
 SHARD_ROWS = 8
@@ -57,3 +60,10 @@ def build_small(out: Path, source: str | None, **changes: Any) -> Built:  # noqa
         "workers": 1,
     }
     return build(BuildRequest(**(request | changes)))
+
+
+def whole_id(out: Path) -> str:
+    """Return the id of a store, which must be whole once its garbage was taken out."""
+    collect_garbage(out, older_seconds=0, dry_run=False)
+    assert list(verify(out, level="content")) == []
+    return open_store(out).store_id

@@ -25,8 +25,9 @@ from viewstore.train.conformance.world import (
     train_step,
     with_made,
 )
-from viewstore.train.methods.base import Method, MethodSettings, Mode, Traits
+from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.table import METHODS, method_of
+from viewstore.train.methods.traits import Mode, Traits
 from viewstore.train.nets.domains import add_domain
 from viewstore.train.plan import Row
 from viewstore.train.strategies.base import Strategy

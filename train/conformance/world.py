@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from viewstore.loaders.batches.batch import IMAGENET_MEAN, IMAGENET_STD
-from viewstore.train.methods.base import Embedded, Frame, Method, MethodSettings
+from viewstore.train.methods.base import Frame, Method, MethodSettings
+from viewstore.train.methods.embeddings import Embedded
 from viewstore.train.methods.table import method_of
 from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.strategies.base import Slot, Strategy

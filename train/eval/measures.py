@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from viewstore.errors import ConfigError
-
-Z_95 = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
 RESOLVED = 1e-6  # of the length of features: smaller differences are rounding in float32
 
 
@@ -44,20 +41,3 @@ def effective_rank(features: Tensor) -> float:
 def share_error(share: float, count: int) -> float:
     """Return the standard error of a share of `count` samples: sqrt(p (1 - p) / n)."""
     return math.sqrt(share * (1 - share) / count)
-
-
-def wilson(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson interval of a share, 95 % by default.
-
-    Source: Wilson, JASA 22 (1927), the roots p of (p - s/n)^2 = z^2 p (1 - p) / n.
-
-    Raises:
-        ConfigError: There are no samples, or more successes than samples.
-    """
-    if not 0 <= successes <= count or not count:
-        raise ConfigError(f"an interval needs 0 <= successes <= count, got {successes} of {count}")
-    share, slack = successes / count, z * z / count
-    centre = share + slack / 2
-    half = z * math.sqrt(share * (1 - share) / count + slack / (4 * count))
-    low, high = (centre - half) / (1 + slack), (centre + half) / (1 + slack)
-    return min(share, max(low, 0.0)), max(share, min(high, 1.0))  # rounding left out

@@ -24,7 +24,7 @@ from viewstore.train.loop.monitors import CollapseDetector, Monitor, choose_rows
 from viewstore.train.loop.pictures import BATCH, batch_picture, save_picture
 from viewstore.train.loop.run import Feed, Run, RunOptions, StatefulBatch
 from viewstore.train.loop.selection_log import SelectionLog
-from viewstore.train.methods.base import Embedded
+from viewstore.train.methods.embeddings import Embedded
 from viewstore.train.overlap import choice_facts
 from viewstore.train.plan import Plan
 from viewstore.train.views import Views

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from viewstore.train.methods.base import UnitPair
+from viewstore.train.methods.embeddings import UnitPair
 from viewstore.train.plan import Scores
 
 

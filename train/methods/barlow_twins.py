@@ -14,7 +14,9 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean, world_size
-from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings, Net, Traits
+from viewstore.train.methods.base import Frame, Method, MethodSettings
+from viewstore.train.methods.embeddings import Emb
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores, total
 from viewstore.train.views import Views

@@ -10,63 +10,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewstore.train.methods.embeddings import (
+    Emb,
+    Embedded,
+    Images,
+    UnitPair,
+    grouped,
+    split,
+    stacked,
+    unit_rows,
+)
+from viewstore.train.methods.traits import Mode, Net, Statistics, Traits
 from viewstore.train.nets.backbone import stage as output_of_stage
-from viewstore.train.nets.domains import use_domain
-from viewstore.train.nets.network import Network, quiet_statistics
+from viewstore.train.nets.domains import evaluating, quiet_statistics, use_domain
+from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Preprocessing, Views
-
-Emb = dict[str, Tensor]  # "feat", "z", "p", "logits", ...: float32 [rows, B, ...]
-Mode = Literal["train", "probe", "attack"]
-Net = Literal["student", "target"]
-Statistics = Literal["pooled", "per_view", "running"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traits:
-    """What strategies may ask about a method.
-
-    Attributes:
-        name: The method's name, for messages alone.
-        samplewise: Whether its loss is a sum over samples; if not, scores are for choosing only.
-        target: Where the target side comes from: "none" is the student's own forward with
-            gradients both ways, "stopgrad" the same without them into targets, "ema" a slower
-            copy of the network, "prototype" no view at all.
-        negatives: Where negatives come from, "" if there are none.
-        decomposable: Whether scores come in parts, with a distance: pull and push.
-        scale: `Scores.scale` of its scores, 0 where they have no parts.
-        inverse_tau: `Scores.inverse_tau` of its scores.
-        forward: "per_size" embeds all views of one size together, with shared batch statistics;
-            "per_view" embeds each view by itself.
-        target_roles: Roles of the views that may be targets of its standard plan; () means all.
-        reads: Columns of params that its `trunk` reads.
-    """
-
-    name: str
-    samplewise: bool = True
-    target: Literal["none", "stopgrad", "ema", "prototype"]
-    negatives: Literal["batch", "queue", ""] = ""
-    decomposable: bool
-    scale: float = 0.0
-    inverse_tau: float = 1.0
-    forward: Literal["per_view", "per_size"]
-    target_roles: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-
-
-class Embedded(NamedTuple):
-    """The loss of a plan, a scalar, and the embeddings it came from."""
-
-    loss: Tensor
-    plan: Plan
-    student: Emb
-    target: Emb
 
 
 class Group(NamedTuple):
@@ -80,14 +44,6 @@ class Group(NamedTuple):
     decay: bool
     fixed_lr: bool
     adapt: bool
-
-
-class Images(NamedTuple):
-    """M images of one size: levels [M, C, r, r], and the columns of `Traits.reads`, [M, ...]."""
-
-    pixels: Tensor
-    params: Mapping[str, Tensor]
-    at: At
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,12 +236,12 @@ class Method(nn.Module):
         """
         found: dict[int, Emb] = {}
         with self._computing(views.sample.device, mode, statistics):
-            for (bn, _), places in _groups(views, rows).items():
+            for (bn, _), places in grouped(views, rows).items():
                 with use_domain(self, bn):
                     for together in self._forwards(places, statistics):
                         found |= self._embed(views, rows, together, net)
         self.forwards += len(rows)
-        return _stacked([found[place] for place in range(len(rows))])
+        return stacked([found[place] for place in range(len(rows))])
 
     def features(
         self,
@@ -309,7 +265,7 @@ class Method(nn.Module):
         """
         found: dict[int, Emb] = {}
         with self._computing(views.sample.device, "probe", statistics):
-            for (bn, _), places in _groups(views, rows).items():
+            for (bn, _), places in grouped(views, rows).items():
                 with use_domain(self, bn):
                     for together in self._forwards(places, statistics):
                         found |= self._trunks(views, rows, together, "student", stage)
@@ -329,7 +285,7 @@ class Method(nn.Module):
             if mode == "probe":
                 stack.enter_context(torch.no_grad())
             if statistics == "running":
-                stack.enter_context(_evaluating(self))
+                stack.enter_context(evaluating(self))
             enabled = self.amp is not None
             stack.enter_context(torch.autocast(device.type, self.amp, enabled=enabled))
             yield
@@ -349,7 +305,7 @@ class Method(nn.Module):
         heads = self.head(torch.cat([trunks[place]["feat"] for place in places]), net)
         return {
             place: {name: value.float() for name, value in {**trunks[place], **emb}.items()}
-            for place, emb in _split(heads, places).items()
+            for place, emb in split(heads, places).items()
         }
 
     def _trunks(
@@ -380,7 +336,7 @@ class Method(nn.Module):
             else:
                 backbone = self.network(net).backbone
                 emb = {"feat": output_of_stage(backbone, self.prepare(images.pixels), stage)}
-            trunks |= _split(emb, same)
+            trunks |= split(emb, same)
         return trunks
 
     def unit_pair(
@@ -447,77 +403,3 @@ class MethodSettings(Protocol):
     @abstractmethod
     def make(self, network: Network, frame: Frame) -> Method:
         """Return the method that trains `network`."""
-
-
-class UnitPair(NamedTuple):
-    """The unit vectors of a pair.
-
-    Attributes:
-        student: Of each sample, [B, D].
-        target: Of what each sample learns from, [B, D].
-        target_row: Of the target row in its own order, [B, D]: `target` without a partner.
-    """
-
-    student: Tensor
-    target: Tensor
-    target_row: Tensor
-
-    @property
-    def cosine(self) -> Tensor:
-        """The cosine of student and target, [B]."""
-        return (self.student * self.target).sum(-1)
-
-    @property
-    def squared_distance(self) -> Tensor:
-        """The squared distance of student and target, [B]."""
-        return (self.student - self.target).square().sum(-1)
-
-
-def unit_rows(emb: Emb, name: str, side: Net) -> Tensor:
-    """Return the unit vectors of embeddings, [rows, B, D]; computed once for a side of a plan."""
-    key = f"unit {name} of {side}"
-    if key not in emb:
-        emb[key] = F.normalize(emb[name], dim=-1)
-    return emb[key]
-
-
-def _groups(views: Views, rows: Sequence[Row]) -> dict[tuple[Any, str], list[int]]:
-    """Return the places of rows that may share a forward: by domain, and by what was made."""
-    groups: dict[tuple[Any, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        kind = "base" if row.made_from is None else views.role_of(row.view)
-        groups[row.bn, kind].append(place)
-    return groups
-
-
-def _split(emb: Emb, places: list[int]) -> dict[int, Emb]:
-    """Return [M, ...] of several rows, one after the other, as [B, ...] of each."""
-    parts = {name: value.chunk(len(places)) for name, value in emb.items()}
-    return {
-        place: {name: values[i] for name, values in parts.items()} for i, place in enumerate(places)
-    }
-
-
-def _stacked(rows: list[Emb]) -> Emb:
-    """Return [rows, B, ...]; where rows have fewer tokens than others, zeros stand for them."""
-    stacked = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        if values[0].ndim > 2:
-            most = max(value.shape[1] for value in values)
-            pad = (0,) * (2 * (values[0].ndim - 2))
-            values = [F.pad(value, (*pad, 0, most - value.shape[1])) for value in values]
-        stacked[name] = torch.stack(values)
-    return stacked
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Have a block run in evaluation mode; every module's mode is restored behind it."""
-    before = [(each, each.training) for each in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for each, training in before:
-            each.training = training

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import Emb, Frame, MethodSettings, Net, Traits
+from viewstore.train.methods.base import Frame, MethodSettings
 from viewstore.train.methods.ema import Averaged, check_momentum, rising
+from viewstore.train.methods.embeddings import Emb
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores

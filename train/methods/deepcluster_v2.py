@@ -17,17 +17,10 @@ from torch import Tensor
 from viewstore.errors import ConfigError
 from viewstore.randomness import CHOICE, Op, Stream
 from viewstore.train.distributed import gather_rows
-from viewstore.train.methods.base import (
-    Emb,
-    Embedded,
-    Frame,
-    Method,
-    MethodSettings,
-    Net,
-    Traits,
-    unit_rows,
-)
+from viewstore.train.methods.base import Frame, Method, MethodSettings
 from viewstore.train.methods.clusters import spherical_kmeans
+from viewstore.train.methods.embeddings import Emb, Embedded, unit_rows
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Views

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_reduce_mean
-from viewstore.train.methods.base import Emb, Embedded, Frame, MethodSettings, Net, Traits, UnitPair
+from viewstore.train.methods.base import Frame, MethodSettings
 from viewstore.train.methods.ema import Averaged, check_momentum, copied, rising
+from viewstore.train.methods.embeddings import Emb, Embedded, UnitPair
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.heads import PrototypeHead, draw_truncated
 from viewstore.train.nets.network import Network
 from viewstore.train.nets.vit import DropPath

@@ -11,7 +11,9 @@ from typing import TypeVar
 from torch import nn
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Embedded, Frame, Method, Net, Traits
+from viewstore.train.methods.base import Frame, Method
+from viewstore.train.methods.embeddings import Embedded
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.views import At
 

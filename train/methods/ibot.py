@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from viewstore.errors import ConfigError
 from viewstore.images.masks import block_masks
 from viewstore.randomness import Stream
-from viewstore.train.methods.base import Emb, Embedded, Frame, Images, Net, Traits
+from viewstore.train.methods.base import Frame
 from viewstore.train.methods.dino import DINO, DINOSettings, check_positive, warmed
 from viewstore.train.methods.ema import copied
+from viewstore.train.methods.embeddings import Emb, Embedded, Images
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.heads import PrototypeHead
 from viewstore.train.nets.network import Network
 from viewstore.train.nets.vit import VisionTransformer

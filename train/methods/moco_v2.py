@@ -15,20 +15,11 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import gather_rows, world_size
-from viewstore.train.methods.base import (
-    Emb,
-    Embedded,
-    Frame,
-    Group,
-    MethodSettings,
-    Mode,
-    Net,
-    Statistics,
-    Traits,
-    unit_rows,
-)
+from viewstore.train.methods.base import Frame, Group, MethodSettings
 from viewstore.train.methods.ema import Averaged, check_momentum
+from viewstore.train.methods.embeddings import Emb, Embedded, unit_rows
 from viewstore.train.methods.shuffle import restored, shuffled
+from viewstore.train.methods.traits import Mode, Net, Statistics, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Views

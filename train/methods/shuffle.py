@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewstore.randomness import Stream
 from viewstore.train.distributed import gather_rows, rank, world_size
-from viewstore.train.methods.base import Emb
+from viewstore.train.methods.embeddings import Emb
 from viewstore.train.plan import Row
 from viewstore.train.views import At, Views
 

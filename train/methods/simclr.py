@@ -11,16 +11,9 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.distributed import all_gather_with_gradient, rank, world_size
-from viewstore.train.methods.base import (
-    Emb,
-    Frame,
-    Method,
-    MethodSettings,
-    Net,
-    Traits,
-    UnitPair,
-    unit_rows,
-)
+from viewstore.train.methods.base import Frame, Method, MethodSettings
+from viewstore.train.methods.embeddings import Emb, UnitPair, unit_rows
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.train.methods.alignment import aligned
-from viewstore.train.methods.base import Emb, Frame, Group, Method, MethodSettings, Net, Traits
+from viewstore.train.methods.base import Frame, Group, Method, MethodSettings
+from viewstore.train.methods.embeddings import Emb
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.heads import predictor
 from viewstore.train.nets.network import Network
 from viewstore.train.plan import Pair, Plan, Scores

@@ -110,6 +110,18 @@ def quiet_statistics(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = before
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Have a block run in evaluation mode; every module's mode is restored behind it."""
+    before = [(each, each.training) for each in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for each, training in before:
+            each.training = training
+
+
 def _norms(module: nn.Module) -> list[_BatchNorm]:
     """Return the batch norms of `module`, without those that are the second domain of another."""
     found = [m for m in module.modules() if isinstance(m, _BatchNorm)]

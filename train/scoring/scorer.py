@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.train.encoder_file import Encoder
-from viewstore.train.methods.base import Emb, Method, Mode, unit_rows
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.embeddings import Emb, unit_rows
+from viewstore.train.methods.traits import Mode
 from viewstore.train.plan import Pair, Plan, Row, total
 from viewstore.train.strategies.selection import Entry, entries_of, is_directed
 from viewstore.train.views import At, Views

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from viewstore.images.policies import AnyPolicy, Policy, as_policies
 from viewstore.loaders.plan.asked import Cached, Online
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Row
 from viewstore.train.strategies.base import Chooser, RolesOf, Slot, refuse, wrong_views
 from viewstore.train.views import Views

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from viewstore.errors import ConfigError
 from viewstore.loaders.plan.asked import Cached, Online
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Plan, Row
 from viewstore.train.views import Views
 

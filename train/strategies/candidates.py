@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Traits
 from viewstore.train.overlap import is_least, pairwise_iou
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Chooser, Slot, wrong_views

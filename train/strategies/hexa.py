@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.adversarial import Attack, attackable
 from viewstore.train.strategies.base import Phase, Slot, Stage, refuse, wrong_views

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from viewstore.errors import ConfigError
 from viewstore.images.colours import COLOUR_COLUMNS
-from viewstore.train.methods.base import Method, Statistics, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Statistics, Traits
 from viewstore.train.plan import Plan, Row
 from viewstore.train.strategies.base import Slot, refuse, wrong_views
 from viewstore.train.strategies.candidates import CandidateChooser

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from viewstore.errors import DivergedError
 from viewstore.train.distributed import any_rank
-from viewstore.train.methods.base import Method, Statistics
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Statistics
 from viewstore.train.plan import Pair, Plan, Row, total
 from viewstore.train.strategies.combinations import Candidates, Numbers
 from viewstore.train.views import Views

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Method, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Pair, Plan, Row
 from viewstore.train.strategies.base import Chooser, Slot, wrong_views
 from viewstore.train.views import Views

@@ -19,7 +19,7 @@ from viewstore.images.boxes import transformed_boxes
 from viewstore.images.colours import COLOUR_COLUMNS
 from viewstore.images.policies import dino_colours
 from viewstore.randomness import MADE, Op, Stream
-from viewstore.train.methods.base import Traits
+from viewstore.train.methods.traits import Traits
 from viewstore.train.nets.soft_colours import soft_recolour
 from viewstore.train.nets.spatial_transformer import (
     CROPS,

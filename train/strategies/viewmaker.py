@@ -16,7 +16,7 @@ from torch import nn
 
 from viewstore.errors import ConfigError
 from viewstore.randomness import MADE, Op, Stream
-from viewstore.train.methods.base import Traits
+from viewstore.train.methods.traits import Traits
 from viewstore.train.nets.view_maker import ViewMaker, ViewMakerShape
 from viewstore.train.strategies.base import SOURCE, Made, Maker, Slot, refuse
 from viewstore.train.views import Views

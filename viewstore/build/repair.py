@@ -1,6 +1,6 @@
-"""Mending a store: rebuild exactly the damaged shards from their recorded plan, drop garbage.
+"""Mending a store: rebuild exactly the damaged shards from their recorded plan.
 
-`viewstore verify --repair` and `viewstore gc` call it. Nothing damaged is deleted: withdrawn
+`viewstore verify --repair` calls it. Nothing damaged is deleted: withdrawn
 commits and bad files move to quarantine/.
 """
 
@@ -44,10 +44,8 @@ from viewstore.store.committed import (
 from viewstore.store.faults import Fault
 from viewstore.store.lineage import stale_shards
 from viewstore.store.published import linked, published_view_sets
-from viewstore.store.verify import orphans
 
 REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit", "stale")
-DAY_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,46 +289,6 @@ def withdraw(paths: ViewSetPaths, shard: int) -> None:
         ):
             disk.rename(file, paths.quarantine / f"{blob.name}.{attempt}")
     disk.fsync_directory(paths.root)
-
-
-def collect_garbage(root: Path, *, older_seconds: float = DAY_SECONDS, dry_run: bool) -> list[Path]:
-    """Remove files that no commit or quarantine entry names, and return them.
-
-    Only those older than `older_seconds`: a builder may still be writing the younger ones. Ages
-    are measured on the store's clock. No builder commits meanwhile: one could take an old file
-    that nothing names for its own.
-    """
-    paths = StorePaths(root)
-    restore_folders(paths)
-    with disk.file_lock(paths.gc_lock):
-        return _collect(paths, older_seconds, dry_run)
-
-
-def _collect(paths: StorePaths, older_seconds: float, dry_run: bool) -> list[Path]:
-    probe = paths.tmp / "clock"
-    disk.write_atomic(probe, b"")
-    now = probe.stat().st_mtime
-    disk.unlink(probe)
-    locks = (paths.finalise_lock, paths.gc_lock)
-    garbage = [path for path in paths.tmp.iterdir() if path not in locks]
-    for name in view_sets(paths):
-        view_set = paths.view_set(name)
-        garbage += orphans(view_set, read_commits(view_set))
-    old = [path for path in garbage if _age(path, now) >= older_seconds]
-    for path in [] if dry_run else old:
-        if path.is_dir():  # a view set that was being taken out
-            disk.remove_tree(path)
-        else:
-            disk.unlink(path)
-    return old
-
-
-def _age(path: Path, now: float) -> float:
-    """Return the seconds since a file was written; -1 if its builder has just removed it."""
-    try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return -1.0
 
 
 def failed_shards(paths: ViewSetPaths) -> list[int]:

@@ -54,7 +54,7 @@ def slice_job(
         RemoteError: The bucket did not answer.
     """
     place = str(store) if is_url(store) else str(Path(store).absolute())
-    with store_at(store if is_url(store) else Path(place)) as (root, _):
+    with store_at(store if is_url(store) else Path(place), rows=False) as (root, _):
         plan = _plan_of(StorePaths(root), view_set)
     view_set = plan.view_set
     if slices is None:

@@ -13,8 +13,6 @@ from viewstore.cli.options import FILE, POSITIVE, STORE_OR_BUCKET
 from viewstore.cli.outcome import not_fit, tell
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
-from viewstore.images.codec import CODECS
-from viewstore.images.policy_values import name_of
 from viewstore.shards.executors import EXECUTORS
 from viewstore.shards.place import CPU
 
@@ -122,13 +120,14 @@ _OPTIONS = (
 
 
 class _CodecChoice(click.Choice):  # type: ignore[type-arg]
-    """The names in the table of codecs, which is imported no sooner than somebody asks for one."""
+    """The names in the table of codecs, which are looked for no sooner than somebody asks."""
 
     def __init__(self) -> None:
         self.case_sensitive = True
 
     @property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        from viewstore.images.codec import CODECS
 
         return tuple(CODECS)
 
@@ -314,6 +313,7 @@ def finalise(
 
 def _request(terminal: Terminal, options: dict[str, Any]) -> BuildRequest:
     from viewstore.build.request import BuildRequest
+    from viewstore.images.policy_values import name_of
 
     policy = None if options["policy"] is None else _policy_of(options)
     flags = {

@@ -98,9 +98,9 @@ def _unusable(plugin: Plugin) -> str | None:
     if plugin.name in table.own:
         return f"{plugin.name} is a {plugin.kind} of viewstore's own, and stays that"
     try:
-        table[plugin.name]
-        if plugin.kind == "generator":
-            table[plugin.name].load()
+        row = table[plugin.name]
+        if plugin.kind in ("generator", "codec"):
+            row.load()
     except ViewStoreError as error:
         return str(error)
     return None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, command, common_options
 from viewstore.cli.gan_images import synthesise
@@ -18,6 +17,8 @@ from viewstore.cli.terminal import Terminal
 from viewstore.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from viewstore.generators.stylegan2.network import StyleGAN2
@@ -65,6 +66,8 @@ def write_pictures(out: Path, images: NDArray[np.float32], *, across: int | None
 
     `across` is how many stand beside each other; None makes about a square.
     """
+    import numpy as np
+
     from viewstore.files.disk import make_directory, write_atomic
     from viewstore.inspect.pictures import grid
 
@@ -143,7 +146,7 @@ def sample(
         raise ConfigError("give exactly one of --z, --w and --n")
     if latents["seed"] is not None and latents["count"] is None:
         raise ConfigError("--seed belongs to --n")
-    if not np.isfinite(truncation):
+    if not math.isfinite(truncation):
         raise ConfigError(f"--truncation must be finite, got {truncation}")
     if not out.suffix:
         _check_source(out, noise)
@@ -164,6 +167,8 @@ def sample(
     if out.suffix.lower() in PICTURES:
         write_pictures(out, images)
     else:
+        import numpy as np
+
         buffer = io.BytesIO()
         np.save(buffer, images, allow_pickle=False)
         write_atomic(out, buffer.getvalue())
@@ -270,6 +275,7 @@ def _codes_of_w(network: StyleGAN2, path: Path | None, labels: Path | None) -> T
 
 
 def _labels(network: StyleGAN2, path: Path, num: int) -> Tensor:
+    import numpy as np
     import torch
 
     if not network.c_dim:
@@ -291,6 +297,8 @@ def _labels(network: StyleGAN2, path: Path, num: int) -> Tensor:
 
 
 def _floats(flag: str, path: Path) -> NDArray[np.float32]:
+    import numpy as np
+
     array = _array(flag, path)
     if array.dtype.kind != "f":
         raise ConfigError(f"{flag} must hold floats, got {array.dtype}", where=str(path))
@@ -303,6 +311,8 @@ def _floats(flag: str, path: Path) -> NDArray[np.float32]:
 
 def _array(flag: str, path: Path) -> NDArray[Any]:
     """Return the array of a `.npy` file; nothing in it is executed."""
+    import numpy as np
+
     try:
         found = np.load(path, allow_pickle=False)
     except OSError as error:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from viewstore.generators.gan.frechet import Features, Frechet
@@ -57,6 +57,8 @@ class Pictures:
 
     def spread(self, count: int) -> Pictures:
         """Return at most `count` of them, evenly spread over the rows."""
+        import numpy as np
+
         num = min(len(self.levels), count)
         return self.rows(np.linspace(0, len(self.levels) - 1, num).astype(np.int64))
 
@@ -71,6 +73,8 @@ def read_pictures(
     terminal: Terminal, spec: str, *, size: int | None, channels: int | None, limit: int | None
 ) -> Pictures:
     """Return the images of a source as `read_images` reads them, with their labels."""
+    import numpy as np
+
     from viewstore.build.rows import say_left_out
     from viewstore.sources.image_array import read_images
     from viewstore.sources.table import Source
@@ -88,6 +92,7 @@ def read_pictures(
 
 def synthesise(network: StyleGAN2, codes: Tensor, *, noise: Any) -> NDArray[np.float32]:  # noqa: ANN401
     """Return the images of codes [N, L, D], clamped to [-1, 1]."""
+    import numpy as np
     import torch
 
     size = (network.channels, network.res, network.res)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from viewstore.cli.command import command
 from viewstore.cli.gan import summary_text
@@ -84,6 +83,7 @@ def measure(
     images make it too large, and the halves, which have half as many, more so. A conditional
     network makes images of the classes of the source.
     """
+    import numpy as np
     import torch
 
     from viewstore.build.roles import open_generator, packaged_weights

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from viewstore.cli.command import command
 from viewstore.cli.gan import check_out, summary_text, write_pictures
@@ -346,6 +345,8 @@ def _pictures(
     terminal: Terminal, options: dict[str, Any], *, size: int | None, channels: int | None
 ) -> tuple[Pictures, Pictures, Pictures]:
     """Return all images, those to train on, and those held out."""
+    import numpy as np
+
     found = read_pictures(
         terminal, options["source"], size=size, channels=channels, limit=options["limit"]
     )

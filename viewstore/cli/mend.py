@@ -208,9 +208,9 @@ def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) ->
     STORE is a folder, or the URL of a bucket, whose clock tells the ages then. It may run beside
     builds: give --older-than no less than the longest shard takes.
     """
-    from viewstore.build.bucket_garbage import collect_bucket_garbage
-    from viewstore.build.repair import collect_garbage
-    from viewstore.files.working_copy import WorkingCopy, store_at
+    from viewstore.build.garbage import collect_garbage
+    from viewstore.files.local import is_url
+    from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.advice import STORE_FOLDER
     from viewstore.store.committed import is_store, no_store
@@ -219,15 +219,12 @@ def gc(terminal: Terminal, store: Path | str, older_than: str, dry_run: bool) ->
     if match is None:
         raise ConfigError(f"--older-than must be a number and s, m, h or d, got {older_than!r}")
     seconds = int(match[1]) * AGES[match[2]]
-    with store_at(store) as (root, upstream):
+    with store_at(store, rows=False) as (root, upstream):
         if not is_store(StorePaths(root)):
             raise no_store(root, fix=STORE_FOLDER)
-        if isinstance(upstream, WorkingCopy):
-            found = collect_bucket_garbage(upstream, older_seconds=seconds, dry_run=dry_run)
-            removed = [f"{store}/{name}" for name in found]
-        else:
-            gone = collect_garbage(root, older_seconds=seconds, dry_run=dry_run)
-            removed = [str(path) for path in gone]
+        gone = collect_garbage(root, upstream, older_seconds=seconds, dry_run=dry_run)
+    place = store if is_url(store) else root
+    removed = [f"{place}/{path.relative_to(root)}" for path in gone]
     verb = "would remove" if dry_run else "removed"
     terminal.result(
         {"removed": removed, "dry_run": dry_run},

@@ -44,7 +44,7 @@ def plan_facts(
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import read_commits
 
-    with store_at(out) as (root, _):
+    with store_at(out, rows=False) as (root, _):
         commits = read_commits(StorePaths(root).view_set(plan.view_set))
     left = [shard for shard in range(plan.shards) if shard not in commits]
     seconds = [commit.seconds for commit in commits.values()]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from viewstore.cli.command import command
 from viewstore.cli.options import FILE, check_file
@@ -45,6 +44,8 @@ def replay(terminal: Terminal, store: str, key: str, view: int, **options: Any) 
     w-search and w-perturb store only with --set keep_latents=true. It has fewer digits than the
     one the view was made from: the two may differ by a few levels.
     """
+    import numpy as np
+
     from viewstore.build.replay import latent_decoder
     from viewstore.files import disk
     from viewstore.store.store import chosen_view_set, open_store

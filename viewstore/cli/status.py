@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +59,6 @@ def status(
     """
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
-    from viewstore.store.committed import packs, view_sets
     from viewstore.store.progress import ranges, store_progress
 
     if form == "slurm":
@@ -69,12 +67,9 @@ def status(
         raise ConfigError(
             "--slices has no effect without --format slurm", fix="add --missing --format slurm"
         )
-    with store_at(store) as (root, upstream):
+    with store_at(store, rows=False) as (root, upstream):
         paths = StorePaths(root)
-        with contextlib.suppress(FormatError):  # shards of which the status cannot be read
-            for name in view_sets(paths):
-                upstream.fetch_blobs(paths.view_set(name).root, packs(paths.view_set(name)))
-        found = store_progress(paths, view_set)
+        found = store_progress(paths, view_set, upstream)
         if not found:
             raise _no_view_sets(root)
         unpublished = _unpublished(root, found)

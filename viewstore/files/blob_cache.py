@@ -204,6 +204,11 @@ class BlobCache:
             ) from error
 
 
+def is_missing(error: RemoteError) -> bool:
+    """Whether a server that answers has no such file."""
+    return isinstance(error.__cause__, FileNotFoundError)
+
+
 def _wait_while_running(seconds: float) -> None:
     """Sleep. Raises RemoteError in a thread of ours that the end of the program waits for."""
     until = time.monotonic() + seconds

@@ -116,10 +116,6 @@ class Bucket:
         except CannotCreate as error:
             raise ignores_conditions(self.url, str(error)) from error
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Return the bytes of all objects below a folder, by name. Raises RemoteError."""
-        return {name: size for name, (size, _) in self.listed(prefix).items()}
-
     def ages(self) -> dict[str, float]:
         """Return the seconds since each object was written, on the bucket's clock.
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files.blob_cache import BlobCache, Checked
 from viewstore.files.disk import read_limited
-from viewstore.files.maps import map_file, map_npy
+from viewstore.files.maps import file_bytes, map_file
 from viewstore.files.transport import OBSTORE_SCHEMES
+from viewstore.format.tar import unpack_npy
 
 CACHED_BYTES = 1 << 20  # smaller files cost less to fetch than to keep
 SCHEME = re.compile(r"[a-z][a-z0-9+.:-]+://", re.IGNORECASE)
@@ -100,7 +101,9 @@ class LocalFiles:
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:
         try:
-            return map_npy(path, dtype, shape, size=size, sha256=sha256)
+            with path.open("rb") as file:
+                data = file_bytes(file.fileno()).data
+            return unpack_npy(matching(data, size=size, sha256=sha256), dtype, shape)
         except (FormatError, OSError) as error:
             raise FormatError(str(error), where=str(path)) from error
 

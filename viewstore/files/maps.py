@@ -1,4 +1,4 @@
-"""Read-only memory maps of files, which keep no descriptor: a process may open few files.
+"""The bytes of files: small ones read, others mapped without a descriptor, for a process has few.
 
 `mmap.mmap` and `numpy.memmap` duplicate the descriptor for as long as the map lives.
 """
@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import mmap
 import os
 import resource
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import FormatError
-from viewstore.format.tar import npy_header
+
+READ_BYTES = 64 << 10  # of a file that is read: up to here half the time that a map of it takes
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -73,27 +71,19 @@ def announce(data: NDArray[np.uint8], begin: int, size: int) -> None:
     _LIBC.madvise(data.ctypes.data + first, begin + size - first, mmap.MADV_WILLNEED)
 
 
-def map_npy(
-    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], *, size: int, sha256: str
-) -> NDArray[Any]:
-    """Return the array in the npy file `path`, mapped read-only.
+def file_bytes(descriptor: int) -> NDArray[np.uint8]:
+    """Return the bytes of a file, read-only, [size]: a copy of a small one, else a map of it.
 
     Raises:
-        FormatError: The file has not this size and sha256, or does not hold such an array.
-        OSError: It cannot be read.
+        FormatError: It became shorter while it was read.
     """
-    header = npy_header(dtype, shape)
-    count = int(np.prod(shape, dtype=np.int64))
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != size:
-            raise FormatError(f"{path.name} must have {size} bytes")
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise FormatError(f"{path.name} does not match its sha256")
-        file.seek(0)
-        if file.read(len(header)) != header or size != len(header) + count * dtype.itemsize:
-            raise FormatError(f"{path.name} must be {dtype} {shape}, C order")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(data, dtype, count=count, offset=len(header)).reshape(shape)
+    size = os.fstat(descriptor).st_size
+    if size > READ_BYTES:
+        return map_file(descriptor)
+    data = os.pread(descriptor, size, 0)
+    if len(data) != size:
+        raise FormatError(f"a file became shorter while it was read: {len(data)} of {size} bytes")
+    return np.frombuffer(data, np.uint8)
 
 
 # Each reader of many files takes this share of the descriptors that the process may have.

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from viewstore.errors import CheckpointError, FormatError
+from viewstore.errors import CheckpointError, ConfigError, FormatError
 from viewstore.files.disk import make_directory, read_limited, write_atomic
 from viewstore.format.records import canonical, parse
 
@@ -149,6 +149,20 @@ def read_json(about: Mapping[str, str], name: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise CheckpointError(f"its metadata {name} must be an object, got {value!r}")
     return value
+
+
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError unless `found` has the names and shapes of a network, of finite floats."""
+    if differing := sorted(set(expected) ^ set(found)):
+        raise ConfigError(f"weights must be those of the network, they differ in {differing[0]}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            want, got = list(expected[name].shape), list(tensor.shape)
+            raise ConfigError(f"weight {name} must have shape {want}, got {got}")
+        if tensor.dtype not in FLOATS:
+            raise ConfigError(f"weight {name} must be float16 or float32, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ConfigError(f"weight {name} must be finite")
 
 
 def as_stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:

@@ -79,6 +79,13 @@ def token_for(origin: Origin) -> Token | None:
     return None if text is None else Token(text, path)
 
 
+def without_secrets(url: str) -> str:
+    """Return a URL as it may be shown: without user, password and query."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=place, query="", fragment="").geturl()
+
+
 def netrc_path() -> Path:
     """Return the file that NETRC names, else the one of the home."""
     return _at_home(os.environ.get("NETRC") or "~/.netrc")

@@ -22,7 +22,8 @@ from viewstore.files.fetch import (
     failed_status,
     missing,
 )
-from viewstore.files.tokens import PORTS, Origin, refused, token_for
+from viewstore.files.redirects import not_followed
+from viewstore.files.tokens import PORTS, Origin, refused, token_for, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ def _checked(url: str) -> SplitResult:
     if chained or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigError(
             "store URL must be scheme://place/path, without user, query, fragment or chain",
-            where=_without_secrets(parts),
+            where=without_secrets(url),
             fix="give credentials in the environment (docs/remote.md)",
         )
     return parts
@@ -120,12 +121,6 @@ def _plain(url: str) -> str:
 
 def _printable(url: str) -> str:
     return url if url.isprintable() else ascii(url)
-
-
-def _without_secrets(parts: SplitResult) -> str:
-    """Return a URL as it may be shown: without user, password and query."""
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=place, query="", fragment="").geturl()
 
 
 def _not_installed(package: str, url: str, error: ImportError) -> UnavailableError:
@@ -239,7 +234,7 @@ class ObstoreTransport:
             status = STATUS.search(_cause(error))
             if create and status is not None and status[1] == NOT_IMPLEMENTED:
                 raise CannotCreate(_cause(error)) from error
-            raise self._failure(name, error) from error
+            raise self._failure(name, error) from self._shown(error)
         return True
 
     def listed(self, prefix: str) -> dict[str, tuple[int, float]]:
@@ -264,7 +259,7 @@ class ObstoreTransport:
                     why=_cause(error),
                     fix="remove it, or name another folder of the bucket",
                 ) from error
-            raise self._failure(prefix, error) from error
+            raise self._failure(prefix, error) from self._shown(error)
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises Failed."""
@@ -274,7 +269,7 @@ class ObstoreTransport:
         except FileNotFoundError:
             return
         except (self._errors.BaseError, OSError) as error:
-            raise self._failure(name, error) from error
+            raise self._failure(name, error) from self._shown(error)
 
     def _check_process(self) -> None:
         """Raise UnavailableError in a forked process, where a request would never end."""
@@ -294,11 +289,16 @@ class ObstoreTransport:
             raise Failed(_cause(error)) from error
 
     def _shown(self, error: Exception) -> Exception | None:
-        """Return the error, unless a server answered with the token that it was sent."""
-        return None if self._token is not None and self._token.text in str(error) else error
+        """Return the error, unless it quotes the token that was sent, or a signed address."""
+        text = str(error)
+        secret = self._token is not None and self._token.text in text
+        return None if secret or not_followed(text, self._url) is not None else error
 
     def _failure(self, name: str, error: Exception) -> Exception:
         """Return the Failed, Changed or RemoteError that stands for an error of obstore."""
+        unfollowed = not_followed(str(error), f"{self._url}/{name}")
+        if unfollowed is not None:
+            return unfollowed
         cause = _cause(error)
         status = STATUS.search(cause)
         if self._origin is not None and status is not None and int(status[1]) in REFUSED:

@@ -7,7 +7,8 @@ the records and the packs of params, and without pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -65,6 +66,12 @@ class Upstream(Protocol):
     def push(self, path: Path) -> None:
         """Publish a file that was written at `path`, in place of what had its name."""
 
+    def ages(self, paths: StorePaths, folders: Collection[Path]) -> dict[Path, float]:
+        """Return the seconds since each file in `folders` was written, on the store's clock."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a published file, if it is there."""
+
 
 class Folder:
     """A store on a disk: what is written there is published."""
@@ -112,6 +119,23 @@ class Folder:
 
     def push(self, path: Path) -> None:
         pass
+
+    def ages(self, paths: StorePaths, folders: Collection[Path]) -> dict[Path, float]:
+        probe = paths.tmp / "clock"
+        disk.write_atomic(probe, b"")
+        now = probe.stat().st_mtime
+        disk.unlink(probe)
+        found = {}
+        for path in (each for folder in folders for each in folder.iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # its builder has just removed it
+                found[path] = now - path.stat().st_mtime
+        return found
+
+    def remove(self, path: Path) -> None:
+        if path.is_dir():  # a view set that was being taken out
+            disk.remove_tree(path)
+        else:
+            disk.unlink(path)
 
 
 FOLDER = Folder()

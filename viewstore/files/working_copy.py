@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES, has
 
 AT_ONCE = 16  # requests for records; a bucket takes some 30 ms for each
 COLUMN_BYTES = 4 << 30  # of the source, or the listing of an import
+COLUMN_SUFFIX = ".npy"  # some 70 bytes of the source for each row
 PREFIX = "viewstore-bucket-"
 LOCK = "lock"
 UNLOCKED_SECONDS = 60  # from the making of a copy until it is locked, at the most
@@ -57,19 +58,19 @@ PACK_SUFFIX = ".params"
 class WorkingCopy:
     """The upstream of a folder whose store lies in a bucket."""
 
-    def __init__(self, root: Path, bucket: Bucket) -> None:
-        """Take the folder `root`, which may be of another machine."""
-        self.root, self.bucket = root, bucket
+    def __init__(self, root: Path, bucket: Bucket, rows: bool = True) -> None:
+        """Take the folder `root`, which may be of another machine; `rows` is that of `store_at`."""
+        self.root, self.bucket, self.rows = root, bucket, rows
         self._listed: dict[str, tuple[int, float]] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (WorkingCopy, (self.root, self.bucket))
+        return (WorkingCopy, (self.root, self.bucket, self.rows))
 
     def here(self, root: Path) -> tuple[Path, Upstream]:
         if self.root.is_dir():
             return self.root, self
         opened = contextlib.ExitStack()  # a builder lives as long as its process
-        own = opened.enter_context(_new_copy(self.bucket))
+        own = opened.enter_context(_new_copy(self.bucket, self.rows))
         atexit.register(opened.close)
         own.pull()
         return own.root, own
@@ -98,6 +99,7 @@ class WorkingCopy:
             name
             for name in records
             if (name == newest or not GENERATION.fullmatch(name))
+            and (self.rows or not name.endswith(COLUMN_SUFFIX))
             and (REPLACED.fullmatch(name) or not (self.root / name).is_file())
         ]
         self._make_folders(records)
@@ -192,6 +194,16 @@ class WorkingCopy:
         if _published(path):
             self.bucket.put(self._name(path), path)
 
+    def ages(self, paths: StorePaths, folders: Collection[Path]) -> dict[Path, float]:
+        return {
+            path: age
+            for name, age in self.bucket.ages().items()
+            if (path := self.root / name).parent in folders and self._name(path) == name
+        }
+
+    def remove(self, path: Path) -> None:
+        self.bucket.remove(self._name(path))
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
@@ -206,7 +218,9 @@ def _published(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tuple[Path, Upstream]]:
+def store_at(
+    place: Path | str, *, single_writer: bool = False, rows: bool = True
+) -> Iterator[tuple[Path, Upstream]]:
     """Give the folder of a store to work on, and its upstream.
 
     Of a bucket that is a working copy, which goes away with the block. Errors of the block then
@@ -215,6 +229,8 @@ def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tupl
     Args:
         place: A folder, or the URL of a bucket.
         single_writer: As in `Bucket`.
+        rows: Of a bucket also bring what is known of each row, the columns of the source and the
+            listings of imports, which are large.
 
     Raises:
         ConfigError: The URL is not that of a bucket, or what is there is not a store; or a single
@@ -222,7 +238,7 @@ def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tupl
         RemoteError: The bucket did not answer.
     """
     if is_url(place):
-        with _working_copy(str(place).rstrip("/"), single_writer=single_writer) as copy:
+        with _working_copy(str(place).rstrip("/"), single_writer, rows) as copy:
             yield copy.root, copy
         return
     if single_writer:
@@ -236,8 +252,8 @@ def store_at(place: Path | str, *, single_writer: bool = False) -> Iterator[tupl
 
 
 @contextlib.contextmanager
-def _working_copy(url: str, *, single_writer: bool) -> Iterator[WorkingCopy]:
-    with _new_copy(Bucket(url, single_writer=single_writer)) as copy:
+def _working_copy(url: str, single_writer: bool, rows: bool) -> Iterator[WorkingCopy]:
+    with _new_copy(Bucket(url, single_writer=single_writer), rows) as copy:
         try:
             with disk.explained(copy.root):
                 copy.pull()
@@ -287,7 +303,7 @@ def _of_this_disk(error: ViewStoreError) -> ViewStoreError:
 
 
 @contextlib.contextmanager
-def _new_copy(bucket: Bucket) -> Iterator[WorkingCopy]:
+def _new_copy(bucket: Bucket, rows: bool) -> Iterator[WorkingCopy]:
     """Make an empty working copy, which is removed after the block, or by the next one."""
     _drop_abandoned()
     with (
@@ -296,7 +312,7 @@ def _new_copy(bucket: Bucket) -> Iterator[WorkingCopy]:
     ):
         root = Path(folder) / "store"
         disk.make_directory(root)
-        yield WorkingCopy(root, bucket)
+        yield WorkingCopy(root, bucket, rows)
 
 
 def _drop_abandoned() -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from viewstore.errors import ConfigError, FormatError
-from viewstore.images.colours import Pixels
-from viewstore.images.header import Encoded
-from viewstore.images.image_codec import ViewDecoder
-from viewstore.images.jpg import Jpg
-from viewstore.images.params import ParamsAlone
-from viewstore.images.png import Png
-from viewstore.images.raw import Raw
-from viewstore.images.webp import Webp
 from viewstore.plugins import Plugin, Table, missing
+
+if TYPE_CHECKING:
+    from viewstore.images.colours import Pixels
+    from viewstore.images.header import Encoded
+    from viewstore.images.image_codec import ViewDecoder
 
 
 class Codec(Protocol):
@@ -71,13 +69,45 @@ class Codec(Protocol):
         """Return what `views`, uint8 [V, H, W, 3], will read as once they are stored."""
 
 
-def _of_plugin(plugin: Plugin) -> type[Codec]:
-    kind: type[Codec] = plugin.load_settings(called=lambda codec: getattr(codec, "name", None))
-    return kind
+class Row(NamedTuple):
+    """What the name of a codec stands for.
+
+    Attributes:
+        module: Of this package; it is imported no sooner than the name is used.
+        codec: The class there.
+        plugin: The entry point that stands for it, of an installed package; None: it is ours.
+    """
+
+    module: str
+    codec: str
+    plugin: Plugin | None = None
+
+    def load(self) -> type[Codec]:
+        """Import and return the class. Raises UnavailableError: that fails."""
+        kind: type[Codec]
+        if self.plugin is None:
+            kind = getattr(importlib.import_module(f"viewstore.images.{self.module}"), self.codec)
+        else:
+            kind = self.plugin.load_settings(called=lambda codec: getattr(codec, "name", None))
+        return kind
 
 
-CODECS: Table[type[Codec]] = Table(
-    "codec", {each.name: each for each in (Raw, Jpg, Png, Webp, ParamsAlone)}, _of_plugin
+def _of_plugin(plugin: Plugin) -> Row:
+    module, _, codec = plugin.target.partition(":")
+    return Row(module, codec, plugin)
+
+
+PARAMS_ALONE = "params"  # the codec of views that are stored as no pixels
+CODECS: Table[Row] = Table(
+    "codec",
+    {
+        "raw": Row("raw", "Raw"),
+        "jpg": Row("jpg", "Jpg"),
+        "png": Row("png", "Png"),
+        "webp": Row("webp", "Webp"),
+        PARAMS_ALONE: Row("params", "ParamsAlone"),
+    },
+    _of_plugin,
 )
 PACKAGE = "x_package"  # among the args of a plan's codec: the package that it is of
 
@@ -95,9 +125,9 @@ def codec_from_plan(field: Mapping[str, Any] | None) -> Codec:
         UnavailableError: It is of a package that is not installed, or cannot be used.
     """
     if field is None:
-        return ParamsAlone()
+        return make_codec(PARAMS_ALONE)
     try:
-        if field["name"] == ParamsAlone.name:
+        if field["name"] == PARAMS_ALONE:
             raise ConfigError(f"{field['name']} is no codec of pixels")
         args = dict(field.get("args", {}))
         package = args.pop(PACKAGE, None)
@@ -110,7 +140,7 @@ def codec_from_plan(field: Mapping[str, Any] | None) -> Codec:
 
 def codec_to_plan(codec: Codec, width: int) -> dict[str, Any] | None:
     """Return the plan's field {"name", "args", "encoder"} for views `width` pixels wide."""
-    if isinstance(codec, ParamsAlone):
+    if codec.name == PARAMS_ALONE:
         return None
     args = codec.args(width)
     plugin = CODECS.plugin(codec.name)
@@ -122,4 +152,4 @@ def codec_to_plan(codec: Codec, width: int) -> dict[str, Any] | None:
 def _codec_class(name: str) -> type[Codec]:
     if name not in CODECS:
         raise ConfigError(f"codec must be one of {', '.join(CODECS)}, got {name!r}")
-    return CODECS[name]
+    return CODECS[name].load()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from viewstore.images.boxes import overlap
 from viewstore.images.colours import NOT_APPLIED, SOLARIZE_OFF
 from viewstore.inspect.distributions import ks_distance, paired_bars
 from viewstore.inspect.figures import Panel, paired_panel
+from viewstore.inspect.intervals import wilson
 from viewstore.store.over_views import over_views
 
 LEVEL = 0.01  # of all tests of a page together
@@ -286,19 +286,6 @@ def _rate_check(
         f"{100 * probability:g}%, and {100 * low:.2f} to {100 * high:.2f}% are likely"
     )
     return Check(name=f"rate of {name}{group.name}", off=off, said=said)
-
-
-def wilson(count: int, whole: int, level: float) -> tuple[float, float]:
-    """Return Wilson's interval of a probability, by `count` of `whole` > 0 trials.
-
-    It misses the probability in about a share `level` of all cases.
-    """
-    z = NormalDist().inv_cdf(1 - level / 2)
-    share = count / whole
-    scale = 1 / (1 + z * z / whole)
-    centre = scale * (share + z * z / (2 * whole))
-    half = scale * z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
-    return centre - half, centre + half
 
 
 def _distributions(

@@ -18,7 +18,6 @@ from viewstore.store.verify import verify
 from viewstore.store.view_set import ViewSet
 
 # From good to bad.
-STATES = ("ok", "flawed", "off goal", "failed", "damaged", "not built")
 STATE_MEANINGS = {
     "ok": "nothing is wrong that records and columns tell",
     "flawed": "some of its rows have an issue of another kind",
@@ -37,7 +36,7 @@ class ShardState:
     Attributes:
         shard: Its number.
         first, last: Its first row, and that behind its last.
-        state: One of STATES, the worst of it.
+        state: One of STATE_MEANINGS, the worst of it.
         views: Number of its views by status, [5].
         flawed: Rows with an issue of a kind that no status tells.
         faults: What verify says of it.

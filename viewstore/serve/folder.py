@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from viewstore.errors import FormatError
 from viewstore.files.blob_cache import Checked
 from viewstore.files.local import LocalFiles, matching
-from viewstore.files.maps import Descriptor, map_file
+from viewstore.files.maps import Descriptor, file_bytes
 from viewstore.format.tar import unpack_npy
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -99,7 +99,7 @@ class KeptFiles(LocalFiles):
         self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], size: int, sha256: str
     ) -> NDArray[Any]:
         file = self.opened(self._name(path), size)  # it would be closed before it is mapped
-        data = map_file(file.number).data
+        data = file_bytes(file.number).data
         return _located(
             lambda raw: unpack_npy(raw, dtype, shape),
             matching(data, size=size, sha256=sha256),

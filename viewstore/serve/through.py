@@ -25,7 +25,7 @@ from viewstore.errors import (
     UnavailableError,
     ViewStoreError,
 )
-from viewstore.files.blob_cache import Checked
+from viewstore.files.blob_cache import Checked, is_missing
 from viewstore.files.fetch import Retry, Traffic
 from viewstore.files.local import checked_blob, matching
 from viewstore.files.remote import RemoteFiles
@@ -307,7 +307,7 @@ class ThroughStore:
                 partial(_proved, Manifest.unpack),
             )
         except RemoteError as error:
-            if isinstance(error.__cause__, FileNotFoundError) and self._generation is None:
+            if is_missing(error) and self._generation is None:
                 return None
             raise
 

@@ -47,9 +47,13 @@ def _expand(text: str) -> Iterator[str]:
         yield text
         return
     before, choices, after = parts
+    if len(choices) == 1:
+        yield from (before + rest for rest in _expand(choices[0] + after))
+        return
+    ends = list(_expand(after))  # once, and at most half of what is yielded
     for choice in choices:
         for middle in _expand(choice):
-            for end in _expand(after):
+            for end in ends:
                 yield before + middle + end
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from viewstore.errors import ConfigError, FormatError, counted, near, nearest
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
-from viewstore.format.manifest import BlobRecord, Commit, Manifest
+from viewstore.format.manifest import Commit, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import ROUND, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
@@ -66,12 +66,6 @@ def read_commits(paths: ViewSetPaths) -> Mapping[int, Commit]:
     """Return all commits of a view set by shard. Raises FormatError: one is damaged."""
     commits = {shard: read_commit(paths, shard) for shard in committed_shards(paths)}
     return {shard: commit for shard, commit in commits.items() if commit is not None}
-
-
-def packs(paths: ViewSetPaths) -> Iterator[BlobRecord]:
-    """Yield the params pack of each commit. Raises FormatError: one is damaged."""
-    for commit in read_commits(paths).values():
-        yield commit.entry.file("params")
 
 
 def view_sets(paths: StorePaths) -> list[str]:

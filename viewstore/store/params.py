@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError, nearest
-from viewstore.files.maps import map_file
+from viewstore.files.maps import file_bytes
 from viewstore.format.chunks import chunk_key, unpack_chunk
 from viewstore.format.columns import Column
 from viewstore.store.flat import Samples, flat_table, package
@@ -30,7 +30,7 @@ Columns = Kept[NDArray[Any]]  # whole columns in memory
 WHOLE_BYTES = 256 << 20  # of the columns of a view set that stay in memory, together
 CHUNKS_AT_ONCE = 1024
 READ_AGAIN = frozenset({"_whole", "_shared", "_chunks", "_checked", "_lock"})
-MOST_MAPPED = 4096  # a process may have 65 530 maps, and shards are mapped too
+MOST_KEPT = 4096  # a process may have 65 530 maps, and shards are mapped too
 
 
 class Params(Mapping[str, NDArray[Any]]):
@@ -60,7 +60,7 @@ class Params(Mapping[str, NDArray[Any]]):
         bounded memory of whole columns that others share, and what names these ones in it.
         """
         self.samples = samples
-        self._read = chunk or self._mapped
+        self._read = chunk or self._local
         self._at_once = at_once
         self.root = root
         self.absent = frozenset(absent)
@@ -233,7 +233,7 @@ class Params(Mapping[str, NDArray[Any]]):
             yield order[begin:end], chunk, offsets[begin:end]
 
     def _cached(self, column: Column, shards: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """Yield chunks of a column, which stay mapped."""
+        """Yield chunks of a column, which stay mapped, and small ones in memory."""
         for begin in range(0, len(shards), CHUNKS_AT_ONCE):
             some = shards[begin : begin + CHUNKS_AT_ONCE]
             found = {shard: self._chunks.get((column.name, shard)) for shard in some}
@@ -241,7 +241,7 @@ class Params(Mapping[str, NDArray[Any]]):
             for shard, chunk in zip(missing, self._each(column, missing), strict=True):
                 found[shard] = chunk
                 with self._lock:
-                    while len(self._chunks) >= MOST_MAPPED:
+                    while len(self._chunks) >= MOST_KEPT:
                         del self._chunks[next(iter(self._chunks))]
                     self._chunks[column.name, shard] = chunk
             yield from (chunk for chunk in found.values() if chunk is not None)
@@ -273,12 +273,12 @@ class Params(Mapping[str, NDArray[Any]]):
             self._checked.add(key)
         return chunk
 
-    def _mapped(self, column: Column, shard: int) -> memoryview:
+    def _local(self, column: Column, shard: int) -> memoryview:
         path = self.root / column.name / chunk_key(column, shard)
         if not path.is_file():  # zarr would read fill here, without a word
             raise FormatError(f"chunk {shard} of column {column.name} is missing")
         with path.open("rb") as file:
-            return map_file(file.fileno()).data
+            return file_bytes(file.fileno()).data
 
     def _damaged(self, column: Column, shard: int, error: FormatError) -> FormatError:
         """Return the error of a chunk of this machine, with its file, its shard and the repair."""

@@ -11,10 +11,13 @@ from viewstore.format.columns import Column
 from viewstore.store.shard import Shard
 
 
-def read_chunk(files: Files, root: Path, shard: Shard, column: Column) -> memoryview:
+def read_chunk(
+    files: Files, root: Path, shard: Shard, column: Column, *, alone: bool = False
+) -> memoryview:
     """Return the chunk of a column of a shard of the view set at `root`.
 
-    One that lies in a pack with others is fetched alone where the cache would not keep the pack.
+    One that lies in a pack with others is fetched alone where the cache would not keep the pack,
+    or where the caller wants nothing else of it, and says so by `alone`.
 
     Raises:
         FormatError: It has other bytes than its shard says.
@@ -27,7 +30,9 @@ def read_chunk(files: Files, root: Path, shard: Shard, column: Column) -> memory
     path, check = root / blob.name, partial(matching, size=size, sha256=sha256)
     cache = files.cache
     try:
-        if packed and not (cache is None or cache.keeps or cache.holds(blob.sha256)):
+        if packed and not (
+            cache is None or cache.holds(blob.sha256) or (cache.keeps and not alone)
+        ):
             return memoryview(cache.part(path, begin, begin + size, check))
         return checked_blob(
             files,

@@ -275,16 +275,12 @@ def _listing(paths: ViewSetPaths, plan: Plan, level: Level) -> Iterator[Fault]:
 
 
 def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> Iterator[Fault]:
-    for path in orphans(paths, commits):
-        yield fault_of(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
-
-
-def orphans(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> list[Path]:
-    """Return blobs that nothing names and left-over temporary files."""
+    """Blobs that nothing names, and left-over temporary files."""
     named = named_files(paths, commits)
     blobs = [path for path in paths.root.iterdir() if is_orphan(path.name, named)]
     scratch = list(paths.tmp.iterdir()) if paths.tmp.is_dir() else []
-    return sorted([*blobs, *scratch])
+    for path in sorted([*blobs, *scratch]):
+        yield fault_of(name, None, "orphan", path, "no commit names it; viewstore gc drops it")
 
 
 def is_orphan(name: str, named: Collection[str]) -> bool:

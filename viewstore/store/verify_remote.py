@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from viewstore.errors import FormatError, RemoteError
+from viewstore.files.blob_cache import is_missing
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import whole_file
@@ -177,7 +178,7 @@ def _attempt(read: Callable[[], Value], *, kind: str = "hash") -> Value | FileFa
     except FormatError as error:
         return FileFault(kind, str(error))
     except RemoteError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        if not is_missing(error):
             raise
         return FileFault("missing", str(error))
 

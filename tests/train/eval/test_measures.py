@@ -7,12 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
-from viewstore.errors import ConfigError
-from viewstore.train.eval.measures import Z_95, effective_rank, share_error, wilson, zstd
+from viewstore.train.eval.measures import effective_rank, share_error, zstd
 
 
 def gaussian(rows: int, width: int, seed: int = 0) -> Tensor:
@@ -55,28 +52,6 @@ def test_rounding_is_no_rank() -> None:
     noise = 1 + gaussian(200, 32, seed=3) * torch.finfo(torch.float32).eps / 2
     assert effective_rank(constant) == 0
     assert effective_rank(constant * noise) == 0
-
-
-@given(st.integers(1, 5000), st.data(), st.floats(0.5, 4))
-def test_the_wilson_interval_holds_the_roots_of_its_equation(
-    count: int, data: st.DataObject, z: float
-) -> None:
-    successes = data.draw(st.integers(0, count))
-    share = successes / count
-    low, high = wilson(successes, count, z)
-    assert 0 <= low <= share <= high <= 1
-    for root in (low, high):
-        off = (root - share) ** 2 - z * z * root * (1 - root) / count
-        assert abs(off) < 1e-12
-
-
-def test_the_wilson_interval_of_known_shares() -> None:
-    """(25, 100): 17.55 % to 34.30 %, as R's prop.test gives without correction."""
-    assert wilson(25, 100) == pytest.approx((0.17545, 0.34304), abs=1e-5)
-    assert wilson(0, 10) == pytest.approx((0, Z_95**2 / (10 + Z_95**2)))
-    for bad in ((1, 0), (3, 2), (-1, 5)):
-        with pytest.raises(ConfigError, match="an interval needs"):
-            wilson(*bad)
 
 
 def test_the_error_of_a_share() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.train.world import make_views
-from viewstore.train.methods.base import Emb, Frame, Method, MethodSettings
+from viewstore.train.methods.base import Frame, Method, MethodSettings
+from viewstore.train.methods.embeddings import Emb
 from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import Views

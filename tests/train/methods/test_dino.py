@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tests.train.world import at, make_method, make_views, same, snapshot, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Embedded
 from viewstore.train.methods.dino import DINO, DINOSettings
+from viewstore.train.methods.embeddings import Embedded
 from viewstore.train.nets.vit import DropPath
 from viewstore.train.plan import Pair, Plan, Row
 from viewstore.train.strategies.table import strategy_of

@@ -21,8 +21,9 @@ from tests.train.methods.scores import (
 )
 from tests.train.world import PREPARE, SAMPLES, at, make_method, make_views, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Embedded, Frame
+from viewstore.train.methods.base import Frame
 from viewstore.train.methods.ema import Averaged
+from viewstore.train.methods.embeddings import Embedded
 from viewstore.train.methods.moco_v2 import MoCoV2, MoCoV2Settings
 from viewstore.train.plan import Pair, Row
 from viewstore.train.strategies.table import strategy_of

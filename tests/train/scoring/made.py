@@ -15,7 +15,7 @@ from tests.train.world import ROWS, at, make_method, make_views, train_step
 from viewstore.train.loop.checkpoint import TrainState, save_checkpoint
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.run import make_method as made_for_run
-from viewstore.train.methods.base import Method, MethodSettings, Net
+from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Settings
 from viewstore.train.methods.dino import DINOSettings
@@ -24,6 +24,7 @@ from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
 from viewstore.train.methods.table import method_of
+from viewstore.train.methods.traits import Net
 from viewstore.train.nets.network import NetworkSettings
 from viewstore.train.scoring.scorer import MethodScorer
 from viewstore.train.strategies.table import strategy_of

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from tests.train.world import make_method
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
-from viewstore.train.methods.base import Emb, Frame, Images, Method, MethodSettings, Net, Traits
+from viewstore.train.methods.base import Frame, Method, MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.ema import Averaged
+from viewstore.train.methods.embeddings import Emb, Images
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simsiam import SimSiamSettings
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.views import At, Preprocessing, Views

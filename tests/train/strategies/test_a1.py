@@ -16,8 +16,9 @@ from viewstore.images.resize import crop_resize
 from viewstore.store.store import Store, open_store
 from viewstore.train.loop.config import PretrainConfig
 from viewstore.train.loop.feed import open_feed
-from viewstore.train.methods.base import Frame, Traits
+from viewstore.train.methods.base import Frame
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
+from viewstore.train.methods.traits import Traits
 from viewstore.train.nets.network import NetworkSettings, seeded_network
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.standard import Standard

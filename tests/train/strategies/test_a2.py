@@ -13,10 +13,11 @@ from torch import Tensor
 from tests.train.loops import loop_loss
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Frame, Method, Traits
+from viewstore.train.methods.base import Frame, Method
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import Negatives, SimCLRSettings
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Pair, Plan, Scores, pull, total
 from viewstore.train.strategies.a2 import A2
 from viewstore.train.strategies.base import Strategy

@@ -16,11 +16,13 @@ from torch import Tensor
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
 from viewstore.train.methods.barlow_twins import BarlowTwinsSettings
-from viewstore.train.methods.base import Emb, Method, MethodSettings, Traits
+from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.embeddings import Emb
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings
+from viewstore.train.methods.traits import Traits
 from viewstore.train.plan import Plan, cosine, total
 from viewstore.train.strategies.base import Strategy
 from viewstore.train.strategies.table import strategy_of

@@ -16,8 +16,9 @@ from torch import Tensor
 from tests.train.loops import loop_loss
 from tests.train.world import make_method, make_views, slots_of
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Method
+from viewstore.train.methods.base import Method
 from viewstore.train.methods.byol import BYOLSettings
+from viewstore.train.methods.embeddings import Emb
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiamSettings

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from tests.train.world import make_method, make_views, same, slots_of, snapshot, train_step
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Images, Method, MethodSettings, Traits
+from viewstore.train.methods.base import Method, MethodSettings
 from viewstore.train.methods.byol import BYOLSettings
 from viewstore.train.methods.deepcluster_v2 import DeepClusterV2Settings
 from viewstore.train.methods.dino import DINOSettings
+from viewstore.train.methods.embeddings import Emb, Images
 from viewstore.train.methods.ibot import IBOTSettings
 from viewstore.train.methods.moco_v2 import MoCoV2Settings
 from viewstore.train.methods.simclr import SimCLRSettings
 from viewstore.train.methods.simsiam import SimSiam, SimSiamSettings
+from viewstore.train.methods.traits import Traits
 from viewstore.train.nets.domains import add_domain, clean_state
 from viewstore.train.plan import Pair, Plan, Row
 from viewstore.train.strategies.adversarial import Attack

@@ -31,8 +31,10 @@ from tests.train.strategies.small import (
     views_of_roles,
 )
 from viewstore.errors import ConfigError
-from viewstore.train.methods.base import Emb, Images, Method, Net, Traits
+from viewstore.train.methods.base import Method
+from viewstore.train.methods.embeddings import Emb, Images
 from viewstore.train.methods.simclr import SimCLRSettings
+from viewstore.train.methods.traits import Net, Traits
 from viewstore.train.nets.network import seeded_network
 from viewstore.train.plan import Pair, Plan, Row, Scores
 from viewstore.train.strategies.base import Chooser, Slot, Strategy

@@ -13,7 +13,8 @@ import pytest
 import viewstore
 from tests.viewstore.small_stores import ROWS, SHARD_ROWS, build_small, write_npz, write_photographs
 from viewstore.build.finalise import finalise
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.garbage import collect_garbage
+from viewstore.build.repair import repair
 from viewstore.errors import ConfigError, FormatError, StoppedError
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.viewstore.small_stores import build_small
-from viewstore.build import repair as repairing
-from viewstore.build.repair import collect_garbage, withdraw
+from viewstore.build.garbage import DAY_SECONDS, collect_garbage
+from viewstore.build.repair import withdraw
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.shards import commit as committing
@@ -64,5 +64,5 @@ def test_a_builder_that_adopts_an_old_orphan_while_gc_runs_loses_nothing(
     listed.set()
     builder.join(60)
     monkeypatch.undo()
-    assert repairing.DAY_SECONDS == 24 * 3600
+    assert DAY_SECONDS == 24 * 3600
     assert [fault for fault in verify(store.root) if fault.kind != "orphan"] == []

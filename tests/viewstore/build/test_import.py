@@ -16,8 +16,9 @@ from PIL import Image
 
 from tests.viewstore.commands import run
 from viewstore.build import planning
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.listing import own_files
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.repair import repair
 from viewstore.build.request import BuildRequest, Built
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError, StoppedError

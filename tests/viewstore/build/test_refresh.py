@@ -15,9 +15,10 @@ import viewstore
 from tests.generators.scored.encoders import classifier, export, write_encoder
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small, write_npz
+from viewstore.build.garbage import collect_garbage
 from viewstore.build.refresh import refresh
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair
+from viewstore.build.repair import repair
 from viewstore.build.request import Built
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.paths import StorePaths

@@ -15,11 +15,11 @@ import pytest
 
 import viewstore
 from tests.viewstore.commands import invoke, run
-from tests.viewstore.small_stores import build_small
+from tests.viewstore.small_stores import build_small, whole_id
 from viewstore.build.adopt import adopt_plan
 from viewstore.build.finalise import finalise
 from viewstore.build.rename import remove_view_set, rename_view_set
-from viewstore.build.repair import collect_garbage, repair, withdraw
+from viewstore.build.repair import repair, withdraw
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, FormatError
@@ -279,8 +279,7 @@ def test_a_kill_leaves_the_old_view_set_or_the_new_one(two: Path, call: str) -> 
             rename_view_set(two, "moco", "hard")
         assert list(viewstore.open(two).view_sets) == ["hard", "simclr"]
         rename_view_set(two, "hard", "moco")
-        collect_garbage(two, older_seconds=0, dry_run=False)
-        assert list(verify(two)) == []
+        whole_id(two)
     assert kills
 
 
@@ -300,8 +299,7 @@ def test_a_kill_leaves_a_view_set_whole_or_takes_it_out(
         assert "simclr" in viewstore.open(two).view_sets
         if (two / "views" / "moco").is_dir():
             remove_view_set(two, "moco")
-        collect_garbage(two, older_seconds=0, dry_run=False)
-        assert list(verify(two)) == []
+        whole_id(two)
         assert list(viewstore.open(two).view_sets) == ["simclr"]
         assert [path.name for path in (two / "tmp").iterdir() if path.is_dir()] == []
     assert kills

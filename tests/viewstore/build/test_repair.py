@@ -16,7 +16,8 @@ from PIL import Image
 import viewstore
 from tests.viewstore.small_stores import build_small
 from viewstore.build.finalise import finalise
-from viewstore.build.repair import collect_garbage, repair, withdraw
+from viewstore.build.garbage import collect_garbage
+from viewstore.build.repair import repair, withdraw
 from viewstore.cli import main as cli
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths

@@ -1,18 +1,21 @@
 """A process that fills or reads a shared file, over and over, and says what it read.
 
 Run as `python -m tests.viewstore.files.host_file_user KIND CACHE SEED`: it prints a line per read.
-KIND "naive" takes a file that has its name and size for whole: it knows no mark and no lock.
+KIND "naive" takes a file that has its name and size for whole: it knows no mark and no lock. Where
+it is to fill the file, it is killed halfway.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewstore.files.cache import Cache
 from viewstore.files.cache_settings import CacheSettings
@@ -31,6 +34,12 @@ class NaiveFile(HostFile):
             return "ready"
         os.posix_fallocate(descriptor, 0, self._stored)
         return "fill"
+
+    def to_fill(self) -> NDArray[np.uint8]:
+        half = SIZE // 2
+        super().to_fill()[:half] = CONTENT[:half]
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it was killed")
 
 
 def read_once(file: HostFile, dice: random.Random) -> bool | None:

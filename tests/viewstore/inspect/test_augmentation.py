@@ -29,7 +29,6 @@ from viewstore.inspect.augmentation import (
     Recorded,
     checks_of,
     headline,
-    wilson,
 )
 from viewstore.inspect.distributions import ks_distance
 from viewstore.inspect.pages.site import Site
@@ -237,19 +236,6 @@ def test_a_nominal_uniform_distribution_of_areas_would_blame_healthy_stores() ->
     assert ks_distance(area, nominal) > 0.05
     (found,) = [c for c in checks_of(draws.recorded(), draws) if c.name == "crop area"]
     assert found.agrees
-
-
-def test_wilson_intervals_hold_their_probability_and_know_its_ends() -> None:
-    low, high = wilson(50, 100, 0.05)
-    assert (round(low, 4), round(high, 4)) == (0.4038, 0.5962)
-    assert wilson(0, 20, 0.01)[0] == pytest.approx(0)
-    assert wilson(20, 20, 0.01)[1] == pytest.approx(1)
-    rng = np.random.Generator(np.random.Philox(4))
-    missed = 0
-    for count in rng.binomial(400, 0.3, 2000).tolist():
-        low, high = wilson(count, 400, 0.05)
-        missed += not low <= 0.3 <= high
-    assert 0.03 < missed / 2000 < 0.07
 
 
 def test_the_page_shows_the_numbers_of_its_json_and_absent_generators_have_no_tab(

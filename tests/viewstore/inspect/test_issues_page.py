@@ -20,10 +20,9 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.errors import ConfigError
 from viewstore.files.cache_settings import CacheSettings
-from viewstore.inspect.issue_grid import state_grid
 from viewstore.inspect.pages.among import rows_among
 from viewstore.inspect.pages.site import Site
-from viewstore.inspect.shard_grid import MOST_CELLS
+from viewstore.inspect.shard_grid import MOST_CELLS, STORED, shard_grid
 from viewstore.inspect.shard_states import quick_faults, shard_states
 from viewstore.store.store import open_store
 from viewstore.store.verify import verify
@@ -229,8 +228,8 @@ def test_a_grid_of_many_shards_shows_the_worst_of_neighbours() -> None:
     states = ["ok"] * (3 * MOST_CELLS)
     states[4] = "not built"
     states[5] = "flawed"
-    drawn = state_grid(states, title="t")
-    assert drawn.count("<rect") == MOST_CELLS
+    drawn = shard_grid(states, STORED, title="t")
+    assert drawn.count("M") == MOST_CELLS
     assert drawn.count("<text") == 1
     assert ">0</text>" in drawn
 

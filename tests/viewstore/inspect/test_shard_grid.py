@@ -1,22 +1,35 @@
-"""The grid of shards: each state has a shape of its own, and its cells are bounded."""
+"""The grid of shards: each state has a colour and a sign, and its cells are bounded."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 
-from viewstore.inspect.shard_grid import MOST_CELLS, shard_grid, shards_of_a_cell
+from viewstore.inspect.pages.building import progress_drawn
+from viewstore.inspect.shard_grid import BUILT, MOST_CELLS, STORED, shard_grid, shards_of_a_cell
+from viewstore.inspect.shard_states import STATE_MEANINGS
 
 
-def cells(svg: str) -> dict[str, int]:
-    """Return how many cells of which kind a grid has."""
-    return {kind: path.count("M") for kind, path in re.findall(r'class="(\w+)" d="([^"]*)"', svg)}
+def cells(svg: str) -> Counter[str]:
+    """Return how many cells of each colour a grid has, and how many of each sign."""
+    found: Counter[str] = Counter()
+    for colour, squares in re.findall(r'<path fill="([^"]*)" d="([^"]*)"', svg):
+        found[colour] += squares.count("M")
+    for signs in re.findall(r"<text [^>]*>([^<]*)</text>", svg):
+        found[signs[0]] += len(signs)
+    return found
 
 
-def test_a_cell_is_a_shard_and_slow_ones_are_committed_too() -> None:
-    grid = shard_grid(10, [3, 7], [0, 1, 9])
-    assert cells(grid) == {"done": 8, "slow": 3, "missing": 2}
+def of_build(shards: int, missing: list[int], slow: list[int]) -> str:
+    each = {"shards": shards, "missing": missing, "slow": slow}
+    return str(progress_drawn({"v": each})["grids"]["v"])
+
+
+def test_a_cell_is_a_shard_and_slow_ones_have_a_bar() -> None:
+    grid = of_build(10, [3, 7], [0, 1, 9])
+    assert cells(grid) == {"#009E73": 8, "#BBBBBB": 2, "/": 3, "0": 2}
     assert 'aria-label="10 shards: 2 missing, 3 slow"' in grid
     assert "style" not in grid
 
@@ -24,13 +37,19 @@ def test_a_cell_is_a_shard_and_slow_ones_are_committed_too() -> None:
 @pytest.mark.parametrize("shards", [1, MOST_CELLS, MOST_CELLS + 1, 1_000_000])
 def test_a_grid_of_many_shards_stays_small(shards: int) -> None:
     each = shards_of_a_cell(shards)
-    grid = shard_grid(shards, [shards - 1], [])
-    found = cells(grid)
-    assert found["missing"] == 1
-    assert sum(found.values()) == -(-shards // each) <= MOST_CELLS
-    assert len(grid) < 60_000
+    states = ["committed"] * (shards - 1) + ["missing"]
+    found = cells(shard_grid(states, BUILT, title="t"))
+    assert found["#BBBBBB"] == found["0"] == 1
+    assert sum(found.values()) - 1 == -(-shards // each) <= MOST_CELLS
+    for state in BUILT:
+        assert len(shard_grid([state] * shards, BUILT, title="t")) < 75_000
 
 
-def test_a_cell_of_several_is_missing_where_one_of_them_is() -> None:
-    grid = shard_grid(2 * MOST_CELLS, [0, 1, 5], [8, 9])
-    assert cells(grid) == {"done": MOST_CELLS - 2, "slow": 1, "missing": 2}
+def test_a_cell_of_several_shows_the_worst_of_them() -> None:
+    grid = of_build(2 * MOST_CELLS, [0, 1, 5], [4, 8, 9])
+    assert cells(grid) == {"#009E73": MOST_CELLS - 2, "#BBBBBB": 2, "/": 1, "0": 2}
+
+
+def test_no_shards_are_an_empty_grid_and_every_state_has_a_look() -> None:
+    assert cells(shard_grid([], STORED, title="t")) == {}
+    assert list(STORED) == list(STATE_MEANINGS)

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 import viewstore
-from tests.viewstore.small_stores import build_small, write_npz
-from viewstore.build.repair import collect_garbage
+from tests.viewstore.small_stores import build_small, whole_id, write_npz
 from viewstore.build.request import BuildRequest
 from viewstore.build.run import build
 from viewstore.errors import ConfigError, StoppedError
@@ -28,7 +27,6 @@ from viewstore.shards.local import LocalPool, run_local
 from viewstore.shards.place import Place
 from viewstore.shards.signals import StopRequest
 from viewstore.shards.unit import Outcome, Unit
-from viewstore.store.verify import verify
 
 PYTHON = [sys.executable, "-m", "viewstore"]
 ROWS = 1200
@@ -171,13 +169,7 @@ def children(pid: int) -> list[int]:
 def finish(store: Path, source: str) -> None:
     settings = {"views": 8, "height": 32, "width": 32}
     build_small(store, source, settings=settings)
-    check_whole(store)
-
-
-def check_whole(store: Path) -> None:
-    """What killed workers leave behind is garbage, and nothing else."""
-    collect_garbage(store, older_seconds=0, dry_run=False)
-    assert list(verify(store)) == []
+    whole_id(store)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs the proc file system")
@@ -186,7 +178,7 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, source: str) -> None:
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert process.wait(timeout=300) == 0
     assert viewstore.open(tmp_path / "s").view_sets["simclr"].complete
-    check_whole(tmp_path / "s")
+    whole_id(tmp_path / "s")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs the proc file system")

@@ -1,5 +1,6 @@
 """Params: chunks that any zarr client reads, and damage that none of ours misses."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,20 @@ def test_a_missing_chunk_is_an_error_and_not_fill(tmp_path: Path) -> None:
         Params(tmp_path, [DISTANCE], ROWS, SHARD_ROWS)["distance"]
     partial = Params(tmp_path, [DISTANCE], ROWS, SHARD_ROWS, absent=[1])
     assert np.isnan(partial["distance"][3:]).all()
+
+
+def test_a_chunk_that_is_cut_ends_no_reader_and_is_an_error_of_the_next(tmp_path: Path) -> None:
+    """Small chunks are no pages of the file: where those are gone, the system ends the process."""
+    write_arrays(tmp_path, DISTANCE, VALUES)
+    params = Params(tmp_path, [DISTANCE], ROWS, SHARD_ROWS)
+    rows = np.array([4, 0])
+    assert np.array_equal(params.rows("distance", rows), VALUES[rows])
+    for shard in range(2):
+        os.truncate(tmp_path / "distance" / chunk_key(DISTANCE, shard), 5)
+    assert np.array_equal(params.rows("distance", rows), VALUES[rows])
+    with pytest.raises(FormatError, match="column distance of shard 0") as caught:
+        Params(tmp_path, [DISTANCE], ROWS, SHARD_ROWS).rows("distance", rows)
+    assert caught.value.where == str(tmp_path / "distance" / chunk_key(DISTANCE, 0))
 
 
 def test_an_unknown_column_names_the_nearest(tmp_path: Path) -> None:

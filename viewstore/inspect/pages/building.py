@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from markupsafe import Markup
 
+from viewstore.errors import counted
 from viewstore.format.paths import StorePaths
-from viewstore.inspect.shard_grid import shard_grid, shards_of_a_cell
+from viewstore.inspect.shard_grid import BUILT, WIDE, shard_grid, shards_of_a_cell
 from viewstore.store.progress import duration, minute, no_commit_for, ranges, store_progress
 
 Facts = dict[str, Any]
@@ -26,7 +28,7 @@ def progress_drawn(found: Facts) -> Facts:
     """Return what templates/progress.html needs beside `building_facts`: words and grids."""
     return {
         "grids": {
-            name: Markup(shard_grid(each["shards"], each["missing"], each["slow"]))
+            name: Markup(_grid(each["shards"], set(each["missing"]), set(each["slow"])))
             for name, each in found.items()
         },
         "duration": duration,
@@ -35,3 +37,12 @@ def progress_drawn(found: Facts) -> Facts:
         "ranges": ranges,
         "shards_of_a_cell": shards_of_a_cell,
     }
+
+
+def _grid(shards: int, missing: Set[int], slow: Set[int]) -> str:
+    states = [
+        "missing" if shard in missing else "slow" if shard in slow else "committed"
+        for shard in range(shards)
+    ]
+    title = f"{counted(shards, 'shard')}: {len(missing)} missing, {len(slow)} slow"
+    return shard_grid(states, BUILT, title=title, across=WIDE)

@@ -12,14 +12,12 @@ from markupsafe import Markup
 
 from viewstore.files.remedy import remedy_at
 from viewstore.inspect.alike import GROUP
-from viewstore.inspect.issue_grid import LOOKS, state_grid
 from viewstore.inspect.issues import ALIKE, Issue, IssueSettings
 from viewstore.inspect.pages.among import kept_issues, unreadable
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
-from viewstore.inspect.shard_grid import shards_of_a_cell
+from viewstore.inspect.shard_grid import STORED, shard_grid, shards_of_a_cell
 from viewstore.inspect.shard_states import (
     STATE_MEANINGS,
-    STATES,
     ShardState,
     quick_faults,
     shard_states,
@@ -166,7 +164,7 @@ def _shard_facts(states: Sequence[ShardState]) -> Facts:
     counts = Counter(each.state for each in states)
     return {
         "states": [each.state for each in states],
-        "counts": {state: counts[state] for state in STATES},
+        "counts": {state: counts[state] for state in STORED},
         "not_ok": [asdict(each) for each in listed[:MOST_SHARDS]],
     }
 
@@ -174,7 +172,7 @@ def _shard_facts(states: Sequence[ShardState]) -> Facts:
 def _drawn(request: PageRequest, facts: Facts) -> Facts:
     place = request.store.location
     grids = {
-        name: Markup(state_grid(each["states"], title=_grid_title(name, each)))
+        name: Markup(shard_grid(each["states"], STORED, title=_grid_title(name, each)))
         for name, each in facts["shards"].items()
     }
     return {
@@ -182,7 +180,7 @@ def _drawn(request: PageRequest, facts: Facts) -> Facts:
         "shards_of_a_cell": {
             name: shards_of_a_cell(len(each["states"])) for name, each in facts["shards"].items()
         },
-        "looks": LOOKS,
+        "looks": STORED,
         "repair": remedy_at(place, f"viewstore verify {shlex.quote(place)} --repair"),
         "state_meanings": STATE_MEANINGS,
         "rows_of": lambda each: _rows_link(request, each),

@@ -10,9 +10,9 @@ import numpy as np
 
 from viewstore.errors import ConfigError, nearest
 from viewstore.inspect.attacks import attack_numbers, mixture_numbers
-from viewstore.inspect.augmentation import wilson
 from viewstore.inspect.distributions import Bar, Density
 from viewstore.inspect.figures import density_panel, figure, histogram_panel, paired_panel
+from viewstore.inspect.intervals import wilson
 from viewstore.inspect.origin import origin_facts, origin_words
 from viewstore.inspect.pages.page import Csv, Facts, PageRequest, Tab, opening
 from viewstore.inspect.pages.rows import linked_row
@@ -133,7 +133,7 @@ def _share(hits: int, count: int) -> Facts:
     if not count:
         return {"share": None, "low": 0.0, "high": 1.0}
     low, high = wilson(hits, count, LEVEL)
-    return {"share": hits / count, "low": max(low, 0.0), "high": min(high, 1.0)}
+    return {"share": hits / count, "low": low, "high": high}
 
 
 def _pair_facts(table: PairTable, numbers: PairNumbers) -> Facts:

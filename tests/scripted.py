@@ -1,8 +1,8 @@
 """A generator that does what a script says, and leaves a file for each thing that it did.
 
 Real builds find it as one of an installed package. The script lies in the folder that `FOLDER`
-names, where every worker sees it, on whatever node; files are made in one step, so that workers
-which run at once count right.
+names, where every worker sees it, on whatever node, and may be replaced while units run; files are
+made in one step, so that workers which run at once count right.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from viewstore.format.columns import Column, Status
 from viewstore.generators.contract import Context, OfSource, Rendered, Sample
 
 FOLDER = "SCRIPTED_FOLDER"  # environment variable; the folder may be a link that moves on
+REPO = Path(__file__).parents[1]
 PATIENCE = 600.0
-SLOW_LOAD, SLOW_RENDER = 1.5, 0.2
+SLOW_LOAD = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Script:
         render: What happens when a unit is run.
         row: To the unit of this row; None: to all.
         times: How often; None: always.
+        seconds: What a slow sample takes.
     """
 
     load: Literal["ok", "raise", "wait", "slow"] = "ok"
@@ -45,6 +47,12 @@ class Script:
     render: Literal["ok", "raise", "die", "hang", "wait", "slow"] = "ok"
     row: int | None = None
     times: int | None = None
+    seconds: float = 0.2
+
+    @staticmethod
+    def of(folder: Path) -> Script:
+        """Return the script of a folder."""
+        return Script(**json.loads((folder / "script").read_text()))
 
     def write(self, folder: Path) -> None:
         """Make it the script of a folder."""
@@ -53,27 +61,53 @@ class Script:
         temporary.replace(folder / "script")
 
 
-def install(site: Path) -> None:
-    """Make `site` a folder of packages of which one has this generator, as `scripted`."""
-    package = site / "scripted-1.dist-info"
+def install(home: Path) -> dict[str, str]:
+    """Make a package of this generator, `scripted`; return what processes that find it have."""
+    package = home / "site" / "scripted-1.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: scripted\nVersion: 1\n")
     target = f"{__name__}:{Scripted.__name__}"
     (package / "entry_points.txt").write_text(f"[viewstore.generators]\nscripted = {target}\n")
+    path = os.pathsep.join([str(home / "site"), str(REPO)])
+    return {"PYTHONPATH": path, FOLDER: str(home / "now")}
 
 
-def marks(folder: Path, what: str) -> list[Path]:
-    """Return the files of what was done: "loading", "begun", "fault", "done"."""
-    return list(folder.glob(f"{what}-*"))
+def begin(home: Path, name: str, script: Script) -> Path:
+    """Return a new folder, to whose script workers look from now on."""
+    folder = home / name
+    folder.mkdir()
+    script.write(folder)
+    link = home / f"{name}.link"
+    link.symlink_to(folder)
+    link.replace(home / "now")
+    return folder
 
 
-def pid_of(mark: Path) -> int:
-    """Return the process that made a mark."""
-    return int(mark.name.split("-")[1])
+@dataclass(frozen=True)
+class Mark:
+    """What a process left when it did something.
+
+    Attributes:
+        pid: The process.
+        row: Of the sample; 0 where it is about none.
+        job: Number of the array of Slurm that the process was a task of; "": of none.
+    """
+
+    pid: int
+    row: int
+    job: str
 
 
-def _mark(folder: Path, what: str) -> None:
-    (folder / f"{what}-{os.getpid()}-{uuid.uuid4().hex}").touch()
+def marks(folder: Path, what: str) -> list[Mark]:
+    """Return the marks of what was done: "loading", "begun", "fault", "done"."""
+    found = [path.name.split("-")[1:4] for path in folder.glob(f"{what}-*")]
+    return [Mark(int(pid), int(row), job) for pid, row, job in found]
+
+
+def mark(folder: Path, what: str, row: int = 0) -> None:
+    """Leave a mark of this process."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    (folder / f"{what}-{os.getpid()}-{row}-{job}-{uuid.uuid4().hex}").touch()
 
 
 def _claim(folder: Path, what: str, most: int | None) -> bool:
@@ -119,13 +153,13 @@ class Scripted(OfSource):
     def make(self, context: Context) -> ScriptedGenerator:
         """Return the generator, unless the script says otherwise."""
         folder = Path(os.environ[FOLDER]).resolve()
-        script = Script(**json.loads((folder / "script").read_text()))
-        _mark(folder, "loading")
+        script = Script.of(folder)
+        mark(folder, "loading")
         if script.load != "ok" and _claim(folder, "load", script.loads):
             if script.load == "raise":
                 raise UnavailableError("no networks here", where="the script", fix="rewrite it")
             _wait_for_go(folder) if script.load == "wait" else time.sleep(SLOW_LOAD)
-        return ScriptedGenerator(context.seed, folder, script)
+        return ScriptedGenerator(context.seed, folder)
 
 
 @dataclass
@@ -134,28 +168,28 @@ class ScriptedGenerator:
 
     seed: int
     folder: Path
-    script: Script
 
     def render(self, samples: Iterable[Sample]) -> Iterator[Rendered]:
         """Yield the view of each sample."""
         for sample in samples:
-            _mark(self.folder, "begun")
-            if self.script.row in (None, sample.index):
-                self._happen(sample.index)
+            script = Script.of(self.folder)
+            mark(self.folder, "begun", sample.index)
+            if script.row in (None, sample.index):
+                self._happen(script, sample.index)
             pixels = sample.image[None] ^ np.uint8(self.seed + sample.index)
-            _mark(self.folder, "done")
+            mark(self.folder, "done", sample.index)
             yield Rendered(sample.index, pixels, {"status": np.full(1, Status.OK, np.uint8)})
 
-    def _happen(self, row: int) -> None:
-        what = self.script.render
-        if what in ("raise", "die", "hang") and _claim(self.folder, "render", self.script.times):
-            _mark(self.folder, "fault")
+    def _happen(self, script: Script, row: int) -> None:
+        what = script.render
+        if what in ("raise", "die", "hang") and _claim(self.folder, "render", script.times):
+            mark(self.folder, "fault", row)
             if what == "raise":
                 raise RuntimeError(f"the script forbids row {row}")
             if what == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(PATIENCE)
         if what == "slow":
-            time.sleep(SLOW_RENDER)
+            time.sleep(script.seconds)
         if what == "wait":
             _wait_for_go(self.folder)

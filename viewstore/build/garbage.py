@@ -1,0 +1,48 @@
+"""What killed builds left behind: files of a store that nothing names. `viewstore gc` drops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from viewstore.build.adopt import restore_folders
+from viewstore.files import disk
+from viewstore.files.upstream import FOLDER, Upstream
+from viewstore.format.paths import StorePaths
+from viewstore.store.committed import read_commits, view_sets
+from viewstore.store.verify import is_orphan, named_files
+
+DAY_SECONDS = 24 * 3600.0
+
+
+def collect_garbage(
+    root: Path,
+    upstream: Upstream = FOLDER,
+    *,
+    older_seconds: float = DAY_SECONDS,
+    dry_run: bool,
+) -> list[Path]:
+    """Remove files that no commit or quarantine entry names, and return them.
+
+    Only those older than `older_seconds` on the store's clock: a builder may still be writing the
+    younger ones. On a disk no builder commits meanwhile: one could take an old file that nothing
+    names for its own. Into a bucket it sends a blob anew, and so makes it young, before it
+    commits: ages that are asked after the commits show it. No upload in parts is left open, as
+    there are none.
+    """
+    paths = StorePaths(root)
+    restore_folders(paths)
+    with disk.file_lock(paths.gc_lock):
+        upstream.pull()
+        found = [paths.view_set(name) for name in view_sets(paths)]
+        named = {each.root: named_files(each, read_commits(each)) for each in found}
+        scratch = {paths.tmp, *(each.tmp for each in found)}
+        ages = upstream.ages(paths, scratch | named.keys())
+        old = {path for path, age in ages.items() if age >= older_seconds}
+        removed = sorted(
+            path
+            for path in old - {paths.finalise_lock, paths.gc_lock}
+            if path.parent in scratch or is_orphan(path.name, named[path.parent])
+        )
+        for path in [] if dry_run else removed:
+            upstream.remove(path)
+        return removed
