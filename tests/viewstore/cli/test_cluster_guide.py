@@ -133,7 +133,7 @@ def test_what_is_missing_is_not_asked_of_a_store_that_is_not_there(tmp_path: Pat
     block = blocks(section("Slurm"))[-1]
     assert "status" in block
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", here(block, tmp_path / "no store")],
+        ["bash", "-euo", "pipefail", "-c", here(block, tmp_path / "none")],
         cwd=tmp_path,
         env=environment(tmp_path),
         capture_output=True,
