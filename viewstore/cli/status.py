@@ -59,6 +59,7 @@ def status(
     """
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import view_sets
     from viewstore.store.progress import ranges, store_progress
 
     if form == "slurm":
@@ -69,9 +70,9 @@ def status(
         )
     with store_at(store, rows=False) as (root, upstream):
         paths = StorePaths(root)
-        found = store_progress(paths, view_set, upstream)
-        if not found:
+        if not view_sets(paths):
             raise _no_view_sets(root)
+        found = store_progress(paths, view_set, upstream)
         unpublished = _unpublished(root, found)
         gone = [] if view_set else gone_from_disk(root)
         if slices is not None:
