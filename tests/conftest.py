@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Each test has a core: more threads of torch, here or in a child, would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REQUIRE = "VIEWSTORE_REQUIRE"
 WAITING = ("slurm", "ray")  # markers of tests that mostly wait for other programs
 

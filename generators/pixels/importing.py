@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files.listed import ListedFiles
 from viewstore.files.naming import ViewFiles
+from viewstore.files.spelling import absolute_path
 from viewstore.format.columns import Column, Status
 from viewstore.format.listing import ROLE, Listing
 from viewstore.format.plan import MAX_VIEWS
@@ -82,8 +82,8 @@ class Import(OfSource):
         else:
             height, width = _common_size(listing)
         return ResolvedImport(
-            files=str(Path(self.files).absolute()),
-            params=str(Path(self.params).absolute()) if self.params else "",
+            files=str(absolute_path(self.files)),
+            params=str(absolute_path(self.params)) if self.params else "",
             role=self.role,
             missing=self.missing,
             views=listing.views,

@@ -33,6 +33,7 @@ from viewstore.sources.again import (
     new_images,
     other_source,
 )
+from viewstore.sources.braces import short
 from viewstore.sources.record import (
     pack_sources,
     read_first_sources,
@@ -328,7 +329,7 @@ def stored_rows(
     if source is None and limit in (None, len(stored.keys)):
         return stored if here is None else located(stored, here)
     place = source if source is not None else here or stored.spelling
-    progress.note(f"comparing the source {place} with the rows of the store")
+    progress.note(f"comparing the source {short(place)} with the rows of the store")
     since = recorded_at(paths)
     found = find_again(stored, place, since=since, limit=limit, on_error=on_error)
     if found.left_out:

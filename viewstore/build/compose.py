@@ -36,14 +36,12 @@ from viewstore.sources.again import located
 from viewstore.sources.reader import SourceReader
 from viewstore.sources.record import read_sources
 from viewstore.sources.table import SourceTable
-from viewstore.store.column_content import PIXEL_CRC
-from viewstore.store.committed import (
-    read_plan,
-)
+from viewstore.store.column_content import PIXEL_CRC, has_proof
+from viewstore.store.committed import read_plan
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Context, Resolved, Settings
+    from viewstore.generators.contract import Context, Generator, Resolved, Settings
 
 
 OnError = Literal["fail", "skip"]
@@ -251,33 +249,67 @@ def _make_builder(
     watch: Watch,
     place: Place,
 ) -> ShardBuilder:
-    import cv2
-
+    """Check this machine against the plan, load what the generator needs, and make it."""
     from viewstore.generators import make_settings
 
     root, upstream = upstream.here(root)
     paths = StorePaths(root)
-    table, _, _ = read_sources(paths)
-    if source is not None:
-        table = located(table, source)
+    rows = StoreRows(_rows_here(paths, source))
     plan = read_plan(paths.view_set(view_set))
-    cv2.setNumThreads(place.threads)
     check_generator(plan)
-    settings = make_settings(plan.generator["name"], plan.generator["args"])
-    rows = StoreRows(table)
-    wants_pixels = plan.kind == "pixels" or any(each.name == PIXEL_CRC for each in plan.columns)
-    reads_source = settings.reads_source() and (wants_pixels or plan.kind == "columns")
-    files = {**files, **own_files(paths.view_set(view_set), plan)}
     check_versions(plan)
+    settings = make_settings(plan.generator["name"], plan.generator["args"])
+    reads_source = settings.reads_source() and (plan.kind == "columns" or _makes_pixels(plan))
     if reads_source:
         check_source(rows.reader, on_error)
+    files = {**files, **own_files(paths.view_set(view_set), plan)}
     weights = check_weights(plan, settings.NEEDS, files)
+    _take_threads(place, settings)
+    models = load_models(settings.NEEDS, files, weights)
+    inputs = planned_inputs(paths, plan, rows.reader, upstream)
+    return ShardBuilder(
+        paths=paths.view_set(view_set),
+        plan=plan,
+        rows=rows,
+        generator=_planned_generator(plan, settings, rows.table, models, inputs, place),
+        inputs=inputs,
+        reads_source=reads_source,
+        on_error=on_error,
+        watch=watch,
+        upstream=upstream,
+        warnings=warnings_here(plan),
+    )
+
+
+def _rows_here(paths: StorePaths, source: str | None) -> SourceTable:
+    table, _, _ = read_sources(paths)
+    return table if source is None else located(table, source)
+
+
+def _makes_pixels(plan: Plan) -> bool:
+    """Whether views are rendered, if only for the CRC of their pixels."""
+    return plan.kind == "pixels" or has_proof(plan)
+
+
+def _take_threads(place: Place, settings: Settings) -> None:
+    """Let the libraries that render use as many threads as a builder has at this place."""
+    import cv2
+
+    cv2.setNumThreads(place.threads)
     if networks(settings.NEEDS):
         import torch
 
         torch.set_num_threads(place.threads)
-    models = load_models(settings.NEEDS, files, weights)
-    inputs = planned_inputs(paths, plan, rows.reader, upstream)
+
+
+def _planned_generator(
+    plan: Plan,
+    settings: Settings,
+    table: SourceTable,
+    models: Mapping[str, Any],
+    inputs: Mapping[str, ViewSet],
+    place: Place,
+) -> Generator:
     context = make_context(
         table=table,
         seed=plan.seed,
@@ -286,18 +318,7 @@ def _make_builder(
         codec=codec_from_plan(plan.codec),
         models=models,
         inputs=inputs,
-        wants_pixels=wants_pixels,
+        wants_pixels=_makes_pixels(plan),
         device=place.device,
     )
-    return ShardBuilder(
-        paths=paths.view_set(view_set),
-        plan=plan,
-        rows=rows,
-        generator=settings.resolve(context).make(context),
-        inputs=inputs,
-        reads_source=reads_source,
-        on_error=on_error,
-        watch=watch,
-        upstream=upstream,
-        warnings=warnings_here(plan),
-    )
+    return settings.resolve(context).make(context)

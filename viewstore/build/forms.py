@@ -12,7 +12,7 @@ from viewstore.format.plan import Plan
 from viewstore.images.codec import Codec, codec_from_plan, make_codec
 from viewstore.images.params import ParamsAlone
 from viewstore.sources.table import SourceTable
-from viewstore.store.column_content import PIXEL_CRC
+from viewstore.store.column_content import has_proof
 from viewstore.store.view_set import ViewSet
 
 if TYPE_CHECKING:
@@ -57,4 +57,4 @@ def wants_proof(request: BuildRequest, stored: Plan | None) -> bool:
     """Return whether the views of a recipe set are rendered once, and their CRCs recorded."""
     if request.proof is not None:
         return request.proof
-    return stored is None or any(column.name == PIXEL_CRC for column in stored.columns)
+    return stored is None or has_proof(stored)

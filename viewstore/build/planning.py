@@ -56,7 +56,7 @@ from viewstore.sources.table import SourceTable
 from viewstore.store.committed import is_store, read_plan, view_sets
 
 if TYPE_CHECKING:
-    from viewstore.generators.contract import Settings
+    from viewstore.generators.contract import Context, Settings
 
 # Builds a view set that another starts from, of rows that were read already.
 BuildFirst = Callable[[BuildRequest, SourceTable], Built]
@@ -131,16 +131,14 @@ def planned(
         return Planned(plan=found)
     _check_settings(request)  # refused before anything is read
     sliced = request.slice_of is not None and not paths.view_set(request.name).plan.is_file()
-    nothing = sliced and request.source is None and request.after is None
-    if nothing and not is_store(paths):
-        raise nothing_to_slice(request, paths)
+    if sliced and not is_store(paths):
+        _check_plan_can_be_made(request, paths)
     if build_first is None:
         stored = _stored(request, paths)
         inputs = _inputs(request, stored or request.after)
         check_first(request, paths, _settings(request, stored), inputs)
-    if nothing:
-        raise nothing_to_slice(request, paths)
     if sliced:
+        _check_plan_can_be_made(request, paths)
         progress.warn(
             f"there is no plan of {request.name} in {request.out}: this slice makes it, with the "
             "settings given here; if it should be there, check --view-set and --out"
@@ -150,6 +148,12 @@ def planned(
         table, skipped = build_rows(request, paths, progress)
     found, before = _resolved(request, paths, table, progress, build_first)
     return Planned(plan=found, skipped=skipped, before=before)
+
+
+def _check_plan_can_be_made(request: BuildRequest, paths: StorePaths) -> None:
+    """Raise ConfigError if a slice without a plan has no source either, and is of no round."""
+    if request.source is None and request.after is None:
+        raise nothing_to_slice(request, paths)
 
 
 def _stored(request: BuildRequest, paths: StorePaths) -> Plan | None:
@@ -250,6 +254,30 @@ def _resolved(
         whole_source=whole_source(request, paths),
         progress=progress,
     )
+    plan = _plan_of(request, paths, table, settings, context, weights)
+    if request.view_set is None and stored is None:
+        _check_not_renamed(paths, plan)
+    wanted_shards(request, plan)  # refused before anything is written
+    check_plan(view_set, plan)
+    adopt_sources(paths, table, plan.shard_rows, request.upstream)  # the first that is written
+    if listing is not None:
+        keep_listing(view_set, listing, request.upstream)
+    return adopt_plan(view_set, plan, request.upstream), tuple(built)
+
+
+def _plan_of(
+    request: BuildRequest,
+    paths: StorePaths,
+    table: SourceTable,
+    settings: Settings,
+    context: Context,
+    weights: list[Weights],
+) -> Plan:
+    """Return what the settings come to in this context, with the rows of the store; write nothing.
+
+    Raises:
+        ConfigError: The views are too many or too large, or the rows are not those of the store.
+    """
     resolved = settings.resolve(context)
     choose = shard_rows_of(
         request, paths, views=resolved.views, height=resolved.height, width=resolved.width
@@ -267,14 +295,7 @@ def _resolved(
         weights=weights,
     )
     check_size(plan)
-    if request.view_set is None and stored is None:
-        _check_not_renamed(paths, plan)
-    wanted_shards(request, plan)  # refused before anything is written
-    check_plan(view_set, plan)
-    adopt_sources(paths, table, shard_rows, request.upstream)  # the first that is written
-    if listing is not None:
-        keep_listing(view_set, listing, request.upstream)
-    return adopt_plan(view_set, plan, request.upstream), tuple(built)
+    return plan
 
 
 def _files(

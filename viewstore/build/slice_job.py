@@ -20,6 +20,7 @@ from viewstore.build.roles import (
 from viewstore.costs.disk_space import shard_bytes
 from viewstore.errors import ConfigError, counted
 from viewstore.files.local import is_url
+from viewstore.files.spelling import absolute_path
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
@@ -53,7 +54,7 @@ def slice_job(
         CheckpointError: A file is another one than the view set was planned with.
         RemoteError: The bucket did not answer.
     """
-    place = str(store) if is_url(store) else str(Path(store).absolute())
+    place = str(store) if is_url(store) else str(absolute_path(store))
     with store_at(store if is_url(store) else Path(place), rows=False) as (root, _):
         plan = _plan_of(StorePaths(root), view_set)
     view_set = plan.view_set
@@ -78,7 +79,7 @@ def slice_job(
             fix="leave --gpus out",
         )
     named = {
-        role: function_named(role, path) or str(path.absolute())
+        role: function_named(role, path) or str(absolute_path(path))
         for role, path in _planned_files(plan, files).items()
     }
     command = command_words(plan, place, named)

@@ -24,7 +24,7 @@ from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import canonical
 from viewstore.sources.record import read_sources_record
-from viewstore.store.column_content import PIXEL_CRC
+from viewstore.store.column_content import has_proof
 from viewstore.store.committed import read_plan
 
 
@@ -53,7 +53,7 @@ def stored_plan(request: BuildRequest, paths: StorePaths) -> Plan | None:
 def says_all(plan: Plan, request: BuildRequest) -> bool:
     """Whether a plan has every setting that a request gives; files and the store aside."""
     args = plan.generator["args"]
-    proof = plan.kind == "recipe" and any(each.name == PIXEL_CRC for each in plan.columns)
+    proof = plan.kind == "recipe" and has_proof(plan)
     return (
         request.source is None
         and request.after is None

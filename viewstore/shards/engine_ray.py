@@ -17,12 +17,14 @@ from viewstore.errors import StoppedError, UnavailableError, ViewStoreError
 from viewstore.shards.builder import HUNG_SECONDS, BuilderFactory, hung, made_builder, no_builder
 from viewstore.shards.engine import Job
 from viewstore.shards.place import AUTO, CPU, Place, warn_of_no_gpu
-from viewstore.shards.ray_cluster import CUDA, check_ray, joined_cluster
+from viewstore.shards.ray_cluster import CUDA, check_ray, connect, joined_cluster
 from viewstore.shards.signals import check_deadline
 from viewstore.shards.unit import Outcome, Unit
 
 POLL_SECONDS = 0.25
 STALL_SECONDS = 600.0  # without a worker, until a build gives up
+HEAD_SECONDS = 30.0  # without the head, until a build gives up; after 60 Ray ends the process
+LOOK_SECONDS = 1.0  # between two looks at the head, and for each
 AGAIN_SECONDS = 0.2  # until a lost actor is asked again
 
 
@@ -31,7 +33,8 @@ def run_ray(job: Job) -> Generator[Outcome]:
 
     Raises:
         ConfigError: A GPU is named by its number.
-        StoppedError: Workers were lost too often, or none was left for STALL_SECONDS.
+        StoppedError: Workers were lost too often, or none was left for STALL_SECONDS, or the head
+            of the cluster was gone for HEAD_SECONDS.
         UnavailableError: The package, the cluster or its GPUs are missing; the disk has no room;
             no worker ever began.
     """
@@ -133,6 +136,8 @@ class RayPool:
         self.begun = False  # whether any actor ever answered
         self.death: str | None = None  # of the first that died for good
         self.last_busy = time.monotonic()
+        self.head: str = self.ray.get_runtime_context().gcs_address
+        self.last_look = self.last_head = time.monotonic()
 
     def run(self) -> Generator[Outcome]:
         job = self.job
@@ -143,6 +148,7 @@ class RayPool:
                 if not self.busy and job.stop.requested:
                     break
                 self._check_stall()
+                self._check_head()
                 ready, _ = self.ray.wait([*self.busy, *self.parked], timeout=POLL_SECONDS)
                 for call in ready:
                     yield from self._answered(call)
@@ -186,6 +192,24 @@ class RayPool:
             fix="every node needs viewstore and the versions of this machine; see: ray status",
         )
 
+    def _check_head(self) -> None:
+        """Raise StoppedError where the head of the cluster is gone: nothing goes on without it."""
+        now = time.monotonic()
+        if now - self.last_look < LOOK_SECONDS:
+            return
+        try:
+            connect(self.head, LOOK_SECONDS)
+            self.last_head = now
+        except OSError as error:
+            if now - self.last_head > HEAD_SECONDS:
+                raise StoppedError(
+                    "the head of the Ray cluster is gone",
+                    where=self.head,
+                    why=str(error),
+                    fix="start a cluster, then run the same command again",
+                ) from error
+        self.last_look = time.monotonic()
+
     def _answered(self, call: Any) -> Generator[Outcome]:  # noqa: ANN401
         from ray.exceptions import ActorDiedError, RayError
 
@@ -212,8 +236,7 @@ class RayPool:
 
     def _end_hung(self) -> Generator[Outcome]:
         """End the actors whose units do not answer a stop, and count those as stopped."""
-        stop = self.job.stop
-        if not stop.requested or time.monotonic() < stop.deadline + HUNG_SECONDS:
+        if not self.job.stop.is_over_by(HUNG_SECONDS):
             return
         for actor, unit in self.busy.values():
             self.ray.kill(actor)

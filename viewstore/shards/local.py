@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -151,8 +150,7 @@ class LocalPool:
 
     def _end_hung(self) -> Generator[Outcome]:
         """End the workers whose units do not answer a stop, and count those as stopped."""
-        stop = self.job.stop
-        if not stop.requested or time.monotonic() < stop.deadline + HUNG_SECONDS:
+        if not self.job.stop.is_over_by(HUNG_SECONDS):
             return
         for number, unit in self.busy.values():
             _kill(self.pools[number])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import logging
 import os
@@ -48,11 +49,10 @@ def check_ray(device: str) -> None:
             why="the driver belongs to a node of the cluster, whose losses it must hear of",
             fix="run the command on a node, with RAY_ADDRESS=HOST:6379",
         )
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not address.rpartition(":")[2].isdigit():
         return  # none, or for Ray to judge
-    try:  # Ray itself goes on for minutes
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    try:
+        connect(address)
     except (OSError, OverflowError, ValueError) as error:  # no such port, or no name of a host
         raise UnavailableError(
             "the Ray cluster does not answer",
@@ -60,6 +60,12 @@ def check_ray(device: str) -> None:
             why=str(error),
             fix="start it, or unset RAY_ADDRESS to build on this machine",
         ) from error
+
+
+def connect(address: str, seconds: float = CONNECT_SECONDS) -> None:
+    """Raise OSError unless somebody listens there: Ray itself goes on for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), seconds).close()
 
 
 @contextlib.contextmanager
@@ -95,9 +101,10 @@ def joined_cluster(stop: StopRequest, warn: Callable[[str], None]) -> Iterator[N
 
 def _begin() -> bool:
     """Join or start a cluster; return whether it asks for a token."""
-    from ray.exceptions import RayError
+    from ray.exceptions import AuthenticationError, RayError
 
     try:
+        _knock()
         try:
             return _init(
                 {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()},
@@ -107,14 +114,44 @@ def _begin() -> bool:
             )
         except ValueError:  # there is one, and it has these
             return _init({})
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise UnavailableError(
-            "the Ray cluster cannot be joined",
-            where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
-            why=str(error).strip().splitlines()[0],
-            fix="see that `ray status` answers here, with the RAY_AUTH_TOKEN of the cluster if it "
-            "asks for one; `ray stop` forgets a cluster that is gone",
+    except AuthenticationError as error:
+        raise _not_joined(
+            "it asks for a token, and another one or none is given here",
+            fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to what they are where the cluster was "
+            "started",
         ) from error
+    except (OSError, RayError, RuntimeError, ValueError) as error:
+        raise _not_joined(
+            " ".join(str(error).split()),
+            fix="see that `ray status` answers here, and that Ray and Python are those of the "
+            "cluster; `ray stop` forgets a cluster that is gone",
+        ) from error
+
+
+def _not_joined(why: str, *, fix: str) -> UnavailableError:
+    where = f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
+    return UnavailableError("the Ray cluster cannot be joined", where=where, why=why, fix=fix)
+
+
+def _knock() -> None:
+    """Raise OSError or RayError if a cluster that is there does not answer, or refuses the token.
+
+    `ray.init` itself asks for twenty seconds, and prints each answer.
+    """
+    try:
+        services: Any = importlib.import_module("ray._private.services")
+        tokens: Any = importlib.import_module(
+            "ray._private.authentication.authentication_token_setup"
+        )
+        raylet: Any = importlib.import_module("ray._raylet")
+    except ImportError:  # none is promised: without them it takes those seconds
+        return
+    address = services.canonicalize_bootstrap_address(None)
+    if address is not None:
+        connect(address)
+        tokens.ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+        with _stderr_dropped():
+            raylet.GcsClient(address=address)
 
 
 def _init(environment: Mapping[str, str], **start: Any) -> bool:  # noqa: ANN401
@@ -130,6 +167,20 @@ def _init(environment: Mapping[str, str], **start: Any) -> bool:  # noqa: ANN401
 @functools.cache  # Ray reads it once in each process
 def _token() -> str:
     return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _stderr_dropped() -> Iterator[None]:
+    """Drop what libraries print, which do so past sys.stderr."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -110,6 +110,10 @@ class StopRequest:
         """Request a stop without grace, or end the one that was given."""
         self.deadline = min(self.deadline or math.inf, time.monotonic())
 
+    def is_over_by(self, seconds: float) -> bool:
+        """Whether the deadline passed so long ago."""
+        return self.requested and time.monotonic() >= self.deadline + seconds
+
     def check(self) -> None:
         """Raise StoppedError if the deadline has passed."""
         check_deadline(self.deadline)

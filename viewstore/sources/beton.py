@@ -18,6 +18,7 @@ from viewstore.beton.sidecar import check_sidecar
 from viewstore.beton.writer import Picture
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
+from viewstore.files.spelling import absolute_path
 from viewstore.sources.table import (
     OnError,
     Part,
@@ -48,7 +49,7 @@ def scan_beton(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     """
     if not Path(spec).is_file():
         raise no_source(spec, "nothing is there")
-    path = Path(spec).absolute()
+    path = absolute_path(spec)
     try:
         record = check_sidecar(path)
         beton = Beton(path)

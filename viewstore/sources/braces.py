@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from viewstore.errors import ConfigError
 
@@ -21,24 +21,34 @@ def expand_braces(spec: str) -> list[str]:
             than 256 MiB of them, or there are over a hundred braces.
     """
     if spec.count("{") > MOST_BRACES:
-        raise ConfigError(f"brace pattern {_short(spec)} must have at most {MOST_BRACES} braces")
-    count = _count(spec)
-    if count > MOST_PATHS or count * len(spec) > MOST_LETTERS:
-        raise ConfigError(f"brace pattern {_short(spec)} must stand for at most 10^6 files")
+        raise ConfigError(f"brace pattern {short(spec)} must have at most {MOST_BRACES} braces")
+    count, letters = _measure(spec)
+    if count > MOST_PATHS or letters > MOST_LETTERS:
+        raise ConfigError(f"brace pattern {short(spec)} must stand for at most 10^6 files")
     return list(_expand(spec))
 
 
-def _count(text: str) -> int:
-    """Return how many texts a pattern stands for, without making them."""
+def brace_list(texts: Sequence[str]) -> str:
+    """Return a pattern that stands for these texts, if none of them is a pattern itself."""
+    return texts[0] if len(texts) == 1 else "{" + ",".join(texts) + "}"
+
+
+def short(spec: str) -> str:
+    """Return the beginning of a pattern, for messages."""
+    return spec if len(spec) <= 100 else f"{spec[:100]}..."
+
+
+def _measure(text: str) -> tuple[int, int]:
+    """Return how many texts a pattern stands for, and their letters in all, without making them."""
     parts = _split(text)
     if parts is None:
-        return 1
-    _, choices, after = parts
-    return sum(map(_count, choices)) * _count(after)
-
-
-def _short(spec: str) -> str:
-    return spec if len(spec) <= 100 else f"{spec[:100]}..."
+        return 1, len(text)
+    before, choices, after = parts
+    middle = [_measure(choice) for choice in choices]
+    count, letters = (sum(each) for each in zip(*middle, strict=True))
+    ends, end_letters = _measure(after)
+    texts = count * ends
+    return texts, texts * len(before) + letters * ends + count * end_letters
 
 
 def _expand(text: str) -> Iterator[str]:
@@ -83,5 +93,5 @@ def _numbers(text: str) -> list[str]:
     first, last = numbers[1], numbers[2]
     count = int(last) - int(first) + 1 if len(last) < 20 else 0
     if not 0 < count <= MOST_PATHS:
-        raise ConfigError(f"brace range {{{_short(text)}}} must ascend, over at most 10^6 numbers")
+        raise ConfigError(f"brace range {{{short(text)}}} must ascend, over at most 10^6 numbers")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]

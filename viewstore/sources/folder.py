@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from viewstore.errors import FormatError
+from viewstore.files.spelling import absolute_path
 from viewstore.images.decode import probe
 from viewstore.sources.pictures import NOT_READ, READ, suffix_of, unread_note
 from viewstore.sources.table import (
@@ -30,7 +31,7 @@ def scan_folder(spec: str, *, on_error: OnError, limit: int | None) -> Source:
     The first folder of a path is the class of a picture. Classes are numbered by the folders
     there are, whatever can be read in them. Hidden files and folders are passed over.
     """
-    folder = Path(spec).absolute()
+    folder = absolute_path(spec)
     unread: Counter[str] = Counter()
     keys = _sorted_keys(folder, unread)
     names = _classes(folder)

@@ -16,4 +16,6 @@ def kind_of(spec: str) -> SourceKind | None:
     """Return the kind of source that `spec` names; None: there is no such source."""
     if not spec:  # no name of the current folder
         return None
+    if webdataset.is_pattern(spec):
+        return webdataset.KIND
     return next((kind for kind in KINDS if kind.matches(spec)), None)

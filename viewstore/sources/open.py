@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from viewstore.errors import ConfigError, near
-from viewstore.sources.braces import expand_braces
+from viewstore.files.spelling import absolute_path
+from viewstore.sources.braces import brace_list
 from viewstore.sources.kinds import KINDS, kind_of
 from viewstore.sources.table import OnError, Source, SourceKind, no_source
 
@@ -46,15 +47,13 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
 
 
 def absolute(spec: str, kind: SourceKind) -> str:
-    """Return a spelling that names the same source from any working folder."""
+    """Return a spelling that names the same source from any working folder.
+
+    It is that of its files, unless odd letters in their names are read as a pattern.
+    """
     files = kind.files(spec)
-    if files == [spec]:
-        return spec
-    if spec.startswith("{"):  # {/a,/b}.tar has its paths within, and {/a,b}.tar not all of them
-        within = [Path(path).is_absolute() for path in expand_braces(spec)]
-        if any(within):
-            return spec if all(within) else "{" + ",".join(files) + "}"
-    return str(Path(spec).absolute())
+    listed = brace_list(files)
+    return listed if kind.files(listed) == files else str(absolute_path(spec))
 
 
 def _nothing_at(spec: str) -> str:

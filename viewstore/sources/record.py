@@ -16,6 +16,7 @@ from viewstore.format.paths import StorePaths
 from viewstore.format.plan import check_rows
 from viewstore.format.records import LARGE_BYTES, seal, unseal
 from viewstore.format.tar import pack_npy
+from viewstore.sources.braces import brace_list
 from viewstore.sources.table import Part, SourceTable
 
 KIND = "viewstore-sources"
@@ -80,8 +81,7 @@ def pack_sources(table: SourceTable, shard_rows: int) -> tuple[bytes, dict[str, 
 
 def _plain_spelling(parts: Sequence[Part]) -> str:
     """Return what names a source of these parts, unless its spelling is recorded."""
-    uris = list(dict.fromkeys(part.uri for part in parts))
-    return uris[0] if len(uris) == 1 else "{" + ",".join(uris) + "}"
+    return brace_list(list(dict.fromkeys(part.uri for part in parts)))
 
 
 def read_sources(paths: StorePaths, files: Files = LOCAL) -> tuple[SourceTable, int, str]:

@@ -6,13 +6,13 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
+from viewstore.files.spelling import absolute_path
 from viewstore.sources.labels import Label, number_labels
 
 OnError = Literal["fail", "skip"]
@@ -24,7 +24,7 @@ class Part:
     """Where source bytes lie.
 
     Attributes:
-        uri: Absolute path, links in it kept, or "digits".
+        uri: Path as `absolute_path` spells it, or "digits".
         kind: "file" (an archive: rows are byte ranges), "dir" (rows are the files uri/key),
             "pixels" (rows are byte ranges of raw RGB pixels) or "array" (rows are entries of an
             array: pixels, not files).
@@ -145,8 +145,8 @@ def no_source(spec: str, why: str) -> ConfigError:
 
 
 def one_file(spec: str) -> list[str]:
-    """Return the absolute path of the file or folder `spec`; links are not resolved away."""
-    return [str(Path(spec).absolute())]
+    """Return the path of the file or folder `spec`, as it is recorded."""
+    return [str(absolute_path(spec))]
 
 
 def first_rows(table: SourceTable, limit: int | None) -> SourceTable:

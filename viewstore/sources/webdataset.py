@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import itertools
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from viewstore.errors import FormatError
 from viewstore.files import disk
+from viewstore.files.spelling import absolute_path
 from viewstore.format.tar import BLOCK, NPY_BYTES
 from viewstore.images.decode import probe
 from viewstore.sources.braces import expand_braces
@@ -88,19 +90,18 @@ def tar_files(spec: str) -> list[str]:
 
 def _tar_paths(spec: str) -> Iterator[Path]:
     """Yield the paths of `tar_files` one by one: of a million, the first may be missing."""
-    if Path(spec).is_file():
-        paths: Iterable[str | Path] = [spec]
-    elif Path(spec).is_dir():
-        paths = sorted(path for path in Path(spec).iterdir() if _is_visible_tar(path))
-    else:
+    paths: Iterable[str | Path] = [spec]
+    if is_pattern(spec) or not Path(spec).exists():
         patterns = expand_braces(spec)
         if {*WILDCARDS} & {*spec} and len(patterns) > MOST_SEARCHED:
             raise no_source(
                 spec, f"braces beside *, ? or [] must stand for at most {MOST_SEARCHED} patterns"
             )
         paths = itertools.chain.from_iterable(map(_matching, patterns))
+    elif Path(spec).is_dir():
+        paths = sorted(path for path in Path(spec).iterdir() if _is_visible_tar(path))
     for path in paths:
-        yield Path(path).absolute()
+        yield absolute_path(path)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -225,12 +226,22 @@ def _groups(data: mmap.mmap) -> dict[str, _Group]:
     return groups
 
 
+def is_pattern(spec: str) -> bool:
+    """Whether a text has braces that stand for files, and is not the name of one itself."""
+    try:
+        return "{" in spec and not Path(spec).exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return True  # a list of many
+
+
 def _is_tar(spec: str) -> bool:
     path = Path(spec)
     if path.is_dir():
         return _is_folder_of_tars(path)
     if not path.is_file():
-        return "{" in spec or path.suffix.lower() == ".tar"
+        return path.suffix.lower() == ".tar"
     with path.open("rb") as file:
         return path.suffix.lower() == ".tar" or file.read(BLOCK)[257:262] == b"ustar"
 

@@ -20,6 +20,11 @@ LENGTH_SLACK = 2e-3  # of unit features in half precision
 Values = Mapping[str, NDArray[Any]]
 
 
+def has_proof(plan: Plan) -> bool:
+    """Whether a view set keeps a CRC-32 of the pixels of each view."""
+    return any(column.name == PIXEL_CRC for column in plan.columns)
+
+
 def pixel_crcs(pixels: Pixels, made: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """Return the CRC-32 of each view, uint32 [V]: what a recipe set keeps as proof of its pixels.
 

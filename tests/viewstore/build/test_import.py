@@ -374,6 +374,19 @@ def test_other_settings_of_a_build_are_refused(folder: Path) -> None:
         imported(folder, {"views": 0}, view_set="b")
 
 
+def test_files_may_be_spelled_otherwise_when_a_build_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = imported(folder, only=(0,))
+    monkeypatch.chdir(folder)
+    for spelled in (
+        f"{folder}/photos/../views//{RULE}",
+        f"views/{RULE}",
+        f"./photos/../views/{RULE}",
+    ):
+        assert imported(folder, {"files": spelled}).plan == first.plan
+
+
 def test_the_name_of_a_listing_leads_nowhere(folder: Path) -> None:
     imported(folder)
     paths = StorePaths(folder / "s").view_set("import")

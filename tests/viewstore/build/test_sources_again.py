@@ -19,6 +19,7 @@ from PIL import Image
 import viewstore
 from tests.viewstore.commands import invoke
 from tests.viewstore.small_stores import build_small
+from viewstore.build.adopt import adopt_sources
 from viewstore.build.request import BuildRequest
 from viewstore.build.rows import build_rows
 from viewstore.build.run import build
@@ -312,20 +313,40 @@ def test_a_path_is_kept_as_it_was_given(tmp_path: Path, monkeypatch: pytest.Monk
     assert table.spelling == str(tmp_path / "current")
 
 
-def test_a_store_keeps_the_spelling_of_its_source(tmp_path: Path) -> None:
-    folder = tmp_path / "run{1}"
-    folder.mkdir()
+def test_a_store_of_tars_goes_on_without_their_pattern(tmp_path: Path) -> None:
     write_folder(tmp_path / "images")
     for part in range(2):
         with tarfile.open(tmp_path / f"{part:03d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in range(3 * part, 3 * part + 3):
                 tar.add(tmp_path / "images" / f"{row}.jpg", f"{row}.jpg")
-    spelling = str(tmp_path / "{000..001}.tar")
-    built(tmp_path / "s", spelling, limit=5)
-    assert read_sources(StorePaths(tmp_path / "s"))[0].spelling == spelling
+    built(tmp_path / "s", str(tmp_path / "{000..001}.tar"), limit=5)
     assert built(tmp_path / "s", None, limit=5, view_set="second").plan.rows == 5
     with pytest.raises(ConfigError, match="limit was 5, is 6"):
         built(tmp_path / "s", None, limit=6, view_set="third")
+
+
+@pytest.mark.parametrize("pattern", ["images", "{a,b}.tar"])
+def test_a_store_that_recorded_another_spelling_goes_on_with_either(
+    tmp_path: Path, pattern: str
+) -> None:
+    write_folder(tmp_path / "images")
+    for row, name in enumerate(("a", "b")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            tar.add(tmp_path / "images" / f"{row}.jpg", f"{row}.jpg")
+    table = open_source(str(tmp_path / pattern)).table
+    detour = f"{tmp_path}/images/.."
+    parts = tuple(
+        replace(part, uri=part.uri.replace(str(tmp_path), detour)) for part in table.parts
+    )
+    paths = StorePaths(tmp_path / "s")
+    before = replace(table, parts=parts, spelling=f"{detour}/{pattern}")
+    adopt_sources(paths, before, 2)
+    _, _, sources_id = read_sources(paths)
+    spellings = (None, f"{detour}/{pattern}", str(tmp_path / pattern), f"{detour}/s/../{pattern}")
+    for number, spelled in enumerate(spellings):
+        done = built(tmp_path / "s", spelled, view_set=f"v{number}")
+        assert done.plan.sources_id == sources_id
+    assert list(verify(tmp_path / "s")) == []
 
 
 def test_a_folder_is_listed_as_it_is_scanned(tmp_path: Path) -> None:
@@ -373,8 +394,8 @@ def test_a_pattern_is_recorded_so_that_it_is_found_from_anywhere(
     patterns = ("{a,b}.tar", f"{{{tmp_path}/a,{tmp_path}/b}}.tar", f"{{{tmp_path}/a,b}}.tar")
     spelled = [open_source(pattern).table.spelling for pattern in patterns]
     monkeypatch.chdir("/")
-    assert [len(open_source(each).table.keys) for each in spelled] == [2, 2, 2]
-    assert spelled[1] == patterns[1]
+    assert {*spelled} == {f"{{{tmp_path}/a.tar,{tmp_path}/b.tar}}"}
+    assert list(open_source(spelled[0]).table.keys) == ["0", "1"]
 
 
 def test_a_damaged_record_of_a_move_is_named_and_set_aside(tmp_path: Path) -> None:
