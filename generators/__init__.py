@@ -188,11 +188,20 @@ GENERATORS: Table[Row] = Table("generator", _OWN, _of_plugin)
 
 def settings_class(name: str) -> type[Settings]:
     """Return the settings class of a generator. Raises ConfigError naming the nearest name."""
+    check_generator_name(name)
+    return GENERATORS[name].load()
+
+
+def check_generator_name(name: str) -> None:
+    """Raise ConfigError, which names the nearest, if there is no generator `name`."""
     if name not in GENERATORS:
         raise ConfigError(
-            f"there is no generator {name!r}; {nearest(name, list(GENERATORS))}", code="VS102"
+            f"there is no generator {name!r}; {nearest(name, list(GENERATORS))}",
+            code="VS102",
+            where=f"--generator {name}",
+            fix="give one of those that viewstore build --help-settings lists; a generator of "
+            "yours is a package with an entry point: docs/plugins.md",
         )
-    return GENERATORS[name].load()
 
 
 def make_settings(name: str, values: Mapping[str, Any]) -> Settings:

@@ -132,9 +132,15 @@ def _shortens(short: str, name: str) -> bool:
 
 def nearest(name: str, names: list[str]) -> str:
     """Return "did you mean 'x'?" with the name nearest to `name`, else a list of all `names`."""
+    meant = near(name, names)
+    if meant is not None:
+        return f"did you mean {meant!r}?"
+    return "there are " + (", ".join(sorted(names)) or "none")
+
+
+def near(name: str, names: list[str]) -> str | None:
+    """Return which of `names` may have been meant by `name`, None where none is near."""
     close = difflib.get_close_matches(name, names, n=1) or [
         each for each in names if _shortens(name, each)
     ]
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return "there are " + (", ".join(sorted(names)) or "none")
+    return close[0] if close else None

@@ -18,7 +18,15 @@ from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.shards.place import CPU
 from viewstore.store.advice import finalise_of
-from viewstore.store.committed import committed_shards, no_store, read_plan, shards_there
+from viewstore.store.committed import (
+    committed_shards,
+    is_store,
+    no_store,
+    no_view_set,
+    read_plan,
+    shards_there,
+    view_sets,
+)
 from viewstore.store.published import published_view_sets
 
 if TYPE_CHECKING:
@@ -87,12 +95,21 @@ def not_built_first(
     )
 
 
-def nothing_to_slice(request: BuildRequest) -> ConfigError:
-    """Return the error of a slice where there is no store, and no source to begin one from."""
-    return no_store(
+def nothing_to_slice(request: BuildRequest, paths: StorePaths) -> ConfigError:
+    """Return the error of a slice of what has no plan, and no source to make one from."""
+    if not is_store(paths):
+        return no_store(
+            request.out,
+            why="slices are built of a plan; a wrong --out, or a disk that is not mounted, has "
+            "none",
+            fix=f"{build_command(replace(request, source='SRC'))} --plan",
+        )
+    return no_view_set(
+        request.name,
+        view_sets(paths),
         request.out,
-        why="slices are built of a plan; a wrong --out, or a disk that is not mounted, has none",
-        fix=f"{build_command(replace(request, source='SRC'))} --plan",
+        why="slices are built of a plan, which build --plan makes",
+        making=f"{build_command(request)} --plan",
     )
 
 

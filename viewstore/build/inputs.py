@@ -77,7 +77,7 @@ def wanted_inputs(
             build_first(other, wanted.settings)
             published = published_view_sets(paths, reader, upstream)
         if other not in published and not paths.view_set(other).plan.is_file():
-            raise no_view_set(other, view_sets(paths), paths.root, fix=f"build {other!r} first")
+            raise no_view_set(other, view_sets(paths), paths.root, making=f"build {other!r} first")
         view_set = complete_view_set(paths, name, other, published)
         if view_set.kind == "columns" and role == "parent" and settings.KIND == "pixels":
             raise ConfigError(

@@ -1,25 +1,24 @@
-"""Job files for clusters: from a build in slices to the text of its file.
+"""A build in slices, and the text of the Slurm file that runs it.
 
-Nothing is read or written here. `viewstore jobfile` prints what these functions return; each
-slice is a task of a Slurm array, or an index of a Kubernetes Job.
+Nothing is read or written here: `viewstore jobfile` prints what `slurm` returns. Each slice is a
+task of an array; `kubernetes_job` makes it an index of a Job.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from viewstore.errors import ConfigError, StoppedError
+from viewstore.errors import StoppedError
 from viewstore.files.local import is_url
 
 STOP_SECONDS = 120  # from the signal that announces the end of a task to its end
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
-RETRIES = 5  # of an index that fails; stops and preemptions do not count
-RESUMABLE, UNUSABLE = StoppedError.exit_code, ConfigError.exit_code
-NAME_LETTERS = 50  # a pod is called as its Job with "-99999" behind, in 63 letters
+PREEMPTIONS = 20  # of a Slurm task, whose count of restarts has them too
+RESUMABLE = StoppedError.exit_code
 CREDENTIALS = "the environment, with the address and credentials of the bucket,"
 
 
@@ -34,6 +33,8 @@ class SliceJob:
         slices: Number of tasks.
         at_once: How many of them may run at a time.
         gpus: That each task asks for.
+        shards: Of the view set.
+        shard_bytes: Most that one of them takes.
     """
 
     store: str
@@ -42,6 +43,8 @@ class SliceJob:
     slices: int
     at_once: int
     gpus: int
+    shards: int
+    shard_bytes: int
 
     @property
     def name(self) -> str:
@@ -54,6 +57,11 @@ class SliceJob:
         return ("viewstore", "finalise", self.store)
 
     @property
+    def restarts(self) -> int:
+        """How often a task may come back: once for each shard of its slice, and by preemptions."""
+        return math.ceil(self.shards / self.slices) + PREEMPTIONS
+
+    @property
     def is_in_bucket(self) -> bool:
         """Whether tasks need credentials, and no file system that they share."""
         return is_url(self.store)
@@ -64,7 +72,8 @@ def slurm(job: SliceJob) -> str:
 
     USR1 says so, to the shell alone, which passes it on. TERM comes to all processes, of a task
     that is cancelled or preempted: Slurm requeues the preempted one itself, and the cancelled one
-    must not come back. The two signals are one stop.
+    must not come back. The two signals are one stop. A task that comes back and commits nothing
+    would do so for ever: its restarts are bounded by what a slice can need.
     """
     at_once = f"%{job.at_once}" if job.at_once < job.slices else ""
     gpus = f" --gpus={job.gpus}" if job.gpus else ""
@@ -79,107 +88,13 @@ trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; 
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-[ $again$rc = yes{RESUMABLE} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+if [ $again$rc = yes{RESUMABLE} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.restarts} ]; then
+  echo "came back {job.restarts} times, and is not done: does a shard take longer than --time?" >&2
+elif [ $again$rc = yes{RESUMABLE} ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+fi
 exit $rc
 # when all are done: {shell_line(job.finalise)}
-"""
-
-
-def kubernetes(job: SliceJob, *, image: str, claim: str | None = None) -> str:
-    """Return an Indexed Job for `kubectl apply`, which needs Kubernetes 1.29.
-
-    Args:
-        job: What is built.
-        image: The container image, in which viewstore is installed.
-        claim: Name of the claim to a ReadWriteMany volume, which is mounted at the store; None
-            for a store in a bucket, and for no other.
-
-    Raises:
-        ConfigError: The store needs a claim, or takes none, or cannot be mounted at its path; or a
-            path is no UTF-8.
-    """
-    words = (*job.command, "--shard", "auto", "--grace", str(GRACE_SECONDS))
-    place = _in_bucket(claim) if job.is_in_bucket else _on_volume(job.store, claim)
-    _check_texts((*words, image, *place))
-    command = "".join(f"\n            - {_yaml(_unexpanded(word))}" for word in words)
-    gpus = f"\n          resources:\n            limits:\n              nvidia.com/gpu: {job.gpus}"
-    return f"""\
-# when all are done: {shell_line(job.finalise)}
-apiVersion: batch/v1
-kind: Job
-metadata:
-  name: {_yaml(_label(job.name))}
-spec:
-  completionMode: Indexed
-  completions: {job.slices}
-  parallelism: {min(job.at_once, job.slices)}
-  backoffLimitPerIndex: {RETRIES}
-  podReplacementPolicy: Failed  # never two pods of one index
-  podFailurePolicy:
-    rules:
-      - action: Ignore  # a preempted pod costs no try
-        onPodConditions:
-          - type: DisruptionTarget
-      - action: Ignore  # stopped, and resumable by the same command
-        onExitCodes:
-          operator: In
-          values: [{RESUMABLE}]
-      - action: FailJob  # settings that no other try makes right
-        onExitCodes:
-          operator: In
-          values: [{UNUSABLE}]
-  template:
-    spec:
-      restartPolicy: Never
-      terminationGracePeriodSeconds: {STOP_SECONDS}
-      containers:
-        - name: build
-          image: {_yaml(image)}
-          command:{command}
-          env:
-            - name: VIEWSTORE_SHARDS
-              value: "{job.slices}"{gpus if job.gpus else ""}
-{place}"""
-
-
-def _in_bucket(claim: str | None) -> str:
-    """Return how a container comes to its bucket."""
-    if claim is not None:
-        raise ConfigError(
-            "a store in a bucket is on no volume",
-            where=f"--claim {claim}",
-            why="each pod writes to the bucket, and needs credentials alone",
-            fix="leave --claim out",
-        )
-    return f"""\
-          # {CREDENTIALS} comes
-          # from a Secret of yours, unless pods have a role that the bucket knows:
-          # envFrom: [{{secretRef: {{name: NAME}}}}]
-"""
-
-
-def _on_volume(store: str, claim: str | None) -> str:
-    """Return how a container comes to its store on a volume."""
-    if claim is None:
-        raise ConfigError(
-            "a store in a folder needs a volume that all pods share",
-            where=store,
-            fix="give --claim CLAIM, of a ReadWriteMany volume; a store in a bucket needs none",
-        )
-    if ":" in store:
-        raise ConfigError(
-            "a Kubernetes volume cannot be mounted at a path with a colon",
-            where=store,
-            fix="move the store to a path without one",
-        )
-    return f"""\
-          volumeMounts:
-            - name: store
-              mountPath: {_yaml(store)}
-      volumes:
-        - name: store
-          persistentVolumeClaim:
-            claimName: {_yaml(claim)}
 """
 
 
@@ -197,29 +112,3 @@ def _shell(word: str) -> str:
 
 def _hexadecimal(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
-
-
-def _yaml(text: str) -> str:
-    """Return text as a double-quoted scalar of YAML 1.2 on one line."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
-
-
-def _unexpanded(word: str) -> str:
-    """Return a word of a command that Kubernetes leaves as it is: it replaces $(NAME)."""
-    return word.replace("$", "$$")
-
-
-def _label(name: str) -> str:
-    """Return the name of a Job for a checked name of a view set: of letters, digits and -."""
-    return name.replace("_", "-")[:NAME_LETTERS].rstrip("-")
-
-
-def _check_texts(texts: Sequence[str]) -> None:
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(
-                "a Kubernetes file is UTF-8, and a path is not", where=repr(text), fix="rename it"
-            ) from error

@@ -117,8 +117,12 @@ def planned(
     Raises:
         ViewStoreError: As `plan`, or whatever `build_first` raises.
     """
+    from viewstore.generators import check_generator_name
+
     paths = StorePaths(request.root)
     check_out(request.root)
+    if request.view_set is None:  # the view set is called as its generator, which there has to be
+        check_generator_name(request.generator)
     check_view_set_name(request.name)
     if request.after is None and not paths.view_set(request.name).plan.is_file():
         check_no_round(request.name, f"viewstore refresh {request.out}")
@@ -127,12 +131,19 @@ def planned(
         adopt_stored(paths, found)
         return Planned(plan=found)
     _check_settings(request)  # refused before anything is read
-    if request.slice_of is not None and not paths.view_set(request.name).plan.is_file():
-        _warn_of_no_plan(request, paths, progress)
+    sliced = request.slice_of is not None and not paths.view_set(request.name).plan.is_file()
+    if sliced and not is_store(paths):
+        _check_plan_can_be_made(request, paths)
     if build_first is None:
         stored = _stored(request, paths)
         inputs = _inputs(request, stored or request.after)
         check_first(request, paths, _settings(request, stored), inputs)
+    if sliced:
+        _check_plan_can_be_made(request, paths)
+        progress.warn(
+            f"there is no plan of {request.name} in {request.out}: this slice makes it, with the "
+            "settings given here; if it should be there, check --view-set and --out"
+        )
     skipped: tuple[tuple[str, str], ...] = ()
     if table is None:
         table, skipped = build_rows(request, paths, progress)
@@ -140,14 +151,10 @@ def planned(
     return Planned(plan=found, skipped=skipped, before=before)
 
 
-def _warn_of_no_plan(request: BuildRequest, paths: StorePaths, progress: Progress) -> None:
-    """Say that a slice makes the plan itself. Raises ConfigError: of nothing."""
-    if request.source is None and not is_store(paths):
-        raise nothing_to_slice(request)
-    progress.warn(
-        f"there is no plan of {request.name} in {request.out}: this slice makes it, with the "
-        "settings given here; if it should be there, check --view-set and --out"
-    )
+def _check_plan_can_be_made(request: BuildRequest, paths: StorePaths) -> None:
+    """Raise ConfigError if a slice without a plan has no source either, and is of no round."""
+    if request.source is None and request.after is None:
+        raise nothing_to_slice(request, paths)
 
 
 def _stored(request: BuildRequest, paths: StorePaths) -> Plan | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from viewstore.build.going_on import command_words
 from viewstore.build.jobfile import SliceJob
 from viewstore.build.roles import (
     NAMED,
@@ -16,21 +17,23 @@ from viewstore.build.roles import (
     taken_files,
     weights_of,
 )
+from viewstore.costs.disk_space import shard_bytes
 from viewstore.errors import ConfigError, counted
 from viewstore.files.local import is_url
 from viewstore.files.spelling import absolute_path
 from viewstore.files.working_copy import store_at
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan, check_view_set_name
+from viewstore.shards.place import AUTO
 from viewstore.store.committed import is_store, no_store, no_view_set, read_plan, view_sets
 
 
 def slice_job(
     store: Path | str,
-    view_set: str,
+    view_set: str | None,
     files: WeightFiles,
     *,
-    slices: int,
+    slices: int | None,
     at_once: int | None = None,
     gpus: int | None = None,
 ) -> SliceJob:
@@ -38,20 +41,29 @@ def slice_job(
 
     Args:
         store: Folder of the store, or its URL in a bucket.
-        view_set: Name of a view set that has a plan.
+        view_set: Name of a view set that has a plan; None is refused.
         files: Files of networks by role, where the packaged ones do not do.
-        slices: Number of tasks, at most one for each shard.
+        slices: Number of tasks, at most one for each shard; None is refused.
         at_once: How many of them may run at a time; None: all.
-        gpus: That each task asks for; None: one where networks make the views, else none.
+        gpus: That each task asks for, and cannot do without; None: one where networks make the
+            views, else none.
 
     Raises:
-        ConfigError: There is no plan, it needs a file that is not given, or has fewer shards.
+        ConfigError: No view set, or number of slices, is given: those that there can be are named.
+            There is no plan, it needs a file that is not given, or has fewer shards.
         CheckpointError: A file is another one than the view set was planned with.
         RemoteError: The bucket did not answer.
     """
     place = str(store) if is_url(store) else str(absolute_path(store))
     with store_at(store if is_url(store) else Path(place), rows=False) as (root, _):
         plan = _plan_of(StorePaths(root), view_set)
+    view_set = plan.view_set
+    if slices is None:
+        raise ConfigError(
+            f"--slices is missing: in how many tasks shall {view_set} be built?",
+            why="a slice takes whole shards",
+            fix=f"give --slices {plan.shards}, one for each shard, or fewer",
+        )
     if slices > plan.shards:
         raise ConfigError(
             f"{view_set} has {counted(plan.shards, 'shard')}, too few for {slices} slices",
@@ -66,31 +78,53 @@ def slice_job(
             where=f"--gpus {gpus}",
             fix="leave --gpus out",
         )
-    command = ["viewstore", "build", "--generator", plan.generator["name"]]
-    command += ["--out", place, "--view-set", view_set]
-    for role, path in _planned_files(plan, files).items():
-        command += [f"--{role}", function_named(role, path) or str(absolute_path(path))]
+    named = {
+        role: function_named(role, path) or str(absolute_path(path))
+        for role, path in _planned_files(plan, files).items()
+    }
+    command = command_words(plan, place, named)
+    gpus = int(has_networks) if gpus is None else gpus
     if has_networks:
-        command += ["--device", "auto"]
+        command += ["--device", _devices(gpus)]
     return SliceJob(
         store=place,
         view_set=view_set,
         command=tuple(command),
         slices=slices,
         at_once=slices if at_once is None else at_once,
-        gpus=int(has_networks) if gpus is None else gpus,
+        gpus=gpus,
+        shards=plan.shards,
+        shard_bytes=shard_bytes(plan),
     )
 
 
-def _plan_of(paths: StorePaths, name: str) -> Plan:
-    check_view_set_name(name)
-    planning = f"--out {shlex.quote(str(paths.root))} --view-set {name} --plan"
+def _devices(gpus: int) -> str:
+    """Return the devices of a task: the GPUs that it asks for, and an error where they are not."""
+    if gpus < 2:
+        return "cuda" if gpus else AUTO
+    return ",".join(f"cuda:{number}" for number in range(gpus))
+
+
+def _plan_of(paths: StorePaths, name: str | None) -> Plan:
+    if name is not None:
+        check_view_set_name(name)
+    planning = f"--out {shlex.quote(str(paths.root))} --view-set {name or 'NAME'} --plan"
     if not is_store(paths):
         fix = f"viewstore build --generator NAME --source SRC {planning}"
         raise no_store(paths.root, why="slices are built of a plan", fix=fix)
+    if name is None:
+        names = view_sets(paths)
+        raise ConfigError(
+            f"--view-set is missing; there are {', '.join(names) or 'none'} in this store",
+            where=str(paths.root),
+            why="a job file builds one view set",
+            fix=f"add --view-set {names[0]}"
+            if names
+            else f"viewstore build --generator NAME {planning}",
+        )
     if not paths.view_set(name).plan.is_file():
-        fix = f"viewstore build --generator NAME {planning}"
-        raise no_view_set(name, view_sets(paths), paths.root, fix=fix)
+        making = f"viewstore build --generator NAME {planning}"
+        raise no_view_set(name, view_sets(paths), paths.root, making=making)
     return read_plan(paths.view_set(name))
 
 

@@ -111,22 +111,23 @@ def _slurm(values: Values) -> Slice:
             why="an array of some tasks, submitted again, has another count and other slices",
             fix=f'--shard "${ARRAY}ID/N", where N is the number of slices of the first array',
         )
-    return _checked(task - least, count, f"{ARRAY}ID={task}")
+    return _checked(task - least, count, values, (ARRAY + "ID", ARRAY + "MIN", ARRAY + "COUNT"))
 
 
 def _indexed(index: str, count: str) -> Scheduler:
     def slice_of(values: Values) -> Slice:
-        return _checked(_number(values, index), _number(values, count), f"{index}={values[index]}")
+        return _checked(_number(values, index), _number(values, count), values, (index, count))
 
     return Scheduler((index, count), slice_of)
 
 
-def _checked(index: int, count: int, where: str) -> Slice:
+def _checked(index: int, count: int, values: Values, names: tuple[str, ...]) -> Slice:
     if not 0 <= index < count:
+        there = f"they are numbered 0 to {count - 1}" if count else "of 0 there is none"
         raise ConfigError(
-            f"slice {index} of {count} is none: slices are counted from 0",
-            where=where,
-            fix=f"start {count} tasks, numbered 0 to {count - 1}, or give --shard I/N",
+            f"there is no slice {index} of {count}: {there}",
+            where=", ".join(f"{name}={values[name]}" for name in names),
+            fix="set them as the scheduler would, or give --shard I/N",
         )
     return index, count
 

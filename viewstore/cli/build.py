@@ -10,7 +10,7 @@ import click
 from viewstore.cli import options as shared
 from viewstore.cli.command import command, given_options, options_of
 from viewstore.cli.options import FILE, POSITIVE, STORE_OR_BUCKET
-from viewstore.cli.outcome import tell
+from viewstore.cli.outcome import not_fit, tell
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import ConfigError
 from viewstore.shards.executors import EXECUTORS
@@ -239,7 +239,8 @@ def _plan(terminal: Terminal, options: dict[str, Any]) -> int:
 
     check_alone(given_options(click.get_current_context()))
     found = plan(_request(terminal, options), terminal)
-    facts = plan_facts(options["out"], found)
+    files = shared.weight_files(options)
+    facts = plan_facts(options["out"], found, files, options["device"])
     terminal.result(facts, plan_text(facts))
     return 0
 
@@ -265,9 +266,13 @@ def finalise(
 ) -> int:
     """Write the manifest of what is built; run once after all slices.
 
-    STORE is a folder, or the URL of a bucket. Until then readers see the store as it was.
+    STORE is a folder, or the URL of a bucket. Until then readers see the store as it was. If a view
+    set that has a plan misses shards, what is complete is published all the same, and the exit
+    code is 1.
     """
     from viewstore.build.finalise import finalise as run
+    from viewstore.build.going_on import unbuilt
+    from viewstore.cli.status import gone_from_disk, gone_words
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.advice import STORE_FOLDER
@@ -280,17 +285,30 @@ def finalise(
             raise no_store(root, fix=STORE_FOLDER)
         upstream.check_writers()
         manifest = run(root, allow_partial=allow_partial, upstream=upstream)
+        left, gone = unbuilt(root, str(store)), gone_from_disk(root)
     terminal.store_id = manifest.store_id
     opened = open_store(store)
     verdict = verdict_of(opened, opened.view_sets.values(), max_missed=max_missed)
-    facts = {"generation": manifest.generation, "view_sets": sorted(manifest.view_sets)}
+    facts = {
+        "generation": manifest.generation,
+        "view_sets": sorted(manifest.view_sets),
+        "missing_shards": {name: each.missing for name, each in left.items()},
+        "gone": gone,
+    }
+    reasons = not_fit(verdict)
+    if (left or gone) and not allow_partial:
+        names = ", ".join([*left, *gone])
+        reasons.append(f"exit code 1: {names} not complete (--allow-partial)")
     lines = [
         f"generation {manifest.generation}: {', '.join(sorted(manifest.view_sets))}",
         f"store id {manifest.store_id}",
         *verdict.lines(),
+        *(f"{name}: {each.words}; to build: {each.command}" for name, each in left.items()),
+        *(gone_words(store, name) for name in gone),
+        *reasons,
     ]
     terminal.result(facts | {"verdict": verdict.to_json()}, "\n".join(lines))
-    return int(bool(verdict.unfit))
+    return int(bool(reasons))
 
 
 def _request(terminal: Terminal, options: dict[str, Any]) -> BuildRequest:

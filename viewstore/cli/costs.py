@@ -89,7 +89,9 @@ def _rehearsal_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def _better_shards(facts: Mapping[str, Any]) -> str:
     best = facts["best_shard_rows"]
-    return "" if best == facts["shard_rows"] else f"; best for a new store: --shard-rows {best}"
+    if best == facts["shard_rows"]:
+        return f"; --shard-rows {best} is best"
+    return f"; best for a new store: --shard-rows {best}"
 
 
 def store_costs(store: Store, view_sets: list[ViewSet]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -28,17 +28,17 @@ COMMANDS = {
     "kubernetes": Entry("viewstore.cli.jobfile:kubernetes", "Print a Kubernetes Indexed Job."),
 }
 MAX_SLICES = 100_000  # of a Kubernetes Job with tries for each index
+SLURM_SLICES = 1000  # below MaxArraySize, which is 1001 if the site says nothing
 _OPTIONS = (
     shared.STORE_OR_BUCKET,
     click.option(
-        "--view-set", required=True, metavar="NAME", help="Build this view set, which has a plan."
+        "--view-set", metavar="NAME", help="Build this view set, which has a plan.  [required]"
     ),
     click.option(
         "--slices",
         type=click.IntRange(1, MAX_SLICES),
-        required=True,
         metavar="N",
-        help="Build it in N tasks, each with a slice of the shards.",
+        help="Build it in N tasks, each with a slice of the shards.  [required]",
     ),
     click.option(
         "--at-once",
@@ -50,7 +50,8 @@ _OPTIONS = (
         "--gpus",
         type=click.IntRange(min=0),
         metavar="G",
-        help="Ask for G GPUs for each task.  [default: 1 if networks make the views, else 0]",
+        help="Ask for G GPUs for each task, which fails without.  "
+        "[default: 1 if networks make the views, else 0]",
     ),
     *shared.WEIGHTS,
 )
@@ -75,6 +76,11 @@ def slurm(terminal: Terminal, **options: Any) -> None:  # noqa: ANN401
     from viewstore.build import jobfile as texts
 
     job = _job(options)
+    if job.slices > SLURM_SLICES:
+        terminal.warn(
+            f"an array of Slurm has at most {SLURM_SLICES} tasks unless the site sets a larger "
+            f"MaxArraySize, and this one has {job.slices}; see: scontrol show config"
+        )
     _answer(terminal, job, texts.slurm(job))
 
 
@@ -104,7 +110,7 @@ def kubernetes(
     The image must have the files of weights that you name, at the same paths. A pod that is
     preempted comes back, and goes on where it was. It needs Kubernetes 1.29 or newer.
     """
-    from viewstore.build import jobfile as texts
+    from viewstore.build import kubernetes_job as texts
 
     job = _job(options)
     _answer(terminal, job, texts.kubernetes(job, image=image, claim=claim))

@@ -63,15 +63,18 @@ def _keys(out: Path | str, rows: list[int]) -> list[str]:
 
 def _reasons(failed: int, allowed: int, verdict: Verdict | None) -> list[str]:
     """Return why the exit code is 1, a line for each reason; nothing where it is 0."""
-    reasons = []
-    if verdict is not None and verdict.unfit:
-        names = ", ".join(each.view_set for each in verdict.unfit)
-        reasons.append(f"exit code 1: {names} not fit for use (--max-missed)")
+    reasons = [] if verdict is None else not_fit(verdict)
     if failed > allowed:
         reasons.append(
             f"exit code 1: {counted(failed, 'sample')} failed, --max-failures allows {allowed}"
         )
     return reasons
+
+
+def not_fit(verdict: Verdict) -> list[str]:
+    """Return why a verdict makes the exit code 1, as `_reasons`."""
+    names = ", ".join(each.view_set for each in verdict.unfit)
+    return [f"exit code 1: {names} not fit for use (--max-missed)"] if names else []
 
 
 def _facts(built: Built, out: Path | str) -> dict[str, Any]:

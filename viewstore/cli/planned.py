@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewstore.cli.text import duration
 from viewstore.errors import ConfigError, counted
+from viewstore.shards.place import CPU
 
 if TYPE_CHECKING:
     from viewstore.format.plan import Plan
@@ -28,8 +30,14 @@ def check_alone(given: set[str]) -> None:
         )
 
 
-def plan_facts(out: Path | str, plan: Plan) -> dict[str, Any]:
-    """Return what is to be built of a plan, from its layout and from the commits that are there."""
+def plan_facts(
+    out: Path | str, plan: Plan, files: Mapping[str, Path], device: str
+) -> dict[str, Any]:
+    """Return what is to be built of a plan, from its layout and from the commits that are there.
+
+    `files` and `device` are what the networks of its builders need beside it.
+    """
+    from viewstore.build.going_on import command_words
     from viewstore.costs.disk_space import free_bytes
     from viewstore.costs.estimate import most_bytes
     from viewstore.files.working_copy import store_at
@@ -57,6 +65,8 @@ def plan_facts(out: Path | str, plan: Plan) -> dict[str, Any]:
         "free_bytes": None if isinstance(out, str) else free_bytes(out),  # a bucket has no end
         "shard_seconds": unit,
         "seconds": None if unit is None else unit * len(left),
+        "command": command_words(plan, str(out), {role: str(file) for role, file in files.items()})
+        + ([] if device == CPU else ["--device", device]),
     }
 
 
@@ -83,7 +93,7 @@ def plan_text(facts: Mapping[str, Any]) -> str:
             f"  disk       {bound}{size(facts['most_bytes'])} as {facts['codec']}, a shard "
             f"{bound}{size(facts['shard_bytes'])}{free}",
             f"  time       {time}",
-            "to build it, run the same command without --plan, --source and --limit; with "
-            "--shard I/N it builds one slice of N",
+            f"to build it: {shlex.join(facts['command'])}",
+            "with --shard I/N that builds one slice of N; the plan has source, limit and settings",
         ]
     )

@@ -59,6 +59,7 @@ def status(
     """
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import view_sets
     from viewstore.store.progress import ranges, store_progress
 
     if form == "slurm":
@@ -69,11 +70,11 @@ def status(
         )
     with store_at(store, rows=False) as (root, upstream):
         paths = StorePaths(root)
-        found = store_progress(paths, view_set, upstream)
-        if not found:
+        if not view_sets(paths):
             raise _no_view_sets(root)
+        found = store_progress(paths, view_set, upstream)
         unpublished = _unpublished(root, found)
-        gone = [] if view_set else _gone(root, found)
+        gone = [] if view_set else gone_from_disk(root)
         if slices is not None:
             _check_one(root, found, slices)
     if slices is not None:
@@ -84,7 +85,7 @@ def status(
         if missing and each.missing:
             lines.append(f"  missing: {ranges(each.missing)}")
     facts = {name: each.to_json() for name, each in found.items()}
-    lines += [f"{name}: gone from disk; {_forgetting(store, name)}" for name in gone]
+    lines += [gone_words(store, name) for name in gone]
     if unpublished:
         lines.append(_not_published(store, unpublished))
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
@@ -164,15 +165,21 @@ def _published(store: Path) -> Mapping[str, Any]:
     return {} if manifest is None else manifest.view_sets
 
 
-def _forgetting(store: Path | str, name: str) -> str:
+def gone_words(store: Path | str, name: str) -> str:
+    """Return what is said of a view set that is gone from disk, and what to do."""
     from viewstore.files.remedy import remedy_at
 
-    return remedy_at(str(store), f"viewstore rm {store} {name} forgets it")
+    return f"{name}: gone from disk; " + remedy_at(
+        str(store), f"viewstore rm {store} {name} forgets it"
+    )
 
 
-def _gone(store: Path, found: Mapping[str, SetProgress]) -> list[str]:
+def gone_from_disk(store: Path) -> list[str]:
     """Return the view sets that the manifest names and this disk has not."""
-    return sorted(set(_published(store)) - set(found))
+    from viewstore.format.paths import StorePaths
+    from viewstore.store.committed import view_sets
+
+    return sorted(set(_published(store)) - set(view_sets(StorePaths(store))))
 
 
 def _not_published(store: Path | str, names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from viewstore.errors import StoppedError, UnavailableError, ViewStoreError
 from viewstore.shards.builder import HUNG_SECONDS, BuilderFactory, hung, made_builder, no_builder
 from viewstore.shards.engine import Job
-from viewstore.shards.place import AUTO, CPU, Place
+from viewstore.shards.place import AUTO, CPU, Place, warn_of_no_gpu
 from viewstore.shards.ray_cluster import CUDA, check_ray, connect, joined_cluster
 from viewstore.shards.signals import check_deadline
 from viewstore.shards.unit import Outcome, Unit
@@ -123,6 +123,7 @@ class RayPool:
             networks=job.networks,
             cluster=self.ray.cluster_resources(),
         )
+        warn_of_no_gpu(job.progress, job.device, place, networks=job.networks)
         job.check_room(count, True)
         kind = self.ray.remote(
             max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 1}, **resources

@@ -24,7 +24,14 @@ from viewstore.shards.builder import (
     no_builder,
 )
 from viewstore.shards.engine import Job
-from viewstore.shards.place import AUTO, CPU, Place, local_devices, local_places
+from viewstore.shards.place import (
+    AUTO,
+    CPU,
+    Place,
+    local_devices,
+    local_places,
+    warn_of_no_gpu,
+)
 from viewstore.shards.signals import STOP_SIGNALS, check_deadline, stop_signals_blocked
 from viewstore.shards.threads import threads_restored
 from viewstore.shards.unit import Outcome, Unit
@@ -48,6 +55,7 @@ def run_local(job: Job) -> Generator[Outcome]:
         cores=usable_cores(),
         networks=job.networks,
     )
+    warn_of_no_gpu(job.progress, job.device, places[0], networks=job.networks)
     job.check_room(len(places), False)
     return run_here(job, places[0]) if len(places) == 1 else LocalPool(job, places).run()
 

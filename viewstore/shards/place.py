@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from viewstore.errors import ConfigError, UnavailableError
+from viewstore.progress import Progress
 
 CPU = "cpu"
 AUTO = "auto"  # every GPU that is visible, else the CPU
+NO_GPU = (
+    "--device auto finds no GPU: the networks run on the CPU, which takes many times longer, and "
+    "pixels may differ in the last bit; --device cuda refuses that"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,12 @@ def local_places(
     count = max(1, min(wanted, units))
     threads = 1 if networks else max(1, cores // count)
     return [Place(device=devices[i % len(devices)], threads=threads) for i in range(count)]
+
+
+def warn_of_no_gpu(progress: Progress, device: str, place: Place, *, networks: bool) -> None:
+    """Warn if networks that were to run on any GPU, by `device`, are placed on the CPU."""
+    if device == AUTO and networks and place.device == CPU:
+        progress.warn(NO_GPU)
 
 
 def _visible() -> tuple[str, ...]:

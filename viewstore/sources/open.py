@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, near
 from viewstore.files.spelling import absolute_path
 from viewstore.sources.braces import brace_list
 from viewstore.sources.kinds import KINDS, kind_of
@@ -34,7 +35,7 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
         kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()
-            raise no_source(spec, "it is of no known kind" if exists else "nothing is there")
+            raise no_source(spec, "it is of no known kind" if exists else _nothing_at(spec))
         source = kind.scan(spec, limit=limit, on_error=on_error)
         if not source.table.keys:
             raise no_source(spec, "; ".join(["it holds no image that can be read", *source.notes]))
@@ -53,6 +54,14 @@ def absolute(spec: str, kind: SourceKind) -> str:
     files = kind.files(spec)
     listed = brace_list(files)
     return listed if kind.files(listed) == files else str(absolute_path(spec))
+
+
+def _nothing_at(spec: str) -> str:
+    """Return that nothing is at a path, and what of its folder has nearly its name."""
+    path, meant = Path(spec), None
+    with contextlib.suppress(OSError, ValueError):
+        meant = near(path.name, [each.name for each in path.parent.iterdir()])
+    return "nothing is there" + (f"; did you mean {path.with_name(meant)}?" if meant else "")
 
 
 def _kind(spec: str) -> SourceKind | None:

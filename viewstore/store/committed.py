@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-from viewstore.errors import ConfigError, FormatError, counted, nearest
+from viewstore.errors import ConfigError, FormatError, counted, near, nearest
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
@@ -184,12 +184,23 @@ def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:
 
 
 def no_view_set(
-    name: str, known: Iterable[str], where: object, *, fix: str | None = None
+    name: str,
+    known: Iterable[str],
+    where: object,
+    *,
+    why: str | None = None,
+    fix: str | None = None,
+    making: str | None = None,
 ) -> ConfigError:
-    """Return the error of a view set that the store at `where` lacks; the nearest is named."""
+    """Return the error of a view set that the store at `where` lacks; the nearest is named.
+
+    `making`: The fix that makes it, which is not said where another name may have been meant.
+    """
+    names = list(known)
     return ConfigError(
-        f"there is no view set {name!r} in this store; {nearest(name, list(known))}",
+        f"there is no view set {name!r} in this store; {nearest(name, names)}",
         code="VS102",
         where=str(where),
-        fix=fix,
+        why=why,
+        fix=fix or (making if near(name, names) is None else None),
     )

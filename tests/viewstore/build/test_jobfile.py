@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import subprocess
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from viewstore.build.jobfile import SliceJob, kubernetes, shell_line, slurm
+from viewstore.build.jobfile import SliceJob, shell_line, slurm
+from viewstore.build.kubernetes_job import kubernetes
 from viewstore.errors import ConfigError
 
 WORDS = ("viewstore", "build", "--generator", "w-search", "--out", "/data/in1k", "--view-set", "w")
 JOB = SliceJob(
     store="/data/in1k",
     view_set="w",
-    command=(*WORDS, "--device", "auto"),
+    command=(*WORDS, "--device", "cuda"),
     slices=64,
     at_once=16,
     gpus=1,
+    shards=130,
+    shard_bytes=3 * 2**30,
 )
 SLURM = """\
 #!/bin/bash
 #SBATCH --job-name=viewstore-w --output=viewstore-w-%A_%a.out --open-mode=append
 #SBATCH --array=0-63%16 --requeue --signal=B:USR1@120 --nodes=1 --gpus=1
-viewstore build --generator w-search --out /data/in1k --view-set w --device auto \
+viewstore build --generator w-search --out /data/in1k --view-set w --device cuda \
 --shard "$SLURM_ARRAY_TASK_ID/64" --grace 100 & pid=$! again=no
 trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-[ $again$rc = yes4 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+if [ $again$rc = yes4 ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 23 ]; then
+  echo "came back 23 times, and is not done: does a shard take longer than --time?" >&2
+elif [ $again$rc = yes4 ]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+fi
 exit $rc
 # when all are done: viewstore finalise /data/in1k
 """
@@ -81,6 +93,25 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+COMMENTED = re.compile(  # by the key of a line that is to be uncommented
+    r"^( *)# ( *(?:resources|limits|cpu|memory|ephemeral-storage|envFrom):)", re.M
+)
+
+
+def uncommented(text: str) -> Any:  # noqa: ANN401
+    """Return the container of a file whose lines to be filled in are there."""
+    pod = yaml.safe_load(COMMENTED.sub(r"\1\2", text))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return container
+
+
+def pod_of_finalise(text: str) -> tuple[list[str], Any]:
+    """Return the words of the comment that runs finalise in a pod, and the pod of its last one."""
+    (line,) = re.findall(r"^# the same in a pod: (.*)$", text, re.M)
+    *words, overrides = shlex.split(line)
+    return words, json.loads(overrides.removeprefix("--overrides="))["spec"]
+
+
 def kubernetes_of(job: SliceJob) -> str:
     return kubernetes(job, image="registry.example/viewstore:1", claim="in1k")
 
@@ -92,6 +123,32 @@ def test_the_slurm_file_is_this_one() -> None:
     subprocess.run(["bash", "-n"], input=SLURM, text=True, check=True)
 
 
+@pytest.mark.parametrize(("restarts", "goes_on"), [("", True), ("22", True), ("23", False)])
+def test_a_task_that_never_commits_is_not_requeued_for_ever(
+    tmp_path: Path, restarts: str, goes_on: bool
+) -> None:
+    """A builder that is told of its time limit by its shell, once that listens, and ends with 4."""
+    for name, script in {
+        "builder": "trap 'exit 4' USR1\n"
+        "until (( 0x$(awk '/^SigCgt/ {print $2}' /proc/$PPID/status) & 0x200 )); do :; done\n"
+        "kill -USR1 $PPID\nwhile :; do sleep 0.01; done",
+        "scontrol": 'echo "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    own = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": restarts}
+    done = subprocess.run(
+        ["bash", "-c", slurm(replace(JOB, command=(str(tmp_path / "builder"),)))],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **own},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = "came back 23 times, and is not done: does a shard take longer than --time?\n"
+    expected = ("requeue 7_1\n", "") if goes_on else ("", said)
+    assert (done.returncode, done.stdout, done.stderr) == (4, *expected)
+
+
 def test_the_kubernetes_file_has_these_fields() -> None:
     text = kubernetes_of(JOB)
     assert yaml.safe_load(text) == KUBERNETES
@@ -101,6 +158,33 @@ def test_the_kubernetes_file_has_these_fields() -> None:
     ]
     assert "resources" not in container
     assert yaml.safe_load(kubernetes_of(replace(JOB, at_once=99)))["spec"]["parallelism"] == 64
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_the_lines_to_be_filled_in_are_limits_of_the_container(gpus: int) -> None:
+    limits = uncommented(kubernetes_of(replace(JOB, gpus=gpus)))["resources"]["limits"]
+    own = {"nvidia.com/gpu": 2} if gpus else {}
+    assert limits == own | {"cpu": 8, "memory": "16Gi"}
+
+
+def test_the_kubernetes_file_says_how_to_publish_and_how_to_begin_again() -> None:
+    text = kubernetes_of(JOB)
+    words, pod = pod_of_finalise(text)
+    image = "registry.example/viewstore:1"
+    assert words == [
+        *("kubectl", "run", "viewstore-w-finalise", "--attach", "--rm", "--restart=Never"),
+        f"--image={image}",
+    ]
+    (container,) = pod["containers"]
+    assert container == {
+        "name": "finalise",
+        "image": image,
+        "command": ["viewstore", "finalise", "/data/in1k"],
+        "volumeMounts": [{"name": "store", "mountPath": "/data/in1k"}],
+    }
+    assert pod["volumes"] == [{"name": "store", "persistentVolumeClaim": {"claimName": "in1k"}}]
+    assert "kubectl delete job viewstore-w, then apply it" in text
+    assert "  # activeDeadlineSeconds: 604800  # ends a Job whose pods only come back" in text
 
 
 @pytest.mark.parametrize("view_set", ["a_b", "a" * 63, "x" * 39 + "___y"])
@@ -133,6 +217,9 @@ def test_kubernetes_reads_each_word_as_it_was(word: str) -> None:
     assert container["image"] == word
     assert container["volumeMounts"] == [{"name": "store", "mountPath": store}]
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == word
+    _, finalising = pod_of_finalise(text)
+    assert finalising["containers"][0]["command"][-1].replace("$$", "$") == store
+    assert finalising["volumes"] == pod["volumes"]
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
@@ -141,12 +228,16 @@ def test_a_store_in_a_bucket_needs_credentials_and_no_volume() -> None:
     text = kubernetes(in_bucket, image="registry.example/viewstore:1")
     pod = yaml.safe_load(text)["spec"]["template"]["spec"]
     (expected,) = KUBERNETES["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
-    expected = {name: value for name, value in expected.items() if name != "volumeMounts"}
+    expected = expected | {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
     assert pod["containers"] == [expected]
-    assert "volumes" not in pod
-    uncommented = yaml.safe_load(text.replace("# envFrom", "envFrom"))
-    (container,) = uncommented["spec"]["template"]["spec"]["containers"]
-    assert container == expected | {"envFrom": [{"secretRef": {"name": "NAME"}}]}
+    assert pod["volumes"] == [{"name": "tmp", "emptyDir": {}}]
+    container = uncommented(text)
+    assert container["envFrom"] == [{"secretRef": {"name": "NAME"}}]
+    assert container["resources"]["limits"]["ephemeral-storage"] == "9Gi"
+    assert "# (workers + 1) x 3.0 GiB, in /tmp" in text
+    _, finalising = pod_of_finalise(text)
+    assert finalising["containers"][0]["envFrom"] == container["envFrom"]
+    assert finalising["volumes"] == pod["volumes"]
     with pytest.raises(ConfigError, match="is on no volume"):
         kubernetes_of(in_bucket)
     with pytest.raises(ConfigError, match="needs a volume that all pods share"):

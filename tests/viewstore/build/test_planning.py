@@ -23,12 +23,13 @@ from viewstore.build.request import BuildRequest
 from viewstore.build.roles import packaged_weights
 from viewstore.build.run import build
 from viewstore.build.stored_plan import says_all, stored_plan
+from viewstore.cli.planned import plan_facts
 from viewstore.costs.estimate import most_bytes
 from viewstore.errors import ConfigError
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Silent
-from viewstore.store.committed import committed_shards
+from viewstore.store.committed import committed_shards, view_sets
 from viewstore.store.store import open_store
 
 IMAGES = 64
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
-def request_of(out: Path, source: Path | None = None, **changes: Any) -> BuildRequest:  # noqa: ANN401
+def request_of(out: Path, source: Path | str | None = None, **changes: Any) -> BuildRequest:  # noqa: ANN401
     given: dict[str, Any] = {"generator": "simclr", "settings": SMALL, "workers": 1}
     return BuildRequest(
         out=out, source=None if source is None else str(source), **(given | changes)
@@ -240,7 +241,7 @@ def test_what_a_set_is_made_from_must_stand(tmp_path: Path) -> None:
 KEYS = [
     "store", "view_set", "plan_id", "samples", "views", "codec", "shards", "shard_rows",
     "left_shards", "left_samples", "most_bytes", "shard_bytes", "free_bytes", "shard_seconds",
-    "seconds",
+    "seconds", "command",
 ]  # fmt: skip
 
 
@@ -253,7 +254,12 @@ def test_the_command_prints_units_bytes_and_later_seconds(
     assert code == 0
     assert "3 shards of up to 8 samples; 3 to build" in text
     assert "not known before a shard is built; --dry-run in place of --plan measures it" in text
-    run(capsys, *command, "--only", 1, "-j", 1)
+    building = f"viewstore build --generator simclr --out {tmp_path / 's'} --view-set simclr"
+    assert text.splitlines()[-2:] == [
+        f"to build it: {building}",
+        "with --shard I/N that builds one slice of N; the plan has source, limit and settings",
+    ]
+    assert run(capsys, *shlex.split(building)[1:], "--only", 1, "-j", 1)[0] == 0
     code, text, _ = run(capsys, *plans)
     assert code == 0
     assert "2 to build" in text
@@ -262,6 +268,14 @@ def test_the_command_prints_units_bytes_and_later_seconds(
     assert list(answer) == KEYS
     assert (answer["left_shards"], answer["left_samples"]) == (2, 12)
     assert answer["seconds"] == 2 * answer["shard_seconds"]
+
+
+def test_the_command_that_builds_a_plan_has_the_weights_and_the_device(tmp_path: Path) -> None:
+    """What a plan does not keep: where the files lie, and where networks are to run."""
+    found = plan(request_of(tmp_path / "s", limit=16))
+    files = {"encoder": Path("my encoder.pt2")}
+    facts = plan_facts(tmp_path / "s", found, files, "cuda")
+    assert facts["command"][-4:] == ["--encoder", "my encoder.pt2", "--device", "cuda"]
 
 
 @pytest.mark.parametrize("codec", ["raw", "png", "jpg", "params"])
@@ -367,11 +381,57 @@ def test_a_slice_without_store_and_source_begins_none(tmp_path: Path, generator:
     assert not missing.exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--generator", "moco"), "no view set 'moco' in this store; there are simclr\n"),
+        (
+            ("--generator", "simclr", "--view-set", "simcrl"),
+            "no view set 'simcrl' in this store; did you mean 'simclr'?\n",
+        ),
+    ],
+)
+def test_a_slice_of_a_set_without_a_plan_builds_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], said: str
+) -> None:
+    """A name that was mistyped in a job file, or a set that nobody planned; the fix plans it."""
+    store = tmp_path / "s"
+    plan(request_of(store, limit=16))
+    code, out, err = run(capsys, "build", *asked, "--out", store, "--shard", "0/2")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "  why:   slices are built of a plan, which build --plan makes\n" in err
+    assert view_sets(StorePaths(store)) == ["simclr"]
+    if "did you mean" in said:  # its fix is no plan of the wrong name
+        assert "fix:" not in err
+        return
+    assert fix_of(err) == ["build", *asked, "--out", str(store), "--plan"]
+    assert run(capsys, *fix_of(err))[0] == 0
+    assert view_sets(StorePaths(store)) == ["moco", "simclr"]
+
+
+@pytest.mark.parametrize("name", ["mygen.py", "mymod:Gen", "moko"])
+def test_a_generator_that_is_none_is_the_fault_and_not_a_view_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for more in ([], ["--plan"], ["--dry-run"], ["--shard", "0/2"], ["--view-set", "w"]):
+        code, _, err = run(capsys, "build", "--generator", name, "--out", tmp_path / "s", *more)
+        assert code == 2
+        assert f"error[VS102]: there is no generator {name!r}; " in err
+        assert ("did you mean 'moco'?" in err) == (name == "moko")
+        assert err.endswith(
+            "  fix:   give one of those that viewstore build --help-settings lists; a generator "
+            "of yours is a package with an entry point: docs/plugins.md\n"
+        )
+        assert not (tmp_path / "s").exists()
+
+
 def test_a_slice_that_makes_a_plan_says_so(tmp_path: Path) -> None:
     """Whoever mistyped --view-set would else build another set without a word."""
     plan(request_of(tmp_path / "s", limit=16))
     said = Said()
-    build(replace(request_of(tmp_path / "s"), view_set="simcrl", slice_of=(0, 2)), said)
+    given = request_of(tmp_path / "s", limit=16, source="digits")
+    build(replace(given, view_set="simcrl", slice_of=(0, 2)), said)
     assert any(each.startswith("there is no plan of simcrl in") for each in said.warnings)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -98,6 +100,57 @@ def test_a_set_that_was_named_in_part_is_to_be_finalised_when_it_is_built(
     assert f"all of simclr is built, and not published yet; {advice}" in status_of(capsys, store)
     assert invoke("finalise", store).exit_code == 0
     assert "finalise" not in run(capsys, "status", store)[1]
+
+
+def test_finalise_is_1_and_names_each_set_that_misses_shards(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is complete is published all the same, and the command that is named builds the rest."""
+    store = tmp_path / "a store"
+    build_small(store, source)
+    build_small(store, source, view_set="second", only=(1,))
+    code, out, _ = run(capsys, "finalise", store)
+    command = f"viewstore build --generator simclr --out '{store}' --view-set second"
+    lines = out.splitlines()
+    assert lines[0] == "generation 1: simclr"
+    assert lines[-2:] == [
+        f"second: 2 of 3 shards are missing; to build: {command}",
+        "exit code 1: second not complete (--allow-partial)",
+    ]
+    assert code == 1
+    code, out, _ = run(capsys, "finalise", store, "--json")
+    assert (code, json.loads(out)["result"]["missing_shards"]) == (1, {"second": 2})
+    code, out, _ = run(capsys, "finalise", store, "--allow-partial")
+    assert (code, out.splitlines()[-1]) == (0, lines[-2])
+    assert run(capsys, "finalise", store)[0] == 1  # also where a part of it is published
+    assert run(capsys, *shlex.split(command)[1:], "-j", 1)[0] == 0
+    code, out, _ = run(capsys, "finalise", store)
+    assert (code, out.splitlines()[0]) == (0, "generation 3: second, simclr")
+
+
+def test_finalise_is_1_where_a_view_set_is_gone_from_disk(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        build_small(tmp_path / "s", source, view_set=name)
+    shutil.rmtree(tmp_path / "s/views/second")
+    code, out, _ = run(capsys, "finalise", tmp_path / "s")
+    forgetting = f"viewstore rm {tmp_path}/s second"
+    assert out.splitlines()[-2:] == [
+        f"second: gone from disk; {forgetting} forgets it",
+        "exit code 1: second not complete (--allow-partial)",
+    ]
+    assert code == 1
+    assert run(capsys, *forgetting.split()[1:])[0] == 0
+    assert run(capsys, "finalise", tmp_path / "s")[0] == 0
+
+
+def test_a_build_that_ends_its_own_set_is_0_beside_one_that_is_not_complete(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_small(tmp_path / "s", source, view_set="second", only=(1,))
+    command = ("build", "--generator", "simclr", "--out", tmp_path / "s", "--size", 16, "-j", 1)
+    assert run(capsys, *command)[0] == 0
 
 
 def test_a_finalise_reads_no_pack_of_a_view_set_that_is_unchanged(

@@ -104,6 +104,23 @@ def test_values_that_say_no_slice_are_refused(environment: dict[str, str]) -> No
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "9", "WORLD_SIZE": "4"}, "there is no slice 9 of 4: they are numbered 0 to 3"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "there is no slice 0 of 0: of 0 there is none"),
+        (SLURM | {"SLURM_ARRAY_TASK_ID": "7"}, "there is no slice 4 of 4: they are numbered"),
+    ],
+)
+def test_a_slice_that_is_none_is_said_in_words(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        slice_by(environment)
+    assert str(caught.value).startswith(said)
+    named = (f"{name}={text}" for name, text in environment.items() if "MAX" not in name)
+    assert caught.value.where is not None
+    assert sorted(caught.value.where.split(", ")) == sorted(named)
+
+
 def test_slices_are_found_by_the_shards_that_they_have() -> None:
     assert slices_of([], 4) == []
     assert slices_of([3, 7, 8], 4) == [0, 3]

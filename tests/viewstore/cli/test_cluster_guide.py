@@ -114,7 +114,7 @@ def test_each_recipe_builds_the_same_store(
     install(tmp_path)
     for block in blocks(section(recipe)):
         done = subprocess.run(
-            ["bash", "-c", here(block, store)],
+            ["bash", "-euo", "pipefail", "-c", here(block, store)],
             cwd=tmp_path,
             env=environment(tmp_path, OMP_NUM_THREADS="1"),
             preexec_fn=one_core,
@@ -125,6 +125,35 @@ def test_each_recipe_builds_the_same_store(
         assert done.returncode == 0, done.stderr
         assert finalise(store).store_id == whole_id, done.stderr
         withdraw(StorePaths(store).view_set("simclr"), 1)
+
+
+def test_what_is_missing_is_not_asked_of_a_store_that_is_not_there(tmp_path: Path) -> None:
+    """An error of status ends the lines: it is no answer that all is built."""
+    install(tmp_path)
+    block = blocks(section("Slurm"))[-1]
+    assert "status" in block
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", here(block, tmp_path / "none")],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no store at" in done.stderr
+
+
+def test_the_example_of_the_readme_works_with_fifty_photographs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user tries it who has those; nothing is built, so finalise has nothing to publish."""
+    monkeypatch.chdir(tmp_path)
+    write_photographs(tmp_path, 50)
+    (block,) = blocks(section("On a cluster", README))
+    lines = [shlex.split(line.partition(" > ")[0], comments=True) for line in block.splitlines()]
+    codes = [run(capsys, *words)[0] for _, *words in lines]
+    assert codes == [0, 0, 1, 3]
 
 
 def test_what_comes_after_the_slices_runs(

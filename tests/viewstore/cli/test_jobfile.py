@@ -18,13 +18,14 @@ import yaml
 from tests.generators.latent_world import small_encoder
 from tests.viewstore.cli.stand_ins import environment, one_core
 from tests.viewstore.commands import invoke, run
-from tests.viewstore.small_stores import build_small
+from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.refresh import refresh
 from viewstore.build.repair import withdraw
+from viewstore.costs.disk_space import shard_bytes
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.store.committed import committed_shards
+from viewstore.store.committed import committed_shards, read_plan
 from viewstore.store.store import Store
 from viewstore.train.encoder_file import save_encoder
 
@@ -183,6 +184,8 @@ def test_the_answer_as_json_has_the_file_and_its_commands(tmp_path: Path, source
         "slices": 3,
         "at_once": 2,
         "gpus": 0,
+        "shards": 3,
+        "shard_bytes": shard_bytes(read_plan(StorePaths(store).view_set("simclr"))),
         "finalise": ["viewstore", "finalise", str(store)],
     }
 
@@ -203,12 +206,14 @@ def test_a_store_is_named_from_the_root(
     [
         (("--view-set", "simclr", "--slices", "4"), "simclr has 3 shards, too few for 4 slices"),
         (("--view-set", "simcl", "--slices", "1"), "did you mean 'simclr'"),
-        (("--view-set", "simcl", "--slices", "1"), "--view-set simcl --plan"),
+        (("--view-set", "other", "--slices", "1"), "--view-set other --plan"),
         (("--view-set", "../simclr", "--slices", "1"), "view set name must match"),
         (("--view-set", "simclr", "--slices", "1", "--gpus", "1"), "uses no GPU"),
         (("--view-set", "simclr", "--slices", "1", "--gan", "g"), "--gan cannot be given"),
         (("--view-set", "simclr", "--slices", "0"), "'--slices'"),
-        (("--view-set", "simclr"), "Missing option '--slices'"),
+        (("--view-set", "simclr"), "give --slices 3, one for each shard, or fewer"),
+        ((), "--view-set is missing; there are simclr in this store"),
+        (("--slices", "1"), "  fix:   add --view-set simclr\n"),
     ],
 )
 def test_what_no_job_can_be_made_of_is_2(
@@ -216,6 +221,36 @@ def test_what_no_job_can_be_made_of_is_2(
 ) -> None:
     code, out, err = run(capsys, "jobfile", "slurm", raw_store.paths.root, *asked)
     assert (code, out, said in err) == (2, "", True), err
+
+
+@pytest.mark.parametrize(("slices", "warned"), [(1000, False), (1001, True)])
+def test_more_tasks_than_slurm_takes_by_default_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slices: int, warned: bool
+) -> None:
+    """The file is printed all the same, and nothing of the warning is in it."""
+    source = write_npz(tmp_path / "images.npz", rows=1001, side=4)
+    build_small(tmp_path / "s", source, shard_rows=1, slice_of=(1001, 1002))
+    asked = ("--view-set", "simclr", "--slices", slices)
+    code, out, err = run(capsys, "jobfile", "slurm", tmp_path / "s", *asked)
+    assert (code, f"--array=0-{slices - 1} " in out) == (0, True)
+    assert err == (
+        "warning: an array of Slurm has at most 1000 tasks unless the site sets a larger "
+        f"MaxArraySize, and this one has {slices}; see: scontrol show config\n"
+        if warned
+        else ""
+    )
+
+
+def test_a_mistyped_view_set_is_not_to_be_planned(
+    raw_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--view-set", "simcl", "--slices", "1")
+    code, _, err = run(capsys, "jobfile", "slurm", raw_store.paths.root, *asked)
+    assert (code, err) == (
+        2,
+        "error[VS102]: there is no view set 'simcl' in this store; did you mean 'simclr'?\n"
+        f"  where: {raw_store.paths.root}\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,9 +300,13 @@ def test_packaged_weights_are_not_named(rounds: Rounds) -> None:
     """Each node has them; their networks run on the GPU that is asked for, unless none is."""
     asked = ("jobfile", "slurm", rounds.store, "--view-set", "embed", "--slices", 3)
     text = invoke(*asked).stdout
-    assert "--view-set embed --device auto --shard" in text
+    assert "--view-set embed --device cuda --shard" in text
     assert text.splitlines()[2].endswith(" --gpus=1")
-    assert "--gpus" not in invoke(*asked, "--gpus", 0).stdout
+    two = invoke(*asked, "--gpus", 2).stdout
+    assert "--view-set embed --device cuda:0,cuda:1 --shard" in two
+    none = invoke(*asked, "--gpus", 0).stdout
+    assert "--gpus" not in none
+    assert "--view-set embed --device auto --shard" in none
 
 
 def test_weights_are_named_from_the_root_and_taken_by_the_command(
@@ -278,8 +317,12 @@ def test_weights_are_named_from_the_root_and_taken_by_the_command(
     asked = (rounds.store, "--view-set", "embed-r2", "--slices", 3)
     answer = invoke("jobfile", "slurm", *asked, "--encoder", rounds.encoder.name, "--json")
     command = json.loads(answer.stdout)["result"]["command"]
-    assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "auto"]
+    assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "cuda"]
+    command = command[:-2]  # this machine has none
     withdraw(StorePaths(rounds.store).view_set("embed-r2"), 1)
+    code, out, _ = run(capsys, "finalise", rounds.store)
+    assert code == 1
+    assert "--view-set embed-r2 --encoder encoder.safetensors\n" in out  # packaged ones are not
     code, out, _ = run(capsys, *command[1:], "--shard", "1/3", "--grace", "100")
     assert (code, "embed-r2: 16 views of 8 samples" in out) == (0, True)
 

@@ -1,6 +1,7 @@
 """What view sets cost: predicted bytes against built ones, and which codec a machine wants."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,9 @@ def test_a_dry_run_writes_nothing_and_says_what_the_build_costs(tmp_path: Path) 
     assert set(answer["costs"]["codecs"]) == {"params", "raw", "jpg"}
     text = invoke(*arguments).stdout
     assert "5 of 20 samples tried; nothing was written" in text
+    assert re.search(r"built already; --shard-rows \d+ is best\n", text)
+    text = invoke(*arguments, "--shard-rows", 8).stdout
+    assert re.search(r"built already; best for a new store: --shard-rows \d+\n", text)
     assert "best stored as raw (--codec raw): all of it stays in memory" in text
 
 

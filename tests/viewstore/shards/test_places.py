@@ -21,7 +21,13 @@ from viewstore.shards import local
 from viewstore.shards.builder import BuilderFactory, ShardBuilder, Watch
 from viewstore.shards.engine import Job, Policy, Queue
 from viewstore.shards.local import LocalPool, run_here, run_local
-from viewstore.shards.place import Place, local_devices, local_places, planning_device
+from viewstore.shards.place import (
+    Place,
+    local_devices,
+    local_places,
+    planning_device,
+    warn_of_no_gpu,
+)
 from viewstore.shards.signals import StopRequest
 from viewstore.shards.unit import Outcome, Unit
 
@@ -129,6 +135,44 @@ def test_each_device_has_a_builder_of_its_own() -> None:
     assert {attempt.split()[0] for attempt in attempts} == {"cpu:0", "cpu:1"}
     assert len(set(attempts)) == 2
     assert str(os.getpid()) not in {attempt.split()[1] for attempt in attempts}
+
+
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "networks", "warnings"),
+    [
+        pytest.param("auto", True, 1, id="networks that were to have a GPU"),
+        pytest.param("auto", False, 0, id="no networks"),
+        pytest.param("cpu", True, 0, id="the CPU was asked for"),
+    ],
+)
+def test_auto_without_a_gpu_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, device: str, networks: bool, warnings: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    said = Warned()
+    built = list(
+        run_local(job_of(Told, device=device, networks=networks, workers=1, progress=said))
+    )
+    assert [each.status for each in built] == ["committed"] * 2
+    text = (
+        "--device auto finds no GPU: the networks run on the CPU, which takes many times longer, "
+        "and pixels may differ in the last bit; --device cuda refuses that"
+    )
+    assert said.warnings == [text] * warnings
+
+
+def test_auto_with_a_gpu_is_no_warning() -> None:
+    said = Warned()
+    warn_of_no_gpu(said, "auto", Place(device="cuda:0"), networks=True)
+    assert said.warnings == []
 
 
 def test_one_device_needs_no_worker() -> None:

@@ -268,3 +268,19 @@ def test_a_key_of_a_store_leads_nowhere_else(tmp_path: Path, key: str) -> None:
     table = open_source(str(tmp_path)).table
     with pytest.raises(FormatError, match="leads out of its folder"):
         SourceReader(replace(table, keys=(key,))).image(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("photo", "nothing is there; did you mean {folder}/photos?"),
+        ("elsewhere", "nothing is there"),
+        ("no/photo", "nothing is there"),
+    ],
+)
+def test_a_source_that_is_not_there_is_told_what_is(tmp_path: Path, given: str, said: str) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        open_source(str(tmp_path / given))
+    assert caught.value.code == "VS104"
+    assert caught.value.why == said.format(folder=tmp_path)
