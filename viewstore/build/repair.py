@@ -19,7 +19,6 @@ from viewstore.build.compose import OnError
 from viewstore.build.finalise import finalise
 from viewstore.build.inputs import depth_of, parents_of
 from viewstore.build.listing import list_again
-from viewstore.build.rename import REMOVED
 from viewstore.build.reproducible import check_reproducible
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
@@ -35,7 +34,6 @@ from viewstore.progress import Progress, Silent
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import (
     committed_shards,
-    is_store,
     last_generation,
     read_commit,
     read_commits,
