@@ -9,7 +9,7 @@ import pytest
 
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import build_small
-from viewstore.build.repair import collect_garbage
+from viewstore.build.garbage import collect_garbage
 from viewstore.errors import ConfigError
 from viewstore.store.verify import verify
 
