@@ -7,8 +7,9 @@ from pathlib import Path
 from viewstore.build.adopt import restore_folders
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
-from viewstore.format.paths import StorePaths
-from viewstore.store.committed import read_commits, view_sets
+from viewstore.format.manifest import Commit
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.store.committed import committed_shards, read_commits, read_plan, view_sets
 from viewstore.store.verify import is_orphan, named_files
 
 DAY_SECONDS = 24 * 3600.0
@@ -34,7 +35,7 @@ def collect_garbage(
     with disk.file_lock(paths.gc_lock):
         upstream.pull()
         found = [paths.view_set(name) for name in view_sets(paths)]
-        named = {each.root: named_files(each, read_commits(each)) for each in found}
+        named = {each.root: named_files(each, _all_commits(each)) for each in found}
         scratch = {paths.tmp, *(each.tmp for each in found)}
         ages = upstream.ages(paths, scratch | named.keys())
         old = {path for path, age in ages.items() if age >= older_seconds}
@@ -46,3 +47,8 @@ def collect_garbage(
         for path in [] if dry_run else removed:
             upstream.remove(path)
         return removed
+
+
+def _all_commits(paths: ViewSetPaths) -> dict[int, Commit]:
+    """Return all commits of a view set. Raises FormatError: one, or the plan, cannot be used."""
+    return read_commits(paths, read_plan(paths), committed_shards(paths))

@@ -50,7 +50,8 @@ LIMITS = (
     (r".*", LARGE_BYTES),
 )
 GENERATION = re.compile(r"manifests/\d{6}\.json")
-REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
+# The other records never change; a plan does where its view set is taken out and begun anew.
+REPLACED = re.compile(r"(manifest|.*/(index|plan))\.json")
 SEALED = re.compile(r"(?!.*/index).*\.json")
 PACK_SUFFIX = ".params"
 
@@ -139,6 +140,12 @@ class WorkingCopy:
     def fetch(self, path: Path) -> None:
         if not path.is_file():
             self._bring(self._name(path))
+
+    def current(self, path: Path, limit: int) -> bytes | None:
+        try:
+            return self.bucket.get(self._name(path), limit, has_its_digest)
+        except FileNotFoundError:
+            return None
 
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         missing = [blob for blob in blobs if not (root / blob.name).is_file()]
