@@ -13,6 +13,8 @@ ViewStoreError
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from itertools import groupby
 from typing import ClassVar, Self
 
 
@@ -122,6 +124,15 @@ def bug(error: Exception, fix: str) -> ViewStoreError:
 def counted(number: int, noun: str) -> str:
     """Return "1 fault" or "2 faults", for a noun that takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return ascending numbers as --only takes them: "17,20-22"."""
+    parts = []
+    for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in run]
+        parts.append(f"{found[0]}-{found[-1]}" if len(found) > 1 else f"{found[0]}")
+    return ",".join(parts)
 
 
 def _shortens(short: str, name: str) -> bool:

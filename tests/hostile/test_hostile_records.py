@@ -171,13 +171,22 @@ def entry_of(manifest: dict[str, Any]) -> dict[str, Any]:
             lambda value: value["view_sets"].update({"../x": entry_of(value)}),
             r"names a view set '../x'",
         ),
-        (lambda value: value.update(generation=0), "generation must be positive"),
+        (lambda value: entry_of(value).update(plan_id="0"), "manifest plan_id of simclr must"),
+        (lambda value: entry_of(value).update(root="0"), "manifest root of simclr must match"),
+        (lambda value: value.update(sources_id="../x"), "manifest sources_id must match"),
+        (lambda value: value.update(previous="0"), "manifest previous must match"),
+        (lambda value: value.update(generation=0), r"generation must be in \[1, 999999\], got 0"),
     ],
 )
 def test_a_manifest_names_no_path_and_every_file(
     store: StorePaths, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     refuse(store, "manifest", change, message)
+
+
+def weights(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what a plan says of a file of weights."""
+    return {"role": "gan", "name": "x.safetensors", "bytes": 1, "sha256": "0" * 64} | changes
 
 
 @pytest.mark.parametrize(
@@ -193,12 +202,71 @@ def test_a_manifest_names_no_path_and_every_file(
         (lambda value: value["columns"][0].update(shape=[-1]), "shape .* out of limits"),
         (lambda value: value["columns"][0].update(views=[2]), "views .* out of limits"),
         (lambda value: value["columns"][0].update(views=[0], shape=[]), "views .* out of limits"),
+        (lambda value: value.update(sources_id="0"), "plan sources_id must match"),
+        (lambda value: value.update(seed=-5), r"plan seed must be in \[0, \d+\], got -5"),
+        (lambda value: value.update(seed=2**53 - 1, round=2), "round 2 .* cannot be named"),
+        (lambda value: value.update(json_bytes=2**50), "plan json_bytes must be in"),
+        (lambda value: value.update(json_bytes=511), "must be a multiple of 512, got 511"),
+        (lambda value: value.update(members=["../../x"]), r"members must match .* '\.\./\.\./x'"),
+        (lambda value: value.update(members=["json"]), "members .* which raw does not make"),
+        (lambda value: value.update(roles=["../x", "a"]), r"plan roles must match .* '\.\./x'"),
+        (lambda value: value["codec"].update(name="x"), "codec must be one of .* got 'x'"),
+        (lambda value: value["codec"].update(name="../x"), "plan codec.name must match"),
+        (lambda value: value["generator"].update(name="../x"), "plan generator.name must match"),
+        (lambda value: value["generator"].update(version=-1), "plan generator.version must be in"),
+        (lambda value: value.update(columns=[]), "must have the column status"),
+        (
+            lambda value: value.update(parent={"view_set": "../..", "plan_id": "0" * 64}),
+            r"plan parent view_set must match .* '\.\./\.\.'",
+        ),
+        (
+            lambda value: value.update(inputs={"a": {"view_set": "b", "plan_id": "0"}}),
+            "plan a plan_id must match",
+        ),
+        (lambda value: value.update(weights=[weights(name="../x")]), "plan weights name of gan"),
+        (lambda value: value.update(weights=[weights(sha256="0")]), "plan weights sha256 of gan"),
+        (lambda value: value.update(weights=[weights(bytes=-1)]), "plan weights bytes of gan"),
+        (lambda value: value.update(weights=[weights(role="/")]), "plan weights role must match"),
     ],
 )
 def test_a_plan_out_of_limits_is_refused(
     store: StorePaths, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     refuse(store, "plan", change, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.update(plan_id="0"), "commit plan_id must match"),
+        (lambda value: value.update(host="x" * 256), "commit must not have the host"),
+        (lambda value: value["files"][0].__setitem__(2, -1), r"bytes of blob .* got -1"),
+    ],
+)
+def test_a_commit_out_of_limits_is_refused(
+    store: StorePaths, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    refuse(store, "commit", change, message)
+
+
+def first_column(value: dict[str, Any]) -> list[Any]:
+    column: list[Any] = value["columns"]["key_bytes"]
+    return column
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value["parts"][0].__setitem__(2, -1), "bytes of part .* got -1"),
+        (lambda value: value["parts"][0].__setitem__(3, "0"), "sha256 of part .* must match"),
+        (lambda value: first_column(value).__setitem__(1, -5), "bytes of source column key_bytes"),
+        (lambda value: first_column(value).__setitem__(0, "../x"), "must not be named '../x'"),
+    ],
+)
+def test_sources_out_of_limits_are_refused(
+    store: StorePaths, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    refuse(store, "sources", change, message)
 
 
 def test_an_index_must_name_the_files_of_each_shard(store: StorePaths) -> None:

@@ -374,7 +374,7 @@ def _check_unused(
 def _made(paths: ViewSetPaths, plan: Plan, shard: int) -> np.ndarray:
     """Return for each row of a shard whether it is committed with views of its image."""
     rows = plan.shard_range(shard)
-    commit = read_commit(paths, shard)
+    commit = read_commit(paths, shard, plan)
     if commit is None:
         return np.zeros(len(rows), bool)
     pack = disk.read_limited(paths.root / commit.entry.file("params").name, SHARD_BYTES)

@@ -19,7 +19,7 @@ from viewstore.files.local import LOCAL
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.chunks import chunk_key, unpack_chunk, unpack_params, zarr_array, zarr_group
 from viewstore.format.columns import Column
-from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry, check_shard
+from viewstore.format.manifest import Commit, Index, Manifest, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import LARGE_BYTES
@@ -32,6 +32,7 @@ from viewstore.store.committed import (
     read_commits,
     read_manifest,
     read_plan,
+    shards_again,
     view_sets,
 )
 from viewstore.store.params import Params
@@ -73,9 +74,7 @@ def _finalise(paths: StorePaths, allow_partial: bool, upstream: Upstream) -> Man
     for name in view_sets(paths):
         view_set, before = paths.view_set(name), published.get(name)
         plan = read_plan(view_set)
-        found = read_commits(view_set)
-        commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
-        _check(view_set, plan, commits)
+        commits = read_commits(view_set, plan)
         if len(commits) == plan.shards:
             entries[name] = derive(view_set, plan, commits, before, upstream)
         elif allow_partial:
@@ -119,16 +118,6 @@ def _kept(
     return derive(paths, plan, part, before, upstream)
 
 
-def _check(paths: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> None:
-    """Raise FormatError naming a commit that does not have what its plan asks for."""
-    for shard, commit in commits.items():
-        try:
-            check_shard(commit.entry, plan)
-        except FormatError as error:
-            fix = f"viewstore verify {paths.root.parents[1]} --repair"
-            raise error.located(str(paths.commit(shard)), fix=fix) from error
-
-
 def derive(
     paths: ViewSetPaths,
     plan: Plan,
@@ -146,10 +135,9 @@ def derive(
         FormatError: A file of a commit is missing, or has another size.
     """
     for commit in commits.values():
-        check_shard(commit.entry, plan)
         for blob in commit.entry.files:
             path = paths.root / blob.name
-            _check_size(path, blob.bytes, upstream.size(path))
+            _check_size(path, blob.bytes, upstream.size(path), commit.entry.shard)
     index = Index.of(plan, commits)
     is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
     if published is not None and not is_new and _whole(paths, plan, published, index, upstream):
@@ -312,7 +300,7 @@ def _same(first: Manifest, second: Manifest) -> bool:
     )
 
 
-def _check_size(path: Path, expected: int, size: int) -> None:
+def _check_size(path: Path, expected: int, size: int, shard: int) -> None:
     if size != expected:
         found = "is missing" if size < 0 else f"has {size} bytes, expected {expected}"
         view_set = path.parent.name
@@ -321,5 +309,5 @@ def _check_size(path: Path, expected: int, size: int) -> None:
             code="VS203",
             where=str(path),
             why="its commit says otherwise",
-            fix=f"viewstore verify {path.parents[2]} --repair --view-set {view_set}",
+            fix=shards_again(path.parents[2], view_set, [shard]),
         )

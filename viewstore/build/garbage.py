@@ -9,8 +9,9 @@ from viewstore.build.adopt import restore_folders
 from viewstore.build.rename import REMOVED
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
-from viewstore.format.paths import StorePaths
-from viewstore.store.committed import read_commits, view_sets
+from viewstore.format.manifest import Commit
+from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.store.committed import committed_shards, read_commits, read_plan, view_sets
 from viewstore.store.verify import is_orphan, named_files
 
 DAY_SECONDS = 24 * 3600.0
@@ -36,7 +37,7 @@ def collect_garbage(
     with disk.file_lock(paths.gc_lock):
         upstream.pull()
         found = [paths.view_set(name) for name in view_sets(paths)]
-        named = {each.root: named_files(each, read_commits(each)) for each in found}
+        named = {each.root: named_files(each, _all_commits(each)) for each in found}
         scratch = {paths.tmp, *(each.tmp for each in found)}
         ages = upstream.ages(paths, scratch | named.keys())
         if paths.tmp / paths.manifest.name in ages:  # a store of its own lies there
@@ -55,3 +56,8 @@ def collect_garbage(
 def _is_scratch(path: Path, scratch: Collection[Path]) -> bool:
     """Whether a file lies in a folder of scratch, or is a view set that was being taken out."""
     return path.parent in scratch and (path.name.endswith(REMOVED) or not path.is_dir())
+
+
+def _all_commits(paths: ViewSetPaths) -> dict[int, Commit]:
+    """Return all commits of a view set. Raises FormatError: one, or the plan, cannot be used."""
+    return read_commits(paths, read_plan(paths), committed_shards(paths))

@@ -126,7 +126,7 @@ class _Move:
         renamed = plan.renamed(base)
         commits = {
             shard: replace(commit, view_set=renamed.view_set, plan_id=renamed.id)
-            for shard, commit in read_commits(paths.view_set(plan.view_set)).items()
+            for shard, commit in read_commits(paths.view_set(plan.view_set), plan).items()
         }
         return cls(plan.view_set, renamed, commits)
 
@@ -180,7 +180,7 @@ def _is_begun(new: ViewSetPaths, plan: Plan, commits: Mapping[int, Commit]) -> b
     The commits come one by one and then the plan: some of them without it, or all with it.
     """
     try:
-        found, wanted = _entries(read_commits(new)), _entries(commits)
+        found, wanted = _entries(read_commits(new, plan)), _entries(commits)
     except FormatError:
         return False
     if new.plan.is_file():

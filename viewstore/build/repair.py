@@ -36,9 +36,9 @@ from viewstore.store.committed import (
     committed_shards,
     last_generation,
     read_commit,
-    read_commits,
     read_manifest,
     read_plan,
+    usable_commits,
     view_sets,
 )
 from viewstore.store.faults import Fault
@@ -161,7 +161,8 @@ def _damaged_shards(paths: StorePaths, faults: Sequence[Fault]) -> dict[str, lis
 def _perhaps_published(paths: StorePaths, name: str) -> set[int]:
     """Return the shards that a view set lacks, and that readers may expect as its index is lost."""
     view_set = paths.view_set(name)
-    plan, commits = read_plan(view_set), read_commits(view_set)
+    plan = read_plan(view_set)
+    commits, _ = usable_commits(view_set, plan)
     manifest = read_manifest(paths)
     if manifest is None or manifest.view_sets[name].root == Index.of(plan, commits).root:
         return set()

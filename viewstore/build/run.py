@@ -19,18 +19,19 @@ from viewstore.build.roles import networks
 from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import check_free_bytes, shard_bytes
 from viewstore.costs.estimate import size
-from viewstore.errors import ConfigError, ViewStoreError, counted
+from viewstore.errors import RemoteError, ViewStoreError, counted
 from viewstore.files import disk
-from viewstore.files.upstream import FOLDER
-from viewstore.format.paths import StorePaths
+from viewstore.files.upstream import FOLDER, Upstream
+from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Progress, Silent, tracked
+from viewstore.shards.commit import check_plan_stays
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
 from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_request
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import committed_shards
+from viewstore.store.committed import committed_shards, read_commits
 
 READ_AGAIN = (
     "each slice that is given --source or --limit may read the whole source again: plan once with "
@@ -89,15 +90,20 @@ def build_shards(
     """Render and commit the missing shards that the request names; return their outcomes.
 
     Raises:
+        ConfigError: The plan was removed or replaced meanwhile.
+        FormatError: A shard that is there is damaged, or of another plan.
         StoppedError: A signal asked for a stop.
         UnavailableError: The disk is too full to begin.
         ViewStoreError: A shard failed.
     """
     view_set = paths.view_set(plan.view_set)
     committed = set(committed_shards(view_set))
+    wanted = wanted_shards(request, plan)
+    # What is skipped must be what this build would make.
+    read_commits(view_set, plan, [shard for shard in wanted if shard in committed])
     if committed:  # whoever committed them may have been killed before it synced their names
         disk.fsync_directory(view_set.commits)
-    missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
+    missing = [shard for shard in wanted if shard not in committed]
     if not missing:
         return []
     job = Job(
@@ -122,7 +128,7 @@ def build_shards(
     pool = plan.generator["args"].get("slots", 0)
     settle = pool * min(request.workers or usable_cores(), len(missing))
     with (
-        _taken_out_is_said(paths, plan),
+        _plan_stays(view_set, plan, request.upstream),
         tracked(progress, plan.view_set, samples, "samples", settle=settle),
         stop_signals_to(job.stop.request),
     ):
@@ -158,23 +164,15 @@ def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool
 
 
 @contextlib.contextmanager
-def _taken_out_is_said(paths: StorePaths, plan: Plan) -> Iterator[None]:
-    """Raise ConfigError if somebody takes the view set out in the block, whatever it ends with."""
-    view_set = paths.view_set(plan.view_set)
-    found = None
+def _plan_stays(paths: ViewSetPaths, plan: Plan, upstream: Upstream) -> Iterator[None]:
+    """Raise ConfigError if the plan is removed or replaced in the block, whatever it ends with."""
     try:
         yield
-    except (OSError, ViewStoreError) as error:
-        if view_set.plan.is_file():
-            raise
-        found = error
-    if not view_set.plan.is_file():
-        raise ConfigError(
-            f"view set {plan.view_set!r} was taken out or renamed while it was built",
-            where=str(view_set.root),
-            why="the shard at hand was dropped; what was committed before went with the view set",
-            fix=f"viewstore inspect {paths.root} shows the view sets; build the one you want again",
-        ) from found
+    except (OSError, ViewStoreError):
+        with contextlib.suppress(RemoteError):  # a bucket that does not answer is said already
+            check_plan_stays(paths, plan.id, upstream)
+        raise
+    check_plan_stays(paths, plan.id, upstream)
 
 
 def _run(job: Job, request: BuildRequest) -> list[Outcome]:

@@ -45,7 +45,7 @@ def plan_facts(
     from viewstore.store.committed import read_commits
 
     with store_at(out, rows=False) as (root, _):
-        commits = read_commits(StorePaths(root).view_set(plan.view_set))
+        commits = read_commits(StorePaths(root).view_set(plan.view_set), plan)
     left = [shard for shard in range(plan.shards) if shard not in commits]
     seconds = [commit.seconds for commit in commits.values()]
     unit = statistics.median(seconds) if seconds else None

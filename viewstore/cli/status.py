@@ -12,7 +12,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import ONE_VIEW_SET, POSITIVE, STORE_OR_BUCKET
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, ranges
 
 if TYPE_CHECKING:
     from viewstore.store.progress import SetProgress
@@ -60,7 +60,7 @@ def status(
     from viewstore.files.working_copy import store_at
     from viewstore.format.paths import StorePaths
     from viewstore.store.committed import view_sets
-    from viewstore.store.progress import ranges, store_progress
+    from viewstore.store.progress import store_progress
 
     if form == "slurm":
         _check_array(store, view_set, missing, slices)
@@ -84,13 +84,15 @@ def status(
         lines += each.lines()
         if missing and each.missing:
             lines.append(f"  missing: {ranges(each.missing)}")
+        if each.unusable:
+            lines.append(f"  mend it with: {_mending(store, each)}")
     facts = {name: each.to_json() for name, each in found.items()}
     lines += [gone_words(store, name) for name in gone]
     if unpublished:
         lines.append(_not_published(store, unpublished))
     answer = {"view_sets": facts, "unpublished": unpublished, "gone": gone}
     terminal.result(answer, "\n".join(lines))
-    return int(bool(gone) or any(each.missing for each in found.values()))
+    return int(bool(gone) or any(each.missing or each.unusable for each in found.values()))
 
 
 def _array_command(store: Path | str, view_set: str | None, slices: int | None) -> str:
@@ -133,7 +135,6 @@ def _tell_array(
 ) -> int:
     """Answer with the slices of a view set that have missing shards; return the exit code."""
     from viewstore.build.slices import slices_of
-    from viewstore.store.progress import ranges
 
     ((name, progress),) = found.items()
     array = ranges(slices_of(progress.missing, slices))
@@ -163,6 +164,13 @@ def _published(store: Path) -> Mapping[str, Any]:
 
     manifest = read_manifest(StorePaths(store))
     return {} if manifest is None else manifest.view_sets
+
+
+def _mending(store: Path | str, progress: SetProgress) -> str:
+    from viewstore.files.remedy import remedy_at
+    from viewstore.store.committed import shards_again
+
+    return remedy_at(str(store), shards_again(store, progress.view_set, progress.unusable))
 
 
 def gone_words(store: Path | str, name: str) -> str:

@@ -279,10 +279,13 @@ class DirectorySyncs:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """Return the bytes of `path`. Raises FormatError if there are more than `limit`."""
-    with path.open("rb") as file:
-        # A read of `limit` bytes would allocate them all, however short the file is.
-        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+    """Return the bytes of `path`. Raises FormatError: there are more than `limit`, or a folder."""
+    try:
+        with path.open("rb") as file:
+            # A read of `limit` bytes would allocate them all, however short the file is.
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+    except IsADirectoryError as error:
+        raise FormatError(f"{path.name} is a folder", where=str(path)) from error
     if len(data) > limit:
         raise FormatError(f"{path.name} must be at most {limit} bytes", where=str(path))
     return data

@@ -40,8 +40,21 @@ def built_again(url: str, view_set: str, shard: int, generator: str) -> str:
     return f"{first}viewstore build --generator {generator} --out {out} --view-set {view_set}"
 
 
+def _records_away(place: str, name: str, shards: str) -> str:
+    """Return what makes shards again of a store at a URL, where a builder can write."""
+    commits = f"{place.rstrip('/')}/views/{name}/commits"
+    if shards.isdigit():
+        what = f"{commits}/{int(shards):06d}.json"
+    else:
+        what = f"the records of the shards {shards} from {commits}, such as 000003.json of shard 3"
+    return f"remove {what}, and run the build again (docs/remote.md: Mend a store)"
+
+
 def remedy_at(place: str, fix: str) -> str:
     """Return `fix` as it is, unless it names a command that would write to a URL, and does not."""
+    again = rf"viewstore verify {re.escape(place)} --repair --view-set (\S+) --only (\S+)"
+    if is_url(place) and (found := re.fullmatch(again, fix)):
+        return _records_away(place, found[1], found[2])
     of_folder = rf"viewstore (?:{'|'.join(_OF_FOLDERS)}) {re.escape(place)}"
     if is_url(place) and re.search(of_folder, fix):
         return on_a_disk(fix.replace(place, "STORE"))

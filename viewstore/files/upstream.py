@@ -42,6 +42,13 @@ class Upstream(Protocol):
     def fetch(self, path: Path) -> None:
         """Bring the record `path`, if it is published and not here."""
 
+    def current(self, path: Path, limit: int) -> bytes | None:
+        """Return a record as it is published at this moment; None: there is none.
+
+        Raises:
+            FormatError: It has more than `limit` bytes.
+        """
+
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         """Bring blobs of the view set at `root` that are not here.
 
@@ -96,6 +103,12 @@ class Folder:
 
     def fetch(self, path: Path) -> None:
         pass
+
+    def current(self, path: Path, limit: int) -> bytes | None:
+        try:
+            return disk.read_limited(path, limit)
+        except FileNotFoundError:
+            return None
 
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         pass

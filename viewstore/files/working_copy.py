@@ -51,7 +51,8 @@ LIMITS = (
     (r".*", LARGE_BYTES),
 )
 GENERATION = re.compile(r"manifests/\d{6}\.json")
-REPLACED = re.compile(r"(manifest|.*/index)\.json")  # the other records never change
+# The other records never change; a plan does where its view set is taken out and begun anew.
+REPLACED = re.compile(r"(manifest|.*/(index|plan))\.json")
 SEALED = re.compile(r"(?!.*/index).*\.json")
 OF_A_SHARD = re.compile(rf"/views/({VIEW_SET_NAME.pattern})/(?:commits/)?(\d{{6}})[.-][^/]+$")
 PACK_SUFFIX = ".params"
@@ -139,6 +140,12 @@ class WorkingCopy:
     def fetch(self, path: Path) -> None:
         if not path.is_file():
             self._bring(self._name(path))
+
+    def current(self, path: Path, limit: int) -> bytes | None:
+        try:
+            return self.bucket.get(self._name(path), limit, has_its_digest)
+        except FileNotFoundError:
+            return None
 
     def fetch_blobs(self, root: Path, blobs: Iterable[BlobRecord]) -> None:
         missing = [blob for blob in blobs if not (root / blob.name).is_file()]
@@ -283,9 +290,10 @@ def _named(error: ViewStoreError, root: str, url: str) -> ViewStoreError:
 
 
 def _short_way(error: ViewStoreError, root: str, url: str) -> str | None:
-    """Return what builds the shard again that an error is about; None: it is about none."""
+    """Return what builds the shard again that an error is about, if it is about one."""
     shard = OF_A_SHARD.search(error.where or "")
-    if shard is None or "--repair" not in (error.fix or ""):
+    fix = error.fix or ""
+    if shard is None or "--repair" not in fix or re.search(r"--only \d+[-,]", fix):
         return None
     with contextlib.suppress(OSError, FormatError):  # no plan, or a damaged one
         record = StorePaths(Path(root)).view_set(shard[1]).plan

@@ -14,16 +14,28 @@ from typing import Any
 from viewstore.errors import FormatError
 from viewstore.format.columns import COLUMN_NAME
 from viewstore.format.plan import VIEW_SET_NAME, Plan
-from viewstore.format.records import FORMAT, canonical, check_form, parse, seal, unseal
+from viewstore.format.records import (
+    FORMAT,
+    MAX_INTEGER,
+    SHA256,
+    canonical,
+    check_between,
+    check_form,
+    check_match,
+    parse,
+    seal,
+    unseal,
+)
 from viewstore.format.tar import Strided, strided_layout
 
 COMMIT_KIND = "viewstore-commit"
 MANIFEST_KIND = "viewstore-manifest"
 INDEX_KIND = "viewstore-index"
 SHARD_SUFFIX = ".tar"
-SHA256 = re.compile(r"[0-9a-f]{64}")
 ATTEMPT = re.compile(r"[0-9A-Za-z-]{1,64}")
 MOST_SECONDS = 1e9  # of one shard: 30 years
+MOST_HOST = 255  # letters of its name
+MOST_GENERATIONS = 10**6 - 1  # their numbers have six digits
 ROLE = re.compile(rf"views|params|column:{COLUMN_NAME.pattern}")
 DERIVED_NAME = re.compile(
     rf"index\.json|index/members\.npy|stats\.json|params\.zarr/({COLUMN_NAME.pattern}/)?zarr\.json"
@@ -174,6 +186,12 @@ class Commit:
     host: str
     created: str
 
+    def check(self, plan: Plan) -> None:
+        """Raise FormatError unless it commits a shard of `plan`, with all that asks for."""
+        if (self.view_set, self.plan_id) != (plan.view_set, plan.id):
+            raise FormatError("it belongs to another plan")
+        check_shard(self.entry, plan)
+
     def pack(self) -> bytes:
         """Return the bytes of the commit record."""
         own = {key: getattr(self, key) for key in COMMIT_OWN_FORM}
@@ -187,9 +205,10 @@ class Commit:
         own = {key: record[key] for key in COMMIT_OWN_FORM}
         if not ATTEMPT.fullmatch(own["attempt"]):  # a withdrawn record is named after it
             raise FormatError(f"commit must not have the attempt {own['attempt'][:80]!r}")
+        check_match(own["plan_id"], SHA256, "commit plan_id")
         if not 0 <= own["seconds"] <= MOST_SECONDS:
             raise FormatError(f"commit must not have taken {own['seconds']} seconds")
-        if len(own["host"].splitlines()) > 1:  # it is shown, a line for each
+        if len(own["host"].splitlines()) > 1 or len(own["host"]) > MOST_HOST:  # it is shown
             raise FormatError(f"commit must not have the host {own['host'][:80]!r}")
         return cls(entry=ShardEntry.from_json(record), **own)
 
@@ -209,6 +228,7 @@ def check_blob_name(blob: BlobRecord, shard: int) -> None:
     """Raise FormatError unless the name follows from the content: no path comes from data."""
     if not (ROLE.fullmatch(blob.role) and SHA256.fullmatch(blob.sha256) and shard >= 0):
         raise FormatError(f"blob {blob.name!r} of shard {shard} has no role or no sha256")
+    check_between(blob.bytes, 0, MAX_INTEGER, f"bytes of blob {blob.name}")
     if blob.name != blob_name(shard, blob.sha256, blob.role):
         raise FormatError(f"blob of shard {shard} must not be named {blob.name!r}")
 
@@ -273,6 +293,8 @@ def check_entry(name: str, entry: ViewSetEntry) -> None:
     """Raise FormatError unless all names are ones that finalise gives: no path comes from data."""
     if not VIEW_SET_NAME.fullmatch(name):
         raise FormatError(f"manifest names a view set {name!r}")
+    check_match(entry.plan_id, SHA256, f"manifest plan_id of {name}")
+    check_match(entry.root, SHA256, f"manifest root of {name}")
     for path, (size, sha256) in entry.derived.items():
         if not DERIVED_NAME.fullmatch(path):
             raise FormatError(f"manifest names a derived file {path!r}")
@@ -316,8 +338,10 @@ class Manifest:
         }
         keys = (field.name for field in fields(cls))
         manifest = cls(**{**{key: record[key] for key in keys}, "view_sets": entries})
-        if manifest.generation < 1:
-            raise FormatError(f"manifest generation must be positive, got {manifest.generation}")
+        check_between(manifest.generation, 1, MOST_GENERATIONS, "manifest generation")
+        check_match(manifest.sources_id, SHA256, "manifest sources_id")
+        if manifest.previous is not None:
+            check_match(manifest.previous, SHA256, "manifest previous")
         for name, entry in entries.items():
             check_entry(name, entry)
         if record["store_id"] != manifest.store_id:

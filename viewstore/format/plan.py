@@ -12,11 +12,24 @@ from typing import Any, Literal
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.format.columns import Column
-from viewstore.format.records import check_form, seal, unseal
+from viewstore.format.records import (
+    MAX_INTEGER,
+    SHA256,
+    check_between,
+    check_form,
+    check_match,
+    seal,
+    unseal,
+)
 
 KIND = "viewstore-plan"
 VIEW_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROUND = re.compile(r"(.+)-r(\d{1,9})")  # names of rounds: BASE-r2, BASE-r3, ...
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # of generators, codecs, recipes and roles
+FILE_NAME = re.compile(r"[^/\x00-\x1f\x7f]{1,1000}")  # or "module:function"
+MEMBER = re.compile(r"[a-z0-9_]{1,31}(\.[a-z0-9_]{1,31})?")
+MAX_JSON_BYTES = 16 << 20
+MAX_VERSION = 10**6
 MAX_VIEWS = 100
 MAX_SIDE = 16_384
 SEEDS = 1 << 53
@@ -24,6 +37,7 @@ MAX_SHARD_ROWS = 8192
 MAX_SHARDS = 10**6
 MAX_DEPTH = 4  # of view sets that are made one from the other
 SOURCE = "source"  # as the parent of a columns set: the images themselves
+STATUS = ("status", "u1", "view")
 Kind = Literal["pixels", "recipe", "columns"]
 KINDS: tuple[Kind, ...] = ("pixels", "recipe", "columns")
 
@@ -116,6 +130,36 @@ class Plan:
             raise FormatError(f"plan columns must be sorted and distinct, got {names}")
         for column in self.columns:
             column.check_views(self.views)
+        if not any((each.name, each.dtype, each.per) == STATUS for each in self.columns):
+            raise FormatError("plan must have the column status: u1, an entry for each view")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Check numbers and names that enter paths, draws and headers."""
+        check_match(self.sources_id, SHA256, "plan sources_id")
+        check_between(self.seed, 0, SEEDS - 1, "plan seed")
+        check_between(self.json_bytes, 0, MAX_JSON_BYTES, "plan json_bytes")
+        if self.json_bytes % 512:
+            raise FormatError(f"plan json_bytes must be a multiple of 512, got {self.json_bytes}")
+        for member in self.members:
+            check_match(member, MEMBER, "plan members")
+        for role in (*self.roles, *self.inputs):
+            check_match(role, NAME, "plan roles")
+        for what, made in (("generator", self.generator), ("recipe", self.recipe)):
+            if made is not None:
+                check_match(made["name"], NAME, f"plan {what}.name")
+                check_between(made["version"], 0, MAX_VERSION, f"plan {what}.version")
+        if self.codec is not None:
+            check_match(self.codec["name"], NAME, "plan codec.name")
+        for weights in self.weights:
+            check_match(weights.role, NAME, "plan weights role")
+            check_match(weights.name, FILE_NAME, f"plan weights name of {weights.role}")
+            check_match(weights.sha256, SHA256, f"plan weights sha256 of {weights.role}")
+            check_between(weights.bytes, 0, MAX_INTEGER, f"plan weights bytes of {weights.role}")
+        for role, link in (("parent", self.parent), *self.inputs.items()):
+            if link is not None:
+                check_match(link["view_set"], VIEW_SET_NAME, f"plan {role} view_set")
+                check_match(link["plan_id"], SHA256, f"plan {role} plan_id")
 
     def _check_kind(self) -> None:
         """Check what goes with one kind of view set only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ COMMIT_BYTES = 64 << 10
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 ENVELOPE = ("format", "kind", "digest")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -87,11 +89,17 @@ def unseal(
 
 def has_its_digest(raw: bytes) -> bool:
     """Whether a record is what was sealed; it may still be of another kind than is wanted."""
+    return sealed_digest(raw) is not None
+
+
+def sealed_digest(raw: bytes) -> str | None:
+    """Return the digest of a record; None: it is not what was sealed."""
     try:
         value = parse(raw)
     except FormatError:
-        return False
-    return bool(value.pop("digest", None) == digest_of(value))
+        return None
+    digest = value.pop("digest", None)
+    return digest if digest == digest_of(value) else None
 
 
 def check_form(value: Any, form: Any, what: str) -> None:  # noqa: ANN401
@@ -125,6 +133,18 @@ def _check_type(value: Any, kind: Any, what: str) -> None:  # noqa: ANN401
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         name = getattr(kind, "__name__", str(kind))
         raise FormatError(f"{what} must be {name}, got {type(value).__name__}")
+
+
+def check_match(value: str, pattern: re.Pattern[str], what: str) -> None:
+    """Raise FormatError unless the whole of a text of a record matches."""
+    if not pattern.fullmatch(value):
+        raise FormatError(f"{what} must match {pattern.pattern}, got {value[:80]!r}")
+
+
+def check_between(value: int, least: int, most: int, what: str) -> None:
+    """Raise FormatError unless a number of a record lies within its limits."""
+    if not least <= value <= most:
+        raise FormatError(f"{what} must be in [{least}, {most}], got {value}")
 
 
 def parse(raw: bytes) -> dict[str, Any]:

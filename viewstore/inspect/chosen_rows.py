@@ -99,7 +99,7 @@ def _begun(view_set: ViewSet) -> datetime:
     """Return when the first shard of a view set was committed; the last moment if no one says."""
     last = datetime.max.replace(tzinfo=UTC)
     try:
-        commit = read_commit(view_set.paths, 0)
+        commit = read_commit(view_set.paths, 0, view_set.plan)
     except FormatError:  # which is a fault of its own
         return last
     return last if commit is None else created(commit) or last

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files import disk
 from viewstore.format.chunks import unpack_chunk, unpack_params
-from viewstore.format.manifest import Commit, check_shard
+from viewstore.format.manifest import Commit
 from viewstore.format.paths import ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.images.codec import codec_from_plan
@@ -77,13 +77,10 @@ def shard_facts(paths: ViewSetPaths, shard: int, row: int | None = None) -> Fact
 def _commit(paths: ViewSetPaths, plan: Plan, shard: int) -> tuple[Commit | None, list[Fault]]:
     path = paths.commit(shard)
     try:
-        commit = read_commit(paths, shard)
+        commit = read_commit(paths, shard, plan)
         if commit is None:
             what = "it was not built: it has no commit record"
             return None, [fault_of(plan.view_set, shard, "missing", path, what)]
-        if commit.plan_id != plan.id:
-            raise FormatError("it belongs to another plan")
-        check_shard(commit.entry, plan)
     except FormatError as error:
         return None, [fault_of(plan.view_set, shard, "commit", path, str(error))]
     return commit, []

@@ -106,12 +106,10 @@ class ShardBuilder:
         started = time.monotonic()
         try:
             self.upstream.fetch(self.paths.commit(unit.shard))
-            existing = read_commit(self.paths, unit.shard)
-            if existing is not None:
-                check_same_plan(existing, self.plan)
+            if read_commit(self.paths, unit.shard, self.plan) is not None:
                 return _outcome(unit, attempt, "already", started)
             return self._build(unit, attempt, started)
-        except StoppedError as error:
+        except (ConfigError, StoppedError) as error:  # other units would end so too
             return _outcome(unit, attempt, "stopped", started, error=error)
         except ViewStoreError as error:
             return _outcome(unit, attempt, "failed", started, error=error)
@@ -149,6 +147,8 @@ class ShardBuilder:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         status = publish(self.paths, blobs, commit, self.upstream)
+        if status == "lost_race":
+            read_commit(self.paths, unit.shard, self.plan)  # which must be one of this plan
         size = sum(blob.record.bytes for blob in blobs)
         failed = np.flatnonzero((shard.columns["status"] >= Status.FAILED).any(axis=1))
         rows = tuple((unit.first + failed).tolist())
@@ -239,16 +239,6 @@ class ShardBuilder:
         params["status"] = np.full(plan.views, Status.UNREADABLE, np.uint8)
         shape = (plan.views, plan.height, plan.width, plan.channels)
         return Rendered(row, np.zeros(shape, np.uint8), params)
-
-
-def check_same_plan(commit: Commit, plan: Plan) -> None:
-    """Raise ConfigError if a shard was committed under another plan."""
-    if commit.plan_id != plan.id:
-        raise ConfigError(
-            f"shard {commit.entry.shard} of {plan.view_set} was committed under another plan",
-            code="VS103",
-            fix="build into another --view-set",
-        )
 
 
 def unreadable_image(error: FormatError) -> FormatError:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from viewstore.errors import ConfigError
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.manifest import BlobRecord, Commit
 from viewstore.format.paths import ViewSetPaths
+from viewstore.format.records import SMALL_BYTES, sealed_digest
 from viewstore.store.committed import read_commit
 
 PublishResult = Literal["committed", "lost_race"]
@@ -36,13 +38,31 @@ def publish(
     Returns:
         "lost_race" if another attempt committed the shard first; its blobs stay for gc, because
         a winner that built equal bytes shares their names.
+
+    Raises:
+        ConfigError: The plan of the commit is no longer that of the view set.
     """
-    with disk.file_lock(paths.gc_lock, shared=True):
+    with disk.file_lock(paths.gc_lock, shared=True):  # which `viewstore rm` takes alone
         for blob in blobs:
             upstream.name_blob(blob.temporary, paths.root / blob.record.name, blob.record)
         disk.fsync_directory(paths.root)
+        check_plan_stays(paths, commit.plan_id, upstream)
         record = paths.commit(commit.entry.shard)
         if upstream.put_if_absent(record, commit.pack(), scratch=paths.tmp):
             return "committed"
     winner = read_commit(paths, commit.entry.shard)
     return "committed" if winner and winner.attempt == commit.attempt else "lost_race"
+
+
+def check_plan_stays(paths: ViewSetPaths, plan_id: str, upstream: Upstream = FOLDER) -> None:
+    """Raise ConfigError unless this is the plan of a view set, as it is published now."""
+    raw = upstream.current(paths.plan, SMALL_BYTES)
+    if raw is None or sealed_digest(raw) != plan_id:
+        name, store = paths.root.name, paths.root.parents[1]
+        raise ConfigError(
+            f"the plan of view set {name!r} was removed or replaced while this was built",
+            code="VS103",
+            where=str(paths.plan),
+            why="nothing more was committed: its shards would not be those of the plan",
+            fix=f"viewstore inspect {store} shows the view sets; build the one you want again",
+        )

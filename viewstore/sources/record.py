@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 
 from viewstore.errors import ConfigError, FormatError
 from viewstore.files.local import LOCAL, Files
-from viewstore.format.manifest import SHA256
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import check_rows
-from viewstore.format.records import LARGE_BYTES, seal, unseal
+from viewstore.format.records import (
+    LARGE_BYTES,
+    MAX_INTEGER,
+    SHA256,
+    check_between,
+    check_match,
+    seal,
+    unseal,
+)
 from viewstore.format.tar import pack_npy
 from viewstore.sources.braces import brace_list
 from viewstore.sources.table import Part, SourceTable
@@ -33,6 +40,7 @@ RECORD_AGAIN = (
     "run the build of the store again with the --source, --limit and --shard-rows of the first "
     "time: it records the same rows again"
 )
+NPY_HEADER_BYTES = 128
 COLUMN_FORM = (str, int, str)
 FORM = {
     "rows": int,
@@ -209,6 +217,12 @@ def _unpack(raw: bytes) -> dict[str, Any]:
         check_rows(record["rows"], record["shard_rows"])
     except ConfigError as error:  # no user gave these settings
         raise FormatError(str(error)) from error
+    for uri, _, size, sha256 in record["parts"]:
+        check_between(size or 0, 0, MAX_INTEGER, f"bytes of part {uri[:80]!r} of the source")
+        if sha256 is not None:
+            check_match(sha256, SHA256, f"sha256 of part {uri[:80]!r} of the source")
+    for name, (_, size, _) in record["columns"].items():
+        check_between(size, NPY_HEADER_BYTES, MAX_INTEGER, f"bytes of source column {name}")
     return record
 
 
@@ -226,7 +240,7 @@ def _read_column(
 
 def _stored_form(name: str, rows: int, size: int) -> tuple[str, int]:
     if name == "key_bytes":
-        return "|u1", size - 128
+        return "|u1", size - NPY_HEADER_BYTES
     if name in ("key_offset", "key_order"):
         return "<u8", rows + (name == "key_offset")
     return NUMBERS[name], rows

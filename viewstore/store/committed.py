@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from viewstore.errors import ConfigError, FormatError, counted, near, nearest
+from viewstore.errors import (
+    ConfigError,
+    FormatError,
+    UnavailableError,
+    counted,
+    near,
+    nearest,
+    ranges,
+)
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import ROUND, VIEW_SET_NAME, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
+from viewstore.images.codec import codec_from_plan
 
 NUMBERED_FILE = re.compile(r"(\d{6})\.json")  # commits, and generations of the manifest
 
@@ -23,33 +35,44 @@ def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
         plan = files.record(paths.plan, SMALL_BYTES, Plan.unpack)
         if plan.view_set != paths.root.name:
             raise FormatError(f"plan is that of view set {plan.view_set!r}")
+        _check_members(plan)
     except FormatError as error:  # what mends it stands there
         fix = f"viewstore verify {paths.root.parents[1]}" if files.cache is None else None
         raise error.located(files.where(paths.plan), fix=fix) from error
     return plan
 
 
-def read_commit(paths: ViewSetPaths, shard: int) -> Commit | None:
+def _check_members(plan: Plan) -> None:
+    """Raise FormatError unless the codec of a plan is known, and makes the members it has."""
+    with contextlib.suppress(UnavailableError):  # of a package that is not here: decoders say so
+        codec = codec_from_plan(plan.codec)
+        if plan.members != codec.members(plan.views):
+            raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
+
+
+def read_commit(paths: ViewSetPaths, shard: int, plan: Plan | None = None) -> Commit | None:
     """Return the commit of a shard, or None if there is none.
 
+    `plan` is that of the view set; None: it does not matter which one the shard was made by.
+
     Raises:
-        FormatError: There is a record, but it is damaged or another shard's.
+        FormatError: There is a record, but it is damaged, or that of another shard or plan.
     """
     path = paths.commit(shard)
     try:
-        raw = disk.read_limited(path, COMMIT_BYTES)
-    except FileNotFoundError:
-        return None
-    try:
-        commit = Commit.unpack(raw)
+        commit = Commit.unpack(disk.read_limited(path, COMMIT_BYTES))
         if commit.entry.shard != shard or commit.view_set != paths.root.name:
             raise FormatError(f"commit is that of shard {commit.entry.shard} of {commit.view_set}")
+        if plan is not None:
+            commit.check(plan)
+    except FileNotFoundError:
+        return None
     except FormatError as error:
         raise FormatError(
-            f"commit of shard {shard} is damaged: {error}",
+            f"commit of shard {shard} cannot be used: {error}",
             code=error.code,
             where=str(path),
-            fix=f"viewstore verify {paths.root.parents[1]} --repair",
+            fix=shards_again(paths.root.parents[1], paths.root.name, [shard]),
         ) from error
     return commit
 
@@ -62,10 +85,50 @@ def committed_shards(paths: ViewSetPaths) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_commits(paths: ViewSetPaths) -> Mapping[int, Commit]:
-    """Return all commits of a view set by shard. Raises FormatError: one is damaged."""
-    commits = {shard: read_commit(paths, shard) for shard in committed_shards(paths)}
-    return {shard: commit for shard, commit in commits.items() if commit is not None}
+def read_commits(
+    paths: ViewSetPaths, plan: Plan, among: Iterable[int] | None = None
+) -> dict[int, Commit]:
+    """Return the commits of the shards of a plan by number, or those of the shards `among`.
+
+    Raises:
+        FormatError: Some are damaged, or not of `plan`; their shards are named.
+    """
+    if among is None:
+        among = (shard for shard in committed_shards(paths) if shard < plan.shards)
+    commits, unusable = usable_commits(paths, plan, among)
+    if unusable:
+        error, *others = unusable.values()
+        more = f", nor can {counted(len(others), 'other')} of {plan.view_set}" if others else ""
+        raise FormatError(
+            f"{error}{more}",
+            code=error.code,
+            where=error.where,
+            why="other settings made the shard, or its record was damaged",
+            fix=shards_again(paths.root.parents[1], plan.view_set, unusable),
+        ) from error
+    return commits
+
+
+def usable_commits(
+    paths: ViewSetPaths, plan: Plan, among: Iterable[int] | None = None
+) -> tuple[dict[int, Commit], dict[int, FormatError]]:
+    """Return the commits of `plan` by shard, and by shard what is wrong with the other records."""
+    commits, unusable = {}, {}
+    for shard in committed_shards(paths) if among is None else among:
+        try:
+            commit = read_commit(paths, shard, plan)
+        except FormatError as error:
+            unusable[shard] = error
+        else:
+            if commit is not None:
+                commits[shard] = commit
+    return commits, unusable
+
+
+def shards_again(store: Path | str, name: str, shards: Iterable[int]) -> str:
+    """Return the command that makes shards of a view set again, whatever their records say."""
+    of = f"--view-set {name} --only {ranges(shards)}"
+    return f"viewstore verify {shlex.quote(str(store))} --repair {of}"
 
 
 def view_sets(paths: StorePaths) -> list[str]:
@@ -75,7 +138,7 @@ def view_sets(paths: StorePaths) -> list[str]:
     return sorted(
         path.name
         for path in paths.views.iterdir()
-        if VIEW_SET_NAME.fullmatch(path.name) and (path / "plan.json").is_file()
+        if VIEW_SET_NAME.fullmatch(path.name) and (path / "plan.json").exists()
     )
 
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from viewstore.errors import FormatError, RemoteError, counted
+from viewstore.errors import FormatError, RemoteError, counted, ranges
 from viewstore.files.blob_cache import is_missing
 from viewstore.files.local import Files
 from viewstore.files.upstream import FOLDER, Upstream
@@ -29,8 +29,8 @@ from viewstore.format.plan import Plan
 from viewstore.store.committed import (
     committed_shards,
     no_view_set,
-    read_commits,
     read_plan,
+    usable_commits,
     view_sets,
 )
 from viewstore.store.shard import Shard
@@ -40,6 +40,7 @@ LAST = 20  # commits over which the rate is taken
 SLOW = 3  # times the median: a slow shard, a silent host
 LEAST_SILENCE = timedelta(minutes=1)  # clocks of hosts agree to about that
 LEAST_WAIT = 20  # seconds without a commit in which no builder is missed
+NUMBERED = ("missing", "unusable", "slow", "unreadable")  # what names shards
 AT_ONCE = 16  # columns read; a bucket takes some 30 ms for each
 FAILED: Mapping[int, str] = {Status.FAILED: "failed", Status.UNREADABLE: "source unreadable"}
 
@@ -72,6 +73,8 @@ class SetProgress:
         view_set: Its name.
         shards: Shards in all.
         missing: Those that are not committed, ascending.
+        unusable: Numbers of commit records that are damaged, or of another plan: their shards are
+            missing.
         slow: Committed ones that took more than SLOW x the median.
         views: Views in all; of a columns set, those that it describes.
         views_done: Views of committed shards.
@@ -93,6 +96,7 @@ class SetProgress:
     view_set: str
     shards: int
     missing: tuple[int, ...]
+    unusable: tuple[int, ...]
     slow: tuple[int, ...]
     views: int
     views_done: int
@@ -115,7 +119,7 @@ class SetProgress:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
         found = {name: value for name, value in vars(self).items() if name != "view_set"}
-        found |= {name: list(found[name]) for name in ("missing", "slow", "unreadable")}
+        found |= {name: list(found[name]) for name in NUMBERED}
         hosts = [dict(vars(host)) for host in self.hosts]
         return {**found, "committed": self.committed, "failed": dict(self.failed), "hosts": hosts}
 
@@ -130,6 +134,11 @@ class SetProgress:
         if self.missing and self.last_commit_seconds is not None:
             ago = duration(self.last_commit_seconds)
             lines.append(f"  {no_commit_for(ago)}" if self.silent else f"  last commit {ago} ago")
+        if self.unusable:
+            records = counted(len(self.unusable), "commit record")
+            lines.append(
+                f"  {records} cannot be used, damaged or of another plan: {ranges(self.unusable)}"
+            )
         wrong = {**self.failed, "off goal": self.off_goal}
         said = [f"{count} {what}" for what, count in wrong.items() if count]
         if said:
@@ -162,13 +171,15 @@ def set_progress(
 
     Raises:
         ConfigError: There is no such view set; the nearest is named.
-        FormatError: A plan or a commit record is damaged.
+        FormatError: A plan is damaged.
         RemoteError: The bucket did not answer.
     """
     paths = root.view_set(name)
-    if not paths.plan.is_file():
+    if not paths.plan.exists():
         raise no_view_set(name, view_sets(root), root.root)
-    plan, commits = read_plan(paths), read_commits(paths)
+    plan = read_plan(paths)
+    found, unusable = usable_commits(paths, plan)
+    commits = {shard: found[shard] for shard in range(plan.shards) if shard in found}
     missing = tuple(sorted(set(range(plan.shards)) - set(commits)))
     rate = _rate(plan, list(commits.values()))
     rows_left = sum(len(plan.shard_range(shard)) for shard in missing)
@@ -184,6 +195,7 @@ def set_progress(
         view_set=name,
         shards=plan.shards,
         missing=missing,
+        unusable=tuple(unusable),
         slow=tuple(shard for shard, each in commits.items() if each.seconds > SLOW * median),
         views=plan.rows * plan.views,
         views_done=done * plan.views,
@@ -210,15 +222,6 @@ def store_progress(
     """Return how far view set `name` is, or each one that has a plan. Raises as `set_progress`."""
     names = view_sets(root) if name is None else [name]
     return {each: set_progress(root, each, upstream, now=now) for each in names}
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Return ascending numbers as --only takes them: "17,20-22"."""
-    parts = []
-    for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        found = [number for _, number in run]
-        parts.append(f"{found[0]}-{found[-1]}" if len(found) > 1 else f"{found[0]}")
-    return ",".join(parts)
 
 
 def minute(when: str | None) -> str:

@@ -13,7 +13,7 @@ from viewstore.files.maps import map_file
 from viewstore.format.chunks import chunk_key
 from viewstore.format.listing import NAME as LISTING
 from viewstore.format.listing import ROLE
-from viewstore.format.manifest import BlobRecord, Commit, Index, ViewSetEntry, check_shard
+from viewstore.format.manifest import BlobRecord, Commit, Index, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES
@@ -30,6 +30,7 @@ from viewstore.store.committed import (
     no_view_set,
     read_commit,
     read_plan,
+    usable_commits,
     view_sets,
 )
 from viewstore.store.faults import Fault, fault_of
@@ -85,8 +86,6 @@ def _view_set(
     try:
         plan = read_plan(paths)
         codec = codec_from_plan(plan.codec)
-        if plan.members != codec.members(plan.views):
-            raise FormatError(f"plan has members {plan.members}, which {codec.name} does not make")
     except UnavailableError:  # what would read it is not here: that is no fault of the store
         raise
     except ViewStoreError as error:
@@ -190,22 +189,9 @@ def _expected(paths: ViewSetPaths, plan: Plan) -> set[int]:
 
 def _commits(paths: ViewSetPaths, plan: Plan) -> Generator[Fault, None, dict[int, Commit]]:
     """Check the commit records; return the good ones by shard."""
-    commits: dict[int, Commit] = {}
-    for shard in committed_shards(paths):
-        path = paths.commit(shard)
-        try:
-            commit = read_commit(paths, shard)
-        except ViewStoreError as error:
-            yield fault_of(plan.view_set, shard, "commit", path, str(error))
-            continue
-        if commit is None or shard >= plan.shards or commit.plan_id != plan.id:
-            yield fault_of(plan.view_set, shard, "commit", path, "it belongs to another plan")
-            continue
-        try:
-            check_shard(commit.entry, plan)
-            commits[shard] = commit
-        except FormatError as error:
-            yield fault_of(plan.view_set, shard, "commit", path, str(error))
+    commits, unusable = usable_commits(paths, plan)
+    for shard, error in unusable.items():
+        yield fault_of(plan.view_set, shard, "commit", paths.commit(shard), str(error))
     return commits
 
 

@@ -1,8 +1,8 @@
 """Checks all files of a remote store that its manifest leads to, and yields the faults it finds.
 
 Not every server lists its files, so files that nothing names are not found. Commit records serve
-builders alone and are not read. Zarr arrays are checked where the server has the record at their
-root.
+builders alone, and are read of a bucket, into which they write. Zarr arrays are checked where the
+server has the record at their root.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from viewstore.errors import FormatError, RemoteError
 from viewstore.files.blob_cache import is_missing
@@ -22,9 +23,11 @@ from viewstore.files.local import whole_file
 from viewstore.files.maps import map_file
 from viewstore.files.remedy import built_again, is_bucket
 from viewstore.files.remote import RemoteFiles
+from viewstore.files.transport import BUCKET_SCHEMES
 from viewstore.format.chunks import chunk_key
-from viewstore.format.manifest import BlobRecord, ShardEntry, ViewSetEntry
+from viewstore.format.manifest import BlobRecord, Commit, ShardEntry, ViewSetEntry
 from viewstore.format.paths import StorePaths, ViewSetPaths
+from viewstore.format.records import COMMIT_BYTES
 from viewstore.sources.record import read_sources
 from viewstore.store.committed import no_view_set, remote_manifest
 from viewstore.store.faults import Fault
@@ -107,6 +110,8 @@ def _view_set(
         yield _fault(files, name, None, paths.index, index, kind="derived")
         return
     for shard in index.shards:
+        if urlsplit(files.url).scheme in BUCKET_SCHEMES:
+            yield from _commit(files, view_set, shard)
         yield from _shard(files, view_set, shard, level)
         if level != "quick" and arrays:
             yield from _chunks(files, view_set, shard)
@@ -159,6 +164,21 @@ def _fix(files: RemoteFiles, view_set: ViewSet, shard: int) -> str | None:
     if not is_bucket(files.url):
         return None
     return built_again(files.url, view_set.name, shard, view_set.plan.generator["name"])
+
+
+def _commit(files: RemoteFiles, view_set: ViewSet, shard: ShardEntry) -> Iterator[Fault]:
+    """Compare the record of a shard with its plan, and with the index that readers use."""
+    path = view_set.paths.commit(shard.shard)
+
+    def check(raw: bytes) -> None:
+        commit = Commit.unpack(raw)
+        commit.check(view_set.plan)
+        if (commit.entry.shard, commit.entry.files) != (shard.shard, shard.files):
+            raise FormatError("it names other files than index.json")
+
+    found = _attempt(lambda: files.record(path, COMMIT_BYTES, check), kind="commit")
+    if isinstance(found, FileFault):
+        yield _fault(files, view_set.name, shard.shard, path, found)
 
 
 def _fetch(

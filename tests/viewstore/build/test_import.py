@@ -395,6 +395,5 @@ def test_the_name_of_a_listing_leads_nowhere(folder: Path) -> None:
     assert path.is_file()
     (weights,) = plan.weights
     for name in ("../../passwd", "/etc/passwd", "listing-0.npy", weights.name.upper()):
-        hostile = replace(plan, weights=(replace(weights, name=name),))
-        with pytest.raises(FormatError, match="a listing cannot be named"):
-            own_files(paths, hostile)
+        with pytest.raises(FormatError, match=r"a listing cannot be named|plan weights name of"):
+            own_files(paths, replace(plan, weights=(replace(weights, name=name),)))

@@ -224,7 +224,7 @@ def test_a_builder_says_that_its_view_set_was_taken_away(two: Path, source: str,
         yield from run_local(job)
 
     build_small(two, source, view_set="third", only=(0,))
-    with pytest.raises(ConfigError, match="'third' was taken out or renamed while it was built"):
+    with pytest.raises(ConfigError, match="'third' was removed or replaced while"):
         build_small(two, source, view_set="third", executor=meanwhile)
     assert {fault.kind for fault in verify(two)} <= {"unpublished"}
     names = {"rm": ["moco", "simclr"], "mv": ["fourth", "moco", "simclr"]}

@@ -230,7 +230,7 @@ def test_a_stop_is_no_fault_of_a_store(
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the signal was not heard")
 
-    monkeypatch.setattr("viewstore.store.verify.read_commit", signalled)
+    monkeypatch.setattr("viewstore.store.committed.read_commit", signalled)
     code, _, err = run(capsys, "verify", str(store))
     assert (code, "stopped by SIGTERM" in err) == (4, True)
 

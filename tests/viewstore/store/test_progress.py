@@ -16,14 +16,13 @@ import pytest
 from tests.viewstore.commands import run
 from tests.viewstore.small_stores import SHARD_ROWS, build_small, write_npz, write_photographs
 from viewstore.cli.options import parse_shards
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, ranges
 from viewstore.format.manifest import Commit
 from viewstore.format.paths import StorePaths
-from viewstore.store.committed import read_commits
+from viewstore.store.committed import read_commits, read_plan
 from viewstore.store.progress import (
     SetProgress,
     duration,
-    ranges,
     set_progress,
     store_progress,
 )
@@ -33,7 +32,8 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def say(paths: StorePaths, shard: int, **changes: object) -> None:
     """Write the commit of a shard again with other facts that enter no id."""
-    commit = read_commits(paths.view_set("simclr"))[shard]
+    view_set = paths.view_set("simclr")
+    commit = read_commits(view_set, read_plan(view_set))[shard]
     path = paths.view_set("simclr").commit(shard)
     path.chmod(0o644)
     path.write_bytes(replace(commit, **changes).pack())  # type: ignore[arg-type]
@@ -190,7 +190,8 @@ def test_a_pack_that_cannot_be_read_is_named_and_the_rest_is_told(
     built: StorePaths, harm: str
 ) -> None:
     whole = progress(built)
-    entry = read_commits(built.view_set("simclr"))[1].entry
+    view_set = built.view_set("simclr")
+    entry = read_commits(view_set, read_plan(view_set))[1].entry
     pack = built.view_set("simclr").root / entry.file("params").name
     data = bytearray(pack.read_bytes())
     data[entry.columns["status"][0]] ^= 1
@@ -233,7 +234,7 @@ def test_status_prints_it_and_keeps_its_exit_codes(
     facts = json.loads(out)["result"]["view_sets"]["simclr"]
     assert sorted(facts) == [
         "committed", "failed", "hosts", "last_commit_seconds", "missing", "off_goal", "samples",
-        "seconds_left", "shards", "silent", "slow", "unreadable", "views", "views_done",
+        "seconds_left", "shards", "silent", "slow", "unreadable", "unusable", "views", "views_done",
         "views_per_second", "worker_hours",
     ]  # fmt: skip
     assert sorted(facts["hosts"][0]) == [
@@ -253,9 +254,8 @@ def test_control_characters_of_a_host_never_reach_the_terminal(
 
 def test_commits_of_this_project_say_their_time(built: StorePaths, tmp_path: Path) -> None:
     build_small(tmp_path / "t", write_npz(tmp_path / "again.npz"))
-    commits: list[Commit] = list(
-        read_commits(StorePaths(tmp_path / "t").view_set("simclr")).values()
-    )
+    view_set = StorePaths(tmp_path / "t").view_set("simclr")
+    commits: list[Commit] = list(read_commits(view_set, read_plan(view_set)).values())
     assert len(commits) == -(-20 // SHARD_ROWS)
     assert all(datetime.fromisoformat(each.created).tzinfo for each in commits)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from viewstore.errors import counted
+from viewstore.errors import counted, ranges
 from viewstore.format.paths import StorePaths
 from viewstore.inspect.shard_grid import BUILT, WIDE, shard_grid, shards_of_a_cell
-from viewstore.store.progress import duration, minute, no_commit_for, ranges, store_progress
+from viewstore.store.progress import duration, minute, no_commit_for, store_progress
 
 Facts = dict[str, Any]
 
@@ -19,7 +19,7 @@ def building_facts(paths: StorePaths) -> Facts:
     """Return how far each view set is that has a plan: the numbers of `viewstore status --json`.
 
     Raises:
-        FormatError: A plan or a commit record is damaged.
+        FormatError: A plan is damaged.
     """
     return {name: each.to_json() for name, each in store_progress(paths).items()}
 
