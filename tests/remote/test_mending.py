@@ -85,10 +85,24 @@ def test_a_copy_that_was_repaired_takes_the_place_of_the_store(
     assert build_into(place.url, source).outcomes == ()
 
 
-@pytest.mark.parametrize("damage", ["pixels gone", "record flipped"])
-def test_errors_advise_nothing_that_a_bucket_cannot(place: Place, source: str, damage: str) -> None:
+def test_files_that_are_gone_are_made_again_by_the_next_build(
+    place: Place, source: str, undisturbed: Undisturbed, executions: list[int]
+) -> None:
+    build_into(place.url, source)
+    executions.clear()
+    DAMAGES["pixels gone"](place.inside)
+    error = run("finalise", place.url).exception
+    assert isinstance(error, FormatError)
+    assert str(error.fix).startswith("run the same build command again")
+    done = run("build", "--generator", "simclr", "--out", place.url, "--view-set", "simclr")
+    assert done.exit_code == 0, done.output
+    assert executions == [SHARD]
+    place.check(undisturbed)
+
+
+def test_errors_advise_nothing_that_a_bucket_cannot(place: Place, source: str) -> None:
     build_into(place.url, source, slice_of=(0, 1))
-    DAMAGES[damage](place.inside)
+    DAMAGES["record flipped"](place.inside)
     error = run("finalise", place.url).exception
     assert isinstance(error, FormatError)
     assert place.url in str(error.where)

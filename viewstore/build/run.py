@@ -22,7 +22,7 @@ from viewstore.costs.estimate import size
 from viewstore.errors import ConfigError, ViewStoreError, counted
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER
-from viewstore.format.paths import StorePaths
+from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.format.plan import Plan
 from viewstore.progress import Progress, Silent, tracked
 from viewstore.shards.engine import Job, Policy, Queue, raise_failure
@@ -30,7 +30,7 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import committed_shards
+from viewstore.store.committed import committed_shards, read_commit
 
 READ_AGAIN = (
     "each slice that is given --source or --limit may read the whole source again: plan once with "
@@ -97,7 +97,10 @@ def build_shards(
     committed = set(committed_shards(view_set))
     if committed:  # whoever committed them may have been killed before it synced their names
         disk.fsync_directory(view_set.commits)
-    missing = [shard for shard in wanted_shards(request, plan) if shard not in committed]
+    wanted = wanted_shards(request, plan)
+    missing = [
+        shard for shard in wanted if shard not in committed or _lacks(request, view_set, shard)
+    ]
     if not missing:
         return []
     job = Job(
@@ -132,6 +135,12 @@ def build_shards(
     if job.stop.requested and (job.queue.todo or request.slice_of is None):
         raise stopped_on_request()
     return outcomes
+
+
+def _lacks(request: BuildRequest, view_set: ViewSetPaths, shard: int) -> bool:
+    """Whether a builder is to make lost files of a committed shard again."""
+    commit = None if request.upstream is FOLDER else read_commit(view_set, shard)
+    return commit is not None and request.upstream.lacks(view_set.root, commit.entry.files)
 
 
 def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool) -> None:

@@ -137,6 +137,18 @@ class Bucket:
         """
         return self._tried(prefix, lambda: self._transport.listed(prefix))
 
+    def size(self, name: str) -> int | None:
+        """Return the bytes of an object, None if there is none. Raises RemoteError."""
+        return self._tried(name, lambda: self._transport.size(name))
+
+    def copy(self, name: str, to: str) -> bool:
+        """Give the bytes of an object to another name; false if there is none.
+
+        Raises:
+            RemoteError: The bucket did not answer.
+        """
+        return self._tried(name, lambda: self._transport.copy(name, to))
+
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises RemoteError."""
         self._tried(name, lambda: self._transport.remove(name))

@@ -245,6 +245,8 @@ class ObstoreTransport:
     def listed(self, prefix: str) -> dict[str, tuple[int, float]]:
         """Return size and time of the last change, in seconds since 1970, of all objects below.
 
+        An object whose name is that of the folder itself stands for the folder in consoles.
+
         Raises:
             Failed: No answer, or an error, of any page.
             FormatError: There is a name that no file can have.
@@ -255,6 +257,7 @@ class ObstoreTransport:
                 each["path"]: (each["size"], each["last_modified"].timestamp())
                 for page in self._api.list(self._store, prefix, chunk_size=1000)
                 for each in page
+                if each["path"]
             }
         except (self._errors.BaseError, OSError) as error:
             if NO_PATH in str(error):
@@ -265,6 +268,31 @@ class ObstoreTransport:
                     fix="remove it, or name another folder of the bucket",
                 ) from error
             raise self._failure(prefix, error) from error
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of an object, None if there is none. Raises Failed."""
+        self._check_process()
+        try:
+            found: int = self._api.head(self._store, name)["size"]
+        except FileNotFoundError:
+            return None
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(name, error) from error
+        return found
+
+    def copy(self, name: str, to: str) -> bool:
+        """Give the bytes of an object to another name too; false if there is none. Raises Failed.
+
+        The server copies them; what had the other name is replaced.
+        """
+        self._check_process()
+        try:
+            self._api.copy(self._store, name, to)
+        except FileNotFoundError:
+            return False
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(name, error) from error
+        return True
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises Failed."""

@@ -107,10 +107,15 @@ class ShardBuilder:
         try:
             self.upstream.fetch(self.paths.commit(unit.shard))
             existing = read_commit(self.paths, unit.shard)
-            if existing is not None:
-                check_same_plan(existing, self.plan)
+            if existing is None:
+                return self._build(unit, attempt, started)
+            check_same_plan(existing, self.plan)
+            if not self._lacks(existing):
                 return _outcome(unit, attempt, "already", started)
-            return self._build(unit, attempt, started)
+            again = self._build(unit, attempt, started)
+            if self._lacks(existing):
+                raise _other_bytes(existing, self.paths)
+            return again
         except StoppedError as error:
             return _outcome(unit, attempt, "stopped", started, error=error)
         except ViewStoreError as error:
@@ -126,6 +131,9 @@ class ShardBuilder:
         finally:
             for path in self.paths.tmp.glob(f"{attempt}.*"):
                 disk.unlink(path)
+
+    def _lacks(self, commit: Commit) -> bool:
+        return self.upstream.lacks(self.paths.root, commit.entry.files)
 
     def _build(self, unit: Unit, attempt: str, started: float) -> Outcome:
         lineage = lineage_now(self.plan, unit.shard, self.inputs)
@@ -249,6 +257,17 @@ def check_same_plan(commit: Commit, plan: Plan) -> None:
             code="VS103",
             fix="build into another --view-set",
         )
+
+
+def _other_bytes(commit: Commit, paths: ViewSetPaths) -> FormatError:
+    """Return the error of a commit whose lost files no builder of this machine makes again."""
+    return FormatError(
+        f"files of shard {commit.entry.shard} are gone, and this machine makes other ones",
+        code="VS203",
+        where=str(paths.commit(commit.entry.shard)),
+        why=f"host {commit.host} made them, and the bytes of its devices or libraries differ",
+        fix="remove that record of the shard from the bucket, and run the same command again",
+    )
 
 
 def unreadable_image(error: FormatError) -> FormatError:
