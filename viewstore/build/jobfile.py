@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ STOP_SECONDS = 120  # from the signal that announces the end of a task to its en
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
 RETRIES = 5  # of an index that fails; stops and preemptions do not count
 RESUMABLE, UNUSABLE = StoppedError.exit_code, ConfigError.exit_code
+ENDED_BY = 128  # and the number of the signal, of a process that had no handler for it yet
+UNHEARD_USR1, UNHEARD_TERM = ENDED_BY + signal.SIGUSR1, ENDED_BY + signal.SIGTERM
 NAME_LETTERS = 50  # a pod is called as its Job with "-99999" behind, in 63 letters
 CREDENTIALS = "the environment, with the address and credentials of the bucket,"
 
@@ -64,7 +67,8 @@ def slurm(job: SliceJob) -> str:
 
     USR1 says so, to the shell alone, which passes it on. TERM comes to all processes, of a task
     that is cancelled or preempted: Slurm requeues the preempted one itself, and the cancelled one
-    must not come back. The two signals are one stop.
+    must not come back. The two signals are one stop. A task whose time ends while Python begins
+    cannot hear it yet, and is requeued as well.
     """
     at_once = f"%{job.at_once}" if job.at_once < job.slices else ""
     gpus = f" --gpus={job.gpus}" if job.gpus else ""
@@ -79,7 +83,8 @@ trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; 
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-[ $again$rc = yes{RESUMABLE} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+case $again$rc in yes{RESUMABLE}|yes{UNHEARD_USR1}) \
+scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID";; esac
 exit $rc
 # when all are done: {shell_line(job.finalise)}
 """
@@ -120,10 +125,10 @@ spec:
       - action: Ignore  # a preempted pod costs no try
         onPodConditions:
           - type: DisruptionTarget
-      - action: Ignore  # stopped, and resumable by the same command
+      - action: Ignore  # stopped, also before it could hear: resumable by the same command
         onExitCodes:
           operator: In
-          values: [{RESUMABLE}]
+          values: [{RESUMABLE}, {UNHEARD_TERM}]
       - action: FailJob  # settings that no other try makes right
         onExitCodes:
           operator: In

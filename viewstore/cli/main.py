@@ -21,7 +21,7 @@ import click
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.cli.terminal import Terminal
 from viewstore.errors import StoppedError, ViewStoreError, bug
-from viewstore.shards.signals import Stopped, stop_signals_raise
+from viewstore.shards.signals import STOP_SIGNALS, Stopped, stop_signals_raise
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
 LEARN, SHARE = "Learn from them", "Share them"
@@ -75,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of what happened.
 
     A stop signal ends it with 4; builds and trainings take stop signals themselves while they
-    run. Without `arguments` the process ends here, and ignores later signals.
+    run. Without `arguments` the process ends here, and ignores later signals; those that came
+    before are heard now.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
@@ -86,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         ignored = signal.SIG_IGN if arguments is None else None
         with stop_signals_raise(then=ignored), _warnings_shown(terminal):
+            if arguments is None:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:

@@ -18,7 +18,6 @@ from tests.viewstore.commands import invoke, run
 from tests.viewstore.small_stores import build_small, whole_id
 from viewstore.build.adopt import adopt_plan
 from viewstore.build.finalise import finalise
-from viewstore.build.garbage import collect_garbage
 from viewstore.build.rename import remove_view_set, rename_view_set
 from viewstore.build.repair import repair, withdraw
 from viewstore.build.request import BuildRequest

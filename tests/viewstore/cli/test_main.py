@@ -275,6 +275,26 @@ def test_starting_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_that_comes_while_the_command_line_is_loaded_is_heard(number: int) -> None:
+    code = (
+        "import signal, sys\n"
+        "from viewstore.__main__ import main\n"
+        "assert not {'click', 'viewstore.cli', 'viewstore.errors'} & set(sys.modules)\n"
+        "class Sends:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        f"            signal.raise_signal({int(number)})\n"
+        "sys.meta_path.insert(0, Sends())\n"
+        "sys.argv = ['viewstore', 'build', '--help']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"stopped by {signal.Signals(number).name}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_row_of_the_table_is_a_command_of_that_name() -> None:
     for name, entry in cli.COMMANDS.items():
         module, attribute = entry.target.split(":")
