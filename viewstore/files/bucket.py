@@ -124,7 +124,14 @@ class Bucket:
         """
         clock = f"{PROBES}/clock-{uuid.uuid4().hex}"
         self.put(clock, b"")
-        listed = self.listed()
+
+        def listing() -> dict[str, tuple[int, float]]:
+            found = self._transport.listed("")
+            if clock not in found:
+                raise Failed("it does not list what was just written")
+            return found
+
+        listed = self._tried("", listing)
         self.remove(clock)
         _, now = listed.pop(clock)
         return {name: now - written for name, (_, written) in listed.items()}

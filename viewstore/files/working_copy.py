@@ -95,19 +95,16 @@ class WorkingCopy:
 
     def pull(self) -> None:
         for _ in range(LISTINGS):
-            lost = self._pulled()
-            if lost is None:
+            error = self._pulled()
+            if error is None:
                 return
-        raise RemoteError(
-            f"the bucket lists {lost} and does not give it",
-            where=f"{self.bucket.url}/{lost}",
-            why="a store that lacks one of its records would be taken for another one",
-            fix="run it again; if it stays, remove that object, and run the same build again",
-        )
+        raise error
 
-    def _pulled(self) -> str | None:
-        """Bring the records that are listed; return the name of one that did not come."""
+    def _pulled(self) -> RemoteError | None:
+        """Bring the records that are listed; return the error of an answer that cannot be."""
         self._listed = self.bucket.listed()
+        if not self._listed:
+            return self._not_empty()
         records = [name for name in self._listed if RECORDS.fullmatch(name)]
         newest = max(filter(GENERATION.fullmatch, records), default=None)
         wanted = [
@@ -120,7 +117,34 @@ class WorkingCopy:
         self._make_folders(records)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             came = list(threads.map(self._bring, wanted))
-        return next((name for name, is_here in zip(wanted, came, strict=True) if not is_here), None)
+        lost = next((name for name, is_here in zip(wanted, came, strict=True) if not is_here), None)
+        return None if lost is None else self._not_given(lost)
+
+    def _not_given(self, name: str) -> RemoteError:
+        return RemoteError(
+            f"the bucket lists {name} and does not give it",
+            where=f"{self.bucket.url}/{name}",
+            why="a store that lacks one of its records would be taken for another one",
+            fix="run it again; if it stays, remove that object, and run the same build again",
+        )
+
+    def _not_empty(self) -> RemoteError | None:
+        """Return the error of a bucket that lists nothing, and has a store or whatever is asked.
+
+        An answer that is no listing, such as the page of a proxy where users log in, reads as an
+        empty one.
+        """
+        paths = StorePaths(Path())
+        for name in map(str, (paths.sources_record, paths.manifest)):
+            if self.bucket.size(name) is not None:
+                return RemoteError(
+                    f"the bucket lists nothing, and has {name}",
+                    where=self.bucket.url,
+                    why="what answered is no bucket, such as the login page of a proxy; or it "
+                    "failed, and called that a success",
+                    fix="check the address, the credentials and the network, and run it again",
+                )
+        return None
 
     def _make_folders(self, records: Iterable[str]) -> None:
         """Make the folders of a store, if there is one in the bucket, and those of its records."""
