@@ -2,9 +2,10 @@
 
 A builder may be about to name what gc drops: the bytes of a shard decide the name of a blob, so
 one that a killed attempt left long ago is the next attempt's too. In a folder a lock keeps the two
-apart: builders hold it while they name blobs and commit. A bucket has no lock, and no object store
-removes an object only if it is as old as it was: written again with the same bytes it has the same
-tag. There each side looks twice, with requests that see all that was answered before them:
+apart, as far as the file system passes locks on to other hosts (docs/cluster.md): builders hold it
+while they name blobs and commit. A bucket has no lock, and to remove an object on the condition
+that it is still the same one does not help: written again with the same bytes it has the same tag.
+There each side looks twice, with requests that see all that was answered before them:
 
     builder: puts its blobs; puts the commit; looks for its blobs, and puts again what is gone
     gc:      copies a blob aside; removes it; looks for the commit of its shard, and copies the
@@ -16,11 +17,12 @@ the removal, and puts it again. So it is for any number of builders and of gcs, 
 copies of its own. Who is killed on the way leaves one of two things:
 
     gc, before it brought a blob back: the next gc brings it back, from the copy
-    a builder, before it looked: the commit names a blob that is gone. No store is published with
-    it (`finalise` says so), and the next build makes the shard again: equal bytes have equal names
+    a builder, before it looked: the commit names a blob that is gone; `finalise` refuses it
 
-Copies are as young as the gc that made them, so another one drops them only by their age. Not
-covered: a request to remove that the network holds back until another of the same gc was answered.
+In both cases the next build makes the files of the shard again, as equal bytes have equal names.
+For the moment between removal and copy, who reads the blob finds it missing. A copy is as young as
+the gc that made it, and another gc drops it by its age alone. Not covered: a request to remove that
+the network holds back until a later one of the same gc was answered.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
-from viewstore.cli.terminal import Terminal
+from viewstore.cli.terminal import Terminal, write_stdout
 from viewstore.errors import StoppedError, ViewStoreError, bug
 from viewstore.shards.signals import STOP_SIGNALS, Stopped, stop_signals_raise
 
@@ -154,12 +154,21 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
         terminal.note("interrupted")
         return 130
     except OSError as error:
-        from viewstore.files.disk import explain
-
-        return _failed(terminal, explain(error))
+        return _failed(terminal, _explained(error))
     except Exception as error:  # the one place where a bug of ours becomes exit 70
         return _failed(terminal, bug(error, "run again with -vv and report the traceback"))
     return _code(code)
+
+
+def _explained(error: OSError) -> ViewStoreError:
+    """Return the error of what was refused: stdout, to which Click writes help, or else."""
+    from viewstore.files.disk import explain
+
+    try:
+        write_stdout("")
+    except ViewStoreError as unwritten:
+        return unwritten
+    return explain(error)
 
 
 def _code(code: object) -> int:

@@ -194,6 +194,14 @@ class Bucket:
             return RemoteError(
                 f"there is no bucket at {self.url}", where=where, why=str(failure), fix=NO_BUCKET
             )
+        if failure.most == 1:  # it is believed at once
+            return RemoteError(
+                f"the bucket refused the request: {failure}",
+                where=where,
+                why="every committed shard is kept",
+                fix="check the credentials, which may have expired, and what they allow there; "
+                "then run it again",
+            )
         tried = "tried once" if patience.failures == 1 else f"tried {patience.failures} times"
         return RemoteError(
             f"the bucket did not answer, {tried}: {failure}",

@@ -94,11 +94,12 @@ class WorkingCopy:
         self.bucket.check_conditional()
 
     def pull(self) -> None:
-        for _ in range(LISTINGS):
+        for left in reversed(range(LISTINGS)):
             error = self._pulled()
             if error is None:
                 return
-        raise error
+            if not left:
+                raise error
 
     def _pulled(self) -> RemoteError | None:
         """Bring the records that are listed; return the error of an answer that cannot be."""
