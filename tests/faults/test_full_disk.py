@@ -70,6 +70,7 @@ def test_a_full_disk_stops_a_build_that_resumes_when_there_is_room(
 
     refused = build(store, source, workers)
     assert json.loads(refused.stdout)["error"]["code"] == "VS302"
+    assert refused.returncode == 4
     assert kept.items() <= commits(store).items()
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -36,11 +36,16 @@ sys.stdin.read()  # ends with the process that started this one
 """
 
 # What happens to a request before the server has it: "refuse" resets the connection, "half" does
-# so in the middle of the request's body, numbers are answered in the server's place. The others
+# so in the middle of the request's body, numbers are answered in the server's place, and so are
+# pages, with 200. The others
 # happen to the answer: "drop" resets the connection instead of it, though the server did the work.
-Before = Literal["503", "404", "403", "409", "501", "refuse", "half"]
+Before = Literal["503", "404", "403", "409", "501", "refuse", "half", "login page", "error as 200"]
 After = Literal["cut", "cut, no length", "truncate", "reset", "flip", "stall", "drop"]
 Fault = Before | After
+PAGES: dict[Fault, bytes] = {
+    "login page": b"<html><body>please log in</body></html>",
+    "error as 200": b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>",
+}
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>try again</Message></Error>"
 
 
@@ -277,6 +282,8 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
                 self.rfile.read(size // 2)
                 return self._reset()
             request = self.rfile.read(size)
+            if fault is not None and fault in PAGES:
+                return self._page(PAGES[fault])
             if len(request) < size or fault == "refuse":
                 return self._reset()
             if fault in ("503", "404", "403", "409", "501"):
@@ -317,6 +324,14 @@ def proxy(upstream: str, faults: Faults) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
             self.wfile.flush()
+
+        def _page(self, body: bytes) -> None:
+            """Answer as a proxy does that is no bucket: with success, whatever was asked."""
+            written = "Thu, 01 Jan 2026 00:00:00 GMT"
+            headers = {"ETag": '"x"', "Last-Modified": written}
+            if self.command == "HEAD":
+                return self._answer(200, headers | {"Content-Length": str(len(body))}, b"")
+            return self._answer(200, headers, body)
 
         def _reset(self) -> None:
             self.close_connection = True

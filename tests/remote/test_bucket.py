@@ -190,6 +190,14 @@ def test_what_stays_broken_is_an_error_with_its_address(
     assert broken.faults.done == {fault: tries}
 
 
+def test_a_bucket_that_refuses_did_answer(broken: Broken) -> None:
+    """As with a token that has expired."""
+    broken.faults.rate, broken.faults.kinds = 1.0, ("403",)
+    with pytest.raises(RemoteError, match="the bucket refused the request: ") as caught:
+        broken.bucket().listed()
+    assert "the credentials, which may have expired" in str(caught.value.fix)
+
+
 def test_all_pages_of_a_listing_are_read_over_a_network_that_breaks(broken: Broken) -> None:
     expected = {f"commits/{number}.json": number for number in range(11)}
     for name, size in expected.items():

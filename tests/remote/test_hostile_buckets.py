@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import viewstore
-from tests.remote.bucket_builds import COMMITS, SHARDS, Place, Undisturbed, build_into
-from viewstore.errors import ConfigError, ViewStoreError
+from tests.remote.bucket_builds import COMMITS, SHARDS, Place, Undisturbed, build_into, run
+from tests.remote.servers import Fault
+from viewstore.errors import ConfigError, RemoteError, ViewStoreError
+from viewstore.files.bucket import Bucket
+from viewstore.files.fetch import Retry
 from viewstore.format.records import seal
 
 
@@ -20,6 +23,42 @@ def test_a_bucket_without_the_place_of_a_store_is_refused(place: Place, source: 
     with pytest.raises(ConfigError, match=r"not a store: it has holiday\.jpg"):
         build_into(place.url, source)
     assert place.inside.names() == ["holiday.jpg"]
+
+
+def test_folders_that_were_made_in_a_console_are_no_files(
+    place: Place, source: str, undisturbed: Undisturbed
+) -> None:
+    """Empty objects with the names of folders, as consoles of S3 make them."""
+    for name in ("", "views/", "views/simclr/", "tmp/"):
+        place.inside.write(name, b"")
+    build_into(place.url, source)
+    assert viewstore.open(place.url).store_id == undisturbed.store_id
+    done = run("gc", place.url, "--older-than", "0s")
+    assert (done.exit_code, done.output) == (0, "removed 0 files\n")
+    assert run("status", place.url).exit_code == 0
+
+
+@pytest.mark.parametrize("only", ["list-type", ""], ids=["listings alone", "all"])
+@pytest.mark.parametrize("kind", ["login page", "error as 200"])
+@pytest.mark.parametrize("command", ["status", "finalise", "gc"])
+def test_an_answer_that_is_no_listing_is_no_empty_bucket(
+    place: Place, undisturbed: Undisturbed, command: str, kind: Fault, only: str
+) -> None:
+    for name, data in undisturbed.begun(0, 1).items():
+        place.inside.write(name, data)
+    there = place.inside.names()
+    place.faults.rate, place.faults.kinds, place.faults.only = 1.0, (kind,), only
+    done = run(command, place.url)
+    assert isinstance(done.exception, RemoteError), done.exception
+    assert "the bucket lists nothing, and has sources/sources.json" in str(done.exception)
+    assert place.inside.names() == there
+
+
+def test_ages_of_a_listing_that_cannot_be_are_an_error(place: Place) -> None:
+    place.faults.rate, place.faults.kinds = 1.0, ("login page",)
+    impatient = Retry(tries=2, first_seconds=0.001)
+    with pytest.raises(RemoteError, match="does not list what was just written"):
+        Bucket(place.url, retry=impatient).ages()
 
 
 PASSED_OVER = [

@@ -101,13 +101,27 @@ def follow(place: Place, advice: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("damage", ["pixels gone", "record flipped"])
+def test_files_that_are_gone_are_made_again_by_the_next_build(
+    place: Place, source: str, undisturbed: Undisturbed, executions: list[int]
+) -> None:
+    build_into(place.url, source)
+    executions.clear()
+    DAMAGES["pixels gone"](place.inside)
+    error = run("finalise", place.url).exception
+    assert isinstance(error, FormatError)
+    assert str(error.fix).startswith("run the same build command again")
+    done = run("build", "--generator", "simclr", "--out", place.url, "--view-set", "simclr")
+    assert done.exit_code == 0, done.output
+    assert executions == [SHARD]
+    place.check(undisturbed)
+
+
 @pytest.mark.parametrize("command", ["build", "finalise"])
 def test_a_build_and_finalise_name_the_damage_and_what_mends_it(
-    place: Place, source: str, undisturbed: Undisturbed, damage: str, command: str
+    place: Place, source: str, undisturbed: Undisturbed, command: str
 ) -> None:
     build_into(place.url, source, slice_of=(0, 1))
-    DAMAGES[damage](place.inside)
+    DAMAGES["record flipped"](place.inside)
     words = ["build", "--generator", "simclr", "--out", place.url, "--view-set", "simclr"]
     done = run(*words) if command == "build" else run("finalise", place.url)
     error = done.exception

@@ -28,6 +28,7 @@ from viewstore.format.tar import MEMBER_DTYPE, SHARD_BYTES, pack_npy
 from viewstore.sources.record import read_sources
 from viewstore.store.advice import unfinished
 from viewstore.store.committed import (
+    build_again,
     last_generation,
     read_commits,
     read_manifest,
@@ -136,8 +137,7 @@ def derive(
     """
     for commit in commits.values():
         for blob in commit.entry.files:
-            path = paths.root / blob.name
-            _check_size(path, blob.bytes, upstream.size(path), commit.entry.shard)
+            _check_size(paths.root / blob.name, blob.bytes, upstream, commit.entry.shard)
     index = Index.of(plan, commits)
     is_new = published is None or (published.plan_id, published.root) != (plan.id, index.root)
     if published is not None and not is_new and _whole(paths, plan, published, index, upstream):
@@ -300,14 +300,18 @@ def _same(first: Manifest, second: Manifest) -> bool:
     )
 
 
-def _check_size(path: Path, expected: int, size: int, shard: int) -> None:
+def _check_size(path: Path, expected: int, upstream: Upstream, shard: int) -> None:
+    size = upstream.size(path)
     if size != expected:
         found = "is missing" if size < 0 else f"has {size} bytes, expected {expected}"
-        view_set = path.parent.name
+        view_set, store = path.parent.name, path.parents[2]
+        mends_it = upstream is not FOLDER  # what is gone from a bucket a builder makes again
         raise FormatError(
             f"a shard file of {view_set} {found}",
             code="VS203",
             where=str(path),
             why="its commit says otherwise",
-            fix=shards_again(path.parents[2], view_set, [shard]),
+            fix=build_again(store, view_set)
+            if mends_it
+            else shards_again(store, view_set, [shard]),
         )

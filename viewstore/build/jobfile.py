@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ STOP_SECONDS = 120  # from the signal that announces the end of a task to its en
 GRACE_SECONDS = STOP_SECONDS - 20  # for running shards; the rest is for workers to end
 PREEMPTIONS = 20  # of a Slurm task, whose count of restarts has them too
 RESUMABLE = StoppedError.exit_code
+ENDED_BY = 128  # and the number of the signal, of a process that had no handler for it yet
+UNHEARD_USR1, UNHEARD_TERM = ENDED_BY + signal.SIGUSR1, ENDED_BY + signal.SIGTERM
 CREDENTIALS = "the environment, with the address and credentials of the bucket,"
 
 
@@ -72,8 +75,9 @@ def slurm(job: SliceJob) -> str:
 
     USR1 says so, to the shell alone, which passes it on. TERM comes to all processes, of a task
     that is cancelled or preempted: Slurm requeues the preempted one itself, and the cancelled one
-    must not come back. The two signals are one stop. A task that comes back and commits nothing
-    would do so for ever: its restarts are bounded by what a slice can need.
+    must not come back. The two signals are one stop. A task whose time ends while Python begins
+    cannot hear it yet, and is requeued as well. One that comes back and commits nothing would do so
+    for ever: its restarts are bounded by what a slice can need.
     """
     at_once = f"%{job.at_once}" if job.at_once < job.slices else ""
     gpus = f" --gpus={job.gpus}" if job.gpus else ""
@@ -88,11 +92,14 @@ trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; 
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-if [ $again$rc = yes{RESUMABLE} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.restarts} ]; then
-  echo "came back {job.restarts} times, and is not done: does a shard take longer than --time?" >&2
-elif [ $again$rc = yes{RESUMABLE} ]; then
-  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
-fi
+case $again$rc in
+  yes{RESUMABLE}|yes{UNHEARD_USR1})
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.restarts} ]; then
+      echo "came back {job.restarts} times, and is not done: is --time too short for a shard?" >&2
+    else
+      scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+    fi;;
+esac
 exit $rc
 # when all are done: {shell_line(job.finalise)}
 """

@@ -15,6 +15,7 @@ from viewstore.build.jobfile import (
     GRACE_SECONDS,
     RESUMABLE,
     STOP_SECONDS,
+    UNHEARD_TERM,
     SliceJob,
     shell_line,
 )
@@ -75,10 +76,10 @@ spec:
       - action: Ignore  # a preempted pod costs no try
         onPodConditions:
           - type: DisruptionTarget
-      - action: Ignore  # stopped, or the disk is full: resumable by the same command
+      - action: Ignore  # stopped, at whatever moment, or the disk is full: resumable
         onExitCodes:
           operator: In
-          values: [{RESUMABLE}]
+          values: [{RESUMABLE}, {UNHEARD_TERM}]
       - action: FailJob  # settings that no other try makes right
         onExitCodes:
           operator: In

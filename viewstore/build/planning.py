@@ -193,7 +193,13 @@ def check_out(out: Path) -> None:
         )
     check_place(out)
     if not os.access(out, os.W_OK):
-        raise UnavailableError(f"{out} cannot be written", code="VS302", where=str(out))
+        raise UnavailableError(
+            f"{out} cannot be written",
+            code="VS302",
+            where=str(out),
+            why="this user may not write there, or it is mounted for reading alone",
+            fix=f"{disk.RIGHTS}; or name another --out",
+        )
 
 
 def _resolved(

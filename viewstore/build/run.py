@@ -19,7 +19,13 @@ from viewstore.build.roles import networks
 from viewstore.cores import usable_cores
 from viewstore.costs.disk_space import check_free_bytes, shard_bytes
 from viewstore.costs.estimate import size
-from viewstore.errors import RemoteError, ViewStoreError, counted
+from viewstore.errors import (
+    RemoteError,
+    StoppedError,
+    UnavailableError,
+    ViewStoreError,
+    counted,
+)
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.paths import StorePaths, ViewSetPaths
@@ -51,8 +57,9 @@ def build(
 
     Raises:
         ConfigError: The settings contradict each other, the source or the store.
-        StoppedError: The disk is full, or a signal asked for a stop; commits are kept.
-        UnavailableError: The disk is too full to begin, or cannot be written.
+        StoppedError: The disk is full, also for a build that goes on with a plan; or a signal asked
+            for a stop. Commits are kept.
+        UnavailableError: The disk is too full to begin a first time, or cannot be written.
         ViewStoreError: A shard failed; the others were built.
     """
     progress = progress or Silent()
@@ -61,10 +68,11 @@ def build(
     with placed(request) as request, disk.explained(request.root):
         paths = StorePaths(request.root)
         first = None if request.slice_of is not None else partial(_build_first, progress)
+        goes_on = paths.view_set(request.name).plan.is_file()
         found = planned(request, progress, first, table=table)
         plan = found.plan
         started = time.monotonic()
-        outcomes = build_shards(request, paths, plan, progress)
+        outcomes = build_shards(request, paths, plan, progress, goes_on=goes_on)
         request.upstream.pull()
         left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
         return Built(
@@ -85,14 +93,21 @@ def _build_first(progress: Progress, request: BuildRequest, table: SourceTable) 
 
 
 def build_shards(
-    request: BuildRequest, paths: StorePaths, plan: Plan, progress: Progress
+    request: BuildRequest,
+    paths: StorePaths,
+    plan: Plan,
+    progress: Progress,
+    *,
+    goes_on: bool = False,
 ) -> list[Outcome]:
     """Render and commit the missing shards that the request names; return their outcomes.
+
+    `goes_on` says that the plan was there before: a disk without room is a stop then.
 
     Raises:
         ConfigError: The plan was removed or replaced meanwhile.
         FormatError: A shard that is there is damaged, or of another plan.
-        StoppedError: A signal asked for a stop.
+        StoppedError: A signal asked for a stop, or the disk is too full to go on.
         UnavailableError: The disk is too full to begin.
         ViewStoreError: A shard failed.
     """
@@ -100,10 +115,14 @@ def build_shards(
     committed = set(committed_shards(view_set))
     wanted = wanted_shards(request, plan)
     # What is skipped must be what this build would make.
-    read_commits(view_set, plan, [shard for shard in wanted if shard in committed])
+    there = read_commits(view_set, plan, [shard for shard in wanted if shard in committed])
     if committed:  # whoever committed them may have been killed before it synced their names
         disk.fsync_directory(view_set.commits)
-    missing = [shard for shard in wanted if shard not in committed]
+    missing = [
+        shard
+        for shard in wanted
+        if shard not in there or request.upstream.lacks(view_set.root, there[shard].entry.files)
+    ]
     if not missing:
         return []
     job = Job(
@@ -121,7 +140,9 @@ def build_shards(
         workers=request.workers,
         device=request.device,
         networks=bool(networks([each.role for each in plan.weights])),
-        check_room=partial(_check_room, request, plan),
+        check_room=partial(
+            _check_room, request, plan, StoppedError if goes_on else UnavailableError
+        ),
     )
     samples = sum(len(plan.shard_range(shard)) for shard in missing)
     # Samples of a pool end together: until each worker's has turned over, no rate is one.
@@ -140,8 +161,14 @@ def build_shards(
     return outcomes
 
 
-def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool) -> None:
-    """Raise UnavailableError unless a shard of each worker fits on its disk, and one more.
+def _check_room(
+    request: BuildRequest,
+    plan: Plan,
+    error: type[ViewStoreError],
+    workers: int,
+    elsewhere: bool,
+) -> None:
+    """Raise `error` unless a shard of each worker fits on its disk, and one more.
 
     Those of a folder all lie on its disk. Of a store in a bucket a worker keeps the shard that it
     writes in its working copy: on this disk, unless it runs on another host.
@@ -160,6 +187,7 @@ def _check_room(request: BuildRequest, plan: Plan, workers: int, elsewhere: bool
         needed_by=f"a build by {counted(workers, 'worker')} needs",
         why=f"each worker writes a shard of up to {size(most)} before it {kept}",
         fix=f"{' or '.join(ways)}, and run the same command again",
+        error=error,
     )
 
 

@@ -131,19 +131,22 @@ def _plan_of(paths: StorePaths, name: str | None) -> Plan:
 def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
     """Return the given files by the roles that the plan has; the others are packaged.
 
+    A copy of a packaged file stands for it, and is not named: each node has it in the package.
+
     Raises:
         ConfigError: One is missing, or not needed.
         CheckpointError: One is another file than the plan's.
     """
     planned = {each.role: each for each in plan.weights if each.role in NAMED}
     check_unneeded(plan.generator["name"], planned, files)
-    files = taken_files(tuple(planned), files)
+    given = taken_files(tuple(planned), files)
+    files = _without_packaged(given)
     found = {each.role: each.sha256 for each in weights_of(tuple(planned), files)}
     for role, weights in planned.items():
         if found.get(role) == weights.sha256:
             continue
-        if role in files:
-            raise other_weights(plan, role, f"--{role} {files[role]}")
+        if role in given:
+            raise other_weights(plan, role, f"--{role} {given[role]}")
         raise ConfigError(
             f"--{role} is missing: {plan.view_set} was planned with {weights.name}",
             where=f"sha256 {weights.sha256}",
@@ -151,3 +154,10 @@ def _planned_files(plan: Plan, files: WeightFiles) -> WeightFiles:
             fix=f"add --{role} with the path of that file",
         )
     return files
+
+
+def _without_packaged(files: WeightFiles) -> WeightFiles:
+    """Return the files but for those with the bytes of what the package has for their role."""
+    packaged = {each.sha256 for each in weights_of(tuple(files), {})}
+    given = {each.role: each.sha256 for each in weights_of(tuple(files), files)}
+    return {role: path for role, path in files.items() if given[role] not in packaged}

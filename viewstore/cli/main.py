@@ -20,9 +20,9 @@ import click
 
 from viewstore.cli.command import CONTEXT, Entry, LazyGroup, apply_common, common_options
 from viewstore.cli.stopping import INTERRUPTED
-from viewstore.cli.terminal import Terminal
+from viewstore.cli.terminal import Terminal, write_stdout
 from viewstore.errors import StoppedError, ViewStoreError, bug
-from viewstore.shards.signals import Stopped, stop_signals_raise
+from viewstore.shards.signals import STOP_SIGNALS, Stopped, stop_signals_raise
 
 MAKE, LOOK, MEND, MOVE = "Make views", "Look at them", "Mend a store", "Move them elsewhere"
 LEARN, SHARE = "Learn from them", "Share them"
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of what happened.
 
     A stop signal ends it with 4; builds and trainings take stop signals themselves while they
-    run. Without `arguments` the process ends here, and ignores later signals.
+    run. Without `arguments` the process ends here, and ignores later signals; those that came
+    before are heard now.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
@@ -87,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         ignored = signal.SIG_IGN if arguments is None else None
         with stop_signals_raise(then=ignored), _warnings_shown(terminal):
+            if arguments is None:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:
@@ -156,12 +159,21 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
         _failed(terminal, _stopped("interrupted"))
         return INTERRUPTED
     except OSError as error:
-        from viewstore.files.disk import explain
-
-        return _failed(terminal, explain(error))
+        return _failed(terminal, _explained(error))
     except Exception as error:  # the one place where a bug of ours becomes exit 70
         return _failed(terminal, bug(error, "run again with -vv and report the traceback"))
     return _code(code)
+
+
+def _explained(error: OSError) -> ViewStoreError:
+    """Return the error of what was refused: stdout, to which Click writes help, or else."""
+    from viewstore.files.disk import explain
+
+    try:
+        write_stdout("")
+    except ViewStoreError as unwritten:
+        return unwritten
+    return explain(error)
 
 
 def _code(code: object) -> int:

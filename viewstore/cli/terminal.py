@@ -5,6 +5,7 @@ No colour or markup of a store's text ever reaches the terminal: control charact
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from viewstore.cli.lines import Lines, Rate
 from viewstore.cli.text import escape
-from viewstore.errors import ViewStoreError
+from viewstore.errors import UnavailableError, ViewStoreError
 from viewstore.format.records import jsonable
 from viewstore.progress import Fact
 
@@ -72,6 +73,8 @@ class Terminal:
                 {"ok": False, "error": {"code": error.code, "message": str(error), **facts}}
             )
         lines = [f"error[{error.code}]: {error}"]
+        if error.where is not None:  # what users and their environment named, on its one line
+            facts["where"] = error.where.replace("\n", "\\n")
         lines += [f"  {name + ':':6} {fact}" for name, fact in facts.items() if fact]
         self._write("\n".join(lines))
 
@@ -109,18 +112,36 @@ class Terminal:
         write_stdout(json.dumps(head | fields | {"warnings": self.warnings}) + "\n")
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(escape(text) + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody can be told; the exit code says it
+            sys.stderr.write(escape(text) + "\n")
+            sys.stderr.flush()
 
 
 def write_stdout(text: str) -> None:
-    """Write `text` to stdout; if its reader has gone away, exit 141 as other Unix tools do."""
+    """Write `text` to stdout; if its reader has gone away, exit 141 as other Unix tools do.
+
+    Raises:
+        UnavailableError: It cannot be written, as to a full disk.
+    """
     if sys.stdout is None:  # closed by whoever started us
         raise SystemExit(141)
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise SystemExit(141) from None
+    except OSError as error:
+        _drop_stdout()
+        raise UnavailableError(
+            f"the answer could not be written: {error.strerror}",
+            code="VS302",
+            where="stdout",
+            why="what the command did is done",
+            fix="let stdout name a file on a disk with room, or a terminal, and run it again",
+        ) from error
+
+
+def _drop_stdout() -> None:
+    """Write no more to stdout: Python would complain again when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -108,13 +108,7 @@ def train(terminal: Terminal, **options: Any) -> int:  # noqa: ANN401
 
 
 def _check_machine(options: dict[str, Any]) -> None:
-    """Raise ConfigError if the device or the number of threads cannot train."""
-    if options["device"].partition(":")[0] == "meta":
-        raise ConfigError(
-            "device meta computes nothing",
-            where=f"--device {options['device']}",
-            fix="leave out --device to use the CPU",
-        )
+    """Raise ConfigError if the number of threads cannot train."""
     if (options["threads"] or 0) > MOST_THREADS:
         raise ConfigError(
             f"threads must be at most {MOST_THREADS}, got {options['threads']}",

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from viewstore.costs.estimate import size
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, UnavailableError, ViewStoreError
 from viewstore.format.plan import Plan
 from viewstore.format.tar import BLOCK, MEMBER_BYTES, NPY_BYTES, SHARD_BYTES, strided_layout
 
@@ -35,9 +35,15 @@ def existing_folder(folder: Path) -> Path:
 
 
 def check_free_bytes(
-    folder: Path, needed: int, *, needed_by: str, fix: str, why: str | None = None
+    folder: Path,
+    needed: int,
+    *,
+    needed_by: str,
+    fix: str,
+    why: str | None = None,
+    error: type[ViewStoreError] = UnavailableError,
 ) -> None:
-    """Raise UnavailableError unless the disk of `folder` has `needed` bytes free.
+    """Raise `error` unless the disk of `folder` has `needed` bytes free.
 
     Args:
         folder: Where files will be written; it need not exist yet.
@@ -45,10 +51,11 @@ def check_free_bytes(
         needed_by: What needs them, with its verb: "the export needs".
         fix: What the user can do about it.
         why: The rule behind it, if there is one.
+        error: What is raised, which decides the exit code.
     """
     free = free_bytes(folder)
     if free < needed:
-        raise UnavailableError(
+        raise error(
             f"the disk has {size(free)} free, {needed_by} {size(needed)}",
             code="VS302",
             where=str(folder),

@@ -124,7 +124,14 @@ class Bucket:
         """
         clock = f"{PROBES}/clock-{uuid.uuid4().hex}"
         self.put(clock, b"")
-        listed = self.listed()
+
+        def listing() -> dict[str, tuple[int, float]]:
+            found = self._transport.listed("")
+            if clock not in found:
+                raise Failed("it does not list what was just written")
+            return found
+
+        listed = self._tried("", listing)
         self.remove(clock)
         _, now = listed.pop(clock)
         return {name: now - written for name, (_, written) in listed.items()}
@@ -154,6 +161,18 @@ class Bucket:
             return next(filter(is_wanted, names), None)
 
         return self._tried("", found)
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of an object, None if there is none. Raises RemoteError."""
+        return self._tried(name, lambda: self._transport.size(name))
+
+    def copy(self, name: str, to: str) -> bool:
+        """Give the bytes of an object to another name; false if there is none.
+
+        Raises:
+            RemoteError: The bucket did not answer.
+        """
+        return self._tried(name, lambda: self._transport.copy(name, to))
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises RemoteError."""
@@ -194,11 +213,20 @@ class Bucket:
         unknown = no_credentials(self.url, str(failure))
         if unknown is not None:
             return unknown
+        kept = KEPT if name.startswith("views/") else None
+        if failure.most == 1:  # it is believed at once
+            return RemoteError(
+                f"the bucket refused the request: {failure}",
+                where=where,
+                why=kept,
+                fix="check the credentials, which may have expired, and what they allow there; "
+                "then run it again",
+            )
         tried = "tried once" if patience.failures == 1 else f"tried {patience.failures} times"
         return RemoteError(
             f"the bucket did not answer, {tried}: {failure}",
             where=where,
-            why=KEPT if name.startswith("views/") else None,
+            why=kept,
             fix="check the address, the credentials and the network, and run it again",
         )
 

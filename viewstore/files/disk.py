@@ -24,6 +24,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without them say
 FREE_SPACE = "free some space"
+RIGHTS = "give this user the right to read and write there, or run it as one who has it"
+WRITABLE = "mount it for writing, or use a copy of it elsewhere"
 MORE_FILES = "allow more open files: ulimit -n 4096, and run it again in that shell"
 NAMES_LOCK = ".names.lock"  # held by who names a file where there are no links
 
@@ -44,8 +46,17 @@ def explain(error: OSError, where: Path | None = None) -> ViewStoreError:
         f"the system refused: {error.strerror or error}",
         code="VS302",
         where=None if path is None else str(path),
-        fix=MORE_FILES if error.errno in TOO_MANY_OPEN else None,
+        fix=_remedy(error.errno),
     )
+
+
+def _remedy(number: int | None) -> str | None:
+    """Return what to do about a refusal of the system, if that is known."""
+    if number == errno.EROFS:
+        return WRITABLE
+    if number in TOO_MANY_OPEN:
+        return MORE_FILES
+    return RIGHTS if number in (errno.EACCES, errno.EPERM) else None
 
 
 @contextlib.contextmanager

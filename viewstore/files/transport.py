@@ -246,6 +246,8 @@ class ObstoreTransport:
 
         The time is in seconds since 1970. A page of 1000 is asked for when the one before is used.
 
+        An object whose name is that of the folder itself stands for the folder in consoles.
+
         Raises:
             Failed: No answer, or an error, of any page.
             FormatError: There is a name that no file can have.
@@ -254,7 +256,8 @@ class ObstoreTransport:
         try:
             for page in self._api.list(self._store, prefix, chunk_size=1000):
                 for each in page:
-                    yield each["path"], each["size"], each["last_modified"].timestamp()
+                    if each["path"]:
+                        yield each["path"], each["size"], each["last_modified"].timestamp()
         except (self._errors.BaseError, OSError) as error:
             if NO_PATH in str(error):
                 raise FormatError(
@@ -264,6 +267,31 @@ class ObstoreTransport:
                     fix="remove it, or name another folder of the bucket",
                 ) from error
             raise self._failure(prefix, error) from self._shown(error)
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of an object, None if there is none. Raises Failed."""
+        self._check_process()
+        try:
+            found: int = self._api.head(self._store, name)["size"]
+        except FileNotFoundError:
+            return None
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(name, error) from self._shown(error)
+        return found
+
+    def copy(self, name: str, to: str) -> bool:
+        """Give the bytes of an object to another name too; false if there is none. Raises Failed.
+
+        The server copies them; what had the other name is replaced.
+        """
+        self._check_process()
+        try:
+            self._api.copy(self._store, name, to)
+        except FileNotFoundError:
+            return False
+        except (self._errors.BaseError, OSError) as error:
+            raise self._failure(name, error) from self._shown(error)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there. Raises Failed."""

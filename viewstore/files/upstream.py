@@ -8,7 +8,7 @@ the records and the packs of params, and without pixels.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -65,6 +65,15 @@ class Upstream(Protocol):
     def name_blob(self, temporary: Path, target: Path, blob: BlobRecord) -> None:
         """Give a blob its content name; a file of that name stays if its bytes are right."""
 
+    def keep_blob(self, temporary: Path, target: Path, blob: BlobRecord) -> None:
+        """Give a blob that a commit names now its name again, should garbage collection have it."""
+
+    def lacks(self, root: Path, blobs: Iterable[BlobRecord]) -> bool:
+        """Whether one of the blobs of the view set at `root` is gone, which a builder mends.
+
+        What a disk lost is found by `viewstore verify`.
+        """
+
     def put_if_absent(
         self, path: Path, data: bytes, *, scratch: Path, durable: bool = True
     ) -> bool:
@@ -81,6 +90,16 @@ class Upstream(Protocol):
 
     def remove(self, path: Path) -> None:
         """Remove a published file, if it is there."""
+
+    def discard(self, path: Path, is_named: Callable[[], bool]) -> bool:
+        """Remove a blob, unless a record names it meanwhile, which `is_named` asks; return whether.
+
+        Raises:
+            ViewStoreError: That cannot be asked; the blob is there, or `restore` brings it back.
+        """
+
+    def restore(self, path: Path) -> None:
+        """Bring a blob that a record names back, if a `discard` of it was killed."""
 
 
 class Folder:
@@ -131,6 +150,12 @@ class Folder:
         else:
             disk.rename(temporary, target)
 
+    def keep_blob(self, temporary: Path, target: Path, blob: BlobRecord) -> None:
+        pass  # who names blobs holds a lock that garbage collection waits for
+
+    def lacks(self, root: Path, blobs: Iterable[BlobRecord]) -> bool:
+        return False
+
     def put_if_absent(
         self, path: Path, data: bytes, *, scratch: Path, durable: bool = True
     ) -> bool:
@@ -155,6 +180,13 @@ class Folder:
             disk.remove_tree(path)
         else:
             disk.unlink(path)
+
+    def discard(self, path: Path, is_named: Callable[[], bool]) -> bool:
+        disk.unlink(path)
+        return True
+
+    def restore(self, path: Path) -> None:
+        pass
 
 
 FOLDER = Folder()

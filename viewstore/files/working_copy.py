@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ COLUMN_BYTES = 4 << 30  # of the source, or the listing of an import
 COLUMN_SUFFIX = ".npy"  # some 70 bytes of the source for each row
 PREFIX = "viewstore-bucket-"
 LOCK = "lock"
+LISTINGS = 3  # until all records that one names have come
 UNLOCKED_SECONDS = 60  # from the making of a copy until it is locked, at the most
 RECORDS = re.compile(
     r"manifest\.json|manifests/\d{6}\.json|sources/(?!located)[\w-]{1,100}\.(json|npy)"
@@ -93,7 +95,18 @@ class WorkingCopy:
         self.bucket.check_conditional()
 
     def pull(self) -> None:
+        for left in reversed(range(LISTINGS)):
+            error = self._pulled()
+            if error is None:
+                return
+            if not left:
+                raise error
+
+    def _pulled(self) -> RemoteError | None:
+        """Bring the records that are listed; return the error of an answer that cannot be."""
         self._listed = self.bucket.listed()
+        if not self._listed:
+            return self._not_empty()
         records = [name for name in self._listed if RECORDS.fullmatch(name)]
         newest = max(filter(GENERATION.fullmatch, records), default=None)
         wanted = [
@@ -105,8 +118,35 @@ class WorkingCopy:
         ]
         self._make_folders(records)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            for _ in threads.map(self._bring, wanted):
-                pass
+            came = list(threads.map(self._bring, wanted))
+        lost = next((name for name, is_here in zip(wanted, came, strict=True) if not is_here), None)
+        return None if lost is None else self._not_given(lost)
+
+    def _not_given(self, name: str) -> RemoteError:
+        return RemoteError(
+            f"the bucket lists {name} and does not give it",
+            where=f"{self.bucket.url}/{name}",
+            why="a store that lacks one of its records would be taken for another one",
+            fix="run it again; if it stays, remove that object, and run the same build again",
+        )
+
+    def _not_empty(self) -> RemoteError | None:
+        """Return the error of a bucket that lists nothing, and has a store or whatever is asked.
+
+        An answer that is no listing, such as the page of a proxy where users log in, reads as an
+        empty one.
+        """
+        paths = StorePaths(Path())
+        for name in map(str, (paths.sources_record, paths.manifest)):
+            if self.bucket.size(name) is not None:
+                return RemoteError(
+                    f"the bucket lists nothing, and has {name}",
+                    where=self.bucket.url,
+                    why="what answered is no bucket, such as the login page of a proxy; or it "
+                    "failed, and called that a success",
+                    fix="check the address, the credentials and the network, and run it again",
+                )
+        return None
 
     def _make_folders(self, records: Iterable[str]) -> None:
         """Make the folders of a store, if there is one in the bucket, and those of its records."""
@@ -119,17 +159,18 @@ class WorkingCopy:
         for folder in sorted(folders):
             disk.make_directory(folder)
 
-    def _bring(self, name: str) -> None:
-        """Fetch a record that may have been removed or replaced since it was listed."""
+    def _bring(self, name: str) -> bool:
+        """Fetch a record, if it is there; return whether."""
         limit = next(most for kind, most in LIMITS if re.fullmatch(kind, name))
         is_whole = has_its_digest if SEALED.fullmatch(name) else len
         try:
             data = self.bucket.get(name, limit, lambda found: bool(is_whole(found)))
         except FileNotFoundError:
-            return
+            return False
         except FormatError as error:
             raise error.located(f"{self.bucket.url}/{name}") from error
         self._keep(name, data)
+        return True
 
     def _keep(self, name: str, data: bytes) -> None:
         path = self.root / name
@@ -183,8 +224,17 @@ class WorkingCopy:
         self.bucket.put(self._name(target), temporary)
         if target.suffix == PACK_SUFFIX:  # small, and read again to finish the view set
             disk.rename(temporary, target)
-        else:
-            disk.unlink(temporary)
+
+    def keep_blob(self, temporary: Path, target: Path, blob: BlobRecord) -> None:
+        if self.bucket.size(self._name(target)) != blob.bytes:
+            self.bucket.put(self._name(target), target if target.is_file() else temporary)
+
+    def lacks(self, root: Path, blobs: Iterable[BlobRecord]) -> bool:
+        paths = ((root / blob.name, blob.bytes) for blob in blobs)
+        return any(
+            self.size(path) != size and self.bucket.size(self._name(path)) != size
+            for path, size in paths
+        )
 
     def put_if_absent(
         self, path: Path, data: bytes, *, scratch: Path, durable: bool = True
@@ -210,6 +260,30 @@ class WorkingCopy:
 
     def remove(self, path: Path) -> None:
         self.bucket.remove(self._name(path))
+
+    def discard(self, path: Path, is_named: Callable[[], bool]) -> bool:
+        if is_named():
+            return False
+        name, aside = self._name(path), f"{self._aside(path)}{uuid.uuid4().hex}"
+        if not self.bucket.copy(name, aside):
+            return True  # another garbage collection has it
+        self.bucket.remove(name)
+        was_named = is_named()
+        if was_named:
+            self.bucket.copy(aside, name)
+        self.bucket.remove(aside)
+        return not was_named
+
+    def restore(self, path: Path) -> None:
+        if self.size(path) >= 0:
+            return
+        kept = next((name for name in self._listed if name.startswith(self._aside(path))), None)
+        if kept is not None:
+            self.bucket.copy(kept, self._name(path))
+
+    def _aside(self, path: Path) -> str:
+        """Return how names begin under which a blob is kept until it is sure that it may go."""
+        return f"{self._name(path.parent)}/tmp/{path.name}."
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

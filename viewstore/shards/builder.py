@@ -106,9 +106,15 @@ class ShardBuilder:
         started = time.monotonic()
         try:
             self.upstream.fetch(self.paths.commit(unit.shard))
-            if read_commit(self.paths, unit.shard, self.plan) is not None:
+            existing = read_commit(self.paths, unit.shard, self.plan)
+            if existing is None:
+                return self._build(unit, attempt, started)
+            if not self._lacks(existing):
                 return _outcome(unit, attempt, "already", started)
-            return self._build(unit, attempt, started)
+            again = self._build(unit, attempt, started)
+            if self._lacks(existing):
+                raise _other_bytes(existing, self.paths)
+            return again
         except (ConfigError, StoppedError) as error:  # other units would end so too
             return _outcome(unit, attempt, "stopped", started, error=error)
         except ViewStoreError as error:
@@ -124,6 +130,9 @@ class ShardBuilder:
         finally:
             for path in self.paths.tmp.glob(f"{attempt}.*"):
                 disk.unlink(path)
+
+    def _lacks(self, commit: Commit) -> bool:
+        return self.upstream.lacks(self.paths.root, commit.entry.files)
 
     def _build(self, unit: Unit, attempt: str, started: float) -> Outcome:
         lineage = lineage_now(self.plan, unit.shard, self.inputs)
@@ -239,6 +248,17 @@ class ShardBuilder:
         params["status"] = np.full(plan.views, Status.UNREADABLE, np.uint8)
         shape = (plan.views, plan.height, plan.width, plan.channels)
         return Rendered(row, np.zeros(shape, np.uint8), params)
+
+
+def _other_bytes(commit: Commit, paths: ViewSetPaths) -> FormatError:
+    """Return the error of a commit whose lost files no builder of this machine makes again."""
+    return FormatError(
+        f"files of shard {commit.entry.shard} are gone, and this machine makes other ones",
+        code="VS203",
+        where=str(paths.commit(commit.entry.shard)),
+        why=f"host {commit.host} made them, and the bytes of its devices or libraries differ",
+        fix="remove that record of the shard from the bucket, and run the same command again",
+    )
 
 
 def unreadable_image(error: FormatError) -> FormatError:

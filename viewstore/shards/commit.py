@@ -35,6 +35,9 @@ def publish(
 ) -> PublishResult:
     """Name the blobs, make the names durable, then put the commit record if absent.
 
+    In a bucket garbage collection may take a blob whose name an older attempt left, while no record
+    names it yet. So the blobs are looked for once more when the record is there.
+
     Returns:
         "lost_race" if another attempt committed the shard first; its blobs stay for gc, because
         a winner that built equal bytes shares their names.
@@ -49,6 +52,8 @@ def publish(
         check_plan_stays(paths, commit.plan_id, upstream)
         record = paths.commit(commit.entry.shard)
         if upstream.put_if_absent(record, commit.pack(), scratch=paths.tmp):
+            for blob in blobs:
+                upstream.keep_blob(blob.temporary, paths.root / blob.record.name, blob.record)
             return "committed"
     winner = read_commit(paths, commit.entry.shard)
     return "committed" if winner and winner.attempt == commit.attempt else "lost_race"

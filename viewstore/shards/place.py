@@ -6,6 +6,7 @@ out. A device is named as torch names it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from viewstore.errors import ConfigError, UnavailableError
 from viewstore.progress import Progress
 
 CPU = "cpu"
+DEVICE = re.compile(r"(?!meta\b)[a-z]+(:\d{1,4})?", re.ASCII)  # meta has shapes, and no numbers
 AUTO = "auto"  # every GPU that is visible, else the CPU
 NO_GPU = (
     "--device auto finds no GPU: the networks run on the CPU, which takes many times longer, and "
@@ -40,7 +42,7 @@ def local_devices(text: str) -> tuple[str, ...]:
         ConfigError: Nothing stands before, between or after commas.
         UnavailableError: Torch has no such device here.
     """
-    names = tuple(name.strip() for name in text.split(","))
+    names = tuple(name.strip(" ") for name in text.split(","))
     if AUTO in names and len(names) > 1:
         raise ConfigError(
             f"--device {AUTO} stands alone: it takes every GPU",
@@ -70,9 +72,21 @@ def planning_device(text: str) -> str:
 
 
 def checked_device(name: str) -> str:
-    """Return the name of a device. Raises UnavailableError: torch has no such device here."""
+    """Return the name of a device.
+
+    Raises:
+        ConfigError: It is no name of a device that computes.
+        UnavailableError: Torch has no such device here.
+    """
     if name == CPU:
         return name
+    if DEVICE.fullmatch(name) is None:
+        raise ConfigError(
+            f"--device {name[:60]!r} names no device that computes",
+            where=f"--device {name[:60]!r}",
+            why="a device is named as torch names it: cpu, cuda, cuda:1, mps",
+            fix="leave out --device to use the CPU",
+        )
     import torch
 
     try:

@@ -270,8 +270,13 @@ def _orphans(paths: ViewSetPaths, name: str, commits: Mapping[int, Commit]) -> I
 
 def is_orphan(name: str, named: Collection[str]) -> bool:
     """Whether a file in the folder of a view set is a blob or a listing that nothing names."""
-    is_content = BLOB_FILE.fullmatch(name) or LISTING.fullmatch(name)
-    return bool(is_content) and name not in named
+    is_content = is_blob(name) or LISTING.fullmatch(name) is not None
+    return is_content and name not in named
+
+
+def is_blob(name: str) -> bool:
+    """Whether a file in the folder of a view set has the name of a blob, which its bytes decide."""
+    return BLOB_FILE.fullmatch(name) is not None
 
 
 def named_files(paths: ViewSetPaths, commits: Mapping[int, Commit]) -> set[str]:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,14 @@ trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; 
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
 wait $pid; rc=$?
 while kill -0 $pid 2>/dev/null; do wait $pid; rc=$?; done      # a trap ends wait early
-if [ $again$rc = yes4 ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 23 ]; then
-  echo "came back 23 times, and is not done: does a shard take longer than --time?" >&2
-elif [ $again$rc = yes4 ]; then
-  scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-fi
+case $again$rc in
+  yes4|yes138)
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge 23 ]; then
+      echo "came back 23 times, and is not done: is --time too short for a shard?" >&2
+    else
+      scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    fi;;
+esac
 exit $rc
 # when all are done: viewstore finalise /data/in1k
 """
@@ -60,7 +65,7 @@ KUBERNETES = {
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [4]}},
+                {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [4, 143]}},
                 {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
             ]
         },
@@ -144,9 +149,35 @@ def test_a_task_that_never_commits_is_not_requeued_for_ever(
         text=True,
         timeout=60,
     )
-    said = "came back 23 times, and is not done: does a shard take longer than --time?\n"
+    said = "came back 23 times, and is not done: is --time too short for a shard?\n"
     expected = ("requeue 7_1\n", "") if goes_on else ("", said)
     assert (done.returncode, done.stdout, done.stderr) == (4, *expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "requeued"),
+    [(signal.SIGUSR1, "requeue 7_0\n"), (signal.SIGTERM, "")],
+    ids=["time", "cancelled"],
+)
+def test_a_task_that_could_not_hear_yet_is_requeued_as_its_time_ends(
+    tmp_path: Path, number: int, requeued: str
+) -> None:
+    """Its command dies of the signal, as Python does in its first moments."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "requeued").touch()
+    script = slurm(replace(JOB, command=("sh", "-c", "exec sleep 600")))
+    ids = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    variables = os.environ | ids | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with (tmp_path / "said").open("w") as said:
+        task = subprocess.Popen(
+            ["bash", "-xc", script], cwd=tmp_path, env=variables, stdout=said, stderr=said
+        )
+        while "+ wait " not in (tmp_path / "said").read_text():
+            time.sleep(0.01)
+        task.send_signal(number)
+        assert task.wait(60) == 128 + signal.SIGUSR1
+    assert (tmp_path / "requeued").read_text() == requeued
 
 
 def test_the_kubernetes_file_has_these_fields() -> None:

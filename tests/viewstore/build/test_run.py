@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.costs.disk_space import shard_bytes
-from viewstore.errors import ConfigError, UnavailableError
+from viewstore.errors import ConfigError, StoppedError, UnavailableError
 from viewstore.format.paths import StorePaths
 from viewstore.format.tar import TarWriter
 from viewstore.shards import local
@@ -23,10 +23,24 @@ from viewstore.shards.place import Place
 from viewstore.shards.unit import Outcome
 
 
+@pytest.mark.parametrize("slice_of", [None, (0, 1)], ids=["a build", "a slice"])
+def test_a_disk_too_full_to_go_on_is_a_stop(
+    tmp_path: Path, source: str, slice_of: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 4, as where it fills up in mid-build: tries of a scheduler are not used up by it."""
+    build_small(tmp_path / "s", source, slice_of=(99, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+        with pytest.raises(StoppedError, match="a build by 1 worker needs") as caught:
+            build_small(tmp_path / "s", None, slice_of=slice_of)
+    assert (caught.value.code, caught.value.exit_code) == ("VS302", 4)
+    assert build_small(tmp_path / "s", None).manifest is not None
+
+
 def test_a_disk_too_full_to_begin_is_no_stop(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 3, not 4: a scheduler that runs it again at once would do so for ever."""
+    """Exit 3, not 4: nothing is there yet with which a command could go on."""
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
         with pytest.raises(UnavailableError, match="a build by 1 worker needs") as caught:

@@ -22,6 +22,8 @@ from tests.viewstore.small_stores import build_small, write_npz
 from viewstore.build.finalise import finalise
 from viewstore.build.refresh import refresh
 from viewstore.build.repair import withdraw
+from viewstore.build.roles import packaged_weights
+from viewstore.build.slice_job import _without_packaged
 from viewstore.costs.disk_space import shard_bytes
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths, ViewSetPaths
@@ -307,6 +309,21 @@ def test_packaged_weights_are_not_named(rounds: Rounds) -> None:
     none = invoke(*asked, "--gpus", 0).stdout
     assert "--gpus" not in none
     assert "--view-set embed --device auto --shard" in none
+
+
+def test_a_copy_of_packaged_weights_is_not_named_and_asks_for_no_other(
+    rounds: Rounds, tmp_path: Path
+) -> None:
+    """What fits the packaged file fits its copy: the inverter is not asked for beside the GAN."""
+    asked = ("jobfile", "slurm", rounds.store, "--view-set", "embed", "--slices", 3)
+    roles = ("gan", "encoder", "inverter")
+    copies = {role: tmp_path / f"{role}.safetensors" for role in roles}
+    for role, path in copies.items():
+        path.write_bytes(packaged_weights(role).read_bytes())
+    assert invoke(*asked, "--encoder", copies["encoder"]).stdout == invoke(*asked).stdout
+    assert _without_packaged({"gan": copies["gan"]}) == {}
+    copies["gan"].write_bytes(b"of a user")
+    assert _without_packaged(copies) == {"gan": copies["gan"]}
 
 
 def test_weights_are_named_from_the_root_and_taken_by_the_command(

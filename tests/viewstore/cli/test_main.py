@@ -273,6 +273,36 @@ def test_a_stdout_that_was_never_open_is_141(store: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("status", "--json"), ("status", "--help")])
+def test_an_answer_that_finds_no_room_is_3(store: Path, arguments: tuple[str, ...]) -> None:
+    """Not 4, which says of a build that it goes on."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*PYTHON, arguments[0], str(store), *arguments[1:]], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 3
+    assert b"error[VS302]: the answer could not be written: No space left" in done.stderr
+    assert b"every committed shard" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_an_error_that_finds_no_room_keeps_its_code(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*PYTHON, "status", str(tmp_path / "none")], stderr=full)
+    assert done.returncode == 2
+
+
+def test_where_an_error_lies_is_on_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIEWSTORE_SHARD", "1/3\nfix: rm -r /\x1b[1m")
+    asked = ("build", "--generator", "simclr", "--out", tmp_path / "s", "--shard", "auto")
+    code, _, err = run(capsys, *asked)
+    assert code == 2
+    assert "  where: VIEWSTORE_SHARD 1/3\\nfix: rm -r /\\x1b[1m\n" in err
+    assert len(err.splitlines()) == 3
+
+
 def test_starting_loads_nothing_heavy() -> None:
     code = (
         "import sys, viewstore.cli.main, viewstore.cli.options; "
@@ -281,6 +311,26 @@ def test_starting_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_that_comes_while_the_command_line_is_loaded_is_heard(number: int) -> None:
+    code = (
+        "import signal, sys\n"
+        "from viewstore.__main__ import main\n"
+        "assert not {'click', 'viewstore.cli', 'viewstore.errors'} & set(sys.modules)\n"
+        "class Sends:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        f"            signal.raise_signal({int(number)})\n"
+        "sys.meta_path.insert(0, Sends())\n"
+        "sys.argv = ['viewstore', 'build', '--help']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"stopped by {signal.Signals(number).name}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_row_of_the_table_is_a_command_of_that_name() -> None:

@@ -235,7 +235,7 @@ def test_a_wrong_value_of_the_command_line_is_not_the_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--device", "meta"), "device meta computes nothing"),
+        (("--device", "meta"), "names no device that computes"),
         (("--threads", 10**20), "threads must be at most"),
     ],
 )

@@ -45,6 +45,9 @@ def test_a_refusal_names_the_file_it_is_about() -> None:
     assert isinstance(error, UnavailableError)
     assert (error.code, error.exit_code, error.where) == ("VS302", 3, "x")
     assert str(error) == "the system refused: Permission denied"
+    assert error.fix == disk.RIGHTS
+    assert disk.explain(OSError(errno.EROFS, "")).fix == disk.WRITABLE
+    assert disk.explain(OSError(errno.EIO, "")).fix is None
     assert disk.explain(OSError(errno.EIO, os.strerror(errno.EIO))).where is None
 
 

@@ -70,7 +70,7 @@ def test_devices_and_threads_are_shared_out(
     ("text", "gpus", "devices"),
     [
         ("cpu", 0, ("cpu",)),
-        ("meta, cpu:0", 0, ("meta", "cpu:0")),
+        ("cpu:0, cpu", 0, ("cpu:0", "cpu")),
         ("auto", 0, ("cpu",)),
         ("auto", 2, TWO_GPUS),
     ],
@@ -88,6 +88,14 @@ def test_a_list_of_devices_must_be_one(text: str) -> None:
         local_devices(text)
 
 
+@pytest.mark.parametrize("text", ["meta", "meta:0", "cpu\n", "cpu,cuda:x", "Cuda", "cuda:", "/"])
+def test_what_is_no_device_that_computes_is_refused(text: str) -> None:
+    """Also where the generator runs no networks, and would not miss it."""
+    with pytest.raises(ConfigError, match="names no device that computes") as caught:
+        local_devices(text)
+    assert str(caught.value.where).isprintable()
+
+
 def test_a_device_that_is_not_here_is_named() -> None:
     with pytest.raises(UnavailableError, match="device foo cannot be used") as caught:
         local_devices("cpu,foo")
@@ -95,7 +103,9 @@ def test_a_device_that_is_not_here_is_named() -> None:
 
 
 def test_what_is_planned_for_others_needs_none_of_their_devices() -> None:
-    assert [planning_device(text) for text in ("meta,cpu", "foo", "auto")] == ["meta", "cpu", "cpu"]
+    assert [planning_device(text) for text in ("cpu:0,cpu", "foo", "auto")] == [
+        *("cpu:0", "cpu", "cpu"),
+    ]
 
 
 class Told(ShardBuilder):
