@@ -126,7 +126,7 @@ class Bucket:
         self.put(clock, b"")
 
         def listing() -> dict[str, tuple[int, float]]:
-            found = self._transport.listed("")
+            found = self._all_pages("")
             if clock not in found:
                 raise Failed("it does not list what was just written")
             return found
@@ -142,12 +142,7 @@ class Bucket:
         Raises:
             RemoteError: The bucket did not answer.
         """
-
-        def all_pages() -> dict[str, tuple[int, float]]:
-            found = self._transport.listed(prefix)
-            return {name: (size, written) for name, size, written in found}
-
-        return self._tried(prefix, all_pages)
+        return self._tried(prefix, lambda: self._all_pages(prefix))
 
     def first(self, is_wanted: Callable[[str], bool]) -> str | None:
         """Return the first name that is wanted, in their order, or None; no more pages are listed.
@@ -189,6 +184,10 @@ class Bucket:
                 raise ignores_conditions(self.url, "it gave one name to two objects")
         finally:
             self.remove(name)
+
+    def _all_pages(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Return what `listed` does. Raises Failed."""
+        return {name: (size, at) for name, size, at in self._transport.listed(prefix)}
 
     def _tried(self, name: str, request: Callable[[], Answered]) -> Answered:
         """Return the answer to a request, over as many tries as it takes.
