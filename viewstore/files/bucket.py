@@ -147,12 +147,14 @@ class Bucket:
     def first(self, is_wanted: Callable[[str], bool]) -> str | None:
         """Return the first name that is wanted, in their order, or None; no more pages are listed.
 
+        An object without bytes has none: it may stand for a folder, as consoles make them.
+
         Raises:
             RemoteError: The bucket did not answer.
         """
 
         def found() -> str | None:
-            names = (name for name, _, _ in self._transport.listed(""))
+            names = (name for name, size, _ in self._transport.listed("") if size)
             return next(filter(is_wanted, names), None)
 
         return self._tried("", found)
