@@ -45,8 +45,7 @@ def slice_job(
         files: Files of networks by role, where the packaged ones do not do.
         slices: Number of tasks, at most one for each shard; None is refused.
         at_once: How many of them may run at a time; None: all.
-        gpus: That each task asks for, and cannot do without; None: one where networks make the
-            views, else none.
+        gpus: That each task asks for; None: one where networks make the views, else none.
 
     Raises:
         ConfigError: No view set, or number of slices, is given: those that there can be are named.
@@ -83,26 +82,18 @@ def slice_job(
         for role, path in _planned_files(plan, files).items()
     }
     command = command_words(plan, place, named)
-    gpus = int(has_networks) if gpus is None else gpus
     if has_networks:
-        command += ["--device", _devices(gpus)]
+        command += ["--device", AUTO]
     return SliceJob(
         store=place,
         view_set=view_set,
         command=tuple(command),
         slices=slices,
         at_once=slices if at_once is None else at_once,
-        gpus=gpus,
+        gpus=int(has_networks) if gpus is None else gpus,
         shards=plan.shards,
         shard_bytes=shard_bytes(plan),
     )
-
-
-def _devices(gpus: int) -> str:
-    """Return the devices of a task: the GPUs that it asks for, and an error where they are not."""
-    if gpus < 2:
-        return "cuda" if gpus else AUTO
-    return ",".join(f"cuda:{number}" for number in range(gpus))
 
 
 def _plan_of(paths: StorePaths, name: str | None) -> Plan:

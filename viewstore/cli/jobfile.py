@@ -50,8 +50,7 @@ _OPTIONS = (
         "--gpus",
         type=click.IntRange(min=0),
         metavar="G",
-        help="Ask for G GPUs for each task, which fails without.  "
-        "[default: 1 if networks make the views, else 0]",
+        help="Ask for G GPUs for each task.  [default: 1 if networks make the views, else 0]",
     ),
     *shared.WEIGHTS,
 )

@@ -194,9 +194,7 @@ class WorkingCopy:
             try:
                 for each in [threads.submit(self._fetch_blob, root, blob) for blob in missing]:
                     each.result()
-            except (
-                RemoteError
-            ):  # the others would fail as slowly; after a FormatError they still come
+            except RemoteError:  # the others would fail as slowly; not so after a FormatError
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 

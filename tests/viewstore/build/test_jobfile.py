@@ -24,7 +24,7 @@ WORDS = ("viewstore", "build", "--generator", "w-search", "--out", "/data/in1k",
 JOB = SliceJob(
     store="/data/in1k",
     view_set="w",
-    command=(*WORDS, "--device", "cuda"),
+    command=(*WORDS, "--device", "auto"),
     slices=64,
     at_once=16,
     gpus=1,
@@ -35,7 +35,7 @@ SLURM = """\
 #!/bin/bash
 #SBATCH --job-name=viewstore-w --output=viewstore-w-%A_%a.out --open-mode=append
 #SBATCH --array=0-63%16 --requeue --signal=B:USR1@120 --nodes=1 --gpus=1
-viewstore build --generator w-search --out /data/in1k --view-set w --device cuda \
+viewstore build --generator w-search --out /data/in1k --view-set w --device auto \
 --shard "$SLURM_ARRAY_TASK_ID/64" --grace 100 & pid=$! again=no
 trap 'again=yes; kill -USR1 $pid' USR1                         # its time ends; to this shell only
 trap 'again=no; kill -USR1 $pid' TERM                          # cancelled, or preempted
