@@ -330,7 +330,7 @@ def test_weights_are_named_from_the_root_and_taken_by_the_command(
     asked = (rounds.store, "--view-set", "embed-r2", "--slices", 3)
     answer = invoke("jobfile", "slurm", *asked, "--encoder", rounds.encoder.name, "--json")
     command = json.loads(answer.stdout)["result"]["command"]
-    assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "cuda"]
+    assert command[-4:] == ["--encoder", str(rounds.encoder), "--device", "auto"]
     command = command[:-2]  # this machine has none
     withdraw(StorePaths(rounds.store).view_set("embed-r2"), 1)
     code, out, _ = run(capsys, "finalise", rounds.store)
