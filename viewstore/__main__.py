@@ -4,8 +4,8 @@ import signal
 
 
 def main() -> None:
-    """Run the command line; a stop signal that comes while it is loaded waits for its handler."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    """Run the command line; a signal to stop that comes while it loads waits for its handler."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     from viewstore.cli.main import main as run
 
     run()

@@ -13,6 +13,7 @@ ViewStoreError
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from itertools import groupby
 from typing import ClassVar, Self
@@ -119,6 +120,11 @@ def bug(error: Exception, fix: str) -> ViewStoreError:
         why="this is a bug in viewstore, not in what you did",
         fix=fix,
     )
+
+
+def quoted(path: object) -> str:
+    """Return a path as a word of a command, for texts that name one to run."""
+    return shlex.quote(str(path))
 
 
 def counted(number: int, noun: str) -> str:

@@ -182,3 +182,14 @@ def test_an_account_that_azure_lacks_is_said_in_words(
 def test_a_refusal_of_the_bucket_itself_is_no_want_of_credentials() -> None:
     cause = "GET http://127.0.0.1:9000/bucket/views/manifest.json - 403 Forbidden"
     assert no_credentials("s3://bucket/views", cause) is None
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:9", "http://", " http://a", "http://a b", "x"])
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
+def test_an_endpoint_that_is_no_address_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    monkeypatch.setenv(name, address)
+    for command in ("status", "inspect"):
+        code, _, said = run(capsys, command, "s3://bucket/views")
+        assert (code, f"{name} is no address of a server" in said) == (2, True), said

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from viewstore.build.differences import plan_differences
-from viewstore.errors import ConfigError, FormatError, counted
+from viewstore.errors import ConfigError, FormatError, counted, quoted
 from viewstore.files import disk
 from viewstore.files.enclosing import check_alone
 from viewstore.files.upstream import FOLDER, Upstream
@@ -215,7 +215,7 @@ def check_same_rows(paths: StorePaths, sources_id: str) -> None:
         if plan.sources_id == sources_id:
             continue
         if rows_are_fixed(paths):
-            fix = f"take that view set out: viewstore rm {paths.root} {name}"
+            fix = f"take that view set out: viewstore rm {quoted(paths.root)} {name}"
         else:
             fix = LOST_ROWS
         raise other_source(

@@ -42,15 +42,22 @@ from viewstore.store.shard_content import chunk_facts
 Derived = dict[str, tuple[int, str]]
 
 
+class NothingComplete(ViewStoreError):
+    """No view set of a store is complete: there is nothing to publish."""
+
+
 def finalise(root: Path, *, allow_partial: bool = False, upstream: Upstream = FOLDER) -> Manifest:
     """Write the derived files of every view set whose shards are all committed, and the manifest.
 
     A view set that is not complete keeps the entry that it has, which names what it lacks; without
     one it stays out of the manifest, unless `allow_partial`. One that is gone from disk keeps its
-    entry too: only `remove_view_set` takes it out.
+    entry too: only `remove_view_set` takes it out. What is complete is published before an error
+    of another view set's records is raised.
 
     Raises:
-        ViewStoreError: No view set is complete, or a blob is missing or of another size.
+        NothingComplete: No view set is complete.
+        FormatError: A plan or a commit record cannot be used, or a blob is missing or of another
+            size.
     """
     paths = StorePaths(root)
     with disk.explained(root):
@@ -59,23 +66,34 @@ def finalise(root: Path, *, allow_partial: bool = False, upstream: Upstream = FO
         # One at a time here; the manifest is safe without it.
         with disk.explained(root), disk.file_lock(paths.finalise_lock):
             upstream.pull()
-            manifest = _finalise(paths, allow_partial, upstream)
+            manifest, damage = _finalise(paths, allow_partial, upstream)
             upstream.pull()  # of two that name the newest one, the late one may be the older
             if manifest is not None and manifest.generation == last_generation(paths):
+                if damage is not None:
+                    raise damage
                 return manifest
 
 
-def _finalise(paths: StorePaths, allow_partial: bool, upstream: Upstream) -> Manifest | None:
-    """Publish the next generation; None if another process published one meanwhile."""
+def _finalise(
+    paths: StorePaths, allow_partial: bool, upstream: Upstream
+) -> tuple[Manifest | None, FormatError | None]:
+    """Publish the next generation; None if another process published one meanwhile.
+
+    Also return the error of a view set whose records cannot be used.
+    """
     _, _, sources_id = read_sources(paths)
     newest = read_manifest(paths)
     published = {} if newest is None else newest.view_sets
     entries = {}
-    complete = True
+    complete, damage = True, None
     for name in view_sets(paths):
         view_set, before = paths.view_set(name), published.get(name)
         plan = read_plan(view_set)
-        commits = read_commits(view_set, plan)
+        try:
+            commits = read_commits(view_set, plan)
+        except FormatError as error:
+            damage = damage or error
+            continue
         if len(commits) == plan.shards:
             entries[name] = derive(view_set, plan, commits, before, upstream)
         elif allow_partial:
@@ -84,18 +102,20 @@ def _finalise(paths: StorePaths, allow_partial: bool, upstream: Upstream) -> Man
         elif before is not None:  # a repair took shards back, or it was published so
             entries[name] = _kept(view_set, plan, commits, before, upstream)
             complete = False
-    for name in set(published) - set(entries):  # gone from disk, which verify tells
+    if damage is not None and all(published.get(name) == each for name, each in entries.items()):
+        raise damage  # there is nothing new to publish
+    for name in set(published) - set(entries):  # gone from disk, which verify tells, or damaged
         entries[name] = published[name]
         complete = False
     if not entries:
-        raise ViewStoreError(
+        raise NothingComplete(
             "no view set is complete",
             code="VS202",
             where=str(paths.root),
             why=unfinished(paths)[0],
             fix=unfinished(paths)[1],
         )
-    return publish(paths, newest, sources_id, entries, complete, upstream)
+    return publish(paths, newest, sources_id, entries, complete, upstream), damage
 
 
 def _kept(

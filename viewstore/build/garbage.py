@@ -78,7 +78,8 @@ def collect_garbage(
         removed = sorted(
             path
             for path in old - {paths.finalise_lock, paths.gc_lock}
-            if _is_scratch(path, scratch) or is_orphan(path.name, named.get(path.parent, ()))
+            if _is_scratch(path, scratch)
+            or (is_orphan(path.name, named.get(path.parent, ())) and not path.is_dir())
         )
         if dry_run:
             return removed

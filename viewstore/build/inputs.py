@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, quoted
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import MAX_DEPTH, SOURCE, Plan
@@ -165,7 +165,7 @@ def complete_view_set(
             f"{view_set.of} has other bytes now",
             code="VS202",
             where=str(paths.view_set(name).root),
-            fix=f"viewstore verify {paths.root} --repair --view-set {name}",
+            fix=f"viewstore verify {quoted(paths.root)} --repair --view-set {name}",
         )
     return view_set
 

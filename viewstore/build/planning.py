@@ -43,7 +43,7 @@ from viewstore.build.roles import (
 from viewstore.build.rows import build_rows, shard_rows_of, whole_source
 from viewstore.build.stored_plan import stored_plan
 from viewstore.costs.disk_space import check_size
-from viewstore.errors import ConfigError, FormatError, UnavailableError
+from viewstore.errors import ConfigError, FormatError, UnavailableError, quoted
 from viewstore.files import disk
 from viewstore.files.enclosing import check_place
 from viewstore.format.listing import ROLE, Listing
@@ -125,7 +125,7 @@ def planned(
         check_generator_name(request.generator)
     check_view_set_name(request.name)
     if request.after is None and not paths.view_set(request.name).plan.is_file():
-        check_no_round(request.name, f"viewstore refresh {request.out}")
+        check_no_round(request.name, f"viewstore refresh {quoted(request.out)}")
     found = stored_plan(request, paths)
     if found is not None:
         adopt_stored(paths, found)

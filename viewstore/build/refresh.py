@@ -22,7 +22,7 @@ from viewstore.build.roles import (
     weights_of,
 )
 from viewstore.build.run import build
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, quoted
 from viewstore.files import disk
 from viewstore.format.paths import StorePaths
 from viewstore.format.plan import ROUND, Plan, Weights, round_name
@@ -125,7 +125,7 @@ def _newest(paths: StorePaths, base: str) -> Plan:
         raise ConfigError(
             f"view set {name!r} is named as a round of {base!r} and is none",
             where=str(paths.view_set(name).root),
-            fix=f"give it another name: viewstore mv {paths.root} {name} NEW",
+            fix=f"give it another name: viewstore mv {quoted(paths.root)} {name} NEW",
         )
     return plan
 
@@ -233,7 +233,8 @@ def _inputs(
                 f"{first.base!r} must be refreshed before parts of {newest.base!r} are: it was "
                 "made with other files",
                 code="VS103",
-                fix=f"viewstore refresh {paths.root} --view-set {first.base}, with these files",
+                fix=f"viewstore refresh {quoted(paths.root)} --view-set {first.base}, with these "
+                "files",
             )
         progress.note(
             f"{newest.base} starts from the view set {first.base!r}, which was made with other "

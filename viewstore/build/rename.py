@@ -15,7 +15,7 @@ from pathlib import Path
 from viewstore.build.adopt import make_folders, restore_folders
 from viewstore.build.finalise import derive, publish
 from viewstore.build.listing import own_files
-from viewstore.errors import ConfigError, FormatError
+from viewstore.errors import ConfigError, FormatError, quoted
 from viewstore.files import disk
 from viewstore.files.local import LOCAL
 from viewstore.format.manifest import Commit, Index, Manifest, ShardEntry, ViewSetEntry
@@ -69,7 +69,7 @@ def rename_view_set(root: Path, old: str, new: str) -> Manifest | None:
             set starts from it.
     """
     check_view_set_name(new)
-    check_no_round(new, f"viewstore refresh {root}")
+    check_no_round(new, f"viewstore refresh {quoted(root)}")
     paths = StorePaths(root)
     with disk.explained(root), _alone(paths):
         plans = _rounds(paths, old)
@@ -104,7 +104,8 @@ def _rounds(paths: StorePaths, name: str) -> list[Plan]:
         base = plans[-1].base
         raise ConfigError(
             f"view set {name!r} is a round of {base!r}, and is named as it is",
-            fix=f"rename {base}, and its rounds go with it: viewstore mv {paths.root} {base} NEW",
+            fix=f"rename {base}, and its rounds go with it: "
+            f"viewstore mv {quoted(paths.root)} {base} NEW",
         )
     return [plan for plan in plans if plan.base == name]
 
@@ -148,7 +149,7 @@ def _check_no_child(paths: StorePaths, name: str, *, verb: str) -> None:
                 children.append(other)
     if children:
         start = "starts" if len(children) == 1 else "start"
-        commands = " && ".join(f"viewstore rm {paths.root} {child}" for child in children)
+        commands = " && ".join(f"viewstore rm {quoted(paths.root)} {child}" for child in children)
         raise ConfigError(
             f"view set {name!r} cannot be {verb}: {', '.join(map(repr, children))} {start} from it",
             why="a repair rebuilds views from those they start from, which it finds by this name",
@@ -164,7 +165,10 @@ def _check_free(paths: StorePaths, plan: Plan, commits: Mapping[int, Commit]) ->
     if not is_gone and _is_begun(new, plan, commits):
         return
     if is_known:
-        taken, remedy = "view set", f"take it out: viewstore rm {paths.root} {plan.view_set}"
+        taken, remedy = (
+            "view set",
+            f"take it out: viewstore rm {quoted(paths.root)} {plan.view_set}",
+        )
     else:
         taken, remedy = "folder with shards but no plan", f"move {new.root} out of the store"
     raise ConfigError(
@@ -199,7 +203,7 @@ def _check_whole(paths: StorePaths, name: str, commits: Mapping[int, Commit]) ->
         raise ConfigError(
             f"view set {name!r} cannot be renamed: {lacking[0]} is missing",
             where=str(paths.view_set(name).root),
-            fix=f"mend it first: viewstore verify {paths.root} --repair --view-set {name}",
+            fix=f"mend it first: viewstore verify {quoted(paths.root)} --repair --view-set {name}",
         )
 
 

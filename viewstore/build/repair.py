@@ -16,14 +16,14 @@ import numpy as np
 
 from viewstore.build.adopt import restore_folders, set_aside, stored_rows
 from viewstore.build.compose import OnError
-from viewstore.build.finalise import finalise
+from viewstore.build.finalise import NothingComplete, finalise
 from viewstore.build.inputs import depth_of, parents_of
 from viewstore.build.listing import list_again
 from viewstore.build.reproducible import check_reproducible
 from viewstore.build.request import BuildRequest
 from viewstore.build.roles import WeightFiles
 from viewstore.build.run import build_shards
-from viewstore.errors import ConfigError, FormatError, ViewStoreError, counted
+from viewstore.errors import ConfigError, FormatError, ViewStoreError, counted, quoted
 from viewstore.files import disk
 from viewstore.format.columns import Status
 from viewstore.format.manifest import Index, Manifest
@@ -50,10 +50,15 @@ REBUILT_KINDS = ("missing", "size", "hash", "tar", "member", "params", "commit",
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
-    """The result of a repair: the shards it rebuilt by view set, and the manifest after it."""
+    """The result of a repair.
+
+    Attributes:
+        shards: Those that it rebuilt, by view set.
+        manifest: What is published then; None where no view set is complete, and a build goes on.
+    """
 
     shards: dict[str, list[int]]
-    manifest: Manifest
+    manifest: Manifest | None
 
 
 def repair(
@@ -99,7 +104,11 @@ def repair(
             )
             rebuilt[name] = _rebuild(paths, request, shards, progress or Silent())
         _drop_derived(faults)
-        return Repaired(shards=rebuilt, manifest=finalise(root))
+        try:
+            manifest = finalise(root)
+        except NothingComplete:
+            manifest = None
+        return Repaired(shards=rebuilt, manifest=manifest)
 
 
 def _parents_first(paths: StorePaths) -> list[str]:
@@ -217,7 +226,8 @@ def _warn_of_stale(
     weights = "".join(f" --{each.role} {each.name}" for each in plan.weights)
     progress.warn(
         f"{counted(shards, 'shard')} of {plan.view_set} must be made again too, and cannot be now: "
-        f"{error}; then: viewstore verify {paths.root} --repair --view-set {plan.view_set}{weights}"
+        f"{error}; then: viewstore verify {quoted(paths.root)} --repair --view-set "
+        f"{plan.view_set}{weights}"
     )
 
 

@@ -37,7 +37,7 @@ from viewstore.shards.signals import StopRequest, stop_signals_to, stopped_on_re
 from viewstore.shards.unit import Outcome, units
 from viewstore.sources.again import moved_source
 from viewstore.sources.table import SourceTable
-from viewstore.store.committed import committed_shards, read_commits
+from viewstore.store.committed import committed_shards, read_commits, usable_commits
 
 READ_AGAIN = (
     "each slice that is given --source or --limit may read the whole source again: plan once with "
@@ -74,7 +74,8 @@ def build(
         started = time.monotonic()
         outcomes = build_shards(request, paths, plan, progress, goes_on=goes_on)
         request.upstream.pull()
-        left = plan.shards - len(committed_shards(paths.view_set(plan.view_set)))
+        there, _ = usable_commits(paths.view_set(plan.view_set), plan, range(plan.shards))
+        left = plan.shards - len(there)
         return Built(
             plan=plan,
             outcomes=tuple(outcomes),

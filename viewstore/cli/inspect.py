@@ -19,7 +19,7 @@ from viewstore.cli.looking import (
 from viewstore.cli.options import FILE, ONE_VIEW_SET, check_file
 from viewstore.cli.terminal import Terminal, write_stdout
 from viewstore.cli.web import show_pages
-from viewstore.errors import ConfigError, counted
+from viewstore.errors import ConfigError, counted, quoted
 
 if TYPE_CHECKING:
     from viewstore.store.store import Store
@@ -204,7 +204,7 @@ def _opened(terminal: Terminal, path: str) -> Store:
     store = open_store(path)
     terminal.store_id = store.store_id
     for name in store.gone:
-        forget = remedy_at(path, f"viewstore rm {path} {name} forgets it")
+        forget = remedy_at(path, f"viewstore rm {quoted(path)} {name} forgets it")
         terminal.warn(f"view set {name} is gone from disk; {forget}")
     for name, there in {**store.unfinished, **_partial(store)}.items():
         terminal.warn(not_complete(name, there))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -70,8 +71,9 @@ class Lines:
         now = time.monotonic()
         if now - self.written >= PLAIN_SECONDS or self.rate.done >= self.rate.total:
             self.written = now
-            self.stream.write((self._json() if self.as_json else self._text()) + "\n")
-            self.stream.flush()
+            with contextlib.suppress(OSError):  # a full disk of logs does not end the work
+                self.stream.write((self._json() if self.as_json else self._text()) + "\n")
+                self.stream.flush()
 
     def end(self) -> None:
         """Write nothing more."""

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         ignored = signal.SIG_IGN if arguments is None else None
         with stop_signals_raise(then=ignored), _warnings_shown(terminal):
             if arguments is None:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, *STOP_SIGNALS))
             code = _run(terminal, given)
     except Stopped as stopped:
         if code is None:

@@ -22,7 +22,7 @@ from viewstore.cli.options import (
     weight_files,
 )
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, ViewStoreError, counted
+from viewstore.errors import ConfigError, ViewStoreError, counted, quoted
 
 if TYPE_CHECKING:
     from viewstore.store.faults import Fault
@@ -85,14 +85,15 @@ def verify(terminal: Terminal, store: str, **options: Any) -> int:  # noqa: ANN4
         if options["repair"]:
             if is_bucket(store):
                 mend = (
-                    f"viewstore verify {store} names the commands that build damaged shards again"
+                    f"viewstore verify {quoted(store)} names the commands that build damaged "
+                    "shards again"
                 )
             raise ConfigError("a store at a URL cannot be repaired", where=store, fix=mend)
         from viewstore.store.verify_remote import verify_remote
 
         faults = list(verify_remote(store, level=level, only=view_set))
     else:
-        mend = f"viewstore verify {store} --repair"
+        mend = f"viewstore verify {quoted(store)} --repair"
         faults = _verify_here(terminal, local_path(store), options)
     lines = [*map(str, faults)] or [
         f"{store}: {LOOKED_AT}" if level == "quick" else f"{store} is whole"

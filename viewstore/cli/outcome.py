@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewstore.cli.terminal import Terminal
 from viewstore.cli.text import duration
-from viewstore.errors import counted
+from viewstore.errors import counted, quoted
 
 if TYPE_CHECKING:
     from viewstore.build.request import Built
@@ -140,9 +140,9 @@ def _summary_text(
         if report is not None:
             lines += ["inversion:", *report.lines()]
             picture = f" --view-set {name} --worst{picture}"
-        lines.append(f"look at them: viewstore inspect {facts['store']}{picture}")
+        lines.append(f"look at them: viewstore inspect {quoted(facts['store'])}{picture}")
     elif facts["left_shards"]:
-        lines.append(f"not complete yet: viewstore status {facts['store']}")
+        lines.append(f"not complete yet: viewstore status {quoted(facts['store'])}")
     else:
-        lines.append(f"all slices are built: viewstore finalise {facts['store']}")
+        lines.append(f"all slices are built: viewstore finalise {quoted(facts['store'])}")
     return "\n".join(lines)

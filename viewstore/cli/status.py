@@ -12,7 +12,7 @@ import click
 from viewstore.cli.command import command
 from viewstore.cli.options import ONE_VIEW_SET, POSITIVE, STORE_OR_BUCKET
 from viewstore.cli.terminal import Terminal
-from viewstore.errors import ConfigError, FormatError, ranges
+from viewstore.errors import ConfigError, FormatError, quoted, ranges
 
 if TYPE_CHECKING:
     from viewstore.store.progress import SetProgress
@@ -170,7 +170,8 @@ def _mending(store: Path | str, progress: SetProgress) -> str:
     from viewstore.files.remedy import remedy_at
     from viewstore.store.committed import shards_again
 
-    return remedy_at(str(store), shards_again(store, progress.view_set, progress.unusable))
+    again = shards_again(store, progress.view_set, progress.unusable, progress.shards)
+    return remedy_at(str(store), again)
 
 
 def gone_words(store: Path | str, name: str) -> str:
@@ -178,7 +179,7 @@ def gone_words(store: Path | str, name: str) -> str:
     from viewstore.files.remedy import remedy_at
 
     return f"{name}: gone from disk; " + remedy_at(
-        str(store), f"viewstore rm {store} {name} forgets it"
+        str(store), f"viewstore rm {quoted(store)} {name} forgets it"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewstore.costs.disk_space import check_free_bytes
-from viewstore.errors import ConfigError, nearest
+from viewstore.errors import ConfigError, nearest, quoted
 from viewstore.files import disk
 from viewstore.files.remedy import remedy_at
 from viewstore.format.columns import MADE, Column
@@ -176,7 +176,10 @@ def select(
             f"none of the {len(rows)} samples to export has all of its views",
             where=store.location,
             why="their source images could not be read, or their generator failed",
-            fix=remedy_at(store.location, f"viewstore verify {store.location} --repair --failed"),
+            fix=remedy_at(
+                store.location,
+                f"viewstore verify {quoted(store.location)} --repair --failed",
+            ),
         )
     return Selection(
         store=store,

@@ -40,6 +40,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = 8 << 20  # fsspec reads whole blocks, so this is what a broken one costs
 CONNECT_SECONDS = 10
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 NO_LENGTH = "Content-Length"
 NO_PATH = "invalid path"
 NOT_IMPLEMENTED = "501"
@@ -364,9 +366,20 @@ def between(chunks: Iterator[bytes], skip: int, length: int) -> Iterator[bytes]:
 
 
 def _plain_endpoint() -> bool:
-    """Whether the environment names an endpoint without TLS, as S3 servers on site have."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return any(os.environ.get(name, "").startswith("http://") for name in names)
+    """Whether the environment names an endpoint without TLS, as S3 servers on site have.
+
+    Raises:
+        ConfigError: What it names is no address.
+    """
+    named = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
+    for name, address in named.items():
+        if not ADDRESS.fullmatch(address):
+            raise ConfigError(
+                f"{name} is no address of a server",
+                where=f"{name}={_printable(address)}",
+                fix=f"set {name} to one such as https://HOST:PORT, or unset it",
+            )
+    return any(address.startswith("http://") for address in named.values())
 
 
 def _cause(error: Exception) -> str:

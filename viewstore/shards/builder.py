@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError
+from viewstore.errors import ConfigError, FormatError, StoppedError, ViewStoreError, quoted
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.columns import Status
@@ -237,7 +237,8 @@ class ShardBuilder:
                 raise FormatError(
                     f"row {row} has no views in {parent.view_set.name}, where it could not be read",
                     code="VS205",
-                    fix=f"mend the image, then: viewstore verify {self.paths.root.parents[1]} "
+                    fix="mend the image, then: viewstore verify "
+                    f"{quoted(self.paths.root.parents[1])} "
                     "--repair --failed",
                 )
         return sample

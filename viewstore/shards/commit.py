@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viewstore.errors import ConfigError
+from viewstore.errors import ConfigError, quoted
 from viewstore.files import disk
 from viewstore.files.upstream import FOLDER, Upstream
 from viewstore.format.manifest import BlobRecord, Commit
@@ -69,5 +69,6 @@ def check_plan_stays(paths: ViewSetPaths, plan_id: str, upstream: Upstream = FOL
             code="VS103",
             where=str(paths.plan),
             why="nothing more was committed: its shards would not be those of the plan",
-            fix=f"viewstore inspect {store} shows the view sets; build the one you want again",
+            fix=f"viewstore inspect {quoted(store)} shows the view sets; build the one you want "
+            "again",
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viewstore.errors import ConfigError, near
+from viewstore.files.local import is_url, local_path
 from viewstore.files.spelling import absolute_path
 from viewstore.sources.braces import brace_list
 from viewstore.sources.kinds import KINDS, kind_of
@@ -18,7 +19,8 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
 
     Args:
         spec: A folder of class folders, WebDataset tars (one, a folder or a pattern of them), an
-            `.npz`, a `.beton`, or "digits"; a folder of that name is "./digits".
+            `.npz`, a `.beton`, or "digits"; a folder of that name is "./digits". A path may be a
+            file:// URL.
         limit: Keep the first rows only.
         on_error: "fail" ends at an image whose header cannot be read; "skip" leaves it out.
 
@@ -32,6 +34,10 @@ def open_source(spec: str, *, limit: int | None = None, on_error: OnError = "fai
     try:
         if not spec:
             raise ConfigError("a source must be named, got an empty text", code="VS104")
+        if is_url(spec):
+            raise no_source(spec, "it is a URL, and a source is read from a disk")
+        if spec.startswith("file://"):
+            spec = str(local_path(spec))
         kind = _kind(spec)
         if kind is None:
             exists = Path(spec).exists()

@@ -9,7 +9,7 @@ import contextlib
 import shlex
 from pathlib import Path
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, quoted
 from viewstore.format.paths import StorePaths, ViewSetPaths
 from viewstore.store.committed import (
     build_again,
@@ -92,7 +92,7 @@ def by_kind(kind: str) -> str | None:
 
 def taking_out(paths: ViewSetPaths) -> str:
     """Return how to take a view set out."""
-    return f"take it out: viewstore rm {paths.root.parents[1]} {paths.root.name}"
+    return f"take it out: viewstore rm {quoted(paths.root.parents[1])} {paths.root.name}"
 
 
 def _is_built(paths: ViewSetPaths) -> bool:

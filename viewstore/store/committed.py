@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,13 +15,14 @@ from viewstore.errors import (
     counted,
     near,
     nearest,
+    quoted,
     ranges,
 )
 from viewstore.files import disk
 from viewstore.files.local import LOCAL, Files
 from viewstore.format.manifest import Commit, Manifest
 from viewstore.format.paths import StorePaths, ViewSetPaths
-from viewstore.format.plan import ROUND, VIEW_SET_NAME, Plan
+from viewstore.format.plan import MAX_SHARDS, ROUND, VIEW_SET_NAME, Plan
 from viewstore.format.records import COMMIT_BYTES, LARGE_BYTES, SMALL_BYTES
 from viewstore.images.codec import codec_from_plan
 
@@ -37,7 +37,7 @@ def read_plan(paths: ViewSetPaths, files: Files = LOCAL) -> Plan:
             raise FormatError(f"plan is that of view set {plan.view_set!r}")
         _check_members(plan)
     except FormatError as error:  # what mends it stands there
-        fix = f"viewstore verify {paths.root.parents[1]}" if files.cache is None else None
+        fix = f"viewstore verify {quoted(paths.root.parents[1])}" if files.cache is None else None
         raise error.located(files.where(paths.plan), fix=fix) from error
     return plan
 
@@ -104,7 +104,7 @@ def read_commits(
             code=error.code,
             where=error.where,
             why="other settings made the shard, or its record was damaged",
-            fix=shards_again(paths.root.parents[1], plan.view_set, unusable),
+            fix=shards_again(paths.root.parents[1], plan.view_set, unusable, plan.shards),
         ) from error
     return commits
 
@@ -125,10 +125,15 @@ def usable_commits(
     return commits, unusable
 
 
-def shards_again(store: Path | str, name: str, shards: Iterable[int]) -> str:
-    """Return the command that makes shards of a view set again, whatever their records say."""
-    of = f"--view-set {name} --only {ranges(shards)}"
-    return f"viewstore verify {shlex.quote(str(store))} --repair {of}"
+def shards_again(
+    store: Path | str, name: str, shards: Collection[int], planned: int = MAX_SHARDS
+) -> str:
+    """Return the command that makes shards of a view set again, whatever their records say.
+
+    Records of shards beyond those that are `planned` are set aside by a repair of all.
+    """
+    only = f" --only {ranges(shards)}" if max(shards) < planned else ""
+    return f"viewstore verify {quoted(store)} --repair --view-set {name}{only}"
 
 
 def view_sets(paths: StorePaths) -> list[str]:
@@ -155,7 +160,7 @@ def read_manifest(paths: StorePaths, files: Files = LOCAL) -> Manifest | None:
     try:
         return files.record(paths.manifest, LARGE_BYTES, Manifest.unpack)
     except FormatError as error:
-        fix = f"viewstore verify {paths.root} --repair" if files.cache is None else None
+        fix = f"viewstore verify {quoted(paths.root)} --repair" if files.cache is None else None
         raise error.located(files.where(paths.manifest), fix=fix) from error
 
 
@@ -232,7 +237,8 @@ def made_by(name: str) -> str:
 def build_again(where: object, name: str = "") -> str:
     """Return what to do where a build has not ended, or that of view set `name`."""
     again = f"run the same {made_by(name)} command again: it goes on with what is there"
-    return f"{again}; if it was built in slices, run all of them, then viewstore finalise {where}"
+    last = f"viewstore finalise {quoted(where)}"
+    return f"{again}; if it was built in slices, run all of them, then {last}"
 
 
 def unfinished_view_set(name: str, there: str, where: object) -> ConfigError:

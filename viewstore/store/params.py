@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, nearest
+from viewstore.errors import ConfigError, FormatError, nearest, quoted
 from viewstore.files.maps import file_bytes
 from viewstore.format.chunks import chunk_key, unpack_chunk
 from viewstore.format.columns import Column
@@ -288,5 +288,5 @@ class Params(Mapping[str, NDArray[Any]]):
             code=error.code,
             where=str(self.root / column.name / chunk_key(column, shard)),
             why="the file was changed after it was written",
-            fix=f"viewstore verify {view_set.parents[1]} --repair",
+            fix=f"viewstore verify {quoted(view_set.parents[1])} --repair",
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from viewstore.errors import FormatError
+from viewstore.errors import FormatError, quoted
 from viewstore.files.local import LOCAL, Files
 from viewstore.files.remedy import on_a_disk
 from viewstore.format.manifest import BlobRecord, ShardEntry
@@ -88,5 +88,5 @@ class Shard:
         """The command that rebuilds the shard, or where to run it."""
         options = f"--view-set {self.folder.name} --only {self.entry.shard}"
         if self.files.cache is None:
-            return f"viewstore verify {self.folder.parents[1]} --repair {options}"
+            return f"viewstore verify {quoted(self.folder.parents[1])} --repair {options}"
         return on_a_disk(f"viewstore verify STORE --repair {options}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, counted
+from viewstore.errors import ConfigError, FormatError, counted, quoted
 from viewstore.files.cache_settings import CacheSettings
 from viewstore.files.fetch import Retry
 from viewstore.files.local import LOCAL, Files, is_url, local_path
@@ -57,7 +57,7 @@ class ViewSets(dict[str, ViewSet]):
         """Raise ConfigError: it is not finished, or there is none; the nearest is named."""
         if name in self._unfinished:
             raise unfinished_view_set(str(name), self._unfinished[str(name)], self._location)
-        fix = f"viewstore inspect {self._location}"
+        fix = f"viewstore inspect {quoted(self._location)}"
         raise no_view_set(str(name), self, self._location, fix=fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -258,7 +258,7 @@ class Store:
                 why="the manifest names it",
                 fix=remedy_at(
                     self.location,
-                    f"build it again, or take it out: viewstore rm {self.location} {name}",
+                    f"build it again, or take it out: viewstore rm {quoted(self.location)} {name}",
                 ),
             )
         return self.view_sets[name]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewstore.errors import ConfigError, FormatError, counted
+from viewstore.errors import ConfigError, FormatError, counted, quoted
 from viewstore.files.local import LOCAL, Files, whole_file
 from viewstore.files.remedy import on_a_disk
 from viewstore.format.columns import Column
@@ -354,7 +354,7 @@ class ViewSet:
     def finalise(self) -> str:
         """The command that writes its index, params and statistics again."""
         if self.files.cache is None:
-            return f"viewstore finalise {self.paths.root.parents[1]}"
+            return f"viewstore finalise {quoted(self.paths.root.parents[1])}"
         return on_a_disk("viewstore finalise STORE")
 
     @cached_property
@@ -393,7 +393,8 @@ class ViewSet:
                 else f"{self.name} was made from {self.of!r}, which the store lacks",
                 code="VS103",
                 where=self.files.where(self.paths.plan),
-                fix=f"viewstore verify {self.files.where(self.paths.root.parents[1])} says more",
+                fix=f"viewstore verify {quoted(self.files.where(self.paths.root.parents[1]))} "
+                "says more",
             )
         return found
 

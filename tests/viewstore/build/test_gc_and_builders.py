@@ -66,3 +66,10 @@ def test_a_builder_that_adopts_an_old_orphan_while_gc_runs_loses_nothing(
     monkeypatch.undo()
     assert DAY_SECONDS == 24 * 3600
     assert [fault for fault in verify(store.root) if fault.kind != "orphan"] == []
+
+
+def test_gc_leaves_a_folder_that_is_named_as_a_blob(store: StorePaths) -> None:
+    folder = store.view_set("simclr").root / "000002-2222222222222222.tar"
+    folder.mkdir()
+    assert collect_garbage(store.root, older_seconds=0, dry_run=False) == []
+    assert folder.is_dir()

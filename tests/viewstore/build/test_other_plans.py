@@ -175,11 +175,53 @@ def test_records_of_another_plan_are_named_together_and_mended_before_the_first_
     )
     fix = str(caught.value.fix)
     assert fix == f"viewstore verify {out} --repair --view-set simclr --only 1-2"
-    said = run(capsys, *shlex.split(fix)[1:])[2]
-    assert "run the same build command again" in said  # shard 0 was never built
+    code, told, said = run(capsys, *shlex.split(fix)[1:])  # shard 0 was never built
+    assert (code, "rebuilt simclr [1, 2]" in said) == (1, True)
+    assert "manifest: missing: no build has ended" in told
     assert build_small(out, None).manifest is not None
     build_small(tmp_path / "t", source)
     assert viewstore.open(out).store_id == viewstore.open(tmp_path / "t").store_id
+
+
+def test_a_record_beyond_the_last_shard_is_mended_as_advised(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str
+) -> None:
+    out = tmp_path / "s"
+    build_small(out, source)
+    StorePaths(out).view_set("simclr").commit(9).write_bytes(b"hi")
+    fix = f"viewstore verify {out} --repair --view-set simclr"
+    for command in ("status", "gc"):
+        code, told, said = run(capsys, command, out)
+        assert code
+        assert f"{fix}\n" in told + said
+    assert run(capsys, *shlex.split(fix)[1:])[0] == 0
+    assert [run(capsys, command, out)[0] for command in ("status", "gc")] == [0, 0]
+
+
+def test_what_is_complete_is_published_before_the_damage_of_another_is_named(
+    tmp_path: Path, source: str
+) -> None:
+    out = tmp_path / "s"
+    build_small(out, source, only=(0, 1))
+    rewrite(StorePaths(out).view_set("simclr").commit(1), b"")
+    build_small(out, source, view_set="other", slice_of=(0, 1))
+    for _ in range(2):
+        with pytest.raises(FormatError, match="commit of shard 1 cannot be used"):
+            finalise(out)
+        manifest = viewstore.open(out).manifest
+        assert (manifest.generation, list(manifest.view_sets)) == (1, ["other"])
+
+
+def test_a_slice_with_a_record_that_cannot_be_used_is_not_said_to_be_all(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str
+) -> None:
+    out = tmp_path / "s"
+    build_small(out, source, only=(0,))
+    rewrite(StorePaths(out).view_set("simclr").commit(0), b"")
+    words = ("build", "--generator", "simclr", "--out", out, "--shard")
+    for shard in (1, 2):
+        code, told, _ = run(capsys, *words, f"{shard}/3")
+        assert (code, "not complete yet: viewstore status" in told) == (0, True), told
 
 
 def test_the_winner_of_a_race_must_be_of_the_same_plan(

@@ -292,6 +292,24 @@ def test_an_error_that_finds_no_room_keeps_its_code(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
+def test_a_build_whose_progress_finds_no_room_goes_on(tmp_path: Path) -> None:
+    words = ("build", "--generator", "simclr", "--limit", "4", "--workers", "1", "--out")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*PYTHON, *words, str(tmp_path / "s")], stderr=full, timeout=300)
+    assert done.returncode == 0
+    assert (tmp_path / "s" / "manifest.json").is_file()
+
+
+def test_paths_in_commands_to_run_are_quoted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "sp ace"
+    words = ("build", "--generator", "simclr", "--limit", 4, "--shard-rows", 2, "--workers", 1)
+    told = run(capsys, *words, "--out", out, "--only", 0)[1]
+    assert f"not complete yet: viewstore status '{out}'\n" in told
+    assert f"then viewstore finalise '{out}'" in run(capsys, "finalise", out)[2]
+
+
 def test_where_an_error_lies_is_on_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

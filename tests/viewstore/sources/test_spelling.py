@@ -12,6 +12,7 @@ import pytest
 from tests.viewstore.sources.pictures import PIXELS, encoded, write_tar
 from viewstore.beton.layout import RAW, Field, Kind
 from viewstore.beton.writer import Picture, write_beton
+from viewstore.errors import ConfigError
 from viewstore.files.spelling import absolute_path
 from viewstore.sources.open import open_source
 from viewstore.sources.record import pack_sources
@@ -122,3 +123,12 @@ def test_links_are_not_resolved(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert absolute_path("") == data / "link"
     monkeypatch.setenv("PWD", str(data))  # of a shell that began it elsewhere
     assert absolute_path("x") == data / "deep" / "x"
+
+
+def test_a_source_may_be_a_file_url_and_no_other(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images")
+    spelled = [open_source(f"{scheme}{tmp_path}/images") for scheme in ("", "file://")]
+    assert len({pack_sources(each.table, 8)[0] for each in spelled}) == 1
+    with pytest.raises(ConfigError, match=r"^source s3://bucket/tars cannot be used$") as refused:
+        open_source("s3://bucket/tars")
+    assert refused.value.why == "it is a URL, and a source is read from a disk"

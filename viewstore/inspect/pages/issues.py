@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
+from viewstore.errors import quoted
 from viewstore.files.remedy import remedy_at
 from viewstore.inspect.alike import GROUP
 from viewstore.inspect.issues import ALIKE, Issue, IssueSettings
@@ -138,12 +139,12 @@ def _looks(store: Store) -> list[Facts]:
     looks = [
         {
             "kinds": ["hash", "tar", "member", "params"],
-            "command": f"viewstore verify {place}",
+            "command": f"viewstore verify {quoted(place)}",
             "meaning": "reads every byte: hashes, tars, members and rows of params",
         },
         {
             "kinds": ["proof", "unproven"],
-            "command": f"viewstore verify {place} --content",
+            "command": f"viewstore verify {quoted(place)} --content",
             "meaning": "decodes or renders every view too",
         },
     ]
@@ -152,7 +153,7 @@ def _looks(store: Store) -> list[Facts]:
         meaning = "asks for the size of every file"
         quick = {
             "kinds": kinds,
-            "command": f"viewstore verify {place} --quick",
+            "command": f"viewstore verify {quoted(place)} --quick",
             "meaning": meaning,
         }
         return [quick, *looks]
