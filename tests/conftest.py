@@ -1,10 +1,15 @@
 """What all tests share: the data beside the project, which must not be skipped, their order."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+# In the background of a shell tests would ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each test has a core: more threads of torch, here or in a child, would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -61,7 +61,7 @@ class Nodes:
             self.add()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where scripts lie; the nodes, their workers and this process find the scripted generator."""
     folder = tmp_path_factory.mktemp("scripts")
@@ -107,7 +107,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_npz(tmp_path_factory.mktemp("source") / "images.npz", rows=UNITS, side=8)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_id(home: Path, tmp_path_factory: pytest.TempPathFactory, source: str) -> str:
     """The id of the store that one process builds."""
     begin(home, "whole", Script())
