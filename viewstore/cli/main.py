@@ -95,8 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
         if code is None:
             name = signal.Signals(stopped.number).name
             code = _failed(terminal, _stopped(f"stopped by {name}"))
-    except KeyboardInterrupt:  # a second one
-        code = INTERRUPTED if code is None else code
+    except KeyboardInterrupt:  # before the command began, or a second one
+        code = _interrupted(terminal, given) if code is None else code
     sys.exit(code)
 
 
@@ -155,14 +155,18 @@ def _run(terminal: Terminal, arguments: list[str]) -> int:
         terminal.error(usage)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        terminal.json = terminal.json or "--json" in arguments  # it was not parsed yet
-        _failed(terminal, _stopped("interrupted"))
-        return INTERRUPTED
+        return _interrupted(terminal, arguments)
     except OSError as error:
         return _failed(terminal, _explained(error))
     except Exception as error:  # the one place where a bug of ours becomes exit 70
         return _failed(terminal, bug(error, "run again with -vv and report the traceback"))
     return _code(code)
+
+
+def _interrupted(terminal: Terminal, arguments: list[str]) -> int:
+    terminal.json = terminal.json or "--json" in arguments  # it may not be parsed yet
+    _failed(terminal, _stopped("interrupted"))
+    return INTERRUPTED
 
 
 def _explained(error: OSError) -> ViewStoreError:

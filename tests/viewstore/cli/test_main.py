@@ -399,3 +399,14 @@ def test_the_url_of_no_bucket_is_no_folder(
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "build", "--generator", "simclr", "--limit", "2", "--out", "s3://")[0] == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_before_the_command_begins_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(terminal: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("viewstore.cli.main._warnings_shown", interrupted)
+    code, told, said = run(capsys, "status", tmp_path)
+    assert (code, told, "error[VS501]: interrupted" in said) == (130, "", True)
