@@ -302,7 +302,7 @@ def test_the_checks_that_fail_are_named(
     said = {
         "views": "! hash: sha256",
         "params": "! params: row 3 cannot be read",
-        "commit": "! commit: commit of shard 1 is damaged",
+        "commit": "! commit: commit of shard 1 cannot be used",
         "gone": "! missing: it was not built",
     }
     assert code == (3 if part == "plan" else 1)
